@@ -1,0 +1,80 @@
+"""``ds.miso``: the verbs on a dataset. Each checks, delegates and returns."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from misoxr import cube, store
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from misoxr.model.checkpoint import Model
+    from misoxr.spec import ModelSpec, WindowSpec
+
+__all__ = ["MisoAccessor"]
+
+
+@xr.register_dataset_accessor("miso")
+class MisoAccessor:
+    """The verbs of misoxr on a dataset with dimensions (time,) y and x."""
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        self._ds = ds
+
+    def composite(
+        self, season: tuple[str, str] | None = None, years: Iterable[int] | None = None, method: str = "median"
+    ) -> xr.Dataset:
+        """Reduce a time cube to one image; see :func:`misoxr.cube.composite`."""
+        return cube.composite(self._ds, season=season, years=years, method=method)
+
+    def add(self, *, resampling: str | Mapping[str, str] = "auto", **rasters: Any) -> xr.Dataset:
+        """Put rasters on this dataset's grid, lazily; see :func:`misoxr.cube.add`."""
+        return cube.add(self._ds, resampling=resampling, **rasters)
+
+    def fit(
+        self,
+        spec: "ModelSpec | str",
+        points: "gpd.GeoDataFrame",
+        *,
+        val: "float | gpd.GeoDataFrame" = 0.2,
+        max_epochs: int = 20,
+        seed: int = 0,
+        device: str = "auto",
+        progress: bool = True,
+        **settings: Any,
+    ) -> "Model":
+        """Train a model on labelled points; see :func:`misoxr.train.fit` for the further settings."""
+        from misoxr.train import fit
+
+        options = {"val": val, "max_epochs": max_epochs, "seed": seed, "device": device, "progress": progress, **settings}
+        return fit(self._ds, spec, points, **options)
+
+    def predict(
+        self,
+        model: "Model | str | os.PathLike[str]",
+        *,
+        tasks: Sequence[str] | None = None,
+        windows: "WindowSpec | None" = None,
+        location: bool = False,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int | None = None,
+    ) -> xr.Dataset:
+        """Map a model over this dataset, lazily; see :func:`misoxr.predict.predict`."""
+        from misoxr.predict import predict
+
+        options = {"windows": windows, "location": location, "device": device, "precision": precision, "batch_size": batch_size}
+        return predict(self._ds, model, tasks=tasks, **options)  # type: ignore[arg-type]
+
+    def to_zarr(self, target: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> None:
+        """Compute this dataset block by block into Zarr; see :func:`misoxr.store.to_zarr`."""
+        store.to_zarr(self._ds, target, overwrite=overwrite, progress=progress)
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the maps of this dataset; see :func:`misoxr.plot.plot`."""
+        from misoxr.plot import plot
+
+        return plot(self._ds, **options)

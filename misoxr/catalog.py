@@ -1,0 +1,222 @@
+"""Finding STAC items: in an API, in a static catalogue, or in hand."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import shapely.geometry
+
+from misoxr.errors import AssetError, CatalogError
+from misoxr.filters import Filters, name_of, rfc3339, time_of
+from misoxr.hrefs import CLOUD, HTTP, TIMEOUT, http_session, is_remote, redact, resolve
+
+__all__ = ["Found", "find"]
+
+PAGE = 100
+"""Items that an API is asked for at a time."""
+
+Modifier = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An item as JSON, the address it was read from, and the catalogue's directory where that is local."""
+
+    item: dict[str, Any]
+    base: str | None
+    root: str | None
+
+
+def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> list[Found]:
+    """Return the items of a catalogue that pass the filters, each once, in order of time and id.
+
+    Parameters
+    ----------
+    catalog : str, path, pystac.ItemCollection or iterable of pystac.Item or dict
+        See :func:`misoxr.open_stac`.
+    filters : Filters
+        Part of the search of an API, and applied here to every item.
+    modifier : callable, optional
+        Takes a ``pystac.Item``, changes it or returns a changed one.
+
+    Raises
+    ------
+    CatalogError
+        If the catalogue cannot be reached or read, cannot do what is asked, or nothing passes.
+    """
+    if isinstance(catalog, str | os.PathLike):
+        found = _opened(os.fspath(catalog), filters)
+    else:
+        found = _in_hand(catalog)
+        _refuse_query(filters, "Items in hand")
+    kept: dict[tuple[Any, str], Found] = {}
+    for candidate in found:
+        if filters.keeps(candidate.item):
+            kept.setdefault((candidate.item.get("collection"), name_of(candidate.item)), candidate)
+    if not kept:
+        raise CatalogError(f"No item matches: {filters}. Widen the search, or check the names of the collections.")
+    chosen = sorted(kept.values(), key=lambda one: (time_of(one.item), name_of(one.item)))
+    return chosen if modifier is None else [_modified(one, modifier) for one in chosen]
+
+
+def _opened(location: str, filters: Filters) -> Iterator[Found]:
+    """Yield items of the API or the static catalogue at an address or path."""
+    local = not is_remote(location)
+    if local:
+        location = os.path.realpath(location.removeprefix("file://"))
+    document = _json(location)
+    if document.get("conformsTo") or any(link.get("rel") == "search" for link in document.get("links") or ()):
+        yield from _searched(location, filters)
+        return
+    _refuse_query(filters, f"The static catalogue {redact(location)}")
+    yield from _walked(location, document, os.path.dirname(location) if local else None)
+
+
+def _json(location: str) -> dict[str, Any]:
+    """Return the JSON at an address or path."""
+    try:
+        if location.startswith(tuple(f"{scheme}://" for scheme in HTTP)):
+            with http_session() as session:
+                answer = session.get(location, timeout=TIMEOUT)
+                answer.raise_for_status()
+                document = answer.json()
+        elif location.startswith(tuple(f"{scheme}://" for scheme in CLOUD)):
+            import fsspec
+
+            with fsspec.open(location, "rb") as file:
+                document = json.load(file)
+        else:
+            with open(location, "rb") as file:
+                document = json.load(file)
+    except (OSError, ValueError, ImportError) as error:
+        raise CatalogError(
+            f"The catalogue {redact(location)} cannot be reached or read ({_short(error)}). "
+            "Check the address and the network; it must be a STAC API, or STAC JSON."
+        ) from error
+    if not isinstance(document, dict):
+        raise CatalogError(f"{redact(location)} holds a JSON {type(document).__name__}, not a STAC object.")
+    return document
+
+
+def _short(error: BaseException) -> str:
+    """Return an error's text without addresses' queries, which may hold a secret."""
+    return f"{type(error).__name__}: {re.sub(r'[?][^ )]+', '?...', str(error))[:300]}"
+
+
+def _searched(location: str, filters: Filters) -> Iterator[Found]:
+    """Yield items of a STAC API, page after page, one search per interval of time."""
+    import pystac_client
+    from pystac_client.exceptions import APIError
+
+    try:
+        client = pystac_client.Client.open(location, timeout=TIMEOUT)
+        _refuse_what_it_cannot(client, location, filters)
+        for interval in filters.intervals():
+            search = client.search(
+                collections=None if filters.collections is None else list(filters.collections),
+                bbox=filters.bbox,
+                intersects=None if filters.area is None or filters.bbox else shapely.geometry.mapping(filters.area),
+                datetime=None if interval == (None, None) else rfc3339(interval),
+                query=filters.query,
+                limit=PAGE,
+            )
+            for item in search.items_as_dicts():
+                yield Found(item, _self_link(item) or location, None)
+    except (APIError, OSError, NotImplementedError) as error:
+        raise CatalogError(f"The STAC API {redact(location)} did not answer the search: {_short(error)}.") from error
+
+
+def _refuse_what_it_cannot(client: Any, location: str, filters: Filters) -> None:
+    """Raise where the API does not say that it can do what is asked: some answer such a search with nothing."""
+    from pystac_client import ConformanceClasses
+
+    if not client.conforms_to(ConformanceClasses.ITEM_SEARCH):
+        raise CatalogError(f"{redact(location)} does not conform to STAC item search; give a static catalogue, or the items.")
+    if filters.query is not None and not client.conforms_to(ConformanceClasses.QUERY):
+        raise CatalogError(
+            f"{redact(location)} does not conform to the query extension, so query={filters.query!r} would be ignored or answered "
+            "with nothing. Leave query away and filter the items yourself, then pass them to open_stac."
+        )
+
+
+def _refuse_query(filters: Filters, what: str) -> None:
+    if filters.query is not None:
+        raise CatalogError(f"{what} cannot be queried; filter the items yourself instead of query={filters.query!r}.")
+
+
+def _self_link(item: Mapping[str, Any]) -> str | None:
+    """Return the remote address that an item gives itself."""
+    for link in item.get("links") or ():
+        if link.get("rel") == "self" and is_remote(str(link.get("href"))):
+            return str(link["href"])
+    return None
+
+
+def _walked(location: str, document: dict[str, Any], root: str | None) -> Iterator[Found]:
+    """Yield items of a static catalogue, following child and item links below the directory of its first document."""
+    top = root or location.rpartition("/")[0] + "/"
+    waiting, seen = [(location, document)], {location}
+    while waiting:
+        place, part = waiting.pop()
+        kind = part.get("type")
+        if kind == "Feature":
+            yield Found(part, place, root)
+        elif kind == "FeatureCollection":
+            for item in part.get("features") or ():
+                yield Found(item, _self_link(item) or place, root)
+        elif kind not in ("Catalog", "Collection"):
+            raise CatalogError(
+                f"{redact(place)} has the type {kind!r}; it is no STAC catalogue, collection, item or item collection."
+            )
+        for link in part.get("links") or () if kind in ("Catalog", "Collection") else ():
+            if link.get("rel") in ("child", "item"):
+                target = _inside(str(link.get("href")), place, root, top)
+                if target not in seen:
+                    seen.add(target)
+                    waiting.append((target, _json(target)))
+
+
+def _inside(href: str, place: str, root: str | None, top: str) -> str:
+    """Return a link's target, which has to lie below the catalogue's own directory."""
+    try:
+        target = resolve(href, place, root)
+    except AssetError as error:
+        raise CatalogError(f"{redact(place)} links to {redact(href)!r}, which is refused: {error}") from error
+    if root is None and ("/.." in target or not target.startswith(top)) or root is not None and is_remote(target):
+        raise CatalogError(
+            f"{redact(place)} links to {redact(target)}, outside of the catalogue; links are followed below {redact(top)} only. "
+            "Open that catalogue by its own address."
+        )
+    return target
+
+
+def _in_hand(items: Any) -> Iterator[Found]:
+    """Yield items given as objects; local files only beside an item that says that it is a local file itself."""
+    if isinstance(items, Mapping):
+        items = items.get("features", [items])
+    for item in items:
+        if hasattr(item, "to_dict"):
+            plain = item.to_dict(include_self_link=False, transform_hrefs=False)
+            base = item.get_self_href()
+        elif isinstance(item, Mapping):
+            plain = dict(item)
+            base = _self_link(plain)
+        else:
+            raise CatalogError(f"The catalogue holds a {type(item).__name__}; give an address, a path, or STAC items.")
+        local = base is not None and not is_remote(base)
+        yield Found(plain, base, os.path.dirname(os.path.realpath(base)) if local and base is not None else None)
+
+
+def _modified(found: Found, modifier: Modifier) -> Found:
+    """Return an item as the caller's function leaves or returns it."""
+    import pystac
+
+    item = pystac.Item.from_dict(found.item, preserve_dict=True)
+    changed = modifier(item)
+    changed = item if changed is None else changed
+    if not isinstance(changed, pystac.Item):
+        raise CatalogError(f"The modifier returned a {type(changed).__name__} for an item; it has to return the item, or nothing.")
+    return Found(changed.to_dict(include_self_link=False, transform_hrefs=False), found.base, found.root)

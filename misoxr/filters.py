@@ -1,0 +1,194 @@
+"""What to look for in a catalogue: the same filters ask an API and sift the items of a static catalogue."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import shapely
+import shapely.geometry
+from shapely.geometry.base import BaseGeometry
+
+from misoxr.cube import in_season
+from misoxr.errors import CatalogError
+
+__all__ = ["Filters", "area_of", "footprint_of", "interval_of", "name_of", "rfc3339", "time_of"]
+
+Interval = tuple[pd.Timestamp | None, pd.Timestamp | None]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What to look for. Times are UTC without a zone, ``area`` is longitude and latitude."""
+
+    collections: tuple[str, ...] | None = None
+    area: BaseGeometry | None = None
+    bbox: tuple[float, ...] | None = None
+    interval: Interval = (None, None)
+    years: tuple[int, ...] | None = None
+    season: tuple[str, str] | None = None
+    query: Any = None
+
+    def keeps(self, item: Mapping[str, Any]) -> bool:
+        """Whether an item passes, by its own metadata."""
+        if self.collections is not None and item.get("collection") not in self.collections:
+            return False
+        time = time_of(item)
+        start, end = self.interval
+        if (start is not None and time < start) or (end is not None and time > end):
+            return False
+        if not in_season(pd.DatetimeIndex([time]), self.season, self.years)[0]:
+            return False
+        return self.area is None or bool(shapely.intersects(self.area, footprint_of(item)))
+
+    def intervals(self) -> list[Interval]:
+        """Return the time intervals to ask an API for: one per year, where years are given."""
+        if self.years is None:
+            return [self.interval]
+        first, last = self.season or ("01-01", "12-31")
+        spans = []
+        for year in self.years:
+            begin, end = f"{year}-{first}", f"{year + (last < first)}-{last}"
+            # not every year has a 29 February; what the wider interval brings is sifted afterwards
+            start, stop = _days(begin.replace("-02-29", "-02-28"))[0], _days(end.replace("-02-29", "-03-01"))[1]
+            spans.append(_overlap((start, stop), self.interval))
+        return [span for span in spans if span is not None]
+
+    def __str__(self) -> str:
+        parts = {
+            "collections": self.collections,
+            "area": None if self.area is None else tuple(round(float(value), 5) for value in self.area.bounds),
+            "datetime": None if self.interval == (None, None) else rfc3339(self.interval),
+            "years": self.years,
+            "season": self.season,
+            "query": self.query,
+        }
+        return ", ".join(f"{name}={value!r}" for name, value in parts.items() if value is not None) or "no filter at all"
+
+
+def name_of(item: Mapping[str, Any]) -> str:
+    """Return an item's id."""
+    name = item.get("id")
+    if not isinstance(name, str) or not name:
+        raise CatalogError(f"An item has the id {name!r}; every STAC item needs one.")
+    return name
+
+
+def time_of(item: Mapping[str, Any]) -> pd.Timestamp:
+    """Return an item's time, UTC without a zone; the start where it covers an interval.
+
+    Raises
+    ------
+    CatalogError
+        If it has none.
+    """
+    properties = item.get("properties") or {}
+    text = properties.get("datetime") or properties.get("start_datetime")
+    try:
+        time = pd.Timestamp(str(text))
+    except ValueError:
+        time = None
+    if time is None or pd.isna(time):
+        raise CatalogError(f"Item {name_of(item)!r} has the datetime {text!r}; a cube needs a time for every item.")
+    return _utc(time)
+
+
+def area_of(bbox: Iterable[float] | None, intersects: Any) -> BaseGeometry | None:
+    """Return the area asked for, in longitude and latitude.
+
+    Parameters
+    ----------
+    bbox : (west, south, east, north), optional
+        Degrees; west may lie east of east, across the antimeridian.
+    intersects : GeoDataFrame, GeoSeries, shapely geometry or GeoJSON mapping, optional
+        Longitude and latitude where it carries no CRS.
+    """
+    if bbox is not None and intersects is not None:
+        raise CatalogError("Both bbox and intersects are given; give one of them.")
+    if bbox is not None:
+        west, south, east, north = (float(value) for value in bbox)
+        if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90):
+            raise CatalogError(f"The bbox {(west, south, east, north)} is not (west, south, east, north) in degrees.")
+        if west <= east:
+            return shapely.box(west, south, east, north)
+        return shapely.MultiPolygon([shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)])
+    if intersects is None:
+        return None
+    area = _shape(intersects)
+    if area.is_empty or not shapely.is_valid(area):
+        raise CatalogError(f"The area is {'empty' if area.is_empty else 'not valid: ' + shapely.is_valid_reason(area)}.")
+    return area
+
+
+def _shape(intersects: Any) -> BaseGeometry:
+    if isinstance(intersects, BaseGeometry):
+        return intersects
+    if hasattr(intersects, "geometry") and hasattr(intersects.geometry, "union_all"):
+        series = intersects.geometry
+        area: BaseGeometry = (series if series.crs is None else series.to_crs("EPSG:4326")).union_all()
+        return area
+    mapping = getattr(intersects, "__geo_interface__", intersects)
+    try:
+        if mapping["type"] == "FeatureCollection":
+            return shapely.union_all([shapely.geometry.shape(feature["geometry"]) for feature in mapping["features"]])
+        return shapely.geometry.shape(mapping["geometry"] if mapping["type"] == "Feature" else mapping)
+    except (TypeError, KeyError, AttributeError, ValueError, shapely.errors.ShapelyError) as error:
+        raise CatalogError(
+            f"intersects is a {type(intersects).__name__}; give a GeoDataFrame, a GeoSeries, a shapely geometry or GeoJSON."
+        ) from error
+
+
+def interval_of(datetime: Any) -> Interval:
+    """Return the first and last moment of "2020", "2020-06", "2020-06-01/2020-08-31", "../2020", a datetime, or a pair of these."""
+    if datetime is None:
+        return None, None
+    parts = datetime.split("/") if isinstance(datetime, str) else datetime
+    if not isinstance(parts, list | tuple):
+        parts = [parts]
+    if len(parts) not in (1, 2):
+        raise CatalogError(f"The datetime {datetime!r} is neither a moment nor an interval of two.")
+    start, end = parts[0], parts[-1]
+    return (
+        None if start in (None, "..", "") else _days(start)[0],
+        None if end in (None, "..", "") else _days(end)[1],
+    )
+
+
+def _days(value: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """Return the first and last moment of a year, a month, a day, or a moment."""
+    try:
+        if isinstance(value, str) and len(value) <= len("2020-06-01"):
+            period = pd.Period(value)
+            return period.start_time, period.end_time
+        moment = _utc(pd.Timestamp(value))
+    except (ValueError, TypeError) as error:
+        raise CatalogError(f"{value!r} is not a date; write it as 2020-06-20.") from error
+    return moment, moment
+
+
+def _utc(time: pd.Timestamp) -> pd.Timestamp:
+    return time if time.tzinfo is None else time.tz_convert("UTC").tz_localize(None)
+
+
+def _overlap(one: Interval, other: Interval) -> Interval | None:
+    starts, ends = ([value for value in pair if value is not None] for pair in zip(one, other, strict=True))
+    start, end = max(starts, default=None), min(ends, default=None)
+    return None if start is not None and end is not None and start > end else (start, end)
+
+
+def rfc3339(interval: Interval) -> str:
+    """Return an interval as a STAC API takes it."""
+    return "/".join(".." if moment is None else f"{moment.isoformat(timespec='milliseconds')}Z" for moment in interval)
+
+
+def footprint_of(item: Mapping[str, Any]) -> BaseGeometry:
+    """Return an item's footprint in longitude and latitude."""
+    try:
+        if item.get("geometry"):
+            return shapely.geometry.shape(item["geometry"])
+        box = item["bbox"]
+        area = area_of((box[0], box[1], box[len(box) // 2], box[len(box) // 2 + 1]), None)
+    except (KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
+        raise CatalogError(f"Item {name_of(item)!r} has neither a geometry nor a bbox that can be read.") from error
+    assert area is not None
+    return area

@@ -1,0 +1,315 @@
+"""From a STAC item's JSON to a scene: its time, grids, and for each band what a worker needs to read it."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby as runs
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyproj
+import shapely
+from affine import Affine
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from shapely.geometry.base import BaseGeometry
+
+from misoxr.assets import CLEAR, Asset, transformer
+from misoxr.catalog import Found
+from misoxr.errors import AssetError, BandError, CatalogError
+from misoxr.filters import footprint_of, name_of, time_of
+from misoxr.hrefs import resolve
+
+__all__ = ["Moment", "Scene", "moments_of", "scenes_of", "transformed"]
+
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "coastal": ("B01",),
+    "blue": ("B02",),
+    "green": ("B03",),
+    "red": ("B04",),
+    "rededge071": ("B05", "rededge1"),
+    "rededge075": ("B06", "rededge2"),
+    "rededge078": ("B07", "rededge3"),
+    "nir": ("B08",),
+    "nir08": ("B8A",),
+    "nir09": ("B09",),
+    "swir16": ("B11",),
+    "swir22": ("B12",),
+    CLEAR: ("scl", "SCL"),
+}
+"""Asset keys that well-known Sentinel-2 catalogues use, by common name."""
+
+PICTURES = {"visual", "overview", "thumbnail", "metadata"}
+"""Roles of assets that are no band."""
+
+LARGEST = 1_000_000
+"""Rows or columns of an asset beyond which its metadata are taken for wrong."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One item.
+
+    Attributes
+    ----------
+    id, collection : str
+        As in the catalogue.
+    time : Timestamp
+        UTC, without a zone.
+    footprint : shapely geometry
+        Longitude and latitude.
+    assets : mapping of str to Asset
+        By band; a band that the item lacks is not there.
+    grids : mapping of str to GeoBox
+        By band, where the item has projection metadata.
+    surface : bool
+        Whether reflectance is that of the surface (Level-2A).
+    simulated : str, optional
+        What simulated the item, if it is simulated.
+    """
+
+    id: str
+    collection: str | None
+    time: pd.Timestamp
+    footprint: BaseGeometry
+    assets: Mapping[str, Asset]
+    grids: Mapping[str, GeoBox]
+    surface: bool
+    simulated: str | None
+
+    def solar_day(self) -> pd.Timestamp:
+        """Return the date in mean solar time at the middle of the item."""
+        box = self.footprint.bounds
+        longitude = (box[0] + box[2]) / 2 if box[2] - box[0] < 180 else 180.0
+        return (self.time + pd.Timedelta(hours=longitude / 15)).normalize()
+
+    def finest(self) -> GeoBox | None:
+        """Return the grid with the smallest pixels among those of the bands."""
+        boxes = [box for band, box in self.grids.items() if band != CLEAR]
+        return min(boxes, key=lambda box: abs(box.affine.a), default=None)
+
+    def extent(self, crs: str, margin: float = 0.0) -> BaseGeometry:
+        """Return what the item covers in another CRS, grown by a margin in that CRS's units."""
+        finest = self.finest()
+        source: Any = "EPSG:4326" if finest is None else str(finest.crs)
+        outline = shapely.box(*self.footprint.bounds) if finest is None else shapely.box(*finest.boundingbox.bbox)
+        return transformed(outline, source, crs).buffer(margin, join_style="mitre")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The items that make one time, in the order in which they fill it."""
+
+    time: pd.Timestamp
+    scenes: tuple[Scene, ...]
+
+
+def transformed(area: BaseGeometry, source: str, target: str) -> BaseGeometry:
+    """Return an area in another CRS; edges are followed, not only corners."""
+    forward = transformer(source, target)
+    if forward is None:
+        return area
+    west, south, east, north = area.bounds
+    dense = shapely.segmentize(area, max(east - west, north - south) / 50 or 1.0)
+    moved = shapely.transform(dense, lambda xy: np.column_stack(forward.transform(xy[:, 0], xy[:, 1])))
+    if not np.isfinite(shapely.get_coordinates(moved)).all():
+        raise CatalogError(
+            f"The area {tuple(round(float(value), 4) for value in area.bounds)} in {source} does not lie within {target}; "
+            "choose another crs, or a smaller area."
+        )
+    return moved
+
+
+def scenes_of(found: Iterable[Found], bands: Sequence[str], mask: Literal["scl"] | None) -> list[Scene]:
+    """Parse items.
+
+    Raises
+    ------
+    CatalogError
+        If an item's metadata make no sense, or it has no scene classification and ``mask="scl"``; names the item.
+    BandError
+        If no item has a band.
+    AssetError
+        If an href is refused.
+    """
+    wanted = [*bands, CLEAR] if mask == "scl" else list(bands)
+    keys = [_keys(one.item, wanted) for one in found]
+    for band in bands:
+        if not any(band in per_item for per_item in keys):
+            have = sorted({name for one in found for name in _available(one.item)})
+            raise BandError(f"No item has the band {band!r}; the items have {have}.")
+    return [_scene(one, per_item, mask) for one, per_item in zip(found, keys, strict=True)]
+
+
+def moments_of(scenes: Iterable[Scene], groupby: str | None) -> list[Moment]:
+    """Group scenes into times, in order of time and id."""
+
+    def day(scene: Scene) -> Any:
+        return (scene.time, scene.id, scene.collection) if groupby is None else scene.solar_day()
+
+    ordered = sorted(scenes, key=lambda scene: (day(scene), scene.time, scene.id))
+    groups = (tuple(group) for _, group in runs(ordered, key=day))
+    return [Moment(group[0].time, group) for group in groups]
+
+
+def _scene(found: Found, keys: Mapping[str, str], mask: str | None) -> Scene:
+    item, name = found.item, name_of(found.item)
+    properties: Mapping[str, Any] = item.get("properties") or {}
+    if mask == "scl" and CLEAR not in keys:
+        raise CatalogError(f"Item {name!r} has no scene classification (asset 'scl'); pass mask=None to use it unmasked.")
+    grids = {band: _grid(item, item["assets"][key]) for band, key in keys.items()}
+    level = str(properties.get("processing:level") or properties.get("s2:product_type") or item.get("collection"))
+    simulated = properties.get("misoxr:simulated")
+    return Scene(
+        id=name,
+        collection=item.get("collection"),
+        time=time_of(item),
+        footprint=footprint_of(item),
+        assets={band: _asset(found, band, key) for band, key in keys.items()},
+        grids={band: box for band, box in grids.items() if box is not None},
+        surface="2a" in level.lower(),
+        simulated=str(simulated) if simulated else None,
+    )
+
+
+# ---- which asset is which band
+
+
+def _keys(item: Mapping[str, Any], bands: Iterable[str]) -> dict[str, str]:
+    """Return the asset key of each band that the item has."""
+    chosen = {}
+    for band in bands:
+        ranked = [(rank, key) for key, asset in _assets(item).items() if (rank := _rank(band, key, asset)) is not None]
+        if ranked:
+            chosen[band] = min(ranked)[1]
+    return chosen
+
+
+def _assets(item: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    assets = item.get("assets")
+    if not isinstance(assets, Mapping) or not all(isinstance(asset, Mapping) for asset in assets.values()):
+        raise CatalogError(f"Item {name_of(item)!r} has no assets that can be read.")
+    return assets
+
+
+def _rank(band: str, key: str, asset: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return how well an asset fits a band, smaller is better: by common name, by key, by a well-known key; JPEG 2000 last."""
+    if PICTURES & set(asset.get("roles") or ()):
+        return None
+    matches = (_common_names(asset) == [band], key == band, key.removesuffix("-jp2") == band or key in KEYS.get(band, ()))
+    if not any(matches):
+        return None
+    jpeg = "jp2" in f"{key} {asset.get('type')} {asset.get('href')}".lower()
+    return int(jpeg), matches.index(True)
+
+
+def _common_names(asset: Mapping[str, Any]) -> list[str | None]:
+    listed = asset.get("bands") or asset.get("eo:bands") or [asset]
+    return [entry.get("common_name") or entry.get("eo:common_name") for entry in listed if isinstance(entry, Mapping)]
+
+
+def _available(item: Mapping[str, Any]) -> set[str]:
+    """Return the names of the bands an item has."""
+    listed = {name for asset in _assets(item).values() for name in _common_names(asset)[:1] if len(_common_names(asset)) == 1}
+    return {name for name in {*listed, *KEYS} if name and name != CLEAR and name in _keys(item, [name])}
+
+
+# ---- what is known about an asset
+
+
+def _entry(asset: Mapping[str, Any], *names: str) -> Any:
+    """Return the first value of these names that the asset's one band, or the asset itself, declares."""
+    listed = [*(asset.get("bands") or ())[:1], *(asset.get("raster:bands") or ())[:1], asset]
+    for part in listed:
+        for name in names:
+            if isinstance(part, Mapping) and part.get(name) is not None:
+                return part[name]
+    return None
+
+
+def _asset(found: Found, band: str, key: str) -> Asset:
+    item, asset = found.item, found.item["assets"][key]
+    name = name_of(item)
+    try:
+        href = resolve(asset.get("href"), found.base, found.root)
+    except AssetError as error:
+        raise AssetError(f"Item {name!r}, band {band!r}: {error}") from error
+    nodata = _entry(asset, "nodata")
+    number = None if nodata is None else _number(nodata, name, "nodata")
+    if band == CLEAR:
+        return Asset(name, band, href, found.root, kind="clear", nodata=number)
+    scale, offset = _scaling(item, asset)
+    return Asset(name, band, href, found.root, scale=scale, offset=offset, nodata=number)
+
+
+def _scaling(item: Mapping[str, Any], asset: Mapping[str, Any]) -> tuple[float, float]:
+    """Return scale and offset from counts to reflectance.
+
+    Since processing baseline 04.00 Sentinel-2 counts are 1000 too high, unless the catalogue has taken that off. Earth Search
+    declares the offset in ``raster:bands`` whether or not it did, so its flag decides over that (its issues 9 and 66).
+    """
+    properties, name = item.get("properties") or {}, name_of(item)
+    taken_off = properties.get("earthsearch:boa_offset_applied") is True
+    scale, offset = _entry(asset, "raster:scale", "scale"), _entry(asset, "raster:offset", "offset")
+    if scale is not None or offset is not None:
+        factor = 1.0 if scale is None else _number(scale, name, "scale")
+        if factor == 0 or not math.isfinite(factor):
+            raise CatalogError(f"Item {name!r} declares the scale {scale!r}; reflectance is counts * scale + offset.")
+        return factor, 0.0 if taken_off or offset is None else _finite(offset, name, "offset")
+    if str(_entry(asset, "data_type")).startswith("float"):
+        return 1.0, 0.0
+    return 1e-4, -0.1 if not taken_off and _baseline(properties, name) >= 4 else 0.0
+
+
+def _baseline(properties: Mapping[str, Any], name: str) -> float:
+    """Return the processing baseline as a number; 0 where the item has none."""
+    value = properties.get("s2:processing_baseline")
+    return 0.0 if value is None else _finite(str(value).lstrip("N"), name, "s2:processing_baseline")
+
+
+def _number(value: Any, name: str, what: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise CatalogError(f"Item {name!r} declares the {what} {value!r}, which is no number.") from error
+
+
+def _finite(value: Any, name: str, what: str) -> float:
+    number = _number(value, name, what)
+    if not math.isfinite(number):
+        raise CatalogError(f"Item {name!r} declares the {what} {value!r}; a finite number is needed.")
+    return number
+
+
+def _grid(item: Mapping[str, Any], asset: Mapping[str, Any]) -> GeoBox | None:
+    """Return an asset's grid from the projection extension; what the asset says goes before what the item says."""
+    name, properties = name_of(item), item.get("properties") or {}
+    transform, shape = (asset.get(key) or properties.get(key) for key in ("proj:transform", "proj:shape"))
+    crs = _crs(asset, name) or _crs(properties, name)
+    if crs is None or not transform or not shape:
+        return None
+    try:
+        affine, (height, width) = Affine(*(float(value) for value in transform[:6])), (int(length) for length in shape)
+        valid = 0 < height <= LARGEST and 0 < width <= LARGEST and affine.a > 0 and affine.e < 0
+        valid = valid and affine.b == affine.d == 0 and all(math.isfinite(value) for value in affine)
+    except (TypeError, ValueError, OverflowError):
+        valid = False
+    if not valid:
+        raise CatalogError(
+            f"Item {name!r} declares proj:transform={transform!r} and proj:shape={shape!r}; "
+            "a north-up transform of finite numbers and a shape of two positive ones are needed."
+        )
+    return GeoBox((height, width), affine, crs)
+
+
+def _crs(fields: Mapping[str, Any], name: str) -> CRS | None:
+    """Return the CRS that the projection extension declares."""
+    epsg = fields.get("proj:epsg")
+    declared = fields.get("proj:code") or (f"EPSG:{epsg}" if epsg else None) or fields.get("proj:wkt2")
+    try:
+        if declared is None and isinstance(fields.get("proj:projjson"), Mapping):
+            declared = pyproj.CRS.from_json_dict(dict(fields["proj:projjson"])).to_wkt()
+        return None if declared is None else CRS(declared)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CatalogError(f"Item {name!r} declares a CRS that cannot be read: {declared!r}.") from error

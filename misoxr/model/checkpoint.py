@@ -1,0 +1,181 @@
+"""A model in one file: safetensors, with specification, scaling and training record in the header."""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import fsspec
+import platformdirs
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
+from safetensors.torch import save as serialise
+
+from misoxr.errors import CheckpointError
+from misoxr.model.miso import Miso
+from misoxr.scaling import Scaling
+from misoxr.spec import ModelSpec
+
+__all__ = ["Address", "Model", "resolve"]
+
+_KEY = "misoxr"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a model lies and what its bytes hash to: all that a Dask graph carries of it."""
+
+    uri: str
+    sha256: str
+
+
+@dataclass
+class Model:
+    """A network with everything that prediction needs.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        What the model is.
+    scaling : Scaling
+        Bands to network inputs.
+    network : Miso
+        The weights. Not to be changed once the model was hashed, saved or used.
+    record : mapping
+        How the model was trained: settings, losses, package version.
+    """
+
+    spec: ModelSpec
+    scaling: Scaling
+    network: Miso
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _bytes(self) -> bytes:
+        header = {"spec": self.spec.to_dict(), "scaling": self.scaling.to_dict(), "record": dict(self.record)}
+        state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
+        # One metadata key alone: safetensors does not keep the order of several, and the hash would change.
+        return serialise(state, {_KEY: json.dumps(header, sort_keys=True)})
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the checkpoint's bytes."""
+        return hashlib.sha256(self._bytes).hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the checkpoint to a path or fsspec URL; a local file appears only when it is complete."""
+        uri = os.fspath(path)
+        if "://" in uri:
+            with fsspec.open(uri, "wb") as file:
+                file.write(self._bytes)
+            return
+        target = Path(uri)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+        partial.write_bytes(self._bytes)
+        partial.replace(target)
+
+    @classmethod
+    def load(cls, uri: str | os.PathLike[str], *, sha256: str | None = None) -> Self:
+        """Read a checkpoint from a path or URL (http(s), s3, ...).
+
+        Parameters
+        ----------
+        uri : str or path
+            Where the file lies.
+        sha256 : str, optional
+            The hash it must have.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing, truncated, not one of misoxr, or belongs to another specification.
+        """
+        uri = os.fspath(uri)
+        try:
+            with fsspec.open(uri, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise CheckpointError(f"The checkpoint {uri} cannot be read: {error}") from error
+        found = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and found != sha256:
+            raise CheckpointError(f"The checkpoint {uri} has changed: its SHA-256 is {found}, expected {sha256}.")
+        model = cls.from_bytes(data, uri)
+        model.__dict__.update(sha256=found, _bytes=data)
+        return model
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "") -> Self:
+        """Build a model from a checkpoint's bytes; ``name`` stands in errors."""
+        text, state = _parse(data, name)
+        try:
+            header = json.loads(text)
+            spec = ModelSpec.from_dict(header["spec"])
+            scaling = Scaling.from_dict(header["scaling"], spec)
+            network = Miso(spec)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"The header of checkpoint {name} cannot be read: {error}") from error
+        _fill(network, state, name)
+        return cls(spec, scaling, network.eval(), header.get("record", {}))
+
+    def address(self) -> Address:
+        """Leave a content-addressed copy in the local cache, and return its address."""
+        path = (
+            Path(os.environ.get("MISOXR_CACHE") or platformdirs.user_cache_dir("misoxr")) / "models" / f"{self.sha256}.safetensors"
+        )
+        if not path.exists() or path.stat().st_size != len(self._bytes):
+            self.save(path)
+        return Address(str(path), self.sha256)
+
+
+def _parse(data: bytes, name: str) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return misoxr's header, as text, and the weights."""
+    try:
+        state = parse(data)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"The checkpoint {name} ({len(data)} bytes) is truncated or no safetensors file ({error}); copy or save it again."
+        ) from error
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    if _KEY not in metadata:
+        raise CheckpointError(f"The checkpoint {name} is a safetensors file without a misoxr header; was it saved with Model.save?")
+    return str(metadata[_KEY]), state
+
+
+def _fill(network: Miso, state: Mapping[str, torch.Tensor], name: str) -> None:
+    """Load weights strictly; the error names what does not fit."""
+    wanted = network.state_dict()
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in sorted(wanted.keys() & state.keys())
+        if state[key].shape != wanted[key].shape
+    ]
+    if missing or extra or shapes:
+        raise CheckpointError(
+            f"The checkpoint {name} belongs to another specification: missing {missing}, not known {extra}, of another shape {shapes}."
+        )
+    network.load_state_dict(dict(state))
+
+
+_LOADING = threading.Lock()
+
+
+def resolve(address: Address, device: str) -> Model:
+    """Return the model at an address on a device, loaded once per process."""
+    with _LOADING:
+        return _resolved(address, device)
+
+
+@lru_cache(maxsize=4)
+def _resolved(address: Address, device: str) -> Model:
+    model = Model.load(address.uri, sha256=address.sha256)
+    model.network.requires_grad_(False).to(device)
+    return model

@@ -1,0 +1,76 @@
+"""MISO: visual encoders with implicit queries, a location encoder, mappers, and a head per task (arXiv 2506.17302)."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from misoxr.model.encoder import Encoder
+from misoxr.model.location import LocationEncoder
+from misoxr.spec import ModelSpec
+
+__all__ = ["Miso"]
+
+
+def mapper(width: int) -> nn.Sequential:
+    """Linear-GELU-Linear-LayerNorm."""
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+
+
+def head(width: int, outputs: int) -> nn.Sequential:
+    """Linear-GELU-Linear-GELU-Linear, narrowing to half the width."""
+    return nn.Sequential(
+        nn.Linear(width, width), nn.GELU(), nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, outputs)
+    )
+
+
+class Miso(nn.Module):
+    """The network of a specification, with random weights.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Modalities, tasks and widths.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        width = spec.width
+        self.encoders = nn.ModuleDict({m.name: Encoder(m, width) for m in spec.modalities})
+        self.mappers = nn.ModuleDict({m.name: mapper(width) for m in spec.modalities})
+        self.visual_mapper = mapper(width)
+        self.heads = nn.ModuleDict({task.name: head(width, task.outputs) for task in spec.tasks})
+        self.location_encoder = LocationEncoder(spec.location, width) if spec.location else None
+        if spec.location:
+            self.location_mapper = mapper(width)
+            self.location_heads = nn.ModuleDict({task.name: head(width, task.outputs) for task in spec.tasks})
+
+    def project(self, inputs: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """Encode windows (B, C, H, W) by modality to the cells that points are answered from."""
+        return {name: encoder.project(inputs[name]) for name, encoder in self.encoders.items()}  # type: ignore[operator]
+
+    def forward(self, cells: Mapping[str, list[Tensor]], sample: Tensor, points: Tensor) -> dict[str, Tensor]:
+        """Answer at points of the windows.
+
+        Parameters
+        ----------
+        cells : mapping of str to list of Tensor
+            From :meth:`project`.
+        sample : Tensor
+            (N,) the window of each point.
+        points : Tensor
+            (N, 2), x and y in -1..1 of its window.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Logits (N, outputs) by task.
+        """
+        answers = [self.mappers[name](encoder(cells[name], sample, points)) for name, encoder in self.encoders.items()]
+        visual = self.visual_mapper(sum(answers[1:], start=answers[0]))
+        return {name: task_head(visual) for name, task_head in self.heads.items()}
+
+    def locate(self, location: Tensor) -> dict[str, Tensor]:
+        """Answer from scaled locations (N, 2) alone: logits (N, outputs) by task."""
+        assert self.location_encoder is not None, "the model has no location branch"
+        embedding = self.location_mapper(self.location_encoder(location))
+        return {name: task_head(embedding) for name, task_head in self.location_heads.items()}

@@ -1,0 +1,281 @@
+"""Named bands to network inputs: units, the stack of a model's bands, and the scaling that training fits and prediction repeats."""
+
+import warnings
+from collections.abc import Mapping, Sized
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from misoxr.errors import BandError, CheckpointError, MisoxrWarning
+from misoxr.spec import Band, Modality, ModelSpec
+
+__all__ = ["ModalityScaling", "Scaling", "channels", "conversion", "stack", "valid_pixels"]
+
+Array = npt.NDArray[np.float32]
+
+_SYNONYMS = {
+    **dict.fromkeys(("", "dimensionless", "reflectance", "unitless", "-"), "1"),
+    **dict.fromkeys(("dn", "counts", "count"), "DN"),
+    **dict.fromkeys(("degrees", "deg", "°", "arc_degree"), "degree"),
+    **dict.fromkeys(("rad", "radians"), "radian"),
+    **dict.fromkeys(("meter", "meters", "metre", "metres"), "m"),
+    **dict.fromkeys(("1/m", "m^-1", "m**-1", "per metre", "per meter"), "m-1"),
+    **dict.fromkeys(("millimeter", "millimetre", "millimeters", "millimetres", "mm/year", "mm yr-1", "kg m-2"), "mm"),
+    **dict.fromkeys(("c", "°c", "celsius", "degree_celsius", "degrees_celsius", "deg_c"), "degC"),
+    **dict.fromkeys(("kelvin", "k"), "K"),
+    **dict.fromkeys(("feet", "foot"), "ft"),
+    **dict.fromkeys(("percent",), "%"),
+}
+
+_CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
+    ("1", "DN"): (10_000.0, 0.0),
+    ("%", "1"): (0.01, 0.0),
+    ("radian", "degree"): (180.0 / np.pi, 0.0),
+    ("K", "degC"): (1.0, -273.15),
+    ("degC", "K"): (1.0, 273.15),
+    ("m", "mm"): (1000.0, 0.0),
+    ("cm", "mm"): (10.0, 0.0),
+    ("ft", "m"): (0.3048, 0.0),
+    ("cm", "m"): (0.01, 0.0),
+    ("km", "m"): (1000.0, 0.0),
+}
+
+
+def conversion(found: object, band: Band) -> tuple[float, float]:
+    """Return factor and summand that turn values in the units found into the band's units.
+
+    Raises
+    ------
+    BandError
+        If the units cannot be converted.
+
+    Warns
+    -----
+    MisoxrWarning
+        If no units are given; the values are then taken to be in the band's own units.
+    """
+    if found is None:
+        warnings.warn(
+            f"Band {band.name!r} has no units and is taken to be in {band.units!r}. Write them down: "
+            f'ds["{band.name}"].attrs["units"] = "{band.units}"',
+            MisoxrWarning,
+            stacklevel=2,
+        )
+        return 1.0, 0.0
+    have, want = _canonical(str(found)), _canonical(band.units)
+    if have == want:
+        return 1.0, 0.0
+    if (have, want) in _CONVERSIONS:
+        return _CONVERSIONS[have, want]
+    hint = (
+        "raw counts may carry the offset of processing baseline 04.00, so open them with misoxr.open_stac"
+        if (have, want) == ("DN", "1")
+        else "convert the band"
+    )
+    raise BandError(f"Band {band.name!r} is in {found!r} and the model takes {band.units!r}; {hint} and set its units attribute.")
+
+
+def _canonical(units: str) -> str:
+    return _SYNONYMS.get(units.strip().lower(), units.strip())
+
+
+def stack(ds: xr.Dataset, spec: ModelSpec) -> da.Array:
+    """Stack a model's bands in its order and units: a lazy float32 array (band, y, x), one chunk along band.
+
+    Bands that are missing (of a modality that is not required) are NaN. NumPy-backed data are chunked as Dask sees fit.
+
+    Raises
+    ------
+    BandError
+        If units cannot be converted.
+    """
+    present = [ds[band.name] for band in spec.bands if band.name in ds]
+    lazy = next((array for array in present if array.chunks is not None), None)
+    shape = present[0].sizes["y"], present[0].sizes["x"]
+    chunks = ("auto", "auto") if lazy is None else (lazy.chunksizes["y"], lazy.chunksizes["x"])
+    chunks = da.core.normalize_chunks(chunks, shape, dtype="float64")
+    layers = []
+    for band in spec.bands:
+        if band.name not in ds:
+            layers.append(da.full(shape, np.nan, dtype="float32", chunks=chunks))
+            continue
+        factor, summand = conversion(ds[band.name].attrs.get("units"), band)
+        values = da.asarray(ds[band.name].transpose("y", "x").data).rechunk(chunks).astype("float32")
+        layers.append(values if (factor, summand) == (1.0, 0.0) else values * np.float32(factor) + np.float32(summand))
+    bands: da.Array = da.stack(layers).rechunk({0: -1})
+    return bands
+
+
+def channels(modality: Modality, bands: Array) -> Array:
+    """Expand raw bands (band, ...) to channels (channel, ...): circular bands become sine and cosine, 0 and 0 where negative."""
+    out = np.empty((modality.channels, *bands.shape[1:]), dtype="float32")
+    at = 0
+    for band, values in zip(modality.bands, bands, strict=True):
+        if band.kind == "circular":
+            angle = np.deg2rad(values)
+            out[at], out[at + 1] = np.sin(angle), np.cos(angle)
+            out[at : at + 2, values < 0] = 0.0
+        else:
+            out[at] = values
+        at += band.channels
+    return out
+
+
+def valid_pixels(spec: ModelSpec, bands: Array) -> npt.NDArray[np.bool_]:
+    """Return where every required modality has at least one valid band, from raw bands (band, ...)."""
+    valid = np.ones(bands.shape[1:], dtype=bool)
+    at = 0
+    for modality in spec.modalities:
+        if modality.required:
+            valid &= np.isfinite(bands[at : at + len(modality.bands)]).any(axis=0)
+        at += len(modality.bands)
+    return valid
+
+
+@dataclass(frozen=True)
+class ModalityScaling:
+    """Scaling of one modality's channels: clip, logarithm, standardise, whiten.
+
+    A channel becomes ``(f(clip(value)) - shift) / scale`` with ``f`` the natural logarithm where ``log``, 0 where it is
+    missing; the channels are then mixed by ``whiten`` where it is given.
+
+    Attributes
+    ----------
+    lower, upper, shift, scale : tuple of float
+        One value per channel.
+    log : tuple of bool
+        Whether the channel's logarithm is taken.
+    whiten : tuple of tuple of float or None
+        Matrix (channel, channel).
+    """
+
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    log: tuple[bool, ...]
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+    whiten: tuple[tuple[float, ...], ...] | None = None
+
+    def apply(self, values: Array) -> Array:
+        """Scale channels (channel, y, x), NaN where missing, to network input of the same shape, 0 where missing."""
+        lower, upper, shift, scale = (
+            np.asarray(part, dtype="float32").reshape(-1, *[1] * (values.ndim - 1))
+            for part in (self.lower, self.upper, self.shift, self.scale)
+        )
+        out = np.clip(values, lower, upper)
+        for channel in np.flatnonzero(self.log):
+            np.log(out[channel], out=out[channel])
+        out -= shift
+        out /= scale
+        np.nan_to_num(out, copy=False, nan=0.0)
+        if self.whiten is not None:
+            out = np.tensordot(np.asarray(self.whiten, dtype="float32"), out, axes=1)
+        return out
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The scaling of every modality of a model, as kept in its checkpoint."""
+
+    modalities: Mapping[str, ModalityScaling]
+
+    def apply(self, spec: ModelSpec, bands: Array) -> dict[str, Array]:
+        """Scale raw bands (band, y, x) in the order of ``spec.bands`` to network inputs (channel, y, x) by modality."""
+        inputs, at = {}, 0
+        for modality in spec.modalities:
+            part = bands[at : at + len(modality.bands)]
+            inputs[modality.name] = self.modalities[modality.name].apply(channels(modality, part))
+            at += len(modality.bands)
+        return inputs
+
+    @classmethod
+    def fit(cls, spec: ModelSpec, bands: Array) -> Self:
+        """Fit whitening on unlabelled pixels.
+
+        Channels are clipped to their 0.1 and 99.9 percentiles; positive ratios (units "1", such as reflectance) become
+        logarithms; all are standardised and, modality by modality, decorrelated by PCA whitening.
+
+        Parameters
+        ----------
+        spec : ModelSpec
+            The model.
+        bands : array
+            Raw values (band, pixel), NaN where missing.
+
+        Raises
+        ------
+        BandError
+            If a band has no valid pixel.
+        """
+        modalities, at = {}, 0
+        for modality in spec.modalities:
+            part = bands[at : at + len(modality.bands)]
+            for band, values in zip(modality.bands, part, strict=True):
+                if modality.required and not np.isfinite(values).any():
+                    raise BandError(f"Band {band.name!r} has no valid pixel around the points; give a cube with data there.")
+            modalities[modality.name] = _fit_modality(modality, channels(modality, part))
+            at += len(modality.bands)
+        return cls(modalities)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scaling as JSON values."""
+        return {name: asdict(scaling) for name, scaling in self.modalities.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], spec: ModelSpec) -> Self:
+        """Rebuild a scaling from :meth:`to_dict` and check that it fits the model.
+
+        Raises
+        ------
+        CheckpointError
+            If a modality is missing or a scaling has another number of channels.
+        """
+        modalities = {}
+        for modality in spec.modalities:
+            try:
+                kept = dict(values[modality.name])
+                whiten = kept.pop("whiten")
+                scaling = ModalityScaling(
+                    **{key: tuple(value) for key, value in kept.items()},
+                    whiten=None if whiten is None else tuple(tuple(row) for row in whiten),
+                )
+            except (KeyError, TypeError) as error:
+                raise CheckpointError(f"The scaling of modality {modality.name!r} cannot be read ({error}).") from error
+            parts: list[Sized] = [scaling.scale, scaling.shift, scaling.log, scaling.lower, scaling.upper]
+            parts += [] if scaling.whiten is None else [scaling.whiten, *scaling.whiten]
+            for part in parts:
+                if len(part) != modality.channels:
+                    raise CheckpointError(
+                        f"The scaling of modality {modality.name!r} has {len(part)} channels, the model {modality.channels}."
+                    )
+            modalities[modality.name] = scaling
+        return cls(modalities)
+
+
+def _fit_modality(modality: Modality, values: Array) -> ModalityScaling:
+    """Fit one modality on channels (channel, pixel)."""
+    valid = np.isfinite(values).any(axis=1)
+    # A channel without data is clipped to 0 for good: what training never saw must not enter a map.
+    lower, upper = np.zeros(len(values)), np.zeros(len(values))
+    if valid.any():
+        lower[valid], upper[valid] = np.nanpercentile(values[valid], [0.1, 99.9], axis=1)
+    linear = [band for band in modality.bands for _ in range(band.channels)]
+    log = [bool(band.kind == "linear" and band.units == "1" and low > 0) for band, low in zip(linear, lower, strict=True)]
+    clipped = np.clip(values.astype("float64"), lower[:, None], upper[:, None])
+    clipped[log] = np.log(clipped[log])
+    shift, scale = np.zeros(len(values)), np.ones(len(values))
+    shift[valid] = np.nanmean(clipped[valid], axis=1)
+    deviation = np.nanstd(clipped[valid], axis=1)
+    scale[valid] = np.where(deviation > 0, deviation, 1.0)
+    standard = np.nan_to_num((clipped - shift[:, None]) / scale[:, None])
+    variances, axes = np.linalg.eigh(standard @ standard.T / standard.shape[1])
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))])
+    # A floor keeps nearly constant directions, which hold noise alone, from being blown up.
+    whiten = axes.T / np.sqrt(np.maximum(variances, 1e-3 * max(variances.max(), 1e-12)))[:, None]
+    rows = [tuple(float(value) for value in row) for row in whiten[::-1]]
+    floats = [tuple(float(value) for value in part) for part in (lower, upper, shift, scale)]
+    return ModalityScaling(floats[0], floats[1], tuple(log), floats[2], floats[3], tuple(rows))

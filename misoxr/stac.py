@@ -1,0 +1,284 @@
+"""STAC imagery as lazy cubes and composites: reflectance by common band name, clouds masked, on one grid."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+from warnings import warn
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import shapely
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from misoxr import grid
+from misoxr._version import __version__
+from misoxr.assets import CLEAR, PatchUrl
+from misoxr.catalog import find
+from misoxr.composite import composite, outline
+from misoxr.cube import in_season
+from misoxr.engines import ENGINES
+from misoxr.errors import BandError, CatalogError, MisoxrWarning
+from misoxr.filters import Filters, area_of, interval_of
+from misoxr.hrefs import redact
+from misoxr.items import Moment, Scene, moments_of, scenes_of
+from misoxr.spec import SENTINEL2
+from misoxr.target import degrees_of, given_grid, target_grid
+
+__all__ = ["open_stac"]
+
+Floats = npt.NDArray[np.float32]
+
+BLOCK = 1024
+"""Default chunk, pixels."""
+
+
+def open_stac(
+    catalog: Any,
+    *,
+    collections: str | Sequence[str] | None = None,
+    bbox: Sequence[float] | None = None,
+    intersects: Any = None,
+    like: xr.Dataset | xr.DataArray | GeoBox | None = None,
+    geobox: GeoBox | None = None,
+    datetime: Any = None,
+    years: int | Iterable[int] | None = None,
+    season: tuple[str, str] | None = None,
+    bands: str | Sequence[str] | None = None,
+    crs: Any = None,
+    resolution: float | None = None,
+    chunks: int | Mapping[str, int] | None = None,
+    reduce: Literal["median"] | None = None,
+    mask: Literal["scl"] | None = "scl",
+    engine: Literal["stackstac", "odc"] = "stackstac",
+    groupby: Literal["solar_day"] | None = "solar_day",
+    query: Any = None,
+    modifier: Callable[[Any], Any] | None = None,
+    patch_url: PatchUrl | None = None,
+) -> xr.Dataset:
+    """Open Sentinel-2 imagery of a STAC catalogue as reflectance, lazily.
+
+    Nothing but the catalogue's JSON is read before the result is computed.
+
+    Parameters
+    ----------
+    catalog : str, path, pystac.ItemCollection or iterable of pystac.Item or dict
+        Address of a STAC API; address or path of a static catalogue, collection, item or item collection, whose links are
+        followed below its own directory; or items in hand. Local files are read only from below the directory of a catalogue
+        opened by its local path, or beside an item in hand whose own self link is local.
+    collections : str or sequence of str, optional
+        Names of collections.
+    bbox : (west, south, east, north), optional
+        Degrees of longitude and latitude; part of the search, and the extent of the result.
+    intersects : GeoDataFrame, GeoSeries, shapely geometry or GeoJSON mapping, optional
+        As ``bbox``, an area of any shape; longitude and latitude where it carries no CRS. The result covers its bounds.
+    like : Dataset, DataArray or GeoBox, optional
+        Take this object's grid.
+    geobox : odc.geo.geobox.GeoBox, optional
+        Take this grid.
+    datetime : str, datetime or pair, optional
+        A moment or an interval, such as "2020-06/2020-08", UTC.
+    years, season : optional
+        Years, and the first and last day of the season as ("MM-DD", "MM-DD"), both inclusive, in UTC. A season may wrap over
+        new year and belongs to the year it starts in.
+    bands : str or sequence of str, optional
+        STAC common names; by default the nine of :data:`misoxr.spec.SENTINEL2`.
+    crs : str, int or CRS, optional
+        CRS of the result; by default the items'.
+    resolution : float, optional
+        Pixel size in units of the CRS; pixel edges are then multiples of it. By default the smallest pixels of the bands.
+    chunks : int or mapping of {"y", "x"} to int, optional
+        Chunk size in pixels; -1 is the whole axis. By default 1024.
+    reduce : {None, "median"}
+        ``None`` gives dimensions (time, y, x). ``"median"`` gives the median of the valid values of all times, (y, x), and
+        ``observations``, the number of times with a valid value in any band; one task reads, masks and reduces one block.
+    mask : {"scl", None}
+        ``"scl"`` keeps what the scene classification calls vegetation, bare ground or water (4, 5, 6). Clouds and their shadows
+        (3, 8, 9, 10) are cleaned of specks and grown by 40 m on the classification's own grid.
+    engine : {"stackstac", "odc"}
+        Library that builds the time cube; the numbers are the same. A composite needs neither.
+    groupby : {"solar_day", None}
+        Make one time of the items of one solar day, the earlier item first where they overlap; or keep each item a time.
+    query : mapping or list of str, optional
+        Passed to an API that conforms to the query extension.
+    modifier : callable, optional
+        Takes each ``pystac.Item``, and changes it or returns a changed one, as signing functions do.
+    patch_url : callable, optional
+        Takes an href when it is read and returns the one to read: for signatures that expire. It must be picklable to run on a
+        cluster.
+
+    Returns
+    -------
+    Dataset
+        One float32 variable per band, units "1", NaN where nothing is valid. Dimensions (y, x) or (time, y, x).
+
+    Raises
+    ------
+    CatalogError
+        If the catalogue cannot be reached, cannot do what is asked, holds no matching item, or its items cannot make a cube.
+    BandError
+        If no item has a band.
+    GridError
+        If the grid is contradictory.
+    AssetError
+        If an item's href is refused; when computing, if an asset cannot be read.
+
+    Notes
+    -----
+    Scale and offset are decided for each item. What the asset declares counts, else 1e-4, and -0.1 since processing baseline 04.00;
+    the offset is 0 where ``earthsearch:boa_offset_applied`` is true. Bands of other pixel sizes are resampled bilinearly by
+    georeferencing.
+    """
+    names = _names(bands)
+    _refuse_unknown(reduce=(reduce, (None, "median")), mask=(mask, ("scl", None)), groupby=(groupby, ("solar_day", None)))
+    _refuse_unknown(engine=(engine, tuple(ENGINES)))
+    target = given_grid(geobox, like, crs, resolution)
+    filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
+    scenes = scenes_of(find(catalog, filters, modifier), names, mask)
+    if target is None:
+        target = target_grid(scenes, area_of(bbox, intersects), crs, resolution)
+    moments = moments_of(_on_grid(scenes, names, target), groupby)
+    size = _chunk_size(chunks, target)
+    if reduce is None:
+        cube = _cube(moments, names, target, size, mask, engine, patch_url)
+    else:
+        cube = composite(moments, names, target, size, reduce, patch_url)
+    return _described(grid.assign(cube, target), catalog, moments)
+
+
+# ---- what is asked for
+
+
+def _names(bands: str | Sequence[str] | None) -> list[str]:
+    names = [band.name for band in SENTINEL2] if bands is None else [bands] if isinstance(bands, str) else list(bands)
+    if not names or len(set(names)) < len(names) or CLEAR in names:
+        raise BandError(f"bands={names!r} is empty, or names a band twice, or {CLEAR!r}; give common names such as 'red'.")
+    return names
+
+
+def _refuse_unknown(**options: tuple[Any, tuple[Any, ...]]) -> None:
+    for name, (value, known) in options.items():
+        if value not in known:
+            raise CatalogError(f"{name}={value!r} is unknown; use one of {known}.")
+
+
+def _filters(
+    collections: Any, bbox: Any, intersects: Any, target: GeoBox | None, datetime: Any, years: Any, season: Any, query: Any
+) -> Filters:
+    in_season(pd.DatetimeIndex([]), season)
+    asked = None if years is None else tuple(sorted({int(year) for year in ([years] if isinstance(years, int) else years)}))
+    area = area_of(bbox, intersects)
+    if area is None and target is not None:
+        bbox = degrees_of(target)
+        area = area_of(bbox, None)
+    return Filters(
+        collections=None if collections is None else (collections,) if isinstance(collections, str) else tuple(collections),
+        area=area,
+        bbox=None if bbox is None else tuple(float(value) for value in bbox),
+        interval=interval_of(datetime),
+        years=asked,
+        season=None if season is None else (season[0], season[1]),
+        query=query,
+    )
+
+
+def _chunk_size(chunks: int | Mapping[str, int] | None, target: GeoBox) -> tuple[int, int]:
+    """Return chunk sizes along y and x, at most the grid's own."""
+    sizes = {"y": BLOCK, "x": BLOCK}
+    if chunks is not None:
+        sizes |= {"y": chunks, "x": chunks} if isinstance(chunks, int) else dict(chunks)
+    if set(sizes) != {"y", "x"} or not all(isinstance(size, int) and (size > 0 or size == -1) for size in sizes.values()):
+        raise CatalogError(
+            f"chunks={chunks!r}: give pixels along 'y' and 'x', such as {{'y': 1024, 'x': 1024}}; a time is a chunk."
+        )
+    rows, columns = (
+        length if sizes[dim] == -1 else min(sizes[dim], length) for dim, length in zip("yx", target.shape.yx, strict=True)
+    )
+    return rows, columns
+
+
+# ---- which items make which time
+
+
+def _on_grid(scenes: Sequence[Scene], names: Sequence[str], target: GeoBox) -> list[Scene]:
+    """Return the scenes that meet the grid and have any of the bands."""
+    whole = shapely.box(*target.boundingbox.bbox)
+    kept = [scene for scene in scenes if any(name in scene.assets for name in names) and outline(scene, target).intersects(whole)]
+    if not kept:
+        raise CatalogError(
+            f"None of the {len(scenes)} items that match meets the grid; its bounds in {target.crs} are {whole.bounds}."
+        )
+    for name in names:
+        without = [scene.id for scene in kept if name not in scene.assets]
+        if len(without) == len(kept):
+            raise BandError(f"None of the {len(kept)} items on the grid has the band {name!r}.")
+        if without:
+            warn(
+                f"{len(without)} of {len(kept)} items lack the band {name!r}, such as {without[0]!r}.", MisoxrWarning, stacklevel=3
+            )
+    return kept
+
+
+# ---- the cube
+
+
+def _cube(
+    moments: Sequence[Moment],
+    names: Sequence[str],
+    target: GeoBox,
+    size: tuple[int, int],
+    mask: str | None,
+    engine: str,
+    patch_url: PatchUrl | None,
+) -> xr.Dataset:
+    """Build the lazy (time, y, x) dataset."""
+    scenes = [scene for moment in moments for scene in moment.scenes]
+    read = [*names, CLEAR] if mask else list(names)
+    layers = ENGINES[engine](scenes, read, target, size, patch_url)
+    members = tuple(len(moment.scenes) for moment in moments)
+    merged = {}
+    for name in names:
+        arrays = [layer.rechunk({0: members}) for layer in (layers[name], layers.get(CLEAR)) if layer is not None]
+        shape = ((1,) * len(moments), *arrays[0].chunks[1:])
+        merged[name] = da.map_blocks(_first_valid, *arrays, chunks=shape, dtype="float32", meta=np.empty((0, 0, 0), "float32"))
+    times = pd.DatetimeIndex([moment.time for moment in moments]).as_unit("ns")
+    variables = {name: (("time", "y", "x"), values) for name, values in merged.items()}
+    return xr.Dataset(variables, coords={"time": ("time", times, {"standard_name": "time"})})
+
+
+def _first_valid(values: Floats, clear: Floats | None = None) -> Floats:
+    """Merge items (item, y, x) into one time (1, y, x): each pixel is the first that is valid, and clear."""
+    if clear is not None:
+        values = np.where(clear == 1, values, np.float32(np.nan))
+    merged: Floats = values[0]
+    for layer in values[1:]:
+        merged = np.where(np.isnan(merged), layer, merged)
+    return merged[None]
+
+
+# ---- what the result says of itself
+
+
+def _described(cube: xr.Dataset, catalog: Any, moments: Sequence[Moment]) -> xr.Dataset:
+    """Add units, names and provenance."""
+    scenes = [scene for moment in moments for scene in moment.scenes]
+    standard = "surface_bidirectional_reflectance" if all(scene.surface for scene in scenes) else "toa_bidirectional_reflectance"
+    known = all(scene.surface for scene in scenes) or not any(scene.surface for scene in scenes)
+    for name, variable in cube.data_vars.items():
+        if name == "observations":
+            variable.attrs |= {"units": "1", "long_name": "number of times with a valid value"}
+        else:
+            variable.attrs |= {"units": "1", "long_name": f"{name} reflectance"} | ({"standard_name": standard} if known else {})
+    cube.attrs |= {
+        "stac_item_ids": [scene.id for scene in scenes],
+        "stac_collections": sorted({scene.collection for scene in scenes if scene.collection}),
+        "misoxr_version": __version__,
+    }
+    if isinstance(catalog, str | os.PathLike):
+        cube.attrs["stac_catalog"] = redact(os.fspath(catalog))
+    simulated = sorted({scene.simulated for scene in scenes if scene.simulated})
+    if simulated:
+        cube.attrs["simulated"] = ", ".join(simulated)
+    return cube

@@ -1,0 +1,142 @@
+"""The grid that items are put on: given, that of another dataset, or worked out from the items and the area asked for."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+import xarray as xr
+from affine import Affine
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from shapely.geometry.base import BaseGeometry
+
+from misoxr.errors import CatalogError, GridError
+from misoxr.grid import geobox_of
+from misoxr.items import Scene, transformed
+
+__all__ = ["degrees_of", "given_grid", "target_grid"]
+
+LARGEST = 50_000_000
+"""Rows or columns beyond which a grid is taken for a mistake of units."""
+
+
+def given_grid(geobox: Any, like: Any, crs: Any, resolution: float | None) -> GeoBox | None:
+    """Return the grid that the caller gives in full, if so.
+
+    Raises
+    ------
+    GridError
+        If two grids are given, or the grid is not north-up.
+    """
+    if geobox is None and like is None:
+        return None
+    if sum(value is not None for value in (geobox, like)) == 2 or crs is not None or resolution is not None:
+        raise GridError("The grid is given twice; give one of geobox, like, or crs and resolution.")
+    grid = geobox if geobox is not None else geobox_of(like) if isinstance(like, xr.Dataset | xr.DataArray) else like
+    if not isinstance(grid, GeoBox):
+        raise GridError(f"The grid is a {type(grid).__name__}; geobox is an odc.geo GeoBox, like is a Dataset or DataArray.")
+    affine = grid.affine
+    if grid.crs is None or affine.b or affine.d or affine.a <= 0 or affine.e >= 0:
+        raise GridError(f"The grid {grid!r} is not north-up with a CRS; sort y descending, or reproject it first.")
+    return grid
+
+
+def target_grid(scenes: Sequence[Scene], area: BaseGeometry | None, crs: Any, resolution: float | None) -> GeoBox:
+    """Work out the grid from CRS and resolution, as far as given, and the items' own.
+
+    Its edges are multiples of the resolution where that is given, else they follow the items' pixels.
+
+    Parameters
+    ----------
+    scenes : sequence of Scene
+        Items with the bands that are wanted.
+    area : shapely geometry, optional
+        Longitude and latitude; the union of the items by default.
+    crs : str, int or CRS, optional
+        The items' by default.
+    resolution : float, optional
+        Pixel size in units of the CRS; the smallest of the bands by default.
+
+    Raises
+    ------
+    CatalogError
+        If items lie in several CRS, or lack projection metadata, and the call does not settle it.
+    GridError
+        If CRS or resolution make no sense.
+    """
+    target = _common_crs(scenes) if crs is None else _read_crs(crs)
+    if resolution is None:
+        native = _finest(scenes, target)
+        step, anchor = (native.affine.a, -native.affine.e), (native.affine.c, native.affine.f)
+    else:
+        if not (math.isfinite(resolution) and resolution > 0):
+            raise GridError(f"The resolution {resolution!r} is not a positive number of the CRS's units.")
+        step, anchor = (float(resolution), float(resolution)), (0.0, 0.0)
+    areas = [scene.extent(str(target)) for scene in scenes] if area is None else [transformed(area, "EPSG:4326", str(target))]
+    boxes = list(zip(*(one.bounds for one in areas), strict=True))
+    return _snapped((min(boxes[0]), min(boxes[1]), max(boxes[2]), max(boxes[3])), step, anchor, target)
+
+
+def degrees_of(target: GeoBox) -> tuple[float, float, float, float]:
+    """Return west, south, east, north of a grid in degrees; across the antimeridian, west lies east of east."""
+    outline = transformed(shapely.box(*target.boundingbox.bbox), str(target.crs), "EPSG:4326")
+    longitude, latitude = shapely.get_coordinates(outline).T
+    east_of_antimeridian = longitude % 360
+    if np.ptp(longitude) > 180 > np.ptp(east_of_antimeridian):
+        west, east = (((value + 180) % 360) - 180 for value in (east_of_antimeridian.min(), east_of_antimeridian.max()))
+    else:
+        west, east = longitude.min(), longitude.max()
+    return float(west), float(latitude.min()), float(east), float(latitude.max())
+
+
+def _read_crs(crs: Any) -> CRS:
+    try:
+        return CRS(f"EPSG:{crs}" if isinstance(crs, int) else crs)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise GridError(f"The CRS {crs!r} cannot be read; write it as 'EPSG:3338'.") from error
+
+
+def _common_crs(scenes: Sequence[Scene]) -> CRS:
+    """Return the one CRS of all items."""
+    found: dict[str, CRS] = {}
+    for scene in scenes:
+        crs = _own_grid(scene).crs
+        assert crs is not None
+        found[str(crs)] = crs
+    if len(found) > 1:
+        raise CatalogError(f"The items lie in several CRS, {sorted(found)}; choose one with crs and resolution, geobox or like.")
+    return next(iter(found.values()))
+
+
+def _own_grid(scene: Scene) -> GeoBox:
+    grid = scene.finest()
+    if grid is None:
+        raise CatalogError(
+            f"Item {scene.id!r} lacks projection metadata (proj:code or proj:epsg, proj:transform and proj:shape), so no grid follows "
+            "from it; give crs and resolution, geobox or like."
+        )
+    return grid
+
+
+def _finest(scenes: Sequence[Scene], target: CRS) -> GeoBox:
+    """Return the items' grid with the smallest pixels, which has to be in the target CRS."""
+    grid = min((_own_grid(scene) for scene in scenes), key=lambda box: float(box.affine.a))
+    if grid.crs != target:
+        raise GridError(f"The items lie in {grid.crs}, so {target} needs a resolution in its own units.")
+    return grid
+
+
+def _snapped(bounds: tuple[float, float, float, float], step: tuple[float, float], anchor: tuple[float, float], crs: CRS) -> GeoBox:
+    """Return the smallest grid on the lattice of steps from the anchor that covers the bounds, to a thousandth of a pixel."""
+    first, last = [], []
+    for axis in (0, 1):
+        low, high = ((bounds[end] - anchor[axis]) / step[axis] for end in (axis, axis + 2))
+        first.append(math.floor(low + 1e-3))
+        last.append(max(math.ceil(high - 1e-3), first[axis] + 1))
+    shape = last[1] - first[1], last[0] - first[0]
+    if max(shape) > LARGEST:
+        raise GridError(f"The grid would have {shape[0]} x {shape[1]} pixels; is the resolution {step[0]:g} in units of {crs}?")
+    west, north = anchor[0] + first[0] * step[0], anchor[1] + last[1] * step[1]
+    return GeoBox(shape, Affine(step[0], 0.0, west, 0.0, -step[1], north), crs)

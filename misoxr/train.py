@@ -1,0 +1,295 @@
+"""Supervised training on labelled points of a datacube: all tasks at once, labels missing where unknown."""
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, IterableDataset
+
+from misoxr._version import __version__
+from misoxr.cube import check
+from misoxr.errors import PointsError, SpecError, require
+from misoxr.folds import separate
+from misoxr.grid import geobox_of
+from misoxr.model.checkpoint import Model
+from misoxr.model.inference import choose_device
+from misoxr.model.losses import total_loss
+from misoxr.model.miso import Miso
+from misoxr.samples import Batch, Integers, Labelled, Windows, read_samples
+from misoxr.scaling import Scaling, stack
+from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec, Task
+
+require("pytorch_lightning", "train")
+import pytorch_lightning as lightning  # noqa: E402
+
+__all__ = ["fit", "spec_for"]
+
+
+def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
+    """Build a preset for a cube and points at hand.
+
+    The preset takes those of its default bands that the cube has, the tasks that the points have columns for, the cube's
+    pixel size, and the cube's extent for locations.
+
+    Raises
+    ------
+    SpecError
+        If the cube has none of the bands, or the points none of the tasks.
+    """
+    geobox = geobox_of(ds)
+    tasks = [task for task in (PERMAFROST, TAXONOMY) if task.name in points]
+    if not tasks:
+        raise SpecError(
+            f"The points have columns {list(points.columns)} and none named 'permafrost' or 'taxonomy'; name the labels with "
+            "misoxr.read_points(..., labels={'permafrost': column}), or give a ModelSpec with tasks of your own."
+        )
+    bounds = geobox.boundingbox
+    extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
+    return ModelSpec.preset(
+        name,
+        sat=[band for band in SENTINEL2 if band.name in ds],
+        cov=[band for band in COVARIATES if band.name in ds],
+        tasks=tasks,
+        pixel_size=abs(float(geobox.affine.a)),
+        location=LocationSpec(str(geobox.crs), extent),
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the loop runs; kept in the checkpoint's record."""
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    noise: float
+    ema: float
+    seed: int
+
+
+def fit(
+    ds: xr.Dataset,
+    spec: ModelSpec | str,
+    points: gpd.GeoDataFrame,
+    *,
+    val: float | gpd.GeoDataFrame = 0.2,
+    max_epochs: int = 20,
+    batch_size: int = 16,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.05,
+    label_smoothing: float = 0.05,
+    noise: float = 0.03,
+    ema: float = 0.98,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Model:
+    """Train a model on labelled points of a datacube, and return it at its best epoch.
+
+    Windows around the points are read from the cube once. A step takes windows around points drawn with weight
+    1/sqrt(class count), moved by up to a quarter window and mirrored east to west, and queries every training point in
+    them. The epoch with the least loss on a spatially separate validation set is kept.
+
+    Parameters
+    ----------
+    ds : Dataset
+        The cube, as for :func:`misoxr.predict.predict`; lazy or not.
+    spec : ModelSpec or str
+        A specification, or the name of a preset, which is then built for the cube and the points (:func:`spec_for`).
+    points : GeoDataFrame
+        From :func:`misoxr.points.read_points`; label columns are named after tasks.
+    val : float or GeoDataFrame, optional
+        Fraction of points held out for validation in whole spatial blocks of four windows, or the validation points.
+    max_epochs : int, optional
+        Epochs; in one, as many windows are seen as there are training points.
+    batch_size : int, optional
+        Windows a step.
+    learning_rate, weight_decay : float, optional
+        Of AdamW; one cycle with warm-up and cosine decay.
+    label_smoothing : float, optional
+        Share of a label's weight that is spread over all classes.
+    noise : float, optional
+        Standard deviation of the noise added to scaled inputs.
+    ema : float, optional
+        Decay of the moving average of the weights that is validated and returned.
+    seed : int, optional
+        Seed of weights, windows and validation blocks: the same seed gives the same model on the same machine.
+    device : str, optional
+        A torch device; "auto" takes CUDA where there is one.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    BandError, GridError
+        If the cube does not fit the specification, or is empty around the points.
+    PointsError
+        If no point lies in the cube or carries a label, or a label is not a class of its task.
+
+    Notes
+    -----
+    Trained by pytorch-lightning. The recipe is this package's, not the paper's: it trains small models from scratch.
+    """
+    spec = spec_for(spec, ds, points) if isinstance(spec, str) else spec
+    settings = Settings(max_epochs, batch_size, learning_rate, weight_decay, label_smoothing, noise, ema, seed)
+    geobox = check(ds, spec)
+    labelled = Labelled.of(points, spec, geobox)
+    if isinstance(val, gpd.GeoDataFrame):
+        held = Labelled.of(val, spec, geobox)
+        masks = np.arange(len(labelled) + len(held)) >= len(labelled)
+        labelled = labelled.joined(held)
+    else:
+        masks = separate(labelled.xy, fraction=val, size=4 * spec.windows.size * spec.pixel_size, seed=seed)
+    samples = read_samples(stack(ds, spec), labelled.rows, labelled.columns, spec.windows.size)
+    scaling = Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)))
+    data = Windows(spec, scaling, samples, labelled, geobox)
+    train, held_out = np.flatnonzero(~masks), np.flatnonzero(masks)
+    if not len(train) or not len(held_out):
+        raise PointsError(f"There are {len(train)} training and {len(held_out)} validation points; both are needed. Change val.")
+    with _seeded(seed):
+        network = Miso(spec)
+        steps, checks = _Steps(data, train, settings), _Checks(data, held_out)
+        record = _run(network, steps, checks, settings, choose_device(device), progress=progress)
+    record |= {"points": len(train), "validation_points": len(held_out), "misoxr_version": __version__}
+    if ds.attrs.get("simulated") or bool(points.attrs.get("simulated")) or bool(points.get("simulated", np.array([False])).any()):
+        record["simulated"] = 1
+    return Model(spec, scaling, network.cpu().eval(), record)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+class _Steps(IterableDataset[Batch]):
+    """An epoch of training batches; epochs continue one random stream."""
+
+    def __init__(self, data: Windows, points: Integers, settings: Settings) -> None:
+        self.data, self.points, self.settings = data, points, settings
+        self.weights = data.balance(points)
+        self.rng = np.random.default_rng(settings.seed)
+
+    def __len__(self) -> int:
+        return max(1, math.ceil(len(self.points) / self.settings.batch_size))
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _ in range(len(self)):
+            yield self.data.draw(self.points, self.weights, self.settings.batch_size, self.rng)
+
+
+class _Checks(IterableDataset[Batch]):
+    """The validation batches, always the same."""
+
+    def __init__(self, data: Windows, points: Integers, size: int = 32) -> None:
+        self.data, self.points, self.size = data, points, size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.points) / self.size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.points), self.size):
+            yield self.data.centred(self.points[start : start + self.size])
+
+
+class _Loop(lightning.LightningModule):
+    """The steps of training and validation, and the weights of the best epoch."""
+
+    def __init__(self, network: Miso, tasks: tuple[Task, ...], settings: Settings, steps: int) -> None:
+        super().__init__()
+        self.network, self.tasks, self.settings = network, tasks, settings
+        self.total_steps = steps * settings.max_epochs
+        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
+        self.losses: list[tuple[float, int]] = []
+        self.history: list[float] = []
+        self.best: dict[str, Tensor] = {}
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Loss of the visual and the location head on noisy windows."""
+        inputs = {name: values + self.settings.noise * torch.randn_like(values) for name, values in batch["inputs"].items()}
+        loss = self.visual_loss(self.network, inputs, batch, self.settings.label_smoothing)
+        if "location" not in batch:
+            return loss
+        logits = self.network.locate(batch["location"])
+        return loss + total_loss(self.tasks, logits, batch["labels"], self.settings.label_smoothing)
+
+    def visual_loss(self, network: Any, inputs: Mapping[str, Tensor], batch: Batch, smoothing: float = 0.0) -> Tensor:
+        """Loss of the visual head."""
+        logits = network(network.project(inputs), batch["sample"], batch["points"])
+        return total_loss(self.tasks, logits, batch["labels"], smoothing)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Follow the weights with their moving average."""
+        self.average.update_parameters(self.network)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Loss of the averaged weights."""
+        loss = self.visual_loss(self.average.module, batch["inputs"], batch)
+        self.losses.append((float(loss), len(batch["sample"])))
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the averaged weights where they are the best so far."""
+        self.history.append(sum(loss * count for loss, count in self.losses) / sum(count for _, count in self.losses))
+        self.losses.clear()
+        self.log("val_loss", self.history[-1], prog_bar=True)
+        if self.history[-1] <= min(self.history):
+            self.best = copy.deepcopy(self.average.module.state_dict())
+
+    def configure_optimizers(self) -> Any:
+        """AdamW in one cycle."""
+        rate = self.settings.learning_rate
+        optimiser = torch.optim.AdamW(self.network.parameters(), rate, weight_decay=self.settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=self.total_steps)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's notes on devices and products, and its advice on workers: windows are cut in this process on purpose."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _run(network: Miso, steps: _Steps, checks: _Checks, settings: Settings, device: str, *, progress: bool) -> dict[str, Any]:
+    """Train the network in place, leave it at its best epoch, and return the record."""
+    with _quiet():
+        loop = _Loop(network, steps.data.spec.tasks, settings, len(steps))
+        trainer = lightning.Trainer(
+            accelerator="gpu" if device.startswith("cuda") else "cpu",
+            devices=[torch.device(device).index or 0] if device.startswith("cuda") else 1,
+            max_epochs=settings.max_epochs,
+            gradient_clip_val=1.0,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+        )
+        trainer.fit(loop, DataLoader(steps, batch_size=None), DataLoader(checks, batch_size=None))
+    network.load_state_dict(loop.best)
+    return {"settings": asdict(settings), "best_epoch": int(np.argmin(loop.history)), "validation_loss": loop.history}

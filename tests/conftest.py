@@ -1,0 +1,99 @@
+"""Small cubes and models that many tests share."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+
+import dask
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+import misoxr  # noqa: F401
+from misoxr.grid import assign
+from misoxr.model.checkpoint import Model
+from misoxr.model.miso import Miso
+from misoxr.scaling import Scaling
+from misoxr.spec import Band, EncoderSpec, ModelSpec, WindowSpec
+
+ORIGIN = (300_000.0, 1_500_000.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the models of tests out of the user's cache."""
+    before = os.environ.get("MISOXR_CACHE")
+    os.environ["MISOXR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["MISOXR_CACHE"]
+    else:
+        os.environ["MISOXR_CACHE"] = before
+
+
+def make_cube(
+    shape: tuple[int, int], bands: tuple[Band, ...], pixel_size: float = 20.0, seed: int = 0, origin: tuple[float, float] = ORIGIN
+) -> xr.Dataset:
+    """A NumPy-backed cube of smooth noise, positive, in the bands' own units."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(seed)
+    data = {}
+    for band in bands:
+        noise = gaussian_filter(rng.standard_normal(shape), 3) * 8
+        values = 180 + 60 * noise if band.kind == "circular" else np.exp(noise) * 0.2
+        data[band.name] = (("y", "x"), values.astype("float32"), {"units": band.units})
+    from affine import Affine
+
+    affine = Affine(pixel_size, 0, origin[0], 0, -pixel_size, origin[1])
+    return assign(xr.Dataset(data), GeoBox(shape, affine, "EPSG:3338"))
+
+
+def tiny_spec(size: int = 16, stride: int = 12, taper: str = "cosine", **changes: object) -> ModelSpec:
+    """A specification small enough to build and run in milliseconds."""
+    encoder = EncoderSpec("resnet18", ((8, 8),) * 3, {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}, stages=(0, 1, 2))
+    spec = ModelSpec.preset("miso-nano", sat=["red", "nir"], cov=["aspect", "elevation"], pixel_size=20)
+    modalities = tuple(replace(modality, encoder=encoder) for modality in spec.modalities)
+    return replace(spec, modalities=modalities, width=16, windows=WindowSpec(size, size, stride, taper), **changes)
+
+
+def make_model(spec: ModelSpec, seed: int = 0) -> Model:
+    """A model with random weights and a scaling fitted on a cube of noise."""
+    cube = make_cube((64, 64), spec.bands, seed=seed)
+    pixels = np.stack([cube[band.name].values.ravel() for band in spec.bands])
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Miso(spec)
+    for name, parameter in network.named_parameters():
+        # Heads of full strength: a map of random weights must vary for a difference between two maps to show.
+        if name.startswith(("heads", "location_heads")) and parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=3.0 / parameter.shape[1] ** 0.5, generator=torch.Generator().manual_seed(seed))
+    return Model(spec, Scaling.fit(spec, pixels), network.eval())
+
+
+@pytest.fixture(scope="session")
+def spec() -> ModelSpec:
+    return tiny_spec()
+
+
+@pytest.fixture(scope="session")
+def model(spec: ModelSpec) -> Model:
+    return make_model(spec)
+
+
+@pytest.fixture
+def no_compute() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which any Dask computation is an error."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a lazy step computed")
+
+    @contextmanager
+    def guard() -> Iterator[None]:
+        with dask.config.set(scheduler=refuse):
+            yield
+
+    return guard

@@ -1,0 +1,29 @@
+"""What importing costs, and what the package shows."""
+
+import subprocess
+import sys
+
+import pytest
+
+import misoxr
+
+HEAVY = ("torch", "timm", "rasterio", "rioxarray", "stackstac", "odc.stac", "sklearn", "matplotlib", "pytorch_lightning")
+
+
+def test_import_loads_neither_torch_nor_rasterio():
+    code = f"import sys, misoxr; print([name for name in {HEAVY!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(misoxr, name) is not None for name in misoxr.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Modell'"):
+        misoxr.Modell  # noqa: B018
+
+
+def test_missing_extras_are_named():
+    from misoxr.errors import MissingDependencyError, require
+
+    with pytest.raises(MissingDependencyError, match=r"pip install 'misoxr\[plot\]'"):
+        require("no_such_module", "plot")

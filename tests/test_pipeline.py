@@ -1,0 +1,61 @@
+"""The main job on a small simulated scene: STAC API, HTTP, training, and a map from a cluster of processes."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster
+from servers import range_server, stac_api
+
+import misoxr
+from misoxr import simulate
+from misoxr.spec import SENTINEL2
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A simulated scene behind real servers: the lazy cube with covariates, the points and the truth."""
+    directory = tmp_path_factory.mktemp("scene")
+    with range_server(directory) as files:
+        written = simulate.write(directory, shape=(256, 300), n_points=400, base_url=f"{files}/")
+        with stac_api(written.items) as api:
+            options = {"collections": ["sentinel-2-l2a-simulated"], "years": range(2019, 2024), "season": ("06-20", "08-20")}
+            image = misoxr.open_stac(api, reduce="median", crs="EPSG:3338", resolution=20, chunks=128, **options)
+            covariates = {name: f"{files}/covariates/{path.name}" for name, path in written.covariates.items()}
+            yield image.miso.add(**covariates), written, (api, options)
+
+
+def test_composites_agree_and_know_where_they_come_from(scene):
+    image, _, (api, options) = scene
+    cube = misoxr.open_stac(api, crs="EPSG:3338", resolution=20, chunks=128, bands=["red", "nir"], **options)
+    both = cube.miso.composite()
+    np.testing.assert_array_equal(both.red, image.red)
+    np.testing.assert_array_equal(both.nir, image.nir)
+    assert image.attrs["simulated"]
+    assert len(image.attrs["stac_item_ids"]) >= 6
+
+
+def test_the_composite_is_the_lands_reflectance(scene):
+    image, _, _ = scene
+    land = simulate.landscape((256, 300))
+    for band in ("red", "nir"):
+        difference = np.abs(image[band].values - land[band].values)
+        assert np.nanmedian(difference) < 0.03
+
+
+def test_train_predict_and_write_on_a_cluster_of_processes(scene, tmp_path):
+    image, written, _ = scene
+    cube = image[[band.name for band in SENTINEL2] + ["aspect", "elevation", "slope"]]
+    points = misoxr.read_points(written.points, labels={"permafrost": "permafrost", "taxonomy": "taxonomy"})
+    model = cube.miso.fit("miso-nano", points, max_epochs=1, progress=False, device="cpu")
+    assert model.record["simulated"] == 1
+    maps = cube.miso.predict(model, device="cpu")
+    maps.miso.to_zarr(tmp_path / "threads.zarr", progress=False)
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, Client(cluster):
+        maps.miso.to_zarr(tmp_path / "processes.zarr", progress=False)
+    one, other = (misoxr.open_maps(tmp_path / f"{name}.zarr").compute() for name in ("threads", "processes"))
+    np.testing.assert_allclose(one.permafrost_probability, other.permafrost_probability, atol=1e-5)
+    np.testing.assert_allclose(one.taxonomy_probability, other.taxonomy_probability, atol=1e-5)
+    assert one.permafrost_probability.notnull().mean() > 0.95
+    assert one.attrs["simulated"] == 1
+    plain = xr.open_zarr(tmp_path / "processes.zarr", consolidated=False, decode_coords="all")
+    assert plain.rio.crs == "EPSG:3338"

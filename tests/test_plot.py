@@ -1,0 +1,50 @@
+"""Pictures show every map, in the classes' own colours, and never load more than they show."""
+
+import dask.array as da
+import matplotlib
+import numpy as np
+import pytest
+
+from misoxr.errors import BandError
+from misoxr.plot import _coarse, classes, plot
+from tests.conftest import make_cube
+
+matplotlib.use("Agg")
+
+
+def test_a_map_has_a_panel_for_each_layer(model, spec):
+    cube = make_cube((40, 40), spec.bands)
+    maps = cube.miso.predict(model, device="cpu").compute()
+    maps.attrs["simulated"] = 1
+    figure = maps.miso.plot()
+    drawn = [axis for axis in figure.axes if axis.images and axis.get_xlabel() == "x (km)"]
+    assert len(drawn) == 2
+    assert "Simulated" in figure.get_suptitle()
+    legend = drawn[1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == list(spec.task("taxonomy").classes)
+    left, right, bottom, top = drawn[0].images[0].get_extent()
+    assert (left, right, bottom, top) == pytest.approx((300.0, 300.8, 1499.2, 1500.0))
+
+
+def test_classes_are_drawn_in_their_colours(model, spec):
+    cube = make_cube((20, 20), spec.bands)
+    maps = cube.miso.predict(model, device="cpu").compute()
+    maps["taxonomy"][3, 4] = 255
+    _, axes = matplotlib.pyplot.subplots()
+    classes(maps.taxonomy, axes)
+    image = axes.images[0].get_array()
+    colours = [matplotlib.colors.to_rgb(colour) for colour in spec.task("taxonomy").colors]
+    assert image[3, 4] == pytest.approx((1, 1, 1))
+    assert image[0, 0] == pytest.approx(colours[int(maps.taxonomy[0, 0])])
+
+
+def test_large_maps_are_thinned(spec):
+    cube = make_cube((4, 4), spec.bands)
+    large = cube.red.copy(data=da.zeros((4, 4), chunks=2)).isel(y=np.repeat(range(4), 500), x=np.repeat(range(4), 500))
+    assert _coarse(large).shape == (1000, 1000)
+
+
+def test_true_colour_needs_its_bands(model, spec):
+    cube = make_cube((20, 20), spec.bands)
+    with pytest.raises(BandError, match="green"):
+        plot(cube.miso.predict(model, device="cpu"), image=cube)

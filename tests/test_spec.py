@@ -1,0 +1,96 @@
+"""Specifications: round trips, presets, and refusals."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from misoxr.errors import SpecError
+from misoxr.spec import ALASKA, PERMAFROST, TAXONOMY, Band, LocationSpec, ModelSpec, Task, WindowSpec
+
+PRESETS = ("miso-base", "miso-small", "miso-nano")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("cov", [None, ()])
+def test_presets_survive_json(name, cov):
+    spec = ModelSpec.preset(name, cov=cov, pixel_size=20)
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@given(
+    st.integers(3, 300).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, 512), st.integers(1, size - 1))),
+    st.sampled_from(["cosine", "linear", "gaussian"]),
+    st.floats(0.1, 1e4),
+    st.lists(st.text("abcdefgh", min_size=1), min_size=1, max_size=6, unique=True),
+    st.booleans(),
+)
+def test_any_specification_survives_json(window, taper, pixel_size, bands, located):
+    spec = replace(
+        ModelSpec.preset(
+            "miso-nano", sat=bands, cov=[Band("slope_", "degree", "circular")], tasks=[TAXONOMY], pixel_size=pixel_size
+        ),
+        windows=WindowSpec(*window, taper),
+        location=ALASKA if located else None,
+    )
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_presets_take_the_papers_inputs_and_tasks():
+    spec = ModelSpec.preset("miso-base")
+    assert [len(modality.bands) for modality in spec.modalities] == [9, 10]
+    assert [modality.required for modality in spec.modalities] == [True, False]
+    assert spec.modalities[1].channels == 11  # aspect enters as sine and cosine
+    assert spec.task("taxonomy").outputs == 7
+    assert spec.task("permafrost").outputs == 1
+    assert ModelSpec.preset("miso-nano", sat=()).modalities[0].required
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(colour="red"), "ModelSpec has no .*colour"),
+        (lambda d: d["windows"].update(padding=3), "WindowSpec has no .*padding"),
+        (lambda d: d["modalities"][0]["bands"][0].update(scale=1), "Band has no .*scale"),
+        (lambda d: d.pop("tasks"), "ModelSpec cannot be built: .*tasks"),
+        (lambda d: d.update(pixel_size="ten"), "ModelSpec cannot be built"),
+        (lambda d: d.update(query="cubic"), "Unknown query 'cubic'"),
+        (lambda d: d.update(windows=3), "WindowSpec is built from a mapping, not from 3"),
+        (lambda d: d.update(tasks=7), "list is needed where 7 stands"),
+        (lambda d: d["location"].update(extent=[0, 1, 2]), "4 values are needed"),
+        (lambda d: d["windows"].update(stride=1000), "leaves gaps"),
+    ],
+)
+def test_a_dict_that_does_not_fit_is_refused(change, message):
+    values = json.loads(json.dumps(ModelSpec.preset("miso-nano").to_dict()))
+    change(values)
+    with pytest.raises(SpecError, match=message):
+        ModelSpec.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ModelSpec.preset("miso-huge"), r"Unknown preset 'miso-huge'; use one of \['miso-base'"),
+        (lambda: ModelSpec.preset("miso-nano", sat=["red", "red"]), "stands twice"),
+        (lambda: ModelSpec.preset("miso-nano", sat=(), cov=()), "at least one modality"),
+        (lambda: ModelSpec.preset("miso-nano", tasks=()), "at least one task"),
+        (lambda: ModelSpec.preset("miso-nano", pixel_size=0), "must be positive"),
+        (lambda: ModelSpec.preset("miso-nano").task("peat"), "no task 'peat'"),
+        (lambda: WindowSpec(64, 64, 64), "no overlap"),
+        (lambda: WindowSpec(1, 64, 1), "too small"),
+        (lambda: WindowSpec(64, 64, 32, "hann"), "Unknown taper"),
+        (lambda: WindowSpec(64, 64, 32, anchor="chunk"), "Unknown anchor"),
+        (lambda: Band("aspect", "degree", "round"), "kind 'round'"),
+        (lambda: Task("ice", "binary", ("a", "b", "c")), "needs two classes"),
+        (lambda: Task("ice", "multiclass", ("a", "b")), "3 to 254"),
+        (lambda: Task("ice", "ordinal"), "unknown kind"),
+        (lambda: replace(PERMAFROST, colors=("#fff",)), "2 classes and 1 colors"),
+        (lambda: LocationSpec("EPSG:3338", (5, 0, 1, 9)), "empty"),
+    ],
+)
+def test_contradictions_are_refused(build, message):
+    with pytest.raises(SpecError, match=message):
+        build()

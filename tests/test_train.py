@@ -1,0 +1,127 @@
+"""Training: it learns, it repeats itself, it keeps the best epoch, and it refuses what cannot be learnt."""
+
+import geopandas as gpd
+import numpy as np
+import pytest
+
+from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError
+from misoxr.model.checkpoint import Model
+from misoxr.train import spec_for
+from tests.conftest import make_cube, tiny_spec
+
+
+@pytest.fixture(scope="module")
+def scene(spec):
+    """A cube, and points whose labels follow from it: permafrost where red is bright, order by nir."""
+    cube = make_cube((160, 160), spec.bands)
+    rng = np.random.default_rng(5)
+    rows, columns = rng.integers(0, 160, (2, 400))
+    red, nir = cube.red.values[rows, columns], cube.nir.values[rows, columns]
+    points = gpd.GeoDataFrame(
+        {
+            "permafrost": np.where(rng.random(400) < 0.8, red > np.median(red), np.nan),
+            "taxonomy": np.where(rng.random(400) < 0.8, np.where(nir > np.median(nir), "Gelisols", "Histosols"), None),
+        },
+        geometry=gpd.points_from_xy(300_010 + 20.0 * columns, 1_499_990 - 20.0 * rows),
+        crs="EPSG:3338",
+    )
+    return cube, points
+
+
+@pytest.fixture(scope="module")
+def fitted(scene, spec):
+    cube, points = scene
+    return cube.chunk({"y": 50, "x": 70}).miso.fit(spec, points, max_epochs=12, seed=3, progress=False, device="cpu")
+
+
+def test_it_learns_all_tasks_from_missing_labels(scene, fitted):
+    cube, _ = scene
+    maps = cube.miso.predict(fitted, device="cpu").compute()
+    red, nir = cube.red.values, cube.nir.values
+    sure = np.abs(np.log(red / np.median(red))) > 0.3
+    assert ((maps.permafrost_probability.values > 0.5) == (red > np.median(red)))[sure].mean() > 0.85
+    sure = np.abs(np.log(nir / np.median(nir))) > 0.3
+    gelisols = maps.taxonomy_probability.sel(taxon="Gelisols").values > maps.taxonomy_probability.sel(taxon="Histosols").values
+    assert (gelisols == (nir > np.median(nir)))[sure].mean() > 0.85
+
+
+def test_the_location_head_is_trained_too(scene, fitted):
+    cube, _ = scene
+    maps = cube.miso.predict(fitted, location=True, device="cpu").compute()
+    others = maps.taxonomy_location_probability.drop_sel(taxon=["Gelisols", "Histosols"]).sum("taxon")
+    assert float(others.mean()) < 0.3
+
+
+def test_the_record_tells_how(fitted):
+    history = fitted.record["validation_loss"]
+    assert len(history) == 12
+    assert history[fitted.record["best_epoch"]] == min(history) < history[0]
+    assert fitted.record["settings"]["seed"] == 3
+    assert fitted.record["points"] > fitted.record["validation_points"] > 0
+    assert "simulated" not in fitted.record
+
+
+def test_the_same_seed_gives_the_same_model(scene, spec):
+    cube, points = scene
+    one, other, third = (cube.miso.fit(spec, points, max_epochs=1, seed=seed, progress=False, device="cpu") for seed in (1, 1, 2))
+    assert one.sha256 == other.sha256 != third.sha256
+
+
+def test_a_saved_model_predicts_the_same(scene, fitted, tmp_path):
+    cube, _ = scene
+    fitted.save(tmp_path / "model.safetensors")
+    loaded = Model.load(tmp_path / "model.safetensors")
+    assert loaded.spec == fitted.spec
+    assert loaded.scaling == fitted.scaling
+    assert loaded.record == fitted.record
+    one = cube.miso.predict(fitted, device="cpu").compute()
+    other = cube.miso.predict(tmp_path / "model.safetensors", device="cpu").compute()
+    np.testing.assert_array_equal(one.permafrost_probability, other.permafrost_probability)
+
+
+def test_validation_points_of_ones_own(scene, spec):
+    cube, points = scene
+    model = cube.miso.fit(spec, points.iloc[:300], val=points.iloc[300:], max_epochs=1, progress=False, device="cpu")
+    assert model.record["validation_points"] <= 100
+    assert model.record["points"] <= 300
+
+
+def test_a_preset_is_built_for_the_cube(scene):
+    cube, points = scene
+    spec = spec_for("miso-nano", cube, points)
+    assert [band.name for band in spec.bands] == ["red", "nir", "aspect", "elevation"]
+    assert spec.pixel_size == 20
+    assert spec.location.extent == (300_000, 1_496_800, 303_200, 1_500_000)
+    assert [task.name for task in spec_for("miso-nano", cube, points[["permafrost", "geometry"]]).tasks] == ["permafrost"]
+    with pytest.raises(SpecError, match="read_points"):
+        spec_for("miso-nano", cube, points[["geometry"]])
+
+
+def test_what_cannot_be_learnt_is_refused(scene, spec):
+    cube, points = scene
+    options = {"max_epochs": 1, "progress": False, "device": "cpu"}
+    with pytest.raises(BandError, match="no valid pixel"):
+        (cube * np.nan).assign_coords(cube.coords).map(lambda a: a.assign_attrs(units="1")).assign(
+            aspect=cube.aspect, elevation=cube.elevation
+        ).miso.fit(spec, points, **options)
+    with pytest.raises(PointsError, match="outside"):
+        cube.miso.fit(spec, points.set_geometry(points.translate(1e6)), **options)
+    with pytest.raises(PointsError, match="Permosols"):
+        cube.miso.fit(spec, points.replace({"taxonomy": {"Gelisols": "Permosols"}}), **options)
+    with pytest.raises(GridError, match="no CRS"):
+        cube.drop_vars("spatial_ref").miso.fit(spec, points, **options)
+    with pytest.raises(PointsError, match="validation"):
+        cube.miso.fit(spec, points, val=points.iloc[:0], **options)
+    far = points.copy()
+    far.loc[0, "geometry"] = far.geometry[0].__class__(0, 0)
+    with pytest.warns(MisoxrWarning, match="outside"):
+        cube.miso.fit(spec, far, **options)
+
+
+def test_windows_larger_than_the_cube(scene):
+    cube, points = scene
+    inside = points[(points.geometry.x < 300_400) & (points.geometry.y > 1_499_000)]
+    model = cube.isel(y=slice(0, 50), x=slice(0, 20)).miso.fit(
+        tiny_spec(size=32, stride=24), inside, max_epochs=1, progress=False, device="cpu"
+    )
+    assert np.isfinite(model.record["validation_loss"]).all()

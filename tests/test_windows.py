@@ -1,0 +1,124 @@
+"""Windows: every pixel covered, the lattice on the ground, weights continuous and never zero together."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from misoxr.spec import WindowSpec
+from misoxr.windows import plan
+
+GOLDEN = Path(__file__).parents[1].parent / "shared" / "reference" / "golden.safetensors"
+
+
+@st.composite
+def specs(
+    draw: st.DrawFn, tapers: tuple[str, ...] = ("cosine", "linear", "gaussian"), anchors: tuple[str, ...] = ("crs", "dataset")
+):
+    size = draw(st.integers(2, 40))
+    taper = draw(st.sampled_from(tapers))
+    stride = draw(st.integers(1, size if taper == "gaussian" else size - 1))
+    return WindowSpec(size, size, stride, taper, draw(st.sampled_from(anchors)))
+
+
+lengths = st.integers(1, 130)
+offsets = st.integers(-1000, 1000)
+
+
+@given(specs(), lengths, lengths, offsets, offsets)
+def test_windows_cover_every_pixel_and_stay_inside(spec, height, width, top, left):
+    windows = plan((height, width), spec, (top, left))
+    for axis, length in ((windows.y, height), (windows.x, width)):
+        covered = np.zeros(length, dtype=int)
+        for start in axis.starts:
+            assert start >= 0
+            assert start + axis.size <= length
+            covered[start : start + axis.size] += 1
+        assert covered.min() >= 1
+        assert axis.starts[0] == 0
+        assert axis.starts[-1] + axis.size == length
+        assert max(np.diff(axis.starts), default=0) <= spec.stride
+        assert list(axis.starts) == sorted(set(axis.starts))
+
+
+@given(specs(anchors=("crs",)), lengths, offsets, st.integers(0, 60), st.integers(0, 60))
+def test_a_larger_dataset_has_the_same_inner_windows(spec, length, offset, before, after):
+    small = {start + offset for start in plan((length, 1), spec, (offset, 0)).y.starts}
+    edges = {offset, offset + max(length - spec.size, 0)}
+    large = {start + offset - before for start in plan((length + before + after, 1), spec, (offset - before, 0)).y.starts}
+    assert small - edges <= large
+    on_lattice = {start for start in large if start % spec.stride == 0 and offset <= start and start + spec.size <= offset + length}
+    assert on_lattice <= small
+
+
+@given(specs(), lengths, offsets)
+def test_weights_never_vanish_together_at_a_pixel_centre(spec, length, offset):
+    axis = plan((length, 1), spec, (offset, 0)).y
+    centres = np.arange(length) + 0.5
+    total = np.zeros(length)
+    for start in axis.starts:
+        inside = (centres > start) & (centres < start + axis.size)
+        weight = axis.weight(start, centres[inside])
+        assert (weight >= 0).all()
+        total[inside] += weight
+    assert total.min() > 1e-4
+
+
+@given(specs(tapers=("cosine", "linear")), lengths, offsets)
+def test_weights_are_continuous_and_fall_to_zero_at_inner_borders(spec, length, offset):
+    axis = plan((length, 1), spec, (offset, 0)).y
+    ramp = min(spec.size - spec.stride, spec.size / 2)
+    for start in axis.starts:
+        end = start + axis.size
+        assert axis.weight(start, np.array([start]))[0] == pytest.approx(1.0 if start == 0 else 0.0, abs=1e-12)
+        assert axis.weight(start, np.array([end]))[0] == pytest.approx(1.0 if end == length else 0.0, abs=1e-12)
+        fine = np.linspace(start, end, 997)
+        steps = np.abs(np.diff(axis.weight(start, fine)))
+        assert steps.max() <= 1.6 * (fine[1] - fine[0]) / ramp + 1e-12
+
+
+@given(specs(), lengths, offsets, st.data())
+def test_meeting_and_halo_hold_exactly_the_windows_of_a_block(spec, length, offset, data):
+    axis = plan((length, 1), spec, (offset, 0)).y
+    start = data.draw(st.integers(0, length - 1))
+    stop = data.draw(st.integers(start + 1, length))
+    expected = [s for s in axis.starts if set(range(s, s + axis.size)) & set(range(start, stop))]
+    assert list(axis.meeting(start, stop)) == expected
+    first, last = axis.halo(start, stop)
+    assert first == min(expected)
+    assert last == max(expected) + axis.size
+    assert first <= start
+    assert last >= stop
+
+
+def test_windows_of_a_block_are_the_product_of_both_axes():
+    windows = plan((100, 70), WindowSpec(16, 16, 12), (5, 3))
+    found = set(windows.windows((20, 40), (0, 10)))
+    brute = {(r, c) for r in windows.y.starts for c in windows.x.starts if r < 40 and r + 16 > 20 and c < 10}
+    assert found == brute
+
+
+def test_a_dataset_smaller_than_a_window_has_one_window_of_full_weight():
+    axis = plan((7, 300), WindowSpec(64, 64, 48), (11, 0)).y
+    assert axis.starts == (0,)
+    assert axis.size == 7
+    np.testing.assert_array_equal(axis.weight(0, np.arange(7) + 0.5), 1.0)
+
+
+def test_the_published_tile_has_the_published_windows():
+    windows = plan((375, 375), WindowSpec(250, 256, 125, "gaussian", "dataset"), (17, 4))
+    assert windows.y.starts == windows.x.starts == (0, 125)
+    tile = plan((5000, 5000), WindowSpec(250, 256, 125, "gaussian", "dataset"))
+    assert len(tile.y.starts) * len(tile.x.starts) == 1521
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the golden vectors are not beside the repository")
+def test_the_gaussian_taper_is_the_published_window():
+    from safetensors.numpy import load_file
+
+    golden = load_file(GOLDEN)["blend.gaussian250"]
+    axis = plan((250, 250), WindowSpec(250, 256, 125, "gaussian")).y
+    weight = axis.weight(0, np.arange(250) + 0.5)
+    np.testing.assert_allclose(np.outer(weight, weight), golden, rtol=1e-6)
