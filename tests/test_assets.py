@@ -11,12 +11,12 @@ from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+from servers import range_server
 
-from misoxr import hrefs
-from misoxr.assets import Asset, Reader
 from misoxr.errors import AssetError
-from misoxr.hrefs import gdal_path, redact, resolve
-from tests.servers import range_server
+from misoxr.stac import hrefs
+from misoxr.stac.assets import Asset, Reader
+from misoxr.stac.hrefs import gdal_path, redact, resolve
 from tests.stac_scenes import counts, write_cog
 
 WEST, NORTH = 500_000.0, 7_200_000.0

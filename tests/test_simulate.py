@@ -17,11 +17,11 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from misoxr import simulate
 from misoxr.errors import GridError, PointsError
-from misoxr.granules import ACQUISITIONS, COLLECTION, write_granules
 from misoxr.grid import geobox_of, pixels
 from misoxr.simulate import SIMULATOR_VERSION, TRUTH, Simulation, bayes_scores, landscape, points
+from misoxr.simulate.granules import ACQUISITIONS, COLLECTION, write_granules
+from misoxr.simulate.terrain import gradient
 from misoxr.spec import COVARIATES, SENTINEL2, SOIL_ORDERS
-from misoxr.terrain import gradient
 
 SMALL = (96, 160)
 RANGES = {

@@ -18,9 +18,9 @@ from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
 from misoxr.grid import geobox_of
-from misoxr.landscape import CLEAR_SUN, SIMULATOR_VERSION, incidence
+from misoxr.simulate.nature import CLEAR_SUN, SIMULATOR_VERSION, incidence
+from misoxr.simulate.terrain import Floats, generator, noise
 from misoxr.spec import COVARIATES, SENTINEL2
-from misoxr.terrain import Floats, generator, noise
 
 __all__ = ["ACQUISITIONS", "COLLECTION", "Acquisition", "write_covariates", "write_granules"]
 
@@ -118,7 +118,7 @@ def write_granules(
     directory : Path
         Gets ``items.json`` and a directory per granule.
     truth : Dataset
-        From :func:`misoxr.simulate.landscape`.
+        From :func:`misoxr.simulate.nature`.
     acquisitions : iterable of Acquisition
         The passes.
     seed : int

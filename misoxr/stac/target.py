@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from misoxr.errors import CatalogError, GridError
 from misoxr.grid import geobox_of
-from misoxr.items import Scene, transformed
+from misoxr.stac.items import Scene, transformed
 
 __all__ = ["degrees_of", "given_grid", "target_grid"]
 

@@ -17,7 +17,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import AssetError
-from misoxr.hrefs import http_session, open_raster, redact, resolve
+from misoxr.stac.hrefs import http_session, open_raster, redact, resolve
 
 __all__ = ["CLEAR", "Asset", "PatchUrl", "Reader", "transformer"]
 
@@ -46,7 +46,7 @@ class Asset:
     item, band : str
         Named in errors.
     href : str
-        Checked by :func:`misoxr.hrefs.resolve`.
+        Checked by :func:`misoxr.stac.hrefs.resolve`.
     root : str, optional
         Directory of the local catalogue, where it is local.
     kind : {"reflectance", "clear"}

@@ -10,8 +10,8 @@ from typing import Any
 import shapely.geometry
 
 from misoxr.errors import AssetError, CatalogError
-from misoxr.filters import Filters, name_of, rfc3339, time_of
-from misoxr.hrefs import CLOUD, HTTP, TIMEOUT, http_session, is_remote, redact, resolve
+from misoxr.stac.filters import Filters, name_of, rfc3339, time_of
+from misoxr.stac.hrefs import CLOUD, HTTP, TIMEOUT, http_session, is_remote, redact, resolve
 
 __all__ = ["Found", "find"]
 

@@ -17,13 +17,13 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy import sparse, stats
 
-from misoxr import landscape as nature
 from misoxr.errors import GridError, PointsError
-from misoxr.granules import ACQUISITIONS, Acquisition, write_covariates, write_granules
 from misoxr.grid import assign, geobox_of, pixels
-from misoxr.landscape import GELISOLS, SIMULATOR_VERSION
+from misoxr.simulate import nature
+from misoxr.simulate.granules import ACQUISITIONS, Acquisition, write_covariates, write_granules
+from misoxr.simulate.nature import GELISOLS, SIMULATOR_VERSION
+from misoxr.simulate.terrain import Terrain, generator, terrain
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, SOIL_ORDERS, TAXONOMY, Task
-from misoxr.terrain import Terrain, generator, terrain
 
 __all__ = ["SIMULATOR_VERSION", "TRUTH", "Simulation", "bayes_scores", "landscape", "points", "write"]
 

@@ -15,17 +15,17 @@ from odc.geo.geobox import GeoBox
 
 from misoxr import grid
 from misoxr._version import __version__
-from misoxr.assets import CLEAR, PatchUrl
-from misoxr.catalog import find
-from misoxr.composite import composite, outline
 from misoxr.cube import in_season
-from misoxr.engines import ENGINES
 from misoxr.errors import BandError, CatalogError, MisoxrWarning
-from misoxr.filters import Filters, area_of, interval_of
-from misoxr.hrefs import redact
-from misoxr.items import Moment, Scene, moments_of, scenes_of
 from misoxr.spec import SENTINEL2
-from misoxr.target import degrees_of, given_grid, target_grid
+from misoxr.stac.assets import CLEAR, PatchUrl
+from misoxr.stac.catalog import find
+from misoxr.stac.composite import composite, outline
+from misoxr.stac.engines import ENGINES
+from misoxr.stac.filters import Filters, area_of, interval_of
+from misoxr.stac.hrefs import redact
+from misoxr.stac.items import Moment, Scene, moments_of, scenes_of
+from misoxr.stac.target import degrees_of, given_grid, target_grid
 
 __all__ = ["open_stac"]
 

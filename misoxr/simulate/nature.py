@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from misoxr.simulate.terrain import Floats, Terrain, generator, gradient, noise, wander
 from misoxr.spec import SENTINEL2, SOIL_ORDERS
-from misoxr.terrain import Floats, Terrain, generator, gradient, noise, wander
 
 __all__ = [
     "CLEAR_SUN",

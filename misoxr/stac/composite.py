@@ -15,9 +15,9 @@ from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
-from misoxr.assets import CLEAR, Asset, PatchUrl, Reader
 from misoxr.cube import reduce_time
-from misoxr.items import Moment, Scene
+from misoxr.stac.assets import CLEAR, Asset, PatchUrl, Reader
+from misoxr.stac.items import Moment, Scene
 
 __all__ = ["composite", "outline", "reduce_block"]
 

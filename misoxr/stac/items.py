@@ -15,11 +15,11 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
-from misoxr.assets import CLEAR, Asset, transformer
-from misoxr.catalog import Found
 from misoxr.errors import AssetError, BandError, CatalogError
-from misoxr.filters import footprint_of, name_of, time_of
-from misoxr.hrefs import resolve
+from misoxr.stac.assets import CLEAR, Asset, transformer
+from misoxr.stac.catalog import Found
+from misoxr.stac.filters import footprint_of, name_of, time_of
+from misoxr.stac.hrefs import resolve
 
 __all__ = ["Moment", "Scene", "moments_of", "scenes_of", "transformed"]
 
