@@ -8,6 +8,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from misoxr.errors import BandError, require
+from misoxr.grid import geobox_of
 
 __all__ = ["classes", "plot", "probability", "true_colour"]
 
@@ -21,9 +22,9 @@ def _coarse(array: xr.DataArray) -> xr.DataArray:
 
 
 def _extent(array: xr.DataArray) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top in kilometres."""
-    x, y = (array[name].values / 1000 for name in ("x", "y"))
-    return float(x[0]), float(x[-1]), float(y[-1]), float(y[0])
+    """Left, right, bottom and top edge in kilometres."""
+    box = geobox_of(array).boundingbox
+    return box.left / 1000, box.right / 1000, box.bottom / 1000, box.top / 1000
 
 
 def true_colour(ds: xr.Dataset, axis: Any) -> None:
@@ -33,12 +34,12 @@ def true_colour(ds: xr.Dataset, axis: Any) -> None:
         raise BandError(f"True colour needs red, green and blue; {missing} are missing.")
     rgb = np.stack([_coarse(ds[name]).values for name in ("red", "green", "blue")], axis=-1)
     low, high = np.nanpercentile(rgb, [2, 98], axis=(0, 1))
-    axis.imshow(np.nan_to_num(np.clip((rgb - low) / (high - low), 0, 1), nan=1.0), extent=_extent(_coarse(ds["red"])))
+    axis.imshow(np.nan_to_num(np.clip((rgb - low) / (high - low), 0, 1), nan=1.0), extent=_extent(ds["red"]))
 
 
 def probability(array: xr.DataArray, axis: Any) -> None:
     """Draw a probability from 0 to 1, with a colour bar."""
-    image = axis.imshow(_coarse(array).values, extent=_extent(_coarse(array)), cmap="RdYlBu", vmin=0, vmax=1)
+    image = axis.imshow(_coarse(array).values, extent=_extent(array), cmap="RdYlBu", vmin=0, vmax=1)
     axis.figure.colorbar(image, ax=axis, shrink=0.7, label=array.attrs.get("long_name", array.name))
 
 
@@ -52,7 +53,7 @@ def classes(array: xr.DataArray, axis: Any) -> None:
     codes: npt.NDArray[np.int64] = np.nan_to_num(coarse.values.astype("float64"), nan=255).astype("int64")
     table = np.ones((256, 3))
     table[: len(names)] = rgb
-    axis.imshow(table[codes], extent=_extent(coarse), interpolation="nearest")
+    axis.imshow(table[codes], extent=_extent(array), interpolation="nearest")
     handles = [patches.Patch(color=color, label=name) for color, name in zip(rgb, names, strict=True)]
     axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
 

@@ -224,13 +224,15 @@ def place(points: gpd.GeoDataFrame, geobox: GeoBox) -> tuple[gpd.GeoDataFrame, F
     Raises
     ------
     PointsError
-        If the points carry no CRS, or none lies inside.
+        If there are no points, they carry no CRS, or none lies inside.
 
     Warns
     -----
     MisoxrWarning
         If some lie outside; they are left out.
     """
+    if not len(points):
+        raise PointsError("There are no points to place on the cube; give at least one.")
     moved = _with_crs(points, None).to_crs(str(geobox.crs))
     with np.errstate(invalid="ignore"):  # points that have no place in the CRS are infinite
         rows, columns = pixels(geobox, moved.geometry.x, moved.geometry.y)

@@ -425,7 +425,7 @@ _PUBLISHED_HIDDEN = ((256, 512), (256, 512), (512, 1024), (1024, 1024))
 _SMALL_HIDDEN = ((96, 96), (96, 96), (128, 128), (128, 128))
 _NANO = EncoderSpec(
     "resnet18",
-    ((64, 64),) * 4,
+    ((64, 32),) * 4,
     {"layers": [1, 1, 1, 1], "channels": [32, 64, 96, 128], "norm_layer": "groupnorm"},
     stages=(0, 1, 2, 3),
 )

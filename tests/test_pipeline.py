@@ -19,14 +19,14 @@ def scene(tmp_path_factory):
         written = simulate.write(directory, shape=(256, 300), n_points=400, base_url=f"{files}/")
         with stac_api(written.items) as api:
             options = {"collections": ["sentinel-2-l2a-simulated"], "years": range(2019, 2024), "season": ("06-20", "08-20")}
-            image = misoxr.open_stac(api, reduce="median", crs="EPSG:3338", resolution=20, chunks=128, **options)
+            image = misoxr.open_stac(api, reduce="median", crs="EPSG:3338", resolution=20, chunks=256, **options)
             covariates = {name: f"{files}/covariates/{path.name}" for name, path in written.covariates.items()}
             yield image.miso.add(**covariates), written, (api, options)
 
 
 def test_composites_agree_and_know_where_they_come_from(scene):
     image, _, (api, options) = scene
-    cube = misoxr.open_stac(api, crs="EPSG:3338", resolution=20, chunks=128, bands=["red", "nir"], **options)
+    cube = misoxr.open_stac(api, crs="EPSG:3338", resolution=20, chunks=256, bands=["red", "nir"], **options)
     both = cube.miso.composite()
     np.testing.assert_array_equal(both.red, image.red)
     np.testing.assert_array_equal(both.nir, image.nir)

@@ -4,6 +4,7 @@ import dask.array as da
 import matplotlib
 import numpy as np
 import pytest
+import xarray as xr
 
 from misoxr.errors import BandError
 from misoxr.plot import _coarse, classes, plot
@@ -34,14 +35,13 @@ def test_classes_are_drawn_in_their_colours(model, spec):
     classes(maps.taxonomy, axes)
     image = axes.images[0].get_array()
     colours = [matplotlib.colors.to_rgb(colour) for colour in spec.task("taxonomy").colors]
-    assert image[3, 4] == pytest.approx((1, 1, 1))
-    assert image[0, 0] == pytest.approx(colours[int(maps.taxonomy[0, 0])])
+    np.testing.assert_allclose(image[3, 4], (1, 1, 1))
+    np.testing.assert_allclose(image[0, 0], colours[int(maps.taxonomy[0, 0])])
 
 
-def test_large_maps_are_thinned(spec):
-    cube = make_cube((4, 4), spec.bands)
-    large = cube.red.copy(data=da.zeros((4, 4), chunks=2)).isel(y=np.repeat(range(4), 500), x=np.repeat(range(4), 500))
-    assert _coarse(large).shape == (1000, 1000)
+def test_large_maps_are_thinned():
+    large = xr.DataArray(da.zeros((2000, 1600), chunks=400), dims=("y", "x"))
+    assert _coarse(large).shape == (1000, 800)
 
 
 def test_true_colour_needs_its_bands(model, spec):

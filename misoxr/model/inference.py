@@ -22,7 +22,7 @@ __all__ = ["Precision", "activate", "choose_device", "choose_precision", "infere
 Array = npt.NDArray[np.float32]
 Precision = Literal["auto", "float32", "bfloat16"]
 _LOCK = threading.RLock()
-_POINTS = {"cpu": 2048, "cuda": 65536}
+_POINTS = {"cpu": 1024, "cuda": 65536}
 """Points answered at once: few enough to stay in a CPU's cache, many enough to fill a GPU."""
 
 
