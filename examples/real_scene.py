@@ -70,7 +70,7 @@ def fetch(cache: Path) -> Path:
 
 
 def cache_directory() -> Path:
-    """Where fetched data are kept: MISOXR_CACHE, or the user's cache."""
+    """Where fetched data are kept: MISOXR_DATA_CACHE where it is set, else the user's cache."""
     return Path(os.environ.get("MISOXR_DATA_CACHE") or platformdirs.user_cache_dir("misoxr")) / "data"
 
 

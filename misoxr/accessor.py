@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from misoxr import cube, store
+from misoxr import cube
+from misoxr.store import to_zarr
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -69,9 +70,9 @@ class MisoAccessor:
         options = {"windows": windows, "location": location, "device": device, "precision": precision, "batch_size": batch_size}
         return predict(self._ds, model, tasks=tasks, **options)  # type: ignore[arg-type]
 
-    def to_zarr(self, target: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> None:
+    def to_zarr(self, store: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> None:
         """Compute this dataset block by block into Zarr; see :func:`misoxr.store.to_zarr`."""
-        store.to_zarr(self._ds, target, overwrite=overwrite, progress=progress)
+        to_zarr(self._ds, store, overwrite=overwrite, progress=progress)
 
     def plot(self, **options: Any) -> Any:
         """Draw the maps of this dataset; see :func:`misoxr.plot.plot`."""

@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.errors import BandError, GridError, SpecError
+from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid import assign, crs_of, geobox_of
 from misoxr.resample import RESAMPLINGS, on_grid, pixel_ratio
 from misoxr.spec import ModelSpec
@@ -318,7 +318,8 @@ def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
     stored = np.dtype(array.encoding.get("rasterio_dtype", array.encoding.get("dtype", array.dtype)))
     scaled = array.encoding.get("scale_factor", 1) != 1
     words = f"{name} {array.attrs.get('standard_name', '')} {array.attrs.get('long_name', '')}".lower()
-    compass = str(array.attrs.get("units", "")).lower() in ("degree", "degrees", "deg", "°") and any(
+    # DEM tools write aspect without units; in degrees or without, 359 and 1 have no middle.
+    compass = str(array.attrs.get("units", "degree")).lower() in ("degree", "degrees", "deg", "°") and any(
         word in words for word in ("aspect", "direction")
     )
     classes = "flag_values" in array.attrs or "flag_meanings" in array.attrs
@@ -353,7 +354,12 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     BandError
         If a band of a required modality is missing, or a band has dimensions other than y and x.
     GridError
-        If the grid is irregular, carries no CRS, is in degrees, or has another pixel size than the model.
+        If the grid is irregular, carries no CRS, is not north-up, is not in metres, or has another pixel size than the model.
+
+    Warns
+    -----
+    MisoxrWarning
+        If bands of a modality that is not required are missing.
     """
     needed = [band.name for modality in spec.modalities if modality.required for band in modality.bands]
     missing = [name for name in needed if name not in ds.data_vars]
@@ -376,10 +382,29 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
             f"The dataset is in degrees ({geobox.crs.proj.name}), the wrong CRS for pixels of {spec.pixel_size:g} m; "
             'reproject it to a projected CRS, such as "EPSG:3338".'
         )
+    if geobox.affine.e > 0 or geobox.affine.a < 0:
+        raise GridError(
+            "The dataset is not north-up (y must descend and x ascend), and a model would see it mirrored; "
+            'sort it with ds.sortby("y", ascending=False).sortby("x").'
+        )
+    axis = geobox.crs.proj.axis_info[0] if geobox.crs is not None else None
+    if axis is not None and axis.unit_conversion_factor != 1:
+        raise GridError(
+            f"The dataset's CRS counts in {axis.unit_name}, the wrong CRS for pixels of {spec.pixel_size:g} m; "
+            'reproject it to one in metres, such as "EPSG:3338".'
+        )
     for size in (abs(geobox.affine.a), abs(geobox.affine.e)):
         if abs(size / spec.pixel_size - 1) > 1e-3:
             raise GridError(
                 f"The dataset's pixels are {size:g} m and model {spec.name!r} reads pixels of {spec.pixel_size:g} m; "
                 "open the imagery at the model's resolution, or train a model for this one."
             )
+    absent = [band.name for band in spec.bands if band.name not in ds.data_vars]
+    if absent:
+        warnings.warn(
+            f"The dataset lacks the optional bands {absent} of model {spec.name!r}, which enter as the network's zero. "
+            "Join them with ds.miso.add under these names.",
+            MisoxrWarning,
+            stacklevel=4,
+        )
     return geobox

@@ -136,7 +136,9 @@ def assign(obj: Any, geobox: GeoBox) -> Any:
     x = geobox.affine.c + geobox.affine.a * (np.arange(geobox.shape.x) + 0.5)
     projected = geobox.crs is None or not geobox.crs.geographic
     names = ("projection_y_coordinate", "projection_x_coordinate") if projected else ("latitude", "longitude")
-    units = ("m", "m") if projected else ("degrees_north", "degrees_east")
+    length = geobox.crs.proj.axis_info[0].unit_name if geobox.crs and projected else ""
+    length = {"metre": "m", "": "1"}.get(length, length)
+    units = (length, length) if projected else ("degrees_north", "degrees_east")
     stale = {name for name in obj.coords if name in ("spatial_ref", "y", "x", "epsg", "proj:epsg")}
     coords: dict[str, xr.Variable] = {
         "y": xr.Variable("y", y, {"standard_name": names[0], "units": units[0], "axis": "Y"}),

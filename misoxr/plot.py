@@ -22,9 +22,11 @@ def _coarse(array: xr.DataArray) -> xr.DataArray:
 
 
 def _extent(array: xr.DataArray) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top edge in kilometres."""
-    box = geobox_of(array).boundingbox
-    return box.left / 1000, box.right / 1000, box.bottom / 1000, box.top / 1000
+    """Left edge, right edge, edge of the last row and edge of the first, in kilometres."""
+    box = geobox_of(array)
+    affine, (rows, columns) = box.affine, box.shape.yx
+    edges = affine.c, affine.c + affine.a * columns, affine.f + affine.e * rows, affine.f
+    return edges[0] / 1000, edges[1] / 1000, edges[2] / 1000, edges[3] / 1000
 
 
 def true_colour(ds: xr.Dataset, axis: Any) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -109,7 +109,7 @@ def predict(
     windows : WindowSpec, optional
         Other windows than the model's own.
     location : bool, optional
-        Add ``<task>_location_probability`` of the location head (no imagery enters it).
+        Add ``<task>_location_probability`` (regressions: ``<task>_location``) of the location head: no imagery enters it.
     device : str, optional
         A torch device; "auto" takes CUDA where the block runs on a machine that has it.
     precision : {"auto", "float32", "bfloat16"}, optional
@@ -141,6 +141,8 @@ def predict(
     """
     model = model if isinstance(model, Model) else Model.load(model)
     spec = model.spec
+    if tasks is not None and not len(tasks):
+        raise SpecError(f"tasks is empty; name some of {[task.name for task in spec.tasks]}, or leave it out for all.")
     chosen = [spec.task(name) for name in tasks] if tasks is not None else list(spec.tasks)
     if location and spec.location is None:
         raise SpecError("location=True needs a model with a location branch, and this one has none.")
@@ -209,7 +211,7 @@ def _block(bands: Array, job: Job, y: Edges, x: Edges, block_id: tuple[int, int,
     valid = valid_pixels(model.spec, bands[:, *block.inside])
     if not valid.any():
         return np.full((_layers(model.spec, job), *valid.shape), np.nan, dtype="float32")
-    with inference(model.network, device, choose_precision(job.precision, device)):
+    with inference(device, choose_precision(job.precision, device)):
         out = _blend(model, bands, job, block, valid, device)
         if job.geobox is not None and model.spec.location is not None:
             centres = np.ix_(np.arange(*block.rows) + 0.5, np.arange(*block.columns) + 0.5)
@@ -296,19 +298,20 @@ def _variables(maps: da.Array, spec: ModelSpec, chosen: Sequence[Task], *, locat
         if task not in chosen:
             continue
         if task.kind == "regression":
-            data[task.name] = _probability(maps[layers], task, "")
+            data[task.name] = _layer(maps[layers], task, "")
         else:
-            probability = _probability(maps[layers], task, "probability of ")
+            probability = _layer(maps[layers], task, "probability of ")
             data[f"{task.name}_probability"] = probability
             data[task.name] = _classes(probability, task)
         if location:
             beside = maps[layers.start + outputs : layers.stop + outputs]
-            data[f"{task.name}_location_probability"] = _probability(beside, task, "location head's probability of ")
+            kind, words = ("", "") if task.kind == "regression" else ("_probability", "probability of ")
+            data[f"{task.name}_location{kind}"] = _layer(beside, task, f"location head's {words}")
     return xr.Dataset(data)
 
 
-def _probability(layers: da.Array, task: Task, words: str) -> xr.DataArray:
-    attrs: dict[str, Any] = {"long_name": words + (task.long_name or task.name), "units": "1"}
+def _layer(layers: da.Array, task: Task, words: str) -> xr.DataArray:
+    attrs: dict[str, Any] = {"long_name": words + (task.long_name or task.name), "units": task.units}
     if task.kind != "multiclass":
         return xr.DataArray(layers[0], dims=("y", "x"), attrs=attrs)
     coordinate = xr.Variable(task.dim, np.asarray(task.classes, dtype=object), {"long_name": f"class of {task.name}"})
@@ -360,16 +363,21 @@ def _attributes(ds: xr.Dataset, model: Model, windows: WindowSpec) -> dict[str, 
     }
     if ds.attrs.get("simulated") or model.record.get("simulated"):
         attrs["simulated"] = 1
+        version = ds.attrs.get("simulator_version") or model.record.get("simulator_version")
+        if version:
+            attrs["simulator_version"] = str(version)
         attrs["comment"] = "Simulated: imagery or labels come from a simulator, not from measurements."
     return attrs
 
 
 def _plain(value: Any) -> Any:
     """Turn an attribute into JSON values."""
-    return (
-        value.tolist()
-        if isinstance(value, np.ndarray | np.generic)
-        else value
-        if isinstance(value, list | dict | int | float)
-        else str(value)
-    )
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value) or not isinstance(value, str | int | float | None):
+        return str(value)
+    return value

@@ -1,5 +1,6 @@
 """Windows around labelled points: read from the lazy cube once, and drawn as batches for training."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
+from misoxr.errors import MisoxrWarning
 from misoxr.grid import locations
 from misoxr.points import encode, place
 from misoxr.scaling import Scaling
@@ -20,6 +22,9 @@ __all__ = ["Labelled", "Samples", "Windows", "mirrored", "read_samples"]
 Array = npt.NDArray[np.float32]
 Batch = dict[str, Any]
 Integers = npt.NDArray[np.int64]
+
+LARGE = 8e9
+"""Bytes of tiles above which reading them is announced."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,15 @@ class Samples:
         inside = (np.abs(y) <= 1) & (np.abs(x) <= 1)
         return candidates[inside], np.stack([x, y], axis=-1)[inside].astype("float32")
 
+    def values(self) -> Array:
+        """Return the raw bands (band, point) of each point's own pixel."""
+        at = zip(self.tile, self.rows.astype(int), self.columns.astype(int), strict=True)
+        return np.stack([self.tiles[tile][:, row, column] for tile, row, column in at], axis=1)
+
+    def only(self, mask: npt.NDArray[np.bool_]) -> Self:
+        """Return the samples of some of the points."""
+        return type(self)(self.tiles, self.tile[mask], self.rows[mask], self.columns[mask], self.size)
+
     def pixels(self, count: int, rng: np.random.Generator) -> Array:
         """Draw raw pixels (band, pixel) with any valid band from the tiles, about ``count`` in all."""
         each = max(1, count // len(self.tiles))
@@ -94,6 +108,14 @@ def read_samples(bands: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike, s
     cells, tile = np.unique((positions // size).astype("int64"), axis=0, return_inverse=True)
     # A point lies in the middle half of its tile, so a window around it has room to move by a quarter and more.
     starts = np.clip(cells * size - size // 2, 0, np.maximum(0, np.array(bands.shape[1:]) - 2 * size))
+    needed = len(starts) * bands.shape[0] * int(np.prod(np.minimum(2 * size, bands.shape[1:]))) * 4
+    if needed > LARGE:
+        warnings.warn(
+            f"The windows around {len(positions)} points take {needed / 1e9:.1f} GB of memory; use fewer points, fewer bands or "
+            "smaller windows where that is too much.",
+            MisoxrWarning,
+            stacklevel=3,
+        )
     lazy = [bands[:, row : row + 2 * size, column : column + 2 * size] for row, column in starts]
     tiles = list(da.compute(*lazy))
     tile = tile.reshape(-1)
@@ -133,6 +155,11 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def only(self, mask: npt.NDArray[np.bool_]) -> Self:
+        """Return some of the points."""
+        labels = {name: values[mask] for name, values in self.labels.items()}
+        return type(self)(self.rows[mask], self.columns[mask], self.xy[mask], labels)
 
     def joined(self, other: Self) -> Self:
         """Return these points and the others behind them."""

@@ -126,6 +126,8 @@ class Task:
         Dimension of a multiclass task's probabilities; ``<name>_class`` by default.
     long_name : str
         Words for plots.
+    units : str
+        Units of a regression's values.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Task:
     colors: tuple[str, ...] = ()
     dim: str = ""
     long_name: str = ""
+    units: str = "1"
 
     def __post_init__(self) -> None:
         _check(self.kind in ("binary", "multiclass", "regression"), f"Task {self.name!r} is of unknown kind {self.kind!r}.")
@@ -191,6 +194,7 @@ class WindowSpec:
 
     def __post_init__(self) -> None:
         _check(self.size >= 2, f"A window of {self.size} pixels is too small; use 2 or more.")
+        _check(self.input_size >= 2, f"An input of {self.input_size} pixels is too small; use 2 or more.")
         _check(
             1 <= self.stride <= self.size,
             f"A stride of {self.stride} with windows of {self.size} pixels leaves gaps; use 1 to {self.size}.",
@@ -271,8 +275,12 @@ class ModelSpec:
         _check(bool(self.tasks), "A model needs at least one task.")
         _check(self.pixel_size > 0, f"The pixel size is {self.pixel_size}; it must be positive.")
         _check(any(modality.required for modality in self.modalities), "At least one modality must be required.")
-        names = [band.name for band in self.bands]
-        _check(len(set(names)) == len(names), f"A band stands twice in the model: {names}.")
+        for what, names in (
+            ("band", [band.name for band in self.bands]),
+            ("task", [task.name for task in self.tasks]),
+            ("modality", [modality.name for modality in self.modalities]),
+        ):
+            _check(len(set(names)) == len(names), f"A {what} stands twice in the model: {names}.")
         _check(self.query == "continuous", f"Unknown query {self.query!r}; use 'continuous'.")
 
     @property

@@ -64,12 +64,16 @@ def to_zarr(ds: xr.Dataset, store: str | os.PathLike[str], *, overwrite: bool = 
         raise StoreError(f"The store {uri} exists; give another path, or overwrite=True to replace it.")
     if replace and not filesystem.exists(f"{path}/zarr.json"):
         raise StoreError(f"{uri} exists and is no Zarr v3 store, so it is not replaced; give another path.")
-    # What is to be replaced stays until all is written: the dataset may be read from it.
-    target = f"{uri}.new" if replace else uri
+    # A store appears under its name when all is written, so an interrupted write is never taken for a map; and what is to be
+    # replaced stays until then, because the dataset may be read from it. Object stores, where moving is copying, are
+    # written in place.
+    aside = replace or isinstance(filesystem, LocalFileSystem)
+    target = f"{uri}.new" if aside else uri
     try:
         _write(ds, target, progress=progress)
         if replace:
             filesystem.rm(path, recursive=True)
+        if aside:
             filesystem.mv(f"{path}.new", path, recursive=True)
     except MisoxrError:
         raise

@@ -19,15 +19,16 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from misoxr._version import __version__
 from misoxr.cube import check
-from misoxr.errors import PointsError, SpecError, require
+from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError, require
 from misoxr.folds import separate
 from misoxr.grid import geobox_of
 from misoxr.model.checkpoint import Model
 from misoxr.model.inference import choose_device
 from misoxr.model.losses import total_loss
 from misoxr.model.miso import Miso
+from misoxr.points import read_points
 from misoxr.samples import Batch, Integers, Labelled, Windows, read_samples
-from misoxr.scaling import Scaling, stack
+from misoxr.scaling import Scaling, stack, valid_pixels
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec, Task
 
 require("pytorch_lightning", "train")
@@ -48,6 +49,15 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
         If the cube has none of the bands, or the points none of the tasks.
     """
     geobox = geobox_of(ds)
+    known = {band.name for band in (*SENTINEL2, *COVARIATES)}
+    unused = [str(name) for name, array in ds.data_vars.items() if name not in known and array.dtype.kind == "f"]
+    if unused:
+        warnings.warn(
+            f"{unused} are none of a preset's bands {sorted(known)} and are not used. Rename them, or give a ModelSpec with bands "
+            "of your own: misoxr.ModelSpec.preset(name, cov=[...]).",
+            MisoxrWarning,
+            stacklevel=3,
+        )
     tasks = [task for task in (PERMAFROST, TAXONOMY) if task.name in points]
     if not tasks:
         raise SpecError(
@@ -78,6 +88,16 @@ class Settings:
     noise: float
     ema: float
     seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("max_epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        if not self.learning_rate > 0:
+            raise SpecError(f"learning_rate is {self.learning_rate}; it must be positive.")
+        for name in ("label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SpecError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
 
 
 def fit(
@@ -110,7 +130,8 @@ def fit(
     spec : ModelSpec or str
         A specification, or the name of a preset, which is then built for the cube and the points (:func:`spec_for`).
     points : GeoDataFrame
-        From :func:`misoxr.points.read_points`; label columns are named after tasks.
+        As :func:`misoxr.points.read_points` takes them; label columns are named after tasks. Points without valid imagery
+        are left out with a warning.
     val : float or GeoDataFrame, optional
         Fraction of points held out for validation in whole spatial blocks of four windows, or the validation points.
     max_epochs : int, optional
@@ -142,35 +163,53 @@ def fit(
         If the cube does not fit the specification, or is empty around the points.
     PointsError
         If no point lies in the cube or carries a label, or a label is not a class of its task.
+    SpecError
+        If a setting is out of range, or training diverges.
 
     Notes
     -----
     Trained by pytorch-lightning. The recipe is this package's, not the paper's: it trains small models from scratch.
     """
-    spec = spec_for(spec, ds, points) if isinstance(spec, str) else spec
     settings = Settings(max_epochs, batch_size, learning_rate, weight_decay, label_smoothing, noise, ema, seed)
-    geobox = check(ds, spec)
+    points = read_points(points)
+    spec = spec_for(spec, ds, points) if isinstance(spec, str) else spec
+    geobox, target = check(ds, spec), choose_device(device)
     labelled = Labelled.of(points, spec, geobox)
-    if isinstance(val, gpd.GeoDataFrame):
-        held = Labelled.of(val, spec, geobox)
-        masks = np.arange(len(labelled) + len(held)) >= len(labelled)
-        labelled = labelled.joined(held)
-    else:
-        masks = separate(labelled.xy, fraction=val, size=4 * spec.windows.size * spec.pixel_size, seed=seed)
-    samples = read_samples(stack(ds, spec), labelled.rows, labelled.columns, spec.windows.size)
+    held = None if isinstance(val, float | int) else Labelled.of(read_points(val), spec, geobox)
+    both = labelled if held is None else labelled.joined(held)
+    samples = read_samples(stack(ds, spec), both.rows, both.columns, spec.windows.size)
+    # A point without imagery would teach a label of nothing; the map has no value there either.
+    seen = valid_pixels(spec, samples.values())
+    if not seen.any():
+        raise BandError(f"None of the {len(seen)} points lies where the cube has a valid pixel; give a cube with data there.")
+    if not seen.all():
+        words = f"{(~seen).sum()} of {len(seen)} points lie where the cube has no valid imagery, and are left out."
+        warnings.warn(words, MisoxrWarning, stacklevel=3)
+    mask = np.arange(len(both)) >= len(labelled)
+    labelled, samples, mask = both.only(seen), samples.only(seen), mask[seen]
+    if held is None:
+        mask = separate(labelled.xy, fraction=float(val), size=4 * spec.windows.size * spec.pixel_size, seed=seed)
     scaling = Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)))
     data = Windows(spec, scaling, samples, labelled, geobox)
-    train, held_out = np.flatnonzero(~masks), np.flatnonzero(masks)
+    train, held_out = np.flatnonzero(~mask), np.flatnonzero(mask)
     if not len(train) or not len(held_out):
         raise PointsError(f"There are {len(train)} training and {len(held_out)} validation points; both are needed. Change val.")
     with _seeded(seed):
         network = Miso(spec)
         steps, checks = _Steps(data, train, settings), _Checks(data, held_out)
-        record = _run(network, steps, checks, settings, choose_device(device), progress=progress)
+        record = _run(network, steps, checks, settings, target, progress=progress)
     record |= {"points": len(train), "validation_points": len(held_out), "misoxr_version": __version__}
-    if ds.attrs.get("simulated") or bool(points.attrs.get("simulated")) or bool(points.get("simulated", np.array([False])).any()):
-        record["simulated"] = 1
-    return Model(spec, scaling, network.cpu().eval(), record)
+    return Model(spec, scaling, network.cpu(), record | _simulated(ds, points))
+
+
+def _simulated(ds: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, Any]:
+    """Return the mark of simulated imagery or labels, and the simulator's version."""
+    columns = {name: points[name].iloc[0] for name in ("simulated", "simulator_version") if name in points}
+    marks = {**columns, **points.attrs, **ds.attrs}
+    if not marks.get("simulated"):
+        return {}
+    version = marks.get("simulator_version")
+    return {"simulated": 1} | ({"simulator_version": str(version)} if version else {})
 
 
 @contextmanager
@@ -250,7 +289,7 @@ class _Loop(lightning.LightningModule):
         self.history.append(sum(loss * count for loss, count in self.losses) / sum(count for _, count in self.losses))
         self.losses.clear()
         self.log("val_loss", self.history[-1], prog_bar=True)
-        if self.history[-1] <= min(self.history):
+        if self.history[-1] <= min((loss for loss in self.history if math.isfinite(loss)), default=-math.inf):
             self.best = copy.deepcopy(self.average.module.state_dict())
 
     def configure_optimizers(self) -> Any:
@@ -291,5 +330,9 @@ def _run(network: Miso, steps: _Steps, checks: _Checks, settings: Settings, devi
             enable_progress_bar=progress,
         )
         trainer.fit(loop, DataLoader(steps, batch_size=None), DataLoader(checks, batch_size=None))
+    if not loop.best:
+        raise SpecError(
+            f"Training diverged: the validation loss was {loop.history}. Lower learning_rate ({settings.learning_rate})."
+        )
     network.load_state_dict(loop.best)
-    return {"settings": asdict(settings), "best_epoch": int(np.argmin(loop.history)), "validation_loss": loop.history}
+    return {"settings": asdict(settings), "best_epoch": int(np.nanargmin(loop.history)), "validation_loss": loop.history}

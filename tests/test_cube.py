@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube import add, check, composite, in_season, reduce_time
-from misoxr.errors import BandError, GridError, SpecError
+from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid import assign, geobox_of, same_grid
 from misoxr.spec import ModelSpec
 
@@ -313,6 +313,8 @@ def test_classes_and_compass_directions_are_not_mixed():
     aspect = (codes.astype("float32") * 40).assign_attrs(units="degree")
     height = codes.assign_attrs(units="m")  # integers with units are quantities
     out = add(image(), geology=codes, flags=flags, aspect=aspect, slope=aspect, height=height)
+    bare = add(image(), aspect=aspect.drop_attrs(deep=False).assign_attrs(grid_mapping="spatial_ref"))
+    np.testing.assert_array_equal(bare["aspect"], out["aspect"])  # as DEM tools write it, without units
     assert set(np.unique(out["geology"])) <= set(range(9))
     assert set(np.unique(out["flags"])) <= set(range(9))
     assert set(np.unique(out["aspect"])) <= set(np.arange(9) * 40.0)
@@ -449,10 +451,10 @@ SPEC = ModelSpec.preset("miso-nano", sat=["red", "nir"], cov=["elevation"], pixe
 
 
 def test_a_cube_that_fits_gives_its_grid(no_compute):
-    with no_compute():
+    with no_compute(), pytest.warns(MisoxrWarning, match=r"optional bands \['elevation'\]"):
         assert same_grid(check(image(chunks={"y": 7}), SPEC), BOX)  # elevation is not required
     assert same_grid(check(add(image(), elevation=layer(units="m")), SPEC), BOX)
-    assert same_grid(check(image().transpose("x", "y"), SPEC), BOX)
+    assert same_grid(check(add(image(), elevation=layer(units="m")).transpose("x", "y"), SPEC), BOX)
 
 
 def test_cubes_that_do_not_fit_are_refused():
@@ -469,6 +471,10 @@ def test_cubes_that_do_not_fit_are_refused():
         refused(image().drop_vars("spatial_ref"))
     with pytest.raises(GridError, match="pixels are 20 m and model 'miso-nano' reads pixels of 10 m"):
         refused(image(box_at(0, 0, 20, (5, 5))))
+    with pytest.raises(GridError, match="not north-up.*sortby"):
+        refused(image().isel(y=slice(None, None, -1)))
+    with pytest.raises(GridError, match="US survey foot.*wrong CRS"):
+        refused(image(GeoBox((5, 5), Affine(10, 0, 1e6, 0, -10, 1e6), "EPSG:2964")))
     with pytest.raises(GridError, match="in degrees .*wrong CRS.*EPSG:3338"):
         refused(image(GeoBox((5, 5), Affine(1e-4, 0, -150, 0, -1e-4, 64), "EPSG:4326")))
     with pytest.raises(GridError, match="irregular"):

@@ -31,7 +31,7 @@ def test_composites_agree_and_know_where_they_come_from(scene):
     both = cube.miso.composite()
     np.testing.assert_array_equal(both.red, image.red)
     np.testing.assert_array_equal(both.nir, image.nir)
-    assert image.attrs["simulated"]
+    assert (image.attrs["simulated"], image.attrs["simulator_version"]) == (1, simulate.SIMULATOR_VERSION)
     assert len(image.attrs["stac_item_ids"]) >= 6
 
 
@@ -61,6 +61,6 @@ def test_train_predict_and_write_on_a_cluster_of_processes(scene, tmp_path):
     np.testing.assert_array_equal(one.permafrost_probability.isnull(), never)
     np.testing.assert_array_equal(one.taxonomy == FILL, never)
     assert 0 < never.mean() < 0.05
-    assert one.attrs["simulated"] == 1
+    assert (one.attrs["simulated"], one.attrs["simulator_version"]) == (1, simulate.SIMULATOR_VERSION)
     plain = xr.open_zarr(tmp_path / "processes.zarr", consolidated=False, decode_coords="all")
     assert plain.rio.crs == "EPSG:3338"

@@ -1,5 +1,6 @@
 """The map: lazy, covering, the same for any chunking, NaN where there is no valid input."""
 
+import json
 import pickle
 from dataclasses import replace
 
@@ -167,7 +168,8 @@ def test_an_empty_cube_gives_an_empty_map(cube, model):
 
 
 def test_an_optional_modality_may_be_missing(cube, model):
-    maps = cube.drop_vars(["aspect", "elevation"]).miso.predict(model, device="cpu").compute()
+    with pytest.warns(MisoxrWarning, match="lacks the optional bands"):
+        maps = cube.drop_vars(["aspect", "elevation"]).miso.predict(model, device="cpu").compute()
     empty = cube.assign(aspect=cube.aspect * np.nan, elevation=cube.elevation * np.nan)
     empty.aspect.attrs, empty.elevation.attrs = cube.aspect.attrs, cube.elevation.attrs
     same = empty.miso.predict(model, device="cpu").compute()
@@ -231,10 +233,11 @@ def test_the_graph_of_a_16_chunk_map_stays_small():
 def test_regressions_give_values(spec, cube):
     from misoxr.spec import Task
 
-    model = make_model(replace(spec, tasks=(Task("organic_thickness", "regression", long_name="organic layer"),)))
-    maps = cube.miso.predict(model, device="cpu").compute()
-    assert set(maps.data_vars) == {"organic_thickness"}
+    model = make_model(replace(spec, tasks=(Task("organic_thickness", "regression", long_name="organic layer", units="cm"),)))
+    maps = cube.miso.predict(model, location=True, device="cpu").compute()
+    assert set(maps.data_vars) == {"organic_thickness", "organic_thickness_location"}
     assert maps.organic_thickness.dtype == "float32"
+    assert maps.organic_thickness.attrs["units"] == "cm"
 
 
 @pytest.mark.gpu
@@ -254,6 +257,12 @@ def test_bad_input_is_refused_when_the_graph_is_built(cube, model, spec, no_comp
             cube.isel(y=slice(None, None, 2), x=slice(None, None, 2)).miso.predict(model)
         with pytest.raises(SpecError, match="no task 'peat'"):
             cube.miso.predict(model, tasks=["peat"])
+        with pytest.raises(SpecError, match="tasks is empty"):
+            cube.miso.predict(model, tasks=[])
+        with pytest.raises(SpecError, match="'meta' is not known"):
+            cube.miso.predict(model, device="meta")
+        with pytest.raises(GridError, match="north-up"):
+            cube.isel(y=slice(None, None, -1)).miso.predict(model)
         with pytest.raises(SpecError, match="batch size"):
             cube.miso.predict(model, batch_size=0)
         with pytest.raises(SpecError, match="precision"):
@@ -274,6 +283,16 @@ def test_bad_input_is_refused_when_the_graph_is_built(cube, model, spec, no_comp
 
 def test_windows_of_another_input_size(cube):
     model = make_model(tiny_spec(size=16))
-    resized = make_model(replace(model.spec, windows=WindowSpec(12, 16, 9)))
+    windows = WindowSpec(12, 16, 9)
+    resized = make_model(replace(model.spec, windows=windows))
     maps = cube.chunk({"y": 25, "x": 25}).miso.predict(resized, device="cpu").compute()
-    assert maps.permafrost_probability.notnull().all()
+    # The plain procedure hands over windows of 12 pixels, and the network resizes them.
+    np.testing.assert_allclose(maps.permafrost_probability, plain_map(cube, resized, windows)[0], atol=1e-5)
+
+
+def test_attributes_of_any_kind_go_into_the_provenance(cube, model):
+    attrs = {"a": [np.float32(1), {"b": np.datetime64("2020-07-01")}], "c": np.nan, "simulated": 1, "simulator_version": "7"}
+    maps = cube.assign_attrs(attrs).miso.predict(model, device="cpu")
+    found = json.loads(maps.attrs["provenance"])["input"]
+    assert found == {"a": [1.0, {"b": "2020-07-01"}], "c": "nan", "simulated": 1, "simulator_version": "7"}
+    assert (maps.attrs["simulated"], maps.attrs["simulator_version"]) == (1, "7")

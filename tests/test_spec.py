@@ -21,7 +21,7 @@ def test_presets_survive_json(name, cov):
 
 
 @given(
-    st.integers(3, 300).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, 512), st.integers(1, size - 1))),
+    st.integers(3, 300).flatmap(lambda size: st.tuples(st.just(size), st.integers(2, 512), st.integers(1, size - 1))),
     st.sampled_from(["cosine", "linear", "gaussian"]),
     st.floats(0.1, 1e4),
     st.lists(st.text("abcdefgh", min_size=1), min_size=1, max_size=6, unique=True),

@@ -248,8 +248,9 @@ def test_a_band_that_some_items_lack_is_nan_there_and_says_so(tmp_path):
 
 
 def test_simulated_items_are_named_so(tmp_path):
-    item = make_item(tmp_path, "a", properties={"misoxr:simulated": "landscape-1"})
-    assert open_stac(write_collection(tmp_path / "items.json", [item]), bands="red").attrs["simulated"] == "landscape-1"
+    item = make_item(tmp_path, "a", properties={"misoxr:simulated": True, "misoxr:simulator_version": "1"})
+    attrs = open_stac(write_collection(tmp_path / "items.json", [item]), bands="red").attrs
+    assert (attrs["simulated"], attrs["simulator_version"]) == (1, "1")
 
 
 # ---- the grid
@@ -430,6 +431,13 @@ def test_static_catalogues_are_walked_below_their_root(tmp_path, service):
         path.write_text(json.dumps({**link, **top}))
         with pytest.raises(CatalogError, match="outside of the catalogue"):
             open_stac(f"{address}/catalog.json", bands="red")
+        top["links"] = [{"rel": "item", "href": "%2e%2e/elsewhere.json"}]
+        path.write_text(json.dumps({**link, **top}))
+        with pytest.raises(CatalogError, match="outside of the catalogue"):
+            open_stac(f"{address}/catalog.json", bands="red")
+    redirects = {"/catalog.json": "ftp://127.0.0.1/catalog.json"}
+    with range_server(root, redirects=redirects) as address, pytest.raises(CatalogError, match="redirects to another scheme"):
+        open_stac(f"{address}/catalog.json", bands="red")
 
 
 def test_modifier_and_patch_url_sign(service):

@@ -301,6 +301,23 @@ def test_a_failure_keeps_what_was_to_be_replaced(there):
     xr.testing.assert_equal(plain(there).compute(), cube)
 
 
+def test_an_unfinished_first_write_is_no_store(spec, tmp_path):
+    ds = make_cube((40, 40), spec.bands)
+
+    def refuse(values):
+        raise RuntimeError("a worker died")
+
+    lazy = ds.assign(
+        red=ds.red.copy(data=da.from_array(ds.red.values, 20).map_blocks(refuse, dtype="float32", meta=np.empty((0, 0))))
+    )
+    with pytest.raises(RuntimeError, match="a worker died"):
+        to_zarr(lazy, tmp_path / "a.zarr", progress=False)
+    with pytest.raises(StoreError, match="no store of maps"):
+        open_maps(tmp_path / "a.zarr")
+    to_zarr(ds, tmp_path / "a.zarr", progress=False)
+    np.testing.assert_array_equal(open_maps(tmp_path / "a.zarr").red, ds.red)
+
+
 def test_overwrite_never_deletes_what_is_no_store(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")

@@ -1,11 +1,14 @@
 """Training: it learns, it repeats itself, it keeps the best epoch, and it refuses what cannot be learnt."""
 
+from dataclasses import replace
+
 import geopandas as gpd
 import numpy as np
 import pytest
 
 from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError
 from misoxr.model.checkpoint import Model
+from misoxr.spec import WindowSpec
 from misoxr.train import spec_for
 from tests.conftest import make_cube, tiny_spec
 
@@ -90,6 +93,34 @@ def test_validation_points_of_ones_own(scene, spec):
     assert model.record["points"] <= 300
 
 
+def test_points_without_imagery_are_left_out(scene, spec):
+    cube, points = scene
+    holed = cube.assign({name: cube[name].where(cube.x > 301_000).assign_attrs(cube[name].attrs) for name in ("red", "nir")})
+    with pytest.warns(MisoxrWarning, match="no valid imagery"):
+        model = holed.miso.fit(spec, points, max_epochs=1, progress=False, device="cpu")
+    east = (points.geometry.x > 301_000) & (points.permafrost.notna() | points.taxonomy.notna())
+    assert model.record["points"] + model.record["validation_points"] == east.sum()
+
+
+def test_training_sees_windows_of_the_encoders_size(scene, spec, monkeypatch):
+    from misoxr.model.encoder import Encoder
+
+    sizes, project = set(), Encoder.project
+    monkeypatch.setattr(Encoder, "project", lambda self, image: sizes.add(tuple(image.shape[2:])) or project(self, image))
+    cube, points = scene
+    resized = replace(spec, windows=WindowSpec(12, 16, 9))
+    cube.miso.fit(resized, points, max_epochs=1, progress=False, device="cpu")
+    assert sizes == {(16, 16)}
+
+
+def test_a_table_of_points_and_marks_of_simulation(scene, spec):
+    cube, points = scene
+    table = points.drop(columns="geometry").assign(lon=points.to_crs(4326).geometry.x, lat=points.to_crs(4326).geometry.y)
+    table["simulated"], table["simulator_version"] = True, "7"
+    model = cube.miso.fit(spec, table, max_epochs=1, progress=False, device="cpu")
+    assert (model.record["simulated"], model.record["simulator_version"]) == (1, "7")
+
+
 def test_a_preset_is_built_for_the_cube(scene):
     cube, points = scene
     spec = spec_for("miso-nano", cube, points)
@@ -99,12 +130,14 @@ def test_a_preset_is_built_for_the_cube(scene):
     assert [task.name for task in spec_for("miso-nano", cube, points[["permafrost", "geometry"]]).tasks] == ["permafrost"]
     with pytest.raises(SpecError, match="read_points"):
         spec_for("miso-nano", cube, points[["geometry"]])
+    with pytest.warns(MisoxrWarning, match=r"\['dem'\] are none of a preset's bands"):
+        spec_for("miso-nano", cube.rename(elevation="dem"), points)
 
 
 def test_what_cannot_be_learnt_is_refused(scene, spec):
     cube, points = scene
     options = {"max_epochs": 1, "progress": False, "device": "cpu"}
-    with pytest.raises(BandError, match="no valid pixel"):
+    with pytest.raises(BandError, match="valid pixel"):
         (cube * np.nan).assign_coords(cube.coords).map(lambda a: a.assign_attrs(units="1")).assign(
             aspect=cube.aspect, elevation=cube.elevation
         ).miso.fit(spec, points, **options)
@@ -116,6 +149,15 @@ def test_what_cannot_be_learnt_is_refused(scene, spec):
         cube.drop_vars("spatial_ref").miso.fit(spec, points, **options)
     with pytest.raises(PointsError, match="no points"):
         cube.miso.fit(spec, points, val=points.iloc[:0], **options)
+    for setting, message in (
+        ({"max_epochs": 0}, "max_epochs is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
+        ({"ema": 1.0}, "ema is 1"),
+        ({"learning_rate": 1e30}, "diverged"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            cube.miso.fit(spec, points, **{**options, **setting})
     far = points.copy()
     far.loc[0, "geometry"] = far.geometry[0].__class__(0, 0)
     with pytest.warns(MisoxrWarning, match="outside"):

@@ -56,6 +56,10 @@ class Model:
     network: Miso
     record: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Put the network in evaluation mode, and leave it there: dropout and stochastic depth are for training alone."""
+        self.network.eval()
+
     @cached_property
     def _bytes(self) -> bytes:
         header = {"spec": self.spec.to_dict(), "scaling": self.scaling.to_dict(), "record": dict(self.record)}
@@ -122,7 +126,7 @@ class Model:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The header of checkpoint {name} cannot be read: {error}") from error
         _fill(network, state, name)
-        return cls(spec, scaling, network.eval(), header.get("record", {}))
+        return cls(spec, scaling, network, header.get("record", {}))
 
     def address(self) -> Address:
         """Leave a content-addressed copy in the local cache, and return its address."""

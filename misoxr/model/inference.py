@@ -1,4 +1,4 @@
-"""Running a network: device, precision, threads, and the one place of evaluation mode."""
+"""Running a network: device, precision, threads, and the one place of inference mode."""
 
 import multiprocessing
 import os
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from misoxr.errors import SpecError
 from misoxr.model.miso import Miso
@@ -32,16 +31,16 @@ def choose_device(device: str) -> str:
     Raises
     ------
     SpecError
-        If torch does not know the device, or cannot reach it.
+        If the device is neither a CPU nor CUDA, or torch cannot reach it.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.split(":")[0] not in _POINTS:
+        raise SpecError(f"The device {device!r} is not known here; use 'auto', 'cpu', 'cuda' or 'cuda:<number>'.")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SpecError(
-            f"The device {device!r} cannot be used ({error}); use 'auto', 'cpu', or a device torch can reach."
-        ) from error
+        raise SpecError(f"The device {device!r} cannot be reached ({error}); use 'auto' or 'cpu'.") from error
     return device
 
 
@@ -67,15 +66,16 @@ def _cores() -> int:
 
 
 @contextmanager
-def inference(network: Miso, device: str, precision: torch.dtype) -> Iterator[None]:
-    """Hold the device for one inference: evaluation mode, no gradients, bounded threads, mixed precision."""
+def inference(device: str, precision: torch.dtype) -> Iterator[None]:
+    """Hold the device for one inference: no gradients, bounded threads, mixed precision."""
     with _LOCK:
+        threads = torch.get_num_threads()
         torch.set_num_threads(_cores())
-        training = network.training
-        network.eval()
-        with torch.inference_mode(), torch.autocast(device.split(":")[0], precision, enabled=precision != torch.float32):
-            yield
-        network.train(training)
+        try:
+            with torch.inference_mode(), torch.autocast(device.split(":")[0], precision, enabled=precision != torch.float32):
+                yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def activate(spec: ModelSpec, logits: Mapping[str, Tensor]) -> Tensor:
@@ -101,7 +101,7 @@ def query_grid(
     Parameters
     ----------
     inputs : mapping of str to array
-        Scaled windows (B, channel, size, size) by modality; resized bilinearly to the encoder's input.
+        Scaled windows (B, channel, size, size) by modality.
     positions : sequence of (array, array)
         For each window, y and x of the grid's rows and columns, in -1..1 of the window.
 
@@ -110,9 +110,7 @@ def query_grid(
     list of array
         For each window, (output, rows, columns).
     """
-    side = spec.windows.input_size
-    tensors = {name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
-    cells = network.project({name: _resized(tensor, side) for name, tensor in tensors.items()})
+    cells = network.project({name: torch.from_numpy(values).to(device) for name, values in inputs.items()})
     out = []
     for sample, (y, x) in enumerate(positions):
         grid = torch.meshgrid(torch.from_numpy(y).to(device), torch.from_numpy(x).to(device), indexing="ij")
@@ -122,13 +120,6 @@ def query_grid(
         answers = torch.cat([activate(spec, network(cells, *block)) for block in blocks])
         out.append(answers.T.reshape(-1, len(y), len(x)).cpu().numpy())
     return out
-
-
-def _resized(windows: Tensor, side: int) -> Tensor:
-    """Resize windows (B, C, H, W) as published: bilinear, corners not aligned, no antialiasing."""
-    if windows.shape[-1] == side:
-        return windows
-    return F.interpolate(windows, size=(side, side), mode="bilinear", align_corners=False)
 
 
 def locate(network: Miso, spec: ModelSpec, location: npt.NDArray[np.float64], device: str) -> Array:

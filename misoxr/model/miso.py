@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from misoxr.model.encoder import Encoder
 from misoxr.model.location import LocationEncoder
@@ -23,6 +24,12 @@ def head(width: int, outputs: int) -> nn.Sequential:
     )
 
 
+def _resized(windows: Tensor, side: int) -> Tensor:
+    if windows.shape[-2:] == (side, side):
+        return windows
+    return F.interpolate(windows, size=(side, side), mode="bilinear", align_corners=False)
+
+
 class Miso(nn.Module):
     """The network of a specification, with random weights.
 
@@ -35,6 +42,7 @@ class Miso(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         width = spec.width
+        self.side = spec.windows.input_size
         self.encoders = nn.ModuleDict({m.name: Encoder(m, width) for m in spec.modalities})
         self.mappers = nn.ModuleDict({m.name: mapper(width) for m in spec.modalities})
         self.visual_mapper = mapper(width)
@@ -45,8 +53,12 @@ class Miso(nn.Module):
             self.location_heads = nn.ModuleDict({task.name: head(width, task.outputs) for task in spec.tasks})
 
     def project(self, inputs: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-        """Encode windows (B, C, H, W) by modality to the cells that points are answered from."""
-        return {name: encoder.project(inputs[name]) for name, encoder in self.encoders.items()}  # type: ignore[operator]
+        """Encode windows (B, C, H, W) by modality to the cells that points are answered from.
+
+        Windows of another size than the encoders' input are resized as published: bilinear, corners not aligned, no
+        antialiasing.
+        """
+        return {name: encoder.project(_resized(inputs[name], self.side)) for name, encoder in self.encoders.items()}  # type: ignore[operator]
 
     def forward(self, cells: Mapping[str, list[Tensor]], sample: Tensor, points: Tensor) -> dict[str, Tensor]:
         """Answer at points of the windows.

@@ -15,10 +15,11 @@ import numpy.typing as npt
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from scipy import sparse, stats
+from scipy import sparse
 
 from misoxr.errors import GridError, PointsError
 from misoxr.grid import assign, geobox_of, pixels
+from misoxr.metrics import scores
 from misoxr.simulate import nature
 from misoxr.simulate.granules import ACQUISITIONS, Acquisition, write_covariates, write_granules
 from misoxr.simulate.nature import GELISOLS, SIMULATOR_VERSION
@@ -301,13 +302,13 @@ def bayes_scores(truth: xr.Dataset, where: gpd.GeoDataFrame | npt.NDArray[np.boo
     Returns
     -------
     dict of float
-        ``permafrost_roc_auc``, ``taxonomy_accuracy`` and ``taxonomy_macro_f1`` (mean over the orders present); NaN where
-        there is nothing to score. The most probable order is best in accuracy; for macro F1 it is close to the best.
+        ``permafrost_roc_auc``, ``taxonomy_accuracy`` and ``taxonomy_macro_f1`` (mean over the orders that occur among
+        the labels), as :func:`misoxr.metrics.scores` gives them. The most probable order is best in accuracy; for macro F1 it is close to the best.
 
     Raises
     ------
     PointsError
-        If points lie outside the landscape, or a mask has another shape.
+        If points lie outside the landscape, a mask has another shape, or there is no label to score.
     """
     shape = truth["permafrost"].shape
     if isinstance(where, gpd.GeoDataFrame):
@@ -323,28 +324,14 @@ def bayes_scores(truth: xr.Dataset, where: gpd.GeoDataFrame | npt.NDArray[np.boo
             raise PointsError(f"The mask has shape {np.shape(where)} and the landscape {shape}; give them the same shape.")
         i, j = np.nonzero(where)
         frozen, codes = truth["permafrost"].values[i, j].astype(float), truth["taxonomy"].values[i, j].astype(int)
-    known, described = np.isfinite(frozen), codes >= 0
-    best = truth["taxonomy_probability"].values[:, i[described], j[described]].argmax(0)
+    likely = np.where(codes >= 0, codes.astype(float), np.nan)
+    permafrost = scores(PERMAFROST, frozen, truth["permafrost_probability"].values[i, j])
+    taxonomy = scores(TAXONOMY, likely, truth["taxonomy_probability"].values[:, i, j].T)
     return {
-        "permafrost_roc_auc": _roc_auc(frozen[known] == 1, truth["permafrost_probability"].values[i[known], j[known]]),
-        "taxonomy_accuracy": float((best == codes[described]).mean()) if described.any() else float("nan"),
-        "taxonomy_macro_f1": _macro_f1(codes[described], best),
+        "permafrost_roc_auc": permafrost["roc_auc"],
+        "taxonomy_accuracy": taxonomy["accuracy"],
+        "taxonomy_macro_f1": taxonomy["macro_f1"],
     }
-
-
-def _roc_auc(label: npt.NDArray[np.bool_], score: npt.NDArray[Any]) -> float:
-    """Return the area under the ROC curve, from ranks (Mann & Whitney 1947)."""
-    positive, negative = int(label.sum()), int((~label).sum())
-    if not positive or not negative:
-        return float("nan")
-    return float((stats.rankdata(score)[label].sum() - positive * (positive + 1) / 2) / (positive * negative))
-
-
-def _macro_f1(label: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> float:
-    """Return the mean F1 of the classes that are labelled or predicted, as scikit-learn's ``average="macro"``."""
-    classes = np.union1d(label, predicted)
-    hits = [2 * ((label == k) & (predicted == k)).sum() / ((label == k).sum() + (predicted == k).sum()) for k in classes]
-    return float(np.mean(hits)) if hits else float("nan")
 
 
 def write(

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import shapely.geometry
 
 from misoxr.errors import AssetError, CatalogError
 from misoxr.stac.filters import Filters, name_of, rfc3339, time_of
-from misoxr.stac.hrefs import CLOUD, HTTP, TIMEOUT, http_session, is_remote, redact, resolve
+from misoxr.stac.hrefs import CLOUD, HTTP, TIMEOUT, follow, http_session, is_remote, redact, resolve
 
 __all__ = ["Found", "find"]
 
@@ -80,7 +81,7 @@ def _json(location: str) -> dict[str, Any]:
     try:
         if location.startswith(tuple(f"{scheme}://" for scheme in HTTP)):
             with http_session() as session:
-                answer = session.get(location, timeout=TIMEOUT)
+                answer = follow(session, location)
                 answer.raise_for_status()
                 document = answer.json()
         elif location.startswith(tuple(f"{scheme}://" for scheme in CLOUD)):
@@ -185,7 +186,7 @@ def _inside(href: str, place: str, root: str | None, top: str) -> str:
         target = resolve(href, place, root)
     except AssetError as error:
         raise CatalogError(f"{redact(place)} links to {redact(href)!r}, which is refused: {error}") from error
-    if root is None and ("/.." in target or not target.startswith(top)) or root is not None and is_remote(target):
+    if root is None and ("/.." in unquote(target) or not target.startswith(top)) or root is not None and is_remote(target):
         raise CatalogError(
             f"{redact(place)} links to {redact(target)}, outside of the catalogue; links are followed below {redact(top)} only. "
             "Open that catalogue by its own address."

@@ -280,5 +280,5 @@ def _described(cube: xr.Dataset, catalog: Any, moments: Sequence[Moment]) -> xr.
         cube.attrs["stac_catalog"] = redact(os.fspath(catalog))
     simulated = sorted({scene.simulated for scene in scenes if scene.simulated})
     if simulated:
-        cube.attrs["simulated"] = ", ".join(simulated)
+        cube.attrs |= {"simulated": 1, "simulator_version": ", ".join(simulated)}
     return cube

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from misoxr.errors import AssetError
 
-__all__ = ["RemoteFile", "http_session", "is_remote", "open_raster", "redact", "resolve"]
+__all__ = ["RemoteFile", "follow", "http_session", "is_remote", "open_raster", "redact", "resolve"]
 
 HTTP = ("http", "https")
 CLOUD = ("s3", "gs", "az", "abfs", "abfss")
@@ -267,6 +267,22 @@ class _Handle(io.RawIOBase):
 def _without_query(error: BaseException) -> str:
     """Return an error's text without the query strings of addresses, which may hold a signature."""
     return re.sub(r"\?[^\s'\")]+", "?...", str(error))
+
+
+def follow(session: Any, href: str) -> Any:
+    """Get an address, and follow only the redirects that an asset may take.
+
+    Raises
+    ------
+    AssetError
+        If a redirect is refused, or there are too many.
+    """
+    for _ in range(REDIRECTS + 1):
+        answer = session.get(href, allow_redirects=False, timeout=TIMEOUT)
+        if not answer.is_redirect:
+            return answer
+        href = _redirected(href, answer.headers["Location"])
+    raise AssetError(f"it is refused: it redirects more than {REDIRECTS} times")
 
 
 def _redirected(href: str, location: str) -> str:

@@ -66,7 +66,7 @@ class Scene:
     surface : bool
         Whether reflectance is that of the surface (Level-2A).
     simulated : str, optional
-        What simulated the item, if it is simulated.
+        Version of the simulator, if the item is simulated.
     """
 
     id: str
@@ -160,7 +160,7 @@ def _scene(found: Found, keys: Mapping[str, str], mask: str | None) -> Scene:
         raise CatalogError(f"Item {name!r} has no scene classification (asset 'scl'); pass mask=None to use it unmasked.")
     grids = {band: _grid(item, item["assets"][key]) for band, key in keys.items()}
     level = str(properties.get("processing:level") or properties.get("s2:product_type") or item.get("collection"))
-    simulated = properties.get("misoxr:simulated")
+    simulated = properties.get("misoxr:simulator_version", "unknown") if properties.get("misoxr:simulated") else None
     return Scene(
         id=name,
         collection=item.get("collection"),
