@@ -59,16 +59,24 @@ class MisoAccessor:
         *,
         tasks: Sequence[str] | None = None,
         windows: "WindowSpec | None" = None,
+        resolution: float | None = None,
         location: bool = False,
         device: str = "auto",
         precision: str = "auto",
         batch_size: int | None = None,
+        **settings: Any,
     ) -> xr.Dataset:
         """Map a model over this dataset, lazily; see :func:`misoxr.predict.predict`."""
         from misoxr.predict import predict
 
-        options = {"windows": windows, "location": location, "device": device, "precision": precision, "batch_size": batch_size}
-        return predict(self._ds, model, tasks=tasks, **options)  # type: ignore[arg-type]
+        options = {"location": location, "device": device, "precision": precision, "batch_size": batch_size, **settings}
+        return predict(self._ds, model, tasks=tasks, windows=windows, resolution=resolution, **options)
+
+    def predict_at(self, model: "Model | str | os.PathLike[str]", points: Any, **options: Any) -> xr.Dataset:
+        """Answer a model at any coordinates of this dataset, lazily; see :func:`misoxr.predict.predict_at`."""
+        from misoxr.predict import predict_at
+
+        return predict_at(self._ds, model, points, **options)
 
     def to_zarr(self, store: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> None:
         """Compute this dataset block by block into Zarr; see :func:`misoxr.store.to_zarr`."""

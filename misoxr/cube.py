@@ -21,7 +21,7 @@ from misoxr.grid import assign, crs_of, geobox_of
 from misoxr.resample import RESAMPLINGS, on_grid, pixel_ratio
 from misoxr.spec import ModelSpec
 
-__all__ = ["add", "check", "composite", "in_season", "reduce_time"]
+__all__ = ["add", "check", "composite", "in_season", "named", "reduce_time"]
 
 BLOCK = 2048
 """Chunks of files, and of what is put on an image without chunks, in pixels."""
@@ -344,6 +344,12 @@ def _masked(array: xr.DataArray) -> xr.DataArray:
 
 def _fits(value: float, dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "iu" and value.is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+
+
+def named(ds: xr.Dataset, spec: ModelSpec) -> xr.Dataset:
+    """Return the dataset with a model's bands under the model's names, where it has them under an alias."""
+    found = {alias: band.name for band in spec.bands if band.name not in ds for alias in band.aliases[::-1] if alias in ds}
+    return ds.rename_vars(found)
 
 
 def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:

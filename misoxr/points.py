@@ -18,7 +18,7 @@ from misoxr.errors import BandError, MisoxrWarning, PointsError
 from misoxr.grid import extent, pixels
 from misoxr.spec import Task
 
-__all__ = ["encode", "place", "read_points", "sample"]
+__all__ = ["coordinates", "encode", "place", "read_points", "sample"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -202,6 +202,40 @@ def _code(value: Hashable, task: Task) -> float:
         return np.nan
     number = float(value)
     return number if task.kind == "regression" or number in range(len(task.classes)) else np.nan
+
+
+def coordinates(
+    points: gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any], geobox: GeoBox, crs: Any = None
+) -> tuple[Floats, Floats, npt.NDArray[Any]]:
+    """Return x and y of points in the CRS of a grid, and their index.
+
+    Parameters
+    ----------
+    points : GeoDataFrame, DataFrame, Dataset or mapping
+        Points; a table as for :func:`read_points`; or ``x`` and ``y``, one-dimensional.
+    geobox : GeoBox
+        The grid.
+    crs : optional
+        CRS of the points where they carry none; for ``x`` and ``y`` the grid's by default.
+
+    Raises
+    ------
+    PointsError
+        If there are no points, or their coordinates or CRS are missing.
+    """
+    if not isinstance(points, pd.DataFrame):
+        if not {"x", "y"} <= set(points):
+            raise PointsError(f"The points have {list(points)}; give x and y, a table or a GeoDataFrame.")
+        arrays = [np.asarray(points[name]) for name in ("x", "y")]
+        if arrays[0].ndim != 1 or arrays[0].shape != arrays[1].shape:
+            raise PointsError(
+                f"x has the shape {arrays[0].shape} and y {arrays[1].shape}; points need two lists of one length "
+                "(for a grid, use predict with resolution=)."
+            )
+        points = pd.DataFrame({"x": arrays[0], "y": arrays[1]})
+        crs = str(geobox.crs) if crs is None else crs
+    moved = read_points(points, crs=crs).to_crs(str(geobox.crs))
+    return moved.geometry.x.to_numpy(), moved.geometry.y.to_numpy(), moved.index.to_numpy()
 
 
 def place(points: gpd.GeoDataFrame, geobox: GeoBox) -> tuple[gpd.GeoDataFrame, Floats, Floats]:

@@ -86,16 +86,17 @@ def _canonical(units: str) -> str:
 def stack(ds: xr.Dataset, spec: ModelSpec) -> da.Array:
     """Stack a model's bands in its order and units: a lazy float32 array (band, y, x), one chunk along band.
 
-    Bands that are missing (of a modality that is not required) are NaN. NumPy-backed data are chunked as Dask sees fit.
+    Bands that are missing (of a modality that is not required) are NaN, and so are values below a band's ``valid_min``. A model
+    without bands gets the dataset's chunks with none in them. NumPy-backed data are chunked as Dask sees fit.
 
     Raises
     ------
     BandError
         If units cannot be converted.
     """
-    present = [ds[band.name] for band in spec.bands if band.name in ds]
+    present = [ds[band.name] for band in spec.bands if band.name in ds] or [a for a in ds.values() if {"y", "x"} <= set(a.dims)]
     lazy = next((array for array in present if array.chunks is not None), None)
-    shape = present[0].sizes["y"], present[0].sizes["x"]
+    shape = ds.sizes["y"], ds.sizes["x"]
     chunks = ("auto", "auto") if lazy is None else (lazy.chunksizes["y"], lazy.chunksizes["x"])
     chunks = da.core.normalize_chunks(chunks, shape, dtype="float64")
     layers = []
@@ -105,8 +106,11 @@ def stack(ds: xr.Dataset, spec: ModelSpec) -> da.Array:
             continue
         factor, summand = conversion(ds[band.name].attrs.get("units"), band)
         values = da.asarray(ds[band.name].transpose("y", "x").data).rechunk(chunks).astype("float32")
-        layers.append(values if (factor, summand) == (1.0, 0.0) else values * np.float32(factor) + np.float32(summand))
-    bands: da.Array = da.stack(layers).rechunk({0: -1})
+        values = values if (factor, summand) == (1.0, 0.0) else values * np.float32(factor) + np.float32(summand)
+        layers.append(
+            values if band.valid_min is None else da.where(values >= np.float32(band.valid_min), values, np.float32(np.nan))
+        )
+    bands: da.Array = da.stack(layers).rechunk({0: -1}) if layers else da.empty((0, *shape), dtype="float32", chunks=(-1, *chunks))
     return bands
 
 

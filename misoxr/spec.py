@@ -41,11 +41,17 @@ class Band:
         Units in which the model takes the band: ``"1"`` is reflectance, ``"DN"`` raw counts.
     kind : {"linear", "circular"}
         A circular band (aspect, in degrees) enters as sine and cosine. Values below 0 mean "no direction" and enter as 0, 0.
+    aliases : tuple of str
+        Other names under which the dataset may have the band.
+    valid_min : float or None
+        Values below it, in the band's units, are nodata, as NaN is.
     """
 
     name: str
     units: str = "1"
     kind: Literal["linear", "circular"] = "linear"
+    aliases: tuple[str, ...] = ()
+    valid_min: float | None = None
 
     def __post_init__(self) -> None:
         _check(self.kind in ("linear", "circular"), f"Band {self.name!r} is of kind {self.kind!r}; use 'linear' or 'circular'.")
@@ -180,8 +186,11 @@ class WindowSpec:
     stride : int
         Distance between the windows of the lattice, pixels.
     taper : {"cosine", "linear", "gaussian"}
-        Weight of a window's pixels. Cosine and linear ramps rise over the overlap of two windows (at most half a window)
-        from 0 at the border to 1; "gaussian" is the published window, which does not reach 0.
+        Weight of a window's pixels. Cosine and linear ramps rise from 0 to 1 in the middle of the overlap of two windows, and
+        what lies outside the ramp is not asked for; "gaussian" is the published window, which does not reach 0.
+    ramp : int or None
+        Length of the ramps, pixels; None stands for the whole overlap, ``size - stride``. With 0 a window answers alone up to
+        the middle of its overlap, and the map has seams.
     anchor : {"crs", "dataset"}
         Whether the lattice is anchored in the CRS, or at the dataset's corner as published.
     """
@@ -191,6 +200,7 @@ class WindowSpec:
     stride: int = 192
     taper: Taper = "cosine"
     anchor: Anchor = "crs"
+    ramp: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.size >= 2, f"A window of {self.size} pixels is too small; use 2 or more.")
@@ -205,6 +215,11 @@ class WindowSpec:
             self.taper == "gaussian" or self.stride < self.size,
             f"A stride of {self.stride} equal to the size leaves no overlap for the {self.taper} taper; use a smaller stride.",
         )
+        _check(
+            self.ramp is None or (self.taper != "gaussian" and 0 <= self.ramp <= self.size - self.stride),
+            f"A ramp of {self.ramp} pixels does not go with the {self.taper} taper, windows of {self.size} and a stride of "
+            f"{self.stride}; use None, or with a cosine or linear taper 0 to {self.size - self.stride}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -218,11 +233,13 @@ class LocationSpec:
     extent : tuple of float
         West, south, east and north, in units of the CRS. x is scaled to -1..1 from west to east, y from north to south.
     frequencies : int
-        Number of wavelengths of the grid-cell encoding, geometric from ``shortest`` to ``longest``.
+        Number of wavelengths, geometric from ``shortest`` to ``longest``; with "nerf" the number of octaves.
     shortest, longest : float
         Wavelengths, in units of the scaled coordinates.
     dropout : float
         Dropout of the encoder's layers in training.
+    encoding : {"grid", "theory", "nerf"}
+        How a location becomes numbers; see :class:`misoxr.model.location.LocationEncoder`.
     """
 
     crs: str
@@ -231,8 +248,13 @@ class LocationSpec:
     shortest: float = 0.0005
     longest: float = 2.0
     dropout: float = 0.1
+    encoding: Literal["grid", "theory", "nerf"] = "grid"
 
     def __post_init__(self) -> None:
+        _check(
+            self.encoding in ("grid", "theory", "nerf"),
+            f"Unknown location encoding {self.encoding!r}; use 'grid', 'theory' or 'nerf'.",
+        )
         west, south, east, north = self.extent
         _check(west < east and south < north, f"The location extent {self.extent} is empty; give (west, south, east, north).")
 
@@ -246,7 +268,7 @@ class ModelSpec:
     name : str
         A name for people.
     modalities : tuple of Modality
-        The inputs, in order.
+        The inputs, in order; none for a model that knows the location alone.
     tasks : tuple of Task
         The outputs, in order.
     pixel_size : float
@@ -257,8 +279,8 @@ class ModelSpec:
         Width of embeddings; the head narrows to half of it.
     location : LocationSpec or None
         The location branch; None leaves it out.
-    query : {"continuous"}
-        Form of the implicit query.
+    query : {"continuous", "published"}
+        Form of the implicit query (:func:`misoxr.model.query.neighbours`); "published" is for the authors' checkpoints.
     """
 
     name: str
@@ -268,20 +290,23 @@ class ModelSpec:
     windows: WindowSpec
     width: int
     location: LocationSpec | None = None
-    query: Literal["continuous"] = "continuous"
+    query: Literal["continuous", "published"] = "continuous"
 
     def __post_init__(self) -> None:
-        _check(bool(self.modalities), "A model needs at least one modality.")
+        _check(bool(self.modalities or self.location), "A model needs at least one modality, or a location branch.")
         _check(bool(self.tasks), "A model needs at least one task.")
         _check(self.pixel_size > 0, f"The pixel size is {self.pixel_size}; it must be positive.")
-        _check(any(modality.required for modality in self.modalities), "At least one modality must be required.")
+        _check(
+            not self.modalities or any(modality.required for modality in self.modalities),
+            "At least one modality must be required.",
+        )
         for what, names in (
             ("band", [band.name for band in self.bands]),
             ("task", [task.name for task in self.tasks]),
             ("modality", [modality.name for modality in self.modalities]),
         ):
             _check(len(set(names)) == len(names), f"A {what} stands twice in the model: {names}.")
-        _check(self.query == "continuous", f"Unknown query {self.query!r}; use 'continuous'.")
+        _check(self.query in ("continuous", "published"), f"Unknown query {self.query!r}; use 'continuous' or 'published'.")
 
     @property
     def bands(self) -> tuple[Band, ...]:
@@ -350,7 +375,8 @@ class ModelSpec:
             raise SpecError(f"Unknown preset {name!r}; use one of {sorted(_PRESETS)}.") from None
         bands = {"sat": _bands(SENTINEL2 if sat is None else sat), "cov": _bands(COVARIATES if cov is None else cov)}
         modalities = [Modality(key, value, parts[key], required=key == "sat") for key, value in bands.items() if value]
-        if modalities and not any(modality.required for modality in modalities):
+        _check(bool(modalities), "A model built from a preset needs at least one modality; give bands for sat or cov.")
+        if not any(modality.required for modality in modalities):
             modalities = [replace(modality, required=True) for modality in modalities]
         return cls(
             name=name,

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
 from misoxr._version import __version__
-from misoxr.cube import check
+from misoxr.cube import check, named
 from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError, require
 from misoxr.folds import separate
 from misoxr.grid import geobox_of
@@ -173,6 +173,9 @@ def fit(
     settings = Settings(max_epochs, batch_size, learning_rate, weight_decay, label_smoothing, noise, ema, seed)
     points = read_points(points)
     spec = spec_for(spec, ds, points) if isinstance(spec, str) else spec
+    if not spec.modalities:
+        raise SpecError(f"Model {spec.name!r} has no modality to train; give one with bands, such as a preset.")
+    ds = named(ds, spec)
     geobox, target = check(ds, spec), choose_device(device)
     labelled = Labelled.of(points, spec, geobox)
     held = None if isinstance(val, float | int) else Labelled.of(read_points(val), spec, geobox)

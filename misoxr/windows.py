@@ -1,7 +1,9 @@
 """Which windows cover an extent, which of them a block needs, and how they are weighted: a pure plan on integers."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -36,31 +38,58 @@ class Axis:
         """Pixels of a window that lie in the dataset: its size, or the dataset's length where that is less."""
         return min(self.spec.size, self.length)
 
-    def meeting(self, start: int, stop: int) -> tuple[int, ...]:
-        """Return the starts of windows that meet pixels ``start`` to ``stop`` (exclusive)."""
-        return tuple(s for s in self.starts if s < stop and s + self.size > start)
+    def support(self, start: int) -> tuple[float, float]:
+        """Return between which positions the window at ``start`` has weight.
 
-    def halo(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the extent (first, last + 1) of all windows that meet pixels ``start`` to ``stop``."""
-        starts = self.meeting(start, stop)
+        Two windows hand over to each other by ramps in the middle of their overlap; a window at the dataset's own edge goes
+        up to it.
+        """
+        low, high = float(start), float(start + self.size)
+        if self.spec.taper == "gaussian":
+            return low, high
+        at = bisect_left(self.starts, start)
+        if at > 0:
+            low = (start + self.starts[at - 1] + self.size - self._ramp) / 2
+        if at + 1 < len(self.starts):
+            high = (start + self.starts[at + 1] + self.size + self._ramp) / 2
+        return low, high
+
+    @property
+    def _ramp(self) -> int:
+        return self.spec.size - self.spec.stride if self.spec.ramp is None else self.spec.ramp
+
+    def meeting(self, low: float, high: float) -> tuple[int, ...]:
+        """Return the starts of the windows that have weight between two positions."""
+        first = max(0, bisect_right(self.starts, low - self.size) - 1)
+        last = bisect_left(self.starts, high)
+        spans = ((start, self.support(start)) for start in self.starts[first:last])
+        return tuple(start for start, span in spans if span[0] < high and span[1] > low)
+
+    def halo(self, low: float, high: float) -> tuple[int, int]:
+        """Return the extent (first, last + 1) of all windows that have weight between two positions."""
+        starts = self.meeting(low, high)
         return starts[0], starts[-1] + self.size
 
     def weight(self, start: int, position: npt.ArrayLike) -> Floats:
         """Return the weight of the window at ``start`` at fractional pixel positions (a centre at +0.5).
 
-        The ramps fall to 0 at the window's borders, except at the dataset's own edge, where the weight stays up.
+        It falls to 0 at the ends of the window's support, except at the dataset's own edge, where it stays up.
         """
-        inside = np.asarray(position, dtype="float64") - start
+        position = np.asarray(position, dtype="float64")
+        low, high = self.support(start)
+        inside = (position >= low) & ((position < high) | ((position == high) & (start == self.starts[-1])))
         if self.spec.taper == "gaussian":
-            centres = np.arange(self.spec.size) + 0.5
-            return np.asarray(np.interp(inside, centres, _gaussian(self.spec.size)), dtype="float64")
-        ramp = min(self.spec.size - self.spec.stride, self.spec.size / 2)
-        rise = np.ones_like(inside) if start == 0 else inside / ramp
-        fall = np.ones_like(inside) if start + self.size == self.length else (self.size - inside) / ramp
-        linear = np.clip(np.minimum(rise, fall), 0.0, 1.0)
+            centres = start + np.arange(self.spec.size) + 0.5
+            return np.asarray(np.interp(position, centres, _gaussian(self.spec.size)) * inside)
+        if self._ramp == 0:
+            return np.asarray(inside, dtype="float64")
+        rise = np.ones_like(position) if start == self.starts[0] else (position - low) / self._ramp
+        fall = np.ones_like(position) if start == self.starts[-1] else (high - position) / self._ramp
+        linear = np.where(inside, np.clip(np.minimum(rise, fall), 0.0, 1.0), 0.0)
         return linear if self.spec.taper == "linear" else np.sin(np.pi / 2 * linear) ** 2
 
 
+@lru_cache
 def _gaussian(size: int) -> Floats:
     """Return one axis of the published window: a centred unit impulse under ``scipy.ndimage.gaussian_filter`` (reflecting)."""
     from scipy.ndimage import gaussian_filter1d
@@ -78,8 +107,8 @@ class Plan:
     y: Axis
     x: Axis
 
-    def windows(self, rows: tuple[int, int], columns: tuple[int, int]) -> Iterator[tuple[int, int]]:
-        """Yield (row, column) of the first pixel of each window that meets the block ``rows`` x ``columns``."""
+    def windows(self, rows: tuple[float, float], columns: tuple[float, float]) -> Iterator[tuple[int, int]]:
+        """Yield (row, column) of the first pixel of each window that has weight in the block ``rows`` x ``columns``."""
         for row in self.y.meeting(*rows):
             for column in self.x.meeting(*columns):
                 yield row, column

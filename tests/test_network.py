@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from misoxr.errors import SpecError
-from misoxr.model.encoder import Encoder
+from misoxr.model.encoder import Encoder, shape_of
 from misoxr.model.location import LocationEncoder
 from misoxr.model.losses import task_loss, total_loss
 from misoxr.model.miso import Miso
+from misoxr.model.query import neighbours
 from misoxr.spec import ALASKA, COVARIATES, PERMAFROST, TAXONOMY, Band, EncoderSpec, LocationSpec, Modality, ModelSpec, Task
 from tests.conftest import tiny_spec
 
@@ -65,7 +66,7 @@ def test_stages_of_miso_base_have_the_published_sizes():
         with torch.device("meta"):
             encoder = Encoder(modality, spec.width)
             cells = encoder.project(torch.empty(1, modality.channels, 256, 256))
-        assert [tuple(cell.shape[1:]) for cell in cells] == [(64, 64, 256), (32, 32, 256), (16, 16, 512), (8, 8, 1024)]
+        assert [tuple(cell.values.shape[1:]) for cell in cells] == [(64, 64, 256), (32, 32, 256), (16, 16, 512), (8, 8, 1024)]
         assert [query.channels for query in encoder.queries] == [128, 256, 512, 1024]
 
 
@@ -119,8 +120,8 @@ def test_any_backbone_with_features(backbone, options, widths, strides):
     image = torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cells = encoder.project(image)
-        out = encoder(cells, torch.zeros(4, dtype=torch.long), points_of(4))
-    assert [tuple(cell.shape) for cell in cells] == [(1, 64 // stride, 64 // stride, 5) for stride in strides]
+        out = encoder(cells, {shape_of(cell): neighbours(points_of(4), *shape_of(cell)) for cell in cells})
+    assert [tuple(cell.values.shape) for cell in cells] == [(1, 64 // stride, 64 // stride, 5) for stride in strides]
     assert out.shape == (4, 6)
     assert out.std(dim=0).min() > 0
 
@@ -137,7 +138,7 @@ def test_cells_lie_where_the_image_does(backbone):
     changed = image.clone()
     changed[..., :8, 56:] = 3.0
     with torch.no_grad():
-        difference = (encoder.project(changed)[0] - encoder.project(image)[0]).abs().sum(-1)[0]
+        difference = (encoder.project(changed)[0].values - encoder.project(image)[0].values).abs().sum(-1)[0]
     row, column = divmod(int(difference.argmax()), difference.shape[1])
     assert row < difference.shape[0] / 4
     assert column >= difference.shape[1] * 3 / 4

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
-from misoxr.predict import FILL
+from misoxr.maps import FILL
 from misoxr.spec import ModelSpec, WindowSpec
 from tests.conftest import make_cube, make_model, tiny_spec
 
@@ -47,12 +47,14 @@ def plain_map(cube, model, windows):
         lattice = [s for s in range(length - windows.size + 1) if (s + first) % windows.stride == 0]
         return sorted({0, length - windows.size, *lattice})
 
-    def taper(start, length):
-        ramp = min(windows.size - windows.stride, windows.size / 2)
-        t = np.arange(windows.size) + 0.5
-        rise = np.ones(windows.size) if start == 0 else np.minimum(t / ramp, 1)
-        fall = np.ones(windows.size) if start + windows.size == length else np.minimum((windows.size - t) / ramp, 1)
-        return (1 - np.cos(np.pi * np.minimum(rise, fall))) / 2
+    def taper(start, length, first):
+        ramp = windows.size - windows.stride
+        t = start + np.arange(windows.size) + 0.5
+        before, after = ([s for s in starts(length, first) if sign * (s - start) > 0] for sign in (-1, 1))
+        middle = [(s + start + windows.size) / 2 for s in (*before[-1:], *after[:1])]
+        rise = (t - middle[0]) / ramp + 0.5 if before else np.ones(windows.size)
+        fall = (middle[-1] - t) / ramp + 0.5 if after else np.ones(windows.size)
+        return (1 - np.cos(np.pi * np.clip(np.minimum(rise, fall), 0, 1))) / 2
 
     total, weights = np.zeros((8, height, width)), np.zeros((height, width))
     centres = torch.from_numpy((2 * np.arange(windows.size) + 1) / windows.size - 1).float()
@@ -65,7 +67,7 @@ def plain_map(cube, model, windows):
                 cells = model.network.project({name: values[cut] for name, values in inputs.items()})
                 logits = model.network(cells, torch.zeros(len(points), dtype=torch.long), points)
             p = torch.cat([logits["permafrost"].sigmoid(), logits["taxonomy"].softmax(-1)], -1).T
-            weight = np.outer(taper(row, height), taper(column, width))
+            weight = np.outer(taper(row, height, top), taper(column, width, left))
             total[cut] += p.reshape(8, windows.size, windows.size).numpy() * weight
             weights[cut[1:]] += weight
     return total / weights

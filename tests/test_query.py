@@ -26,8 +26,10 @@ def make_feature(*shape: int, seed: int = 1) -> Tensor:
 
 def answer(query: Query, feature: Tensor, points: Tensor, sample: Tensor | None = None) -> Tensor:
     sample = torch.zeros(len(points), dtype=torch.long) if sample is None else sample
+    _, height, width, _ = feature.shape
+    near = neighbours(points.double(), height, width)
     with torch.no_grad():
-        return query(query.project(feature), sample, points)
+        return query(query.project(feature), near._replace(cell=near.cell + sample * (height * width)))
 
 
 def plain(query: Query, feature: Tensor, points: Tensor, sample: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ def test_the_tolerance_would_show_a_jump():
     query, feature = make_query(), make_feature(1, 4, 4)
     index, offset, weight = neighbours(torch.tensor([[-0.5 - 1e-6, 0.1], [-0.5 + 1e-6, 0.1]]), 4, 4)
     nearest = weight.argmax(dim=0)
-    cells = query.project(feature).flatten(0, 2)
+    cells = query.project(feature).values.flatten(0, 2)
     with torch.no_grad():
         answers = []
         for point, neighbour in enumerate(nearest):

@@ -19,7 +19,8 @@ from odc.geo.xr import ODCExtensionDs  # noqa: F401
 
 from misoxr.errors import AssetError, GridError, StoreError
 from misoxr.grid import geobox_of, same_grid
-from misoxr.predict import FILL, predict
+from misoxr.maps import FILL
+from misoxr.predict import predict
 from misoxr.spec import SENTINEL2, ModelSpec
 from misoxr.store import SIDECAR, open_maps, to_zarr
 from tests.conftest import make_cube

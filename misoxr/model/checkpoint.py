@@ -172,14 +172,16 @@ def _fill(network: Miso, state: Mapping[str, torch.Tensor], name: str) -> None:
 _LOADING = threading.Lock()
 
 
-def resolve(address: Address, device: str) -> Model:
-    """Return the model at an address on a device, loaded once per process."""
+def resolve(address: Address, device: str, precision: torch.dtype = torch.float32, *, compiled: bool = False) -> Model:
+    """Return the model at an address on a device, loaded once per process; bfloat16 is mixed with weights in float32."""
     with _LOADING:
-        return _resolved(address, device)
+        return _resolved(address, device, torch.float64 if precision == torch.float64 else torch.float32, compiled)
 
 
 @lru_cache(maxsize=4)
-def _resolved(address: Address, device: str) -> Model:
+def _resolved(address: Address, device: str, precision: torch.dtype, compiled: bool) -> Model:
     model = Model.load(address.uri, sha256=address.sha256)
-    model.network.requires_grad_(False).to(device)
+    model.network.requires_grad_(False).to(device, precision)
+    if compiled:
+        model.network.compile(dynamic=True)
     return model

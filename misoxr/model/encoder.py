@@ -1,5 +1,7 @@
 """The visual encoder of one modality: a timm backbone, and a query on each of its stages."""
 
+from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import timm
@@ -7,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from misoxr.errors import SpecError
-from misoxr.model.query import Query
+from misoxr.model.query import Cells, Neighbours, Query
 from misoxr.spec import EncoderSpec, Modality
 
-__all__ = ["Encoder"]
+__all__ = ["Encoder", "Shape", "shape_of"]
+
+Shape = tuple[int, int]
 
 _OUTSIDE = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 
@@ -32,6 +36,11 @@ def _backbone(spec: EncoderSpec, channels: int) -> Any:
         raise SpecError(f"timm cannot build {spec.backbone!r} with features_only and {options}: {error}") from error
 
 
+def shape_of(cells: Cells) -> Shape:
+    """Return the number of a stage's cells along y and x."""
+    return cells.values.shape[1], cells.values.shape[2]
+
+
 class Encoder(nn.Module):
     """A timm backbone with ``features_only`` and the implicit query of its stages, summed.
 
@@ -48,23 +57,25 @@ class Encoder(nn.Module):
         spec = modality.encoder
         backbone = _backbone(spec, modality.channels)
         widths: list[int] = backbone.feature_info.channels()
-        self.backbone = backbone
+        # Convolutions are a quarter faster with the channels last, on a CPU and on CUDA.
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         if len(widths) != len(spec.hidden):
             raise SpecError(
                 f"{spec.backbone!r} has {len(widths)} stages and the query {len(spec.hidden)} pairs of widths; give one per stage."
             )
-        self.queries = nn.ModuleList(Query(channels, hidden, width) for channels, hidden in zip(widths, spec.hidden, strict=True))
+        stages = zip(widths, spec.hidden, strict=True)
+        self.queries = nn.ModuleList(Query(channels, hidden, width) for channels, hidden in stages)
         self.norm = nn.LayerNorm(width)
         self.channels_last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
 
-    def project(self, image: Tensor) -> list[Tensor]:
-        """Encode images (B, C, H, W) to the projected cells of each stage, (B, h, w, hidden)."""
-        features = self.backbone(image)
+    def project(self, image: Tensor) -> list[Cells]:
+        """Encode images (B, C, H, W) to the cells of each stage."""
+        features = self.backbone(image.contiguous(memory_format=torch.channels_last))
         if not self.channels_last:
             features = [feature.permute(0, 2, 3, 1) for feature in features]
         return [query.project(feature) for query, feature in zip(self.queries, features, strict=True)]  # type: ignore[operator]
 
-    def forward(self, cells: list[Tensor], sample: Tensor, points: Tensor) -> Tensor:
-        """Answer at points: cells of :meth:`project`, sample (N,), points (N, 2) in -1..1 -> (N, width)."""
-        answers = [query(cell, sample, points) for query, cell in zip(self.queries, cells, strict=True)]
-        return self.norm(torch.stack(answers).sum(dim=0))  # type: ignore[no-any-return]
+    def forward(self, cells: list[Cells], around: Mapping[Shape, Neighbours]) -> Tensor:
+        """Answer from the cells of :meth:`project` at points, by the shapes of the stages: (N, width)."""
+        answers = (query(cell, around[shape_of(cell)]) for query, cell in zip(self.queries, cells, strict=True))
+        return self.norm(reduce(torch.add, answers))  # type: ignore[no-any-return]

@@ -1,28 +1,37 @@
-"""Running a network: device, precision, threads, and the one place of inference mode."""
+"""Running a network: device, precision, threads, batches, and the one place of inference mode."""
 
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from misoxr.errors import SpecError
 from misoxr.model.miso import Miso
 from misoxr.spec import ModelSpec
 
-__all__ = ["Precision", "activate", "choose_device", "choose_precision", "inference", "locate", "query_grid"]
+__all__ = ["Precision", "Run", "activate", "answer", "choose_device", "choose_precision", "in_batches", "inference", "locate"]
 
 Array = npt.NDArray[np.float32]
-Precision = Literal["auto", "float32", "bfloat16"]
-_LOCK = threading.RLock()
-_POINTS = {"cpu": 1024, "cuda": 65536}
-"""Points answered at once: few enough to stay in a CPU's cache, many enough to fill a GPU."""
+Floats = npt.NDArray[np.float64]
+Precision = Literal["auto", "float32", "bfloat16", "float64"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_LOCKS: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+_BLOCK = {"cpu": 2**18, "cuda": 2**26}
+"""Points answered at once, times the widest layer: few enough for a core's cache, many enough to fill a GPU."""
+_WINDOWS = 8
+"""Windows encoded at once on a CPU."""
 
 
 def choose_device(device: str) -> str:
@@ -35,7 +44,7 @@ def choose_device(device: str) -> str:
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.split(":")[0] not in _POINTS:
+    if device.split(":")[0] not in _BLOCK:
         raise SpecError(f"The device {device!r} is not known here; use 'auto', 'cpu', 'cuda' or 'cuda:<number>'.")
     try:
         torch.empty(0, device=device)
@@ -45,8 +54,8 @@ def choose_device(device: str) -> str:
 
 
 def choose_precision(precision: str, device: str) -> torch.dtype:
-    """Resolve "auto" to bfloat16 on CUDA and float32 elsewhere."""
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    """Resolve "auto" to bfloat16 on CUDA and float32 elsewhere: on a CPU, bfloat16 is beyond the tolerance of a map (1e-5)."""
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
     kinds["auto"] = torch.bfloat16 if device.startswith("cuda") else torch.float32
     if precision not in kinds:
         raise SpecError(f"Unknown precision {precision!r}; use one of {sorted(kinds)}.")
@@ -65,66 +74,147 @@ def _cores() -> int:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class Run:
+    """A device held for one inference: applies a function to items, in order, on all its workers at once."""
+
+    device: str
+    precision: torch.dtype
+    workers: int
+    pool: ThreadPoolExecutor | None
+
+    @property
+    def kind(self) -> str:
+        """The device without its number."""
+        return self.device.split(":")[0]
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name of the answers' precision."""
+        return "float64" if self.precision == torch.float64 else "float32"
+
+    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return the function's results."""
+
+        def call(item: Item) -> Result:
+            # Both hold only in the thread that enters them.
+            with torch.inference_mode(), torch.autocast(self.kind, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+                return function(item)
+
+        return list(self.pool.map(call, items) if self.pool else map(call, items))
+
+    def tensor(self, values: npt.NDArray[Any]) -> Tensor:
+        """Put values on the device."""
+        return torch.from_numpy(values).to(self.device)
+
+
 @contextmanager
-def inference(device: str, precision: torch.dtype) -> Iterator[None]:
-    """Hold the device for one inference: no gradients, bounded threads, mixed precision."""
-    with _LOCK:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(_cores())
+def inference(device: str, precision: torch.dtype) -> Iterator[Run]:
+    """Hold a device for one inference.
+
+    On a CPU, each core takes whole batches of windows and blocks of points, with torch on one thread: cores that share a
+    block wait for each other at every layer, and each has caches of its own.
+    """
+    with _LOCKS[device]:
+        if device.startswith("cuda"):
+            yield Run(device, precision, 1, None)
+            return
+        threads, cores = torch.get_num_threads(), _cores()
+        torch.set_num_threads(1)
         try:
-            with torch.inference_mode(), torch.autocast(device.split(":")[0], precision, enabled=precision != torch.float32):
-                yield
+            with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield Run(device, precision, cores, pool)
         finally:
             torch.set_num_threads(threads)
+
+
+def in_batches(
+    function: Callable[[Sequence[Item]], Result], items: Sequence[Item], size: int | None, device: str
+) -> Iterator[Result]:
+    """Apply a function to batches of items.
+
+    Without a size, a CPU takes batches of 8, and CUDA as many as fit in its free memory by what one item took. Where CUDA
+    runs out of memory, the batch is halved.
+    """
+    measured = device.startswith("cuda") and size is None
+    size = size or (1 if measured else _WINDOWS)
+    start = 0
+    while start < len(items):
+        before = _reset_peak(device) if measured else 0
+        try:
+            result = function(items[start : start + size])
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = (size + 1) // 2
+            torch.cuda.empty_cache()
+            continue
+        yield result
+        start += size
+        if measured:
+            taken = max(torch.cuda.max_memory_allocated(device) - before, 1)
+            size, measured = max(1, min(256, int(0.8 * torch.cuda.mem_get_info(device)[0] / taken))), False
+
+
+def _reset_peak(device: str) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
 
 
 def activate(spec: ModelSpec, logits: Mapping[str, Tensor]) -> Tensor:
     """Concatenate the tasks' probabilities (regression: values) along the last axis, in the order of the specification."""
     parts = []
     for task in spec.tasks:
-        values = logits[task.name].float()
+        values = logits[task.name]
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
         if task.kind != "regression":
             values = values.softmax(-1) if task.kind == "multiclass" else values.sigmoid()
         parts.append(values)
     return torch.cat(parts, dim=-1)
 
 
-def query_grid(
-    network: Miso,
-    spec: ModelSpec,
-    inputs: Mapping[str, Array],
-    positions: Sequence[tuple[Array, Array]],
-    device: str,
+def _block(network: Miso, kind: str) -> int:
+    widest = max(module.out_features for module in network.modules() if isinstance(module, nn.Linear))
+    return max(256, min(_BLOCK[kind] // widest, 65536))
+
+
+def answer(
+    network: Miso, spec: ModelSpec, windows: Sequence[Mapping[str, Array]], points: Sequence[Floats], run: Run
 ) -> list[Array]:
-    """Encode a batch of windows, and answer each at a grid of points.
+    """Encode windows, and answer each at its points.
 
     Parameters
     ----------
-    inputs : mapping of str to array
-        Scaled windows (B, channel, size, size) by modality.
-    positions : sequence of (array, array)
-        For each window, y and x of the grid's rows and columns, in -1..1 of the window.
+    windows : sequence of mapping of str to array
+        For each window, scaled inputs (channel, size, size) by modality.
+    points : sequence of array
+        For each window, points (N, 2), x and y in -1..1 of the window.
+    run : Run
+        The device.
 
     Returns
     -------
     list of array
-        For each window, (output, rows, columns).
+        For each window, (N, output).
     """
-    cells = network.project({name: torch.from_numpy(values).to(device) for name, values in inputs.items()})
-    out = []
-    for sample, (y, x) in enumerate(positions):
-        grid = torch.meshgrid(torch.from_numpy(y).to(device), torch.from_numpy(x).to(device), indexing="ij")
-        points = torch.stack([grid[1], grid[0]], dim=-1).reshape(-1, 2)  # (rows * columns, [x, y])
-        index = torch.full((len(points),), sample, device=device)
-        blocks = zip(*(part.split(_POINTS[points.device.type]) for part in (index, points)), strict=True)
-        answers = torch.cat([activate(spec, network(cells, *block)) for block in blocks])
-        out.append(answers.T.reshape(-1, len(y), len(x)).cpu().numpy())
-    return out
+    size = -(-len(windows) // run.workers)
+    groups = [slice(start, start + size) for start in range(0, len(windows), size)]
+
+    def encode(group: slice) -> Any:
+        stacked = {name: np.stack([window[name] for window in windows[group]]) for name in windows[0]}
+        return network.project({name: run.tensor(values).to(network.dtype) for name, values in stacked.items()})
+
+    blocks = []
+    for group, cells in zip(groups, run(encode, groups), strict=True):
+        sample = np.repeat(np.arange(len(points[group])), [len(part) for part in points[group]])
+        parts = (run.tensor(values).split(_block(network, run.kind)) for values in (sample, np.concatenate(points[group])))
+        blocks += [(cells, *block) for block in zip(*parts, strict=True)]
+    answers = run(lambda block: activate(spec, network(*block)).cpu().numpy(), blocks)
+    return np.split(np.concatenate(answers), np.cumsum([len(part) for part in points])[:-1])
 
 
-def locate(network: Miso, spec: ModelSpec, location: npt.NDArray[np.float64], device: str) -> Array:
-    """Answer from scaled locations (..., 2) alone: (output, ...)."""
-    flat = torch.from_numpy(location.reshape(-1, 2)).float().to(device)
-    answers = torch.cat([activate(spec, network.locate(block)) for block in flat.split(_POINTS[flat.device.type])])
-    values: Array = answers.T.reshape(-1, *location.shape[:-1]).cpu().numpy()
+def locate(network: Miso, spec: ModelSpec, location: Floats, run: Run) -> Array:
+    """Answer from scaled locations (N, 2) alone: (N, output)."""
+    blocks = run.tensor(location).split(_block(network, run.kind))
+    values: Array = np.concatenate(run(lambda block: activate(spec, network.locate(block)).cpu().numpy(), blocks))
     return values

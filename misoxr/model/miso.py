@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from misoxr.model.encoder import Encoder
+from misoxr.model.encoder import Encoder, shape_of
 from misoxr.model.location import LocationEncoder
+from misoxr.model.query import Cells, neighbours
 from misoxr.spec import ModelSpec
 
 __all__ = ["Miso"]
@@ -43,16 +45,23 @@ class Miso(nn.Module):
         super().__init__()
         width = spec.width
         self.side = spec.windows.input_size
+        self.query = spec.query
         self.encoders = nn.ModuleDict({m.name: Encoder(m, width) for m in spec.modalities})
         self.mappers = nn.ModuleDict({m.name: mapper(width) for m in spec.modalities})
-        self.visual_mapper = mapper(width)
-        self.heads = nn.ModuleDict({task.name: head(width, task.outputs) for task in spec.tasks})
+        if spec.modalities:
+            self.visual_mapper = mapper(width)
+            self.heads = nn.ModuleDict({task.name: head(width, task.outputs) for task in spec.tasks})
         self.location_encoder = LocationEncoder(spec.location, width) if spec.location else None
         if spec.location:
             self.location_mapper = mapper(width)
             self.location_heads = nn.ModuleDict({task.name: head(width, task.outputs) for task in spec.tasks})
 
-    def project(self, inputs: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next(self.parameters()).dtype
+
+    def project(self, inputs: Mapping[str, Tensor]) -> dict[str, list[Cells]]:
         """Encode windows (B, C, H, W) by modality to the cells that points are answered from.
 
         Windows of another size than the encoders' input are resized as published: bilinear, corners not aligned, no
@@ -60,24 +69,29 @@ class Miso(nn.Module):
         """
         return {name: encoder.project(_resized(inputs[name], self.side)) for name, encoder in self.encoders.items()}  # type: ignore[operator]
 
-    def forward(self, cells: Mapping[str, list[Tensor]], sample: Tensor, points: Tensor) -> dict[str, Tensor]:
+    def forward(self, cells: Mapping[str, list[Cells]], sample: Tensor, points: Tensor) -> dict[str, Tensor]:
         """Answer at points of the windows.
 
         Parameters
         ----------
-        cells : mapping of str to list of Tensor
+        cells : mapping of str to list of Cells
             From :meth:`project`.
         sample : Tensor
             (N,) the window of each point.
         points : Tensor
-            (N, 2), x and y in -1..1 of its window.
+            (N, 2), x and y in -1..1 of its window, of at least the network's precision.
 
         Returns
         -------
         dict of str to Tensor
             Logits (N, outputs) by task.
         """
-        answers = [self.mappers[name](encoder(cells[name], sample, points)) for name, encoder in self.encoders.items()]
+        # Stages of one shape, in one modality or another, share their neighbours.
+        around = {}
+        for height, width in {shape_of(cell) for stages in cells.values() for cell in stages}:
+            near = neighbours(points, height, width, self.query)
+            around[height, width] = near._replace(cell=near.cell + sample * (height * width))
+        answers = [self.mappers[name](encoder(cells[name], around)) for name, encoder in self.encoders.items()]
         visual = self.visual_mapper(sum(answers[1:], start=answers[0]))
         return {name: task_head(visual) for name, task_head in self.heads.items()}
 

@@ -1,17 +1,38 @@
 """The implicit query: a stage's cells answer at any point of the window (after LIIF, Chen et al. 2021).
 
-In its correct, continuous form: offsets keep their axes, and the four neighbours are weighted bilinearly, so that the answer
-never jumps where a point passes from one set of neighbours to the next.
+In its default, continuous form, offsets keep their axes and the four neighbours are weighted bilinearly, so that the answer
+never jumps where a point passes from one set of neighbours to the next. The published form, for the authors' checkpoints,
+mixes the axes of the offsets and weights by them, and jumps.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Query", "neighbours"]
+__all__ = ["Cells", "Neighbours", "Query", "neighbours"]
 
 
-def neighbours(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+class Neighbours(NamedTuple):
+    """The four cells around each point.
+
+    Attributes
+    ----------
+    cell : Tensor
+        (4, N) row-major index of the cell, clamped to the window.
+    offset : Tensor
+        (4, N, 2) (point - cell centre) * (width, height).
+    weight : Tensor
+        (4, N) weight, summing to 1; bilinear in the continuous form.
+    """
+
+    cell: Tensor
+    offset: Tensor
+    weight: Tensor
+
+
+def neighbours(points: Tensor, height: int, width: int, mode: str = "continuous") -> Neighbours:
     """Find the four cells around each point.
 
     Parameters
@@ -20,37 +41,41 @@ def neighbours(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor,
         (N, 2), x and y in -1..1 of the window.
     height, width : int
         Cells along y and x; cell i of n has its centre at -1 + (2 i + 1) / n.
-
-    Returns
-    -------
-    index : Tensor
-        (4, N) row-major index of the cell, clamped to the window.
-    offset : Tensor
-        (4, N, 2) (point - cell centre) * (width, height).
-    weight : Tensor
-        (4, N) bilinear weight, summing to 1.
+    mode : {"continuous", "published"}
+        The published form measures x from the cell's y and y from the cell's x, and weights by 1 / (|dx dy| + 1e-9).
     """
     cells = points.new_tensor([width, height])
-    position = (points + 1) / 2 * cells - 0.5  # (N, 2) in cells, a centre at a whole number
-    low = position.floor()
-    fraction = position - low
-    index, offset, weight = [], [], []
-    for down in (0, 1):
-        for right in (0, 1):
-            step = points.new_tensor([right, down])
-            cell = torch.minimum((low + step).clamp(min=0), cells - 1)
-            index.append((cell[:, 1] * width + cell[:, 0]).long())
-            offset.append((position - cell) * 2)
-            weight.append((step * fraction + (1 - step) * (1 - fraction)).prod(dim=1))
-    return torch.stack(index), torch.stack(offset), torch.stack(weight)
+    corners = points.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]])[:, None]  # (4, 1, [x, y])
+    if mode == "published":
+        nearest = (points + (2 * corners - 1) / cells + 1e-6).clamp(-1 + 1e-6, 1 - 1e-6)
+        cell = ((nearest + 1) / 2 * cells - 0.5).round()
+        offset = (points - (-1 + (2 * cell + 1) / cells).flip(-1)) * cells
+        share = 1 / (offset.prod(-1).abs() + 1e-9)
+        weight = share / share.sum(dim=0)
+    else:
+        position = (points + 1) / 2 * cells - 0.5  # in cells, a centre at a whole number
+        low = position.floor()
+        fraction = position - low
+        cell = torch.minimum((low + corners).clamp(min=0), cells - 1)
+        offset = (position - cell) * 2
+        weight = (corners * fraction + (1 - corners) * (1 - fraction)).prod(-1)
+    return Neighbours((cell[..., 1] * width + cell[..., 0]).long(), offset, weight)
+
+
+class Cells(NamedTuple):
+    """What a stage answers from: its cells (B, h, w, hidden) after the first layer's part, and the last two layers as one."""
+
+    values: Tensor
+    weight: Tensor
+    bias: Tensor
 
 
 class Query(nn.Module):
     """Query of one stage: an MLP on [cell feature, offset] for four cells, averaged, then a linear layer and a norm.
 
-    Two identities keep it exact and cheap. The first layer is linear in [feature, offset], so its part on the feature is
-    computed once a cell (:meth:`project`). The last layer is linear and the weights sum to 1, so it comes after the
-    average, once a point and not four times.
+    Three identities keep it exact and cheap. The first layer is linear in [feature, offset], so its part on the feature is
+    computed once a cell (:meth:`project`). The MLP's last layer is linear and the weights sum to 1, so it comes after the
+    average, once a point and not four times; and there it meets the layer after it, with which it is multiplied into one.
 
     Parameters
     ----------
@@ -71,33 +96,36 @@ class Query(nn.Module):
         self.output = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
-    def project(self, feature: Tensor) -> Tensor:
-        """Apply the first layer's part on the feature, (B, h, w, C) -> (B, h, w, hidden)."""
-        return F.linear(feature, self.first.weight[:, : self.channels], self.first.bias)
+    def project(self, feature: Tensor) -> Cells:
+        """Apply all that does not depend on the point to a stage's feature (B, h, w, C)."""
+        values = F.linear(feature, self.first.weight[:, : self.channels], self.first.bias)
+        bias = F.linear(self.third.bias, self.output.weight, self.output.bias)
+        return Cells(values, self.output.weight @ self.third.weight, bias)
 
-    def forward(self, cells: Tensor, sample: Tensor, points: Tensor) -> Tensor:
+    def forward(self, cells: Cells, around: Neighbours) -> Tensor:
         """Answer at points.
 
         Parameters
         ----------
-        cells : Tensor
-            (B, h, w, hidden) from :meth:`project`.
-        sample : Tensor
-            (N,) which sample of the batch each point belongs to.
-        points : Tensor
-            (N, 2), x and y in -1..1 of the window.
+        cells : Cells
+            From :meth:`project`.
+        around : Neighbours
+            The cells around each of N points, among all cells of the batch.
 
         Returns
         -------
         Tensor
             (N, width)
         """
-        _, height, width, _ = cells.shape
-        index, offset, weight = neighbours(points, height, width)
-        index = index + sample * (height * width)
         # The rows are gathered as an embedding: on a CPU that is six times faster than indexing.
-        hidden = F.embedding(index, cells.flatten(0, 2))  # (4, N, hidden)
-        hidden = F.relu(hidden + F.linear(offset.to(hidden.dtype), self.first.weight[:, self.channels :].to(hidden.dtype)))
-        hidden = F.relu(self.second(hidden))
-        hidden = (hidden * weight[..., None].to(hidden.dtype)).sum(dim=0)  # (N, hidden)
-        return self.norm(self.output(self.third(hidden)))  # type: ignore[no-any-return]
+        hidden = F.embedding(around.cell, cells.values.flatten(0, 2))  # (4, N, hidden)
+        part = self.first.weight[:, self.channels :].to(hidden.dtype)
+        offset, weight = around.offset.to(hidden.dtype), around.weight.to(hidden.dtype)[..., None]
+        for axis in (0, 1):
+            hidden = torch.addcmul(hidden, offset[..., axis, None], part[:, axis])
+        hidden = F.relu(self.second(F.relu(hidden, inplace=True)), inplace=True)
+        # A chain of four is eight times faster here than einsum, which goes by as many products as there are points.
+        mean = hidden[0] * weight[0]
+        for corner in (1, 2, 3):
+            mean = torch.addcmul(mean, hidden[corner], weight[corner])
+        return self.norm(F.linear(mean, cells.weight, cells.bias))  # type: ignore[no-any-return]
