@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import fsspec
-import platformdirs
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 
 from misoxr.errors import CheckpointError
+from misoxr.model.files import cache, fetch, write
 from misoxr.model.miso import Miso
 from misoxr.scaling import Scaling
 from misoxr.spec import ModelSpec
@@ -79,11 +79,7 @@ class Model:
             with fsspec.open(uri, "wb") as file:
                 file.write(self._bytes)
             return
-        target = Path(uri)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
-        partial.write_bytes(self._bytes)
-        partial.replace(target)
+        write(Path(uri), self._bytes)
 
     @classmethod
     def load(cls, uri: str | os.PathLike[str], *, sha256: str | None = None) -> Self:
@@ -102,17 +98,41 @@ class Model:
             If the file is missing, truncated, not one of misoxr, or belongs to another specification.
         """
         uri = os.fspath(uri)
-        try:
-            with fsspec.open(uri, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise CheckpointError(f"The checkpoint {uri} cannot be read: {error}") from error
+        data = fetch(uri)
         found = hashlib.sha256(data).hexdigest()
         if sha256 is not None and found != sha256:
             raise CheckpointError(f"The checkpoint {uri} has changed: its SHA-256 is {found}, expected {sha256}.")
         model = cls.from_bytes(data, uri)
         model.__dict__.update(sha256=found, _bytes=data)
         return model
+
+    @classmethod
+    def from_published(
+        cls, source: str | os.PathLike[str] | Mapping[str, Any], task: Literal["permafrost", "taxonomy"] = "permafrost"
+    ) -> Self:
+        """Read a checkpoint that the authors' code saved (``best_model.pth``), exactly.
+
+        The model answers as the published one does: its bands in raw counts and physical units, named as in the authors'
+        configuration (Sentinel-2 also by STAC common names), its scaling, windows, Gaussian weights, and its query with the
+        axes mixed, which is not continuous.
+
+        Parameters
+        ----------
+        source : str, path or mapping
+            Path or URL (http(s)://, s3://, hf://) of a ``.pth`` or ``.safetensors`` file, or the state dict; with or without a
+            "module." prefix. The configurations ``visual_geo_dual``, ``visual_only`` and ``geo_only`` are told by their keys.
+        task : {"permafrost", "taxonomy"}
+            What the checkpoint was trained for.
+
+        Raises
+        ------
+        CheckpointError
+            If a key is missing, not known or of another shape, or a derived buffer is not as computed; the error names them.
+        """
+        from misoxr.model.published import load_published
+
+        spec, scaling, network = load_published(source, task)
+        return cls(spec, scaling, network, {"source": "published checkpoint of arXiv 2506.17302"})
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "") -> Self:
@@ -130,9 +150,7 @@ class Model:
 
     def address(self) -> Address:
         """Leave a content-addressed copy in the local cache, and return its address."""
-        path = (
-            Path(os.environ.get("MISOXR_CACHE") or platformdirs.user_cache_dir("misoxr")) / "models" / f"{self.sha256}.safetensors"
-        )
+        path = cache("models") / f"{self.sha256}.safetensors"
         if not path.exists() or path.stat().st_size != len(self._bytes):
             self.save(path)
         return Address(str(path), self.sha256)

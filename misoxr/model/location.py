@@ -49,8 +49,8 @@ class LocationEncoder(nn.Module):
         """
         location = location.to(self.frequency.dtype)
         if self.encoding == "theory":
-            turns = location.new_tensor([0, 1, 2]) * (2 * torch.pi / 3)
-            location = location @ torch.stack([turns.cos(), turns.sin()])  # (N, 3)
+            directions = location.new_tensor([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]])
+            location = (location[..., None, :] * directions).sum(-1)  # (N, 3)
         angle = location[..., None] * self.frequency  # (N, coordinate, frequency)
         if self.encoding != "grid":
             angle = angle.transpose(-1, -2)

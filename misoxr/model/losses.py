@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from misoxr.spec import Task
 
-__all__ = ["task_loss", "total_loss"]
+__all__ = ["contrast", "task_loss", "total_loss"]
 
 
 def task_loss(task: Task, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -44,3 +44,24 @@ def task_loss(task: Task, logits: Tensor, labels: Tensor, smoothing: float = 0.0
 def total_loss(tasks: Sequence[Task], logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], smoothing: float = 0.0) -> Tensor:
     """Sum of the losses of all tasks."""
     return torch.stack([task_loss(task, logits[task.name], labels[task.name], smoothing) for task in tasks]).sum()
+
+
+def contrast(one: Tensor, other: Tensor, temperature: float = 0.1) -> Tensor:
+    """Symmetric InfoNCE between two embeddings of the same points: the sum of both directions' cross-entropies.
+
+    Parameters
+    ----------
+    one, other : Tensor
+        (B, N, C); normalised here. A point's positive is the other embedding of the same sample and point, its negatives are
+        those of the batch's other samples at the same point index.
+    temperature : float
+        Divides the cosine similarity.
+
+    References
+    ----------
+    van den Oord et al. 2018, as used in arXiv 2506.17302.
+    """
+    one, other = F.normalize(one.float(), dim=-1).transpose(0, 1), F.normalize(other.float(), dim=-1).transpose(0, 1)
+    similarity = one @ other.transpose(1, 2) / temperature  # (N, B, B)
+    target = torch.arange(similarity.shape[-1], device=one.device).expand(len(similarity), -1)
+    return F.cross_entropy(similarity.transpose(1, 2), target) + F.cross_entropy(similarity, target)

@@ -1,0 +1,113 @@
+"""Files from anywhere: fetched once, kept by the hash of their content, and read without unpickling."""
+
+import hashlib
+import json
+import os
+import pickle
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import platformdirs
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
+from torch import Tensor
+
+from misoxr.errors import CheckpointError
+
+__all__ = ["cache", "fetch", "read_state", "write"]
+
+_VALIDATORS = ("ETag", "etag", "sha256", "LastModified", "last_modified", "mtime", "blob_id")
+"""What file systems of fsspec tell of a file's version."""
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+
+
+def cache(kind: str) -> Path:
+    """Return a folder of the local cache: ``MISOXR_CACHE``, or the user's cache directory."""
+    return Path(os.environ.get("MISOXR_CACHE") or platformdirs.user_cache_dir("misoxr")) / kind
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file that appears only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def fetch(uri: str | os.PathLike[str]) -> bytes:
+    """Read a file by local path or URL (http(s)://, s3://, hf://, ... of fsspec).
+
+    A remote file is kept in the local cache under the hash of its content, and not fetched again while the server reports
+    the same version of it (ETag, time or hash). A server that reports none is asked for the file each time.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read.
+    """
+    uri = os.fspath(uri)
+    try:
+        if "://" not in uri:
+            return Path(uri).read_bytes()
+        system, path = fsspec.core.url_to_fs(uri)
+        info = system.info(path)
+        version = [str(info[key]) for key in (*_VALIDATORS, "size") if info.get(key) is not None]
+        named = any(info.get(key) is not None for key in _VALIDATORS)
+        known = cache("urls") / hashlib.sha256(json.dumps([uri, version]).encode()).hexdigest()
+        if named and known.exists():
+            kept = cache("files") / known.read_text()
+            data = kept.read_bytes() if kept.exists() else b""
+            if hashlib.sha256(data).hexdigest() == kept.name:
+                return data
+        data = bytes(system.cat_file(path))
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(f"The file {uri} cannot be read: {error}") from error
+    if named:
+        digest = hashlib.sha256(data).hexdigest()
+        write(cache("files") / digest, data)
+        write(known, digest.encode())
+    return data
+
+
+def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a state dict in hand, or of a ``.pth`` or ``.safetensors`` file (:func:`fetch`).
+
+    Pickled files are read with ``weights_only=True``. A state dict inside another under "state_dict", "model_state_dict" or
+    "model" is taken out, and a common prefix "module." dropped.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read, or holds anything but tensors by name.
+    """
+    name = "given" if isinstance(source, Mapping) else os.fspath(source)
+    state: Any = source if isinstance(source, Mapping) else _unpacked(fetch(source), name)
+    for key in _WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"The checkpoint {name} holds {type(state).__name__}, not weights by name.")
+    try:
+        tensors = {str(key): torch.as_tensor(value) for key, value in state.items()}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"The checkpoint {name} holds values that are no tensors: {error}") from error
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+def _unpacked(data: bytes, name: str) -> Any:
+    import io
+
+    try:
+        if name.endswith(".safetensors"):
+            return parse(data)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"The checkpoint {name} ({len(data)} bytes) is damaged, or holds more than weights, which is never unpickled: {error}"
+        ) from error
