@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from misoxr.model.checkpoint import Model
 from misoxr.model.inference import choose_device
 from misoxr.model.losses import total_loss
 from misoxr.model.miso import Miso
+from misoxr.model.published import load_backbone
 from misoxr.points import read_points
 from misoxr.samples import Batch, Integers, Labelled, Windows, read_samples
 from misoxr.scaling import Scaling, stack, valid_pixels
@@ -81,6 +83,7 @@ class Settings:
     """How the loop runs; kept in the checkpoint's record."""
 
     max_epochs: int
+    patience: int
     batch_size: int
     learning_rate: float
     weight_decay: float
@@ -90,7 +93,7 @@ class Settings:
     seed: int
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "batch_size"):
+        for name in ("max_epochs", "patience", "batch_size"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
         if not self.learning_rate > 0:
@@ -107,6 +110,7 @@ def fit(
     *,
     val: float | gpd.GeoDataFrame = 0.2,
     max_epochs: int = 20,
+    patience: int = 5,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     weight_decay: float = 0.05,
@@ -114,6 +118,7 @@ def fit(
     noise: float = 0.03,
     ema: float = 0.98,
     seed: int = 0,
+    pretrained: Mapping[str, str | os.PathLike[str]] | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> Model:
@@ -136,6 +141,8 @@ def fit(
         Fraction of points held out for validation in whole spatial blocks of four windows, or the validation points.
     max_epochs : int, optional
         Epochs; in one, as many windows are seen as there are training points.
+    patience : int, optional
+        Epochs without a lesser loss on the validation set after which training ends.
     batch_size : int, optional
         Windows a step.
     learning_rate, weight_decay : float, optional
@@ -148,6 +155,9 @@ def fit(
         Decay of the moving average of the weights that is validated and returned.
     seed : int, optional
         Seed of weights, windows and validation blocks: the same seed gives the same model on the same machine.
+    pretrained : mapping of str to str or path, optional
+        Weights to begin with, by modality: a path or URL of a SatlasPretrain Swin-V2 or SimMIM Swin, for backbones of that kind
+        (:func:`misoxr.model.published.load_backbone`). The first layer is taken where it fits the bands.
     device : str, optional
         A torch device; "auto" takes CUDA where there is one.
     progress : bool, optional
@@ -170,7 +180,7 @@ def fit(
     -----
     Trained by pytorch-lightning. The recipe is this package's, not the paper's: it trains small models from scratch.
     """
-    settings = Settings(max_epochs, batch_size, learning_rate, weight_decay, label_smoothing, noise, ema, seed)
+    settings = Settings(max_epochs, patience, batch_size, learning_rate, weight_decay, label_smoothing, noise, ema, seed)
     points = read_points(points)
     spec = spec_for(spec, ds, points) if isinstance(spec, str) else spec
     if not spec.modalities:
@@ -199,10 +209,23 @@ def fit(
         raise PointsError(f"There are {len(train)} training and {len(held_out)} validation points; both are needed. Change val.")
     with _seeded(seed):
         network = Miso(spec)
+        stems = _pretrain(network, spec, pretrained or {})
         steps, checks = _Steps(data, train, settings), _Checks(data, held_out)
         record = _run(network, steps, checks, settings, target, progress=progress)
+    record |= {
+        "pretrained": {name: {"source": os.fspath(source), "stem": stems[name]} for name, source in (pretrained or {}).items()}
+    }
     record |= {"points": len(train), "validation_points": len(held_out), "misoxr_version": __version__}
     return Model(spec, scaling, network.cpu(), record | _simulated(ds, points))
+
+
+def _pretrain(network: Miso, spec: ModelSpec, sources: Mapping[str, str | os.PathLike[str]]) -> dict[str, bool]:
+    """Fill backbones with weights that were trained elsewhere, and return by modality whether the first layer was taken."""
+    modalities = {modality.name: modality for modality in spec.modalities}
+    unknown = sorted(sources.keys() - modalities.keys())
+    if unknown:
+        raise SpecError(f"pretrained names {unknown}; the model's modalities are {sorted(modalities)}.")
+    return {name: load_backbone(network.encoders[name], modalities[name], source) for name, source in sources.items()}  # type: ignore[arg-type]
 
 
 def _simulated(ds: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, Any]:
@@ -294,6 +317,8 @@ class _Loop(lightning.LightningModule):
         self.log("val_loss", self.history[-1], prog_bar=True)
         if self.history[-1] <= min((loss for loss in self.history if math.isfinite(loss)), default=-math.inf):
             self.best = copy.deepcopy(self.average.module.state_dict())
+        losses = [loss if math.isfinite(loss) else math.inf for loss in self.history]
+        self.trainer.should_stop = len(losses) - 1 - losses.index(min(losses)) >= self.settings.patience
 
     def configure_optimizers(self) -> Any:
         """AdamW in one cycle."""

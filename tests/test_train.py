@@ -5,6 +5,7 @@ from dataclasses import replace
 import geopandas as gpd
 import numpy as np
 import pytest
+import torch
 
 from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError
 from misoxr.model.checkpoint import Model
@@ -171,3 +172,48 @@ def test_windows_larger_than_the_cube(scene):
     with pytest.warns(MisoxrWarning, match="in one block"):
         model = small.miso.fit(tiny_spec(size=32, stride=24), inside, max_epochs=1, progress=False, device="cpu")
     assert np.isfinite(model.record["validation_loss"]).all()
+
+
+def test_training_ends_when_validation_stops_to_improve(scene, spec, monkeypatch):
+    cube, points = scene
+    losses = iter([1.0, 0.5, 0.7, 0.6, 0.1, 0.1])
+    monkeypatch.setattr("misoxr.train._Loop.visual_loss", _scripted(losses))
+    model = cube.miso.fit(spec, points, max_epochs=6, patience=2, progress=False, device="cpu")
+    assert model.record["validation_loss"] == [1.0, 0.5, 0.7, 0.6]
+    assert model.record["best_epoch"] == 1
+
+
+def _scripted(losses):
+    """A loss that trains as ever and validates by a script, one number an epoch."""
+    from misoxr.train import _Loop
+
+    learn, current = _Loop.visual_loss, {}
+
+    def loss(self, network, inputs, batch, smoothing=0.0):
+        if network is self.network:
+            return learn(self, network, inputs, batch, smoothing)
+        if self.current_epoch not in current:
+            current[self.current_epoch] = next(losses)
+        return torch.tensor(current[self.current_epoch], dtype=torch.float64)
+
+    return loss
+
+
+def test_training_begins_with_weights_of_others(scene, tmp_path):
+    from tests.test_published import simmim, small_swin
+
+    cube, points = scene
+    source, _ = small_swin(channels=2)
+    torch.save({"model": simmim(source)}, tmp_path / "simmim.pth")
+    spec = tiny_spec(size=64, stride=48)
+    swin = replace(small_swin()[1].encoder, hidden=((8, 8),) * 2)
+    spec = replace(spec, modalities=(replace(spec.modalities[0], encoder=swin), spec.modalities[1]))
+    options = {"max_epochs": 1, "learning_rate": 1e-9, "ema": 0.0, "progress": False, "device": "cpu"}
+    model = cube.miso.fit(spec, points, pretrained={"sat": tmp_path / "simmim.pth"}, **options)
+    key = "patch_embed.proj.weight"
+    torch.testing.assert_close(
+        model.network.encoders["sat"].backbone.state_dict()[key], source.backbone.state_dict()[key], atol=1e-5, rtol=0
+    )
+    assert model.record["pretrained"] == {"sat": {"source": str(tmp_path / "simmim.pth"), "stem": True}}
+    with pytest.raises(SpecError, match=r"pretrained names \['dem'\]; the model's modalities are \['cov', 'sat'\]"):
+        cube.miso.fit(spec, points, pretrained={"dem": "x.pth"}, **options)

@@ -20,7 +20,7 @@ from misoxr.errors import CheckpointError
 
 __all__ = ["cache", "fetch", "read_state", "write"]
 
-_VALIDATORS = ("ETag", "etag", "sha256", "LastModified", "last_modified", "mtime", "blob_id")
+_VALIDATORS = ("ETag", "etag", "sha256", "LastModified", "Last-Modified", "last_modified", "mtime", "blob_id")
 """What file systems of fsspec tell of a file's version."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 

@@ -50,7 +50,9 @@ class LocationEncoder(nn.Module):
         location = location.to(self.frequency.dtype)
         if self.encoding == "theory":
             directions = location.new_tensor([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]])
-            location = (location[..., None, :] * directions).sum(-1)  # (N, 3)
+            # As a fused multiply-add rounds it: angles of thousands of radians show the last bit.
+            along, across = location[..., :1] * directions[:, 0], location[..., 1:].double() * directions[:, 1]
+            location = (along + across).to(location.dtype)  # (N, 3)
         angle = location[..., None] * self.frequency  # (N, coordinate, frequency)
         if self.encoding != "grid":
             angle = angle.transpose(-1, -2)
