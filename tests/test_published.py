@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plain import plain_map
 from torch import Tensor
 
-from benchmarks.plain import plain_map
 from misoxr import Model
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.grid import geobox_of, locations

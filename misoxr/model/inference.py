@@ -19,7 +19,18 @@ from misoxr.errors import SpecError
 from misoxr.model.miso import Miso
 from misoxr.spec import ModelSpec
 
-__all__ = ["Precision", "Run", "activate", "answer", "choose_device", "choose_precision", "in_batches", "inference", "locate"]
+__all__ = [
+    "Precision",
+    "Run",
+    "activate",
+    "answer",
+    "block_size",
+    "choose_device",
+    "choose_precision",
+    "in_batches",
+    "inference",
+    "locate",
+]
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -173,7 +184,8 @@ def activate(spec: ModelSpec, logits: Mapping[str, Tensor]) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def _block(network: Miso, kind: str) -> int:
+def block_size(network: Miso, kind: str) -> int:
+    """Return how many points go through a network at once on a kind of device."""
     widest = max(module.out_features for module in network.modules() if isinstance(module, nn.Linear))
     return max(256, min(_BLOCK[kind] // widest, 65536))
 
@@ -207,7 +219,7 @@ def answer(
     blocks = []
     for group, cells in zip(groups, run(encode, groups), strict=True):
         sample = np.repeat(np.arange(len(points[group])), [len(part) for part in points[group]])
-        parts = (run.tensor(values).split(_block(network, run.kind)) for values in (sample, np.concatenate(points[group])))
+        parts = (run.tensor(values).split(block_size(network, run.kind)) for values in (sample, np.concatenate(points[group])))
         blocks += [(cells, *block) for block in zip(*parts, strict=True)]
     answers = run(lambda block: activate(spec, network(*block)).cpu().numpy(), blocks)
     return np.split(np.concatenate(answers), np.cumsum([len(part) for part in points])[:-1])
@@ -215,6 +227,6 @@ def answer(
 
 def locate(network: Miso, spec: ModelSpec, location: Floats, run: Run) -> Array:
     """Answer from scaled locations (N, 2) alone: (N, output)."""
-    blocks = run.tensor(location).split(_block(network, run.kind))
+    blocks = run.tensor(location).split(block_size(network, run.kind))
     values: Array = np.concatenate(run(lambda block: activate(spec, network.locate(block)).cpu().numpy(), blocks))
     return values

@@ -1,0 +1,158 @@
+"""A map by misoxr against the plain published procedure, both with miso-base, side by side in one run.
+
+    python benchmarks/predict.py [--preset miso-base]
+    python benchmarks/predict.py --golden ../shared/reference
+
+Random weights and smooth noise. "Same settings" are the published windows (250 px every 125, Gaussian, the location branch
+included) on a tile of 2 x 2 crops: the answers must agree, and the ratio is one of equal numbers of points. "Default settings"
+are the preset's own windows and query: pixels a second inside a large map, against the published procedure at interval 2, which
+takes 1,521 of the crops timed here for a tile of 5,000 x 5,000 pixels. With ``--golden``, the full-size reference case is
+computed too: ``published_golden.npz``, with the weights of its ``published.py``.
+The last line is JSON.
+"""
+
+import argparse
+import importlib.util
+import json
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from plain import plain_map
+from query import peak, remaining
+from scipy.ndimage import gaussian_filter
+
+from misoxr.grid import assign, geobox_of, locations
+from misoxr.model.checkpoint import Model
+from misoxr.model.miso import Miso
+from misoxr.model.published import WINDOWS
+from misoxr.scaling import Scaling
+from misoxr.spec import PERMAFROST, ModelSpec
+
+TILE_CROPS, TILE_PIXELS = 1521, 5000 * 5000
+
+
+def noise(spec: ModelSpec, side: int) -> xr.Dataset:
+    """Make a cube of smooth noise in the bands' units."""
+    rng = np.random.default_rng(0)
+    data = {}
+    for band in spec.bands:
+        smooth = gaussian_filter(rng.standard_normal((side, side)), 4) * 12
+        data[band.name] = (("y", "x"), np.exp(smooth).astype("float32") * 0.2, {"units": band.units})
+    return assign(xr.Dataset(data), GeoBox((side, side), Affine(10, 0, 300_000, 0, -10, 1_500_000), "EPSG:3338"))
+
+
+def random_model(spec: ModelSpec, cube: xr.Dataset) -> Model:
+    """Make a model of random weights, its heads strong enough to vary."""
+    torch.manual_seed(0)
+    network = Miso(spec)
+    for name, parameter in network.named_parameters():
+        if name.startswith("heads") and parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=2.0 / parameter.shape[1] ** 0.5)
+    pixels = np.stack([cube[band.name].values.ravel() for band in spec.bands])
+    return Model(spec, Scaling.fit(spec, pixels), network)
+
+
+def same_settings(preset: str) -> tuple[float, float, float]:
+    """Map 2 x 2 crops both ways: seconds of the plain procedure and of misoxr, and the greatest difference."""
+    spec = ModelSpec.preset(preset, tasks=(PERMAFROST,))
+    windows = WINDOWS if spec.windows.size > 250 else replace(WINDOWS, size=62, input_size=spec.windows.input_size, stride=31)
+    spec = replace(spec, query="published", windows=windows)
+    side = windows.size + windows.stride
+    cube = noise(spec, side)
+    model = random_model(spec, cube)
+    with tempfile.TemporaryDirectory() as directory:
+        model.save(Path(directory) / "model.safetensors")
+        cube.isel(y=slice(0, side), x=slice(0, side)).miso.predict(model, location=True)  # leaves the model in the cache
+    rows, columns = np.mgrid[:side, :side] + 0.5
+    here = locations(geobox_of(cube), rows, columns, spec.location)
+    bands = np.stack([cube[band.name].values for band in spec.bands])
+    start = time.perf_counter()
+    visual, located = plain_map(model, bands, here)
+    plain = time.perf_counter() - start
+    start = time.perf_counter()
+    maps = cube.miso.predict(model, location=True, device="cpu", precision="float32").compute()
+    fast = time.perf_counter() - start
+    pairs = ((maps.permafrost_probability, visual[0]), (maps.permafrost_location_probability, located[0]))
+    return plain, fast, max(float(np.abs(one.values - other).max()) for one, other in pairs)
+
+
+def default_settings(preset: str) -> tuple[float, float]:
+    """Map one chunk inside a large cube: pixels a second, and points asked a pixel."""
+    spec = ModelSpec.preset(preset, tasks=(PERMAFROST,))
+    stride = spec.windows.stride
+    cube = noise(spec, 6 * stride)
+    model = random_model(spec, cube)
+    chunks = (2 * stride, 2 * stride, 2 * stride)
+    inner = {"y": slice(2 * stride, 4 * stride), "x": slice(2 * stride, 4 * stride)}
+    maps = cube.chunk({"y": chunks, "x": chunks}).miso.predict(model, device="cpu", precision="float32").isel(inner)
+    start = time.perf_counter()
+    maps.permafrost_probability.compute()
+    seconds = time.perf_counter() - start
+    ramp = spec.windows.size - stride if spec.windows.ramp is None else spec.windows.ramp
+    return 4 * stride**2 / seconds, ((stride + ramp) / stride) ** 2
+
+
+def golden(reference: Path) -> None:
+    """Compute the full-size reference case, both tasks, and print the greatest differences."""
+    place = importlib.util.spec_from_file_location("published", reference / "published.py")
+    published = importlib.util.module_from_spec(place)
+    place.loader.exec_module(published)
+    expected = np.load(reference / "published_golden.npz")
+    keys = json.loads((reference / "state_dict_keys.json").read_text())
+    names = json.loads((reference / "constants.json").read_text())
+    bands = np.concatenate(published.tile(375, 375))
+    cube = xr.Dataset({name: (("y", "x"), band) for name, band in zip(names["sat_bands"] + names["cov_bands"], bands, strict=True)})
+    cube = assign(cube, GeoBox((375, 375), Affine(10, 0, 200_005, 0, -10, 1_600_005), "EPSG:3338"))
+    at = np.ix_(expected["rows"], expected["cols"])
+    for task in ("permafrost", "taxonomy"):
+        wanted = {key: shape for key, (shape, _) in keys[f"{task}_dual"].items() if not key.endswith(published.BUFFERS)}
+        state = {key: torch.from_numpy(np.asarray(published.weight(key, tuple(shape)))) for key, shape in wanted.items()}
+        maps = cube.miso.predict(Model.from_published(state, task), location=True, precision="float32").compute()
+        for variable, key in ((f"{task}_probability", "blend"), (f"{task}_location_probability", "geo")):
+            values = maps[variable].values.reshape(-1, 375, 375)[:, *at]
+            difference = np.abs(np.moveaxis(values, 0, -1) - expected[f"{task}.{key}"])
+            words = f"{np.isnan(difference).any(-1).sum()} of {difference[..., 0].size} pixels without imagery"
+            print(f"golden {variable}: greatest difference {np.nanmax(difference):.1e}; {words}")
+
+
+def main(preset: str, reference: Path | None) -> None:
+    """Measure and print."""
+    warnings.simplefilter("ignore")
+    before = peak()
+    plain, fast, difference = same_settings(preset)
+    size = 250 if preset != "miso-nano" else 62
+    points = 4 * size**2
+    print(
+        f"same settings, {points} points: plain {points / plain:.0f} points a second, misoxr {points / fast:.0f}, {plain / fast:.2f} times"
+    )
+    rate, asked = default_settings(preset)
+    published = TILE_PIXELS / (TILE_CROPS * plain / 4) * (size / 250) ** 2
+    print(
+        f"default settings: published at interval 2 {published:.0f} pixels a second, misoxr {rate:.0f} ({asked:.2f} points a pixel)"
+    )
+    with torch.device("meta"):
+        arithmetic = 2 * remaining(Miso(ModelSpec.preset(preset, tasks=(PERMAFROST,))))
+    top = max(before, peak())
+    print(
+        f"peak of a 4096 x 1024 x 1024 product {top / 1e9:.0f} GFLOP/s; share of it in queries and heads {rate * asked * arithmetic / top:.2f}"
+    )
+    if reference:
+        golden(reference)
+    line = {"speedup_same": round(plain / fast, 2), "speedup_default": round(rate / published, 2), "max_abs_diff": difference}
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", default="miso-base")
+    parser.add_argument("--golden", type=Path, help="folder of published.py and published_golden.npz")
+    arguments = parser.parse_args()
+    main(arguments.preset, arguments.golden)
