@@ -197,7 +197,7 @@ class WindowSpec:
 
     size: int = 256
     input_size: int = 256
-    stride: int = 192
+    stride: int = 224
     taper: Taper = "cosine"
     anchor: Anchor = "crs"
     ramp: int | None = None
@@ -468,19 +468,19 @@ _PRESETS: Mapping[str, Mapping[str, Any]] = {
     "miso-base": {
         "sat": EncoderSpec("swinv2_base_window8_256", _PUBLISHED_HIDDEN, {"img_size": 256}),
         "cov": EncoderSpec("swin_base_patch4_window7_224", _PUBLISHED_HIDDEN, {"img_size": 256, "window_size": 8}),
-        "windows": WindowSpec(256, 256, 192),
+        "windows": WindowSpec(256, 256, 224, ramp=16),
         "width": 1024,
     },
     "miso-small": {
         "sat": EncoderSpec("swinv2_tiny_window8_256", _SMALL_HIDDEN, {"img_size": 256}),
         "cov": EncoderSpec("swin_tiny_patch4_window7_224", _SMALL_HIDDEN, {"img_size": 256, "window_size": 8}),
-        "windows": WindowSpec(256, 256, 192),
+        "windows": WindowSpec(256, 256, 224, ramp=16),
         "width": 256,
     },
     "miso-nano": {
         "sat": _NANO,
         "cov": _NANO,
-        "windows": WindowSpec(64, 64, 48),
+        "windows": WindowSpec(64, 64, 56),
         "width": 64,
     },
 }
