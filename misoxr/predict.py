@@ -2,9 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from math import ceil
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 from affine import Affine
+from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube import check, named
@@ -22,7 +24,7 @@ from misoxr.errors import MisoxrWarning, PointsError, SpecError
 from misoxr.grid import assign, lattice_offset, pixels
 from misoxr.maps import attributes, variables
 from misoxr.model.checkpoint import Address, Model, resolve
-from misoxr.model.field import Grid, Positions, Scatter, blend, from_location, wanted
+from misoxr.model.field import Block, Crops, Grid, Positions, Scatter, Source, Window, blend, from_location
 from misoxr.model.inference import choose_device, choose_precision, inference
 from misoxr.points import coordinates
 from misoxr.scaling import stack
@@ -48,16 +50,16 @@ class Job:
     batch_size: int | None
     compiled: bool
 
-    def answer(self, bands: Array, origin: tuple[int, int], positions: Positions) -> Array:
-        """Answer at positions from raw bands (band, y, x) whose first pixel is given: (layer, N), NaN where there is no valid input."""
+    def answer(self, source: Source, positions: Positions) -> Array:
+        """Answer at positions: (layer, N), NaN where there is no valid input."""
         device = choose_device(self.device)
         precision = choose_precision(self.precision, device)
         model = resolve(self.address, device, precision, compiled=self.compiled)
-        mask = wanted(model, bands, origin, positions)
+        mask = source.wanted(model.spec, positions)
         heads = []
         with inference(device, precision) as run:
             if model.spec.modalities:
-                heads.append(blend(model, bands, origin, self.plan, positions, mask, run, self.batch_size))
+                heads.append(blend(model, source, self.plan, positions, mask, run, self.batch_size))
             if self.location or not model.spec.modalities:
                 heads.append(from_location(model, self.geobox, positions, mask, run))
         if self.location and not model.spec.modalities:
@@ -355,12 +357,12 @@ def _map_block(bands: Array, job: Job, y: Edges, x: Edges, block_id: tuple[int, 
     """Predict one block: raw bands with halo (band, y, x) -> (layer, y, x), NaN where there is no valid input."""
     _, row, column = block_id
     positions = Grid(y.positions(row), x.positions(column))
-    answers = job.answer(bands, (y.origin(row), x.origin(column)), positions)
+    answers = job.answer(Block(bands, (y.origin(row), x.origin(column))), positions)
     return answers.reshape(-1, len(positions.rows), len(positions.columns))
 
 
 def _gather(bands: da.Array, job: Job, spec: ModelSpec, rows: Floats, columns: Floats) -> da.Array:
-    """Lay the answers at points out: one task for the points of each chunk, which reads what their windows cover."""
+    """Lay the answers at points out: a task that cuts the windows from each chunk, and one that answers its points."""
     height, width = bands.shape[1:]
     inside = np.flatnonzero((rows >= 0) & (rows < height) & (columns >= 0) & (columns < width))
     if not len(inside):
@@ -368,34 +370,71 @@ def _gather(bands: da.Array, job: Job, spec: ModelSpec, rows: Floats, columns: F
     if len(inside) < len(rows):
         words = f"{len(rows) - len(inside)} of {len(rows)} points lie outside the cube, and have no answer."
         warnings.warn(words, MisoxrWarning, stacklevel=4)
-    ends = [np.cumsum(sizes) for sizes in bands.chunks[1:]]
-    chunk = [np.searchsorted(end, part[inside], side="right") for end, part in zip(ends, (rows, columns), strict=True)]
-    number = chunk[0] * len(ends[1]) + chunk[1]
+    edges = [np.cumsum([0, *sizes]) for sizes in bands.chunks[1:]]
+    chunk = [np.searchsorted(edge, part[inside], side="right") - 1 for edge, part in zip(edges, (rows, columns), strict=True)]
+    number = chunk[0] * len(edges[1]) + chunk[1]
     order = np.argsort(number, kind="stable")
-    parts = []
-    for group in np.split(inside[order], np.flatnonzero(np.diff(number[order])) + 1):
-        positions = Scatter(rows[group], columns[group])
-        along_y, along_x = positions.extent
-        (top, bottom), (left, right) = job.plan.y.halo(*along_y), job.plan.x.halo(*along_x)
-        piece = bands[:, top:bottom, left:right].rechunk(-1)
-        part = da.map_blocks(
-            _point_block,
-            piece,
-            job=job,
-            origin=(top, left),
-            positions=positions,
-            drop_axis=2,
-            chunks=((_layers(spec, job),), (len(group),)),
-            dtype=_dtype(job),
-            meta=np.empty((0, 0), _dtype(job)),
+    groups = np.split(inside[order], np.flatnonzero(np.diff(number[order])) + 1)
+    asked = [Scatter(rows[group], columns[group]) for group in groups]
+    # A chunk gives copies of its parts of windows, and is let go: slices would hold all of it until the last of them is used.
+    cuts: dict[tuple[int, int], dict[int, list[Cut]]] = {}
+    for index, positions in enumerate(asked):
+        for window in positions.windows(job.plan):
+            for place, cut in _cuts(edges, window, job.plan):
+                cuts.setdefault(place, {}).setdefault(index, []).append(cut)
+    blocks = bands.to_delayed()
+    pieces: list[list[Any]] = [[] for _ in asked]
+    for place, wanted in cuts.items():
+        part = delayed(partial(_cut, cuts=wanted), pure=False)(blocks[0, *place])
+        for index in wanted:
+            pieces[index].append(part[index])
+    shape = _layers(spec, job)
+    parts = [
+        da.from_delayed(
+            delayed(partial(_point_block, job=job, positions=positions), pure=False)(mine),
+            (shape, len(positions)),
+            _dtype(job),
         )
-        parts.append(part)
-    nothing = da.full((_layers(spec, job), 1), np.nan, dtype=_dtype(job))
-    place = np.full(len(rows), len(inside))
-    place[inside[order]] = np.arange(len(inside))
-    answers: da.Array = da.concatenate([*parts, nothing], axis=1).rechunk(-1)[:, place]
+        for mine, positions in zip(pieces, asked, strict=True)
+    ]
+    nothing = da.full((shape, 1), np.nan, dtype=_dtype(job))
+    at = np.full(len(rows), len(inside))
+    at[inside[order]] = np.arange(len(inside))
+    answers: da.Array = da.concatenate([*parts, nothing], axis=1).rechunk(-1)[:, at]
     return answers
 
 
-def _point_block(bands: Array, job: Job, origin: tuple[int, int], positions: Scatter) -> Array:
-    return job.answer(bands, origin, positions)
+@dataclass(frozen=True)
+class Cut:
+    """The part of a window in a chunk: where it lies in the chunk, and in the window."""
+
+    window: Window
+    here: tuple[slice, slice]
+    there: tuple[slice, slice]
+
+
+def _cuts(edges: Sequence[npt.NDArray[Any]], window: Window, plan: Plan) -> Iterator[tuple[tuple[int, int], Cut]]:
+    """Yield the chunks (row, column) that a window meets, and its part in each."""
+    spans = []
+    for edge, start, axis in zip(edges, window, (plan.y, plan.x), strict=True):
+        stop = start + axis.size
+        first, last = np.searchsorted(edge, start, side="right") - 1, np.searchsorted(edge, stop, side="left")
+        spans.append([(int(k), max(start, edge[k]), min(stop, edge[k + 1]), int(edge[k])) for k in range(first, last)])
+    for row, top, bottom, north in spans[0]:
+        for column, left, right, west in spans[1]:
+            here = slice(top - north, bottom - north), slice(left - west, right - west)
+            there = slice(top - window[0], bottom - window[0]), slice(left - window[1], right - window[1])
+            yield (row, column), Cut(window, here, there)
+
+
+def _cut(bands: Array, cuts: Mapping[int, Sequence[Cut]]) -> dict[int, list[tuple[Cut, Array]]]:
+    return {index: [(cut, bands[:, *cut.here].copy()) for cut in mine] for index, mine in cuts.items()}
+
+
+def _point_block(pieces: Sequence[Sequence[tuple[Cut, Array]]], job: Job, positions: Scatter) -> Array:
+    """Put windows together from their parts in chunks, and answer the points among them: (layer, N)."""
+    windows: dict[Window, Array] = {}
+    for cut, part in chain.from_iterable(pieces):
+        shape = (len(part), job.plan.y.size, job.plan.x.size)
+        windows.setdefault(cut.window, np.empty(shape, part.dtype))[:, *cut.there] = part
+    return job.answer(Crops(windows), positions)

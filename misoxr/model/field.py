@@ -1,7 +1,7 @@
 """The continuous field: windows of raw bands answered at any positions, and blended."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,14 +13,17 @@ from misoxr.grid import locations
 from misoxr.model.checkpoint import Model
 from misoxr.model.inference import Run, answer, in_batches, locate
 from misoxr.scaling import valid_pixels
+from misoxr.spec import ModelSpec
 from misoxr.windows import Axis, Plan
 
-__all__ = ["Grid", "Positions", "Scatter", "blend", "from_location", "wanted"]
+__all__ = ["Block", "Crops", "Grid", "Positions", "Scatter", "Source", "Window", "blend", "from_location"]
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
+Window = tuple[int, int]
+"""A window by its first pixel: row and column in the dataset."""
 
 
 class Share(NamedTuple):
@@ -48,35 +51,37 @@ class Positions(ABC):
         rows, columns = ((float(part.min()), float(np.nextafter(part.max(), np.inf))) for part in (self.rows, self.columns))
         return rows, columns
 
-    @abstractmethod
-    def pixels(self, origin: tuple[int, int]) -> tuple[Integers, ...]:
-        """Index, counted from an origin (row, column), of the pixels that hold the positions."""
+    def windows(self, plan: Plan) -> list[Window]:
+        """Return the windows, by their first pixels, that have weight between the first and the last position."""
+        return list(plan.windows(*self.extent))
+
+    def __len__(self) -> int:
+        return len(self.every()[0])
 
     @abstractmethod
     def every(self) -> tuple[Floats, Floats]:
         """Row and column of each position."""
 
     @abstractmethod
-    def share(self, plan: Plan, window: tuple[int, int], mask: Mask) -> Share:
+    def share(self, plan: Plan, window: Window, mask: Mask) -> Share:
         """Return what a window, given by its first pixel, answers of the wanted positions."""
-
-
-def _pixel(positions: Floats, origin: int) -> Integers:
-    return np.floor(positions).astype(np.intp) - origin
 
 
 class Scatter(Positions):
     """Positions anywhere: row and column of each."""
 
-    def pixels(self, origin: tuple[int, int]) -> tuple[Integers, ...]:
-        """Index of the pixels that hold the positions."""
-        return _pixel(self.rows, origin[0]), _pixel(self.columns, origin[1])
+    def windows(self, plan: Plan) -> list[Window]:
+        """Return the windows, by their first pixels, that have weight at a position."""
+        starts = [axis.meeting(*span) for axis, span in zip((plan.y, plan.x), self.extent, strict=True)]
+        down = np.array([plan.y.weight(start, self.rows) > 0 for start in starts[0]])
+        across = np.array([plan.x.weight(start, self.columns) > 0 for start in starts[1]])
+        return [(starts[0][i], starts[1][j]) for i, j in zip(*np.nonzero(down.astype("float32") @ across.T), strict=True)]
 
     def every(self) -> tuple[Floats, Floats]:
         """Row and column of each position."""
         return self.rows, self.columns
 
-    def share(self, plan: Plan, window: tuple[int, int], mask: Mask) -> Share:
+    def share(self, plan: Plan, window: Window, mask: Mask) -> Share:
         """Return what a window, given by its first pixel, answers of the wanted positions."""
         weight = plan.y.weight(window[0], self.rows) * plan.x.weight(window[1], self.columns)
         index = np.flatnonzero((weight > 0) & mask)
@@ -87,15 +92,11 @@ class Scatter(Positions):
 class Grid(Positions):
     """Positions at the crossings of rows and columns, row by row."""
 
-    def pixels(self, origin: tuple[int, int]) -> tuple[Integers, ...]:
-        """Index of the pixels that hold the positions, to broadcast."""
-        return np.ix_(_pixel(self.rows, origin[0]), _pixel(self.columns, origin[1]))
-
     def every(self) -> tuple[Floats, Floats]:
         """Row and column of each position."""
         return np.repeat(self.rows, len(self.columns)), np.tile(self.columns, len(self.rows))
 
-    def share(self, plan: Plan, window: tuple[int, int], mask: Mask) -> Share:
+    def share(self, plan: Plan, window: Window, mask: Mask) -> Share:
         """Return what a window, given by its first pixel, answers of the wanted positions."""
         rows, columns = plan.y.weight(window[0], self.rows), plan.x.weight(window[1], self.columns)
         down, across = np.flatnonzero(rows), np.flatnonzero(columns)
@@ -105,15 +106,62 @@ class Grid(Positions):
         return Share(row * len(columns) + column, np.stack(points, axis=-1), rows[row] * columns[column])
 
 
-def wanted(model: Model, bands: Array, origin: tuple[int, int], positions: Positions) -> Mask:
-    """Return which positions (N,) lie in a pixel with valid input; ``origin`` is the first pixel of the bands (band, y, x)."""
-    return valid_pixels(model.spec, bands)[positions.pixels(origin)].ravel()
+class Source(ABC):
+    """Raw bands (band, y, x) of a part of the dataset."""
+
+    @abstractmethod
+    def crop(self, plan: Plan, window: Window) -> Array:
+        """Return the bands of a window, as far as it lies in the dataset."""
+
+    @abstractmethod
+    def wanted(self, spec: ModelSpec, positions: Positions) -> Mask:
+        """Return which positions (N,) lie in a pixel with valid input."""
+
+
+@dataclass(frozen=True)
+class Block(Source):
+    """A block of the dataset with all windows that are needed, and its first pixel (row, column)."""
+
+    bands: Array
+    origin: tuple[int, int]
+
+    def crop(self, plan: Plan, window: Window) -> Array:
+        """Return the bands of a window."""
+        row, column = window[0] - self.origin[0], window[1] - self.origin[1]
+        return self.bands[:, row : row + plan.y.size, column : column + plan.x.size]
+
+    def wanted(self, spec: ModelSpec, positions: Positions) -> Mask:
+        """Return which positions of a grid lie in a pixel with valid input."""
+        rows, columns = (
+            np.floor(part).astype(np.intp) - first
+            for part, first in zip((positions.rows, positions.columns), self.origin, strict=True)
+        )
+        return valid_pixels(spec, self.bands)[np.ix_(rows, columns)].ravel()
+
+
+@dataclass(frozen=True)
+class Crops(Source):
+    """The windows around points, by their first pixels."""
+
+    windows: Mapping[Window, Array]
+
+    def crop(self, plan: Plan, window: Window) -> Array:
+        """Return the bands of a window."""
+        return self.windows[window]
+
+    def wanted(self, spec: ModelSpec, positions: Positions) -> Mask:
+        """Return which scattered positions lie in a pixel with valid input."""
+        mask = np.zeros(len(positions.rows), dtype=bool)
+        for (row, column), bands in self.windows.items():
+            down, across = np.floor(positions.rows).astype(np.intp) - row, np.floor(positions.columns).astype(np.intp) - column
+            inside = (down >= 0) & (down < bands.shape[1]) & (across >= 0) & (across < bands.shape[2])
+            mask[inside] = valid_pixels(spec, bands)[down[inside], across[inside]]
+        return mask
 
 
 def blend(
     model: Model,
-    bands: Array,
-    origin: tuple[int, int],
+    source: Source,
     plan: Plan,
     positions: Positions,
     mask: Mask,
@@ -124,10 +172,8 @@ def blend(
 
     Parameters
     ----------
-    bands : array
-        Raw bands (band, y, x) in the order of the specification, with all the windows that are needed.
-    origin : (int, int)
-        Row and column of the bands' first pixel in the dataset.
+    source : Source
+        Raw bands in the order of the specification.
     plan : Plan
         The windows over the dataset.
     positions : Positions
@@ -145,15 +191,15 @@ def blend(
         (output, N), NaN where not wanted.
     """
 
-    def ask(windows: Sequence[tuple[int, int]]) -> list[tuple[Share, Array]]:
+    def ask(windows: Sequence[Window]) -> list[tuple[Share, Array]]:
         shares = [positions.share(plan, window, mask) for window in windows]
-        crops = [_scaled(model, bands, plan, (row - origin[0], column - origin[1])) for row, column in windows]
+        crops = [_scaled(model, source.crop(plan, window), plan) for window in windows]
         answers = answer(model.network, model.spec, crops, [share.points for share in shares], run)
         return list(zip(shares, answers, strict=True))
 
     total = np.zeros((len(mask), sum(task.outputs for task in model.spec.tasks)), dtype=run.dtype)
     weights = np.zeros((len(mask), 1), dtype=run.dtype)
-    windows = [window for window in plan.windows(*positions.extent) if len(positions.share(plan, window, mask).at)]
+    windows = [window for window in positions.windows(plan) if len(positions.share(plan, window, mask).at)]
     for batch in in_batches(ask, windows, batch_size, run.device):
         for share, answers in batch:
             weight = share.weight[:, None].astype(run.dtype)
@@ -164,10 +210,9 @@ def blend(
         return np.divide(total, weights, out=total).T
 
 
-def _scaled(model: Model, bands: Array, plan: Plan, corner: tuple[int, int]) -> dict[str, Array]:
-    """Cut a window by its first pixel in the bands, and scale it; where the dataset is smaller, it is padded with 0."""
-    row, column = corner
-    inputs = model.scaling.apply(model.spec, bands[:, row : row + plan.y.size, column : column + plan.x.size])
+def _scaled(model: Model, bands: Array, plan: Plan) -> dict[str, Array]:
+    """Scale a window; where the dataset is smaller, it is padded with 0."""
+    inputs = model.scaling.apply(model.spec, bands)
     missing = (plan.y.spec.size - plan.y.size, plan.x.spec.size - plan.x.size)
     if not any(missing):
         return inputs
