@@ -63,6 +63,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--side", type=int, default=20_000)
     parser.add_argument("--points", type=int, default=10_000)
-    parser.add_argument("--chunk", type=int, default=1024)
+    parser.add_argument("--chunk", type=int, default=512)
     arguments = parser.parse_args()
     main(arguments.side, arguments.points, arguments.chunk)
