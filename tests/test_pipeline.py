@@ -8,6 +8,7 @@ from servers import range_server, stac_api
 
 import misoxr
 from misoxr import simulate
+from misoxr.errors import MisoxrWarning
 from misoxr.maps import FILL
 from misoxr.spec import SENTINEL2
 
@@ -47,7 +48,7 @@ def test_train_predict_and_write_on_a_cluster_of_processes(scene, tmp_path):
     image, written, _ = scene
     cube = image[[band.name for band in SENTINEL2] + ["aspect", "elevation", "slope"]]
     points = misoxr.read_points(written.points, labels={"permafrost": "permafrost", "taxonomy": "taxonomy"})
-    with pytest.warns(misoxr.MisoxrWarning, match="7 of 400 points lie where the cube has no valid imagery"):
+    with pytest.warns(MisoxrWarning, match="7 of 400 points lie where the cube has no valid imagery"):
         model = cube.miso.fit("miso-nano", points, max_epochs=1, progress=False, device="cpu")
     assert model.record["simulated"] == 1
     maps = cube.miso.predict(model, device="cpu")
