@@ -1,0 +1,305 @@
+"""Calibration of a task's logits: temperature, fitted on held-out labels, and a shift to another prevalence."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, logit, softmax
+
+from misoxr.errors import CheckpointError, PointsError, SpecError
+from misoxr.spec import Task
+
+__all__ = ["Calibration", "fit_temperature", "prevalence_bias"]
+
+Floats = npt.NDArray[np.floating[Any]]
+
+TEMPERATURES = 0.05, 20.0
+"""Bounds of a fitted temperature."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibrated logits of a task: ``logits / temperature + bias``.
+
+    Attributes
+    ----------
+    temperature : float
+        Above 1 it draws probabilities towards even, below 1 towards 0 and 1 (:func:`fit_temperature`).
+    bias : tuple of float
+        Added after the division (:func:`prevalence_bias`): one value for a binary task, one per class for a multiclass task,
+        empty for none.
+
+    Raises
+    ------
+    SpecError
+        If the temperature is not positive, or a value is not finite.
+
+    References
+    ----------
+    Guo et al. 2017, "On calibration of modern neural networks", arXiv 1706.04599.
+    """
+
+    temperature: float = 1.0
+    bias: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            usable = all(math.isfinite(value) for value in (self.temperature, *self.bias)) and self.temperature > 0
+        except (TypeError, OverflowError):
+            usable = False
+        if not usable:
+            raise SpecError(
+                f"A calibration has temperature {self.temperature!r} and bias {self.bias!r}; "
+                "give a positive number, and a tuple of finite numbers."
+            )
+        object.__setattr__(self, "temperature", float(self.temperature))
+        object.__setattr__(self, "bias", tuple(float(value) for value in self.bias))
+
+    def apply(self, logits: npt.ArrayLike) -> Floats:
+        """Calibrate logits.
+
+        Parameters
+        ----------
+        logits : array_like, shape (point, output)
+            One output for a binary task, one per class for a multiclass task. NaN stays NaN.
+
+        Returns
+        -------
+        array, shape (point, output)
+            In the precision of the logits.
+
+        Raises
+        ------
+        SpecError
+            If the shape does not fit.
+        """
+        values = np.asarray(logits)
+        if values.ndim != 2 or len(self.bias) not in (0, values.shape[1]):
+            raise SpecError(
+                f"Logits of shape {values.shape} do not fit a calibration with {len(self.bias)} biases; give (point, output)."
+            )
+        if not np.issubdtype(values.dtype, np.floating):
+            values = values.astype("float64")
+        divided: Floats = values / self.temperature
+        return divided + np.asarray(self.bias, dtype=values.dtype) if self.bias else divided
+
+    def probabilities(self, task: Task, logits: npt.ArrayLike) -> Floats:
+        """Return calibrated probabilities.
+
+        Parameters
+        ----------
+        task : Task
+            A binary or multiclass task.
+        logits : array_like, shape (point, output)
+            As in :meth:`apply`.
+
+        Returns
+        -------
+        array
+            Binary tasks: probability of the second class, (point,). Multiclass: (point, class).
+
+        Raises
+        ------
+        SpecError
+            If the task is a regression, or the logits do not have its number of outputs.
+        """
+        _refuse_regression(task)
+        values = self.apply(logits)
+        _check_outputs(task, values)
+        found: Floats = expit(values[:, 0]) if task.kind == "binary" else softmax(values, axis=1)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the calibration as JSON values."""
+        return {"temperature": self.temperature, "bias": list(self.bias)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], task: Task | None = None) -> Self:
+        """Rebuild a calibration from :meth:`to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+            The JSON values.
+        task : Task, optional
+            The task it belongs to; the number of biases is checked against it.
+
+        Raises
+        ------
+        CheckpointError
+            If a key is missing or unknown, a value cannot be used, or the number of biases does not fit the task.
+        """
+        if not isinstance(values, Mapping) or set(values) != {"temperature", "bias"}:
+            found = sorted(map(str, values)) if isinstance(values, Mapping) else repr(values)
+            raise CheckpointError(f"A calibration has temperature and bias, not {found}; was it written by another misoxr?")
+        try:
+            calibration = cls(values["temperature"], values["bias"])
+        except SpecError as error:
+            raise CheckpointError(f"The calibration cannot be read. {error}") from error
+        if task is not None and len(calibration.bias) not in (0, task.outputs):
+            raise CheckpointError(
+                f"The calibration of {task.name!r} has {len(calibration.bias)} biases, and the task {task.outputs} outputs; "
+                "take the calibration that was written with this model."
+            )
+        return calibration
+
+
+def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Fit the temperature that makes a task's probabilities honest.
+
+    Parameters
+    ----------
+    task : Task
+        The task.
+    logits : array_like, shape (point, output)
+        Logits at points that took no part in training.
+    labels : array_like, shape (point,)
+        Class codes, NaN where unknown; those points play no part.
+
+    Returns
+    -------
+    float
+        The temperature of 0.05 to 20 with the lowest negative log-likelihood; never one with a higher than a temperature
+        of 1 has. 1 for a regression, and where there are fewer than two labels.
+
+    Raises
+    ------
+    SpecError
+        If the logits do not have the task's number of outputs.
+    PointsError
+        If the numbers of points differ, a label is no class code, or a labelled point has no logits.
+
+    Notes
+    -----
+    Where every label is the most probable class, the likelihood grows without end as the temperature falls, and the lower
+    bound is returned: fit on more points.
+
+    References
+    ----------
+    Guo et al. 2017, "On calibration of modern neural networks", arXiv 1706.04599.
+    """
+    if task.kind == "regression":
+        return 1.0
+    values, codes = _labelled(task, logits, labels)
+    if len(codes) < 2:
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        return _loss(task, values / math.exp(log_temperature), codes)
+
+    # In 1 / temperature the loss is convex, so in its logarithm it has one valley.
+    low, high = (math.log(bound) for bound in TEMPERATURES)
+    best = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    return math.exp(best.x) if loss(best.x) < loss(0.0) else 1.0
+
+
+def prevalence_bias(task: Task, assumed: float | Mapping[str, float], wanted: float | Mapping[str, float]) -> tuple[float, ...]:
+    """Return the bias that moves calibrated logits from one prevalence to another.
+
+    Parameters
+    ----------
+    task : Task
+        A binary or multiclass task.
+    assumed : float, or mapping of str to float
+        Shares of the classes where the model was calibrated (usually those of its labels). Binary tasks: the share of the second
+        class. Multiclass: a share for every class by name, with a sum of 1.
+    wanted : float, or mapping of str to float
+        The same where the map is made.
+
+    Returns
+    -------
+    tuple of float
+        For :class:`Calibration`: one value for a binary task, one per class for a multiclass task.
+
+    Raises
+    ------
+    SpecError
+        If the task is a regression; shares are missing, unknown, negative or do not sum to 1 (within 1e-6); a wanted share is 0
+        or 1; or a class is wanted that was never seen.
+
+    Notes
+    -----
+    By Bayes' rule the posterior odds change as the prior odds do, as long as each class looks the same in both places: the logit
+    by ``logit(wanted) - logit(assumed)``, the logits of classes by ``log(wanted / assumed)``. A class of share 0 in both keeps
+    bias 0: the model never saw it and there is nothing to correct. To rule a seen class out, want a small share, not 0.
+
+    References
+    ----------
+    Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities", Neural Computation 14, 21-41.
+    """
+    _refuse_regression(task)
+    if task.kind == "binary":
+        return (float(logit(_share(task, "wanted", wanted)) - logit(_share(task, "assumed", assumed))),)
+    before, after = _shares(task, "assumed", assumed), _shares(task, "wanted", wanted)
+    bias = []
+    for name, old, new in zip(task.classes, before, after, strict=True):
+        if old == 0 and new > 0:
+            raise SpecError(f"Class {name!r} is wanted with a share of {new:g} and was never seen; train with it, or want 0.")
+        if old > 0 and new == 0:
+            raise SpecError(
+                f"Class {name!r} is wanted with a share of 0, which rules it out for good; give a small share, as 1e-4."
+            )
+        bias.append(math.log(new / old) if old > 0 else 0.0)
+    return tuple(bias)
+
+
+def _refuse_regression(task: Task) -> None:
+    if task.kind == "regression":
+        raise SpecError(f"Task {task.name!r} is a regression and has no probabilities; calibrate binary and multiclass tasks.")
+
+
+def _check_outputs(task: Task, logits: Floats) -> None:
+    if logits.ndim != 2 or logits.shape[1] != task.outputs:
+        raise SpecError(f"Logits of {task.name!r} have shape {logits.shape}; give (point, {task.outputs}).")
+
+
+def _labelled(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """Return the logits (point, output) and class codes (point,) of the points that have a label."""
+    values, codes = np.asarray(logits, dtype="float64"), np.asarray(labels, dtype="float64")
+    _check_outputs(task, values)
+    if codes.shape != (len(values),):
+        raise PointsError(f"Labels of {task.name!r} have shape {codes.shape}, and logits {values.shape}; give one label a point.")
+    known = ~np.isnan(codes)
+    values, codes = values[known], codes[known]
+    wrong = ~np.isin(codes, np.arange(len(task.classes)))
+    if wrong.any():
+        raise PointsError(
+            f"{int(wrong.sum())} labels of {task.name!r} are no class code, {codes[wrong][0]:g} the first; "
+            f"use 0 to {len(task.classes) - 1}, and NaN where unknown."
+        )
+    missing = ~np.isfinite(values).all(axis=1)
+    if missing.any():
+        raise PointsError(f"{int(missing.sum())} labelled points have no logits of {task.name!r} (nodata); leave them out first.")
+    return values, codes.astype(np.intp)
+
+
+def _loss(task: Task, logits: Floats, codes: npt.NDArray[np.intp]) -> float:
+    """Return the mean negative log-likelihood, nats."""
+    if task.kind == "binary":
+        return float(np.logaddexp(0, np.where(codes == 1, -logits[:, 0], logits[:, 0])).mean())
+    return float(-log_softmax(logits, axis=1)[np.arange(len(codes)), codes].mean())
+
+
+def _share(task: Task, which: str, value: float | Mapping[str, float]) -> float:
+    if isinstance(value, Mapping) or not 0 < value < 1:
+        raise SpecError(
+            f"The {which} share of {task.classes[1]!r} is {value!r}; give a number above 0 and below 1, such as 1e-4 for nearly never."
+        )
+    return value
+
+
+def _shares(task: Task, which: str, values: float | Mapping[str, float]) -> list[float]:
+    """Return the shares in the order of the classes, with a sum of exactly 1."""
+    if not isinstance(values, Mapping) or set(values) != set(task.classes):
+        raise SpecError(f"The {which} shares of {task.name!r} are {values!r}; give one for each of {task.classes}.")
+    shares = [float(values[name]) for name in task.classes]
+    total = math.fsum(shares)
+    if min(shares) < 0 or not abs(total - 1) <= 1e-6:
+        raise SpecError(
+            f"The {which} shares of {task.name!r} are {shares}, with a sum of {total:g}; give shares of 0 or more that sum to 1."
+        )
+    return [share / total for share in shares]
