@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dask.array as da
@@ -16,14 +16,29 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.errors import BandError, MisoxrWarning, PointsError
 from misoxr.grid import extent, pixels
-from misoxr.spec import Task
+from misoxr.spec import PERMAFROST, TAXONOMY, Task
+from misoxr.tables import (
+    check_geometry,
+    codes,
+    dates,
+    located,
+    named,
+    read_file,
+    renamed,
+    require_columns,
+    settled,
+    with_crs,
+)
 
-__all__ = ["coordinates", "encode", "place", "read_points", "sample"]
+__all__ = ["coordinates", "duplicates", "encode", "place", "read_points", "report", "sample"]
 
 Floats = npt.NDArray[np.float64]
 
-LONGITUDE_LATITUDE = (("lon", "lat"), ("longitude", "latitude"))
-"""Names of columns that are taken to be degrees in EPSG:4326."""
+AUTHORS_LABELS = {"permafrost": "aksdb_pf1m_bin", "taxonomy": "tax_order"}
+"""Columns of labels in the MISO authors' point file."""
+
+LABELS = {task.name: task for task in (PERMAFROST, TAXONOMY)}
+"""The tasks that columns of these names label, unless others are given."""
 
 
 def read_points(
@@ -33,115 +48,61 @@ def read_points(
     labels: Mapping[str, str] | None = None,
     x: str | None = None,
     y: str | None = None,
+    date: str | None = None,
+    accuracy: str | None = None,
+    id: str | None = None,
 ) -> gpd.GeoDataFrame:
     """Read labelled points.
 
     Parameters
     ----------
     source : GeoDataFrame, DataFrame, path or URL
-        Points, or a table with coordinates in columns; GeoPackage, GeoJSON, Shapefile, (Geo)Parquet or CSV.
+        Points, or a table with coordinates in columns; GeoPackage, GeoJSON, Shapefile, (Geo)Parquet, CSV, or the MISO authors'
+        JSON list of records. Coordinates of the latter are its x_3338 and y_3338 (EPSG:3338) where it has them.
     crs : optional
         CRS of the points where the source names none. Columns "lon" and "lat" are EPSG:4326 by default.
     labels : mapping of task to column, optional
-        Columns to rename to the tasks they label. Other columns are kept.
+        Columns to rename to the tasks they label. Other columns are kept. For the authors' JSON,
+        ``{"permafrost": "aksdb_pf1m_bin", "taxonomy": "tax_order"}`` by default, as far as it has the columns.
     x, y : str, optional
         Columns of the coordinates; "lon"/"lat", "longitude"/"latitude" or "x"/"y" by default.
+    date : str, optional
+        Column of dates: datetimes, text in ISO 8601, or whole years, which are taken as their 1 January.
+    accuracy : str, optional
+        Column of the accuracy of the coordinates, in metres.
+    id : str, optional
+        Column that identifies the points.
 
     Returns
     -------
     GeoDataFrame
-        One point a row, in its own CRS, with a column for each task named in ``labels``.
+        One point a row, in its own CRS, with a column for each task named in ``labels``, and columns "date" (datetime64, in UTC
+        where the source names time zones), "accuracy" (float) and "id" where they are named.
 
     Raises
     ------
     PointsError
-        If the source cannot be read or is empty, has no CRS, geometries other than points, or lacks a column.
+        If the source cannot be read or is empty, has no CRS, geometries other than points, lacks a column, or holds values that
+        are no dates or no accuracies.
+
+    Warns
+    -----
+    MisoxrWarning
+        If a cell is a list, the observations of one place, whose known values differ. Such a label (date, accuracy) becomes
+        missing, and a point that is left without any label by it is dropped. Lists of one value are that value.
     """
-    table = source if isinstance(source, pd.DataFrame) else _read(os.fspath(source))
+    roles = {name: column for name, column in (("date", date), ("accuracy", accuracy), ("id", id)) if column is not None}
+    table, records = (source, False) if isinstance(source, pd.DataFrame) else read_file(os.fspath(source))
     if len(table) == 0:
         raise PointsError("There are no points: the table has 0 rows.")
-    points = table if isinstance(table, gpd.GeoDataFrame) and x is None and y is None else _from_columns(table, x, y, crs)
-    points = _renamed(_with_crs(points, crs), labels or {})
-    empty = points.geometry.isna() | points.geometry.is_empty
-    if empty.any():
-        raise PointsError(f"{int(empty.sum())} of {len(points)} points have no coordinates; drop those rows first.")
-    kinds = sorted(set(points.geom_type) - {"Point"})
-    if kinds:
-        raise PointsError(
-            f"The geometries are {kinds}, not points; take one point of each with geometry.representative_point() of geopandas."
-        )
-    return points
-
-
-def _read(path: str) -> pd.DataFrame:
-    ending = os.path.splitext(path)[1].lower()
-    try:
-        if ending == ".csv":
-            return pd.read_csv(path)
-        if ending in (".parquet", ".geoparquet"):
-            try:
-                return gpd.read_parquet(path)  # type: ignore[no-any-return]
-            except ValueError:  # a table without GeoParquet's metadata
-                return pd.read_parquet(path)
-        return gpd.read_file(path)  # type: ignore[no-any-return]
-    except ImportError:
-        raise
-    except Exception as error:  # GDAL, pyarrow and pandas each have their own
-        raise PointsError(f"The points {path!r} cannot be read: {error}") from error
-
-
-def _from_columns(table: pd.DataFrame, x: str | None, y: str | None, crs: Any) -> gpd.GeoDataFrame:
-    if (x is None) != (y is None):
-        raise PointsError(f"Coordinates need two columns; x is {x!r} and y is {y!r}.")
-    if x is not None and y is not None:
-        _require_columns(table, [x, y])
-    else:
-        known = {str(name).lower(): name for name in table.columns}
-        found = next(((a, b) for a, b in (*LONGITUDE_LATITUDE, ("x", "y")) if a in known and b in known), None)
-        if found is None:
-            raise PointsError(f"The columns {list(table.columns)} hold no lon/lat or x/y; name the coordinates with x= and y=.")
-        if crs is None and found in LONGITUDE_LATITUDE:
-            crs = "EPSG:4326"
-        x, y = known[found[0]], known[found[1]]
-    try:
-        coordinates = [pd.to_numeric(table[name]).to_numpy(dtype="float64") for name in (x, y)]
-    except (ValueError, TypeError) as error:
-        raise PointsError(f"The coordinates in columns {x!r} and {y!r} are not all numbers: {error}.") from error
-    missing = ~np.isfinite(coordinates).all(axis=0)
-    if missing.any():
-        raise PointsError(
-            f"{int(missing.sum())} of {len(table)} points have no coordinates in {x!r} and {y!r}; drop those rows first."
-        )
-    if isinstance(table, gpd.GeoDataFrame):
-        table = pd.DataFrame(table.drop(columns=table.active_geometry_name))
-    return gpd.GeoDataFrame(table, geometry=gpd.points_from_xy(*coordinates), crs=crs)
-
-
-def _with_crs(points: gpd.GeoDataFrame, crs: Any) -> gpd.GeoDataFrame:
-    if points.active_geometry_name is None:
-        raise PointsError(f"The table has columns {list(points.columns)} and no geometry; set one, or name x= and y=.")
-    if points.crs is None:
-        if crs is None:
-            raise PointsError('The points carry no CRS; say which it is, for example crs="EPSG:4326" for degrees.')
-        return points.set_crs(crs)
-    if crs is not None and points.crs != crs:
-        raise PointsError(f"The points are in {points.crs.name} and crs={crs!r} says otherwise; leave crs out.")
-    return points
-
-
-def _require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        raise PointsError(f"There is no column {missing}; the columns are {list(table.columns)}.")
-
-
-def _renamed(points: gpd.GeoDataFrame, labels: Mapping[str, str]) -> gpd.GeoDataFrame:
-    _require_columns(points, list(labels.values()))
-    taken = [task for task, column in labels.items() if task != column and task in points.columns and task not in labels.values()]
-    if taken:
-        raise PointsError(f"The points have columns {taken} already, which labels would overwrite; drop or rename them first.")
-    columns = {task: points[column] for task, column in labels.items()}
-    return points.drop(columns=list(set(labels.values()))).assign(**columns)
+    if labels is None:
+        labels = {task: column for task, column in AUTHORS_LABELS.items() if records and column in table.columns}
+    both = sorted(roles.keys() & labels.keys())
+    if both:
+        raise PointsError(f"labels and other arguments both fill the columns {both}; give those tasks other names.")
+    points = renamed(located(table, x, y, crs, records=records), {**labels, **roles})
+    check_geometry(points)
+    return settled(points, list(labels), roles)
 
 
 def encode(points: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, Floats]:
@@ -165,8 +126,7 @@ def encode(points: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, Floats]:
         If a label is no known class or number, or no task has any label.
     """
     labels = {
-        task.name: _codes(points[task.name], task) if task.name in points.columns else np.full(len(points), np.nan)
-        for task in tasks
+        task.name: codes(points[task.name], task) if task.name in points.columns else np.full(len(points), np.nan) for task in tasks
     }
     if not any(np.isfinite(values).any() for values in labels.values()):
         raise PointsError(
@@ -174,34 +134,6 @@ def encode(points: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, Floats]:
             "Name the label columns with read_points(..., labels={task: column})."
         )
     return labels
-
-
-def _codes(column: pd.Series, task: Task) -> Floats:
-    values = [None if pd.isna(value) or (isinstance(value, str) and not value.strip()) else value for value in column]
-    codes = np.array([np.nan if value is None else _code(value, task) for value in values], dtype="float64")
-    unknown = [value for value, code in zip(values, codes, strict=True) if value is not None and not np.isfinite(code)]
-    if unknown:
-        kinds = sorted({repr(value) for value in unknown})
-        known = f"the classes are {list(task.classes)} or their codes from 0" if task.classes else "the task takes numbers"
-        more = ", ..." if len(kinds) > 10 else ""
-        raise PointsError(
-            f"{len(unknown)} labels of {task.name!r} are unknown ({', '.join(kinds[:10])}{more}); {known}. "
-            "Rename those labels, or set them to missing."
-        )
-    return codes
-
-
-def _code(value: Hashable, task: Task) -> float:
-    """Return the code of one label, NaN where it is unknown."""
-    if isinstance(value, str):
-        name = value.strip()
-        return float(task.classes.index(name)) if name in task.classes else np.nan
-    if isinstance(value, (bool, np.bool_)):
-        return float(value) if task.kind == "binary" else np.nan
-    if not isinstance(value, (int, float, np.integer, np.floating)):
-        return np.nan
-    number = float(value)
-    return number if task.kind == "regression" or number in range(len(task.classes)) else np.nan
 
 
 def coordinates(
@@ -267,20 +199,23 @@ def place(points: gpd.GeoDataFrame, geobox: GeoBox) -> tuple[gpd.GeoDataFrame, F
     """
     if not len(points):
         raise PointsError("There are no points to place on the cube; give at least one.")
-    moved = _with_crs(points, None).to_crs(str(geobox.crs))
+    moved = with_crs(points, None).to_crs(str(geobox.crs))
     with np.errstate(invalid="ignore"):  # points that have no place in the CRS are infinite
         rows, columns = pixels(geobox, moved.geometry.x, moved.geometry.y)
     inside = (rows >= 0) & (rows < geobox.shape.y) & (columns >= 0) & (columns < geobox.shape.x)
     outside = len(moved) - int(inside.sum())
     if outside == len(moved):
-        bounds = ", ".join(f"{value:.10g}" for value in moved.total_bounds)
         raise PointsError(
-            f"All {outside} points lie outside the cube: they cover ({bounds}) and the cube {extent(geobox)}. "
+            f"All {outside} points lie outside the cube: they cover {_bounds(moved)} and the cube {extent(geobox)}. "
             "Check the CRS of the points, and open the cube over their area."
         )
     if outside:
         warnings.warn(f"{outside} of {len(moved)} points lie outside the cube and are left out.", MisoxrWarning, stacklevel=2)
     return moved[inside], rows[inside], columns[inside]
+
+
+def _bounds(shapes: gpd.GeoDataFrame) -> str:
+    return f"({', '.join(f'{value:.10g}' for value in shapes.total_bounds)})"
 
 
 def sample(ds: xr.Dataset, bands: Sequence[str], rows: npt.ArrayLike, columns: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -311,3 +246,143 @@ def sample(ds: xr.Dataset, bands: Sequence[str], rows: npt.ArrayLike, columns: n
     arrays = [ds[name].transpose("y", "x").data for name in bands]
     picked = [array.vindex[row, column] if isinstance(array, da.Array) else np.asarray(array)[row, column] for array in arrays]
     return np.stack(dask.base.compute(*picked), axis=-1).astype("float32", copy=False)
+
+
+def duplicates(points: gpd.GeoDataFrame, geobox: GeoBox, tasks: Sequence[Task | str] | None = None) -> pd.DataFrame:
+    """Find the pixels of a grid that hold several points.
+
+    Parameters
+    ----------
+    points : GeoDataFrame
+        Points, as :func:`read_points` takes them.
+    geobox : GeoBox
+        The grid; points outside it are left out with a warning.
+    tasks : sequence of Task or str, optional
+        Label columns to compare; "permafrost" and "taxonomy" where they are columns by default.
+
+    Returns
+    -------
+    DataFrame
+        A row for each such pixel: its row and column in the grid, the count of its points, and in a column for each task whether
+        the known labels agree.
+
+    Raises
+    ------
+    PointsError
+        If a column is missing, the points carry no CRS, or none lies inside the grid.
+    """
+    placed, rows, columns = place(read_points(points), geobox)
+    labels = {_name(task): named(placed[_name(task)], task) for task in _chosen(placed, tasks)}
+    cells = pd.DataFrame({"row": np.floor(rows).astype("int64"), "column": np.floor(columns).astype("int64")})
+    pixel = cells.groupby(["row", "column"])
+    table = cells.assign(count=pixel["row"].transform("size"))
+    for name, words in labels.items():
+        table[name] = words.groupby([cells["row"], cells["column"]]).transform("nunique") <= 1
+    shared = table[table["count"] > 1].drop_duplicates(["row", "column"])
+    return shared.sort_values(["row", "column"], ignore_index=True)
+
+
+def report(
+    points: gpd.GeoDataFrame,
+    tasks: Sequence[Task | str] | None = None,
+    *,
+    regions: gpd.GeoDataFrame | None = None,
+    region: str | None = None,
+    geobox: GeoBox | None = None,
+) -> pd.DataFrame:
+    """Count labelled points by class, region and year.
+
+    Parameters
+    ----------
+    points : GeoDataFrame
+        Points, as :func:`read_points` takes them.
+    tasks : sequence of Task or str, optional
+        Label columns to count; "permafrost" and "taxonomy" where they are columns by default.
+    regions : GeoDataFrame, optional
+        Polygons by which to count too, in any CRS. A point in several counts for the first.
+    region : str, optional
+        Column that names the regions.
+    geobox : GeoBox, optional
+        Grid in whose pixels duplicates are looked for (:func:`duplicates`).
+
+    Returns
+    -------
+    DataFrame
+        Columns "by", "task", "group" and "count". By "class": all classes of a task, and labels that are none of them, as they
+        stand; "value" is any value of a regression. By "region": all regions, and "none" for points in none. By "year", if there
+        is a column "date": years, and "unknown". By "duplicate pixel", if there is a grid: "points sharing a pixel", of the task
+        "all", and "conflicting labels", pixels in which known labels differ. Counts by class, region and year are of points with
+        a label of the task.
+
+    Raises
+    ------
+    PointsError
+        If a column or a CRS is missing, dates cannot be read, or no point lies in the regions or on the grid.
+    """
+    points = read_points(points)
+    chosen = _chosen(points, tasks)
+    if not chosen:
+        raise PointsError(
+            f"The points have columns {list(points.columns)} and none named 'permafrost' or 'taxonomy'; name others with tasks=."
+        )
+    if (regions is None) != (region is None):
+        raise PointsError(
+            "Regions need regions=, the polygons, and region=, the column that names them; one of the two is missing."
+        )
+    labels = {_name(task): named(points[_name(task)], task) for task in chosen}
+    rows = [row for task in chosen for row in _by_class(task, labels[_name(task)])]
+    if regions is not None and region is not None:
+        rows += _by_group("region", labels, *_regions_of(points, regions, region))
+    if "date" in points.columns:
+        years = pd.Series([f"{year:.0f}" for year in dates(points["date"]).dt.year], dtype=object).replace("nan", "unknown")
+        rows += _by_group("year", labels, years, sorted(years.unique()))  # digits sort before letters
+    if geobox is not None:
+        shared = duplicates(points, geobox, chosen)
+        rows.append(("duplicate pixel", "all", "points sharing a pixel", int(shared["count"].sum())))
+        rows += [("duplicate pixel", name, "conflicting labels", int((~shared[name]).sum())) for name in labels]
+    return pd.DataFrame(rows, columns=["by", "task", "group", "count"])
+
+
+def _chosen(points: gpd.GeoDataFrame, tasks: Sequence[Task | str] | None) -> list[Task | str]:
+    if tasks is None:
+        return [task for name, task in LABELS.items() if name in points.columns]
+    require_columns(points, [_name(task) for task in tasks])
+    return [LABELS.get(task, task) if isinstance(task, str) else task for task in tasks]
+
+
+def _name(task: Task | str) -> str:
+    return task if isinstance(task, str) else task.name
+
+
+def _by_class(task: Task | str, labels: pd.Series) -> list[tuple[str, str, str, int]]:
+    if isinstance(task, Task) and task.kind == "regression":
+        return _by_group("class", {task.name: labels}, pd.Series("value", index=labels.index), ["value"])
+    classes = [] if isinstance(task, str) else list(task.classes)
+    others = sorted(set(labels.dropna()) - set(classes))
+    return _by_group("class", {_name(task): labels}, labels, classes + others)
+
+
+def _by_group(by: str, labels: Mapping[str, pd.Series], groups: pd.Series, order: Sequence[str]) -> list[tuple[str, str, str, int]]:
+    """Count the labelled points of each task in each group."""
+    counts = {name: groups[words.notna()].value_counts() for name, words in labels.items()}
+    return [(by, name, group, int(count.get(group, 0))) for name, count in counts.items() for group in order]
+
+
+def _regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, region: str) -> tuple[pd.Series, list[str]]:
+    """Return the region of each point, and all regions."""
+    require_columns(regions, [region])
+    if getattr(regions, "crs", None) is None:
+        raise PointsError("The regions carry no CRS; set it with regions.set_crs(...).")
+    known = regions[regions[region].notna()]
+    moved = points.to_crs(known.crs)  # not the polygons: their edges are straight in their own CRS only
+    point, polygon = known.sindex.query(moved.geometry, predicate="intersects")
+    if not len(point):
+        raise PointsError(
+            f"None of {len(points)} points lies in a region: they cover {_bounds(moved)} and the regions {_bounds(known)} in "
+            f"{known.crs.name}. Check the CRS of both."
+        )
+    names = known[region].astype(str).to_numpy()
+    first = pd.Series(polygon).groupby(point).min()
+    groups = pd.Series("none", index=range(len(points)), dtype=object)
+    groups[first.index] = names[first]
+    return groups, [*dict.fromkeys(names), *(["none"] if len(first) < len(points) else [])]

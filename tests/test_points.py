@@ -1,5 +1,7 @@
 """Points: reading them from anywhere, encoding labels, placing them, reading pixels at them."""
 
+import json
+
 import dask.array as da
 import geopandas as gpd
 import numpy as np
@@ -14,7 +16,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.errors import BandError, MisoxrWarning, PointsError
 from misoxr.grid import assign
-from misoxr.points import encode, place, read_points, sample
+from misoxr.points import duplicates, encode, place, read_points, report, sample
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 
 DEPTH = Task("depth", "regression")
@@ -223,3 +225,348 @@ def test_pixels_are_read_from_the_chunks_that_hold_points_only():
     np.testing.assert_array_equal(sample(ds.compute(), ["b", "a"], rows, columns), found)
     with pytest.raises(BandError, match=r"lacks \['c'\]; it has \['a', 'b'\]"):
         sample(ds, ["a", "c"], rows, columns)
+
+
+def record(number: int, order: object, frozen: object, **more: object) -> dict[str, object]:
+    """One record of the authors' point file; x and y are the truth, lon and lat far away."""
+    place = {"lon": -150.0, "lat": 64.0, "x_3338": 300_005.0 + 10 * number, "y_3338": 1_499_995.0}
+    return {"id": number, **place, "tax_order": order, "aksdb_pf1m_bin": frozen, **more}
+
+
+AUTHORS = [
+    record(0, "Gelisols", 1),
+    record(1, ["Gelisols", "Gelisols"], [1, 1]),
+    record(2, ["Gelisols", "Histosols"], 0),  # the order is ambiguous, permafrost is not
+    record(3, ["Gelisols", None, float("nan"), " Gelisols"], [1, 0]),
+    record(4, None, [1, 0, None]),  # nothing is left
+    record(5, ["Gelisols", "Entisols"], [0, 1]),  # nor here
+    record(6, None, None),  # never had a label
+    record(7, [], [None, float("nan")]),  # nor this one
+    record(8, ["Alfisols"], [float("nan"), 0]),
+]
+AMBIGUOUS = (
+    r"Observations of one place differ and are set to missing: 3 of 'permafrost', 2 of 'taxonomy'\. "
+    r"2 of 9 points are left without a label and dropped\."
+)
+
+
+def written(path, content: object):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_authors_file_is_read_with_its_lists(tmp_path):
+    with pytest.warns(MisoxrWarning, match=AMBIGUOUS) as warned:
+        found = read_points(written(tmp_path / "aksdb.json", AUTHORS), id="id")
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    assert found.crs.to_epsg() == 3338
+    assert list(found["id"]) == [0, 1, 2, 3, 6, 7, 8]
+    np.testing.assert_array_equal(found.geometry.x, 300_005.0 + 10 * found["id"])
+    assert not {"tax_order", "aksdb_pf1m_bin"} & set(found.columns)
+    np.testing.assert_array_equal(encode(found, [PERMAFROST])["permafrost"], [1, 1, 0, np.nan, np.nan, np.nan, 0])
+    orders = ["Gelisols", "Gelisols", None, "Gelisols", None, None, "Alfisols"]
+    assert list(found["taxonomy"].astype(object).where(found["taxonomy"].notna(), None)) == orders
+    with pytest.raises(PointsError, match=r"1 labels of 'taxonomy' are unknown \('Alfisols'\)"):
+        encode(found, [TAXONOMY])
+
+
+def test_records_may_lack_columns_and_options_go_before_their_defaults(tmp_path):
+    degrees = [{"lon": [-150.0, -150.0], "lat": 64.0, "tax_order": "Gelisols"}, {"lon": -151.0, "lat": 64.5}]
+    path = written(tmp_path / "degrees.json", degrees)
+    found = read_points(path)
+    assert found.crs.to_epsg() == 4326
+    assert list(found.geometry.x) == [-150.0, -151.0]
+    assert "taxonomy" in found.columns
+    assert "permafrost" not in found.columns
+    assert "tax_order" in read_points(path, labels={}).columns
+    assert "order" in read_points(path, labels={"order": "tax_order"}).columns
+
+    path = written(tmp_path / "aksdb.json", AUTHORS[:2])
+    assert read_points(path, crs=3338).crs.to_epsg() == 3338
+    assert list(read_points(path, x="lon", y="lat", crs=4326).geometry.y) == [64.0, 64.0]
+    with pytest.raises(PointsError, match="Alaska Albers and crs='EPSG:4326' says otherwise"):
+        read_points(path, crs="EPSG:4326")
+    # Only a list of records is the authors' file: a table keeps its columns.
+    assert "tax_order" in read_points(pd.DataFrame(AUTHORS[:2])).columns
+
+
+@pytest.mark.parametrize("ending", ["json", "geojson"])
+def test_geojson_is_read_as_such_and_its_lists_are_lists(tmp_path, ending):
+    """Also where a column mixes names and lists, of which GDAL makes text."""
+    orders = ["Gelisols", ["Histosols", "Histosols"], ["Gelisols", "Histosols"]]
+    features = [
+        {"type": "Feature", "properties": properties, "geometry": {"type": "Point", "coordinates": [-150 - number, 64]}}
+        for number, properties in enumerate({"tax_order": order, "pf1m": [1, 1], "note": "[1]"} for order in orders)
+    ]
+    path = written(tmp_path / f"points.{ending}", {"type": "FeatureCollection", "features": features})
+    with pytest.warns(MisoxrWarning, match=r"missing: 1 of 'taxonomy'\. 0 of 3 points") as warned:
+        found = read_points(path, labels=LABELS)
+    assert len(warned) == 1
+    assert found.crs.to_epsg() == 4326
+    assert list(found.geometry.x) == [-150, -151, -152]
+    assert list(found["note"]) == ["[1]"] * 3
+    codes = encode(found, [PERMAFROST, TAXONOMY])
+    np.testing.assert_array_equal(codes["permafrost"], [1, 1, 1])
+    np.testing.assert_array_equal(codes["taxonomy"], [2, 3, np.nan])
+    assert "tax_order" in read_points(path).columns
+
+
+def test_lists_of_any_table_become_one_value_and_texts_are_not_split(tmp_path):
+    lists = [np.array([1, 0]), (1.0, 1), {0, None}]
+    with pytest.warns(MisoxrWarning, match=r"1 of 'permafrost'\. 1 of 3 points are left"):
+        found = read_points(frame(pf1m=lists, tax_order=[["Gelisols", "Histosols"], None, None]), labels={"permafrost": "pf1m"})
+    np.testing.assert_array_equal(found["permafrost"], [1, 0])
+    assert list(found.index) == [1, 2]
+    assert "tax_order" in found.columns
+
+    source = frame(pf1m=[1, 0, None])
+    pd.testing.assert_series_equal(read_points(source, labels={"pf1m": "pf1m"})["pf1m"], source["pf1m"])
+    texts = read_points(frame(taxonomy=["Gelisols, Histosols", "['Gelisols', 'Gelisols']", None]), labels={"taxonomy": "taxonomy"})
+    with pytest.raises(PointsError, match="2 labels of 'taxonomy' are unknown"):
+        encode(texts, [TAXONOMY])
+    with pytest.raises(PointsError, match=r"1 labels of 'taxonomy' are unknown \(\['Gelisols', 'Gelisols'\]\)"):
+        encode(frame(taxonomy=[["Gelisols", "Gelisols"], None, None]), [TAXONOMY])  # not named when read
+    with pytest.raises(PointsError, match="1 of 3 points have no coordinates"):
+        read_points(table().assign(x=[[1.0, 2.0], 3.0, 4.0]), crs=3338)
+
+    pytest.importorskip("pyarrow")
+    frame(tax_order=[["Gelisols", None], ["Histosols"] * 2, None]).to_parquet(tmp_path / "lists.parquet")
+    read = read_points(tmp_path / "lists.parquet", labels={"taxonomy": "tax_order"})
+    np.testing.assert_array_equal(encode(read, [TAXONOMY])["taxonomy"], [2, 3, np.nan])
+
+
+@given(st.lists(st.lists(st.one_of(st.none(), st.sampled_from([0, 1])), max_size=4), min_size=1, max_size=5))
+def test_a_list_is_the_value_that_its_known_members_share(lists):
+    kinds = [set(values) - {None} for values in lists]
+    kept = [kind for kind in kinds if len(kind) < 2]
+    plain = pd.DataFrame({"x": range(len(lists)), "y": 0.0, "pf1m": pd.Series(lists, dtype=object)})
+    if not kept:
+        with pytest.raises(PointsError, match="No point is left with a label"):
+            read_points(plain, crs=3338, labels={"permafrost": "pf1m"})
+        return
+    if len(kept) < len(kinds):
+        with pytest.warns(MisoxrWarning, match=f"{len(kinds) - len(kept)} of 'permafrost'"):
+            found = read_points(plain, crs=3338, labels={"permafrost": "pf1m"})
+    else:
+        found = read_points(plain, crs=3338, labels={"permafrost": "pf1m"})
+    expected = [next(iter(kind), np.nan) for kind in kept]
+    np.testing.assert_array_equal(found["permafrost"].astype("float64"), expected)
+
+
+OPTIONS = {"labels": {"permafrost": "pf1m"}, "date": "seen", "accuracy": "gps", "id": "site"}
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "gpkg", "geojson"])
+def test_dates_accuracies_and_ids_survive_every_format(tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    seen = pd.to_datetime(["2015-07-01", None, "2019-08-20"])
+    columns = {"pf1m": [1, 0, None], "seen": seen, "gps": [5, None, 30.5], "site": ["a", "b", "c"]}
+    path = tmp_path / f"pedons.{ending}"
+    if ending == "csv":
+        table(**columns).to_csv(path, index=False)
+    elif ending == "parquet":
+        frame(**columns).to_parquet(path)
+    else:
+        frame(**columns).to_crs(3338 if ending == "gpkg" else 4326).to_file(path)
+    crs = "EPSG:3338" if ending == "csv" else None
+    found = read_points(path, crs=crs, **OPTIONS).to_crs("EPSG:32606")
+    assert found["date"].dtype.kind == "M"
+    assert found["accuracy"].dtype == "float64"
+    np.testing.assert_array_equal(found["date"].to_numpy(dtype="datetime64[D]"), seen.to_numpy(dtype="datetime64[D]"))
+    np.testing.assert_array_equal(found["accuracy"], [5, np.nan, 30.5])
+    assert list(found["id"]) == ["a", "b", "c"]
+    assert not {"seen", "gps", "site", "pf1m"} & set(found.columns)
+    np.testing.assert_allclose(found.to_crs(3338).geometry.x, table().x, atol=1)
+    if ending == "gpkg":
+        with pytest.raises(PointsError, match="says otherwise; leave crs out"):
+            read_points(path, crs="EPSG:4326")
+
+
+@pytest.mark.parametrize(
+    ("values", "days"),
+    [
+        ([2015, 1999, 2020], ["2015-01-01", "1999-01-01", "2020-01-01"]),
+        ([2015.0, np.nan, 2020.0], ["2015-01-01", "NaT", "2020-01-01"]),
+        (["2015", " 2015-07 ", ""], ["2015-01-01", "2015-07-01", "NaT"]),
+        ([20150701, "20150702", pd.Timestamp("2015-07-03").date()], ["2015-07-01", "2015-07-02", "2015-07-03"]),
+        (["2015-07-01T22:00-08:00", np.datetime64("2015-07-02"), None], ["2015-07-02", "2015-07-02", "NaT"]),
+        (pd.to_datetime(["2015-07-01T22:00"] * 3).tz_localize("America/Anchorage"), ["2015-07-02"] * 3),
+        ([[2015, 2015], [None, "2016-01-01"], []], ["2015-01-01", "2016-01-01", "NaT"]),
+    ],
+)
+def test_dates_are_years_iso_8601_or_datetimes(values, days):
+    found = read_points(frame(date=values), date="date")["date"]
+    assert found.dtype.kind == "M"
+    np.testing.assert_array_equal(found.to_numpy(dtype="datetime64[D]"), np.array(days, dtype="datetime64[D]"))
+
+
+def test_dates_and_accuracies_of_one_place_that_differ_are_missing_and_drop_no_point():
+    source = frame(pf1m=[1, 0, 1], seen=[[2015, 2016], 2015, None], gps=[[5, 5], [5, 50], 3])
+    with pytest.warns(MisoxrWarning, match=r"missing: 1 of 'date', 1 of 'accuracy'\. 0 of 3 points"):
+        found = read_points(source, labels={"permafrost": "pf1m"}, date="seen", accuracy="gps")
+    assert list(found["date"].dt.year.fillna(0)) == [0, 2015, 0]
+    np.testing.assert_array_equal(found["accuracy"], [5, np.nan, 3])
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        (
+            {"seen": ["7/1/2015", "2015", "soon"]},
+            {"date": "seen"},
+            "2 values of column 'seen' are not dates, for example '7/1/2015'",
+        ),
+        (
+            {"seen": ["today", "now", None]},
+            {"date": "seen"},
+            "2 values .*'today'; write them as 2015-07-01 or 2015, or .*to_datetime",
+        ),
+        ({"seen": [5, 2015.5, True]}, {"date": "seen"}, "3 values of column 'seen' are not dates, for example 5;"),
+        ({"gps": [-5.0, 3, None]}, {"accuracy": "gps"}, "1 values of column 'gps' are not lengths in metres, for example -5.0;"),
+        (
+            {"gps": ["10 m", 3, float("inf")]},
+            {"accuracy": "gps"},
+            "2 values .* example '10 m'; give numbers from 0, or set them to",
+        ),
+        ({"seen": [2015] * 3}, {"date": "year"}, r"no column \['year'\]"),
+        ({"seen": [2015] * 3, "date": 1}, {"date": "seen"}, r"columns \['date'\] already, which the new names would overwrite"),
+        ({"a": [1] * 3}, {"labels": {"id": "a"}, "id": "a"}, r"both fill the columns \['id'\]; give those tasks other names"),
+        ({"a": [[0, 1]] * 3}, {"labels": {"a": "a"}}, "missing: 3 of 'a'. No point is left with a label; settle"),
+    ],
+)
+def test_columns_that_cannot_be_used_are_refused(columns, options, message):
+    with pytest.raises(PointsError, match=message):
+        read_points(frame(**columns), **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"lon": 1, "lat": 2}',
+            "holds a dict, not points; give a GeoJSON FeatureCollection, or a list of records with lon and lat",
+        ),
+        ("[1, [2]]", "holds a list of int, list, not points"),
+        ("3", "holds a int, not points"),
+        ("[]", "There are no points: the table has 0 rows"),
+        ('[{"id": 1}]', r"columns \['id'\] hold no lon/lat or x/y"),
+        ('[{"x_3338": 1, "y_3338": null}]', "1 of 1 points have no coordinates in 'x_3338' and 'y_3338'"),
+        ("[1, 2", "points.json' cannot be read: Expecting"),
+        ('{"type": "FeatureCollection", "features": 1}', "points"),
+    ],
+)
+def test_json_of_another_shape_is_refused(tmp_path, text, message):
+    path = tmp_path / "points.json"
+    path.write_text(text)
+    with pytest.raises(PointsError, match=message):
+        read_points(path)
+
+
+def test_a_missing_json_is_refused():
+    with pytest.raises(PointsError, match=r"'/nowhere/points.json' cannot be read: .*No such file"):
+        read_points("/nowhere/points.json")
+
+
+def crowd() -> gpd.GeoDataFrame:
+    """Six points: three in pixel (0, 0), two in (3, 4), one alone in (20, 20)."""
+    x = [300_001, 300_009, 300_005, 300_041, 300_049, 300_205]
+    y = [1_499_999, 1_499_991, 1_499_995, 1_499_965, 1_499_965, 1_499_795]
+    columns = {
+        "permafrost": [1, "present", None, 0, 1, 0],
+        "taxonomy": ["Gelisols", "Histosols", "Gelisols", None, "Entisols", "Alfisols"],
+        "depth": [0.5, 0.25, None, 1.0, 1, 2.0],
+        "date": [2015, 2015, 2015, "2019-08-20", None, None],
+    }
+    return read_points(gpd.GeoDataFrame(columns, geometry=gpd.points_from_xy(x, y), crs=3338), date="date")
+
+
+def test_points_that_share_a_pixel_are_found():
+    found = duplicates(crowd().to_crs(4326).sample(frac=1, random_state=0), BOX)
+    expected = {"row": [0, 3], "column": [0, 4], "count": [3, 2], "permafrost": [True, False], "taxonomy": [False, True]}
+    pd.testing.assert_frame_equal(found, pd.DataFrame(expected))
+    assert list(duplicates(crowd(), BOX, ["depth", TAXONOMY])["depth"]) == [False, True]
+    assert list(duplicates(crowd()[["geometry"]], BOX).columns) == ["row", "column", "count"]
+    alone = duplicates(crowd().iloc[[5]], BOX)
+    assert (len(alone), list(alone.columns)) == (0, ["row", "column", "count", "permafrost", "taxonomy"])
+    with pytest.raises(PointsError, match=r"no column \['peat'\]"):
+        duplicates(crowd(), BOX, ["peat"])
+    with pytest.warns(MisoxrWarning, match="1 of 6 points lie outside"):
+        assert len(duplicates(crowd(), BOX[:10, :10])) == 2
+
+
+def counts(found: pd.DataFrame, by: str, task: str) -> dict[str, int]:
+    part = found[(found["by"] == by) & (found["task"] == task)]
+    assert part["group"].is_unique
+    return dict(zip(part["group"], part["count"], strict=True))
+
+
+def test_a_report_counts_by_class_and_year():
+    found = report(crowd())
+    assert list(found.columns) == ["by", "task", "group", "count"]
+    assert set(found["by"]) == {"class", "year"}
+    assert counts(found, "class", "permafrost") == {"absent": 2, "present": 3}
+    nothing = dict.fromkeys(TAXONOMY.classes, 0)
+    assert counts(found, "class", "taxonomy") == nothing | {"Gelisols": 2, "Histosols": 1, "Entisols": 1, "Alfisols": 1}
+    assert counts(found, "year", "permafrost") == {"2015": 2, "2019": 1, "unknown": 2}
+    assert counts(found, "year", "taxonomy") == {"2015": 3, "2019": 0, "unknown": 2}
+    assert set(report(crowd().drop(columns="date"))["by"]) == {"class"}
+
+
+def test_a_report_takes_tasks_by_name_or_whole():
+    found = report(crowd(), ["permafrost", DEPTH])
+    assert set(found["task"]) == {"permafrost", "depth"}
+    assert counts(found, "class", "permafrost") == {"absent": 2, "present": 3}
+    assert counts(found, "class", "depth") == {"value": 5}
+    assert counts(report(crowd(), ["depth"]), "class", "depth") == {"0.25": 1, "0.5": 1, "1": 2, "2": 1}
+    assert set(report(crowd()[["taxonomy", "geometry"]])["task"]) == {"taxonomy"}
+
+
+def zones(crs: int = 3338) -> gpd.GeoDataFrame:
+    """Two zones, of which one is in two parts, a corner of the first again, and a nameless one over everything."""
+    boxes = [(299_990, 1_499_990, 300_010, 1_500_010), (300_030, 1_499_960, 300_045, 1_499_970)]
+    boxes += [(300_045, 1_499_960, 300_060, 1_499_970), (299_990, 1_499_990, 300_010, 1_500_010), (0, 0, 1e6, 2e6), (0, 0, 1, 1)]
+    names = ["continuous", "sporadic", "sporadic", "sporadic", None, "isolated"]
+    return gpd.GeoDataFrame({"zone": names}, geometry=[shapely.box(*box) for box in boxes], crs=3338).to_crs(crs)
+
+
+@pytest.mark.parametrize("crs", [3338, 4326])
+def test_a_report_counts_by_region(crs):
+    found = report(crowd(), regions=zones(crs), region="zone")
+    assert counts(found, "region", "permafrost") == {"continuous": 2, "sporadic": 2, "isolated": 0, "none": 1}
+    assert counts(found, "region", "taxonomy") == {"continuous": 3, "sporadic": 1, "isolated": 0, "none": 1}
+    assert "none" not in counts(report(crowd().iloc[:5], regions=zones(crs), region="zone"), "region", "taxonomy")
+
+
+def test_a_report_counts_points_that_share_a_pixel():
+    found = report(crowd(), geobox=BOX)
+    assert counts(found, "duplicate pixel", "all") == {"points sharing a pixel": 5}
+    assert counts(found, "duplicate pixel", "permafrost") == {"conflicting labels": 1}
+    assert counts(found, "duplicate pixel", "taxonomy") == {"conflicting labels": 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (labelled, {}, r"columns \['pf1m', .*\] and none named 'permafrost' or 'taxonomy'; name others with tasks="),
+        (crowd, {"tasks": ["peat"]}, r"no column \['peat'\]"),
+        (crowd, {"regions": zones()}, "region=, the column that names them; one of the two is missing"),
+        (crowd, {"region": "zone"}, "one of the two is missing"),
+        (crowd, {"regions": zones(), "region": "name"}, r"no column \['name'\]; the columns are \['zone', 'geometry'\]"),
+        (crowd, {"regions": zones().set_crs(None, allow_override=True), "region": "zone"}, r"regions carry no CRS; .*set_crs"),
+        (crowd, {"regions": pd.DataFrame({"zone": ["a"]}), "region": "zone"}, "regions carry no CRS"),
+        (
+            crowd,
+            {"regions": zones().iloc[[5]], "region": "zone"},
+            r"None of 6 points lies in a region: they cover \(300001, 1499795, 300205, 1499999\) and the regions \(0, 0, 1, 1\) in "
+            "NAD83 / Alaska Albers. Check the CRS",
+        ),
+        (lambda: crowd().assign(date="soon"), {}, "6 values of column 'date' are not dates, for example 'soon'"),
+        (lambda: crowd().set_crs(None, allow_override=True), {}, "no CRS"),
+        (lambda: crowd().iloc[:0], {}, "no points"),
+    ],
+)
+def test_reports_that_cannot_be_made_are_refused(source, options, message):
+    with pytest.raises(PointsError, match=message):
+        report(source(), **options)

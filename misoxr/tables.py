@@ -1,0 +1,391 @@
+"""Tables of points: reading files, finding coordinates, and bringing each cell to one value."""
+
+import datetime
+import json
+import os
+import warnings
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import fsspec
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from misoxr.errors import MisoxrWarning, PointsError
+from misoxr.spec import Task
+
+__all__ = [
+    "agreed",
+    "check_geometry",
+    "codes",
+    "dates",
+    "lengths",
+    "located",
+    "named",
+    "read_file",
+    "renamed",
+    "require_columns",
+    "settled",
+    "with_crs",
+]
+
+LONGITUDE_LATITUDE = (("lon", "lat"), ("longitude", "latitude"))
+"""Names of columns that are taken to be degrees in EPSG:4326."""
+
+AUTHORS_XY = ("x_3338", "y_3338")
+"""Columns of EPSG:3338 coordinates in the MISO authors' point file."""
+
+LISTS = (list, tuple, set, np.ndarray)
+
+
+def read_file(path: str) -> tuple[pd.DataFrame, bool]:
+    """Read a file of points or a table, and tell whether it was a JSON list of records.
+
+    Raises
+    ------
+    PointsError
+        If the file cannot be read, or is JSON of another shape.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    try:
+        if ending == ".csv":
+            return pd.read_csv(path), False
+        if ending in (".parquet", ".geoparquet"):
+            try:
+                return gpd.read_parquet(path), False
+            except ValueError:  # a table without GeoParquet's metadata
+                return pd.read_parquet(path), False
+        return _read_json(path) if ending in (".json", ".geojson") else (gpd.read_file(path), False)
+    except (ImportError, PointsError):
+        raise
+    except Exception as error:  # GDAL, pyarrow and pandas each have their own
+        raise PointsError(f"The points {path!r} cannot be read: {error}") from error
+
+
+def _read_json(path: str) -> tuple[pd.DataFrame, bool]:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Could not parse column")  # of names and lists mixed; see _unquoted
+            table = gpd.read_file(path)
+    except Exception as error:  # no GeoJSON; what GDAL raises differs by version
+        with fsspec.open(path, "rb") as file:
+            records = json.load(file)
+        if isinstance(records, dict) and records.get("type") == "FeatureCollection":
+            raise
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            kinds = sorted({type(item).__name__ for item in records}) if isinstance(records, list) else []
+            what = f"a list of {', '.join(kinds)}" if kinds else f"a {type(records).__name__}"
+            raise PointsError(
+                f"The JSON {path!r} holds {what}, not points; give a GeoJSON FeatureCollection, or a list of records with "
+                "lon and lat (or x_3338 and y_3338)."
+            ) from error
+        return pd.DataFrame(records), True
+    for name in table.columns:
+        cells = [_unquoted(value) for value in table[name]]
+        if any(isinstance(cell, list) for cell in cells):
+            table[name] = pd.Series(cells, index=table.index, dtype=object)
+    return table, False
+
+
+def _unquoted(value: Any) -> Any:
+    """Return a list of GeoJSON as one; GDAL gives its text where other features of the column hold single values."""
+    if not (isinstance(value, str) and value.startswith("[ ") and value.endswith(" ]")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def located(table: pd.DataFrame, x: str | None, y: str | None, crs: Any, *, records: bool = False) -> gpd.GeoDataFrame:
+    """Return a table as points with a CRS.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Points, or a table with coordinates in columns.
+    x, y : str or None
+        Columns of coordinates, which go before a geometry.
+    crs : optional
+        CRS where the table tells none.
+    records : bool, optional
+        Whether the table is a JSON list of records; its columns x_3338 and y_3338 go before others.
+
+    Raises
+    ------
+    PointsError
+        If there are no coordinates, they do not hold a number everywhere, or the CRS is missing or contradicts the table.
+    """
+    if x is None and y is None and isinstance(table, gpd.GeoDataFrame):
+        return with_crs(table, crs)
+    if x is None and y is None and records and set(AUTHORS_XY) <= set(table.columns):
+        return with_crs(_from_columns(table, *AUTHORS_XY, "EPSG:3338"), crs)
+    return with_crs(_from_columns(table, x, y, crs), crs)
+
+
+def _from_columns(table: pd.DataFrame, x: str | None, y: str | None, crs: Any) -> gpd.GeoDataFrame:
+    if (x is None) != (y is None):
+        raise PointsError(f"Coordinates need two columns; x is {x!r} and y is {y!r}.")
+    if x is not None and y is not None:
+        require_columns(table, [x, y])
+    else:
+        known = {str(name).lower(): name for name in table.columns}
+        found = next(((a, b) for a, b in (*LONGITUDE_LATITUDE, ("x", "y")) if a in known and b in known), None)
+        if found is None:
+            raise PointsError(f"The columns {list(table.columns)} hold no lon/lat or x/y; name the coordinates with x= and y=.")
+        if crs is None and found in LONGITUDE_LATITUDE:
+            crs = "EPSG:4326"
+        x, y = known[found[0]], known[found[1]]
+    try:
+        coordinates = [pd.to_numeric(agreed(table[name])[0]).to_numpy(dtype="float64") for name in (x, y)]
+    except (ValueError, TypeError) as error:
+        raise PointsError(f"The coordinates in columns {x!r} and {y!r} are not all numbers: {error}.") from error
+    missing = ~np.isfinite(coordinates).all(axis=0)
+    if missing.any():
+        raise PointsError(
+            f"{int(missing.sum())} of {len(table)} points have no coordinates in {x!r} and {y!r}; drop those rows first."
+        )
+    if isinstance(table, gpd.GeoDataFrame):
+        table = pd.DataFrame(table.drop(columns=table.active_geometry_name))
+    return gpd.GeoDataFrame(table, geometry=gpd.points_from_xy(*coordinates), crs=crs)
+
+
+def with_crs(points: gpd.GeoDataFrame, crs: Any) -> gpd.GeoDataFrame:
+    """Return the points with a CRS: their own, or ``crs`` where they carry none.
+
+    Raises
+    ------
+    PointsError
+        If there is no geometry, no CRS, or the two contradict each other.
+    """
+    if points.active_geometry_name is None:
+        raise PointsError(f"The table has columns {list(points.columns)} and no geometry; set one, or name x= and y=.")
+    if points.crs is None:
+        if crs is None:
+            raise PointsError('The points carry no CRS; say which it is, for example crs="EPSG:4326" for degrees.')
+        return points.set_crs(crs)
+    if crs is not None and points.crs != crs:
+        raise PointsError(f"The points are in {points.crs.name} and crs={crs!r} says otherwise; leave crs out.")
+    return points
+
+
+def require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise PointsError where a column is missing."""
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise PointsError(f"There is no column {missing}; the columns are {list(table.columns)}.")
+
+
+def renamed(points: gpd.GeoDataFrame, names: Mapping[str, str]) -> gpd.GeoDataFrame:
+    """Rename columns, given by their new name; one column may take several names.
+
+    Raises
+    ------
+    PointsError
+        If a column is missing, or a new name is taken.
+    """
+    require_columns(points, list(names.values()))
+    taken = [new for new, column in names.items() if new != column and new in points.columns and new not in names.values()]
+    if taken:
+        raise PointsError(
+            f"The points have columns {taken} already, which the new names would overwrite; drop or rename them first."
+        )
+    columns = {new: points[column] for new, column in names.items()}
+    return points.drop(columns=list(set(names.values()))).assign(**columns)
+
+
+def check_geometry(points: gpd.GeoDataFrame) -> None:
+    """Raise PointsError where a geometry is empty or no point."""
+    empty = points.geometry.isna() | points.geometry.is_empty
+    if empty.any():
+        raise PointsError(f"{int(empty.sum())} of {len(points)} points have no coordinates; drop those rows first.")
+    kinds = sorted(set(points.geom_type) - {"Point"})
+    if kinds:
+        raise PointsError(
+            f"The geometries are {kinds}, not points; take one point of each with geometry.representative_point() of geopandas."
+        )
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, NA, NaT or blank text."""
+    if isinstance(value, str):
+        return not value.strip()
+    return not isinstance(value, LISTS) and bool(pd.isna(value))
+
+
+def agreed(column: pd.Series) -> tuple[pd.Series, npt.NDArray[np.bool_]]:
+    """Bring each list in a column, the observations of one place, to the one value that its known members share.
+
+    Returns
+    -------
+    Series
+        The column, missing where known members differ; untouched where it holds no list.
+    ndarray of bool, shape (point,)
+        True where they differ.
+    """
+    if not any(isinstance(value, LISTS) for value in column):
+        return column, np.zeros(len(column), dtype=bool)
+    values, differ = [], []
+    for value in column:
+        known = [item for item in _members(value) if not _is_missing(item)]
+        differ.append(any(_bare(item) != _bare(known[0]) for item in known))
+        values.append(known[0] if known and not differ[-1] else None)
+    return pd.Series(values, index=column.index, name=column.name), np.array(differ, dtype=bool)
+
+
+def _members(value: Any) -> Iterable[Any]:
+    if isinstance(value, np.ndarray):
+        return np.ravel(value).tolist()
+    return value if isinstance(value, LISTS) else [value]
+
+
+def _bare(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
+def settled(points: gpd.GeoDataFrame, tasks: list[str], roles: Mapping[str, str]) -> gpd.GeoDataFrame:
+    """Bring labels, dates and accuracies to one value a point, and drop points that lose their last label by it.
+
+    Parameters
+    ----------
+    points : GeoDataFrame
+        Points with columns named after tasks and roles.
+    tasks : list of str
+        The columns of labels.
+    roles : mapping of str to str
+        The names that "date", "accuracy" and "id" had in the source.
+
+    Raises
+    ------
+    PointsError
+        If a value is no date or no accuracy, or no point is left.
+
+    Warns
+    -----
+    MisoxrWarning
+        If observations of one place differ.
+    """
+    single = {name: agreed(points[name]) for name in (*tasks, *(role for role in roles if role != "id"))}
+    columns = {name: column for name, (column, _) in single.items()}
+    for role, read in (("date", dates), ("accuracy", lengths)):
+        if role in roles:
+            columns[role] = read(columns[role].rename(roles[role]))  # an error names the source's column
+    points = points.assign(**columns)
+    counts = {name: int(differ.sum()) for name, (_, differ) in single.items() if differ.any()}
+    if not counts:
+        return points
+    lost = np.any([single[task][1] for task in tasks] or [np.zeros(len(points), dtype=bool)], axis=0)
+    for task in tasks:
+        lost &= [_is_missing(value) for value in columns[task]]
+    words = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
+    words = f"Observations of one place differ and are set to missing: {words}."
+    if lost.all():
+        raise PointsError(f"{words} No point is left with a label; settle the labels of each place first.")
+    warnings.warn(
+        f"{words} {lost.sum()} of {len(points)} points are left without a label and dropped.", MisoxrWarning, stacklevel=3
+    )
+    return points[~lost]
+
+
+def dates(column: pd.Series) -> pd.Series:
+    """Read dates: datetimes, text in ISO 8601, or whole numbers of years (1 January).
+
+    Returns
+    -------
+    Series of datetime64
+        In UTC where the column names time zones.
+
+    Raises
+    ------
+    PointsError
+        If a known value is no such date; other notations are refused, since day and month could be confused.
+    """
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return column if column.dt.tz is None else column.dt.tz_convert("UTC").dt.tz_localize(None)
+    texts = pd.Series([_date(value) for value in column], index=column.index, dtype=object)
+    found = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True).dt.tz_localize(None)
+    remedy = "write them as 2015-07-01 or 2015, or convert them with pandas.to_datetime(..., format=...) first"
+    _refuse(column, found.isna().to_numpy(), "dates", remedy)
+    return found
+
+
+def _date(value: Any) -> Any:
+    """Return what pandas reads as the date that is meant: not the ns of a bare number, nor the time at which "now" is read."""
+    if isinstance(value, str):
+        return value.strip() if value.strip()[:1].isdigit() else None
+    if isinstance(value, datetime.date | np.datetime64):
+        return value
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and float(value).is_integer():
+        return str(int(value))
+    return None
+
+
+def lengths(column: pd.Series) -> pd.Series:
+    """Read lengths in metres as floats, NaN where missing.
+
+    Raises
+    ------
+    PointsError
+        If a known value is no number, not finite, or negative.
+    """
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
+    _refuse(column, ~(np.isfinite(numbers) & (numbers >= 0)), "lengths in metres", "give numbers from 0, or set them to missing")
+    return pd.Series(numbers, index=column.index, name=column.name)
+
+
+def _refuse(column: pd.Series, invalid: npt.NDArray[np.bool_], what: str, remedy: str) -> None:
+    known = np.array([not _is_missing(value) for value in column], dtype=bool)
+    wrong = column[invalid & known].tolist()
+    if wrong:
+        raise PointsError(f"{len(wrong)} values of column {column.name!r} are not {what}, for example {wrong[0]!r}; {remedy}.")
+
+
+def codes(column: pd.Series, task: Task) -> npt.NDArray[np.float64]:
+    """Return labels as class codes, or as the values of a regression; NaN where missing.
+
+    Raises
+    ------
+    PointsError
+        If a known label is no class of the task, or no number.
+    """
+    values = [None if _is_missing(value) else value for value in column]
+    found = np.array([np.nan if value is None else _code(value, task) for value in values], dtype="float64")
+    unknown = [value for value, code in zip(values, found, strict=True) if value is not None and not np.isfinite(code)]
+    if unknown:
+        kinds = sorted({repr(value) for value in unknown})
+        known = f"the classes are {list(task.classes)} or their codes from 0" if task.classes else "the task takes numbers"
+        more = ", ..." if len(kinds) > 10 else ""
+        raise PointsError(
+            f"{len(unknown)} labels of {task.name!r} are unknown ({', '.join(kinds[:10])}{more}); {known}. "
+            "Rename those labels, or set them to missing."
+        )
+    return found
+
+
+def _code(value: Hashable, task: Task) -> float:
+    """Return the code of one label, NaN where it is unknown."""
+    if isinstance(value, str):
+        name = value.strip()
+        return float(task.classes.index(name)) if name in task.classes else np.nan
+    if isinstance(value, (bool, np.bool_)):
+        return float(value) if task.kind == "binary" else np.nan
+    if not isinstance(value, (int, float, np.integer, np.floating)):
+        return np.nan
+    number = float(value)
+    return number if task.kind == "regression" or number in range(len(task.classes)) else np.nan
+
+
+def named(column: pd.Series, task: Task | str) -> pd.Series:
+    """Return labels in words, None where missing: a known class by its name, whichever way it is written."""
+
+    def words(value: Any) -> str | None:
+        if _is_missing(value):
+            return None
+        code = np.nan if isinstance(task, str) or not task.classes else _code(value, task)
+        if not isinstance(task, str) and np.isfinite(code):
+            return task.classes[int(code)]
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+    return pd.Series([words(value) for value in column], dtype=object)
