@@ -1,23 +1,110 @@
 """Splitting points by where they lie, in the manner of scikit-learn's splitters."""
 
+import json
+import os
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
 
+import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import shapely
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from scipy.stats import wasserstein_distance
 
 from misoxr.errors import MisoxrWarning, PointsError
 
-__all__ = ["BlockKFold", "separate"]
+__all__ = ["KNNDM", "BlockKFold", "ClusterKFold", "KFold", "LeaveOneRegionOut", "PredefinedFolds", "Splitter", "separate"]
 
+Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
+Sides = Iterable[tuple[Indices, Indices]]
+
+MOST_CENTRES = 4000
+"""Most points that are clustered by Ward's method, whose memory grows with their square."""
 
 
-class BlockKFold:
+class Splitter:
+    """What all splitters share. Where features are no coordinates, use ``cv=list(splitter.split(xy))``.
+
+    Attributes
+    ----------
+    buffer : float
+        Training points nearer than this to a test point of their fold are dropped. In units of the coordinates.
+    """
+
+    n_splits: int
+    buffer: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.buffer < np.inf:
+            raise PointsError(f"The buffer is {self.buffer:g}; it must be 0 or more, in units of the coordinates.")
+        if getattr(self, "n_splits", 2) < 2:  # regions and given folds are counted, not asked for
+            raise PointsError(f"{self.n_splits} folds leave nothing to hold out; use 2 or more.")
+
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        sizes = {k: f"<{len(v)}>" for k, v in values.items() if hasattr(v, "__len__") and not isinstance(v, str)}
+        return f"{type(self).__name__}({', '.join(f'{k}={sizes.get(k, repr(v))}' for k, v in values.items())})"
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Return the number of folds; the arguments are there for scikit-learn and play no part."""
+        return self.n_splits
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Indices, Indices]]:
+        """Yield the training and the test indices of each fold.
+
+        Parameters
+        ----------
+        X : array_like, shape (point, 2), or GeoDataFrame
+            Coordinates, or points in a projected CRS.
+        y, groups : optional
+            There for scikit-learn; they play no part.
+
+        Raises
+        ------
+        PointsError
+            If the points cannot be split so, lie in degrees where distances count, or the buffer leaves a fold no training points.
+        """
+        xy = self._xy(X) if self.buffer else np.empty((0, 2))
+        for fold, (train, test) in enumerate(_buffered(xy, self._sides(X), self.buffer)):
+            if not len(train):
+                raise PointsError(f"A buffer of {self.buffer:g} leaves fold {fold} no training points; use a smaller one.")
+            yield train, test
+
+    def _xy(self, X: Any) -> Floats:
+        return _coordinates(X)
+
+    def _sides(self, X: Any) -> Sides:
+        return _sides(self._fold_numbers(X))
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        """Return the fold that tests each point, -1 where none does."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class KFold(Splitter):
+    """K folds of points drawn at random; parameters as for :class:`BlockKFold`."""
+
+    n_splits: int = 5
+    random_state: int = 0
+    buffer: float = 0.0
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        return _dealt(np.arange(len(X)), self.n_splits, self.random_state)
+
+
+@dataclass(frozen=True, repr=False)
+class BlockKFold(Splitter):
     """K folds of whole square blocks, with about as many points in each.
-
-    A splitter of scikit-learn, split by coordinates: ``cv=list(BlockKFold(10_000).split(xy))``.
 
     Parameters
     ----------
@@ -28,7 +115,9 @@ class BlockKFold:
     shuffle : bool, optional
         Whether blocks of equally many points are shuffled before they are dealt to the folds.
     random_state : int, optional
-        Seed of the shuffling.
+        Seed of what is drawn at random.
+    buffer : float, optional
+        Least distance of training points from the test points of their fold, in units of the coordinates.
 
     Notes
     -----
@@ -36,51 +125,229 @@ class BlockKFold:
     ``verde.BlockKFold`` (Uieda 2018), which balances by partitioning instead.
     """
 
-    def __init__(self, size: float, n_splits: int = 5, shuffle: bool = True, random_state: int = 0) -> None:
-        if n_splits < 2:
-            raise PointsError(f"{n_splits} folds leave nothing to hold out; use 2 or more.")
-        _check_size(size)
-        self.size = size
-        self.n_splits = n_splits
-        self.shuffle = shuffle
-        self.random_state = random_state
+    size: float
+    n_splits: int = 5
+    shuffle: bool = True
+    random_state: int = 0
+    buffer: float = 0.0
 
-    def __repr__(self) -> str:
-        return f"BlockKFold({self.size:g}, n_splits={self.n_splits}, shuffle={self.shuffle}, random_state={self.random_state})"
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_length(self.size, "A block's side")
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        seed, groups = self.random_state if self.shuffle else None, _blocks(X, self.size)[0]
+        return _dealt(groups, self.n_splits, seed, f"blocks of {self.size:g}", "use smaller blocks")
+
+
+@dataclass(frozen=True, repr=False)
+class ClusterKFold(Splitter):
+    """K folds of whole clusters, so that points of different folds lie more than a distance apart.
+
+    Parameters
+    ----------
+    distance : float
+        Points joined by steps of at most this length are one cluster, as in DBSCAN with ``min_samples=1``.
+    n_splits, shuffle, random_state, buffer : optional
+        As for :class:`BlockKFold`, with clusters for blocks.
+    """
+
+    distance: float
+    n_splits: int = 5
+    shuffle: bool = True
+    random_state: int = 0
+    buffer: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_length(self.distance, "The distance between clusters")
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        seed, groups = self.random_state if self.shuffle else None, _chained(self._xy(X), self.distance)
+        return _dealt(groups, self.n_splits, seed, f"clusters {self.distance:g} apart", "use a smaller distance or fewer folds")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class LeaveOneRegionOut(Splitter):
+    """One fold a region that holds points; points in no region always train.
+
+    Parameters
+    ----------
+    regions : GeoDataFrame
+        Polygons. Points are moved to their CRS, arrays taken to be in it. Where regions overlap, the first has the point.
+    column : str, optional
+        Names of the regions, the index by default; rows of one name are one region.
+    buffer : float, optional
+        As for :class:`BlockKFold`.
+    """
+
+    regions: gpd.GeoDataFrame
+    column: str | None = None
+    buffer: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not len(self.regions) or not self.regions.geom_type.isin(["Polygon", "MultiPolygon"]).all():
+            raise PointsError(f"The {len(self.regions)} regions are of {set(map(str, self.regions.geom_type))}; give polygons.")
+        _check_crs(self.regions.crs, "regions", projected=self.buffer > 0)
+        if self.column is not None and self.column not in self.regions:
+            raise PointsError(f"The regions have no column {self.column!r}; the columns are {list(self.regions)}.")
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Return the number of folds; the arguments are there for scikit-learn and play no part."""
-        return self.n_splits
+        """Return the number of regions that hold points of X."""
+        if X is None:
+            raise PointsError("The folds are the regions that hold points; give get_n_splits the points.")
+        return len(self.names(X))
 
-    def split(self, X: npt.ArrayLike, y: Any = None, groups: Any = None) -> Iterator[tuple[Indices, Indices]]:
-        """Yield the training and the test indices of each fold.
+    def names(self, X: Any) -> list[Hashable]:
+        """Return the name of the region that each fold tests."""
+        return self._tested(X)[1]
+
+    def _xy(self, X: Any) -> Floats:
+        return _coordinates(X, self.regions.crs)
+
+    def _tested(self, X: Any) -> tuple[Indices, list[Hashable]]:
+        """Return the fold that tests each point, -1 for points in no region, and the name of each fold's region."""
+        xy, column = self._xy(X), self.regions.index if self.column is None else self.regions[self.column]
+        codes, names = pd.factorize(column, use_na_sentinel=False)
+        # Regions are asked for points, not points for regions: so each polygon is indexed once.
+        rows, points = shapely.STRtree(gpd.points_from_xy(*xy.T)).query(self.regions.geometry.array, predicate="intersects")
+        if not len(rows):
+            ours, theirs = (", ".join(f"{v:.10g}" for v in box) for box in ([*xy.min(0), *xy.max(0)], self.regions.total_bounds))
+            extents = f"the points cover ({ours}) and the regions ({theirs}) in {self.regions.crs.name}"
+            raise PointsError(f"No point lies in a region: {extents}. Check the CRS of both.")
+        first = np.full(len(xy), len(codes))
+        np.minimum.at(first, points, rows)
+        region = np.append(codes, -1)[first]
+        if (region == region[0]).all():
+            raise PointsError(f"All {len(xy)} points lie in region {str(names[region[0]])!r}; give regions that part the points.")
+        found, folds = np.unique(region, return_inverse=True)
+        return folds - int(found[0] < 0), list(names[found[found >= 0]])
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        return self._tested(X)[0]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class KNNDM(Splitter):
+    """K folds whose test points lie as far from training points as targets lie from points.
+
+    Parameters
+    ----------
+    targets : array_like, shape (target, 2), or GeoDataFrame
+        Where predictions will be made, in the CRS of the points; a GeoDataFrame is moved to it.
+    max_share : float, optional
+        Largest share of the points in a fold.
+    n_splits, random_state, buffer : optional
+        As for :class:`BlockKFold`; distances are matched with the buffer.
+
+    Notes
+    -----
+    k-fold nearest neighbour distance matching (Linnenbrink et al. 2024, https://doi.org/10.5194/gmd-17-5897-2024), after its R
+    package CAST. Points are clustered by Ward's method (4000 of them if there are more, which the others join) into some 60
+    numbers of clusters. A cluster of the size of a fold is one; the others are dealt in turn along the first principal axis. Of
+    these folds, and random ones, those are taken whose distances from test to training points differ least from the targets', by
+    the Wasserstein distance.
+    """
+
+    targets: Any
+    n_splits: int = 5
+    max_share: float = 0.5
+    random_state: int = 0
+    buffer: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 / self.n_splits < self.max_share <= 1:
+            raise PointsError(
+                f"A max_share of {self.max_share:g} does not suit {self.n_splits} folds; use more than {1 / self.n_splits:g}, up to 1."
+            )
+
+    def match(self, X: Any) -> tuple[Indices, float]:
+        """Return the fold of each point, and the Wasserstein distance that remains, in units of the coordinates."""
+        xy = self._xy(X)
+        wanted = np.asarray(cKDTree(xy).query(_coordinates(self.targets, getattr(X, "crs", None)))[0])
+        found = [(self._difference(xy, folds, wanted), folds) for folds in self._candidates(xy)]
+        least, best = min(found, key=lambda pair: pair[0])
+        if least == np.inf:
+            limits = f"max_share={self.max_share:g} and buffer={self.buffer:g}"
+            raise PointsError(f"No {self.n_splits} folds of {len(xy)} points keep to {limits}; raise the first or lower the other.")
+        return best, least
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        return self.match(X)[0]
+
+    def _candidates(self, xy: Floats) -> Iterator[Indices]:
+        yield _dealt(np.arange(len(xy)), self.n_splits, self.random_state)
+        rng = np.random.default_rng(self.random_state)
+        centres = xy if len(xy) <= MOST_CENTRES else xy[rng.choice(len(xy), MOST_CENTRES, replace=False)]
+        tree, (_, nearest) = linkage(centres, "ward"), cKDTree(centres).query(xy)
+        for number in np.unique(np.geomspace(self.n_splits, len(centres), 60).astype("int64")):
+            _, clusters = np.unique(fcluster(tree, number, "maxclust")[nearest], return_inverse=True)
+            if clusters.max() + 1 >= self.n_splits:  # points of one place are one cluster
+                yield _merged(xy, clusters, self.n_splits)
+
+    def _difference(self, xy: Floats, folds: Indices, wanted: Floats) -> float:
+        sides = list(_buffered(xy, _sides(folds), self.buffer))
+        if np.bincount(folds).max() > self.max_share * len(xy) or not all(len(train) for train, _ in sides):
+            return np.inf  # never the least
+        return float(wasserstein_distance(np.concatenate([cKDTree(xy[a]).query(xy[b])[0] for a, b in sides]), wanted))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class PredefinedFolds(Splitter):
+    """Folds that are given.
+
+    Parameters
+    ----------
+    folds : sequence of (train, test)
+        Indices of points; a point may be in neither.
+    buffer : float, optional
+        As for :class:`BlockKFold`.
+    """
+
+    folds: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]
+    buffer: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not len(self.folds):
+            raise PointsError("There are no folds; give a pair of training and test indices for each.")
+        for fold, (train, test) in enumerate(self.folds):
+            sides = [np.asarray(train), np.asarray(test)]
+            if any(len(side) and (side.dtype.kind not in "iu" or side.min() < 0) for side in sides):
+                raise PointsError(f"Fold {fold} is of {sides[0].dtype} and {sides[1].dtype}; give indices, integers from 0.")
+            _check_apart(f"Fold {fold}", *sides)
+        object.__setattr__(self, "n_splits", len(self.folds))
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str], ids: npt.ArrayLike, *, buffer: float = 0.0) -> Self:
+        """Read ``{"fold_0": {"train": [id, ...], "test": [id, ...]}, ...}``, or one such pair of lists.
 
         Parameters
         ----------
-        X : array_like, shape (point, 2)
-            Coordinates.
-        y, groups : optional
-            There for scikit-learn; they play no part.
-
-        Raises
-        ------
-        PointsError
-            If the points lie in fewer blocks than there are folds.
+        path : path
+            The file. Lists beside "train" and "test", such as "val", are left out.
+        ids : array_like, shape (point,)
+            Identifiers of the points, compared as text (17.0 as "17"). Others in the file are skipped with a MisoxrWarning.
+        buffer : float, optional
+            As for :class:`BlockKFold`.
         """
-        blocks, counts = _blocks(X, self.size)
-        if len(counts) < self.n_splits:
-            raise PointsError(
-                f"The points lie in {len(counts)} blocks of {self.size:g}, too few for {self.n_splits} folds; use smaller blocks."
-            )
-        order = np.random.default_rng(self.random_state).permutation(len(counts)) if self.shuffle else np.arange(len(counts))
-        order = order[np.argsort(-counts[order], kind="stable")]
-        fold_of, filled = np.empty(len(counts), dtype="int64"), np.zeros(self.n_splits, dtype="int64")
-        for block in order:
-            fold_of[block] = filled.argmin()
-            filled[fold_of[block]] += counts[block]
-        folds = fold_of[blocks]
-        for fold in range(self.n_splits):
-            yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        folds, keys = _read_folds(Path(path)), _keys(np.asarray(ids).tolist())
+        held = {key for sides in folds for side in sides for key in side}
+        if absent := held - set(keys):
+            message = f"{len(absent)} of {len(held)} identifiers in {str(path)!r} are not among the {len(keys)} points"
+            if absent == held:
+                raise PointsError(f"{message}, such as {min(absent)!r}; give ids of the kind in the file.")
+            warnings.warn(f"{message} and are skipped.", MisoxrWarning, stacklevel=2)
+        places = [[np.flatnonzero(np.isin(keys, side)) for side in sides] for sides in folds]
+        return cls([(train, test) for train, test in places], buffer)
+
+    def _sides(self, X: Any) -> Sides:
+        last = max(int(np.max(side)) for sides in self.folds for side in sides)
+        if last >= len(X):
+            raise PointsError(f"The folds hold index {last} and there are {len(X)} points; give the points they were made for.")
+        return [(np.asarray(train, dtype=np.intp), np.asarray(test, dtype=np.intp)) for train, test in self.folds]
 
 
 def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> npt.NDArray[np.bool_]:
@@ -93,7 +360,7 @@ def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> n
     fraction : float
         Share of the points to choose, roughly; at least one point is chosen and one is left.
     size : float
-        Side of a block, in units of the coordinates.
+        Side of a block, in units of the coordinates; with a MisoxrWarning it is halved until not all points lie in one block.
     seed : int
         Seed of the draw.
 
@@ -106,23 +373,22 @@ def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> n
     ------
     PointsError
         If all points lie at one place, or the fraction is not between 0 and 1.
-
-    Warns
-    -----
-    MisoxrWarning
-        If all points lie in one block; the blocks are then halved until they do not.
     """
     if not 0 < fraction < 1:
         raise PointsError(f"A validation fraction of {fraction:g} leaves one side empty; use one between 0 and 1.")
-    _check_size(size)
-    blocks, counts = _blocks(xy, size)
-    if len(counts) == 1:
-        blocks, counts, smaller = _halved(xy, size)
-        warnings.warn(
-            f"All {len(blocks)} points lie in one block of {size:g}; blocks of {smaller:g} separate the validation points instead.",
-            MisoxrWarning,
-            stacklevel=2,
+    _check_length(size, "A block's side")
+    points, smaller = _coordinates(xy), size
+    low, high = points.min(axis=0), points.max(axis=0)
+    if (low == high).all():
+        raise PointsError(f"All {len(points)} points lie at one place, so none can be held apart; give points of several places.")
+    while (np.floor(low / smaller) == np.floor(high / smaller)).all():
+        smaller /= 2
+    if smaller < size:
+        text = (
+            f"All {len(points)} points lie in one block of {size:g}; blocks of {smaller:g} separate the validation points instead."
         )
+        warnings.warn(text, MisoxrWarning, stacklevel=2)
+    blocks, counts = _blocks(points, smaller)
     target, total = fraction * len(blocks), 0
     chosen = np.zeros(len(counts), dtype=bool)
     for block in np.random.default_rng(seed).permutation(len(counts)):
@@ -134,26 +400,117 @@ def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> n
     return np.asarray(chosen[blocks], dtype=bool)
 
 
-def _halved(xy: npt.ArrayLike, size: float) -> tuple[Indices, Indices, float]:
-    points = np.asarray(xy, dtype="float64")
-    if (points == points[:1]).all():
-        raise PointsError(f"All {len(points)} points lie at one place, so none can be held apart; give points of several places.")
-    blocks, counts = _blocks(points, size)
-    while len(counts) == 1:
-        size /= 2
-        blocks, counts = _blocks(points, size)
-    return blocks, counts, size
+def _check_length(length: float, what: str) -> None:
+    if not 0 < length < np.inf:
+        raise PointsError(f"{what} is {length:g}; it must be positive, in units of the coordinates.")
 
 
-def _check_size(size: float) -> None:
-    if not (size > 0 and np.isfinite(size)):
-        raise PointsError(f"A block's side is {size:g}; it must be positive, in units of the coordinates.")
+def _check_crs(crs: Any, what: str, *, projected: bool) -> None:
+    if crs is None:
+        raise PointsError(f"The {what} carry no CRS; set it with set_crs.")
+    if projected and crs.is_geographic:
+        raise PointsError(f"The {what} are in degrees ({crs.name}) and distances need a projected CRS; move them with to_crs.")
+
+
+def _check_apart(fold: str, train: Iterable[Any], test: Iterable[Any]) -> None:
+    sides = {"training": set(train), "test": set(test)}
+    if empty := [name for name, side in sides.items() if not side]:
+        raise PointsError(f"{fold} has no {empty[0]} points; leave it out.")
+    if both := sides["training"] & sides["test"]:
+        raise PointsError(f"{fold} has {len(both)} points on both sides, such as {min(both)}; leave them on one.")
+
+
+def _coordinates(points: Any, crs: Any = None) -> Floats:
+    """Return x and y (point, 2) of an array or of points, these in their own projected CRS or moved to the one given."""
+    if isinstance(points, (gpd.GeoDataFrame, gpd.GeoSeries)):
+        _check_crs(points.crs, "points", projected=crs is None)
+        geometry = np.asarray((points if crs is None else points.to_crs(crs)).geometry)
+        placed = (shapely.get_type_id(geometry) == shapely.GeometryType.POINT) & ~shapely.is_empty(geometry)
+        points = np.full((len(geometry), 2), np.nan)
+        points[placed] = shapely.get_coordinates(geometry[placed])
+    xy = np.asarray(points, dtype="float64")
+    if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy):
+        raise PointsError(f"Points are split by coordinates of shape (point, 2); these have shape {xy.shape}.")
+    if missing := int((~np.isfinite(xy).all(axis=1)).sum()):
+        raise PointsError(f"{missing} of {len(xy)} points have no finite coordinates; drop them (only points have any).")
+    return xy
+
+
+def _sides(folds: Indices) -> Sides:
+    return ((np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(int(folds.max()) + 1))
+
+
+def _buffered(xy: Floats, sides: Sides, buffer: float) -> Sides:
+    for train, test in sides:
+        yield train[cKDTree(xy[test]).query(xy[train])[0] >= buffer] if buffer else train, test
 
 
 def _blocks(xy: npt.ArrayLike, size: float) -> tuple[Indices, Indices]:
     """Return the number of each point's block, and the number of points in each block."""
-    points = np.asarray(xy, dtype="float64")
-    if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
-        raise PointsError(f"Points are split by finite coordinates of shape (point, 2); these have shape {points.shape}.")
-    _, blocks, counts = np.unique(np.floor(points / size), axis=0, return_inverse=True, return_counts=True)
+    _, blocks, counts = np.unique(np.floor(_coordinates(xy) / size), axis=0, return_inverse=True, return_counts=True)
     return blocks.ravel(), counts
+
+
+def _dealt(groups: Indices, n_splits: int, seed: int | None, what: str = "groups of 1", remedy: str = "use fewer folds") -> Indices:
+    """Return folds of whole groups, dealt from the fullest to the emptiest, each to the fold with the fewest points so far."""
+    counts = np.bincount(groups)
+    if len(counts) < n_splits:
+        raise PointsError(f"The points lie in {len(counts)} {what}, too few for {n_splits} folds; {remedy}.")
+    order = np.arange(len(counts)) if seed is None else np.random.default_rng(seed).permutation(len(counts))
+    fold_of, filled = np.empty(len(counts), dtype=np.intp), np.zeros(n_splits, dtype="int64")
+    for group in order[np.argsort(-counts[order], kind="stable")]:
+        fold_of[group] = filled.argmin()
+        filled[fold_of[group]] += counts[group]
+    return fold_of[groups]
+
+
+def _chained(xy: Floats, distance: float) -> Indices:
+    """Return the cluster of each point: the points that steps of at most a distance join."""
+    # Any two points of a cell this small are within the distance, and cells are joined by nearest neighbours, so that pairs of
+    # points are never listed. A few points of each cell ask first, which settles most pairs of cells.
+    cell, counts = _blocks(xy, side := 0.7 * distance)
+    starts, order = np.cumsum(counts) - counts, np.argsort(cell, kind="stable")
+    centres = np.floor(xy[order[starts]] / side)
+    # A third coordinate, far apart for each cell, lets one tree find the nearest point of one cell.
+    tree = cKDTree(np.column_stack([xy, cell * 4 * distance]))
+    joined, clusters = np.empty((0, 2), dtype=np.intp), np.arange(len(counts))
+    pairs = cKDTree(centres).query_pairs(2.9, output_type="ndarray")  # (pair, 2), cells at most two steps apart
+    pairs = np.take_along_axis(pairs, np.argsort(counts[pairs], axis=1), axis=1)  # the emptier cell asks
+    for most in (16, len(xy)):
+        pairs = pairs[clusters[pairs[:, 0]] != clusters[pairs[:, 1]]]
+        asking = np.minimum(counts[pairs[:, 0]], most)
+        pair = np.repeat(np.arange(len(pairs)), asking)  # (query,)
+        rank = np.arange(len(pair)) - np.repeat(np.cumsum(asking) - asking, asking)
+        asked = np.column_stack([xy[order[starts[pairs[pair, 0]] + rank]], pairs[pair, 1] * 4 * distance])
+        gap, _ = tree.query(asked, distance_upper_bound=1.01 * distance)
+        joined = np.concatenate([joined, pairs[pair[gap <= distance]]])
+        graph = coo_array((np.ones(len(joined)), joined.T), shape=(len(counts), len(counts)))
+        clusters = connected_components(graph, directed=False)[1].astype(np.intp)
+    return clusters[cell]
+
+
+def _merged(xy: Floats, clusters: Indices, n_splits: int) -> Indices:
+    """Return folds of whole clusters: a large one is a fold, the others are dealt in turn along the first principal axis."""
+    counts, centred = np.bincount(clusters), xy - xy.mean(axis=0)
+    along = np.bincount(clusters, centred @ np.linalg.svd(centred, full_matrices=False)[2][0]) / counts
+    large = np.flatnonzero(counts * n_splits >= len(xy))  # n_splits of them at most
+    small = np.setdiff1d(np.argsort(along), large, assume_unique=True)
+    folds = np.empty(len(counts), dtype=np.intp)
+    folds[large], folds[small] = np.arange(len(large)), np.resize(np.arange(len(large), n_splits), len(small))
+    return folds[clusters]
+
+
+def _keys(ids: Iterable[Any]) -> list[str]:
+    return [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in ids]
+
+
+def _read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        named = {"The fold": content} if "train" in content else content
+        folds = {name: (_keys(fold["train"]), _keys(fold["test"])) for name, fold in named.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise PointsError(f'{str(path)!r} holds no folds, {{"fold_0": {{"train": [], "test": []}}}}: {error!r}') from error
+    for name, sides in folds.items():
+        _check_apart(f"{name} of {str(path)!r}", *sides)
+    return list(folds.values())
