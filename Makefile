@@ -8,8 +8,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: .venv/.users
 	$(BIN)/python examples/demo.py
 
+# Two processes with a thread each: most tests are too small for more.
 test: .venv/.developers lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.developers
 	$(BIN)/ruff check .

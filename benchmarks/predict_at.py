@@ -44,14 +44,14 @@ def main(side: int, count: int, chunk: int) -> None:
     torch.manual_seed(0)
     model = Model(spec, Scaling.fit(spec, rng.uniform(0.05, 0.6, (len(spec.bands), 10_000)).astype("float32")), Miso(spec))
     points = {"x": rng.uniform(0, 10 * side, count), "y": 2_000_000 - rng.uniform(0, 10 * side, count)}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     start = time.perf_counter()
     lazy = cube.miso.predict_at(model, points, device="cpu")
     built = time.perf_counter() - start
     found = lazy.compute()
     seconds = time.perf_counter() - start
     assert found.permafrost_probability.notnull().all()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(
         f"{count} points in {side} x {side} pixels: {seconds:.0f} s, of which the graph {built:.1f} s; {count / seconds:.0f} points a second"
     )

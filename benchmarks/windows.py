@@ -132,7 +132,7 @@ def _times(model: Model) -> tuple[float, float]:
         for _ in range(4):
             with inference("cpu", torch.float32) as run:
                 start = time.perf_counter()
-                answer(model.network, spec, crops, points, run)
+                answer(model, crops, points, run)
                 times.append(time.perf_counter() - start)
         taken.append(min(times))
     return taken[0] / 8, (taken[1] - taken[0]) / (8 * 2047)

@@ -18,7 +18,6 @@ import numpy as np
 import xarray as xr
 from scipy.spatial import cKDTree
 from servers import range_server, stac_api
-from sklearn.ensemble import RandomForestClassifier
 
 import misoxr
 from misoxr import simulate
@@ -26,7 +25,7 @@ from misoxr.grid import geobox_of
 from misoxr.metrics import scores
 from misoxr.plot import classes, probability, true_colour
 from misoxr.points import encode, place, sample
-from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY
+from misoxr.spec import PERMAFROST, SENTINEL2, TAXONOMY
 
 matplotlib.use("Agg")
 
@@ -66,32 +65,12 @@ def split(points: gpd.GeoDataFrame, west: float) -> tuple[gpd.GeoDataFrame, gpd.
     return points[train], points[test]
 
 
-def forest(cube: xr.Dataset, train: gpd.GeoDataFrame, test: gpd.GeoDataFrame) -> dict[str, np.ndarray]:
-    """Probabilities at the test points of the paper's Random Forest on the pixel's 19 values (253 trees, depth 16)."""
-    box = geobox_of(cube)
-    bands = [band.name for band in (*SENTINEL2, *COVARIATES)]
-    at = {name: place(points, box) for name, points in (("train", train), ("test", test))}
-    pixels = {name: np.nan_to_num(sample(cube, bands, rows, columns), nan=-1) for name, (_, rows, columns) in at.items()}
-    labels = encode(at["train"][0], [PERMAFROST, TAXONOMY])
-    out = {}
-    for task in (PERMAFROST, TAXONOMY):
-        known = np.isfinite(labels[task.name])
-        model = RandomForestClassifier(253, max_depth=16, min_samples_split=5, n_jobs=-1, random_state=0)
-        model.fit(pixels["train"][known], labels[task.name][known])
-        full = np.zeros((len(pixels["test"]), len(task.classes)))
-        full[:, model.classes_.astype(int)] = model.predict_proba(pixels["test"])
-        out[task.name] = full[:, 1] if task.kind == "binary" else full
-    return out
-
-
-def mapped(maps: xr.Dataset, test: gpd.GeoDataFrame) -> dict[str, np.ndarray]:
-    """The maps' probabilities at the test points' pixels."""
-    _, rows, columns = place(test, geobox_of(maps))
-    at = {"y": xr.DataArray(rows.astype(int), dims="point"), "x": xr.DataArray(columns.astype(int), dims="point")}
-    one = maps[["permafrost_probability", "taxonomy_probability"]].isel(at).compute()
+def answers(found: xr.Dataset) -> dict[str, np.ndarray]:
+    """Probabilities at the test points, by task."""
+    found = found.compute()
     return {
-        "permafrost": one.permafrost_probability.values,
-        "taxonomy": one.taxonomy_probability.transpose("point", "taxon").values,
+        "permafrost": found.permafrost_probability.values,
+        "taxonomy": found.taxonomy_probability.transpose("point", "taxon").values,
     }
 
 
@@ -159,16 +138,17 @@ def main(directory: Path) -> None:
     points = observed(points, cube)
     train, test = split(points, west=float(cube.x[0]))
     with step("train miso-nano on the labelled points"):
-        model = cube.miso.fit("miso-nano", train, max_epochs=8, patience=2)
+        model = cube.miso.fit("miso-nano", train, max_epochs=4, patience=4)
         model.save(directory / "model.safetensors")
     with step("predict the whole area into Zarr"):
         start = time.perf_counter()
         cube.miso.predict(directory / "model.safetensors").miso.to_zarr(directory / "maps.zarr")
         seconds = time.perf_counter() - start
     maps = misoxr.open_maps(directory / "maps.zarr")
-    rivals = {"MISO (miso-nano)": mapped(maps, test)}
+    rivals = {"MISO (miso-nano)": answers(cube.miso.predict_at(model, test))}
     with step("train the Random Forest baseline"):
-        rivals["Random Forest (RF-11, pixel values)"] = forest(cube, train, test)
+        forest = cube.miso.fit("rf-11", train)
+        rivals["Random Forest (RF-11, pixel values)"] = answers(cube.miso.predict_at(forest, test))
     picture(cube, maps, truth, directory / "maps.png")
     report(truth, test, rivals)
     pixels = maps.sizes["y"] * maps.sizes["x"]

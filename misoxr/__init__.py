@@ -5,22 +5,44 @@ from typing import TYPE_CHECKING, Any
 
 from misoxr import accessor as _accessor
 from misoxr._version import __version__
-from misoxr.folds import BlockKFold
+from misoxr.folds import KNNDM, BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds
 from misoxr.points import read_points
-from misoxr.spec import ModelSpec, WindowSpec
+from misoxr.recipe import Recipe
+from misoxr.spec import LossSpec, ModelSpec, WindowSpec
 from misoxr.stac import open_stac
 from misoxr.store import open_maps
 
 if TYPE_CHECKING:
     from misoxr.model.checkpoint import Model
+    from misoxr.scores import Scores
 
-__all__ = ["BlockKFold", "Model", "ModelSpec", "WindowSpec", "__version__", "open_maps", "open_stac", "read_points"]
+__all__ = [
+    "KNNDM",
+    "BlockKFold",
+    "ClusterKFold",
+    "KFold",
+    "LeaveOneRegionOut",
+    "LossSpec",
+    "Model",
+    "ModelSpec",
+    "PredefinedFolds",
+    "Recipe",
+    "Scores",
+    "WindowSpec",
+    "__version__",
+    "open_maps",
+    "open_stac",
+    "read_points",
+]
 
 del _accessor
 
 
+_LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.scores"}
+
+
 def __getattr__(name: str) -> Any:
-    """Import what needs torch only when it is asked for."""
-    if name == "Model":
-        return import_module("misoxr.model.checkpoint").Model
+    """Import what is heavy only when it is asked for."""
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'misoxr' has no attribute {name!r}")

@@ -12,7 +12,9 @@ from misoxr.store import to_zarr
 if TYPE_CHECKING:
     import geopandas as gpd
 
+    from misoxr.baseline import Baseline, PixelModel
     from misoxr.model.checkpoint import Model
+    from misoxr.scores import Scores
     from misoxr.spec import ModelSpec, WindowSpec
 
 __all__ = ["MisoAccessor"]
@@ -37,25 +39,23 @@ class MisoAccessor:
 
     def fit(
         self,
-        spec: "ModelSpec | str",
+        spec: "ModelSpec | Baseline | str | Any",
         points: "gpd.GeoDataFrame",
         *,
-        val: "float | gpd.GeoDataFrame" = 0.2,
-        max_epochs: int = 20,
+        val: "float | gpd.GeoDataFrame | None" = None,
         seed: int = 0,
         device: str = "auto",
         progress: bool = True,
         **settings: Any,
-    ) -> "Model":
-        """Train a model on labelled points; see :func:`misoxr.train.fit` for the further settings."""
+    ) -> "Model | PixelModel":
+        """Train a model or a rival on labelled points; see :func:`misoxr.train.fit` for the further settings."""
         from misoxr.train import fit
 
-        options = {"val": val, "max_epochs": max_epochs, "seed": seed, "device": device, "progress": progress, **settings}
-        return fit(self._ds, spec, points, **options)
+        return fit(self._ds, spec, points, val=val, seed=seed, device=device, progress=progress, **settings)
 
     def predict(
         self,
-        model: "Model | str | os.PathLike[str]",
+        model: "Model | PixelModel | str | os.PathLike[str] | list[Any]",
         *,
         tasks: Sequence[str] | None = None,
         windows: "WindowSpec | None" = None,
@@ -72,11 +72,19 @@ class MisoAccessor:
         options = {"location": location, "device": device, "precision": precision, "batch_size": batch_size, **settings}
         return predict(self._ds, model, tasks=tasks, windows=windows, resolution=resolution, **options)
 
-    def predict_at(self, model: "Model | str | os.PathLike[str]", points: Any, **options: Any) -> xr.Dataset:
-        """Answer a model at any coordinates of this dataset, lazily; see :func:`misoxr.predict.predict_at`."""
-        from misoxr.predict import predict_at
+    def predict_at(
+        self, model: "Model | PixelModel | str | os.PathLike[str] | list[Any]", points: Any, **options: Any
+    ) -> xr.Dataset:
+        """Answer a model at any coordinates of this dataset, lazily; see :func:`misoxr.predict_at.predict_at`."""
+        from misoxr.predict_at import predict_at
 
         return predict_at(self._ds, model, points, **options)
+
+    def cross_validate(self, estimators: Any, points: "gpd.GeoDataFrame", *, cv: Any = 5, **options: Any) -> "Scores":
+        """Fit and score models on folds of labelled points; see :func:`misoxr.evaluate.cross_validate`."""
+        from misoxr.evaluate import cross_validate
+
+        return cross_validate(self._ds, estimators, points, cv=cv, **options)
 
     def to_zarr(self, store: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> None:
         """Compute this dataset block by block into Zarr; see :func:`misoxr.store.to_zarr`."""

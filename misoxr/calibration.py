@@ -163,8 +163,9 @@ def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) ->
     Returns
     -------
     float
-        The temperature of 0.05 to 20 with the lowest negative log-likelihood; never one with a higher than a temperature
-        of 1 has. 1 for a regression, and where there are fewer than two labels.
+        The most probable temperature of 0.05 to 20, where its logarithm is 0 with a standard deviation of 1 before any label is
+        seen: few labels, or labels that are all foretold, do not move it far. Its negative log-likelihood is never above that
+        of a temperature of 1. 1 for a regression, and where there are fewer than two labels.
 
     Raises
     ------
@@ -172,11 +173,6 @@ def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) ->
         If the logits do not have the task's number of outputs.
     PointsError
         If the numbers of points differ, a label is no class code, or a labelled point has no logits.
-
-    Notes
-    -----
-    Where every label is the most probable class, the likelihood grows without end as the temperature falls, and the lower
-    bound is returned: fit on more points.
 
     References
     ----------
@@ -189,11 +185,13 @@ def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) ->
         return 1.0
 
     def loss(log_temperature: float) -> float:
-        return _loss(task, values / math.exp(log_temperature), codes)
+        return _loss(task, values / math.exp(log_temperature), codes) + log_temperature**2 / (2 * len(codes))
 
-    # In 1 / temperature the loss is convex, so in its logarithm it has one valley.
-    low, high = (math.log(bound) for bound in TEMPERATURES)
-    best = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    # The prior may dig a second valley, so the deepest is looked for first.
+    steps = np.linspace(math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]), 61)
+    deepest = int(np.argmin([loss(step) for step in steps]))
+    bounds = steps[max(0, deepest - 1)], steps[min(len(steps) - 1, deepest + 1)]
+    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     return math.exp(best.x) if loss(best.x) < loss(0.0) else 1.0
 
 

@@ -14,12 +14,11 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from scipy.stats import wasserstein_distance
 
 from misoxr.errors import MisoxrWarning, PointsError
+from misoxr.groups import blocks_of, chained, check_crs, coordinates_of, dealt, merged
 
 __all__ = ["KNNDM", "BlockKFold", "ClusterKFold", "KFold", "LeaveOneRegionOut", "PredefinedFolds", "Splitter", "separate"]
 
@@ -80,7 +79,7 @@ class Splitter:
             yield train, test
 
     def _xy(self, X: Any) -> Floats:
-        return _coordinates(X)
+        return coordinates_of(X)
 
     def _sides(self, X: Any) -> Sides:
         return _sides(self._fold_numbers(X))
@@ -99,7 +98,7 @@ class KFold(Splitter):
     buffer: float = 0.0
 
     def _fold_numbers(self, X: Any) -> Indices:
-        return _dealt(np.arange(len(X)), self.n_splits, self.random_state)
+        return dealt(np.arange(len(X)), self.n_splits, self.random_state)
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,8 +135,8 @@ class BlockKFold(Splitter):
         _check_length(self.size, "A block's side")
 
     def _fold_numbers(self, X: Any) -> Indices:
-        seed, groups = self.random_state if self.shuffle else None, _blocks(X, self.size)[0]
-        return _dealt(groups, self.n_splits, seed, f"blocks of {self.size:g}", "use smaller blocks")
+        seed, groups = self.random_state if self.shuffle else None, blocks_of(X, self.size)[0]
+        return dealt(groups, self.n_splits, seed, f"blocks of {self.size:g}", "use smaller blocks")
 
 
 @dataclass(frozen=True, repr=False)
@@ -163,8 +162,8 @@ class ClusterKFold(Splitter):
         _check_length(self.distance, "The distance between clusters")
 
     def _fold_numbers(self, X: Any) -> Indices:
-        seed, groups = self.random_state if self.shuffle else None, _chained(self._xy(X), self.distance)
-        return _dealt(groups, self.n_splits, seed, f"clusters {self.distance:g} apart", "use a smaller distance or fewer folds")
+        seed, groups = self.random_state if self.shuffle else None, chained(self._xy(X), self.distance)
+        return dealt(groups, self.n_splits, seed, f"clusters {self.distance:g} apart", "use a smaller distance or fewer folds")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -189,7 +188,7 @@ class LeaveOneRegionOut(Splitter):
         super().__post_init__()
         if not len(self.regions) or not self.regions.geom_type.isin(["Polygon", "MultiPolygon"]).all():
             raise PointsError(f"The {len(self.regions)} regions are of {set(map(str, self.regions.geom_type))}; give polygons.")
-        _check_crs(self.regions.crs, "regions", projected=self.buffer > 0)
+        check_crs(self.regions.crs, "regions", projected=self.buffer > 0)
         if self.column is not None and self.column not in self.regions:
             raise PointsError(f"The regions have no column {self.column!r}; the columns are {list(self.regions)}.")
 
@@ -204,7 +203,7 @@ class LeaveOneRegionOut(Splitter):
         return self._tested(X)[1]
 
     def _xy(self, X: Any) -> Floats:
-        return _coordinates(X, self.regions.crs)
+        return coordinates_of(X, self.regions.crs)
 
     def _tested(self, X: Any) -> tuple[Indices, list[Hashable]]:
         """Return the fold that tests each point, -1 for points in no region, and the name of each fold's region."""
@@ -266,7 +265,7 @@ class KNNDM(Splitter):
     def match(self, X: Any) -> tuple[Indices, float]:
         """Return the fold of each point, and the Wasserstein distance that remains, in units of the coordinates."""
         xy = self._xy(X)
-        wanted = np.asarray(cKDTree(xy).query(_coordinates(self.targets, getattr(X, "crs", None)))[0])
+        wanted = np.asarray(cKDTree(xy).query(coordinates_of(self.targets, getattr(X, "crs", None)))[0])
         found = [(self._difference(xy, folds, wanted), folds) for folds in self._candidates(xy)]
         least, best = min(found, key=lambda pair: pair[0])
         if least == np.inf:
@@ -278,14 +277,14 @@ class KNNDM(Splitter):
         return self.match(X)[0]
 
     def _candidates(self, xy: Floats) -> Iterator[Indices]:
-        yield _dealt(np.arange(len(xy)), self.n_splits, self.random_state)
+        yield dealt(np.arange(len(xy)), self.n_splits, self.random_state)
         rng = np.random.default_rng(self.random_state)
         centres = xy if len(xy) <= MOST_CENTRES else xy[rng.choice(len(xy), MOST_CENTRES, replace=False)]
         tree, (_, nearest) = linkage(centres, "ward"), cKDTree(centres).query(xy)
         for number in np.unique(np.geomspace(self.n_splits, len(centres), 60).astype("int64")):
             _, clusters = np.unique(fcluster(tree, number, "maxclust")[nearest], return_inverse=True)
             if clusters.max() + 1 >= self.n_splits:  # points of one place are one cluster
-                yield _merged(xy, clusters, self.n_splits)
+                yield merged(xy, clusters, self.n_splits)
 
     def _difference(self, xy: Floats, folds: Indices, wanted: Floats) -> float:
         sides = list(_buffered(xy, _sides(folds), self.buffer))
@@ -377,7 +376,7 @@ def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> n
     if not 0 < fraction < 1:
         raise PointsError(f"A validation fraction of {fraction:g} leaves one side empty; use one between 0 and 1.")
     _check_length(size, "A block's side")
-    points, smaller = _coordinates(xy), size
+    points, smaller = coordinates_of(xy), size
     low, high = points.min(axis=0), points.max(axis=0)
     if (low == high).all():
         raise PointsError(f"All {len(points)} points lie at one place, so none can be held apart; give points of several places.")
@@ -388,7 +387,7 @@ def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> n
             f"All {len(points)} points lie in one block of {size:g}; blocks of {smaller:g} separate the validation points instead."
         )
         warnings.warn(text, MisoxrWarning, stacklevel=2)
-    blocks, counts = _blocks(points, smaller)
+    blocks, counts = blocks_of(points, smaller)
     target, total = fraction * len(blocks), 0
     chosen = np.zeros(len(counts), dtype=bool)
     for block in np.random.default_rng(seed).permutation(len(counts)):
@@ -405,35 +404,12 @@ def _check_length(length: float, what: str) -> None:
         raise PointsError(f"{what} is {length:g}; it must be positive, in units of the coordinates.")
 
 
-def _check_crs(crs: Any, what: str, *, projected: bool) -> None:
-    if crs is None:
-        raise PointsError(f"The {what} carry no CRS; set it with set_crs.")
-    if projected and crs.is_geographic:
-        raise PointsError(f"The {what} are in degrees ({crs.name}) and distances need a projected CRS; move them with to_crs.")
-
-
 def _check_apart(fold: str, train: Iterable[Any], test: Iterable[Any]) -> None:
     sides = {"training": set(train), "test": set(test)}
     if empty := [name for name, side in sides.items() if not side]:
         raise PointsError(f"{fold} has no {empty[0]} points; leave it out.")
     if both := sides["training"] & sides["test"]:
         raise PointsError(f"{fold} has {len(both)} points on both sides, such as {min(both)}; leave them on one.")
-
-
-def _coordinates(points: Any, crs: Any = None) -> Floats:
-    """Return x and y (point, 2) of an array or of points, these in their own projected CRS or moved to the one given."""
-    if isinstance(points, (gpd.GeoDataFrame, gpd.GeoSeries)):
-        _check_crs(points.crs, "points", projected=crs is None)
-        geometry = np.asarray((points if crs is None else points.to_crs(crs)).geometry)
-        placed = (shapely.get_type_id(geometry) == shapely.GeometryType.POINT) & ~shapely.is_empty(geometry)
-        points = np.full((len(geometry), 2), np.nan)
-        points[placed] = shapely.get_coordinates(geometry[placed])
-    xy = np.asarray(points, dtype="float64")
-    if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy):
-        raise PointsError(f"Points are split by coordinates of shape (point, 2); these have shape {xy.shape}.")
-    if missing := int((~np.isfinite(xy).all(axis=1)).sum()):
-        raise PointsError(f"{missing} of {len(xy)} points have no finite coordinates; drop them (only points have any).")
-    return xy
 
 
 def _sides(folds: Indices) -> Sides:
@@ -443,61 +419,6 @@ def _sides(folds: Indices) -> Sides:
 def _buffered(xy: Floats, sides: Sides, buffer: float) -> Sides:
     for train, test in sides:
         yield train[cKDTree(xy[test]).query(xy[train])[0] >= buffer] if buffer else train, test
-
-
-def _blocks(xy: npt.ArrayLike, size: float) -> tuple[Indices, Indices]:
-    """Return the number of each point's block, and the number of points in each block."""
-    _, blocks, counts = np.unique(np.floor(_coordinates(xy) / size), axis=0, return_inverse=True, return_counts=True)
-    return blocks.ravel(), counts
-
-
-def _dealt(groups: Indices, n_splits: int, seed: int | None, what: str = "groups of 1", remedy: str = "use fewer folds") -> Indices:
-    """Return folds of whole groups, dealt from the fullest to the emptiest, each to the fold with the fewest points so far."""
-    counts = np.bincount(groups)
-    if len(counts) < n_splits:
-        raise PointsError(f"The points lie in {len(counts)} {what}, too few for {n_splits} folds; {remedy}.")
-    order = np.arange(len(counts)) if seed is None else np.random.default_rng(seed).permutation(len(counts))
-    fold_of, filled = np.empty(len(counts), dtype=np.intp), np.zeros(n_splits, dtype="int64")
-    for group in order[np.argsort(-counts[order], kind="stable")]:
-        fold_of[group] = filled.argmin()
-        filled[fold_of[group]] += counts[group]
-    return fold_of[groups]
-
-
-def _chained(xy: Floats, distance: float) -> Indices:
-    """Return the cluster of each point: the points that steps of at most a distance join."""
-    # Any two points of a cell this small are within the distance, and cells are joined by nearest neighbours, so that pairs of
-    # points are never listed. A few points of each cell ask first, which settles most pairs of cells.
-    cell, counts = _blocks(xy, side := 0.7 * distance)
-    starts, order = np.cumsum(counts) - counts, np.argsort(cell, kind="stable")
-    centres = np.floor(xy[order[starts]] / side)
-    # A third coordinate, far apart for each cell, lets one tree find the nearest point of one cell.
-    tree = cKDTree(np.column_stack([xy, cell * 4 * distance]))
-    joined, clusters = np.empty((0, 2), dtype=np.intp), np.arange(len(counts))
-    pairs = cKDTree(centres).query_pairs(2.9, output_type="ndarray")  # (pair, 2), cells at most two steps apart
-    pairs = np.take_along_axis(pairs, np.argsort(counts[pairs], axis=1), axis=1)  # the emptier cell asks
-    for most in (16, len(xy)):
-        pairs = pairs[clusters[pairs[:, 0]] != clusters[pairs[:, 1]]]
-        asking = np.minimum(counts[pairs[:, 0]], most)
-        pair = np.repeat(np.arange(len(pairs)), asking)  # (query,)
-        rank = np.arange(len(pair)) - np.repeat(np.cumsum(asking) - asking, asking)
-        asked = np.column_stack([xy[order[starts[pairs[pair, 0]] + rank]], pairs[pair, 1] * 4 * distance])
-        gap, _ = tree.query(asked, distance_upper_bound=1.01 * distance)
-        joined = np.concatenate([joined, pairs[pair[gap <= distance]]])
-        graph = coo_array((np.ones(len(joined)), joined.T), shape=(len(counts), len(counts)))
-        clusters = connected_components(graph, directed=False)[1].astype(np.intp)
-    return clusters[cell]
-
-
-def _merged(xy: Floats, clusters: Indices, n_splits: int) -> Indices:
-    """Return folds of whole clusters: a large one is a fold, the others are dealt in turn along the first principal axis."""
-    counts, centred = np.bincount(clusters), xy - xy.mean(axis=0)
-    along = np.bincount(clusters, centred @ np.linalg.svd(centred, full_matrices=False)[2][0]) / counts
-    large = np.flatnonzero(counts * n_splits >= len(xy))  # n_splits of them at most
-    small = np.setdiff1d(np.argsort(along), large, assume_unique=True)
-    folds = np.empty(len(counts), dtype=np.intp)
-    folds[large], folds[small] = np.arange(len(large)), np.resize(np.arange(len(large), n_splits), len(small))
-    return folds[clusters]
 
 
 def _keys(ids: Iterable[Any]) -> list[str]:

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from misoxr._version import __version__
+from misoxr.baseline import PixelModel
 from misoxr.model.checkpoint import Model
 from misoxr.spec import ModelSpec, Task, WindowSpec
 
-__all__ = ["FILL", "attributes", "variables"]
+__all__ = ["FILL", "attributes", "class_map", "joint_attributes", "variables"]
 
 Array = npt.NDArray[np.float32]
 FILL = 255
@@ -55,10 +56,7 @@ def _layer(layers: da.Array, dims: Sequence[Hashable], task: Task, words: str) -
 
 def _classes(probability: xr.DataArray, task: Task) -> xr.DataArray:
     """Return the most probable class (binary: probability of 0.5 or more), uint8, 255 where there is no valid input."""
-    dims = probability.dims[0 if task.kind == "binary" else 1 :]
-    drop = list(range(probability.ndim - len(dims)))
-    meta = np.empty((0,) * len(dims), "uint8")
-    codes = da.map_blocks(_most_probable, probability.data, binary=not drop, drop_axis=drop, dtype="uint8", meta=meta)
+    first = probability if task.kind == "binary" else probability[0]
     attrs: dict[str, Any] = {
         "long_name": task.long_name or task.name,
         "flag_values": np.arange(len(task.classes), dtype="uint8"),
@@ -66,9 +64,17 @@ def _classes(probability: xr.DataArray, task: Task) -> xr.DataArray:
     }
     if task.colors:
         attrs["flag_colors"] = " ".join(task.colors)
-    classes = xr.DataArray(codes, dims=dims, attrs=attrs)
+    classes = class_map(probability, xr.DataArray(first.data, dims=first.dims, attrs=attrs))
     classes.encoding["_FillValue"] = np.uint8(FILL)
     return classes
+
+
+def class_map(probability: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
+    """Return the class map of other probabilities, with the attributes of one that is there."""
+    drop = list(range(probability.ndim - like.ndim))
+    meta = np.empty((0,) * like.ndim, "uint8")
+    codes = da.map_blocks(_most_probable, probability.data, binary=not drop, drop_axis=drop, dtype="uint8", meta=meta)
+    return like.copy(data=codes)
 
 
 def _most_probable(probability: Array, *, binary: bool) -> npt.NDArray[np.uint8]:
@@ -78,21 +84,24 @@ def _most_probable(probability: Array, *, binary: bool) -> npt.NDArray[np.uint8]
     return np.where(np.isnan(layers[0]), FILL, codes).astype("uint8")
 
 
-def attributes(ds: xr.Dataset, model: Model, windows: WindowSpec) -> dict[str, Any]:
+def attributes(ds: xr.Dataset, model: "Model | PixelModel", windows: WindowSpec | None) -> dict[str, Any]:
     """Provenance: the whole of it as JSON, which `to_zarr` moves beside the map, and its hash."""
     provenance = {
         "misoxr_version": __version__,
         "model_sha256": model.sha256,
         "model": model.spec.to_dict(),
         "training": dict(model.record),
-        "windows": asdict(windows),
+        "windows": None if windows is None else asdict(windows),
         "input": {key: _plain(value) for key, value in ds.attrs.items()},
     }
+    if isinstance(model, Model) and model.calibration:
+        provenance["calibration"] = {name: found.to_dict() for name, found in model.calibration.items()}
     text = json.dumps(provenance, sort_keys=True)
+    name = model.spec.name if isinstance(model, Model) else str(model.record.get("estimator", "scikit-learn estimator"))
     attrs: dict[str, Any] = {
         "Conventions": "CF-1.11",
-        "title": f"{model.spec.name}: " + ", ".join(task.long_name or task.name for task in model.spec.tasks),
-        "source": f"misoxr {__version__}, model {model.spec.name}, SHA-256 {model.sha256}",
+        "title": f"{name}: " + ", ".join(task.long_name or task.name for task in model.spec.tasks),
+        "source": f"misoxr {__version__}, model {name}, SHA-256 {model.sha256}",
         "references": "arXiv 2506.17302",
         "model_sha256": model.sha256,
         "provenance_sha256": hashlib.sha256(text.encode()).hexdigest(),
@@ -105,6 +114,25 @@ def attributes(ds: xr.Dataset, model: Model, windows: WindowSpec) -> dict[str, A
             attrs["simulator_version"] = str(version)
         attrs["comment"] = "Simulated: imagery or labels come from a simulator, not from measurements."
     return attrs
+
+
+def joint_attributes(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Attributes of the average of several models' answers: the first one's, with the provenance of all."""
+    text = json.dumps({"models": [json.loads(part["provenance"]) for part in parts]}, sort_keys=True)
+    hashes = [part["model_sha256"] for part in parts]
+    marked = next((part for part in parts if part.get("simulated")), {})
+    marks = {key: marked[key] for key in ("simulated", "simulator_version", "comment") if key in marked}
+    return (
+        dict(parts[0])
+        | marks
+        | {
+            "title": f"mean of {len(parts)} models; {parts[0]['title']}",
+            "source": f"misoxr {__version__}, models with SHA-256 {', '.join(hashes)}",
+            "model_sha256": " ".join(hashes),
+            "provenance_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "provenance": text,
+        }
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -1,16 +1,19 @@
 """Pictures of maps: imagery in true colour, probabilities, and classes with a legend."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from misoxr.errors import BandError, require
+from misoxr.errors import BandError, PointsError, require
 from misoxr.grid import geobox_of
 
-__all__ = ["classes", "plot", "probability", "true_colour"]
+if TYPE_CHECKING:
+    from misoxr.scores import Scores
+
+__all__ = ["classes", "comparison", "plot", "probability", "true_colour"]
 
 _SIDE = 800
 
@@ -101,3 +104,50 @@ def plot(maps: xr.Dataset, *, image: xr.Dataset | None = None, **figure: Any) ->
     if maps.attrs.get("simulated"):
         canvas.suptitle("Simulated landscape", fontsize=10)
     return canvas
+
+
+def comparison(found: "Scores", metric: str | None = None, task: str | None = None, ax: Any = None) -> Any:
+    """Draw a score of every model: a dot for each fold and seed, and a bar for the mean of the pooled scores.
+
+    Parameters
+    ----------
+    found : Scores
+        From :func:`misoxr.evaluate.cross_validate`.
+    metric : str, optional
+        Name of a score; macro F1 (regressions: r2) by default.
+    task : str, optional
+        Name of a task; the first by default.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    PointsError
+        If there is no such task or metric.
+    """
+    pyplot = require("matplotlib.pyplot", "plot")
+    chosen = found.task(task or found.tasks[0].name)
+    metric = metric or ("r2" if chosen.kind == "regression" else "macro_f1")
+    table = found.to_dataframe()
+    table = table[
+        (table["task"] == chosen.name) & (table["metric"] == metric) & (table["class"] == "") & (table["region"] == "all")
+    ]
+    if not len(table):
+        raise PointsError(f"There is no score {metric!r} of {chosen.name!r}; see the column metric of Scores.to_dataframe().")
+    if ax is None:
+        _, ax = pyplot.subplots(figsize=(7, 0.6 * len(found.models) + 1.2), layout="constrained")
+    for at, model in enumerate(found.models):
+        mine = table[table["model"] == model]
+        pooled = mine[mine["fold"] == "pooled"]["value"].mean()
+        ax.barh(at, pooled, color="#9fb8c8", height=0.6)
+        dots = mine[mine["fold"] != "pooled"]["value"]
+        ax.plot(dots, [at] * len(dots), "o", color="#1f4e66", markersize=4, alpha=0.7)
+    words = "SIMULATED labels; " if found.about.get("simulated") else ""
+    ax.set(yticks=range(len(found.models)), yticklabels=found.models, xlabel=f"{metric} of {chosen.name}")
+    ax.set_title(f"{words}{found.about.get('cv', '')}\ndots: folds and seeds; bars: pooled", fontsize=9)
+    ax.invert_yaxis()
+    return ax

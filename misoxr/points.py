@@ -30,7 +30,7 @@ from misoxr.tables import (
     with_crs,
 )
 
-__all__ = ["coordinates", "duplicates", "encode", "place", "read_points", "report", "sample"]
+__all__ = ["coordinates", "duplicates", "encode", "place", "read_points", "report", "sample", "simulated"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -386,3 +386,13 @@ def _regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, region: str
     groups = pd.Series("none", index=range(len(points)), dtype=object)
     groups[first.index] = names[first]
     return groups, [*dict.fromkeys(names), *(["none"] if len(first) < len(points) else [])]
+
+
+def simulated(ds: xr.Dataset, points: pd.DataFrame) -> dict[str, Any]:
+    """Return the mark of simulated imagery or labels, and the simulator's version; nothing for measured ones."""
+    columns = {name: points[name].iloc[0] for name in ("simulated", "simulator_version") if name in points}
+    marks = {**columns, **points.attrs, **ds.attrs}
+    if not marks.get("simulated"):
+        return {}
+    version = marks.get("simulator_version")
+    return {"simulated": 1} | ({"simulator_version": str(version)} if version else {})

@@ -2,36 +2,33 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from math import ceil
 from typing import Any
 
 import dask.array as da
-import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import xarray as xr
 from affine import Affine
-from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 
+from misoxr.baseline import PixelModel
 from misoxr.cube import check, named
-from misoxr.errors import MisoxrWarning, PointsError, SpecError
-from misoxr.grid import assign, lattice_offset, pixels
+from misoxr.ensemble import averaged
+from misoxr.errors import MisoxrWarning, SpecError
+from misoxr.grid import assign, lattice_offset
 from misoxr.maps import attributes, variables
 from misoxr.model.checkpoint import Address, Model, resolve
-from misoxr.model.field import Block, Crops, Grid, Positions, Scatter, Source, Window, blend, from_location
+from misoxr.model.field import Block, Grid, Positions, Source, blend, from_location
 from misoxr.model.inference import choose_device, choose_precision, inference
-from misoxr.points import coordinates
 from misoxr.scaling import stack
 from misoxr.spec import ModelSpec, Task, WindowSpec
 from misoxr.windows import Axis, Plan, plan
 
-__all__ = ["predict", "predict_at"]
+__all__ = ["predict"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -115,7 +112,7 @@ class Edges:
 
 def predict(
     ds: xr.Dataset,
-    model: Model | str | os.PathLike[str],
+    model: Model | PixelModel | str | os.PathLike[str] | Sequence[Any],
     *,
     tasks: Sequence[str] | None = None,
     windows: WindowSpec | None = None,
@@ -133,8 +130,9 @@ def predict(
     ds : Dataset
         The model's bands as variables (y, x), with units and a CRS. Dask chunks smaller than a window are merged; chunks
         of 1024 to 4096 pixels serve best.
-    model : Model, str or path
-        A model, or the path or URL of its checkpoint.
+    model : Model, PixelModel, str, path or list of these
+        A model, or the path or URL of its checkpoint; a fitted rival. Several are averaged, and the spread between them is added
+        (:func:`misoxr.ensemble.averaged`).
     tasks : sequence of str, optional
         The tasks to map; all by default.
     windows : WindowSpec, optional
@@ -183,78 +181,29 @@ def predict(
     arXiv 2506.17302, with the query's axes and weights corrected.
     """
     settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
-    model, bands, job, chosen = _prepared(ds, model, settings)
-    layers, geobox = _map(bands, job, model.spec, resolution)
-    out: xr.Dataset = assign(variables(layers, ("y", "x"), model.spec, chosen, location=location), geobox)
-    out.attrs = attributes(ds, model, job.plan.y.spec)
+    if isinstance(model, list | tuple):
+        return averaged([predict(ds, one, resolution=resolution, **settings.arguments()) for one in model])
+    if isinstance(model, PixelModel):
+        return _predict_pixels(ds, model, settings, resolution)
+    found, bands, job, chosen = prepared(ds, model, settings)
+    layers, geobox = _map(bands, job, found.spec, resolution)
+    out: xr.Dataset = assign(variables(layers, ("y", "x"), found.spec, chosen, location=location), geobox)
+    out.attrs = attributes(ds, found, job.plan.y.spec)
     return out
 
 
-def predict_at(
-    ds: xr.Dataset,
-    model: Model | str | os.PathLike[str],
-    points: gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any],
-    *,
-    crs: Any = None,
-    tasks: Sequence[str] | None = None,
-    windows: WindowSpec | None = None,
-    location: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    batch_size: int | None = None,
-    compile: bool = False,
-) -> xr.Dataset:
-    """Answer a model at any coordinates of a datacube, not only at pixel centres. Nothing is computed before the result is.
-
-    The cube is read chunk by chunk, and only around the points.
-
-    Parameters
-    ----------
-    ds : Dataset
-        As for :func:`predict`.
-    model : Model, str or path
-        As for :func:`predict`.
-    points : GeoDataFrame, DataFrame, Dataset or mapping
-        Where to answer: points; a table with columns as :func:`misoxr.points.read_points` takes them; or ``x`` and ``y`` as
-        one-dimensional DataArrays or arrays, by default in the CRS of the cube.
-    crs : optional
-        CRS of the points, where they carry none.
-    tasks, windows, location, device, precision, batch_size, compile
-        As for :func:`predict`.
-
-    Returns
-    -------
-    Dataset
-        Lazy, along "point" in the order given, with the variables of :func:`predict`, and coordinates ``x`` and ``y`` in the
-        CRS of the cube. NaN where the pixel that holds the point has no valid input, and outside the cube.
-
-    Raises
-    ------
-    PointsError
-        If there are no points, they carry no CRS or no coordinates, or all lie outside the cube.
-    BandError, GridError, CheckpointError, SpecError
-        As for :func:`predict`.
-
-    Warns
-    -----
-    MisoxrWarning
-        If some points lie outside the cube.
-    """
-    settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
-    model, bands, job, chosen = _prepared(ds, model, settings)
-    x, y, index = coordinates(points, job.geobox, crs)
-    layers = _gather(bands, job, model.spec, *pixels(job.geobox, x, y))
-    out = variables(layers, ("point",), model.spec, chosen, location=location)
-    reference = assign(ds[[]], job.geobox)
-    place = {name: xr.Variable("point", values, reference[name].attrs) for name, values in (("x", x), ("y", y))}
-    out = out.assign_coords({"point": index, **place, "spatial_ref": reference.spatial_ref})
-    out.attrs = attributes(ds, model, job.plan.y.spec)
+def _predict_pixels(ds: xr.Dataset, model: PixelModel, settings: "Settings", resolution: float | None) -> xr.Dataset:
+    if resolution is not None:
+        raise SpecError(f"resolution is {resolution:g}, and a model of pixels answers at the cube's own; leave it out.")
+    bands, geobox, chosen = pixel_bands(ds, model, settings)
+    out: xr.Dataset = assign(variables(model.layers(bands, geobox), ("y", "x"), model.spec, chosen, location=False), geobox)
+    out.attrs = attributes(ds, model, None)
     return out
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What :func:`predict` and :func:`predict_at` have in common."""
+    """What :func:`predict` and :func:`misoxr.predict_at.predict_at` have in common."""
 
     tasks: Sequence[str] | None
     windows: WindowSpec | None
@@ -264,14 +213,34 @@ class Settings:
     batch_size: int | None
     compiled: bool
 
+    def arguments(self) -> dict[str, Any]:
+        """Return them as keyword arguments."""
+        arguments = {field.name: getattr(self, field.name) for field in fields(self)}
+        arguments["compile"] = arguments.pop("compiled")
+        return arguments
 
-def _prepared(ds: xr.Dataset, model: Model | str | os.PathLike[str], settings: Settings) -> tuple[Model, da.Array, Job, list[Task]]:
+    def tasks_of(self, spec: ModelSpec) -> list[Task]:
+        """Return the tasks that are asked for."""
+        if self.tasks is not None and not len(self.tasks):
+            raise SpecError(f"tasks is empty; name some of {[task.name for task in spec.tasks]}, or leave it out for all.")
+        return [spec.task(name) for name in self.tasks] if self.tasks is not None else list(spec.tasks)
+
+
+def pixel_bands(ds: xr.Dataset, model: PixelModel, settings: Settings) -> tuple[da.Array, GeoBox, list[Task]]:
+    """Check a cube against a model of pixels, and return its stacked bands, its grid and the tasks."""
+    given = [name for name in ("windows", "location", "batch_size", "compiled") if getattr(settings, name)]
+    given += [name for name in ("device", "precision") if getattr(settings, name) != "auto"]
+    if given:
+        raise SpecError(f"{given} are settings of a network, and this is a model of pixels; leave them out.")
+    ds = named(ds, model.spec)
+    geobox = check(ds, model.spec)
+    return stack(ds, model.spec), geobox, settings.tasks_of(model.spec)
+
+
+def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, da.Array, Job, list[Task]]:
     """Check everything that metadata tell, and return the model, its stacked bands, the blocks' job and the tasks."""
     model = model if isinstance(model, Model) else Model.load(model)
-    spec, tasks = model.spec, settings.tasks
-    if tasks is not None and not len(tasks):
-        raise SpecError(f"tasks is empty; name some of {[task.name for task in spec.tasks]}, or leave it out for all.")
-    chosen = [spec.task(name) for name in tasks] if tasks is not None else list(spec.tasks)
+    spec, chosen = model.spec, settings.tasks_of(model.spec)
     if settings.location and spec.location is None:
         raise SpecError("location=True needs a model with a location branch, and this one has none.")
     if settings.batch_size is not None and settings.batch_size < 1:
@@ -307,12 +276,12 @@ def _plan(geobox: GeoBox, spec: ModelSpec, windows: WindowSpec | None) -> Plan:
     return plan(shape, windows, lattice_offset(geobox))
 
 
-def _layers(spec: ModelSpec, job: Job) -> int:
+def layers_of(spec: ModelSpec, job: Job) -> int:
     """Count the layers of a block: the tasks' outputs, and those of the location head where it is asked for."""
     return sum(task.outputs for task in spec.tasks) * (2 if job.location else 1)
 
 
-def _dtype(job: Job) -> str:
+def dtype_of(job: Job) -> str:
     return "float64" if job.precision == "float64" else "float32"
 
 
@@ -330,9 +299,9 @@ def _map(bands: da.Array, job: Job, spec: ModelSpec, resolution: float | None) -
         job=job,
         y=y,
         x=x,
-        chunks=((_layers(spec, job),), y.sizes, x.sizes),
-        dtype=_dtype(job),
-        meta=np.empty((0, 0, 0), _dtype(job)),
+        chunks=((layers_of(spec, job),), y.sizes, x.sizes),
+        dtype=dtype_of(job),
+        meta=np.empty((0, 0, 0), dtype_of(job)),
     )
     if resolution is None:
         return layers, job.geobox
@@ -359,82 +328,3 @@ def _map_block(bands: Array, job: Job, y: Edges, x: Edges, block_id: tuple[int, 
     positions = Grid(y.positions(row), x.positions(column))
     answers = job.answer(Block(bands, (y.origin(row), x.origin(column))), positions)
     return answers.reshape(-1, len(positions.rows), len(positions.columns))
-
-
-def _gather(bands: da.Array, job: Job, spec: ModelSpec, rows: Floats, columns: Floats) -> da.Array:
-    """Lay the answers at points out: a task that cuts the windows from each chunk, and one that answers its points."""
-    height, width = bands.shape[1:]
-    inside = np.flatnonzero((rows >= 0) & (rows < height) & (columns >= 0) & (columns < width))
-    if not len(inside):
-        raise PointsError(f"All {len(rows)} points lie outside the cube; check their CRS and the cube's extent.")
-    if len(inside) < len(rows):
-        words = f"{len(rows) - len(inside)} of {len(rows)} points lie outside the cube, and have no answer."
-        warnings.warn(words, MisoxrWarning, stacklevel=4)
-    edges = [np.cumsum([0, *sizes]) for sizes in bands.chunks[1:]]
-    chunk = [np.searchsorted(edge, part[inside], side="right") - 1 for edge, part in zip(edges, (rows, columns), strict=True)]
-    number = chunk[0] * len(edges[1]) + chunk[1]
-    order = np.argsort(number, kind="stable")
-    groups = np.split(inside[order], np.flatnonzero(np.diff(number[order])) + 1)
-    asked = [Scatter(rows[group], columns[group]) for group in groups]
-    # A chunk gives copies of its parts of windows, and is let go: slices would hold all of it until the last of them is used.
-    cuts: dict[tuple[int, int], dict[int, list[Cut]]] = {}
-    for index, positions in enumerate(asked):
-        for window in positions.windows(job.plan):
-            for place, cut in _cuts(edges, window, job.plan):
-                cuts.setdefault(place, {}).setdefault(index, []).append(cut)
-    blocks = bands.to_delayed()
-    pieces: list[list[Any]] = [[] for _ in asked]
-    for place, wanted in cuts.items():
-        part = delayed(partial(_cut, cuts=wanted), pure=False)(blocks[0, *place])
-        for index in wanted:
-            pieces[index].append(part[index])
-    shape = _layers(spec, job)
-    parts = [
-        da.from_delayed(
-            delayed(partial(_point_block, job=job, positions=positions), pure=False)(mine),
-            (shape, len(positions)),
-            _dtype(job),
-        )
-        for mine, positions in zip(pieces, asked, strict=True)
-    ]
-    nothing = da.full((shape, 1), np.nan, dtype=_dtype(job))
-    at = np.full(len(rows), len(inside))
-    at[inside[order]] = np.arange(len(inside))
-    answers: da.Array = da.concatenate([*parts, nothing], axis=1).rechunk(-1)[:, at]
-    return answers
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The part of a window in a chunk: where it lies in the chunk, and in the window."""
-
-    window: Window
-    here: tuple[slice, slice]
-    there: tuple[slice, slice]
-
-
-def _cuts(edges: Sequence[npt.NDArray[Any]], window: Window, plan: Plan) -> Iterator[tuple[tuple[int, int], Cut]]:
-    """Yield the chunks (row, column) that a window meets, and its part in each."""
-    spans = []
-    for edge, start, axis in zip(edges, window, (plan.y, plan.x), strict=True):
-        stop = start + axis.size
-        first, last = np.searchsorted(edge, start, side="right") - 1, np.searchsorted(edge, stop, side="left")
-        spans.append([(int(k), max(start, edge[k]), min(stop, edge[k + 1]), int(edge[k])) for k in range(first, last)])
-    for row, top, bottom, north in spans[0]:
-        for column, left, right, west in spans[1]:
-            here = slice(top - north, bottom - north), slice(left - west, right - west)
-            there = slice(top - window[0], bottom - window[0]), slice(left - window[1], right - window[1])
-            yield (row, column), Cut(window, here, there)
-
-
-def _cut(bands: Array, cuts: Mapping[int, Sequence[Cut]]) -> dict[int, list[tuple[Cut, Array]]]:
-    return {index: [(cut, bands[:, *cut.here].copy()) for cut in mine] for index, mine in cuts.items()}
-
-
-def _point_block(pieces: Sequence[Sequence[tuple[Cut, Array]]], job: Job, positions: Scatter) -> Array:
-    """Put windows together from their parts in chunks, and answer the points among them: (layer, N)."""
-    windows: dict[Window, Array] = {}
-    for cut, part in chain.from_iterable(pieces):
-        shape = (len(part), job.plan.y.size, job.plan.x.size)
-        windows.setdefault(cut.window, np.empty(shape, part.dtype))[:, *cut.there] = part
-    return job.answer(Crops(windows), positions)

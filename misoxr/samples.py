@@ -1,7 +1,7 @@
-"""Windows around labelled points: read from the lazy cube once, and drawn as batches for training."""
+"""Windows of a lazy cube for training: around labelled points and from anywhere, drawn as batches with the points to query."""
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,127 +11,138 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from misoxr.errors import MisoxrWarning
 from misoxr.grid import locations
 from misoxr.points import encode, place
-from misoxr.scaling import Scaling
+from misoxr.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
+from misoxr.tiles import Tiles, tiles_of
 
-__all__ = ["Labelled", "Samples", "Windows", "mirrored", "read_samples"]
+__all__ = ["Draw", "Labelled", "Samples", "Windows", "read_samples", "turned"]
 
 Array = npt.NDArray[np.float32]
 Batch = dict[str, Any]
+Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-LARGE = 8e9
-"""Bytes of tiles above which reading them is announced."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Tiles of raw bands that hold every window around the points.
+    """Tiles of raw bands that hold every window around the points, and unlabelled ones from anywhere.
 
     Attributes
     ----------
-    tiles : list of array
-        Raw bands (band, row, column), up to twice a window's side.
+    tiles : Tiles
+        Raw bands, up to twice a window's side; those around points first.
+    labelled : int
+        Number of tiles around points.
     tile : array (point,)
         The tile of each point.
     rows, columns : array (point,)
-        Fractional pixel positions in the tile, a centre at +0.5.
+        Fractional pixel positions in the cube, a centre at +0.5.
     size : int
         Side of a window, pixels.
     """
 
-    tiles: list[Array]
+    tiles: Tiles
+    labelled: int
     tile: Integers
-    rows: npt.NDArray[np.float64]
-    columns: npt.NDArray[np.float64]
+    rows: Floats
+    columns: Floats
     size: int
 
-    def window(self, point: int, jitter: tuple[float, float] = (0.0, 0.0)) -> tuple[Array, tuple[int, int]]:
-        """Cut the window around a point, its centre moved by ``jitter`` pixels where the tile leaves room.
+    def first(self, tile: int, centre: tuple[float, float]) -> tuple[int, int]:
+        """Return the first pixel, in its tile, of the window around a position of the cube, as near to it as the tile has room."""
+        row, column = (
+            int(np.clip(round(at - origin - self.size / 2), 0, max(0, length - self.size)))
+            for at, origin, length in zip(centre, self.tiles.starts[tile], self.tiles.shape[1:], strict=True)
+        )
+        return row, column
 
-        Returns
-        -------
-        array
-            Raw bands (band, size, size), NaN beyond a dataset smaller than a window.
-        (int, int)
-            Row and column of the window's first pixel in the tile.
-        """
-        tile = self.tiles[self.tile[point]]
-        start = [
-            int(np.clip(round(centre + shift - self.size / 2), 0, max(0, length - self.size)))
-            for centre, shift, length in zip((self.rows[point], self.columns[point]), jitter, tile.shape[1:], strict=True)
-        ]
-        window = tile[:, start[0] : start[0] + self.size, start[1] : start[1] + self.size]
+    def window(self, tile: int, start: tuple[int, int]) -> Array:
+        """Cut a window from a tile: raw bands (band, size, size), NaN beyond a dataset smaller than a window."""
+        window = self.tiles.cut(tile, *start, self.size)
         missing = [(0, self.size - length) for length in window.shape[1:]]
-        return np.pad(window, ((0, 0), *missing), constant_values=np.nan), (start[0], start[1])
+        return np.pad(window, ((0, 0), *missing), constant_values=np.nan) if any(pad for _, pad in missing) else window
 
-    def inside(self, candidates: Integers, start: tuple[int, int]) -> tuple[Integers, Array]:
-        """Return which candidates (points of one tile) lie in the window at ``start``, and their x and y in -1..1 of it."""
-        y = (self.rows[candidates] - start[0]) * 2 / self.size - 1
-        x = (self.columns[candidates] - start[1]) * 2 / self.size - 1
+    def inside(self, candidates: Integers, tile: int, start: tuple[int, int]) -> tuple[Integers, Floats]:
+        """Return which candidates lie in the window at ``start`` of a tile, and their x and y in -1..1 of it."""
+        row, column = self.tiles.starts[tile] + start
+        y = (self.rows[candidates] - row) * 2 / self.size - 1
+        x = (self.columns[candidates] - column) * 2 / self.size - 1
         inside = (np.abs(y) <= 1) & (np.abs(x) <= 1)
-        return candidates[inside], np.stack([x, y], axis=-1)[inside].astype("float32")
+        return candidates[inside], np.stack([x, y], axis=-1)[inside]
 
     def values(self) -> Array:
         """Return the raw bands (band, point) of each point's own pixel."""
-        at = zip(self.tile, self.rows.astype(int), self.columns.astype(int), strict=True)
-        return np.stack([self.tiles[tile][:, row, column] for tile, row, column in at], axis=1)
+        tiles = self.tile
+        inside = (np.stack([self.rows, self.columns]).astype(int).T - self.tiles.starts[tiles]).T
+        found = [
+            self.tiles.open()[tile, :, rows, columns]
+            for tile, rows, columns in zip(*(np.array_split(part, len(tiles) // 500 + 1) for part in (tiles, *inside)), strict=True)
+        ]
+        return np.array(np.concatenate(found).T)
 
     def only(self, mask: npt.NDArray[np.bool_]) -> Self:
         """Return the samples of some of the points."""
-        return type(self)(self.tiles, self.tile[mask], self.rows[mask], self.columns[mask], self.size)
+        return type(self)(self.tiles, self.labelled, self.tile[mask], self.rows[mask], self.columns[mask], self.size)
 
     def pixels(self, count: int, rng: np.random.Generator) -> Array:
-        """Draw raw pixels (band, pixel) with any valid band from the tiles, about ``count`` in all."""
+        """Draw raw pixels (band, pixel) with any valid band from all tiles, about ``count`` in all."""
         each = max(1, count // len(self.tiles))
-        drawn = [tile.reshape(len(tile), -1)[:, rng.integers(0, tile[0].size, each)] for tile in self.tiles]
+        drawn = []
+        for tile in range(len(self.tiles)):
+            rows, columns = (rng.integers(0, length, each) for length in self.tiles.shape[1:])
+            drawn.append(np.array(self.tiles.open()[tile][:, rows, columns]))
         pixels: Array = np.concatenate(drawn, axis=1)
         return pixels[:, np.isfinite(pixels).any(axis=0)]
 
 
-def read_samples(bands: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike, size: int) -> Samples:
-    """Read the tiles around points; every chunk of the cube is computed at most once.
+@contextmanager
+def read_samples(
+    bands: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike, size: int, *, unlabelled: float = 0.0, seed: int = 0
+) -> Iterator[Samples]:
+    """Read the tiles around points, and unlabelled ones from anywhere, to a file that is gone with the context.
 
     Parameters
     ----------
     bands : dask array
-        Raw bands (band, y, x).
+        Raw bands (band, y, x); every chunk is computed at most once.
     rows, columns : array_like (point,)
         Fractional pixel positions.
     size : int
         Side of a window, pixels.
+    unlabelled : float, optional
+        Number of further tiles, drawn uniformly from the cube, in proportion to those around points. They are chosen without
+        regard to any label.
+    seed : int, optional
+        Seed of that draw.
     """
     positions = np.stack([np.asarray(rows, dtype="float64"), np.asarray(columns, dtype="float64")], axis=-1)
+    room = np.maximum(0, np.array(bands.shape[1:]) - 2 * size)
     cells, tile = np.unique((positions // size).astype("int64"), axis=0, return_inverse=True)
     # A point lies in the middle half of its tile, so a window around it has room to move by a quarter and more.
-    starts = np.clip(cells * size - size // 2, 0, np.maximum(0, np.array(bands.shape[1:]) - 2 * size))
-    needed = len(starts) * bands.shape[0] * int(np.prod(np.minimum(2 * size, bands.shape[1:]))) * 4
-    if needed > LARGE:
-        warnings.warn(
-            f"The windows around {len(positions)} points take {needed / 1e9:.1f} GB of memory; use fewer points, fewer bands or "
-            "smaller windows where that is too much.",
-            MisoxrWarning,
-            stacklevel=3,
-        )
-    lazy = [bands[:, row : row + 2 * size, column : column + 2 * size] for row, column in starts]
-    tiles = list(da.compute(*lazy))
-    tile = tile.reshape(-1)
-    inside = positions - starts[tile]
-    return Samples(tiles, tile, inside[:, 0], inside[:, 1], size)
+    starts = np.clip(cells * size - size // 2, 0, room)
+    anywhere = np.random.default_rng([seed, 1]).integers(0, room + 1, (round(unlabelled * len(starts)), 2))
+    with tiles_of(bands, np.concatenate([starts, anywhere]), 2 * size) as tiles:
+        yield Samples(tiles, len(starts), tile.reshape(-1), positions[:, 0], positions[:, 1], size)
 
 
-def mirrored(bands: Array, spec: ModelSpec) -> Array:
-    """Mirror raw bands (band, y, x) east to west, and with them the compass directions of circular bands.
-
-    North stays north: what aspect says of sun and cold holds in the mirror image, as it would not upside down.
-    """
-    out = bands[..., ::-1].copy()
+def turned(bands: Array, spec: ModelSpec, mirror: bool, quarters: int) -> Array:
+    """Mirror raw bands (band, y, x) east to west, then turn them anticlockwise, and with them the directions of circular bands."""
+    out = np.rot90(bands[..., ::-1] if mirror else bands, quarters, axes=(1, 2)).copy()
     for index, band in enumerate(spec.bands):
         if band.kind == "circular":
-            out[index] = np.where(out[index] >= 0, (360.0 - out[index]) % 360.0, out[index])
+            # Degrees clockwise from north: a quarter anticlockwise takes 90 away.
+            angle = (360.0 - out[index] if mirror else out[index]) - 90.0 * quarters
+            out[index] = np.where(out[index] >= 0, angle % 360.0, out[index])
+    return out
+
+
+def turned_points(points: Floats, mirror: bool, quarters: int) -> Floats:
+    """Move points (N, [x, y]) in -1..1 of a window, y downwards, as :func:`turned` moves its pixels."""
+    out = points * np.array([-1.0, 1.0]) if mirror else points
+    for _ in range(quarters % 4):
+        out = np.stack([out[:, 1], -out[:, 0]], axis=-1)
     return out
 
 
@@ -139,10 +150,10 @@ def mirrored(bands: Array, spec: ModelSpec) -> Array:
 class Labelled:
     """Points of a cube with at least one label."""
 
-    rows: npt.NDArray[np.float64]
-    columns: npt.NDArray[np.float64]
-    xy: npt.NDArray[np.float64]
-    labels: Mapping[str, npt.NDArray[np.float64]]
+    rows: Floats
+    columns: Floats
+    xy: Floats
+    labels: Mapping[str, Floats]
 
     @classmethod
     def of(cls, points: gpd.GeoDataFrame, spec: ModelSpec, geobox: GeoBox) -> Self:
@@ -169,6 +180,36 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """How training windows are drawn.
+
+    Attributes
+    ----------
+    size : int
+        Windows a batch.
+    unlabelled : float
+        Share of the windows that come from anywhere and carry no label.
+    labels : int
+        Labelled points queried in a window, at most; places that are left are filled with random points.
+    random, regular : int
+        Further points of a window, without labels: drawn uniformly, and on a square lattice.
+    turns : {"dihedral", "mirror", "none"}
+        Whether windows are mirrored east to west and turned by quarters, only mirrored (what aspect says of sun and cold holds in
+        a mirror image, and not upside down), or neither.
+    power : float
+        A point is drawn with weight 1/(class count)^power: 0 draws them alike.
+    """
+
+    size: int
+    unlabelled: float
+    labels: int
+    random: int
+    regular: int
+    turns: str
+    power: float
+
+
+@dataclass(frozen=True)
 class Windows:
     """Batches of scaled windows with the points to query in them."""
 
@@ -178,50 +219,98 @@ class Windows:
     labelled: Labelled
     geobox: GeoBox
 
-    def batch(self, windows: list[Array], queries: list[tuple[Integers, Array]]) -> Batch:
-        """Scale windows (band, size, size) together, and flatten their queries (point indices, x and y) to one list."""
-        inputs = self.scaling.apply(self.spec, np.stack(windows, axis=1))
-        index = np.concatenate([points for points, _ in queries])
+    def draw(self, points: Integers, weights: Floats, draw: Draw, rng: np.random.Generator) -> Batch:
+        """Draw a training batch around some of the points."""
+        free = int(rng.binomial(draw.size, draw.unlabelled)) if len(self.samples.tiles) > self.samples.labelled else 0
+        free = min(free, draw.size - 1)
+        chosen = rng.choice(points, size=draw.size - free, p=weights)
+        parts = [self._around(point, points, draw, rng) for point in chosen]
+        parts += [self._anywhere(draw, rng) for _ in range(free)]
+        return self._batch(parts)
+
+    def _around(self, point: int, points: Integers, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw a window around a point, its centre moved by up to a quarter of its side, and the labelled points in it."""
+        samples, tile = self.samples, int(self.samples.tile[point])
+        shift = rng.uniform(-0.25, 0.25, 2) * samples.size
+        start = samples.first(tile, (samples.rows[point] + shift[0], samples.columns[point] + shift[1]))
+        index, xy = samples.inside(points, tile, start)
+        # The point itself first, then others by chance.
+        order = np.argsort(np.where(index == point, -1.0, rng.random(len(index))))[: draw.labels]
+        return self._window(tile, start, index[order], xy[order], draw, rng)
+
+    def _anywhere(self, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
+        samples = self.samples
+        tile = int(rng.integers(samples.labelled, len(samples.tiles)))
+        centre = [
+            first + rng.uniform(0, length)
+            for first, length in zip(samples.tiles.starts[tile], samples.tiles.shape[1:], strict=True)
+        ]
+        start = samples.first(tile, (centre[0], centre[1]))
+        return self._window(tile, start, np.empty(0, "int64"), np.empty((0, 2)), draw, rng)
+
+    def _window(
+        self, tile: int, start: tuple[int, int], index: Integers, xy: Floats, draw: Draw, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """Cut a window with its labelled points, fill the places for points up, and turn it."""
+        side = round(draw.regular**0.5)
+        axis = -1 + (2 * np.arange(side) + 1) / max(side, 1)
+        lattice = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+        filling = rng.uniform(-1, 1, (draw.labels - len(index) + draw.random, 2))
+        part = self._part(tile, start, index, np.concatenate([xy, filling, lattice]))
+        mirror = draw.turns != "none" and bool(rng.random() < 0.5)
+        quarters = int(rng.integers(4)) if draw.turns == "dihedral" else 0
+        return part | {
+            "window": turned(part["window"], self.spec, mirror, quarters),
+            "points": turned_points(part["points"], mirror, quarters),
+        }
+
+    def _part(self, tile: int, start: tuple[int, int], index: Integers, points: Floats) -> dict[str, Any]:
+        """Gather what belongs to one window: its pixels, its points (N, [x, y]), the labels of the first of them, and more."""
+        samples = self.samples
+        window = samples.window(tile, start)
+        at = (points[:, ::-1] + 1) / 2 * samples.size  # row and column in the window
+        row, column = np.clip(at.astype(int), 0, samples.size - 1).T
+        labels = {}
+        for name, values in self.labelled.labels.items():
+            labels[name] = np.full(len(points), np.nan)
+            labels[name][: len(index)] = values[index]
+        valid = valid_pixels(self.spec, window[:, row, column])
+        return {"window": window, "points": points, "labels": labels, "valid": valid, "at": at + start + samples.tiles.starts[tile]}
+
+    def _batch(self, parts: list[dict[str, Any]]) -> Batch:
+        """Scale windows together: inputs (B, channel, size, size), and points, labels, locations and validity (B, N)."""
+        inputs = self.scaling.apply(self.spec, np.stack([part["window"] for part in parts], axis=1))
         batch: Batch = {
             "inputs": {name: np.ascontiguousarray(values.swapaxes(0, 1)) for name, values in inputs.items()},
-            "sample": np.repeat(np.arange(len(queries)), [len(points) for points, _ in queries]),
-            "points": np.concatenate([xy for _, xy in queries]),
-            "labels": {name: values[index] for name, values in self.labelled.labels.items()},
+            "points": np.stack([part["points"] for part in parts]).astype("float32"),
+            "labels": {name: np.stack([part["labels"][name] for part in parts]) for name in self.labelled.labels},
+            "valid": np.stack([part["valid"] for part in parts]),
         }
         if self.spec.location is not None:
-            scaled = locations(self.geobox, self.labelled.rows[index], self.labelled.columns[index], self.spec.location)
-            batch["location"] = scaled.astype("float32")
+            rows, columns = np.moveaxis(np.stack([part["at"] for part in parts]), -1, 0)
+            batch["location"] = locations(self.geobox, rows, columns, self.spec.location).astype("float32")
         return batch
-
-    def draw(self, points: Integers, weights: npt.NDArray[np.float64], size: int, rng: np.random.Generator) -> Batch:
-        """Draw a training batch around some of the points."""
-        windows, queries = [], []
-        for point in rng.choice(points, size=size, p=weights):
-            jitter = rng.uniform(-0.25, 0.25, 2) * self.samples.size
-            window, start = self.samples.window(point, (jitter[0], jitter[1]))
-            neighbours = points[self.samples.tile[points] == self.samples.tile[point]]
-            index, xy = self.samples.inside(neighbours, start)
-            if rng.random() < 0.5:
-                window, xy = mirrored(window, self.spec), xy * np.array([-1, 1], dtype="float32")
-            windows.append(window)
-            queries.append((index, xy))
-        return self.batch(windows, queries)
 
     def centred(self, points: Integers) -> Batch:
         """Return the batch of windows centred on the points, one query each."""
-        cut = [(np.array([point]), *self.samples.window(point)) for point in points]
-        return self.batch([window for _, window, _ in cut], [self.samples.inside(point, start) for point, _, start in cut])
+        samples, parts = self.samples, []
+        for point in points:
+            tile = int(samples.tile[point])
+            start = samples.first(tile, (samples.rows[point], samples.columns[point]))
+            index, xy = samples.inside(np.array([point]), tile, start)
+            parts.append(self._part(tile, start, index, xy))
+        return self._batch(parts)
 
-    def balance(self, points: Integers) -> npt.NDArray[np.float64]:
-        """Probability of drawing each point: 1/sqrt(class count), averaged over the tasks it has a label of."""
+    def balance(self, points: Integers, power: float) -> Floats:
+        """Probability of drawing each point: 1/(class count)^power, averaged over the tasks it has a label of."""
         weights = []
         for task in self.spec.tasks:
             labels = self.labelled.labels[task.name][points]
             weight = np.where(np.isfinite(labels), 1.0, np.nan)
             if task.kind != "regression":
                 codes, position, counts = np.unique(labels, return_inverse=True, return_counts=True, equal_nan=True)
-                weight = weight * np.sqrt(np.isfinite(labels).sum() / counts[position])
+                weight = weight * (np.isfinite(labels).sum() / counts[position]) ** power
             weights.append(weight)
         mean = np.nanmean(weights, axis=0)
-        share: npt.NDArray[np.float64] = mean / mean.sum()
+        share: Floats = mean / mean.sum()
         return share

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from misoxr.errors import BandError, CheckpointError, MisoxrWarning
+from misoxr.errors import BandError, CheckpointError, MisoxrWarning, SpecError
 from misoxr.spec import Band, Modality, ModelSpec
 
 __all__ = ["ModalityScaling", "Scaling", "channels", "conversion", "stack", "valid_pixels"]
 
 Array = npt.NDArray[np.float32]
+
+METHODS = ("whiten", "log", "standard")
+"""How a scaling is fitted."""
 
 _SYNONYMS = {
     **dict.fromkeys(("", "dimensionless", "reflectance", "unitless", "-"), "1"),
@@ -197,11 +200,12 @@ class Scaling:
         return inputs
 
     @classmethod
-    def fit(cls, spec: ModelSpec, bands: Array) -> Self:
-        """Fit whitening on unlabelled pixels.
+    def fit(cls, spec: ModelSpec, bands: Array, method: str = "whiten") -> Self:
+        """Fit a scaling on unlabelled pixels.
 
-        Channels are clipped to their 0.1 and 99.9 percentiles; positive ratios (units "1", such as reflectance) become
-        logarithms; all are standardised and, modality by modality, decorrelated by PCA whitening.
+        Channels are clipped to their 0.1 and 99.9 percentiles, and standardised. With "log" and "whiten", positive ratios (units
+        "1", such as reflectance) become logarithms before; with "whiten", channels are then decorrelated by PCA whitening,
+        modality by modality.
 
         Parameters
         ----------
@@ -209,19 +213,25 @@ class Scaling:
             The model.
         bands : array
             Raw values (band, pixel), NaN where missing.
+        method : {"whiten", "log", "standard"}
+            How far to go.
 
         Raises
         ------
         BandError
             If a band has no valid pixel.
+        SpecError
+            If the method is not known.
         """
+        if method not in METHODS:
+            raise SpecError(f"Unknown scaling {method!r}; use one of {METHODS}, or a Scaling in hand.")
         modalities, at = {}, 0
         for modality in spec.modalities:
             part = bands[at : at + len(modality.bands)]
             for band, values in zip(modality.bands, part, strict=True):
                 if modality.required and not np.isfinite(values).any():
                     raise BandError(f"Band {band.name!r} has no valid pixel around the points; give a cube with data there.")
-            modalities[modality.name] = _fit_modality(modality, channels(modality, part))
+            modalities[modality.name] = _fit_modality(modality, channels(modality, part), method)
             at += len(modality.bands)
         return cls(modalities)
 
@@ -260,7 +270,7 @@ class Scaling:
         return cls(modalities)
 
 
-def _fit_modality(modality: Modality, values: Array) -> ModalityScaling:
+def _fit_modality(modality: Modality, values: Array, method: str) -> ModalityScaling:
     """Fit one modality on channels (channel, pixel)."""
     valid = np.isfinite(values).any(axis=1)
     # A channel without data is clipped to 0 for good: what training never saw must not enter a map.
@@ -268,18 +278,23 @@ def _fit_modality(modality: Modality, values: Array) -> ModalityScaling:
     if valid.any():
         lower[valid], upper[valid] = np.nanpercentile(values[valid], [0.1, 99.9], axis=1)
     linear = [band for band in modality.bands for _ in range(band.channels)]
-    log = [bool(band.kind == "linear" and band.units == "1" and low > 0) for band, low in zip(linear, lower, strict=True)]
+    log = [
+        bool(method != "standard" and band.kind == "linear" and band.units == "1" and low > 0)
+        for band, low in zip(linear, lower, strict=True)
+    ]
     clipped = np.clip(values.astype("float64"), lower[:, None], upper[:, None])
     clipped[log] = np.log(clipped[log])
     shift, scale = np.zeros(len(values)), np.ones(len(values))
     shift[valid] = np.nanmean(clipped[valid], axis=1)
     deviation = np.nanstd(clipped[valid], axis=1)
     scale[valid] = np.where(deviation > 0, deviation, 1.0)
+    floats = [tuple(float(value) for value in part) for part in (lower, upper, shift, scale)]
+    if method != "whiten":
+        return ModalityScaling(floats[0], floats[1], tuple(log), floats[2], floats[3])
     standard = np.nan_to_num((clipped - shift[:, None]) / scale[:, None])
     variances, axes = np.linalg.eigh(standard @ standard.T / standard.shape[1])
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))])
     # A floor keeps nearly constant directions, which hold noise alone, from being blown up.
     whiten = axes.T / np.sqrt(np.maximum(variances, 1e-3 * max(variances.max(), 1e-12)))[:, None]
     rows = [tuple(float(value) for value in row) for row in whiten[::-1]]
-    floats = [tuple(float(value) for value in part) for part in (lower, upper, shift, scale)]
     return ModalityScaling(floats[0], floats[1], tuple(log), floats[2], floats[3], tuple(rows))

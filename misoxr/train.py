@@ -1,42 +1,44 @@
-"""Supervised training on labelled points of a datacube: all tasks at once, labels missing where unknown."""
+"""Training on labelled points of a datacube: all tasks at once, labels missing where unknown."""
 
-import copy
-import logging
-import math
+import hashlib
+import json
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, IterableDataset
+from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
+from misoxr.baseline import PixelModel, fit_baseline, is_baseline
+from misoxr.calibration import Calibration, fit_temperature
 from misoxr.cube import check, named
-from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError, require
+from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError
 from misoxr.folds import separate
 from misoxr.grid import geobox_of
+from misoxr.loop import Hardware, run
 from misoxr.model.checkpoint import Model
-from misoxr.model.inference import choose_device
-from misoxr.model.losses import total_loss
+from misoxr.model.inference import choose_device, choose_precision, logits_at
 from misoxr.model.miso import Miso
 from misoxr.model.published import load_backbone
-from misoxr.points import read_points
-from misoxr.samples import Batch, Integers, Labelled, Windows, read_samples
-from misoxr.scaling import Scaling, stack, valid_pixels
-from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec, Task
-
-require("pytorch_lightning", "train")
-import pytorch_lightning as lightning  # noqa: E402
+from misoxr.points import read_points, simulated
+from misoxr.recipe import Recipe
+from misoxr.samples import Labelled, Samples, Windows, read_samples
+from misoxr.scaling import METHODS, Scaling, stack, valid_pixels
+from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec
 
 __all__ = ["fit", "spec_for"]
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Trainings in one process would draw from torch's random numbers in turns, and no longer repeat themselves."""
 
 
 def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
@@ -78,94 +80,79 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
     )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How the loop runs; kept in the checkpoint's record."""
-
-    max_epochs: int
-    patience: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    label_smoothing: float
-    noise: float
-    ema: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        for name in ("max_epochs", "patience", "batch_size"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        if not self.learning_rate > 0:
-            raise SpecError(f"learning_rate is {self.learning_rate}; it must be positive.")
-        for name in ("label_smoothing", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SpecError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
-
-
 def fit(
     ds: xr.Dataset,
-    spec: ModelSpec | str,
+    spec: Any,
     points: gpd.GeoDataFrame,
     *,
-    val: float | gpd.GeoDataFrame = 0.2,
-    max_epochs: int = 20,
-    patience: int = 5,
-    batch_size: int = 16,
-    learning_rate: float = 2e-3,
-    weight_decay: float = 0.05,
-    label_smoothing: float = 0.05,
-    noise: float = 0.03,
-    ema: float = 0.98,
+    val: float | gpd.GeoDataFrame | None = None,
     seed: int = 0,
+    scaling: Scaling | str | None = None,
+    like: ModelSpec | None = None,
     pretrained: Mapping[str, str | os.PathLike[str]] | None = None,
+    calibrate: bool = True,
+    directory: str | os.PathLike[str] | None = None,
+    resume: bool = True,
     device: str = "auto",
+    devices: int = 1,
+    precision: str = "auto",
+    workers: int = 0,
     progress: bool = True,
-) -> Model:
+    **settings: Any,
+) -> Model | PixelModel:
     """Train a model on labelled points of a datacube, and return it at its best epoch.
 
-    Windows around the points are read from the cube once. A step takes windows around points drawn with weight
-    1/sqrt(class count), moved by up to a quarter window and mirrored east to west, and queries every training point in
-    them. The epoch with the least loss on a spatially separate validation set is kept.
+    Windows around the points, and unlabelled ones from anywhere, are read from the cube once, chunk by chunk, to a temporary file.
+    A step takes windows around points drawn at random, moved by up to a quarter window, and queries the labelled points in them.
+    The best epoch on a spatially separate validation set is kept, and each task's temperature is fitted on that set.
 
     Parameters
     ----------
     ds : Dataset
-        The cube, as for :func:`misoxr.predict.predict`; lazy or not.
-    spec : ModelSpec or str
-        A specification, or the name of a preset, which is then built for the cube and the points (:func:`spec_for`).
+        The cube, as for :func:`misoxr.predict.predict`; lazy or not, of any size.
+    spec : ModelSpec, str, Baseline or estimator
+        A specification, or the name of a preset, which is then built for the cube and the points (:func:`spec_for`). Or a rival: the
+        name of a baseline, a :class:`misoxr.baseline.Baseline` or a scikit-learn estimator, which learns from all points and
+        takes ``seed``, ``scaling`` and ``like`` alone of the settings.
     points : GeoDataFrame
         As :func:`misoxr.points.read_points` takes them; label columns are named after tasks. Points without valid imagery
         are left out with a warning.
     val : float or GeoDataFrame, optional
-        Fraction of points held out for validation in whole spatial blocks of four windows, or the validation points.
-    max_epochs : int, optional
-        Epochs; in one, as many windows are seen as there are training points.
-    patience : int, optional
-        Epochs without a lesser loss on the validation set after which training ends.
-    batch_size : int, optional
-        Windows a step.
-    learning_rate, weight_decay : float, optional
-        Of AdamW; one cycle with warm-up and cosine decay.
-    label_smoothing : float, optional
-        Share of a label's weight that is spread over all classes.
-    noise : float, optional
-        Standard deviation of the noise added to scaled inputs.
-    ema : float, optional
-        Decay of the moving average of the weights that is validated and returned.
+        Fraction of points held out for validation in whole spatial blocks of four windows, 0.2 by default; or the validation points.
     seed : int, optional
-        Seed of weights, windows and validation blocks: the same seed gives the same model on the same machine.
+        Seed of weights, windows and validation blocks: the same seed gives the same model on the same machine, for any number
+        of ``workers``.
+    scaling : Scaling or {"whiten", "log", "standard"}, optional
+        How bands become inputs: a scaling in hand (such as a published one), or one fitted on pixels of the windows
+        (:meth:`misoxr.scaling.Scaling.fit`), "whiten" by default. Baselines take bands as they are by default.
+    like : ModelSpec, optional
+        Bands and tasks of a baseline, which are those that a preset would take by default.
     pretrained : mapping of str to str or path, optional
         Weights to begin with, by modality: a path or URL of a SatlasPretrain Swin-V2 or SimMIM Swin, for backbones of that kind
         (:func:`misoxr.model.published.load_backbone`). The first layer is taken where it fits the bands.
+    calibrate : bool, optional
+        Fit a temperature for each task on the validation points.
+    directory : path, optional
+        Where logs (CSV, and TensorBoard where it is installed) and the state after each epoch go.
+    resume : bool, optional
+        Take up a run that lies in ``directory``; the result is that of an uninterrupted run.
     device : str, optional
         A torch device; "auto" takes CUDA where there is one.
+    devices : int, optional
+        Number of devices, one process each, that share a step (DistributedDataParallel).
+    precision : {"auto", "float32", "bfloat16"}, optional
+        "auto" mixes bfloat16 in on CUDA, and is float32 on CPU.
+    workers : int, optional
+        Processes that cut windows; 0 cuts them in the training process.
     progress : bool, optional
         Show a progress bar.
+    **settings
+        Fields of :class:`misoxr.Recipe`, whose defaults depend on the architecture (:meth:`misoxr.Recipe.of`).
 
     Returns
     -------
     Model
+        Of a baseline, a :class:`misoxr.baseline.PixelModel`.
 
     Raises
     ------
@@ -174,68 +161,213 @@ def fit(
     PointsError
         If no point lies in the cube or carries a label, or a label is not a class of its task.
     SpecError
-        If a setting is out of range, or training diverges.
+        If a setting is not known or out of range, the run in ``directory`` has other settings, or training diverges.
+    StoreError
+        If there is no room for the windows on the disk of the temporary directory.
 
     Notes
     -----
-    Trained by pytorch-lightning. The recipe is this package's, not the paper's: it trains small models from scratch.
+    Trained by pytorch-lightning. Unlabelled windows come from the whole cube, so imagery (never a label) of places held out for
+    testing may be among them, as among the pixels that the scaling is fitted on.
     """
-    settings = Settings(max_epochs, patience, batch_size, learning_rate, weight_decay, label_smoothing, noise, ema, seed)
     points = read_points(points)
-    spec = spec_for(spec, ds, points) if isinstance(spec, str) else spec
-    if not spec.modalities:
-        raise SpecError(f"Model {spec.name!r} has no modality to train; give one with bands, such as a preset.")
+    if is_baseline(spec):
+        networks = {"val": val is not None, "pretrained": pretrained, "directory": directory, "workers": workers}
+        networks |= {"calibrate": not calibrate, "resume": not resume, "devices": devices != 1}
+        _refuse_network_settings(settings, networks | {"device": device != "auto", "precision": precision != "auto"})
+        return fit_baseline(ds, spec, points, like or spec_for("miso-nano", ds, points), seed=seed, scaling=scaling)
+    if like is not None:
+        raise SpecError("like gives a baseline its bands and tasks, and a network has its own; leave it out.")
+    spec = spec if isinstance(spec, ModelSpec) else spec_for(spec, ds, points)
+    recipe, seed = Recipe.of(spec, **settings), int(seed)
+    _check_settings(recipe, spec, val, seed, scaling, pretrained)
+    val = 0.2 if val is None else val
     ds = named(ds, spec)
-    geobox, target = check(ds, spec), choose_device(device)
+    geobox, hardware = check(ds, spec), _hardware(device, devices, precision, workers)
     labelled = Labelled.of(points, spec, geobox)
     held = None if isinstance(val, float | int) else Labelled.of(read_points(val), spec, geobox)
     both = labelled if held is None else labelled.joined(held)
-    samples = read_samples(stack(ds, spec), both.rows, both.columns, spec.windows.size)
+    size = spec.windows.size
+    if min(geobox.shape) < size:
+        words = f"The cube has {geobox.shape.y} x {geobox.shape.x} pixels, less than a window of {size}; windows are padded with nodata."
+        warnings.warn(words, MisoxrWarning, stacklevel=3)
+    # As many tiles from anywhere as there are around points, so that both are seen equally often.
+    free = 1.0 if recipe.unlabelled else 0.0
+    with _ONE_AT_A_TIME, read_samples(stack(ds, spec), both.rows, both.columns, size, unlabelled=free, seed=seed) as samples:
+        data, mask = _windows(
+            spec, samples, both, geobox, scaling, seed, own=len(labelled), fraction=float(val) if held is None else None
+        )
+        train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
+        with _seeded(seed):
+            network = Miso(spec)
+            stems = _pretrain(network, spec, pretrained or {})
+            sources = {name: {"source": os.fspath(source), "stem": stems[name]} for name, source in (pretrained or {}).items()}
+            run_of = {
+                "recipe": asdict(recipe),
+                "seed": seed,
+                "hardware": [hardware.devices, hardware.precision],
+                "pretrained": sources,
+            }
+            folder = None if directory is None else _folder(Path(directory), data, mask, run_of, resume=resume)
+            result = run(network, data, train, check_points, recipe, hardware, seed=seed, directory=folder, progress=progress)
+        network.load_state_dict(dict(result.weights))
+        calibration = _calibrated(network.eval(), data, check_points, hardware.device) if calibrate else {}
+    record = {
+        "recipe": json.loads(json.dumps(asdict(recipe))),  # as a checkpoint gives it back
+        "seed": seed,
+        "best_epoch": result.best_epoch,
+        "validation": result.history,
+        "prevalence": _prevalence(data, train, recipe.power, balanced=recipe.class_weight == "balanced"),
+        "label_prevalence": _prevalence(data, train, 0.0),
+        "points": len(train),
+        "validation_points": len(check_points),
+        "pretrained": sources,
+        "misoxr_version": __version__,
+        **simulated(ds, points),
+    }
+    return Model(spec, data.scaling, network.cpu(), record, calibration)
+
+
+def _refuse_network_settings(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    unknown = sorted([*settings, *(name for name, value in given.items() if value)])
+    if unknown:
+        raise SpecError(f"A baseline has no settings {unknown}; it takes seed, scaling and like alone.")
+
+
+def _check_settings(
+    recipe: Recipe, spec: ModelSpec, val: Any, seed: int, scaling: Scaling | str | None, pretrained: Mapping[str, Any] | None
+) -> None:
+    """Refuse what is known to fail, before the cube is read."""
+    names = [modality.name for modality in spec.modalities]
+    if not names:
+        raise SpecError(f"Model {spec.name!r} has no modality to train; give one with bands, such as a preset.")
+    unknown = sorted(set(recipe.freeze) - set(names))
+    if unknown:
+        raise SpecError(f"freeze names {unknown}; the model's modalities are {names}.")
+    if seed < 0:
+        raise SpecError(f"The seed is {seed}; it must be 0 or more.")
+    if isinstance(val, float | int) and not 0 < val < 1:
+        raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
+    if isinstance(scaling, str) and scaling not in METHODS:
+        raise SpecError(f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.")
+    if isinstance(scaling, Scaling) and set(names) - set(scaling.modalities):
+        raise SpecError(f"The scaling lacks {sorted(set(names) - set(scaling.modalities))}; the model's modalities are {names}.")
+    if set(pretrained or {}) - set(names):
+        raise SpecError(
+            f"pretrained names {sorted(set(pretrained or {}) - set(names))}; the model's modalities are {sorted(names)}."
+        )
+    if recipe.criterion == "accuracy" and all(task.kind == "regression" for task in spec.tasks):
+        raise SpecError("criterion='accuracy' needs a task with classes, and all are regressions; use criterion='loss'.")
+    if recipe.unlabelled and not spec.losses.contrast:
+        raise SpecError(
+            f"unlabelled is {recipe.unlabelled} and the model has no contrast to learn from windows without labels; "
+            "set unlabelled=0, or give the model losses=LossSpec(contrast=…)."
+        )
+
+
+def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardware:
+    if devices < 1 or workers < 0:
+        raise SpecError(f"devices is {devices} and workers {workers}; use 1 or more devices, and 0 or more workers.")
+    target = choose_device(device)
+    if precision == "float64":
+        raise SpecError("Training in float64 is not supported; use precision='float32', 'bfloat16' or 'auto'.")
+    kinds = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed"}
+    return Hardware(target, devices, kinds[choose_precision(precision, target)], workers)
+
+
+def _windows(
+    spec: ModelSpec,
+    samples: Samples,
+    points: Labelled,
+    geobox: GeoBox,
+    scaling: Any,
+    seed: int,
+    *,
+    own: int,
+    fraction: float | None,
+) -> tuple[Windows, Any]:
+    """Return the windows of points with imagery, and which of the points are for validation: those after ``own``, or a fraction."""
     # A point without imagery would teach a label of nothing; the map has no value there either.
     seen = valid_pixels(spec, samples.values())
+    _report_unseen(seen)
+    held = (np.arange(len(points)) >= own)[seen]
+    points, samples = points.only(seen), samples.only(seen)
+    if fraction is not None:
+        held = separate(points.xy, fraction=fraction, size=4 * spec.windows.size * spec.pixel_size, seed=seed)
+    if held.all() or not held.any():
+        raise PointsError(f"There are {(~held).sum()} training and {held.sum()} validation points; both are needed. Change val.")
+    if not isinstance(scaling, Scaling):
+        scaling = Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
+    return Windows(spec, scaling, samples, points, geobox), held
+
+
+def _report_unseen(seen: Any) -> None:
     if not seen.any():
         raise BandError(f"None of the {len(seen)} points lies where the cube has a valid pixel; give a cube with data there.")
     if not seen.all():
         words = f"{(~seen).sum()} of {len(seen)} points lie where the cube has no valid imagery, and are left out."
-        warnings.warn(words, MisoxrWarning, stacklevel=3)
-    mask = np.arange(len(both)) >= len(labelled)
-    labelled, samples, mask = both.only(seen), samples.only(seen), mask[seen]
-    if held is None:
-        mask = separate(labelled.xy, fraction=float(val), size=4 * spec.windows.size * spec.pixel_size, seed=seed)
-    scaling = Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)))
-    data = Windows(spec, scaling, samples, labelled, geobox)
-    train, held_out = np.flatnonzero(~mask), np.flatnonzero(mask)
-    if not len(train) or not len(held_out):
-        raise PointsError(f"There are {len(train)} training and {len(held_out)} validation points; both are needed. Change val.")
-    with _seeded(seed):
-        network = Miso(spec)
-        stems = _pretrain(network, spec, pretrained or {})
-        steps, checks = _Steps(data, train, settings), _Checks(data, held_out)
-        record = _run(network, steps, checks, settings, target, progress=progress)
-    record |= {
-        "pretrained": {name: {"source": os.fspath(source), "stem": stems[name]} for name, source in (pretrained or {}).items()}
+        warnings.warn(words, MisoxrWarning, stacklevel=5)
+
+
+def _folder(directory: Path, data: Windows, mask: Any, settings: Mapping[str, Any], *, resume: bool) -> Path:
+    """Make the directory of a run, or check that the one that lies there is of the same settings, points and imagery."""
+    labels = hashlib.sha256(b"".join(values.tobytes() for _, values in sorted(data.labelled.labels.items())))
+    labels.update(data.labelled.xy.tobytes() + mask.tobytes())
+    run_of = {
+        "spec": data.spec.to_dict(),
+        "scaling": data.scaling.to_dict(),
+        "points": labels.hexdigest(),
+        "imagery": hashlib.sha256(data.samples.values().tobytes()).hexdigest(),
+        "grid": repr(data.geobox),
+        **settings,
     }
-    record |= {"points": len(train), "validation_points": len(held_out), "misoxr_version": __version__}
-    return Model(spec, scaling, network.cpu(), record | _simulated(ds, points))
+    run_of = json.loads(json.dumps(run_of))
+    file, state = directory / "run.json", directory / "last.ckpt"
+    if resume and file.exists() and state.exists():
+        found = json.loads(file.read_text())
+        differing = sorted(key for key in run_of if found.get(key) != run_of[key])
+        if differing:
+            raise SpecError(
+                f"The run in {directory} has another {', '.join(differing)}; give another directory, or resume=False to start anew."
+            )
+        return directory
+    directory.mkdir(parents=True, exist_ok=True)
+    state.unlink(missing_ok=True)
+    file.write_text(json.dumps(run_of, indent=1, sort_keys=True))
+    return directory
+
+
+def _prevalence(data: Windows, train: Any, power: float, *, balanced: bool = False) -> dict[str, Any]:
+    """Return the classes' shares among training points drawn with weight 1/count^power; alike where losses are balanced."""
+    drawn, shares = data.balance(train, power), {}
+    for task in data.spec.tasks:
+        if task.kind == "regression":
+            continue
+        labels = data.labelled.labels[task.name][train]
+        known = np.isfinite(labels)
+        share: Any = np.bincount(labels[known].astype(int), drawn[known], minlength=len(task.classes))
+        if balanced:
+            share = (share > 0) * 1.0
+        share = share / max(share.sum(), 1e-12)
+        shares[task.name] = float(share[1]) if task.kind == "binary" else dict(zip(task.classes, share.tolist(), strict=True))
+    return shares
+
+
+def _calibrated(network: Miso, data: Windows, held: Any, device: str) -> dict[str, Calibration]:
+    """Fit each task's temperature on the validation points."""
+    batches = (data.centred(held[start : start + 32]) for start in range(0, len(held), 32))
+    logits = logits_at(network.to(device), ((batch["inputs"], batch["points"][:, 0]) for batch in batches), device)
+    return {
+        task.name: Calibration(fit_temperature(task, logits[task.name], data.labelled.labels[task.name][held]))
+        for task in data.spec.tasks
+        if task.kind != "regression"
+    }
 
 
 def _pretrain(network: Miso, spec: ModelSpec, sources: Mapping[str, str | os.PathLike[str]]) -> dict[str, bool]:
     """Fill backbones with weights that were trained elsewhere, and return by modality whether the first layer was taken."""
     modalities = {modality.name: modality for modality in spec.modalities}
-    unknown = sorted(sources.keys() - modalities.keys())
-    if unknown:
-        raise SpecError(f"pretrained names {unknown}; the model's modalities are {sorted(modalities)}.")
     return {name: load_backbone(network.encoders[name], modalities[name], source) for name, source in sources.items()}  # type: ignore[arg-type]
-
-
-def _simulated(ds: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, Any]:
-    """Return the mark of simulated imagery or labels, and the simulator's version."""
-    columns = {name: points[name].iloc[0] for name in ("simulated", "simulator_version") if name in points}
-    marks = {**columns, **points.attrs, **ds.attrs}
-    if not marks.get("simulated"):
-        return {}
-    version = marks.get("simulator_version")
-    return {"simulated": 1} | ({"simulator_version": str(version)} if version else {})
 
 
 @contextmanager
@@ -243,124 +375,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
-
-
-class _Steps(IterableDataset[Batch]):
-    """An epoch of training batches; epochs continue one random stream."""
-
-    def __init__(self, data: Windows, points: Integers, settings: Settings) -> None:
-        self.data, self.points, self.settings = data, points, settings
-        self.weights = data.balance(points)
-        self.rng = np.random.default_rng(settings.seed)
-
-    def __len__(self) -> int:
-        return max(1, math.ceil(len(self.points) / self.settings.batch_size))
-
-    def __iter__(self) -> Iterator[Batch]:
-        for _ in range(len(self)):
-            yield self.data.draw(self.points, self.weights, self.settings.batch_size, self.rng)
-
-
-class _Checks(IterableDataset[Batch]):
-    """The validation batches, always the same."""
-
-    def __init__(self, data: Windows, points: Integers, size: int = 32) -> None:
-        self.data, self.points, self.size = data, points, size
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.points) / self.size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.points), self.size):
-            yield self.data.centred(self.points[start : start + self.size])
-
-
-class _Loop(lightning.LightningModule):
-    """The steps of training and validation, and the weights of the best epoch."""
-
-    def __init__(self, network: Miso, tasks: tuple[Task, ...], settings: Settings, steps: int) -> None:
-        super().__init__()
-        self.network, self.tasks, self.settings = network, tasks, settings
-        self.total_steps = steps * settings.max_epochs
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
-        self.losses: list[tuple[float, int]] = []
-        self.history: list[float] = []
-        self.best: dict[str, Tensor] = {}
-
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Loss of the visual and the location head on noisy windows."""
-        inputs = {name: values + self.settings.noise * torch.randn_like(values) for name, values in batch["inputs"].items()}
-        loss = self.visual_loss(self.network, inputs, batch, self.settings.label_smoothing)
-        if "location" not in batch:
-            return loss
-        logits = self.network.locate(batch["location"])
-        return loss + total_loss(self.tasks, logits, batch["labels"], self.settings.label_smoothing)
-
-    def visual_loss(self, network: Any, inputs: Mapping[str, Tensor], batch: Batch, smoothing: float = 0.0) -> Tensor:
-        """Loss of the visual head."""
-        logits = network(network.project(inputs), batch["sample"], batch["points"])
-        return total_loss(self.tasks, logits, batch["labels"], smoothing)
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Follow the weights with their moving average."""
-        self.average.update_parameters(self.network)
-
-    def validation_step(self, batch: Batch, _: int) -> None:
-        """Loss of the averaged weights."""
-        loss = self.visual_loss(self.average.module, batch["inputs"], batch)
-        self.losses.append((float(loss), len(batch["sample"])))
-
-    def on_validation_epoch_end(self) -> None:
-        """Keep the averaged weights where they are the best so far."""
-        self.history.append(sum(loss * count for loss, count in self.losses) / sum(count for _, count in self.losses))
-        self.losses.clear()
-        self.log("val_loss", self.history[-1], prog_bar=True)
-        if self.history[-1] <= min((loss for loss in self.history if math.isfinite(loss)), default=-math.inf):
-            self.best = copy.deepcopy(self.average.module.state_dict())
-        losses = [loss if math.isfinite(loss) else math.inf for loss in self.history]
-        self.trainer.should_stop = len(losses) - 1 - losses.index(min(losses)) >= self.settings.patience
-
-    def configure_optimizers(self) -> Any:
-        """AdamW in one cycle."""
-        rate = self.settings.learning_rate
-        optimiser = torch.optim.AdamW(self.network.parameters(), rate, weight_decay=self.settings.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=self.total_steps)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's notes on devices and products, and its advice on workers: windows are cut in this process on purpose."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _run(network: Miso, steps: _Steps, checks: _Checks, settings: Settings, device: str, *, progress: bool) -> dict[str, Any]:
-    """Train the network in place, leave it at its best epoch, and return the record."""
-    with _quiet():
-        loop = _Loop(network, steps.data.spec.tasks, settings, len(steps))
-        trainer = lightning.Trainer(
-            accelerator="gpu" if device.startswith("cuda") else "cpu",
-            devices=[torch.device(device).index or 0] if device.startswith("cuda") else 1,
-            max_epochs=settings.max_epochs,
-            gradient_clip_val=1.0,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=progress,
-        )
-        trainer.fit(loop, DataLoader(steps, batch_size=None), DataLoader(checks, batch_size=None))
-    if not loop.best:
-        raise SpecError(
-            f"Training diverged: the validation loss was {loop.history}. Lower learning_rate ({settings.learning_rate})."
-        )
-    network.load_state_dict(loop.best)
-    return {"settings": asdict(settings), "best_epoch": int(np.nanargmin(loop.history)), "validation_loss": loop.history}

@@ -1,16 +1,17 @@
 """Which windows cover an extent, which of them a block needs, and how they are weighted: a pure plan on integers."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from misoxr.spec import WindowSpec
 
-__all__ = ["Axis", "Plan", "plan"]
+__all__ = ["Axis", "Cut", "Plan", "cuts", "plan"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -139,3 +140,35 @@ def plan(shape: tuple[int, int], spec: WindowSpec, offset: tuple[int, int] = (0,
         inner = range(lattice, room + 1, spec.stride) if room > 0 else ()
         starts.append(tuple(sorted({0, max(room, 0), *inner})))
     return Plan(Axis(shape[0], starts[0], spec), Axis(shape[1], starts[1], spec))
+
+
+class Cut(NamedTuple):
+    """The part of a window in a chunk: the window, by its first pixel, and where the part lies in the chunk and in the window."""
+
+    window: tuple[int, int]
+    here: tuple[slice, slice]
+    there: tuple[slice, slice]
+
+
+def cuts(
+    edges: Sequence[npt.NDArray[Any]], window: tuple[int, int], shape: tuple[int, int]
+) -> Iterator[tuple[tuple[int, int], Cut]]:
+    """Yield the chunks (row, column) that a window meets, and its part in each.
+
+    Parameters
+    ----------
+    edges : sequence of array
+        First pixel of each chunk, and the end, along y and x.
+    window, shape : (int, int)
+        The window's first row and column, and its rows and columns.
+    """
+    spans = []
+    for edge, start, length in zip(edges, window, shape, strict=True):
+        stop = start + length
+        first, last = np.searchsorted(edge, start, side="right") - 1, np.searchsorted(edge, stop, side="left")
+        spans.append([(int(k), max(start, edge[k]), min(stop, edge[k + 1]), int(edge[k])) for k in range(first, last)])
+    for row, top, bottom, north in spans[0]:
+        for column, left, right, west in spans[1]:
+            here = slice(top - north, bottom - north), slice(left - west, right - west)
+            there = slice(top - window[0], bottom - window[0]), slice(left - window[1], right - window[1])
+            yield (row, column), Cut(window, here, there)

@@ -17,7 +17,7 @@ from misoxr.grid import assign
 from misoxr.model.checkpoint import Model
 from misoxr.model.miso import Miso
 from misoxr.scaling import Scaling
-from misoxr.spec import Band, EncoderSpec, ModelSpec, WindowSpec
+from misoxr.spec import Band, EncoderSpec, LossSpec, ModelSpec, WindowSpec
 
 ORIGIN = (300_000.0, 1_500_000.0)
 
@@ -57,6 +57,7 @@ def tiny_spec(size: int = 16, stride: int = 12, taper: str = "cosine", **changes
     encoder = EncoderSpec("resnet18", ((8, 8),) * 3, {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}, stages=(0, 1, 2))
     spec = ModelSpec.preset("miso-nano", sat=["red", "nir"], cov=["aspect", "elevation"], pixel_size=20)
     modalities = tuple(replace(modality, encoder=encoder) for modality in spec.modalities)
+    changes = {"losses": LossSpec(), **changes}
     return replace(spec, modalities=modalities, width=16, windows=WindowSpec(size, size, stride, taper), **changes)
 
 

@@ -11,11 +11,24 @@ from torch.nn import functional as F
 
 from misoxr.errors import SpecError
 from misoxr.model.encoder import Encoder, shape_of
+from misoxr.model.inference import activate
 from misoxr.model.location import LocationEncoder
-from misoxr.model.losses import task_loss, total_loss
+from misoxr.model.losses import contrast, contrasts, task_loss, total_loss
 from misoxr.model.miso import Miso
 from misoxr.model.query import neighbours
-from misoxr.spec import ALASKA, COVARIATES, PERMAFROST, TAXONOMY, Band, EncoderSpec, LocationSpec, Modality, ModelSpec, Task
+from misoxr.spec import (
+    ALASKA,
+    COVARIATES,
+    PERMAFROST,
+    TAXONOMY,
+    Band,
+    EncoderSpec,
+    LocationSpec,
+    LossSpec,
+    Modality,
+    ModelSpec,
+    Task,
+)
 from tests.conftest import tiny_spec
 
 GOLDEN = Path(__file__).parent / "data" / "golden.safetensors"
@@ -95,7 +108,7 @@ def test_each_modality_and_each_window_matters(tiny):
 
 def test_one_modality_and_no_location():
     spec = ModelSpec.preset("miso-nano", cov=[])
-    network = Miso(replace(spec, location=None)).eval()
+    network = Miso(replace(spec, location=None, losses=LossSpec())).eval()
     with torch.no_grad():
         logits = network(network.project(windows_of(spec, 1)), torch.zeros(2, dtype=torch.long), points_of(2))
     assert logits["permafrost"].isfinite().all()
@@ -251,3 +264,43 @@ def test_total_is_the_sum_over_tasks():
     torch.testing.assert_close(total, parts[0] + parts[1])
     labels["taxonomy"] = torch.full((5,), torch.nan)
     torch.testing.assert_close(total_loss((PERMAFROST, TAXONOMY), logits, labels), parts[0])
+
+
+def test_focal_loss_and_class_weights():
+    logits = torch.tensor([[0.5], [-1.0], [2.0]])
+    labels = torch.tensor([1.0, 0.0, 0.0])
+    p = torch.tensor([0.5, 1.0, -2.0]).sigmoid()  # of the true class
+    focal = replace(PERMAFROST, loss="focal")
+    expected = (-(p.log()) * (1 - p) ** 2).mean()
+    torch.testing.assert_close(task_loss(focal, logits, labels), expected)
+    torch.testing.assert_close(task_loss(focal, logits, labels, focus=0.0), task_loss(PERMAFROST, logits, labels))
+    weighted = task_loss(PERMAFROST, logits, labels, weights=torch.tensor([3.0, 1.0]))
+    torch.testing.assert_close(weighted, (-(p.log()) * torch.tensor([1.0, 3.0, 3.0])).sum() / 7)
+
+
+def test_a_regression_of_logarithms():
+    task = Task("organic_thickness", "regression", units="cm", loss="mse_log1p")
+    loss = task_loss(task, torch.tensor([[1.0], [2.0]]), torch.tensor([math.e - 1, torch.nan]))
+    assert float(loss) == pytest.approx(0, abs=1e-10)
+    answers = activate(replace(tiny_spec(), tasks=(task,)), {"organic_thickness": torch.tensor([[1.0], [0.0]])})
+    torch.testing.assert_close(answers[:, 0], torch.tensor([math.e - 1, 0.0]))
+
+
+def test_contrast_leaves_out_what_is_not_valid():
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 5, 3, 8, generator=generator)
+    torch.testing.assert_close(contrast(one, other, valid=torch.ones(5, 3, dtype=torch.bool)), contrast(one, other))
+    valid = torch.ones(5, 3, dtype=torch.bool)
+    valid[3] = False
+    kept = [0, 1, 2, 4]
+    torch.testing.assert_close(contrast(one, other, valid=valid), contrast(one[kept], other[kept]))
+    assert contrast(one, other, valid=torch.zeros(5, 3, dtype=torch.bool)) == 0
+
+
+def test_contrast_falls_as_embeddings_agree():
+    one = torch.randn(6, 2, 16, generator=torch.Generator().manual_seed(0))
+    assert contrast(one, one) < contrast(one, one.flip(0)) / 4
+    spec = LossSpec((("visual", "location", 0.5), ("sat", "cov", 2.0)), temperature=0.3)
+    embedded = {"visual": one, "location": one.flip(0), "sat": one, "cov": one}
+    expected = 0.5 * contrast(one, one.flip(0), 0.3) + 2 * contrast(one, one, 0.3)
+    torch.testing.assert_close(contrasts(spec, embedded), expected)

@@ -3,11 +3,14 @@
 import dask.array as da
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
-from misoxr.errors import BandError
+from misoxr.errors import BandError, PointsError
 from misoxr.plot import _coarse, classes, plot
+from misoxr.scores import Scores
+from misoxr.spec import PERMAFROST
 from tests.conftest import make_cube
 
 matplotlib.use("Agg")
@@ -48,3 +51,23 @@ def test_true_colour_needs_its_bands(model, spec):
     cube = make_cube((20, 20), spec.bands)
     with pytest.raises(BandError, match="green"):
         plot(cube.miso.predict(model, device="cpu"), image=cube)
+
+
+def test_scores_are_compared_in_bars_and_dots():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"model": model, "seed": seed, "fold": fold, "task": "permafrost", "point": point, "region": None, "truth": point % 2}
+        for model in ("miso", "rf-11")
+        for seed in (0, 1)
+        for fold in (0, 1, 2)
+        for point in range(6 * fold, 6 * fold + 6)
+    ]
+    predictions = pd.DataFrame(rows).assign(p0=rng.random(len(rows)), seconds=1.0)
+    found = Scores(predictions, (PERMAFROST,), {"cv": "KFold(3)", "simulated": True})
+    axis = found.plot("recall")
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["miso", "rf-11"]
+    assert [len(line.get_xdata()) for line in axis.lines] == [6, 6]
+    assert axis.get_title().startswith("SIMULATED")
+    assert axis.get_xlabel() == "recall of permafrost"
+    with pytest.raises(PointsError, match="no score 'f7'"):
+        found.plot("f7")

@@ -212,11 +212,11 @@ def test_a_batch_that_does_not_fit_is_halved(cube, model, monkeypatch):
 
     sizes, answer = [], field.answer
 
-    def crowded(network, spec, windows, points, run):
+    def crowded(one, windows, points, run):
         sizes.append(len(windows))
         if len(windows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        return answer(network, spec, windows, points, run)
+        return answer(one, windows, points, run)
 
     points = scattered(cube, 300)
     expected = cube.miso.predict_at(model, points, device="cpu").compute()

@@ -1,4 +1,4 @@
-"""Windows around points: where they lie, what they hold, and how they are mirrored."""
+"""Windows around points and from anywhere: where they lie, what they hold, how they are turned, and how they are drawn."""
 
 import dask.array as da
 import geopandas as gpd
@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from misoxr.grid import geobox_of
-from misoxr.samples import Labelled, Windows, mirrored, read_samples
+from misoxr.grid import geobox_of, locations
+from misoxr.samples import Draw, Labelled, Windows, read_samples, turned, turned_points
 from misoxr.scaling import Scaling
 from tests.conftest import make_cube, tiny_spec
+
+DRAW = Draw(size=8, unlabelled=0.0, labels=6, random=3, regular=4, turns="dihedral", power=0.5)
 
 
 def coordinates(height, width):
@@ -22,49 +24,61 @@ def coordinates(height, width):
 @given(
     shape=st.tuples(st.integers(5, 70), st.integers(5, 70)),
     at=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
-    jitter=st.tuples(st.floats(-4, 4), st.floats(-4, 4)),
+    shift=st.tuples(st.floats(-4, 4), st.floats(-4, 4)),
 )
-def test_a_window_holds_its_point_where_it_says(shape, at, jitter):
+def test_a_window_holds_its_point_where_it_says(shape, at, shift):
     row, column = at[0] * shape[0], at[1] * shape[1]
-    samples = read_samples(da.from_array(coordinates(*shape), chunks=(2, 9, 11)), [row], [column], 16)
-    window, start = samples.window(0, jitter)
-    assert window.shape == (2, 16, 16)
-    index, xy = samples.inside(np.array([0]), start)
-    assert index.tolist() == [0]
-    x, y = (xy[0] + 1) / 2 * 16
-    i, j = min(int(y), shape[0] - 1, 15), min(int(x), shape[1] - 1, 15)
-    assert abs(window[0, i, j] - int(row)) <= 1e-3 or np.isclose(y, round(y), atol=1e-4)
-    assert abs(window[1, i, j] - int(column)) <= 1e-3 or np.isclose(x, round(x), atol=1e-4)
+    with read_samples(da.from_array(coordinates(*shape), chunks=(2, 9, 11)), [row], [column], 16) as samples:
+        start = samples.first(0, (samples.rows[0] + shift[0], samples.columns[0] + shift[1]))
+        window = samples.window(0, start)
+        assert window.shape == (2, 16, 16)
+        index, xy = samples.inside(np.array([0]), 0, start)
+        assert index.tolist() == [0]
+        x, y = (xy[0] + 1) / 2 * 16
+        i, j = min(int(y), shape[0] - 1, 15), min(int(x), shape[1] - 1, 15)
+        assert abs(window[0, i, j] - int(row)) <= 1e-3 or np.isclose(y, round(y), atol=1e-4)
+        assert abs(window[1, i, j] - int(column)) <= 1e-3 or np.isclose(x, round(x), atol=1e-4)
+        np.testing.assert_array_equal(samples.values()[:, 0], [int(row), int(column)])
 
 
-def test_every_chunk_is_computed_once():
-    calls = []
+@pytest.mark.parametrize("quarters", range(4))
+@pytest.mark.parametrize("mirror", [False, True])
+def test_points_and_directions_turn_with_the_pixels(mirror, quarters):
+    spec = tiny_spec()
+    names = [band.name for band in spec.bands]
+    # Each pixel's aspect points away from the middle of the window, and so it must after any turn.
+    axis = (np.arange(8) + 0.5) / 4 - 1
+    x, y = np.meshgrid(axis, axis)
+    bands = np.zeros((len(names), 8, 8), "float32")
+    bands[names.index("aspect")] = np.rad2deg(np.arctan2(x, -y)) % 360
+    bands[names.index("red")], bands[names.index("nir")] = x, y
+    out = turned(bands, spec, mirror, quarters)
+    difference = (out[names.index("aspect")] - bands[names.index("aspect")] + 180) % 360 - 180
+    assert np.abs(difference).max() < 1e-3
+    points = np.stack([x.ravel(), y.ravel()], axis=-1)
+    moved = turned_points(points, mirror, quarters)
+    at = ((moved + 1) * 4).astype(int)
+    np.testing.assert_allclose(out[names.index("red")][at[:, 1], at[:, 0]], points[:, 0], atol=1e-6)
+    np.testing.assert_allclose(out[names.index("nir")][at[:, 1], at[:, 0]], points[:, 1], atol=1e-6)
 
-    def block(block_info=None):
-        calls.append(block_info[None]["chunk-location"])
-        return np.zeros((1, 20, 20), "float32")
 
-    lazy = da.map_blocks(block, chunks=((1,), (20,) * 3, (20,) * 3), dtype="float32", meta=np.empty((0, 0, 0), "float32"))
-    rng = np.random.default_rng(0)
-    samples = read_samples(lazy, rng.uniform(0, 60, 100), rng.uniform(0, 60, 100), 8)
-    assert len(calls) == len(set(calls)) == 9
-    assert all(tile.shape == (1, 16, 16) for tile in samples.tiles)
-
-
-def test_mirrors_turn_east_to_west_and_keep_north():
+def test_flat_ground_has_no_direction_to_turn():
     spec = tiny_spec()
     aspect = [band.name for band in spec.bands].index("aspect")
     bands = np.zeros((len(spec.bands), 1, 4), "float32")
     bands[aspect] = [0, 90, 225, -1]
-    np.testing.assert_array_equal(mirrored(bands, spec)[aspect], [[-1, 135, 270, 0]])
-    np.testing.assert_array_equal(mirrored(mirrored(bands, spec), spec), bands)
+    np.testing.assert_array_equal(turned(bands, spec, True, 0)[aspect], [[-1, 135, 270, 0]])
+    np.testing.assert_array_equal(turned(bands, spec, False, 1)[aspect].ravel(), [-1, 135, 0, 270])
 
 
 @pytest.fixture(scope="module")
-def windows():
-    spec = tiny_spec()
-    cube = make_cube((80, 80), spec.bands)
-    box = geobox_of(cube)
+def cube():
+    return make_cube((80, 80), tiny_spec().bands)
+
+
+@pytest.fixture(scope="module")
+def windows(cube):
+    spec, box = tiny_spec(), geobox_of(cube)
     rng = np.random.default_rng(3)
     x, y = rng.uniform(300_000, 301_600, 60), rng.uniform(1_498_400, 1_500_000, 60)
     points = gpd.GeoDataFrame(
@@ -74,32 +88,127 @@ def windows():
     )
     labelled = Labelled.of(points, spec, box)
     bands = np.stack([cube[band.name].values for band in spec.bands])
-    samples = read_samples(da.from_array(bands), labelled.rows, labelled.columns, 16)
-    scaling = Scaling.fit(spec, samples.pixels(5000, rng))
-    return Windows(spec, scaling, samples, labelled, box)
+    with read_samples(da.from_array(bands), labelled.rows, labelled.columns, 16, unlabelled=0.3) as samples:
+        scaling = Scaling.fit(spec, samples.pixels(5000, rng))
+        yield Windows(spec, scaling, samples, labelled, box)
 
 
-def test_batches_hold_every_label_of_their_windows(windows):
+def drawn(windows, draw=DRAW, seed=0):
     points = np.arange(len(windows.labelled))
-    batch = windows.draw(points, windows.balance(points), 8, np.random.default_rng(0))
+    return windows.draw(points, windows.balance(points, draw.power), draw, np.random.default_rng(seed))
+
+
+def test_batches_hold_windows_points_and_labels(windows):
+    batch = drawn(windows)
     assert batch["inputs"]["sat"].shape == (8, 2, 16, 16)
     assert batch["inputs"]["cov"].shape == (8, 3, 16, 16)
-    assert set(batch["sample"]) == set(range(8))
-    assert len(batch["points"]) == len(batch["sample"]) == len(batch["labels"]["permafrost"]) == len(batch["location"])
+    assert batch["points"].shape == batch["location"].shape == (8, 6 + 3 + 4, 2)
+    assert batch["labels"]["permafrost"].shape == batch["valid"].shape == (8, 13)
+    assert np.isfinite(batch["labels"]["permafrost"][:, 0]).all()  # the point that the window is around
+    assert np.isnan(batch["labels"]["permafrost"][:, 6:]).all()
     assert np.abs(batch["points"]).max() <= 1
+    assert batch["valid"].all()
+
+
+def test_labels_and_locations_stand_where_their_points_do(windows, cube):
+    """The location of each query leads back to a labelled point with that label."""
+    spec, labelled = windows.spec, windows.labelled
+    known = locations(windows.geobox, labelled.rows, labelled.columns, spec.location)
+    batch = drawn(windows, seed=4)
+    for name, values in batch["labels"].items():
+        for window, slot in zip(*np.nonzero(np.isfinite(values)), strict=True):
+            distance = np.abs(known - batch["location"][window, slot]).sum(axis=1)
+            assert distance.min() < 1e-6
+            assert labelled.labels[name][distance.argmin()] == values[window, slot]
+
+
+def test_inputs_stand_where_their_points_do(windows):
+    """Undone scaling at a labelled query gives the pixel's own red, however the window was turned."""
+    raw, scaling = windows.samples.values(), windows.scaling.modalities["sat"]
+    for seed in range(4):
+        batch = drawn(windows, seed=seed)
+        known = locations(windows.geobox, windows.labelled.rows, windows.labelled.columns, windows.spec.location)
+        for window in range(8):
+            point = np.abs(known - batch["location"][window, 0]).sum(axis=1).argmin()
+            j, i = np.minimum(((batch["points"][window, 0] + 1) * 8).astype(int), 15)
+            found = batch["inputs"]["sat"][window, :, i, j]
+            np.testing.assert_allclose(found, scaling.apply(raw[:2, point, None])[:, 0], atol=1e-4)
+
+
+def test_every_labelled_point_of_a_window_is_asked(windows):
+    """Also those that lie in the tiles of other points."""
+    labelled, samples = windows.labelled, windows.samples
+    draw = Draw(size=16, unlabelled=0.0, labels=60, random=0, regular=0, turns="none", power=0.0)
+    known = locations(windows.geobox, labelled.rows, labelled.columns, windows.spec.location)
+    others = 0
+    for seed in range(4):
+        batch = drawn(windows, draw, seed)
+        for window in range(16):
+            asked = np.isfinite(batch["labels"]["permafrost"][window]).sum()
+            point = np.abs(known - batch["location"][window, 0]).sum(axis=1).argmin()
+            corner = (batch["points"][window, 0, ::-1] + 1) * 8
+            row, column = labelled.rows[point] - corner[0], labelled.columns[point] - corner[1]
+            down, across = labelled.rows - row, labelled.columns - column
+            inside = (np.abs(down - 8) < 7.99) & (np.abs(across - 8) < 7.99)
+            assert asked >= inside.sum()
+            others += (samples.tile[inside] != samples.tile[point]).sum()
+    assert others > 5
+
+
+def test_unlabelled_windows_carry_no_label(windows):
+    from dataclasses import replace
+
+    batch = drawn(windows, replace(DRAW, size=64, unlabelled=0.5), seed=1)
+    free = np.isnan(batch["labels"]["permafrost"]).all(axis=1)
+    assert 20 < free.sum() < 44
+    assert not free[0]
+
+
+def test_the_same_seed_draws_the_same_batch(windows):
+    one, other, third = drawn(windows, seed=5), drawn(windows, seed=5), drawn(windows, seed=6)
+    np.testing.assert_array_equal(one["inputs"]["sat"], other["inputs"]["sat"])
+    np.testing.assert_array_equal(one["points"], other["points"])
+    assert not np.array_equal(one["points"], third["points"])
+
+
+def test_windows_beside_nodata_tell_where_it_is(cube):
+    spec = tiny_spec()
+    bands = np.stack([cube[band.name].values for band in spec.bands])
+    bands[:2, :, 40:] = np.nan
+    points = gpd.GeoDataFrame({"permafrost": [1]}, geometry=gpd.points_from_xy([300_790], [1_499_500]), crs=3338)
+    labelled = Labelled.of(points, spec, geobox_of(cube))
+    with read_samples(da.from_array(bands), labelled.rows, labelled.columns, 16) as samples:
+        windows = Windows(
+            spec, Scaling.fit(spec, samples.pixels(500, np.random.default_rng(0))), samples, labelled, geobox_of(cube)
+        )
+        batch = drawn(windows, Draw(4, 0.0, 1, 50, 0, "none", 0.0))
+        tile = samples.tiles.starts[0, 1]
+        assert tile < 40 < tile + 32
+    assert batch["valid"][:, 0].all()
+    assert 0.2 < batch["valid"].mean() < 0.9
 
 
 def test_rare_classes_are_drawn_more_often(windows):
     points = np.arange(len(windows.labelled))
-    weights = windows.balance(points)
+    weights = windows.balance(points, 0.5)
     rare = windows.labelled.labels["taxonomy"] == 3
     assert weights.sum() == pytest.approx(1)
     assert weights[rare].mean() > weights[~rare].mean()
+    np.testing.assert_allclose(windows.balance(points, 0.0), 1 / len(points))
 
 
-def test_points_without_labels_are_left_out(windows):
-    cube = make_cube((80, 80), windows.spec.bands)
+def test_points_without_labels_are_left_out(windows, cube):
     points = gpd.GeoDataFrame(
         {"permafrost": [1, np.nan], "taxonomy": [None, None]}, geometry=gpd.points_from_xy([300_500] * 2, [1_499_500] * 2), crs=3338
     )
     assert len(Labelled.of(points, windows.spec, geobox_of(cube))) == 1
+
+
+def test_unlabelled_tiles_do_not_depend_on_labels(cube):
+    spec = tiny_spec()
+    bands = da.from_array(np.stack([cube[band.name].values for band in spec.bands]))
+    with (
+        read_samples(bands, [10.0, 50.0], [10.0, 50.0], 16, unlabelled=2.5, seed=1) as one,
+        read_samples(bands, [70.0, 20.0], [30.0, 5.0], 16, unlabelled=2.5, seed=1) as other,
+    ):
+        np.testing.assert_array_equal(one.tiles.starts[one.labelled :], other.tiles.starts[other.labelled :])

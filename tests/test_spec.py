@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from misoxr.errors import SpecError
-from misoxr.spec import ALASKA, PERMAFROST, TAXONOMY, Band, LocationSpec, ModelSpec, Task, WindowSpec
+from misoxr.spec import ALASKA, PERMAFROST, TAXONOMY, Band, LocationSpec, LossSpec, ModelSpec, Task, WindowSpec
 
 PRESETS = ("miso-base", "miso-small", "miso-nano")
 
@@ -34,6 +34,7 @@ def test_any_specification_survives_json(window, taper, pixel_size, bands, locat
         ),
         windows=WindowSpec(*window, taper),
         location=ALASKA if located else None,
+        losses=LossSpec((("visual", "sat", 0.5),), temperature=0.2),
     )
     assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
@@ -45,7 +46,9 @@ def test_presets_take_the_papers_inputs_and_tasks():
     assert spec.modalities[1].channels == 11  # aspect enters as sine and cosine
     assert spec.task("taxonomy").outputs == 7
     assert spec.task("permafrost").outputs == 1
+    assert spec.losses.contrast == (("visual", "location", 0.1), ("sat", "cov", 0.1))
     assert ModelSpec.preset("miso-nano", sat=()).modalities[0].required
+    assert ModelSpec.preset("miso-nano", cov=()).losses.contrast == (("visual", "location", 0.1),)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,12 @@ def test_a_dict_that_does_not_fit_is_refused(change, message):
         (lambda: Task("ice", "binary", ("a", "b", "c")), "needs two classes"),
         (lambda: Task("ice", "multiclass", ("a", "b")), "3 to 254"),
         (lambda: Task("ice", "ordinal"), "unknown kind"),
+        (lambda: Task("ice", "regression", loss="bce"), r"unknown loss 'bce'; use one of \['mse', 'mse_log1p'\]"),
+        (lambda: replace(TAXONOMY, loss="ce"), r"unknown loss 'ce'; use one of \['cross_entropy', 'focal'\]"),
+        (lambda: LossSpec(temperature=0), "must be positive"),
+        (lambda: LossSpec((("sat", "cov", -1.0),)), "0 or more"),
+        (lambda: LossSpec(focus=-1), "focal exponent"),
+        (lambda: replace(ModelSpec.preset("miso-nano"), location=None), r"names \['location'\]; the model's .*LossSpec"),
         (lambda: replace(PERMAFROST, colors=("#fff",)), "2 classes and 1 colors"),
         (lambda: LocationSpec("EPSG:3338", (5, 0, 1, 9)), "empty"),
     ],

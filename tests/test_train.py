@@ -1,15 +1,22 @@
 """Training: it learns, it repeats itself, it keeps the best epoch, and it refuses what cannot be learnt."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError
 from misoxr.model.checkpoint import Model
-from misoxr.spec import WindowSpec
+from misoxr.model.miso import Miso
+from misoxr.recipe import Recipe
+from misoxr.samples import Draw
+from misoxr.spec import PERMAFROST, TAXONOMY, LossSpec, ModelSpec, WindowSpec
 from misoxr.train import spec_for
 from tests.conftest import make_cube, tiny_spec
 
@@ -38,7 +45,7 @@ def scene(spec):
 def fitted(scene, spec):
     cube, points = scene
     return cube.chunk({"y": 50, "x": 70}).miso.fit(
-        spec, points, max_epochs=EPOCHS, learning_rate=4e-3, seed=3, progress=False, device="cpu"
+        spec, points, max_epochs=EPOCHS, patience=EPOCHS, learning_rate=4e-3, seed=3, progress=False, device="cpu"
     )
 
 
@@ -61,10 +68,12 @@ def test_the_location_head_is_trained_too(scene, fitted):
 
 
 def test_the_record_tells_how(fitted):
-    history = fitted.record["validation_loss"]
-    assert len(history) == EPOCHS
-    assert history[fitted.record["best_epoch"]] == min(history) < history[0]
-    assert fitted.record["settings"]["seed"] == 3
+    losses = [epoch["loss"] for epoch in fitted.record["validation"]]
+    assert len(losses) == EPOCHS
+    assert losses[fitted.record["best_epoch"]] == min(losses) < losses[0]
+    assert fitted.record["validation"][-1]["accuracy"] > 0.7
+    assert fitted.record["seed"] == 3
+    assert fitted.record["recipe"]["max_epochs"] == EPOCHS
     assert fitted.record["points"] > fitted.record["validation_points"] > 0
     assert "simulated" not in fitted.record
 
@@ -155,10 +164,22 @@ def test_what_cannot_be_learnt_is_refused(scene, spec):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"ema": 1.0}, "ema is 1"),
-        ({"learning_rate": 1e30}, "diverged"),
+        ({"learning_rate": 1e30, "warmup": 0.0}, "diverged"),
+        ({"patience": 2.5, "colour": 1}, r"no settings \['colour'\]"),
+        ({"regular": 5}, "a lattice needs a square number"),
+        ({"turns": "upside down"}, "turns is 'upside down'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"scaling": "minmax"}, "Unknown scaling 'minmax'"),
+        ({"devices": 0}, "devices is 0"),
+        ({"precision": "float64"}, "float64 is not supported"),
+        ({"like": spec}, "like gives a baseline"),
     ):
         with pytest.raises(SpecError, match=message):
             cube.miso.fit(spec, points, **{**options, **setting})
+    with pytest.raises(PointsError, match="fraction of 1.5"):
+        cube.miso.fit(spec, points, val=1.5, **options)
+    with pytest.raises(SpecError, match="freeze is 'sat'"):
+        cube.miso.fit(spec, points, freeze="sat", **options)
     far = points.copy()
     far.loc[0, "geometry"] = far.geometry[0].__class__(0, 0)
     with pytest.warns(MisoxrWarning, match="outside"):
@@ -169,34 +190,25 @@ def test_windows_larger_than_the_cube(scene):
     cube, points = scene
     inside = points[(points.geometry.x < 300_400) & (points.geometry.y > 1_499_000)]
     small = cube.isel(y=slice(0, 50), x=slice(0, 20))
-    with pytest.warns(MisoxrWarning, match="in one block"):
+    with pytest.warns(MisoxrWarning, match="in one block"), pytest.warns(MisoxrWarning, match="50 x 20 pixels, less than a window"):
         model = small.miso.fit(tiny_spec(size=32, stride=24), inside, max_epochs=1, progress=False, device="cpu")
-    assert np.isfinite(model.record["validation_loss"]).all()
+    assert all(np.isfinite(epoch["loss"]) for epoch in model.record["validation"])
 
 
-def test_training_ends_when_validation_stops_to_improve(scene, spec, monkeypatch):
+@pytest.mark.parametrize(("criterion", "sign"), [("loss", 1), ("accuracy", -1)])
+def test_training_ends_when_validation_stops_to_improve(scene, spec, monkeypatch, criterion, sign):
+    from misoxr.loop import _Loop
+
     cube, points = scene
-    losses = iter([1.0, 0.5, 0.7, 0.6, 0.1, 0.1])
-    monkeypatch.setattr("misoxr.train._Loop.visual_loss", _scripted(losses))
-    model = cube.miso.fit(spec, points, max_epochs=6, patience=2, progress=False, device="cpu")
-    assert model.record["validation_loss"] == [1.0, 0.5, 0.7, 0.6]
+    script = [1.0, 0.5, 0.7, 0.6, 0.1, 0.1]
+
+    def validated(self):
+        return {"loss": 3.0, "accuracy": 0.5} | {criterion: sign * script[self.current_epoch]}
+
+    monkeypatch.setattr(_Loop, "validated", validated)
+    model = cube.miso.fit(spec, points, max_epochs=6, patience=2, criterion=criterion, progress=False, device="cpu")
+    assert [round(sign * epoch[criterion], 6) for epoch in model.record["validation"]] == [1.0, 0.5, 0.7, 0.6]
     assert model.record["best_epoch"] == 1
-
-
-def _scripted(losses):
-    """A loss that trains as ever and validates by a script, one number an epoch."""
-    from misoxr.train import _Loop
-
-    learn, current = _Loop.visual_loss, {}
-
-    def loss(self, network, inputs, batch, smoothing=0.0):
-        if network is self.network:
-            return learn(self, network, inputs, batch, smoothing)
-        if self.current_epoch not in current:
-            current[self.current_epoch] = next(losses)
-        return torch.tensor(current[self.current_epoch], dtype=torch.float64)
-
-    return loss
 
 
 def test_training_begins_with_weights_of_others(scene, tmp_path):
@@ -208,7 +220,15 @@ def test_training_begins_with_weights_of_others(scene, tmp_path):
     spec = tiny_spec(size=64, stride=48)
     swin = replace(small_swin()[1].encoder, hidden=((8, 8),) * 2)
     spec = replace(spec, modalities=(replace(spec.modalities[0], encoder=swin), spec.modalities[1]))
-    options = {"max_epochs": 1, "learning_rate": 1e-9, "ema": 0.0, "progress": False, "device": "cpu"}
+    options = {
+        "max_epochs": 1,
+        "learning_rate": 1e-9,
+        "warmup_learning_rate": 0.0,
+        "min_learning_rate": 0.0,
+        "ema": 0.0,
+        "progress": False,
+        "device": "cpu",
+    }
     model = cube.miso.fit(spec, points, pretrained={"sat": tmp_path / "simmim.pth"}, **options)
     key = "patch_embed.proj.weight"
     torch.testing.assert_close(
@@ -217,3 +237,308 @@ def test_training_begins_with_weights_of_others(scene, tmp_path):
     assert model.record["pretrained"] == {"sat": {"source": str(tmp_path / "simmim.pth"), "stem": True}}
     with pytest.raises(SpecError, match=r"pretrained names \['dem'\]; the model's modalities are \['cov', 'sat'\]"):
         cube.miso.fit(spec, points, pretrained={"dem": "x.pth"}, **options)
+
+
+def contrasted(spec, **changes):
+    """The specification with the published contrast."""
+    return replace(spec, losses=LossSpec((("visual", "location", 0.1), ("sat", "cov", 0.1))), **changes)
+
+
+def test_two_samples_are_learnt_by_heart(spec):
+    """The base loss of two points falls below 1e-3 where nothing regularises."""
+    cube = make_cube((64, 64), spec.bands)
+    two = gpd.GeoDataFrame(
+        {"permafrost": [0, 1], "taxonomy": ["Gelisols", "Spodosols"]},
+        geometry=gpd.points_from_xy([300_210, 300_910], [1_499_610, 1_499_110]),
+        crs="EPSG:3338",
+    )
+    spec = replace(spec, location=replace(spec.location, dropout=0.0))
+    off = {"label_smoothing": 0.0, "noise": 0.0, "ema": 0.0, "weight_decay": 0.0, "turns": "none", "calibrate": False}
+    options = {"max_epochs": 8, "patience": 8, "batch_size": 2, "learning_rate": 1e-2, "progress": False, "device": "cpu"}
+    model = cube.miso.fit(spec, pd.concat([two] * 20, ignore_index=True), val=two, **options, **off)
+    assert min(epoch["loss"] for epoch in model.record["validation"]) < 1e-3
+
+
+OPTIONS = {"max_epochs": 3, "unlabelled": 0.4, "random": 2, "regular": 4, "seed": 1, "progress": False, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def whole(scene, spec):
+    """Three epochs with contrast, without interruption."""
+    cube, points = scene
+    return cube.miso.fit(contrasted(spec), points, **OPTIONS)
+
+
+def test_worker_processes_change_nothing(scene, spec, whole):
+    cube, points = scene
+    assert cube.miso.fit(contrasted(spec), points, workers=2, **OPTIONS).sha256 == whole.sha256
+
+
+def test_contrast_changes_what_is_learnt(scene, spec, whole):
+    cube, points = scene
+    options = OPTIONS | {"unlabelled": 0.0}
+    assert cube.miso.fit(spec, points, **options).sha256 != whole.sha256
+    with pytest.raises(SpecError, match="no contrast to learn from windows without labels"):
+        cube.miso.fit(spec, points, **OPTIONS)
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of an epoch."""
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(scene, spec, whole, tmp_path, monkeypatch, epoch):
+    from misoxr.loop import _Loop
+
+    cube, points = scene
+    step = _Loop.training_step
+
+    def killed(self, batch, index):
+        if self.current_epoch == epoch and index == 2:
+            raise Killed
+        return step(self, batch, index)
+
+    monkeypatch.setattr(_Loop, "training_step", killed)
+    with pytest.raises(Killed):
+        cube.miso.fit(contrasted(spec), points, directory=tmp_path, **OPTIONS)
+    epochs = []
+
+    def counted(self, batch, index):
+        epochs.append(self.current_epoch)
+        return step(self, batch, index)
+
+    monkeypatch.setattr(_Loop, "training_step", counted)
+    resumed = cube.miso.fit(contrasted(spec), points, directory=tmp_path, **OPTIONS)
+    assert set(epochs) == set(range(epoch, 3))
+    assert resumed.sha256 == whole.sha256
+    # A finished run is not run again.
+    epochs.clear()
+    assert cube.miso.fit(contrasted(spec), points, directory=tmp_path, **OPTIONS).sha256 == whole.sha256
+    assert not epochs
+    logged = [pd.read_csv(tmp_path / "logs" / f"version_{k}" / "metrics.csv").epoch.max() for k in (0, 1)]
+    assert logged == [epoch - 1, 2]
+    assert list(tmp_path.glob("logs/version_1/events.out.tfevents*"))
+
+
+def test_a_run_of_other_settings_is_not_taken_up(scene, spec, tmp_path):
+    cube, points = scene
+    options = {"max_epochs": 1, "progress": False, "device": "cpu", "directory": tmp_path}
+    one = cube.miso.fit(spec, points, **options)
+    with pytest.raises(SpecError, match="has another recipe; give another directory, or resume=False"):
+        cube.miso.fit(spec, points, noise=0.1, **options)
+    with pytest.raises(SpecError, match="another imagery, points"):
+        cube.miso.fit(spec, points.iloc[:-40], **options)
+    assert cube.miso.fit(spec, points, noise=0.1, resume=False, **options).sha256 != one.sha256
+
+
+def test_an_early_end_stays_the_end(scene, spec, tmp_path, monkeypatch):
+    from misoxr.loop import _best, _Loop
+
+    cube, points = scene
+    script, epochs = [1.0, 0.5, 0.7, 0.6], []
+
+    def validated(self):
+        epochs.append(self.current_epoch)
+        return {"loss": script[self.current_epoch], "accuracy": 0.5}
+
+    monkeypatch.setattr(_Loop, "validated", validated)
+    options = {"max_epochs": 4, "patience": 1, "progress": False, "device": "cpu", "directory": tmp_path}
+    one = cube.miso.fit(spec, points, **options)
+    assert epochs == [0, 1, 2]
+    assert cube.miso.fit(spec, points, **options).sha256 == one.sha256
+    assert epochs == [0, 1, 2]
+    history = [{"loss": 1.0, "accuracy": a} for a in (0.5, 0.7, 0.7, 0.6)]
+    assert _best(history, Recipe(criterion="accuracy")) == 2
+
+
+def test_numpys_numbers_are_numbers(scene, spec, tmp_path):
+    cube, points = scene
+    model = cube.miso.fit(spec, points, max_epochs=np.int64(1), seed=np.int64(2), progress=False, device="cpu")
+    model.save(tmp_path / "model.safetensors")
+    assert Model.load(tmp_path / "model.safetensors").record["seed"] == 2
+
+
+def test_recipes_go_by_the_architecture():
+    base = Recipe.of(replace(ModelSpec.preset("miso-base"), name="alaska"))
+    assert (base.learning_rate, base.max_epochs, base.batch_size, base.criterion) == (5e-5, 40, 32, "accuracy")
+    assert (base.unlabelled, base.labels, base.random, base.regular, base.patience) == (0.5, 5, 10, 36, 11)
+    assert Recipe.of(replace(ModelSpec.preset("miso-base"), losses=LossSpec())).unlabelled == 0
+    assert Recipe.of(ModelSpec.preset("miso-small")).learning_rate == 5e-4
+    assert Recipe.of(ModelSpec.preset("miso-nano"), noise=0.2) == Recipe(noise=0.2)
+
+
+def test_frozen_backbones_keep_their_weights_and_others_learn(scene, spec):
+    cube, points = scene
+    options = {"max_epochs": 1, "ema": 0.0, "progress": False, "device": "cpu"}
+    frozen = cube.miso.fit(spec, points, freeze=("sat",), seed=2, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        first = Miso(spec)
+    for name, same in (("sat", True), ("cov", False)):
+        one, other = (network.encoders[name].backbone.conv1.weight for network in (frozen.network, first))
+        assert torch.equal(one, other) == same
+    with pytest.raises(SpecError, match=r"freeze names \['dem'\]"):
+        cube.miso.fit(spec, points, freeze=("dem",), **options)
+
+
+def test_blocks_learn_the_slower_the_earlier_they_stand():
+    from misoxr.loop import _groups
+
+    network = Miso(ModelSpec.preset("miso-nano"))
+    groups = _groups(network, Recipe(layer_decay=0.5))
+    scale = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    assert len(scale) == len(list(network.parameters()))
+    backbone = network.encoders["sat"].backbone
+    scales = [scale[id(backbone.conv1.weight)], *(scale[id(getattr(backbone, f"layer{k}")[0].conv1.weight)] for k in (1, 2, 3))]
+    assert scales == [0.5**4, 0.5**3, 0.5**2, 0.5]
+    assert scale[id(network.visual_mapper[0].weight)] == 1
+    swin = Miso(ModelSpec.preset("miso-small", cov=()))
+    assert len(_groups(swin, Recipe(layer_decay=0.9))) > 12
+
+
+def test_the_schedule_warms_up_and_falls():
+    from misoxr.loop import _Loop
+
+    recipe = Recipe(
+        max_epochs=10, learning_rate=1e-2, min_learning_rate=1e-4, warmup_learning_rate=1e-3, warmup=0.2, layer_decay=0.5
+    )
+    spec = ModelSpec.preset("miso-nano", cov=())
+    loop = _Loop(Miso(spec), spec, recipe, 10, {}, 0)
+    made = loop.configure_optimizers()
+    optimiser, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    rates = []
+    for step in range(101):
+        schedule.step_update(step)
+        rates.append({group["lr_scale"]: group["lr"] for group in optimiser.param_groups}[1.0])
+    assert rates[0] == pytest.approx(1e-3)
+    assert max(rates) == rates[20] == pytest.approx(1e-2)
+    assert all(later <= sooner for sooner, later in zip(rates[20:100], rates[21:], strict=False))
+    assert rates[100] == pytest.approx(1e-4)
+
+
+def test_two_devices_share_the_steps(scene, spec):
+    """DistributedDataParallel, here on two CPU processes: a run in the form it has on several GPUs."""
+    cube, points = scene
+    options = {"max_epochs": 1, "progress": False, "device": "cpu", "seed": 1, "learning_rate": 4e-3}
+    both = cube.miso.fit(contrasted(spec), points, devices=2, **options)
+    assert len(both.record["validation"]) == 1
+    assert np.isfinite(both.record["validation"][0]["loss"])
+    first = Miso(contrasted(spec))
+    assert both.sha256 != cube.miso.fit(contrasted(spec), points, **options).sha256
+    assert both.network.state_dict().keys() == first.state_dict().keys()
+
+
+def test_temperatures_are_fitted_on_validation_points_and_applied(scene, fitted):
+    cube, points = scene
+    assert set(fitted.calibration) == {"permafrost", "taxonomy"}
+    assert all(found.temperature != 1 for found in fitted.calibration.values())
+    plain = Model(fitted.spec, fitted.scaling, fitted.network, fitted.record)
+    assert plain.sha256 != fitted.sha256
+    one, other = (cube.miso.predict(model, device="cpu").permafrost_probability.compute() for model in (fitted, plain))
+    temperature = fitted.calibration["permafrost"].temperature
+    sure = (other > 0.01) & (other < 0.99)  # where windows blend, probabilities are averaged after the temperature
+    turned = np.log(one / (1 - one)) * temperature
+    assert float(np.abs(turned - np.log(other / (1 - other))).where(sure).median()) < 1e-3
+
+
+def test_another_prevalence_moves_the_map(scene, fitted, tmp_path):
+    cube, _ = scene
+    rare = fitted.with_prevalence(permafrost=0.02)
+    rare.save(tmp_path / "rare.safetensors")
+    loaded = Model.load(tmp_path / "rare.safetensors")
+    assert loaded.calibration == rare.calibration
+    assert loaded.calibration["permafrost"].temperature == fitted.calibration["permafrost"].temperature
+    one, other = (cube.miso.predict(model, device="cpu").permafrost_probability.mean().compute() for model in (fitted, loaded))
+    assert float(other) < float(one) - 0.1
+    with pytest.raises(SpecError, match="no task 'peat'"):
+        fitted.with_prevalence(peat=0.1)
+    with pytest.raises(SpecError, match="does not tell what prevalence"):
+        Model(fitted.spec, fitted.scaling, fitted.network).with_prevalence(permafrost=0.1)
+
+
+def test_class_weights_and_other_losses_learn(scene, spec):
+    cube, points = scene
+    tasks = (replace(PERMAFROST, loss="focal"), TAXONOMY)
+    model = cube.miso.fit(
+        replace(spec, tasks=tasks), points, max_epochs=3, class_weight="balanced", learning_rate=4e-3, progress=False, device="cpu"
+    )
+    losses = [epoch["loss"] for epoch in model.record["validation"]]
+    assert min(losses) < losses[0]
+    assert model.record["prevalence"]["permafrost"] == 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_validation_lies_apart_from_training(scene, spec, seed, monkeypatch):
+    """No block of the ground holds both training and validation points, and windows are drawn around training points alone."""
+    import misoxr.train as module
+
+    def run(network, data, train, held, *args, **kwargs):
+        blocks = np.floor(data.labelled.xy / (4 * 16 * 20)).astype(int)
+        one, other = ({tuple(block) for block in blocks[points]} for points in (train, held))
+        assert not one & other
+        # Batches of training are the same without any label of a validation point.
+        labels = {name: np.full_like(values, np.nan) for name, values in data.labelled.labels.items()}
+        for name, values in labels.items():
+            values[train] = data.labelled.labels[name][train]
+        hidden = replace(data, labelled=replace(data.labelled, labels=labels))
+        weights, draw = data.balance(train, 0.5), Draw(8, 0.0, 32, 0, 0, "mirror", 0.5)
+        one, other = (each.draw(train, weights, draw, np.random.default_rng(3)) for each in (data, hidden))
+        for name in labels:
+            np.testing.assert_array_equal(one["labels"][name], other["labels"][name])
+        raise Killed
+
+    monkeypatch.setattr(module, "run", run)
+    cube, points = scene
+    with pytest.raises(Killed):
+        cube.miso.fit(spec, points, seed=seed, progress=False, device="cpu")
+
+
+def test_a_cube_larger_than_memory(tmp_path):
+    """A cube of four times the memory that training may take beside the libraries', from Zarr."""
+    figures = {}
+    for step in ("write", "train"):
+        command = [sys.executable, "-c", LARGE, step, str(tmp_path / "cube.zarr")]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+        assert run.returncode == 0, run.stderr[-2000:]
+        figures = json.loads(run.stdout.splitlines()[-1])
+    assert figures["cube"] > 4 * CAP
+    assert figures["peak"] < CAP
+
+
+CAP = 0.9e9
+LARGE = """
+import json, re, sys
+import dask, dask.array as da, geopandas as gpd, numpy as np, xarray as xr
+import misoxr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from misoxr.grid import assign
+
+def memory():  # the greatest so far; getrusage's is never below that of the process that started this one
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+step, path = sys.argv[1:]
+before = 0
+side, rng = 7000, np.random.default_rng(0)
+bands = misoxr.ModelSpec.preset("miso-nano").bands
+tile = np.repeat(rng.uniform(0.05, 0.6, (512, 8)).astype("float32"), 64, axis=1)
+
+def make(block_info=None):
+    height, width = block_info[None]["chunk-shape"]
+    return tile[:height, :width]
+
+if step == "write":
+    chunks = da.core.normalize_chunks(512, (side, side))
+    lazy = da.map_blocks(make, chunks=chunks, dtype="float32", meta=np.empty((0, 0), "float32"))
+    cube = xr.Dataset({band.name: (("y", "x"), lazy, {"units": band.units}) for band in bands})
+    assign(cube, GeoBox((side, side), Affine(10, 0, 0, 0, -10, 2_000_000), "EPSG:3338")).miso.to_zarr(path, progress=False)
+else:
+    cube = xr.open_zarr(path, consolidated=False)
+    x, y = rng.uniform(0, 10 * side, 400), 2_000_000 - rng.uniform(0, 10 * side, 400)
+    points = gpd.GeoDataFrame({"permafrost": rng.integers(0, 2, 400)}, geometry=gpd.points_from_xy(x, y), crs=3338)
+    import misoxr.train
+    before = memory()
+    cube.miso.fit("miso-nano", points, max_epochs=1, unlabelled=0.5, progress=False, device="cpu")
+cube = xr.open_zarr(path, consolidated=False)
+print(json.dumps({"peak": memory() - before, "cube": cube.nbytes}))
+"""

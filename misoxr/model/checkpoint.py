@@ -5,7 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 
-from misoxr.errors import CheckpointError
+from misoxr.calibration import Calibration, prevalence_bias
+from misoxr.errors import CheckpointError, SpecError
 from misoxr.model.files import cache, fetch, write
 from misoxr.model.miso import Miso
 from misoxr.scaling import Scaling
@@ -49,12 +50,15 @@ class Model:
         The weights. Not to be changed once the model was hashed, saved or used.
     record : mapping
         How the model was trained: settings, losses, package version.
+    calibration : mapping of str to Calibration
+        By task, how logits become probabilities that hold; of the visual head alone.
     """
 
     spec: ModelSpec
     scaling: Scaling
     network: Miso
     record: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Put the network in evaluation mode, and leave it there: dropout and stochastic depth are for training alone."""
@@ -63,6 +67,8 @@ class Model:
     @cached_property
     def _bytes(self) -> bytes:
         header = {"spec": self.spec.to_dict(), "scaling": self.scaling.to_dict(), "record": dict(self.record)}
+        if self.calibration:
+            header["calibration"] = {name: found.to_dict() for name, found in self.calibration.items()}
         state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
         # One metadata key alone: safetensors does not keep the order of several, and the hash would change.
         return serialise(state, {_KEY: json.dumps(header, sort_keys=True)})
@@ -142,11 +148,43 @@ class Model:
             header = json.loads(text)
             spec = ModelSpec.from_dict(header["spec"])
             scaling = Scaling.from_dict(header["scaling"], spec)
+            calibration = {
+                name: Calibration.from_dict(found, spec.task(name)) for name, found in header.get("calibration", {}).items()
+            }
             network = Miso(spec)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The header of checkpoint {name} cannot be read: {error}") from error
         _fill(network, state, name)
-        return cls(spec, scaling, network, header.get("record", {}))
+        return cls(spec, scaling, network, header.get("record", {}), calibration)
+
+    def with_prevalence(self, **shares: float | Mapping[str, float]) -> Self:
+        """Return the model corrected for how common classes are where it is applied.
+
+        Parameters
+        ----------
+        **shares
+            By task, the share of class 1 (binary), or a mapping of every class to its share (multiclass).
+
+        Raises
+        ------
+        SpecError
+            If a task is not known, the model's record does not tell what shares it was trained with, or shares are not valid.
+
+        References
+        ----------
+        Saerens et al. 2002: the logits move by the logarithm of wanted over assumed shares. Temperatures are kept.
+        """
+        calibration = dict(self.calibration)
+        for name, wanted in shares.items():
+            task = self.spec.task(name)
+            assumed = self.record.get("prevalence", {}).get(name)
+            if assumed is None:
+                raise SpecError(
+                    f"The model's record does not tell what prevalence of {name!r} it was trained with; it cannot be corrected."
+                )
+            before = calibration.get(name, Calibration())
+            calibration[name] = replace(before, bias=prevalence_bias(task, assumed, wanted))
+        return type(self)(self.spec, self.scaling, self.network, self.record, calibration)
 
     def address(self) -> Address:
         """Leave a content-addressed copy in the local cache, and return its address."""

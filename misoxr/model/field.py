@@ -194,7 +194,7 @@ def blend(
     def ask(windows: Sequence[Window]) -> list[tuple[Share, Array]]:
         shares = [positions.share(plan, window, mask) for window in windows]
         crops = [_scaled(model, source.crop(plan, window), plan) for window in windows]
-        answers = answer(model.network, model.spec, crops, [share.points for share in shares], run)
+        answers = answer(model, crops, [share.points for share in shares], run)
         return list(zip(shares, answers, strict=True))
 
     total = np.zeros((len(mask), sum(task.outputs for task in model.spec.tasks)), dtype=run.dtype)
@@ -226,5 +226,5 @@ def from_location(model: Model, geobox: GeoBox, positions: Positions, mask: Mask
     out = np.full((sum(task.outputs for task in model.spec.tasks), len(mask)), np.nan, dtype=run.dtype)
     if mask.any():
         scaled = locations(geobox, rows[mask], columns[mask], model.spec.location)
-        out[:, mask] = locate(model.network, model.spec, scaled, run).T
+        out[:, mask] = locate(model, scaled, run).T
     return out

@@ -15,7 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from misoxr.calibration import Calibration
 from misoxr.errors import SpecError
+from misoxr.model.checkpoint import Model
 from misoxr.model.miso import Miso
 from misoxr.spec import ModelSpec
 
@@ -30,6 +32,7 @@ __all__ = [
     "in_batches",
     "inference",
     "locate",
+    "logits_at",
 ]
 
 Array = npt.NDArray[np.float32]
@@ -172,13 +175,21 @@ def _reset_peak(device: str) -> int:
     return torch.cuda.memory_allocated(device)
 
 
-def activate(spec: ModelSpec, logits: Mapping[str, Tensor]) -> Tensor:
-    """Concatenate the tasks' probabilities (regression: values) along the last axis, in the order of the specification."""
+def activate(spec: ModelSpec, logits: Mapping[str, Tensor], calibration: Mapping[str, Calibration] | None = None) -> Tensor:
+    """Concatenate the tasks' probabilities (regression: values) along the last axis, in the order of the specification.
+
+    Logits are calibrated first, task by task, where a calibration is given.
+    """
     parts = []
     for task in spec.tasks:
         values = logits[task.name]
         values = values.to(torch.promote_types(values.dtype, torch.float32))
-        if task.kind != "regression":
+        found = (calibration or {}).get(task.name)
+        if found is not None:
+            values = values / found.temperature + values.new_tensor(found.bias or 0.0)
+        if task.kind == "regression":
+            values = values.expm1() if task.loss == "mse_log1p" else values
+        else:
             values = values.softmax(-1) if task.kind == "multiclass" else values.sigmoid()
         parts.append(values)
     return torch.cat(parts, dim=-1)
@@ -190,9 +201,7 @@ def block_size(network: Miso, kind: str) -> int:
     return max(256, min(_BLOCK[kind] // widest, 65536))
 
 
-def answer(
-    network: Miso, spec: ModelSpec, windows: Sequence[Mapping[str, Array]], points: Sequence[Floats], run: Run
-) -> list[Array]:
+def answer(model: Model, windows: Sequence[Mapping[str, Array]], points: Sequence[Floats], run: Run) -> list[Array]:
     """Encode windows, and answer each at its points.
 
     Parameters
@@ -209,6 +218,7 @@ def answer(
     list of array
         For each window, (N, output).
     """
+    network = model.network
     size = -(-len(windows) // run.workers)
     groups = [slice(start, start + size) for start in range(0, len(windows), size)]
 
@@ -216,17 +226,36 @@ def answer(
         stacked = {name: np.stack([window[name] for window in windows[group]]) for name in windows[0]}
         return network.project({name: run.tensor(values).to(network.dtype) for name, values in stacked.items()})
 
+    def one(block: Any) -> Array:
+        values: Array = activate(model.spec, network(*block), model.calibration).cpu().numpy()
+        return values
+
     blocks = []
     for group, cells in zip(groups, run(encode, groups), strict=True):
         sample = np.repeat(np.arange(len(points[group])), [len(part) for part in points[group]])
         parts = (run.tensor(values).split(block_size(network, run.kind)) for values in (sample, np.concatenate(points[group])))
         blocks += [(cells, *block) for block in zip(*parts, strict=True)]
-    answers = run(lambda block: activate(spec, network(*block)).cpu().numpy(), blocks)
-    return np.split(np.concatenate(answers), np.cumsum([len(part) for part in points])[:-1])
+    return np.split(np.concatenate(run(one, blocks)), np.cumsum([len(part) for part in points])[:-1])
 
 
-def locate(network: Miso, spec: ModelSpec, location: Floats, run: Run) -> Array:
+def locate(model: Model, location: Floats, run: Run) -> Array:
     """Answer from scaled locations (N, 2) alone: (N, output)."""
+    network, spec = model.network, model.spec
     blocks = run.tensor(location).split(block_size(network, run.kind))
     values: Array = np.concatenate(run(lambda block: activate(spec, network.locate(block)).cpu().numpy(), blocks))
     return values
+
+
+def logits_at(network: Miso, batches: Iterable[tuple[Mapping[str, Array], Array]], device: str) -> dict[str, Floats]:
+    """Return logits (N, output) by task of batches of windows with one point each: scaled inputs (B, ...) and points (B, 2)."""
+    found: defaultdict[str, list[Array]] = defaultdict(list)
+    with inference(device, torch.float32) as run:
+        for inputs, points in batches:
+
+            def ask(_: None, inputs: Mapping[str, Array] = inputs, points: Array = points) -> dict[str, Tensor]:
+                cells = network.project({name: run.tensor(values) for name, values in inputs.items()})
+                return network(cells, run.tensor(np.arange(len(points))), run.tensor(points))  # type: ignore[no-any-return]
+
+            for name, values in run(ask, [None])[0].items():
+                found[name].append(values.cpu().numpy())
+    return {name: np.concatenate(parts).astype("float64") for name, parts in found.items()}

@@ -1,4 +1,4 @@
-"""Losses of labelled points; a missing label is NaN and costs nothing."""
+"""Losses of labelled points and of embeddings; a missing label is NaN and costs nothing."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,47 +6,75 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from misoxr.spec import Task
+from misoxr.spec import LossSpec, Task
 
-__all__ = ["contrast", "task_loss", "total_loss"]
+__all__ = ["contrast", "contrasts", "task_loss", "total_loss"]
 
 
-def task_loss(task: Task, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+def task_loss(
+    task: Task, logits: Tensor, labels: Tensor, smoothing: float = 0.0, weights: Tensor | None = None, focus: float = 2.0
+) -> Tensor:
     """Mean loss of one task over the points that have its label.
 
     Parameters
     ----------
     task : Task
-        Binary cross-entropy for binary tasks, cross-entropy for multiclass, mean squared error for regression.
+        Its ``loss`` says which.
     logits : Tensor
         (N, outputs)
     labels : Tensor
         (N,) class codes or values, NaN where missing.
     smoothing : float
         Label smoothing of classes.
+    weights : Tensor, optional
+        (class,) weight of each class; the mean is then the weighted one.
+    focus : float
+        Exponent of the focal loss.
 
     Returns
     -------
     Tensor
         A scalar; 0 where no point has a label.
+
+    References
+    ----------
+    Lin et al. 2017 for the focal loss.
     """
     known = labels.isfinite()
     if not bool(known.any()):
         return logits.sum() * 0
     logits, labels = logits[known].float(), labels[known]
-    if task.kind == "multiclass":
-        return F.cross_entropy(logits, labels.long(), label_smoothing=smoothing)
     if task.kind == "regression":
-        return F.mse_loss(logits[:, 0], labels.float())
-    return F.binary_cross_entropy_with_logits(logits[:, 0], labels.float() * (1 - smoothing) + smoothing / 2)
+        return F.mse_loss(logits[:, 0], (labels.log1p() if task.loss == "mse_log1p" else labels).float())
+    if task.kind == "binary":
+        # As a softmax over two classes, of which the first one's logit is 0: the same loss, and one form for all.
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
+    codes = labels.long()
+    losses = F.cross_entropy(logits, codes, reduction="none", label_smoothing=smoothing)
+    if task.loss == "focal":
+        losses = losses * (1 - logits.softmax(-1).gather(1, codes[:, None])[:, 0]) ** focus
+    if weights is None:
+        return losses.mean()
+    weight = weights[codes]
+    return (losses * weight).sum() / weight.sum()
 
 
-def total_loss(tasks: Sequence[Task], logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], smoothing: float = 0.0) -> Tensor:
+def total_loss(
+    tasks: Sequence[Task],
+    logits: Mapping[str, Tensor],
+    labels: Mapping[str, Tensor],
+    smoothing: float = 0.0,
+    weights: Mapping[str, Tensor] | None = None,
+    focus: float = 2.0,
+) -> Tensor:
     """Sum of the losses of all tasks."""
-    return torch.stack([task_loss(task, logits[task.name], labels[task.name], smoothing) for task in tasks]).sum()
+    losses = [
+        task_loss(task, logits[task.name], labels[task.name], smoothing, (weights or {}).get(task.name), focus) for task in tasks
+    ]
+    return torch.stack(losses).sum()
 
 
-def contrast(one: Tensor, other: Tensor, temperature: float = 0.1) -> Tensor:
+def contrast(one: Tensor, other: Tensor, temperature: float = 0.1, valid: Tensor | None = None) -> Tensor:
     """Symmetric InfoNCE between two embeddings of the same points: the sum of both directions' cross-entropies.
 
     Parameters
@@ -56,6 +84,13 @@ def contrast(one: Tensor, other: Tensor, temperature: float = 0.1) -> Tensor:
         those of the batch's other samples at the same point index.
     temperature : float
         Divides the cosine similarity.
+    valid : Tensor, optional
+        (B, N) which points take part; all by default.
+
+    Returns
+    -------
+    Tensor
+        A scalar; 0 where no point takes part.
 
     References
     ----------
@@ -64,4 +99,18 @@ def contrast(one: Tensor, other: Tensor, temperature: float = 0.1) -> Tensor:
     one, other = F.normalize(one.float(), dim=-1).transpose(0, 1), F.normalize(other.float(), dim=-1).transpose(0, 1)
     similarity = one @ other.transpose(1, 2) / temperature  # (N, B, B)
     target = torch.arange(similarity.shape[-1], device=one.device).expand(len(similarity), -1)
+    if valid is None:
+        return F.cross_entropy(similarity.transpose(1, 2), target) + F.cross_entropy(similarity, target)
+    if not bool(valid.any()):
+        return similarity.sum() * 0
+    valid = valid.T  # (N, B)
+    # What is out is nobody's negative, and is not asked.
+    similarity = similarity.masked_fill(~(valid[:, :, None] & valid[:, None, :]), -1e9)
+    target = target.masked_fill(~valid, -100)
     return F.cross_entropy(similarity.transpose(1, 2), target) + F.cross_entropy(similarity, target)
+
+
+def contrasts(spec: LossSpec, embedded: Mapping[str, Tensor], valid: Tensor | None = None) -> Tensor:
+    """Weighted sum of the contrasts of a specification, from embeddings (B, N, C) by name."""
+    losses = [weight * contrast(embedded[one], embedded[other], spec.temperature, valid) for one, other, weight in spec.contrast]
+    return torch.stack(losses).sum()

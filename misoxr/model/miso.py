@@ -69,8 +69,8 @@ class Miso(nn.Module):
         """
         return {name: encoder.project(_resized(inputs[name], self.side)) for name, encoder in self.encoders.items()}  # type: ignore[operator]
 
-    def forward(self, cells: Mapping[str, list[Cells]], sample: Tensor, points: Tensor) -> dict[str, Tensor]:
-        """Answer at points of the windows.
+    def embed(self, cells: Mapping[str, list[Cells]], sample: Tensor, points: Tensor) -> dict[str, Tensor]:
+        """Embed points of the windows.
 
         Parameters
         ----------
@@ -84,19 +84,34 @@ class Miso(nn.Module):
         Returns
         -------
         dict of str to Tensor
-            Logits (N, outputs) by task.
+            (N, width) of each modality by its name, and of all together as "visual".
         """
         # Stages of one shape, in one modality or another, share their neighbours.
         around = {}
         for height, width in {shape_of(cell) for stages in cells.values() for cell in stages}:
             near = neighbours(points, height, width, self.query)
             around[height, width] = near._replace(cell=near.cell + sample * (height * width))
-        answers = [self.mappers[name](encoder(cells[name], around)) for name, encoder in self.encoders.items()]
-        visual = self.visual_mapper(sum(answers[1:], start=answers[0]))
+        embedded = {name: self.mappers[name](encoder(cells[name], around)) for name, encoder in self.encoders.items()}
+        first, *others = embedded.values()
+        return embedded | {"visual": self.visual_mapper(sum(others, start=first))}
+
+    def forward(self, cells: Mapping[str, list[Cells]], sample: Tensor, points: Tensor) -> dict[str, Tensor]:
+        """Answer at points of the windows (see :meth:`embed`): logits (N, outputs) by task."""
+        return self.answer(self.embed(cells, sample, points)["visual"])
+
+    def answer(self, visual: Tensor) -> dict[str, Tensor]:
+        """Answer from visual embeddings (N, width): logits (N, outputs) by task."""
         return {name: task_head(visual) for name, task_head in self.heads.items()}
+
+    def embed_location(self, location: Tensor) -> Tensor:
+        """Embed scaled locations (N, 2) as (N, width)."""
+        assert self.location_encoder is not None, "the model has no location branch"
+        return self.location_mapper(self.location_encoder(location))  # type: ignore[no-any-return]
+
+    def answer_location(self, embedding: Tensor) -> dict[str, Tensor]:
+        """Answer from embeddings of locations (N, width): logits (N, outputs) by task."""
+        return {name: task_head(embedding) for name, task_head in self.location_heads.items()}
 
     def locate(self, location: Tensor) -> dict[str, Tensor]:
         """Answer from scaled locations (N, 2) alone: logits (N, outputs) by task."""
-        assert self.location_encoder is not None, "the model has no location branch"
-        embedding = self.location_mapper(self.location_encoder(location))
-        return {name: task_head(embedding) for name, task_head in self.location_heads.items()}
+        return self.answer_location(self.embed_location(location))

@@ -1,0 +1,49 @@
+"""What the two experiments of cross-validation share: rivals' scalings, tables and the line of JSON."""
+
+import json
+from collections.abc import Mapping
+
+import pandas as pd
+
+from misoxr.scores import Scores
+
+__all__ = ["json_line", "paired", "table"]
+
+
+def table(found: Mapping[str, Scores], task: str, metrics: tuple[str, ...]) -> pd.DataFrame:
+    """Tabulate pooled scores, the mean over seeds, of every set of folds and model."""
+    rows = []
+    for folds, scores in found.items():
+        tidy = scores.to_dataframe()
+        tidy = tidy[(tidy.fold == "pooled") & (tidy.region == "all") & (tidy.task == task) & (tidy["class"] == "")]
+        for model in scores.models:
+            mine = tidy[tidy.model == model]
+            row = {"folds": folds, "model": model, "seeds": mine.seed.nunique(), "points": int(mine.points.max())}
+            rows.append(row | {metric: mine[mine.metric == metric].value.mean() for metric in metrics})
+    return pd.DataFrame(rows)
+
+
+def paired(scores: Scores, task: str, ours: tuple[str, ...], rivals: tuple[str, ...], metrics: tuple[str, ...]) -> pd.DataFrame:
+    """Tabulate differences of two models in pairs of fold and seed, with their standard errors."""
+    rows = []
+    for one in ours:
+        for other in rivals:
+            for metric in metrics:
+                found = scores.compare(one, other, metric, task)
+                rows.append({"model": one, "minus": other, "metric": metric, **found.to_dict()})
+    return pd.DataFrame(rows)
+
+
+def json_line(data: str, found: Mapping[str, Scores], task: str, recall: str, f1: str) -> str:
+    """Return the line of JSON: one entry for each set of folds, model and seed; seconds are those of all folds."""
+    entries = []
+    for folds, scores in found.items():
+        tidy = scores.to_dataframe()
+        tidy = tidy[(tidy.fold == "pooled") & (tidy.region == "all") & (tidy.task == task) & (tidy["class"] == "")]
+        taken = scores.predictions.groupby(["model", "seed", "fold"]).seconds.first().groupby(["model", "seed"]).sum()
+        for (model, seed), mine in tidy.groupby(["model", "seed"], sort=False):
+            value = mine.set_index("metric").value
+            entry = {"data": data, "folds": folds, "model": model, "seed": seed}
+            entry |= {name: round(float(value[key]), 4) for name, key in (("recall", recall), ("f1", f1), ("accuracy", "accuracy"))}
+            entries.append(entry | {"seconds": round(float(taken[model, seed]), 1)})
+    return json.dumps(entries)

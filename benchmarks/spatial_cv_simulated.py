@@ -1,0 +1,124 @@
+"""Cross-validation on a SIMULATED landscape with known truth: MISO against Random Forests, and the best that can be reached.
+
+    python benchmarks/spatial_cv_simulated.py [--seeds 3] [--points 800] [--store demo/cv_simulated]
+
+A landscape of 1,500 x 1,500 pixels of 40 m (60 x 60 km), and points clustered along roads and a river, as soil surveys are. Folds: random points; points
+chained within 1 km stay together; blocks of 20 km with a buffer of 10 km, so that every test point is 10 km or more from every training
+point. Beside them, models of all points are scored against the truth in remote areas: 4,000 pixels drawn 10 km or more from every point.
+The simulator was tuned so that surroundings tell more than a pixel; a lead over a pixel's forest is by design, and says nothing of Alaska. "Bayes"
+is what no model can beat by more than chance.
+
+A table, paired differences over folds and seeds, and a line of JSON are printed. With ``--store``, an interrupted run goes on where it was.
+"""
+
+import argparse
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import xarray as xr
+from experiment import json_line, paired, table
+from scipy.spatial import cKDTree
+
+from misoxr import BlockKFold, ClusterKFold, KFold, simulate
+from misoxr.baseline import Baseline, baseline
+from misoxr.errors import MisoxrWarning
+from misoxr.folds import PredefinedFolds
+from misoxr.grid import geobox_of
+from misoxr.points import place
+from misoxr.scores import Scores
+from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, SOIL_ORDERS, LossSpec
+from misoxr.train import spec_for
+
+REMOTE, REMOTE_PIXELS = 10_000.0, 4000
+SETTINGS = {"max_epochs": 12, "patience": 12}
+OURS = ("MISO", "MISO with contrast")
+RIVALS = ("RF-11", "RF-11 balanced", "RF balanced, surroundings, whitened")
+METRICS = {
+    "permafrost": ("accuracy", "recall", "pr_auc", "roc_auc", "macro_f1", "ece"),
+    "taxonomy": ("accuracy", "macro_recall", "pr_auc", "macro_f1", "ece"),
+}
+JUDGED = {"permafrost": ("recall", "pr_auc", "macro_f1"), "taxonomy": ("macro_recall", "pr_auc", "macro_f1")}
+
+
+def models(cube: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, object]:
+    """The rivals, by the names of the table."""
+    spec = spec_for("miso-nano", cube, points)
+    forest, balanced = (baseline(name).estimator for name in ("rf-11", "rf-11-balanced"))
+    return {
+        "MISO": (replace(spec, losses=LossSpec()), SETTINGS),
+        "MISO with contrast": (spec, {**SETTINGS, "unlabelled": 0.25}),
+        "RF-11": Baseline(forest),
+        "RF-11 balanced": Baseline(balanced),
+        "RF balanced, surroundings, whitened": Baseline(balanced, "surroundings", "whiten"),
+        "coordinates alone": Baseline(forest, "coordinates"),
+    }
+
+
+def remote_pixels(truth: xr.Dataset, points: gpd.GeoDataFrame, seed: int = 0) -> gpd.GeoDataFrame:
+    """Draw pixels of dry ground far from every point, with the truth as labels."""
+    step = 4
+    x, y = np.meshgrid(truth.x.values[::step], truth.y.values[::step])
+    distance, _ = cKDTree(np.stack([points.geometry.x, points.geometry.y], 1)).query(np.stack([x.ravel(), y.ravel()], 1))
+    far = np.flatnonzero((distance >= REMOTE) & (truth.surface.values[::step, ::step].ravel() == 0))
+    chosen = np.random.default_rng(seed).choice(far, min(REMOTE_PIXELS, len(far)), replace=False)
+    row, column = np.unravel_index(chosen, x.shape)
+    return gpd.GeoDataFrame(
+        {
+            "permafrost": truth.permafrost.values[::step, ::step][row, column].astype(float),
+            "taxonomy": np.array(SOIL_ORDERS, dtype=object)[truth.taxonomy.values[::step, ::step][row, column]],
+        },
+        geometry=gpd.points_from_xy(x.ravel()[chosen], y.ravel()[chosen]),
+        crs=points.crs,
+    )
+
+
+def bayes(truth: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, float]:
+    """The best scores, rounded."""
+    return {name: round(value, 3) for name, value in simulate.bayes_scores(truth, points).items()}
+
+
+def main(seeds: int, count: int, side: int, store: Path | None) -> None:
+    """Run, and print the tables, the differences and the line of JSON."""
+    warnings.simplefilter("ignore", MisoxrWarning)
+    truth = simulate.landscape((side, side), pixel_size=40.0, seed=0)
+    points = simulate.points(truth, count, seed=0)
+    cube = truth[[band.name for band in (*SENTINEL2, *COVARIATES)]]
+    far = remote_pixels(truth, points)
+    placed, _, _ = place(points, geobox_of(cube))
+    print(f"SIMULATED: {side} x {side} pixels of 40 m, {len(points)} points, {len(far)} remote pixels")
+    everything = pd.concat([placed, far], ignore_index=True)
+    train, test = np.arange(len(placed)), np.arange(len(placed), len(everything))
+    splits = {
+        "random": (points, KFold(5)),
+        "1 km": (points, ClusterKFold(1_000)),
+        "10 km": (points, BlockKFold(20_000, buffer=10_000)),
+        "remote": (everything, PredefinedFolds([(train, test)])),
+    }
+    found: dict[str, Scores] = {}
+    for name, (where, cv) in splits.items():
+        folder = None if store is None else store / name.replace(" ", "_")
+        found[name] = cube.miso.cross_validate(models(cube, points), where, cv=cv, seeds=range(seeds), store=folder)
+    averaged = {f"{name}, {seeds} seeds averaged": one.averaged() for name, one in found.items()}
+    for task, metrics in METRICS.items():
+        print(f"\n{task}, SIMULATED labels; pooled over folds, mean over seeds")
+        print(table({**found, **averaged}, task, metrics).to_string(index=False, float_format="%.3f"))
+    print(f"\nBayes, at the points: {bayes(truth, points)}; remote: {bayes(truth, far)}")
+    for task, metrics in JUDGED.items():
+        for name, one in found.items():
+            print(f"\n{task}, {name}: differences in pairs of fold and seed")
+            print(paired(one, task, OURS, RIVALS, metrics).to_string(index=False, float_format="%.4f"))
+    print(json_line("simulated", found, PERMAFROST.name, "recall", "macro_f1"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--points", type=int, default=800)
+    parser.add_argument("--side", type=int, default=1500)
+    parser.add_argument("--store", type=Path)
+    arguments = parser.parse_args()
+    main(arguments.seeds, arguments.points, arguments.side, arguments.store)

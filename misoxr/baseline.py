@@ -1,0 +1,331 @@
+"""Rivals of the network: scikit-learn estimators on a pixel's values, its surroundings, or its coordinates alone."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, Literal, get_args
+
+import dask.array as da
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from dask.delayed import delayed
+from odc.geo.geobox import GeoBox
+
+from misoxr._version import __version__
+from misoxr.cube import check, named
+from misoxr.errors import PointsError, SpecError, require
+from misoxr.points import read_points, simulated
+from misoxr.samples import Labelled, read_samples
+from misoxr.scaling import METHODS, Scaling, stack, valid_pixels
+from misoxr.spec import ModelSpec, Task
+
+__all__ = ["BASELINES", "Baseline", "PixelModel", "baseline", "fit_baseline", "is_baseline"]
+
+Array = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Features = Literal["pixel", "surroundings", "coordinates"]
+BASELINES = ("rf-11", "rf-11-balanced", "rf-surroundings", "rf-coordinates")
+"""Baselines with a name."""
+SIDES = (5, 15)
+"""Sides of the squares whose means and standard deviations are a pixel's surroundings."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A scikit-learn estimator, and what it sees of a cube.
+
+    Attributes
+    ----------
+    estimator : object
+        A classifier, or a regressor for regressions; one copy is fitted for each task.
+    features : {"pixel", "surroundings", "coordinates"}
+        The pixel's bands; these, and their mean and standard deviation over 5 x 5 and 15 x 15 pixels; or x and y alone.
+    scaling : {"none", "standard", "log", "whiten"}
+        Whether bands are taken as they are, or scaled first as the network's are (:meth:`misoxr.scaling.Scaling.fit`).
+    """
+
+    estimator: Any
+    features: Features = "pixel"
+    scaling: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.features not in get_args(Features):
+            raise SpecError(f"features is {self.features!r}; use one of {get_args(Features)}.")
+        if self.scaling not in ("none", *METHODS):
+            raise SpecError(f"scaling is {self.scaling!r}; use 'none' or one of {METHODS}.")
+        if self.features == "coordinates" and self.scaling != "none":
+            raise SpecError(f"scaling is {self.scaling!r}, and coordinates alone have no bands to scale; leave it out.")
+        if not (hasattr(self.estimator, "fit") and hasattr(self.estimator, "predict")):
+            raise SpecError(f"{self.estimator!r} is no scikit-learn estimator: it has no fit and predict.")
+
+
+def baseline(name: str, *, seed: int = 0) -> Baseline:
+    """Return a baseline by its name.
+
+    Parameters
+    ----------
+    name : {"rf-11", "rf-11-balanced", "rf-surroundings", "rf-coordinates"}
+        "rf-11" is the paper's Random Forest on a pixel's values (253 trees, depth 16, min_samples_split 5); the others are the
+        same with balanced classes; balanced, on the pixel and its surroundings; and on coordinates alone, the control.
+    seed : int, optional
+        Seed of the forest.
+
+    References
+    ----------
+    arXiv 2506.17302.
+    """
+    if name not in BASELINES:
+        raise SpecError(f"Unknown baseline {name!r}; use one of {list(BASELINES)}.")
+    ensemble = require("sklearn.ensemble", "train")
+    weight = "balanced" if name in ("rf-11-balanced", "rf-surroundings") else None
+    forest = ensemble.RandomForestClassifier(
+        253, max_depth=16, min_samples_split=5, n_jobs=-1, random_state=seed, class_weight=weight
+    )
+    kinds: dict[str, Features] = {"rf-surroundings": "surroundings", "rf-coordinates": "coordinates"}
+    return Baseline(forest, kinds.get(name, "pixel"))
+
+
+def is_baseline(what: Any) -> bool:
+    """Return whether something to be fitted is a rival of the network: a baseline's name, a baseline or an estimator."""
+    return what in BASELINES if isinstance(what, str) else not isinstance(what, ModelSpec)
+
+
+@dataclass(frozen=True)
+class PixelModel:
+    """Fitted estimators of the tasks, which answer pixel by pixel wherever a :class:`misoxr.Model` does.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        Bands, pixel size and tasks; its encoders play no part.
+    estimators : mapping of str to object
+        A fitted scikit-learn estimator by task; a classifier's classes are codes.
+    features : {"pixel", "surroundings", "coordinates"}
+        As in :class:`Baseline`.
+    scaling : Scaling or None
+        The bands' scaling; None takes them as they are.
+    fill : tuple of float
+        Values that missing features are given; 0 where there are fewer.
+    record : mapping
+        How it was fitted.
+    """
+
+    spec: ModelSpec
+    estimators: Mapping[str, Any]
+    features: Features = "pixel"
+    scaling: Scaling | None = None
+    fill: tuple[float, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the pickled estimators, which tells models apart; it is never unpickled."""
+        return hashlib.sha256(pickle.dumps((self.estimators, self.fill, self.scaling))).hexdigest()
+
+    def layers(self, bands: da.Array, geobox: GeoBox) -> da.Array:
+        """Map stacked bands (band, y, x), lazily, to the tasks' outputs (layer, y, x), NaN where there is no valid input."""
+        outputs = sum(task.outputs for task in self.spec.tasks)
+        seen = features(self.features, self.scaling, self.spec, bands, geobox)
+        both = da.concatenate([seen, _mask(self.spec, bands)]).rechunk({0: -1})
+        # The estimators ride along once, as one key of the graph.
+        layers: da.Array = da.map_blocks(
+            _answer,
+            both,
+            model=delayed(self),
+            chunks=((outputs,), *both.chunks[1:]),
+            dtype="float32",
+            meta=np.empty((0,) * 3, "f4"),
+        )
+        return layers
+
+    def answer(self, table: Array) -> Array:
+        """Answer from features (pixel, feature): (pixel, output)."""
+        fill = np.zeros(table.shape[1], "float32")
+        fill[: len(self.fill)] = self.fill
+        table = np.where(np.isfinite(table), table, fill)
+        parts = [_outputs(self.estimators[task.name], task, table) for task in self.spec.tasks]
+        answers: Array = np.concatenate(parts, axis=1).astype("float32")
+        return answers
+
+
+def _outputs(estimator: Any, task: Task, table: Array) -> Floats:
+    if task.kind == "regression":
+        return np.asarray(estimator.predict(table), dtype="float64")[:, None]
+    full = np.zeros((len(table), len(task.classes)))
+    codes = np.asarray(estimator.classes_).astype(int)
+    if hasattr(estimator, "predict_proba"):
+        full[:, codes] = estimator.predict_proba(table)
+    else:
+        full[np.arange(len(table)), np.asarray(estimator.predict(table)).astype(int)] = 1.0
+    return full[:, 1:] if task.kind == "binary" else full
+
+
+def _answer(block: Array, model: PixelModel) -> Array:
+    """Answer one block: features and, last, the mask (feature + 1, y, x) -> (layer, y, x)."""
+    outputs = sum(task.outputs for task in model.spec.tasks)
+    out = np.full((outputs, *block.shape[1:]), np.nan, dtype="float32")
+    mask = block[-1] > 0
+    if mask.any():
+        out[:, mask] = model.answer(block[:-1][:, mask].T).T
+    return out
+
+
+def _mask(spec: ModelSpec, bands: da.Array) -> da.Array:
+    """Return where there is valid input, as one more band."""
+    one = ((1,), *bands.chunks[1:])
+    meta = np.empty((0,) * 3, "float32")
+    mask: da.Array = da.map_blocks(_seen, bands, spec=spec, chunks=one, dtype="float32", meta=meta)
+    return mask
+
+
+def _seen(bands: Array, spec: ModelSpec) -> Array:
+    return valid_pixels(spec, bands)[None].astype("float32")
+
+
+def features(kind: Features, scaling: Scaling | None, spec: ModelSpec, bands: da.Array, geobox: GeoBox) -> da.Array:
+    """Return what a baseline sees of stacked bands (band, y, x), lazily: (feature, y, x), NaN where missing."""
+    if kind == "coordinates":
+        return _coordinates(bands, geobox)
+    if scaling is not None:
+        channels = ((sum(modality.channels for modality in spec.modalities),), *bands.chunks[1:])
+        meta = np.empty((0,) * 3, "float32")
+        bands = da.map_blocks(partial(_scaled, spec=spec, scaling=scaling), bands, chunks=channels, dtype="float32", meta=meta)
+    if kind == "pixel":
+        return bands
+    around = [
+        da.map_overlap(partial(_around, side=side, spread=spread), bands, depth=(0, side // 2, side // 2), boundary="none")
+        for side in SIDES
+        for spread in (False, True)
+    ]
+    wide: da.Array = da.concatenate([bands, *around]).rechunk({0: -1})
+    return wide
+
+
+def _coordinates(bands: da.Array, geobox: GeoBox) -> da.Array:
+    affine, shape, chunks = geobox.affine, bands.shape[1:], bands.chunks[1:]
+    y, x = (da.arange(length, chunks=sizes, dtype="float64") + 0.5 for length, sizes in zip(shape, chunks, strict=True))
+    grids = (affine.c + affine.a * x[None], (affine.f + affine.e * y)[:, None])
+    placed: da.Array = da.stack([da.broadcast_to(grid, shape, chunks=chunks) for grid in grids]).rechunk({0: -1})
+    return placed
+
+
+def _scaled(bands: Array, spec: ModelSpec, scaling: Scaling) -> Array:
+    """Scale as for the network; a pixel without any band stays missing."""
+    scaled = np.concatenate(list(scaling.apply(spec, bands).values()))
+    scaled[:, ~np.isfinite(bands).any(axis=0)] = np.nan
+    return scaled
+
+
+def _around(bands: Array, side: int, spread: bool) -> Array:
+    """Mean, or standard deviation, of the valid pixels in the square around each pixel; NaN where there is none."""
+    from scipy.ndimage import uniform_filter
+
+    valid = np.isfinite(bands)
+    values = np.where(valid, bands, 0.0).astype("float64")
+    size = (0, side, side)
+    share = uniform_filter(valid.astype("float64"), size, mode="constant")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = uniform_filter(values, size, mode="constant") / share
+        if spread:
+            square = uniform_filter(values**2, size, mode="constant") / share
+            mean = np.sqrt(np.maximum(square - mean**2, 0.0))
+    mean[share < 0.5 / side**2] = np.nan
+    return mean.astype("float32")
+
+
+def fit_baseline(
+    ds: xr.Dataset, rival: Any, points: gpd.GeoDataFrame, spec: ModelSpec, *, seed: int = 0, scaling: Scaling | str | None = None
+) -> PixelModel:
+    """Fit a scikit-learn estimator on labelled points of a datacube, one copy for each task.
+
+    Parameters
+    ----------
+    ds : Dataset
+        The cube, as for :func:`misoxr.predict.predict`.
+    rival : Baseline, str or estimator
+        A baseline or its name (:func:`baseline`), or an estimator, which then sees the pixel's values.
+    points : GeoDataFrame
+        As for :func:`misoxr.train.fit`. Points without valid imagery are left out.
+    spec : ModelSpec
+        Bands and tasks; its encoders play no part.
+    seed : int, optional
+        Seed of an estimator that takes a ``random_state``, and of the pixels that a scaling is fitted on.
+    scaling : Scaling or str, optional
+        Scaling of a named baseline, or one in hand.
+
+    Raises
+    ------
+    PointsError
+        If a task has no label, or a classifier's task labels of one class only.
+    SpecError
+        If a classifier meets a regression, or a regressor classes.
+    """
+    base = require("sklearn.base", "train")
+    rival = baseline(rival, seed=seed) if isinstance(rival, str) else rival
+    rival = rival if isinstance(rival, Baseline) else Baseline(rival)
+    method = rival.scaling if scaling is None else scaling
+    for task in spec.tasks:
+        if base.is_classifier(rival.estimator) == (task.kind == "regression"):
+            raise SpecError(
+                f"{rival.estimator!r} does not fit task {task.name!r}, a {task.kind}; give a {'regressor' if task.kind == 'regression' else 'classifier'}."
+            )
+    points = read_points(points)
+    ds = named(ds, spec)
+    geobox = check(ds, spec)
+    labelled, bands = Labelled.of(points, spec, geobox), stack(ds, spec)
+    fitted = (
+        method if isinstance(method, Scaling) else None if method == "none" else _fit_scaling(spec, bands, labelled, method, seed)
+    )
+    seen = da.concatenate([features(rival.features, fitted, spec, bands, geobox), _mask(spec, bands)]).rechunk({0: -1})
+    table = pick(seen, labelled.rows, labelled.columns)
+    valid = table[:, -1] > 0
+    table = np.where(np.isfinite(table), table, np.nan)[:, :-1]
+    with np.errstate(all="ignore"):
+        fill = np.nan_to_num([np.nanmedian(column) if np.isfinite(column).any() else 0.0 for column in table[valid].T])
+    filled = np.where(np.isfinite(table), table, fill)
+    estimators = {}
+    for task in spec.tasks:
+        labels = labelled.labels[task.name]
+        known = valid & np.isfinite(labels)
+        _check_labels(task, labels[known])
+        estimator = base.clone(rival.estimator)
+        if "random_state" in estimator.get_params():
+            estimator.set_params(random_state=seed)
+        estimator.fit(filled[known], labels[known] if task.kind == "regression" else labels[known].astype(int))
+        if "n_jobs" in estimator.get_params():
+            estimator.set_params(n_jobs=1)  # Dask's threads share the cores
+        estimators[task.name] = estimator
+    record = {
+        "estimator": repr(rival.estimator),
+        "features": rival.features,
+        "scaling": method if isinstance(method, str) else "given",
+        "points": int(valid.sum()),
+        "misoxr_version": __version__,
+        **simulated(ds, points),
+    }
+    return PixelModel(spec, estimators, rival.features, fitted, tuple(float(value) for value in fill), record)
+
+
+def _check_labels(task: Task, labels: Floats) -> None:
+    if not len(labels):
+        raise PointsError(f"No point with valid imagery has a label of {task.name!r}; give points with labels of every task.")
+    if task.kind != "regression" and len(np.unique(labels)) < 2:
+        only = task.classes[int(labels[0])]
+        raise PointsError(f"All {len(labels)} labels of {task.name!r} are {only!r}; a classifier needs two classes or more.")
+
+
+def _fit_scaling(spec: ModelSpec, bands: da.Array, labelled: Labelled, method: str, seed: int) -> Scaling:
+    """Fit the network's scaling on the pixels that the network's would be fitted on."""
+    with read_samples(bands, labelled.rows, labelled.columns, spec.windows.size) as samples:
+        return Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)), method)
+
+
+def pick(layers: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike) -> Array:
+    """Compute layers (layer, y, x) at pixels that hold positions, in the chunks that hold them only: (point, layer)."""
+    row, column = (np.floor(np.asarray(part)).astype("int64") for part in (rows, columns))
+    picked: Array = layers.vindex[:, row, column].compute()
+    return picked

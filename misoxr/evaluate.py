@@ -1,0 +1,426 @@
+"""Cross-validation on a datacube: models, folds and seeds to out-of-fold predictions, resumable fold by fold."""
+
+import hashlib
+import inspect
+import json
+import os
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+from tqdm.auto import tqdm
+
+from misoxr._version import __version__
+from misoxr.baseline import Baseline, is_baseline, pick
+from misoxr.cube import check, named
+from misoxr.errors import BandError, MisoxrError, MisoxrWarning, PointsError, SpecError, StoreError
+from misoxr.folds import KFold
+from misoxr.grid import geobox_of
+from misoxr.points import encode, place, read_points, simulated
+from misoxr.predict_at import predict_at
+from misoxr.recipe import Recipe
+from misoxr.scaling import stack, valid_pixels
+from misoxr.scores import Scores, stacked
+from misoxr.spec import ModelSpec, Task
+from misoxr.train import fit, spec_for
+
+__all__ = ["cross_validate"]
+
+Indices = npt.NDArray[np.intp]
+FIT_OPTIONS = frozenset(inspect.signature(fit).parameters)
+"""Keyword arguments of fit that are no settings of a recipe."""
+NUMBER = "misoxr:number"
+"""Column that follows points while some are left out."""
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One model, seed and fold."""
+
+    model: str
+    seed: int
+    fold: int
+
+    @property
+    def file(self) -> str:
+        """Name of its file in a store."""
+        name = re.sub(r"[^\w.-]+", "_", self.model)
+        return f"{name}-{hashlib.sha256(self.model.encode()).hexdigest()[:8]}-seed{self.seed}-fold{self.fold}.parquet"
+
+
+def cross_validate(
+    ds: xr.Dataset,
+    estimators: Any,
+    points: gpd.GeoDataFrame,
+    *,
+    cv: Any = 5,
+    seeds: int | Sequence[int] = (0,),
+    regions: gpd.GeoDataFrame | None = None,
+    region: str | None = None,
+    store: str | os.PathLike[str] | None = None,
+    client: Any = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Scores:
+    """Fit and score models on folds of labelled points.
+
+    For each model, seed and fold, a model is fitted on the fold's training points alone (validation, scaling, calibration and
+    early stopping among them) and answers at its test points, as :func:`misoxr.predict_at.predict_at` does.
+
+    Parameters
+    ----------
+    ds : Dataset
+        The cube, as for :func:`misoxr.predict.predict`.
+    estimators : estimator, list or mapping
+        What to compare: names of presets or baselines ("miso-nano", "rf-11"), specifications, baselines, scikit-learn estimators; a
+        mapping gives them names. A pair (estimator, dict) has settings of its own, for :func:`misoxr.train.fit`.
+    points : GeoDataFrame
+        As for :func:`misoxr.train.fit`. Points outside the cube, or where it has no valid imagery, are left out with a warning.
+    cv : splitter or int, optional
+        One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or scikit-learn's, split by the points' coordinates in the cube's
+        CRS (those that need classes or groups: as :class:`misoxr.PredefinedFolds` of their folds); a number stands for that many
+        random folds, which say little of remote places. All points are split; those that are left out are left out of their folds.
+    seeds : int or sequence of int, optional
+        Seeds of the models, each of which is fitted once with each; a number stands for that many, from 0.
+    regions : GeoDataFrame, optional
+        Polygons for scores by region, such as permafrost zones; a point in none of them is in the region "none".
+    region : str, optional
+        Column of the regions' names; their index by default.
+    store : path or URL, optional
+        Directory where the predictions of each fold go as Parquet. Folds that are there are not run again.
+    client : distributed.Client, optional
+        A Dask cluster that runs the folds, one a task.
+    progress : bool, optional
+        Show a progress bar.
+    **settings
+        Further settings of :func:`misoxr.train.fit` for the networks, but for ``seed``, ``directory`` and a table of validation points.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    PointsError
+        If there are too few points or clusters for the folds, a fold lacks labels to learn from, or regions do not overlap the points.
+    SpecError
+        If models differ in tasks, have the same name, or a setting is not known.
+    StoreError
+        If the store holds folds of other points, folds or settings.
+    """
+    rivals = _named(estimators, settings)
+    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    points = read_points(points)
+    specs = _specs(rivals, ds, points)
+    tasks = _common_tasks(specs)
+    if not points.index.is_unique:
+        points = points.reset_index(drop=True)  # points are told apart by their index
+    placed, labels, usable, imagery = _usable(ds, list(specs.values()), points, tasks)
+    folds = _folds(cv, points.to_crs(placed.crs), usable)
+    _check_folds(folds, tasks, labels)
+    parts = _regions(placed, regions, region)
+    units = [_Unit(name, seed, fold) for name in rivals for seed in seeds for fold in range(len(folds))]
+    if not units:
+        raise SpecError(
+            f"There is nothing to run: {len(rivals)} models, {len(seeds)} seeds and {len(folds)} folds; give one or more of each."
+        )
+    print_of = _fingerprint(ds, rivals, specs, imagery, placed, labels, folds)
+    kept = _Store(store, print_of)
+    found = {unit: kept.read(unit) for unit in units}
+    todo = [unit for unit in units if found[unit] is None]
+
+    def arguments(unit: _Unit) -> tuple[Any, ...]:
+        (rival, options), spec = rivals[unit.model], specs[unit.model]
+        what = (rival, {**options, "like": spec}) if is_baseline(rival) else (spec, {"progress": False, **options})
+        return ds, *what, placed, *folds[unit.fold], unit.seed
+
+    for unit, answers in tqdm(_run(todo, arguments, client), total=len(todo), desc="cross_validate", disable=not progress):
+        found[unit] = answers
+        kept.write(unit, answers)
+    about = {
+        "cv": repr(cv if not isinstance(cv, int) else KFold(cv)),
+        "seeds": seeds,
+        "points": len(placed),
+        "misoxr_version": __version__,
+        "simulated": bool(simulated(ds, points)),
+    }
+    tables = [_tidy(answers, unit, tasks, labels, parts, placed.index) for unit, answers in found.items() if answers is not None]
+    return Scores.joined(tables, tasks, about)
+
+
+def _named(estimators: Any, settings: Mapping[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Give every estimator a name and its settings: those of its own, and for networks the common ones beneath."""
+    if not isinstance(estimators, Mapping):
+        several = estimators if isinstance(estimators, list) else [estimators]
+        names = [_name(_pair(one)[0]) for one in several]
+        if len(set(names)) < len(names):
+            raise SpecError(f"Two of the models are named alike: {names}. Give a mapping with a name for each.")
+        estimators = dict(zip(names, several, strict=True))
+    out = {}
+    for name, one in estimators.items():
+        rival, own = _pair(one)
+        out[str(name)] = (rival, dict(own) if is_baseline(rival) else {**settings, **own})
+    if settings and all(is_baseline(rival) for rival, _ in out.values()):
+        raise SpecError(f"The settings {sorted(settings)} are for networks, and there is none among {list(out)}; leave them out.")
+    for name, (rival, options) in out.items():
+        kept = sorted({"seed", "directory", "resume"} & options.keys())
+        if kept:
+            raise SpecError(f"{kept} of {name!r} cannot be set here: give seeds= and store=, and every fold has its own.")
+        if not isinstance(options.get("val"), float | int | None):
+            raise SpecError(f"val of {name!r} is a table, whose points may be test points of a fold; give a fraction.")
+        if not is_baseline(rival):
+            spec = rival if isinstance(rival, ModelSpec) else ModelSpec.preset(rival)
+            Recipe.of(spec, **{key: value for key, value in options.items() if key not in FIT_OPTIONS})
+    return out
+
+
+def _pair(one: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return an estimator and its own settings."""
+    if not isinstance(one, tuple):
+        return one, {}
+    if len(one) != 2 or not isinstance(one[1], Mapping):
+        raise SpecError(f"{one!r} is no pair (estimator, settings); give a list or a mapping of several models.")
+    return one[0], one[1]
+
+
+def _name(rival: Any) -> str:
+    if isinstance(rival, str):
+        return rival
+    if isinstance(rival, ModelSpec):
+        return rival.name
+    return f"{type(rival.estimator).__name__} ({rival.features})" if isinstance(rival, Baseline) else type(rival).__name__
+
+
+def _specs(rivals: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, ModelSpec]:
+    """Return every model's specification; baselines see the bands they are told, those of the first network, or a preset's."""
+    specs = {
+        name: rival if isinstance(rival, ModelSpec) else spec_for(rival, ds, points)
+        for name, (rival, _) in rivals.items()
+        if not is_baseline(rival)
+    }
+    told = {name: options["like"] for name, (rival, options) in rivals.items() if is_baseline(rival) and "like" in options}
+    if len(specs) + len(told) < len(rivals):
+        like = next(iter([*specs.values(), *told.values()]), None) or spec_for("miso-nano", ds, points)
+        specs |= {name: like for name in rivals if name not in specs}
+    return {name: {**specs, **told}[name] for name in rivals}
+
+
+def _common_tasks(specs: Mapping[str, ModelSpec]) -> tuple[Task, ...]:
+    """Return the tasks, which must be the same but for how they are learnt and drawn."""
+    if not specs:
+        raise SpecError("There are no models to compare; give one or more.")
+    (first, spec), *others = specs.items()
+    told = {name: [(task.name, task.kind, task.classes) for task in one.tasks] for name, one in specs.items()}
+    for name, _ in others:
+        if told[name] != told[first]:
+            raise SpecError(f"Models to be compared need the same tasks; {first!r} has {told[first]} and {name!r} {told[name]}.")
+    return spec.tasks
+
+
+def _usable(
+    ds: xr.Dataset, specs: Sequence[ModelSpec], points: gpd.GeoDataFrame, tasks: Sequence[Task]
+) -> tuple[gpd.GeoDataFrame, dict[str, Any], Indices, dict[Any, str]]:
+    """Return the points that every model can answer, with a label, in the cube's CRS; their labels; where they stand among all;
+    and a hash of what each set of bands shows there.
+    """
+    numbered = points.assign(**{NUMBER: np.arange(len(points))})
+    placed, rows, columns = place(numbered, geobox_of(ds))
+    labels = encode(placed, tasks)
+    usable, imagery = np.any([np.isfinite(values) for values in labels.values()], axis=0), {}
+    for spec in {spec.bands: spec for spec in specs}.values():
+        cube = named(ds, spec)
+        check(cube, spec)
+        values = pick(stack(cube, spec), rows, columns)
+        imagery[spec.bands] = _digest(values)
+        usable &= valid_pixels(spec, values.T)
+    if not usable.any():
+        raise BandError(f"None of the {len(placed)} points has a label and lies where the cube has a valid pixel.")
+    if not usable.all():
+        words = f"{(~usable).sum()} of {len(placed)} points have no label, or no valid imagery, and are left out."
+        warnings.warn(words, MisoxrWarning, stacklevel=4)
+    places = placed[NUMBER].to_numpy()[usable]
+    return placed[usable].drop(columns=NUMBER), {name: values[usable] for name, values in labels.items()}, places, imagery
+
+
+def _folds(cv: Any, points: gpd.GeoDataFrame, usable: Indices) -> list[tuple[Indices, Indices]]:
+    """Split all points, and return each fold's as places among the usable ones."""
+    splitter = KFold(cv) if isinstance(cv, int) else cv
+    if isinstance(cv, str) or not hasattr(splitter, "split"):
+        raise SpecError(f"cv is {cv!r}; give a number of folds, or a splitter such as misoxr.ClusterKFold(10_000).")
+    place_of = np.full(len(points), -1)
+    place_of[usable] = np.arange(len(usable))
+    try:
+        folds = list(splitter.split(points))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, MisoxrError):
+            raise
+        raise SpecError(
+            f"{splitter!r} cannot split points by coordinates alone ({error}); give misoxr.PredefinedFolds(list(its folds))."
+        ) from error
+    found = [tuple(place_of[side][place_of[side] >= 0] for side in fold) for fold in folds]
+    for number, (train, test) in enumerate(found):
+        if not len(train) or not len(test):
+            raise PointsError(f"Fold {number} has {len(train)} training and {len(test)} test points with imagery; use other folds.")
+    return [(train, test) for train, test in found]
+
+
+def _check_folds(folds: Sequence[tuple[Indices, Indices]], tasks: Sequence[Task], labels: Mapping[str, Any]) -> None:
+    """Refuse folds that leave nothing to learn of a task, before hours are spent on others."""
+    for number, (train, _) in enumerate(folds):
+        for task in tasks:
+            known = labels[task.name][train]
+            known = known[np.isfinite(known)]
+            if not len(known):
+                raise PointsError(f"The training points of fold {number} have no label of {task.name!r}; use other folds.")
+            if task.kind != "regression" and len(np.unique(known)) < 2:
+                only = task.classes[int(known[0])]
+                raise PointsError(
+                    f"The {len(known)} training labels of {task.name!r} in fold {number} are all {only!r}; use other folds, or points."
+                )
+
+
+def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column: str | None) -> npt.NDArray[Any]:
+    """Return the region of each point, "none" for those in no polygon; empty without regions."""
+    if regions is None:
+        if column is not None:
+            raise PointsError(f"region is {column!r} and there are no regions; give both, or neither.")
+        return np.full(len(points), None, dtype=object)
+    if column is not None and column not in regions:
+        raise PointsError(f"The regions have no column {column!r}; they have {list(regions.columns)}.")
+    names = regions.index if column is None else regions[column]
+    polygons = gpd.GeoDataFrame({"region": np.asarray(names, dtype=str)}, geometry=regions.geometry.to_numpy(), crs=regions.crs)
+    if polygons.crs is None:
+        raise PointsError("The regions carry no CRS; set it with set_crs.")
+    joined = gpd.sjoin(points[[points.geometry.name]].reset_index(drop=True), polygons.to_crs(points.crs), predicate="within")
+    joined = joined[~joined.index.duplicated()]
+    if not len(joined):
+        where = [
+            ", ".join(f"{value:.10g}" for value in bounds)
+            for bounds in (polygons.to_crs(points.crs).total_bounds, points.total_bounds)
+        ]
+        raise PointsError(f"No point lies in any of the {len(regions)} regions: they cover ({where[0]}), the points ({where[1]}).")
+    out = np.full(len(points), "none", dtype=object)
+    out[joined.index] = joined["region"]
+    return out
+
+
+def _run(units: Sequence[_Unit], arguments: Any, client: Any) -> Iterator[tuple[_Unit, Any]]:
+    """Run the units, here or on a cluster, and yield each with its answers as it is done."""
+    if client is None:
+        for unit in units:
+            yield unit, _answers(*arguments(unit))
+        return
+    from distributed import as_completed
+
+    futures = {client.submit(_answers, *arguments(unit), pure=False): unit for unit in units}
+    for future, answers in as_completed(futures, with_results=True):
+        yield futures[future], answers
+
+
+def _answers(
+    ds: xr.Dataset, what: Any, options: Mapping[str, Any], points: gpd.GeoDataFrame, train: Indices, test: Indices, seed: int
+) -> pd.DataFrame:
+    """Fit on the training points of a fold, and answer at its test points: columns (task, output), a row for each test point."""
+    start = time.perf_counter()
+    model = fit(ds, what, points.iloc[train], seed=seed, **options)
+    # Labels stay behind: where to answer is all that a model is told of the test points.
+    device = {"device": options["device"]} if "device" in options else {}
+    answers = predict_at(ds, model, points.iloc[test][[points.geometry.name]], **device).compute(scheduler="threads")
+    columns: dict[str, Any] = {}
+    for task in model.spec.tasks:
+        values = answers[task.name if task.kind == "regression" else f"{task.name}_probability"]
+        table = values.transpose("point", ...).to_numpy().reshape(len(test), -1)
+        columns |= {f"{task.name}:{k}": table[:, k] for k in range(task.outputs)}
+    return pd.DataFrame({"test": test, **columns, "seconds": time.perf_counter() - start})
+
+
+def _tidy(
+    answers: pd.DataFrame, unit: _Unit, tasks: Sequence[Task], labels: Mapping[str, Any], regions: Any, index: pd.Index
+) -> pd.DataFrame:
+    parts = []
+    test = answers["test"].to_numpy()
+    widest = max(task.outputs for task in tasks)
+    for task in tasks:
+        truth = labels[task.name][test]
+        known = np.isfinite(truth)
+        values = {f"p{k}": answers[f"{task.name}:{k}"].to_numpy()[known] if k < task.outputs else np.nan for k in range(widest)}
+        base = {"model": unit.model, "seed": unit.seed, "fold": unit.fold, "task": task.name, "point": index[test][known]}
+        parts.append(
+            pd.DataFrame(
+                {**base, "region": regions[test][known], "truth": truth[known], **values, "seconds": answers["seconds"].iloc[0]}
+            )
+        )
+    return stacked(parts)
+
+
+def _digest(*arrays: Any) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
+
+
+def _fingerprint(
+    ds: xr.Dataset, rivals: Any, specs: Any, imagery: Mapping[Any, str], points: gpd.GeoDataFrame, labels: Any, folds: Any
+) -> dict[str, Any]:
+    """Tell a run by its points, labels, folds and grid, and each model by its specification, settings and imagery."""
+    models = {}
+    for name, (rival, options) in rivals.items():
+        estimator = getattr(rival, "estimator", rival)
+        parts: list[Any] = [type(rival).__name__, rival if isinstance(rival, str) else ""]
+        if hasattr(estimator, "get_params"):
+            parts += [type(estimator).__name__, sorted(estimator.get_params().items())]
+        parts += [getattr(rival, "features", ""), getattr(rival, "scaling", "")]
+        settings = sorted((key, value) for key, value in options.items() if key != "like")
+        spec = specs[name]
+        models[name] = {"spec": spec.to_dict(), "model": repr(parts), "settings": repr(settings), "imagery": imagery[spec.bands]}
+    xy = np.stack([points.geometry.x, points.geometry.y])
+    common = {
+        "points": _digest(xy, *(values for _, values in sorted(labels.items()))),
+        "folds": _digest(*(part for fold in folds for part in fold)),
+        "grid": repr(geobox_of(ds)),
+        "version": __version__,
+    }
+    return json.loads(json.dumps({**common, "models": models}))  # type: ignore[no-any-return]
+
+
+class _Store:
+    """A directory of predictions, a file for each unit; nothing without a path."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, fingerprint: Mapping[str, Any]) -> None:
+        self.system = None
+        if path is None:
+            return
+        self.system, self.root = fsspec.core.url_to_fs(os.fspath(path))
+        self.system.makedirs(self.root, exist_ok=True)
+        file, models = f"{self.root}/run.json", {}
+        if self.system.exists(file):
+            known = json.loads(self.system.cat_file(file))
+            differing = sorted(key for key in fingerprint if key != "models" and known.get(key) != fingerprint[key])
+            models = known.get("models", {})
+            differing += [f"model {name!r}" for name, one in fingerprint["models"].items() if models.get(name, one) != one]
+            if differing:
+                raise StoreError(f"The store {path} holds folds of another {', '.join(differing)}; give another store.")
+        self.system.pipe_file(file, json.dumps({**fingerprint, "models": {**models, **fingerprint["models"]}}, indent=1).encode())
+
+    def read(self, unit: _Unit) -> pd.DataFrame | None:
+        """Return what was found for a unit, or None."""
+        if self.system is None or not self.system.exists(f"{self.root}/{unit.file}"):
+            return None
+        with self.system.open(f"{self.root}/{unit.file}", "rb") as file:
+            return pd.read_parquet(file)
+
+    def write(self, unit: _Unit, answers: pd.DataFrame) -> None:
+        """Keep what was found for a unit; a file appears only when it is complete."""
+        if self.system is None:
+            return
+        path = f"{self.root}/{unit.file}"
+        with self.system.open(f"{path}.part", "wb") as file:
+            answers.to_parquet(file, index=False)
+        self.system.mv(f"{path}.part", path)

@@ -1,0 +1,291 @@
+"""The parts of a model's specification, as frozen values: bands, encoders, modalities, tasks, windows, locations and losses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from misoxr.errors import SpecError
+
+__all__ = ["Band", "EncoderSpec", "LocationSpec", "LossSpec", "Modality", "Task", "WindowSpec", "check"]
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise a :class:`~misoxr.errors.SpecError` with the message unless the condition holds."""
+    if not condition:
+        raise SpecError(message)
+
+
+@dataclass(frozen=True)
+class Band:
+    """One input variable of a model.
+
+    Attributes
+    ----------
+    name : str
+        Name of the variable in the dataset; STAC common names for imagery.
+    units : str
+        Units in which the model takes the band: ``"1"`` is reflectance, ``"DN"`` raw counts.
+    kind : {"linear", "circular"}
+        A circular band (aspect, in degrees) enters as sine and cosine. Values below 0 mean "no direction" and enter as 0, 0.
+    aliases : tuple of str
+        Other names under which the dataset may have the band.
+    valid_min : float or None
+        Values below it, in the band's units, are nodata, as NaN is.
+    """
+
+    name: str
+    units: str = "1"
+    kind: Literal["linear", "circular"] = "linear"
+    aliases: tuple[str, ...] = ()
+    valid_min: float | None = None
+
+    def __post_init__(self) -> None:
+        check(self.kind in ("linear", "circular"), f"Band {self.name!r} is of kind {self.kind!r}; use 'linear' or 'circular'.")
+
+    @property
+    def channels(self) -> int:
+        """Number of network channels the band becomes."""
+        return 2 if self.kind == "circular" else 1
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """A timm backbone with ``features_only``, and the implicit query on each of its stages.
+
+    Attributes
+    ----------
+    backbone : str
+        Name of a timm model that supports ``features_only``.
+    options : mapping
+        Further keyword arguments of ``timm.create_model`` (JSON values only).
+    hidden : tuple of (int, int)
+        Widths of the two hidden layers of the query's MLP, one pair per stage used.
+    stages : tuple of int or None
+        Which of the backbone's feature maps are queried; all of them by default.
+    """
+
+    backbone: str
+    hidden: tuple[tuple[int, int], ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Modality:
+    """Bands that one encoder reads together.
+
+    Attributes
+    ----------
+    name : str
+        ``"sat"`` and ``"cov"`` in the paper.
+    bands : tuple of Band
+        The bands, in the order of the encoder's channels.
+    encoder : EncoderSpec
+        The encoder that reads them.
+    required : bool
+        Whether a pixel with no valid band of this modality is nodata in every output.
+    """
+
+    name: str
+    bands: tuple[Band, ...]
+    encoder: EncoderSpec
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        check(bool(self.bands), f"Modality {self.name!r} has no bands.")
+
+    @property
+    def channels(self) -> int:
+        """Number of network channels."""
+        return sum(band.channels for band in self.bands)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model predicts.
+
+    Attributes
+    ----------
+    name : str
+        Name of the output variable and of the label column.
+    kind : {"binary", "multiclass", "regression"}
+        Binary tasks give one probability (of ``classes[1]``), multiclass tasks one per class.
+    classes : tuple of str
+        Class names, in the order of their codes 0, 1, ...
+    colors : tuple of str
+        Colours of the classes in maps, as ``#rrggbb``.
+    dim : str
+        Dimension of a multiclass task's probabilities; ``<name>_class`` by default.
+    long_name : str
+        Words for plots.
+    units : str
+        Units of a regression's values.
+    loss : {"", "bce", "cross_entropy", "focal", "mse", "mse_log1p"}
+        What training minimises: binary cross-entropy, cross-entropy and mean squared error by default. "focal" is for classes;
+        with "mse_log1p" a regression is learnt as log(1 + value), and its answers are turned back.
+    """
+
+    name: str
+    kind: Literal["binary", "multiclass", "regression"]
+    classes: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
+    dim: str = ""
+    long_name: str = ""
+    units: str = "1"
+    loss: str = ""
+
+    def __post_init__(self) -> None:
+        check(self.kind in ("binary", "multiclass", "regression"), f"Task {self.name!r} is of unknown kind {self.kind!r}.")
+        check(
+            self.kind != "binary" or len(self.classes) == 2,
+            f"Task {self.name!r} is binary and needs two classes, not {self.classes}.",
+        )
+        check(
+            self.kind != "multiclass" or 2 < len(self.classes) < 255,
+            f"Task {self.name!r} is multiclass and needs 3 to 254 classes.",
+        )
+        check(self.kind != "regression" or not self.classes, f"Task {self.name!r} is a regression and has no classes.")
+        check(len(set(self.classes)) == len(self.classes), f"Task {self.name!r} names a class twice: {self.classes}.")
+        check(
+            len(self.colors) in (0, len(self.classes)),
+            f"Task {self.name!r} has {len(self.classes)} classes and {len(self.colors)} colors.",
+        )
+        known = _LOSSES[self.kind]
+        check(
+            self.loss in ("", *known),
+            f"Task {self.name!r} ({self.kind}) has the unknown loss {self.loss!r}; use one of {list(known)}, or '' for {known[0]!r}.",
+        )
+        if self.kind == "multiclass" and not self.dim:
+            object.__setattr__(self, "dim", f"{self.name}_class")
+        if not self.loss:
+            object.__setattr__(self, "loss", known[0])
+
+    @property
+    def outputs(self) -> int:
+        """Number of the head's outputs, and of layers in the map."""
+        return len(self.classes) if self.kind == "multiclass" else 1
+
+
+_LOSSES = {"binary": ("bce", "focal"), "multiclass": ("cross_entropy", "focal"), "regression": ("mse", "mse_log1p")}
+"""Losses of each kind of task, the default first."""
+
+Taper = Literal["cosine", "linear", "gaussian"]
+Anchor = Literal["crs", "dataset"]
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """The windows that a model sees, in pixels of the dataset.
+
+    Attributes
+    ----------
+    size : int
+        Side of a window, pixels.
+    input_size : int
+        Side of the encoder's input, to which a window is resized bilinearly.
+    stride : int
+        Distance between the windows of the lattice, pixels.
+    taper : {"cosine", "linear", "gaussian"}
+        Weight of a window's pixels. Cosine and linear ramps rise from 0 to 1 in the middle of the overlap of two windows, and
+        what lies outside the ramp is not asked for; "gaussian" is the published window, which does not reach 0.
+    ramp : int or None
+        Length of the ramps, pixels; None stands for the whole overlap, ``size - stride``. With 0 a window answers alone up to
+        the middle of its overlap, and the map has seams.
+    anchor : {"crs", "dataset"}
+        Whether the lattice is anchored in the CRS, or at the dataset's corner as published.
+    """
+
+    size: int = 256
+    input_size: int = 256
+    stride: int = 224
+    taper: Taper = "cosine"
+    anchor: Anchor = "crs"
+    ramp: int | None = None
+
+    def __post_init__(self) -> None:
+        check(self.size >= 2, f"A window of {self.size} pixels is too small; use 2 or more.")
+        check(self.input_size >= 2, f"An input of {self.input_size} pixels is too small; use 2 or more.")
+        check(
+            1 <= self.stride <= self.size,
+            f"A stride of {self.stride} with windows of {self.size} pixels leaves gaps; use 1 to {self.size}.",
+        )
+        check(self.taper in get_args(Taper), f"Unknown taper {self.taper!r}; use one of {get_args(Taper)}.")
+        check(self.anchor in get_args(Anchor), f"Unknown anchor {self.anchor!r}; use one of {get_args(Anchor)}.")
+        check(
+            self.taper == "gaussian" or self.stride < self.size,
+            f"A stride of {self.stride} equal to the size leaves no overlap for the {self.taper} taper; use a smaller stride.",
+        )
+        check(
+            self.ramp is None or (self.taper != "gaussian" and 0 <= self.ramp <= self.size - self.stride),
+            f"A ramp of {self.ramp} pixels does not go with the {self.taper} taper, windows of {self.size} and a stride of "
+            f"{self.stride}; use None, or with a cosine or linear taper 0 to {self.size - self.stride}.",
+        )
+
+
+@dataclass(frozen=True)
+class LocationSpec:
+    """The location encoder and the extent its coordinates are scaled by.
+
+    Attributes
+    ----------
+    crs : str
+        CRS of the extent; locations are transformed to it.
+    extent : tuple of float
+        West, south, east and north, in units of the CRS. x is scaled to -1..1 from west to east, y from north to south.
+    frequencies : int
+        Number of wavelengths, geometric from ``shortest`` to ``longest``; with "nerf" the number of octaves.
+    shortest, longest : float
+        Wavelengths, in units of the scaled coordinates.
+    dropout : float
+        Dropout of the encoder's layers in training.
+    encoding : {"grid", "theory", "nerf"}
+        How a location becomes numbers; see :class:`misoxr.model.location.LocationEncoder`.
+    """
+
+    crs: str
+    extent: tuple[float, float, float, float]
+    frequencies: int = 64
+    shortest: float = 0.0005
+    longest: float = 2.0
+    dropout: float = 0.1
+    encoding: Literal["grid", "theory", "nerf"] = "grid"
+
+    def __post_init__(self) -> None:
+        check(
+            self.encoding in ("grid", "theory", "nerf"),
+            f"Unknown location encoding {self.encoding!r}; use 'grid', 'theory' or 'nerf'.",
+        )
+        west, south, east, north = self.extent
+        check(west < east and south < north, f"The location extent {self.extent} is empty; give (west, south, east, north).")
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """What training minimises beside the tasks' own losses.
+
+    Attributes
+    ----------
+    contrast : tuple of (str, str, float)
+        Pairs of embeddings that are drawn together by symmetric InfoNCE, and the weight of each pair. Embeddings are "visual" (all
+        modalities together), "location", and the modalities by their names.
+    temperature : float
+        Divides the cosine similarities of the contrast.
+    location : float
+        Weight of the location head's own loss.
+    focus : float
+        Exponent of the focal loss.
+    """
+
+    contrast: tuple[tuple[str, str, float], ...] = ()
+    temperature: float = 0.1
+    location: float = 1.0
+    focus: float = 2.0
+
+    def __post_init__(self) -> None:
+        check(self.temperature > 0, f"The temperature of the contrast is {self.temperature}; it must be positive.")
+        weights = [weight for *_, weight in self.contrast]
+        check(
+            all(weight >= 0 for weight in (*weights, self.location)),
+            f"Weights of losses are 0 or more; contrast has {weights} and location {self.location}.",
+        )
+        check(self.focus >= 0, f"The focal exponent is {self.focus}; it must be 0 or more.")

@@ -1,0 +1,218 @@
+"""Out-of-fold predictions of several models, and every score that follows from them."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import fsspec
+import numpy as np
+import pandas as pd
+
+from misoxr.errors import PointsError, StoreError, require
+from misoxr.metrics import class_scores, confusion, reliability, scores
+from misoxr.spec import Task, build
+
+__all__ = ["Scores", "stacked"]
+
+KEYS = ["model", "seed", "fold", "task"]
+SHOWN = {
+    "binary": ("roc_auc", "pr_auc", "recall", "macro_f1"),
+    "multiclass": ("accuracy", "macro_recall", "macro_f1"),
+    "regression": ("rmse", "r2"),
+}
+"""Metrics of :meth:`Scores.summary`."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What :func:`misoxr.evaluate.cross_validate` found: predictions at every test point, from which all scores follow.
+
+    Attributes
+    ----------
+    predictions : DataFrame
+        One row for each model, seed, fold, task and test point that has the task's label: ``model``, ``seed``, ``fold``, ``task``,
+        ``point`` (its index among the points given), ``region``, ``truth`` (class code or value), and ``p0``, ``p1``, ...: the
+        probability of a binary task's second class or a regression's value in ``p0``, the classes' probabilities otherwise; and
+        ``seconds``, the time that the fold took.
+    tasks : tuple of Task
+        The tasks.
+    about : mapping
+        The folds, the settings, how many points, and whether anything was simulated.
+    """
+
+    predictions: pd.DataFrame
+    tasks: tuple[Task, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        words = "SIMULATED; " if self.about.get("simulated") else ""
+        return f"Scores ({words}cv={self.about.get('cv')}, pooled over folds)\n{self.summary().to_string(float_format='%.3f')}"
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, in the order given."""
+        return list(dict.fromkeys(self.predictions["model"]))
+
+    def task(self, name: str | None = None) -> Task:
+        """Return a task by its name; without one, the only task."""
+        known = {task.name: task for task in self.tasks}
+        if name is None and len(known) == 1:
+            return self.tasks[0]
+        if name not in known:
+            raise PointsError(f"Name one of the tasks {sorted(known)}; {name!r} is none of them.")
+        return known[name]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return all scores as a tidy table.
+
+        Returns
+        -------
+        DataFrame
+            ``model``, ``seed``, ``cv``, ``fold`` (a number, or "pooled" over all folds), ``region`` ("all", or a region, pooled),
+            ``task``, ``metric``, ``class`` (empty for scores of the whole task), ``value``, and ``points``, the number of labelled
+            test points. Metrics as in :func:`misoxr.metrics.scores` and :func:`misoxr.metrics.class_scores`.
+        """
+        rows = []
+        for keys, part in self.predictions.groupby(KEYS, sort=False):
+            rows.append(self._scored(part, dict(zip(KEYS, keys, strict=True)) | {"region": "all"}))
+        for keys, part in self.predictions.groupby(["model", "seed", "task"], sort=False):
+            named = dict(zip(("model", "seed", "task"), keys, strict=True)) | {"fold": "pooled"}
+            rows.append(self._scored(part, named | {"region": "all"}))
+            for region, inside in part.groupby("region", sort=True):
+                rows.append(self._scored(inside, named | {"region": region}))
+        table = pd.concat(rows, ignore_index=True)
+        table.insert(2, "cv", str(self.about.get("cv", "")))
+        return table[["model", "seed", "cv", "fold", "region", "task", "metric", "class", "value", "points"]]
+
+    def _scored(self, part: pd.DataFrame, named: Mapping[str, Any]) -> pd.DataFrame:
+        task = self.task(named["task"])
+        truth, answers = _arrays(part, task)
+        records: list[Any] = [{"metric": name, "class": "", "value": value} for name, value in scores(task, truth, answers).items()]
+        if task.kind != "regression":
+            by_class = class_scores(task, truth, answers).reset_index().melt("class", var_name="metric")
+            records += by_class.to_dict("records")
+        return pd.DataFrame(records).assign(points=len(part), **named)
+
+    def summary(self) -> pd.DataFrame:
+        """Return the main scores, pooled over folds and averaged over seeds: a row for each model, with its
+        numbers of folds, seeds and points, and the seconds that a fold takes.
+        """
+        rows = []
+        for model, part in self.predictions.groupby("model", sort=False):
+            row: dict[str, Any] = {
+                "folds": part["fold"].nunique(),
+                "seeds": part["seed"].nunique(),
+                "points": part["point"].nunique(),
+            }
+            for task in self.tasks:
+                mine = part[part["task"] == task.name]
+                each = [scores(task, *_arrays(one, task)) for _, one in mine.groupby("seed", sort=False)]
+                row |= {
+                    f"{task.name} {metric}": float(np.mean([found[metric] for found in each]))
+                    for metric in SHOWN[task.kind]
+                    if each
+                }
+            rows.append(pd.Series(row, name=model))
+        return pd.DataFrame(rows).astype({"folds": int, "seeds": int, "points": int})
+
+    def averaged(self) -> Self:
+        """Return the scores of seeds averaged: each model's probabilities are the mean over its seeds, and its seed is "mean"; their times add up."""
+        answers = [name for name in self.predictions if str(name).startswith("p") and str(name)[1:].isdigit()]
+        keys = ["model", "fold", "task", "point", "region", "truth"]
+        groups = self.predictions.groupby(keys, sort=False, dropna=False)
+        mean = groups[answers].mean().assign(seconds=groups["seconds"].sum(), seed="mean").reset_index()
+        return type(self)(mean[self.predictions.columns], self.tasks, self.about)
+
+    def compare(self, one: str, other: str, metric: str, task: str | None = None) -> pd.Series:
+        """Compare two models by a score, in pairs of the same fold and seed.
+
+        Returns
+        -------
+        Series
+            ``difference`` (mean of one minus other), ``standard_error`` of that mean, and ``pairs``, their number. Folds share
+            training points, so the standard error is somewhat too small.
+        """
+        found = {}
+        for model in (one, other):
+            if model not in self.models:
+                raise PointsError(f"There is no model {model!r} among the scores; there are {self.models}.")
+            mine = self.predictions[(self.predictions["model"] == model) & (self.predictions["task"] == self.task(task).name)]
+            each = {
+                keys: scores(self.task(task), *_arrays(part, self.task(task)))[metric]
+                for keys, part in mine.groupby(["fold", "seed"])
+            }
+            found[model] = pd.Series(each)
+        difference = (found[one] - found[other]).dropna()
+        error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.nan
+        return pd.Series({"difference": difference.mean(), "standard_error": error, "pairs": len(difference)})
+
+    def confusion(self, model: str, task: str | None = None) -> pd.DataFrame:
+        """Return a model's confusion matrix, counts over all folds and seeds (:func:`misoxr.metrics.confusion`)."""
+        return confusion(self.task(task), *self._of(model, task))
+
+    def reliability(self, model: str, task: str | None = None, bins: int = 10) -> pd.DataFrame:
+        """Return a model's reliability curve over all folds and seeds (:func:`misoxr.metrics.reliability`)."""
+        return reliability(self.task(task), *self._of(model, task), bins)
+
+    def _of(self, model: str, task: str | None) -> tuple[Any, Any]:
+        if model not in self.models:
+            raise PointsError(f"There is no model {model!r} among the scores; there are {self.models}.")
+        mine = self.predictions[(self.predictions["model"] == model) & (self.predictions["task"] == self.task(task).name)]
+        return _arrays(mine, self.task(task))
+
+    def plot(self, metric: str | None = None, task: str | None = None, ax: Any = None) -> Any:
+        """Draw a score of every model, a dot for each fold and seed; see :func:`misoxr.plot.comparison`."""
+        from misoxr.plot import comparison
+
+        return comparison(self, metric, task, ax)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write predictions and what they are about to a Parquet file, a path or fsspec URL."""
+        arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
+        table = arrow.Table.from_pandas(self.predictions.astype({"seed": str, "region": "string"}), preserve_index=False)
+        header = {"tasks": [asdict(task) for task in self.tasks], "about": dict(self.about)}
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"misoxr": json.dumps(header).encode()})
+        with fsspec.open(os.fspath(path), "wb") as file:
+            parquet.write_table(table, file)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        StoreError
+            If the file cannot be read, or is none of misoxr's scores.
+        """
+        parquet = require("pyarrow.parquet", "parquet")
+        try:
+            with fsspec.open(os.fspath(path), "rb") as file:
+                table = parquet.read_table(file)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"The scores {os.fspath(path)} cannot be read: {error}") from error
+        header = (table.schema.metadata or {}).get(b"misoxr")
+        if header is None:
+            raise StoreError(f"{os.fspath(path)} is a Parquet file without misoxr's header; was it written by Scores.save?")
+        values = json.loads(header)
+        predictions = table.to_pandas().astype({"region": object})
+        predictions["region"] = predictions["region"].where(predictions["region"].notna(), None)
+        predictions["seed"] = [int(seed) if str(seed).lstrip("-").isdigit() else seed for seed in predictions["seed"]]
+        tasks = tuple(build(Task, task) for task in values["tasks"])
+        return cls(predictions, tasks, values["about"])
+
+    @classmethod
+    def joined(cls, parts: Sequence[pd.DataFrame], tasks: Sequence[Task], about: Mapping[str, Any]) -> Self:
+        """Put the predictions of folds together."""
+        return cls(stacked(parts), tuple(tasks), about)
+
+
+def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put tables of the same columns below each other, whatever is missing in them."""
+    return pd.DataFrame({name: np.concatenate([part[name].to_numpy() for part in parts]) for name in parts[0]})
+
+
+def _arrays(part: pd.DataFrame, task: Task) -> tuple[Any, Any]:
+    answers = part[[f"p{k}" for k in range(task.outputs)]].to_numpy(dtype="float64")
+    return part["truth"].to_numpy(dtype="float64"), answers if task.kind == "multiclass" else answers[:, 0]

@@ -1,0 +1,147 @@
+"""Rivals: what they see, that they answer lazily wherever a model does, and what they refuse."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.tree import DecisionTreeClassifier
+
+from misoxr.baseline import Baseline, PixelModel, baseline, features, fit_baseline
+from misoxr.errors import MisoxrWarning, PointsError, SpecError
+from misoxr.grid import geobox_of
+from misoxr.scaling import stack
+from misoxr.spec import PERMAFROST, TAXONOMY, Task
+from tests.test_train import scene  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def forest(scene, spec):  # noqa: F811
+    cube, points = scene
+    return fit_baseline(cube, "rf-11", points, spec, seed=0)
+
+
+def test_the_published_forest_by_name():
+    found = baseline("rf-11").estimator.get_params()
+    assert (found["n_estimators"], found["max_depth"], found["min_samples_split"], found["class_weight"]) == (253, 16, 5, None)
+    assert baseline("rf-11-balanced").estimator.class_weight == "balanced"
+    assert [baseline(name).features for name in ("rf-surroundings", "rf-coordinates")] == ["surroundings", "coordinates"]
+    with pytest.raises(SpecError, match=r"Unknown baseline 'rf-12'; use one of \['rf-11'"):
+        baseline("rf-12")
+
+
+def test_a_forest_maps_lazily_and_learns(scene, forest, no_compute):  # noqa: F811
+    cube, _ = scene
+    with no_compute():
+        maps = cube.chunk({"y": 50, "x": 70}).miso.predict(forest)
+    red = cube.red.values
+    found = maps.compute()
+    sure = np.abs(np.log(red / np.median(red))) > 0.3
+    assert ((found.permafrost_probability.values > 0.5) == (red > np.median(red)))[sure].mean() > 0.9
+    assert found.taxonomy.dtype == "uint8"
+    np.testing.assert_allclose(found.taxonomy_probability.sum("taxon"), 1, atol=1e-5)
+    assert found.attrs["model_sha256"] == forest.sha256
+    assert "RandomForestClassifier" in found.attrs["title"]
+    # One key of the graph holds the estimators, however many chunks there are.
+    held = [key for key, task in dict(maps.__dask_graph__()).items() if "PixelModel" in repr(task)[:200]]
+    assert len(held) <= 1
+
+
+def test_chunks_change_nothing_surroundings_included(scene, spec):  # noqa: F811
+    cube, points = scene
+    wide = fit_baseline(cube, Baseline(DecisionTreeClassifier(max_depth=4), "surroundings", "whiten"), points, spec)
+    one = cube.miso.predict(wide).compute()
+    for chunks in ({"y": 50, "x": 70}, {"y": 9, "x": 160}):
+        other = cube.chunk(chunks).miso.predict(wide).compute()
+        np.testing.assert_allclose(one.permafrost_probability, other.permafrost_probability, atol=1e-6)
+
+
+def test_at_points_it_answers_as_on_the_map(scene, forest):  # noqa: F811
+    cube, points = scene
+    maps = cube.miso.predict(forest).compute()
+    at = cube.miso.predict_at(forest, points).compute()
+    box = geobox_of(cube)
+    column = ((points.geometry.x - box.affine.c) / 20).astype(int)
+    row = ((box.affine.f - points.geometry.y) / 20).astype(int)
+    np.testing.assert_array_equal(at.permafrost_probability, maps.permafrost_probability.values[row, column])
+    with pytest.warns(MisoxrWarning, match="1 of 2 points lie outside"):
+        answers = cube.miso.predict_at(forest, {"x": [300_110.0, 0.0], "y": [1_499_890.0, 0.0]}).compute()
+    np.testing.assert_array_equal(np.isnan(answers.permafrost_probability), [False, True])
+
+
+def test_surroundings_are_means_and_deviations_of_what_is_valid(scene, spec):  # noqa: F811
+    cube, _ = scene
+    cube = cube.assign(red=cube.red.where(cube.x > 300_400).assign_attrs(units="1"))
+    bands = stack(cube, spec)
+    seen = features("surroundings", None, spec, bands, geobox_of(cube)).compute()
+    assert seen.shape == (4 * 5, 160, 160)
+    raw = bands.compute()[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for side, first in ((5, 4), (15, 12)):
+            half = side // 2
+            for row, column in ((0, 0), (80, 19), (80, 22), (159, 159), (40, 100)):
+                window = raw[max(0, row - half) : row + half + 1, max(0, column - half) : column + half + 1]
+                np.testing.assert_allclose(seen[first, row, column], np.nanmean(window), rtol=1e-4)
+                np.testing.assert_allclose(seen[first + 4, row, column], np.nanstd(window), rtol=1e-2, atol=1e-4)
+
+
+def test_coordinates_alone_know_no_imagery(scene, spec):  # noqa: F811
+    cube, points = scene
+    control = fit_baseline(cube, "rf-coordinates", points, spec)
+    noise = cube.map(lambda a: (a * 0 + 0.3).assign_attrs(a.attrs))
+    one, other = (each.miso.predict(control).compute() for each in (cube, noise))
+    np.testing.assert_array_equal(one.permafrost_probability, other.permafrost_probability)
+
+
+def test_nodata_has_no_answer(scene, forest):  # noqa: F811
+    cube, _ = scene
+    holed = cube.assign({name: cube[name].where(cube.x > 300_400).assign_attrs(units="1") for name in ("red", "nir")})
+    found = holed.miso.predict(forest).compute()
+    assert np.isnan(found.permafrost_probability.values[:, :20]).all()
+    assert (found.permafrost.values[:, :20] == 255).all()
+    assert np.isfinite(found.permafrost_probability.values[:, 20:]).all()
+
+
+@pytest.mark.parametrize("estimator", [LogisticRegression(max_iter=200), RidgeClassifier()])
+def test_any_classifier_will_do(scene, spec, estimator):  # noqa: F811
+    cube, points = scene
+    model = cube.miso.fit(estimator, points)
+    assert isinstance(model, PixelModel)
+    found = cube.miso.predict(model).compute().permafrost_probability.values
+    assert ((found > 0.5) == (cube.red.values > np.median(cube.red.values))).mean() > 0.8
+
+
+def test_regressors_answer_values(scene, spec):  # noqa: F811
+    cube, points = scene
+    task = Task("thickness", "regression", units="cm")
+    labelled = points.assign(thickness=np.arange(len(points)) * 0.1)
+    model = fit_baseline(cube, RandomForestRegressor(5, random_state=0), labelled, replace(spec, tasks=(task,)))
+    found = cube.miso.predict(model).compute().thickness
+    assert found.attrs["units"] == "cm"
+    assert 0 <= float(found.min()) < float(found.max()) <= 40
+
+
+def test_what_does_not_fit_is_refused(scene, spec, forest):  # noqa: F811
+    cube, points = scene
+    with pytest.raises(SpecError, match="does not fit task 'permafrost', a binary; give a classifier"):
+        fit_baseline(cube, RandomForestRegressor(), points, spec)
+    with pytest.raises(SpecError, match="give a regressor"):
+        fit_baseline(cube, RandomForestClassifier(), points, replace(spec, tasks=(Task("t", "regression"),)))
+    with pytest.raises(SpecError, match="no scikit-learn estimator"):
+        cube.miso.fit(3, points)
+    with pytest.raises(SpecError, match="features is 'colour'"):
+        Baseline(LogisticRegression(), "colour")
+    with pytest.raises(SpecError, match=r"no settings \['max_epochs'\]"):
+        cube.miso.fit("rf-11", points, max_epochs=3)
+    with pytest.raises(PointsError, match="All .* labels of 'permafrost' are 'present'"):
+        fit_baseline(cube, "rf-11", points[points.permafrost == 1], replace(spec, tasks=(PERMAFROST,)))
+    with pytest.raises(PointsError, match="No point with valid imagery has a label of 'permafrost'"):
+        fit_baseline(cube, "rf-11", points.assign(permafrost=np.nan), replace(spec, tasks=(PERMAFROST, TAXONOMY)))
+    for option in ({"location": True}, {"batch_size": 3}, {"device": "cpu"}, {"compile": True}):
+        with pytest.raises(SpecError, match="settings of a network"):
+            cube.miso.predict(forest, **option)
+    with pytest.raises(SpecError, match="resolution is 5"):
+        cube.miso.predict(forest, resolution=5)

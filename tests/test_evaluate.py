@@ -1,0 +1,279 @@
+"""Cross-validation: no leak, resumption, regions, tidy tables, and what is refused."""
+
+import os
+from dataclasses import replace
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+from shapely.geometry import box
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import KFold as SklearnKFold
+from sklearn.tree import DecisionTreeRegressor
+
+import misoxr.evaluate as module
+from misoxr.baseline import Baseline, baseline
+from misoxr.errors import MisoxrWarning, PointsError, SpecError, StoreError
+from misoxr.folds import BlockKFold, ClusterKFold, PredefinedFolds
+from misoxr.metrics import scores
+from misoxr.scores import Scores
+from misoxr.spec import PERMAFROST, TAXONOMY, Task
+from tests.test_train import scene  # noqa: F401
+
+FAST = {"max_epochs": 1, "device": "cpu"}
+CV = BlockKFold(800, n_splits=3)
+CONTROL = Baseline(LogisticRegression(), "coordinates")
+
+
+@pytest.fixture(scope="module")
+def rivals(spec):
+    return {
+        "miso": (spec, FAST),
+        "logistic": LogisticRegression(max_iter=50),
+        "control": Baseline(LogisticRegression(), "coordinates"),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(scene, rivals):  # noqa: F811
+    cube, points = scene
+    zones = gpd.GeoDataFrame({"zone": ["west", "far"]}, geometry=[box(300_000, 0, 301_600, 2e6), box(0, 0, 1, 1)], crs=3338)
+    options = {"cv": CV, "seeds": (0, 1), "regions": zones.to_crs(4326), "region": "zone", "progress": False}
+    with pytest.warns(MisoxrWarning, match="have no label"):
+        return cube.miso.cross_validate(rivals, points, **options)
+
+
+def same(one, other):
+    """Whether two scores have the same predictions, whatever time they took."""
+    pd.testing.assert_frame_equal(one.predictions.drop(columns="seconds"), other.predictions.drop(columns="seconds"))
+
+
+def labelled(points):
+    return points[points.permafrost.notna() | points.taxonomy.notna()]
+
+
+def test_every_point_is_predicted_once_by_each_model_and_seed(scene, found):  # noqa: F811
+    _, points = scene
+    for _, part in found.predictions.groupby(["model", "seed", "task"]):
+        assert part.point.is_unique
+    each = found.predictions.groupby(["model", "seed"]).point.apply(set)
+    assert len(each) == 6
+    assert all(one == set(labelled(points).index) for one in each)
+
+
+def test_the_table_names_models_folds_and_seeds(found):
+    table = found.to_dataframe()
+    assert list(table.columns) == ["model", "seed", "cv", "fold", "region", "task", "metric", "class", "value", "points"]
+    assert set(table.cv) == {repr(CV)}
+    assert set(table.region) == {"all", "west", "none"}
+    assert set(table.fold) == {0, 1, 2, "pooled"}
+    pooled = table[(table.fold == "pooled") & (table.region == "all") & (table.task == "permafrost") & (table.metric == "roc_auc")]
+    part = found.predictions.query("model == 'logistic' and seed == 1 and task == 'permafrost'")
+    value = pooled[(pooled.model == "logistic") & (pooled.seed == 1) & (pooled["class"] == "")].value.item()
+    assert value == pytest.approx(scores(PERMAFROST, part.truth, part.p0)["roc_auc"])
+    west = table[(table.region == "west") & (table.metric == "accuracy")].points
+    assert (west < pooled.points.max()).all()
+    summary = found.summary()
+    assert summary.loc["miso", ["folds", "seeds"]].tolist() == [3, 2]
+    assert summary.loc["logistic", "permafrost roc_auc"] > 0.9 > 0.7 > summary.loc["control", "permafrost roc_auc"]
+    assert "control" in repr(found)
+    assert repr(CV) in repr(found)
+
+
+def test_confusion_and_reliability(found):
+    counts = found.confusion("logistic", "taxonomy")
+    assert counts.to_numpy().sum() == len(found.predictions.query("model == 'logistic' and task == 'taxonomy'"))
+    curve = found.reliability("logistic", "permafrost", bins=5)
+    assert curve["count"].sum() == len(found.predictions.query("model == 'logistic' and task == 'permafrost'"))
+    with pytest.raises(PointsError, match="no model 'forest'"):
+        found.confusion("forest", "taxonomy")
+    with pytest.raises(PointsError, match="Name one of the tasks"):
+        found.confusion("logistic")
+
+
+def test_seeds_are_averaged_and_models_compared(found):
+    mean = found.averaged()
+    assert set(mean.predictions.seed) == {"mean"}
+    keys = ["fold", "task", "point"]
+    each = found.predictions.query("model == 'miso' and task == 'permafrost'").groupby(keys).p0.mean()
+    one = mean.predictions.query("model == 'miso' and task == 'permafrost'").set_index(keys).p0
+    np.testing.assert_allclose(one.sort_index(), each.sort_index())
+    difference = found.compare("logistic", "control", "roc_auc", "permafrost")
+    assert difference.pairs == 6
+    assert difference.difference > 3 * difference.standard_error > 0
+
+
+def test_scores_survive_parquet(found, tmp_path):
+    found.save(tmp_path / "scores.parquet")
+    again = Scores.load(tmp_path / "scores.parquet")
+    assert again.tasks == found.tasks
+    assert again.about == found.about
+    pd.testing.assert_frame_equal(again.to_dataframe(), found.to_dataframe())
+    plain = Scores(found.predictions.assign(region=None), found.tasks, found.about)
+    plain.save(tmp_path / "plain.parquet")
+    pd.testing.assert_frame_equal(Scores.load(tmp_path / "plain.parquet").to_dataframe(), plain.to_dataframe())
+    with pytest.raises(StoreError, match="cannot be read"):
+        Scores.load(tmp_path / "none.parquet")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(StoreError, match="without misoxr's header"):
+        Scores.load(tmp_path / "other.parquet")
+
+
+def test_labels_of_test_points_steer_nothing(scene, rivals):  # noqa: F811
+    """Turn every label of one fold: what is predicted for that fold must not change."""
+    cube, points = scene
+    points = labelled(points)
+    options = {"cv": CV, "seeds": (3,), "progress": False}
+    folds = list(CV.split(np.stack([points.geometry.x, points.geometry.y], axis=1)))
+    turned = points.copy()
+    at = turned.index[folds[1][1]]
+    turned.loc[at, "permafrost"] = 1 - turned.loc[at, "permafrost"]
+    swapped = {"Gelisols": "Histosols", "Histosols": "Gelisols"}
+    turned.loc[at, "taxonomy"] = turned.loc[at, "taxonomy"].map(swapped)
+    one, other = (cube.miso.cross_validate(rivals, each, **options).predictions for each in (points, turned))
+    held = one.fold == 1
+    answers = [f"p{k}" for k in range(7)]
+    pd.testing.assert_frame_equal(one.loc[held, answers], other.loc[held, answers])
+    assert not one.loc[~held, answers].equals(other.loc[~held, answers])
+
+
+def test_an_interrupted_run_goes_on_at_its_fold(scene, rivals, tmp_path, monkeypatch):  # noqa: F811
+    cube, points = scene
+    points, answers, calls = labelled(points), module._answers, []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return answers(*arguments)
+
+    options = {"cv": CV, "store": tmp_path / "run", "progress": False}
+    monkeypatch.setattr(module, "_answers", failing)
+    with pytest.raises(KeyboardInterrupt):
+        cube.miso.cross_validate(rivals, points, **options)
+    resumed = cube.miso.cross_validate(rivals, points, **options)
+    assert len(calls) == 5 + 9 - 4
+    same(resumed, cube.miso.cross_validate(rivals, points, cv=CV, progress=False))
+    # A model more is run alone; other points, folds or settings are refused.
+    calls.clear()
+    cube.miso.cross_validate({**rivals, "rf": "rf-11"}, points, **options)
+    assert len(calls) == 3
+    with pytest.raises(StoreError, match="another folds"):
+        cube.miso.cross_validate(rivals, points, **{**options, "cv": BlockKFold(900, 3)})
+    with pytest.raises(StoreError, match="another folds, points"):
+        cube.miso.cross_validate(rivals, points.iloc[:-9], **options)
+    with pytest.raises(StoreError, match="model 'miso'"):
+        cube.miso.cross_validate({"miso": (rivals["miso"][0], FAST | {"noise": 0.5})}, points, **options)
+
+
+def test_folds_run_on_a_cluster(scene, rivals):  # noqa: F811
+    from distributed import Client, LocalCluster
+
+    cube, points = scene
+    points = labelled(points)
+    few = {name: rivals[name] for name in ("logistic", "control")}
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        there = cube.miso.cross_validate(few, points, cv=CV, client=client, progress=False)
+        assert os.getpid() not in client.run(os.getpid).values()
+    here = cube.miso.cross_validate(few, points, cv=CV, progress=False)
+    same(there, here)
+
+
+def test_names_numbers_and_splitters_of_others(scene):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    found = cube.miso.cross_validate([LogisticRegression(), "rf-coordinates"], points, cv=2, progress=False)
+    assert found.models == ["LogisticRegression", "rf-coordinates"]
+    other = cube.miso.cross_validate("rf-coordinates", points, cv=SklearnKFold(2, shuffle=True, random_state=0), progress=False)
+    assert "KFold(n_splits=2" in other.about["cv"]
+
+
+def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    run = cube.miso.cross_validate
+    options = {"progress": False, "cv": CV}
+    with pytest.raises(PointsError, match="folds"):
+        run("rf-11", points, cv=ClusterKFold(10_000), progress=False)
+    with pytest.raises(SpecError, match="named alike"):
+        run(["rf-11", "rf-11"], points, **options)
+    with pytest.raises(SpecError, match="need the same tasks"):
+        run({"a": spec, "b": replace(spec, tasks=(TAXONOMY,))}, points, **options)
+    with pytest.raises(SpecError, match="cv is 'blocks'"):
+        run("rf-11", points, cv="blocks", progress=False)
+    far = gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=3338)
+    with pytest.raises(PointsError, match="No point lies in any of the 1 regions"):
+        run("rf-11", points, regions=far, **options)
+    with pytest.raises(PointsError, match="no column 'zone'"):
+        run("rf-11", points, regions=gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=3338), region="zone", **options)
+    with pytest.raises(PointsError, match="in fold 0 are all 'present'"):
+        run(LogisticRegression(), points[points.permafrost == 1][["permafrost", "geometry"]], **options)
+    with pytest.raises(SpecError, match="no models to compare"):
+        run({}, points, **options)
+    with pytest.raises(SpecError, match="nothing to run"):
+        run("rf-11", points, seeds=[], **options)
+    with pytest.raises(SpecError, match=r"settings \['stroe'\] are for networks"):
+        run("rf-11", points, stroe="x", **options)
+    with pytest.raises(SpecError, match=r"no settings \['stroe'\]"):
+        run(spec, points, stroe="x", **options)
+    with pytest.raises(SpecError, match=r"\['directory'\] of 'miso-nano' cannot be set here"):
+        run(spec, points, directory="x", **options)
+    with pytest.raises(SpecError, match="val of 'miso-nano' is a table"):
+        run(spec, points, val=points, **options)
+    with pytest.raises(SpecError, match="no pair"):
+        run(("rf-11", "rf-coordinates"), points, **options)
+    with pytest.raises(SpecError, match="cannot split points by coordinates alone"):
+        run("rf-11", points, cv=GroupKFold(3), progress=False)
+    with pytest.raises(PointsError, match="region is 'zone' and there are no regions"):
+        run("rf-11", points, region="zone", **options)
+
+
+def test_given_folds_are_of_the_points_given(scene):  # noqa: F811
+    """Points that are left out do not shift the others between folds."""
+    cube, points = scene
+    points = points.reset_index(drop=True)
+    at = np.arange(len(points))
+    cv = PredefinedFolds([(at[at % 3 != k], at[at % 3 == k]) for k in range(3)])
+    with pytest.warns(MisoxrWarning, match="left out"):
+        found = cube.miso.cross_validate("rf-coordinates", points, cv=cv, progress=False)
+    assert len(set(found.predictions.point)) < len(points)
+    assert (found.predictions.fold == found.predictions.point % 3).all()
+
+
+def test_seeds_change_estimators(scene):  # noqa: F811
+    cube, points = scene
+    found = cube.miso.cross_validate(Baseline(baseline("rf-11").estimator), labelled(points), cv=CV, seeds=2, progress=False)
+    one, other = (found.predictions[found.predictions.seed == seed].p0.to_numpy() for seed in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_other_imagery_is_not_the_same_run(scene, tmp_path):  # noqa: F811
+    cube, points = scene
+    options = {"cv": CV, "store": tmp_path, "progress": False}
+    cube.miso.cross_validate("rf-11", labelled(points), **options)
+    other = cube.assign(red=(cube.red * 1.1).assign_attrs(units="1"))
+    with pytest.raises(StoreError, match="model 'rf-11'"):
+        other.miso.cross_validate("rf-11", labelled(points), **options)
+
+
+def test_regressors_with_tasks_of_their_own(scene, spec):  # noqa: F811
+    cube, points = scene
+    depth = points.assign(depth=np.arange(len(points)) * 0.1)[["depth", "geometry"]]
+    like = replace(spec, tasks=(Task("depth", "regression", units="cm"),))
+    found = cube.miso.cross_validate({"tree": (DecisionTreeRegressor(), {"like": like})}, depth, cv=CV, progress=False)
+    assert "depth rmse" in found.summary()
+    assert found.compare("tree", "tree", "r2").difference == 0
+
+
+def test_points_in_another_crs_are_moved(scene):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    one = cube.miso.cross_validate(CONTROL, points, cv=CV, progress=False)
+    other = cube.miso.cross_validate(CONTROL, points.to_crs(4326), cv=CV, progress=False)
+    pd.testing.assert_frame_equal(one.predictions[["point", "fold"]], other.predictions[["point", "fold"]])
+    assert np.abs(one.predictions.p0 - other.predictions.p0).median() < 0.02
