@@ -23,7 +23,7 @@ from misoxr.samples import Labelled, read_samples
 from misoxr.scaling import METHODS, Scaling, stack, valid_pixels
 from misoxr.spec import ModelSpec, Task
 
-__all__ = ["BASELINES", "Baseline", "PixelModel", "baseline", "fit_baseline", "is_baseline"]
+__all__ = ["BASELINES", "Baseline", "PixelModel", "baseline", "check_labels", "fit_baseline", "is_baseline"]
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -291,7 +291,7 @@ def fit_baseline(
     for task in spec.tasks:
         labels = labelled.labels[task.name]
         known = valid & np.isfinite(labels)
-        _check_labels(task, labels[known])
+        check_labels(task, labels[known])
         estimator = base.clone(rival.estimator)
         if "random_state" in estimator.get_params():
             estimator.set_params(random_state=seed)
@@ -310,12 +310,13 @@ def fit_baseline(
     return PixelModel(spec, estimators, rival.features, fitted, tuple(float(value) for value in fill), record)
 
 
-def _check_labels(task: Task, labels: Floats) -> None:
+def check_labels(task: Task, labels: Floats) -> None:
+    """Refuse labels that nothing can be learnt from: none, or of one class only."""
     if not len(labels):
         raise PointsError(f"No point with valid imagery has a label of {task.name!r}; give points with labels of every task.")
     if task.kind != "regression" and len(np.unique(labels)) < 2:
         only = task.classes[int(labels[0])]
-        raise PointsError(f"All {len(labels)} labels of {task.name!r} are {only!r}; a classifier needs two classes or more.")
+        raise PointsError(f"All {len(labels)} labels of {task.name!r} are {only!r}; give points of two classes or more.")
 
 
 def _fit_scaling(spec: ModelSpec, bands: da.Array, labelled: Labelled, method: str, seed: int) -> Scaling:

@@ -18,7 +18,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
-from misoxr.baseline import PixelModel, fit_baseline, is_baseline
+from misoxr.baseline import PixelModel, check_labels, fit_baseline, is_baseline
 from misoxr.calibration import Calibration, fit_temperature
 from misoxr.cube import check, named
 from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError
@@ -159,7 +159,7 @@ def fit(
     BandError, GridError
         If the cube does not fit the specification, or is empty around the points.
     PointsError
-        If no point lies in the cube or carries a label, or a label is not a class of its task.
+        If no point lies in the cube or carries a label, a label is not a class of its task, or all of a task's are of one class.
     SpecError
         If a setting is not known or out of range, the run in ``directory`` has other settings, or training diverges.
     StoreError
@@ -296,6 +296,10 @@ def _windows(
         held = separate(points.xy, fraction=fraction, size=4 * spec.windows.size * spec.pixel_size, seed=seed)
     if held.all() or not held.any():
         raise PointsError(f"There are {(~held).sum()} training and {held.sum()} validation points; both are needed. Change val.")
+    for task in spec.tasks:
+        labels = points.labels[task.name]
+        if np.isfinite(labels).any():
+            check_labels(task, labels[np.isfinite(labels)])
     if not isinstance(scaling, Scaling):
         scaling = Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
     return Windows(spec, scaling, samples, points, geobox), held

@@ -176,6 +176,8 @@ def test_what_cannot_be_learnt_is_refused(scene, spec):
     ):
         with pytest.raises(SpecError, match=message):
             cube.miso.fit(spec, points, **{**options, **setting})
+    with pytest.raises(PointsError, match="All .* labels of 'permafrost' are 'present'"):
+        cube.miso.fit(spec, points[points.permafrost == 1], **options)
     with pytest.raises(PointsError, match="fraction of 1.5"):
         cube.miso.fit(spec, points, val=1.5, **options)
     with pytest.raises(SpecError, match="freeze is 'sat'"):
