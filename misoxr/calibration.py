@@ -191,8 +191,9 @@ def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) ->
     steps = np.linspace(math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]), 61)
     deepest = int(np.argmin([loss(step) for step in steps]))
     bounds = steps[max(0, deepest - 1)], steps[min(len(steps) - 1, deepest + 1)]
-    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return math.exp(best.x) if loss(best.x) < loss(0.0) else 1.0
+    found = float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+    # A bounded search never quite reaches a bound, which may be the best; 1 comes first among equals.
+    return float(np.clip(math.exp(min((0.0, found, *bounds), key=loss)), *TEMPERATURES))
 
 
 def prevalence_bias(task: Task, assumed: float | Mapping[str, float], wanted: float | Mapping[str, float]) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, softmax
 from scipy.stats import norm
@@ -75,6 +75,7 @@ def test_a_known_temperature_is_recovered(task, true):
     n=st.integers(2, 30),
     scale=st.sampled_from([0.0, 0.1, 1.0, 30.0, 1000.0]),
 )
+@example(task=PERMAFROST, seed=2, n=4, scale=1000.0)  # the best is the upper bound
 def test_the_likelihood_never_gets_worse(task, seed, n, scale):
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(0, 1, (n, task.outputs)) * scale, rng.integers(0, len(task.classes), n).astype(float)
