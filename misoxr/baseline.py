@@ -1,11 +1,11 @@
-"""Rivals of the network: scikit-learn estimators on a pixel's values, its surroundings, or its coordinates alone."""
+"""Rivals of the network: scikit-learn estimators that answer pixel by pixel, wherever a model does."""
 
 import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, Literal, get_args
+from functools import cached_property
+from typing import Any, get_args
 
 import dask.array as da
 import geopandas as gpd
@@ -18,20 +18,18 @@ from odc.geo.geobox import GeoBox
 from misoxr._version import __version__
 from misoxr.cube import check, named
 from misoxr.errors import PointsError, SpecError, require
+from misoxr.features import Features, features, features_at
 from misoxr.points import read_points, simulated
 from misoxr.samples import Labelled, read_samples
-from misoxr.scaling import METHODS, Scaling, stack, valid_pixels
+from misoxr.scaling import METHODS, Scaling, stack
 from misoxr.spec import ModelSpec, Task
 
 __all__ = ["BASELINES", "Baseline", "PixelModel", "baseline", "check_labels", "fit_baseline", "is_baseline"]
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-Features = Literal["pixel", "surroundings", "coordinates"]
 BASELINES = ("rf-11", "rf-11-balanced", "rf-surroundings", "rf-coordinates")
 """Baselines with a name."""
-SIDES = (5, 15)
-"""Sides of the squares whose means and standard deviations are a pixel's surroundings."""
 
 
 @dataclass(frozen=True)
@@ -128,17 +126,23 @@ class PixelModel:
 
     def layers(self, bands: da.Array, geobox: GeoBox) -> da.Array:
         """Map stacked bands (band, y, x), lazily, to the tasks' outputs (layer, y, x), NaN where there is no valid input."""
+        return self._lazily(features(self.features, self.scaling, self.spec, bands, geobox))
+
+    def layers_at(self, bands: da.Array, geobox: GeoBox, rows: npt.ArrayLike, columns: npt.ArrayLike) -> da.Array:
+        """Answer, lazily, at the pixels that hold positions: (layer, point), as :meth:`layers` has them."""
+        return self._lazily(features_at(self.features, self.scaling, self.spec, bands, geobox, rows, columns))
+
+    def _lazily(self, seen: da.Array) -> da.Array:
+        """Answer from features (feature + 1, ...), the last of which is 1 where there is valid input."""
         outputs = sum(task.outputs for task in self.spec.tasks)
-        seen = features(self.features, self.scaling, self.spec, bands, geobox)
-        both = da.concatenate([seen, _mask(self.spec, bands)]).rechunk({0: -1})
         # The estimators ride along once, as one key of the graph.
         layers: da.Array = da.map_blocks(
             _answer,
-            both,
+            seen,
             model=delayed(self),
-            chunks=((outputs,), *both.chunks[1:]),
+            chunks=((outputs,), *seen.chunks[1:]),
             dtype="float32",
-            meta=np.empty((0,) * 3, "f4"),
+            meta=np.empty((0,) * seen.ndim, "f4"),
         )
         return layers
 
@@ -165,76 +169,13 @@ def _outputs(estimator: Any, task: Task, table: Array) -> Floats:
 
 
 def _answer(block: Array, model: PixelModel) -> Array:
-    """Answer one block: features and, last, the mask (feature + 1, y, x) -> (layer, y, x)."""
+    """Answer one block: features and, last, the mask (feature + 1, ...) -> (layer, ...)."""
     outputs = sum(task.outputs for task in model.spec.tasks)
     out = np.full((outputs, *block.shape[1:]), np.nan, dtype="float32")
     mask = block[-1] > 0
     if mask.any():
         out[:, mask] = model.answer(block[:-1][:, mask].T).T
     return out
-
-
-def _mask(spec: ModelSpec, bands: da.Array) -> da.Array:
-    """Return where there is valid input, as one more band."""
-    one = ((1,), *bands.chunks[1:])
-    meta = np.empty((0,) * 3, "float32")
-    mask: da.Array = da.map_blocks(_seen, bands, spec=spec, chunks=one, dtype="float32", meta=meta)
-    return mask
-
-
-def _seen(bands: Array, spec: ModelSpec) -> Array:
-    return valid_pixels(spec, bands)[None].astype("float32")
-
-
-def features(kind: Features, scaling: Scaling | None, spec: ModelSpec, bands: da.Array, geobox: GeoBox) -> da.Array:
-    """Return what a baseline sees of stacked bands (band, y, x), lazily: (feature, y, x), NaN where missing."""
-    if kind == "coordinates":
-        return _coordinates(bands, geobox)
-    if scaling is not None:
-        channels = ((sum(modality.channels for modality in spec.modalities),), *bands.chunks[1:])
-        meta = np.empty((0,) * 3, "float32")
-        bands = da.map_blocks(partial(_scaled, spec=spec, scaling=scaling), bands, chunks=channels, dtype="float32", meta=meta)
-    if kind == "pixel":
-        return bands
-    around = [
-        da.map_overlap(partial(_around, side=side, spread=spread), bands, depth=(0, side // 2, side // 2), boundary="none")
-        for side in SIDES
-        for spread in (False, True)
-    ]
-    wide: da.Array = da.concatenate([bands, *around]).rechunk({0: -1})
-    return wide
-
-
-def _coordinates(bands: da.Array, geobox: GeoBox) -> da.Array:
-    affine, shape, chunks = geobox.affine, bands.shape[1:], bands.chunks[1:]
-    y, x = (da.arange(length, chunks=sizes, dtype="float64") + 0.5 for length, sizes in zip(shape, chunks, strict=True))
-    grids = (affine.c + affine.a * x[None], (affine.f + affine.e * y)[:, None])
-    placed: da.Array = da.stack([da.broadcast_to(grid, shape, chunks=chunks) for grid in grids]).rechunk({0: -1})
-    return placed
-
-
-def _scaled(bands: Array, spec: ModelSpec, scaling: Scaling) -> Array:
-    """Scale as for the network; a pixel without any band stays missing."""
-    scaled = np.concatenate(list(scaling.apply(spec, bands).values()))
-    scaled[:, ~np.isfinite(bands).any(axis=0)] = np.nan
-    return scaled
-
-
-def _around(bands: Array, side: int, spread: bool) -> Array:
-    """Mean, or standard deviation, of the valid pixels in the square around each pixel; NaN where there is none."""
-    from scipy.ndimage import uniform_filter
-
-    valid = np.isfinite(bands)
-    values = np.where(valid, bands, 0.0).astype("float64")
-    size = (0, side, side)
-    share = uniform_filter(valid.astype("float64"), size, mode="constant")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = uniform_filter(values, size, mode="constant") / share
-        if spread:
-            square = uniform_filter(values**2, size, mode="constant") / share
-            mean = np.sqrt(np.maximum(square - mean**2, 0.0))
-    mean[share < 0.5 / side**2] = np.nan
-    return mean.astype("float32")
 
 
 def fit_baseline(
@@ -280,8 +221,7 @@ def fit_baseline(
     fitted = (
         method if isinstance(method, Scaling) else None if method == "none" else _fit_scaling(spec, bands, labelled, method, seed)
     )
-    seen = da.concatenate([features(rival.features, fitted, spec, bands, geobox), _mask(spec, bands)]).rechunk({0: -1})
-    table = pick(seen, labelled.rows, labelled.columns)
+    table = features_at(rival.features, fitted, spec, bands, geobox, labelled.rows, labelled.columns).compute().T
     valid = table[:, -1] > 0
     table = np.where(np.isfinite(table), table, np.nan)[:, :-1]
     with np.errstate(all="ignore"):
@@ -311,22 +251,19 @@ def fit_baseline(
 
 
 def check_labels(task: Task, labels: Floats) -> None:
-    """Refuse labels that nothing can be learnt from: none, or of one class only."""
+    """Refuse labels that nothing can be learnt from: none, of one class only, or without a logarithm."""
     if not len(labels):
         raise PointsError(f"No point with valid imagery has a label of {task.name!r}; give points with labels of every task.")
     if task.kind != "regression" and len(np.unique(labels)) < 2:
         only = task.classes[int(labels[0])]
         raise PointsError(f"All {len(labels)} labels of {task.name!r} are {only!r}; give points of two classes or more.")
+    if task.loss == "mse_log1p" and labels.min() <= -1:
+        raise PointsError(
+            f"A label of {task.name!r} is {labels.min():g}, and its loss learns log(1 + value); give values above -1, or loss='mse'."
+        )
 
 
 def _fit_scaling(spec: ModelSpec, bands: da.Array, labelled: Labelled, method: str, seed: int) -> Scaling:
     """Fit the network's scaling on the pixels that the network's would be fitted on."""
     with read_samples(bands, labelled.rows, labelled.columns, spec.windows.size) as samples:
         return Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)), method)
-
-
-def pick(layers: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike) -> Array:
-    """Compute layers (layer, y, x) at pixels that hold positions, in the chunks that hold them only: (point, layer)."""
-    row, column = (np.floor(np.asarray(part)).astype("int64") for part in (rows, columns))
-    picked: Array = layers.vindex[:, row, column].compute()
-    return picked

@@ -20,9 +20,10 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from misoxr._version import __version__
-from misoxr.baseline import Baseline, is_baseline, pick
+from misoxr.baseline import Baseline, is_baseline
 from misoxr.cube import check, named
 from misoxr.errors import BandError, MisoxrError, MisoxrWarning, PointsError, SpecError, StoreError
+from misoxr.features import values_at
 from misoxr.folds import KFold
 from misoxr.grid import geobox_of
 from misoxr.points import encode, place, read_points, simulated
@@ -31,7 +32,7 @@ from misoxr.recipe import Recipe
 from misoxr.scaling import stack, valid_pixels
 from misoxr.scores import Scores, stacked
 from misoxr.spec import ModelSpec, Task
-from misoxr.train import fit, spec_for
+from misoxr.train import check_room, fit, spec_for
 
 __all__ = ["cross_validate"]
 
@@ -112,6 +113,8 @@ def cross_validate(
     ------
     PointsError
         If there are too few points or clusters for the folds, a fold lacks labels to learn from, or regions do not overlap the points.
+    GridError
+        If the cube is smaller than a network's window.
     SpecError
         If models differ in tasks, have the same name, or a setting is not known.
     StoreError
@@ -122,6 +125,9 @@ def cross_validate(
     points = read_points(points)
     specs = _specs(rivals, ds, points)
     tasks = _common_tasks(specs)
+    for name, (rival, _) in rivals.items():
+        if not is_baseline(rival):
+            check_room(specs[name], geobox_of(ds))
     if not points.index.is_unique:
         points = points.reset_index(drop=True)  # points are told apart by their index
     placed, labels, usable, imagery = _usable(ds, list(specs.values()), points, tasks)
@@ -239,9 +245,9 @@ def _usable(
     for spec in {spec.bands: spec for spec in specs}.values():
         cube = named(ds, spec)
         check(cube, spec)
-        values = pick(stack(cube, spec), rows, columns)
+        values = values_at(stack(cube, spec), rows, columns)
         imagery[spec.bands] = _digest(values)
-        usable &= valid_pixels(spec, values.T)
+        usable &= valid_pixels(spec, values)
     if not usable.any():
         raise BandError(f"None of the {len(placed)} points has a label and lies where the cube has a valid pixel.")
     if not usable.all():

@@ -19,19 +19,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from misoxr.errors import SpecError, require
-from misoxr.model.losses import contrasts, total_loss
+from misoxr.model.losses import contrasts, learnt, total_loss
 from misoxr.model.miso import Miso
 from misoxr.parts import check
 from misoxr.recipe import Recipe
 from misoxr.samples import Batch, Draw, Integers, Windows
-from misoxr.spec import ModelSpec
+from misoxr.spec import ModelSpec, Task
 
 require("pytorch_lightning", "train")
 import pytorch_lightning as lightning  # noqa: E402
 from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 
-__all__ = ["Hardware", "Result", "run"]
+__all__ = ["Hardware", "Result", "centre", "run"]
 
 Step = tuple[int, int, int]
 """Epoch, step in it, and device."""
@@ -104,11 +104,11 @@ class _Checks(Dataset[Batch]):
 class _Loop(lightning.LightningModule):
     """The steps of training and validation, and the weights of the best epoch."""
 
-    def __init__(self, network: Miso, spec: ModelSpec, recipe: Recipe, steps: int, class_weights: Mapping[str, Tensor], seed: int):
+    def __init__(self, network: Miso, spec: ModelSpec, recipe: Recipe, steps: int, weights: Mapping[str, Tensor], seed: int):
         super().__init__()
         self.network, self.spec, self.recipe, self.seed = network, spec, recipe, seed
         self.total_steps = steps * recipe.max_epochs
-        self.class_weights = nn.ParameterDict({name: nn.Parameter(w, requires_grad=False) for name, w in class_weights.items()})
+        self.weights = nn.ParameterDict({name: nn.Parameter(w, requires_grad=False) for name, w in weights.items()})
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.followed: list[tuple[list[Tensor], list[Tensor]]] = []
         self.checked: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
@@ -155,7 +155,7 @@ class _Loop(lightning.LightningModule):
 
     def _own(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
         spec = self.spec
-        return total_loss(spec.tasks, logits, labels, self.recipe.label_smoothing, dict(self.class_weights), spec.losses.focus)
+        return total_loss(spec.tasks, logits, labels, self.recipe.label_smoothing, dict(self.weights), spec.losses.focus)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Follow the weights with their moving average, which begins at the first step's."""
@@ -189,7 +189,8 @@ class _Loop(lightning.LightningModule):
             if task.kind != "regression" and bool(known.any()):
                 answers = logits[task.name].argmax(-1) if task.kind == "multiclass" else (logits[task.name][:, 0] > 0)
                 right.append(float((answers == labels[task.name])[known].float().mean()))
-        loss = float(total_loss(self.spec.tasks, logits, labels, focus=self.spec.losses.focus))
+        regressions = {task.name: self.weights[task.name] for task in self.spec.tasks if task.kind == "regression"}
+        loss = float(total_loss(self.spec.tasks, logits, labels, weights=regressions, focus=self.spec.losses.focus))
         return {"loss": loss, "accuracy": float(np.mean(right)) if right else math.nan}
 
     def on_validation_epoch_end(self) -> None:
@@ -243,11 +244,9 @@ class _Loop(lightning.LightningModule):
 
 def _best(history: list[dict[str, float]], recipe: Recipe) -> int:
     """Return the best epoch so far, the latest of equals; -1 where there is none."""
-    sign = 1.0 if recipe.criterion == "loss" else -1.0
-    values = [
-        sign * epoch[recipe.criterion] if np.isfinite([epoch["loss"], epoch[recipe.criterion]]).all() else math.inf
-        for epoch in history
-    ]
+    sign = {"loss": 1.0, "accuracy": -1.0, "last": 0.0}[recipe.criterion]
+    what = "accuracy" if recipe.criterion == "accuracy" else "loss"
+    values = [sign * epoch[what] if np.isfinite([epoch["loss"], epoch[what]]).all() else math.inf for epoch in history]
     finite = [value for value in values if value < math.inf]
     return len(values) - 1 - values[::-1].index(min(finite)) if finite else -1
 
@@ -320,7 +319,7 @@ def run(
         Where the state after every epoch (``last.ckpt``) and the logs go. A state that lies there is taken up.
     """
     steps = math.ceil(len(train) / (recipe.batch_size * (1 - recipe.unlabelled) * hardware.devices))
-    weights = _class_weights(data, train, recipe) if recipe.class_weight == "balanced" else {}
+    weights = _weights(data, train, recipe)
     loop = _Loop(network, data.spec, recipe, steps, weights, seed)
     with _quiet(), tempfile.TemporaryDirectory(prefix="misoxr-") as temporary:
         # Processes of their own hand the result over in a file.
@@ -381,15 +380,38 @@ def _loggers(directory: Path | None) -> Any:
     return loggers
 
 
-def _class_weights(data: Windows, points: Integers, recipe: Recipe) -> dict[str, Tensor]:
-    """Return 1/share of each task's classes, as often as points are drawn, with a mean of 1; 0 for classes without a label."""
-    weights, drawn = {}, data.balance(points, recipe.power)
+def centre(network: Miso, data: Windows, points: Integers) -> None:
+    """Let the heads of regressions begin at the mean of the labels, and spread as they do."""
     for task in data.spec.tasks:
         if task.kind == "regression":
-            continue
+            mean, spread = _moments(task, data, points)
+            heads = [
+                branch[task.name] for name in ("heads", "location_heads") if (branch := getattr(network, name, None)) is not None
+            ]
+            for layer in (head[-1] for head in heads):
+                nn.init.constant_(layer.bias, mean)
+                layer.weight.data.mul_(spread)
+
+
+def _moments(task: Task, data: Windows, points: Integers) -> tuple[float, float]:
+    """Return the mean and the standard deviation (1 where they are all equal) of a regression's labels, as they are learnt."""
+    values = learnt(task, torch.from_numpy(data.labelled.labels[task.name][points]))
+    values = values[values.isfinite()]
+    return (float(values.mean()), float(values.std(correction=0)) or 1.0) if len(values) else (0.0, 1.0)
+
+
+def _weights(data: Windows, points: Integers, recipe: Recipe) -> dict[str, Tensor]:
+    """Return the weights of losses: 1/variance of a regression's labels, so that its units do not count; and where asked,
+    1/share of each class, as often as points are drawn, with a mean of 1 (0 for classes without a label).
+    """
+    weights, drawn = {}, data.balance(points, recipe.power)
+    for task in data.spec.tasks:
         labels = data.labelled.labels[task.name][points]
         known = np.isfinite(labels)
-        shares = np.bincount(labels[known].astype(int), drawn[known] / drawn[known].sum(), minlength=len(task.classes))
-        inverse = np.where(shares > 0, 1 / np.maximum(shares, 1e-12) / (shares > 0).sum(), 0.0)
-        weights[task.name] = torch.from_numpy(inverse.astype("float32"))
+        if task.kind == "regression":
+            weights[task.name] = torch.tensor([_moments(task, data, points)[1] ** -2])
+        elif recipe.class_weight == "balanced":
+            shares = np.bincount(labels[known].astype(int), drawn[known] / drawn[known].sum(), minlength=len(task.classes))
+            inverse = np.where(shares > 0, 1 / np.maximum(shares, 1e-12) / (shares > 0).sum(), 0.0)
+            weights[task.name] = torch.from_numpy(inverse.astype("float32"))
     return weights

@@ -94,7 +94,7 @@ def predict_at(
         bands, geobox, chosen = pixel_bands(ds, model, settings)
         x, y, index = coordinates(points, geobox, crs)
         inside, rows, columns = _inside(geobox, x, y)
-        layers = _pick(model.layers(bands, geobox), inside, rows, columns)
+        layers = _spread(model.layers_at(bands, geobox, rows[inside], columns[inside]), inside, len(rows))
     else:
         found, bands, job, chosen = prepared(ds, model, settings)
         geobox, plan_of = job.geobox, job.plan.y.spec
@@ -128,12 +128,6 @@ def _spread(answers: da.Array, at: Integers, count: int) -> da.Array:
     index[at] = np.arange(len(at))
     placed: da.Array = da.concatenate([answers, nothing], axis=1).rechunk(-1)[:, index]
     return placed
-
-
-def _pick(layers: da.Array, inside: Integers, rows: Floats, columns: Floats) -> da.Array:
-    """Pick a map's layers (layer, y, x) at the pixels that hold points: (layer, point)."""
-    row, column = rows[inside].astype("int64"), columns[inside].astype("int64")
-    return _spread(layers.vindex[:, row, column].T, inside, len(rows))
 
 
 def _gather(bands: da.Array, job: Job, spec: ModelSpec, inside: Integers, rows: Floats, columns: Floats) -> da.Array:

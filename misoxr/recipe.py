@@ -10,7 +10,7 @@ from misoxr.spec import ModelSpec
 __all__ = ["Recipe"]
 
 Turns = Literal["dihedral", "mirror", "none"]
-Criterion = Literal["loss", "accuracy"]
+Criterion = Literal["loss", "accuracy", "last"]
 ClassWeight = Literal["none", "balanced"]
 
 
@@ -24,8 +24,9 @@ class Recipe:
         Epochs; in one, about as many labelled windows are seen as there are training points.
     patience : int
         Epochs without a better validation after which training ends.
-    criterion : {"loss", "accuracy"}
-        What validation goes by: the least loss, or the greatest accuracy (mean over the tasks with classes).
+    criterion : {"loss", "accuracy", "last"}
+        Which epoch is kept: that of the least validation loss, of the greatest validation accuracy (mean over the tasks with
+        classes), or the last, at the end of the schedule, whatever validation says.
     batch_size : int
         Windows a step on each device.
     learning_rate, min_learning_rate, warmup_learning_rate : float

@@ -21,10 +21,10 @@ from misoxr._version import __version__
 from misoxr.baseline import PixelModel, check_labels, fit_baseline, is_baseline
 from misoxr.calibration import Calibration, fit_temperature
 from misoxr.cube import check, named
-from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError
+from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError
 from misoxr.folds import separate
 from misoxr.grid import geobox_of
-from misoxr.loop import Hardware, run
+from misoxr.loop import Hardware, centre, run
 from misoxr.model.checkpoint import Model
 from misoxr.model.inference import choose_device, choose_precision, logits_at
 from misoxr.model.miso import Miso
@@ -35,7 +35,7 @@ from misoxr.samples import Labelled, Samples, Windows, read_samples
 from misoxr.scaling import METHODS, Scaling, stack, valid_pixels
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec
 
-__all__ = ["fit", "spec_for"]
+__all__ = ["check_room", "fit", "spec_for"]
 
 _ONE_AT_A_TIME = threading.Lock()
 """Trainings in one process would draw from torch's random numbers in turns, and no longer repeat themselves."""
@@ -157,7 +157,7 @@ def fit(
     Raises
     ------
     BandError, GridError
-        If the cube does not fit the specification, or is empty around the points.
+        If the cube does not fit the specification, is smaller than a window, or is empty around the points.
     PointsError
         If no point lies in the cube or carries a label, a label is not a class of its task, or all of a task's are of one class.
     SpecError
@@ -184,13 +184,11 @@ def fit(
     val = 0.2 if val is None else val
     ds = named(ds, spec)
     geobox, hardware = check(ds, spec), _hardware(device, devices, precision, workers)
+    check_room(spec, geobox)
     labelled = Labelled.of(points, spec, geobox)
     held = None if isinstance(val, float | int) else Labelled.of(read_points(val), spec, geobox)
     both = labelled if held is None else labelled.joined(held)
     size = spec.windows.size
-    if min(geobox.shape) < size:
-        words = f"The cube has {geobox.shape.y} x {geobox.shape.x} pixels, less than a window of {size}; windows are padded with nodata."
-        warnings.warn(words, MisoxrWarning, stacklevel=3)
     # As many tiles from anywhere as there are around points, so that both are seen equally often.
     free = 1.0 if recipe.unlabelled else 0.0
     with _ONE_AT_A_TIME, read_samples(stack(ds, spec), both.rows, both.columns, size, unlabelled=free, seed=seed) as samples:
@@ -200,6 +198,7 @@ def fit(
         train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
         with _seeded(seed):
             network = Miso(spec)
+            centre(network, data, train)
             stems = _pretrain(network, spec, pretrained or {})
             sources = {name: {"source": os.fspath(source), "stem": stems[name]} for name, source in (pretrained or {}).items()}
             run_of = {
@@ -226,6 +225,16 @@ def fit(
         **simulated(ds, points),
     }
     return Model(spec, data.scaling, network.cpu(), record, calibration)
+
+
+def check_room(spec: ModelSpec, geobox: GeoBox) -> None:
+    """Refuse a cube that is smaller than one of the network's windows: there is nothing to learn from nodata."""
+    size, (height, width) = spec.windows.size, geobox.shape
+    if min(height, width) < size:
+        raise GridError(
+            f"The cube has {height} x {width} pixels, less than a window of {spec.name!r}, {size} x {size}; give a larger cube, or a "
+            "ModelSpec with smaller windows=WindowSpec(…)."
+        )
 
 
 def _refuse_network_settings(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:

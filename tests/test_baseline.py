@@ -9,10 +9,11 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.tree import DecisionTreeClassifier
 
-from misoxr.baseline import Baseline, PixelModel, baseline, features, fit_baseline
+from misoxr.baseline import Baseline, PixelModel, baseline, fit_baseline
 from misoxr.errors import MisoxrWarning, PointsError, SpecError
+from misoxr.features import features, features_at
 from misoxr.grid import geobox_of
-from misoxr.scaling import stack
+from misoxr.scaling import Scaling, stack
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from tests.test_train import scene  # noqa: F401
 
@@ -76,7 +77,7 @@ def test_surroundings_are_means_and_deviations_of_what_is_valid(scene, spec):  #
     cube = cube.assign(red=cube.red.where(cube.x > 300_400).assign_attrs(units="1"))
     bands = stack(cube, spec)
     seen = features("surroundings", None, spec, bands, geobox_of(cube)).compute()
-    assert seen.shape == (4 * 5, 160, 160)
+    assert seen.shape == (4 * 5 + 1, 160, 160)
     raw = bands.compute()[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -86,6 +87,23 @@ def test_surroundings_are_means_and_deviations_of_what_is_valid(scene, spec):  #
                 window = raw[max(0, row - half) : row + half + 1, max(0, column - half) : column + half + 1]
                 np.testing.assert_allclose(seen[first, row, column], np.nanmean(window), rtol=1e-4)
                 np.testing.assert_allclose(seen[first + 4, row, column], np.nanstd(window), rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunks", [{"y": 160, "x": 160}, {"y": 50, "x": 9}])
+@pytest.mark.parametrize("kind", ["pixel", "surroundings", "coordinates"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_features_at_points_are_those_of_the_map(scene, spec, kind, scaled, chunks):  # noqa: F811
+    cube, _ = scene
+    holed = cube.assign({name: cube[name].where(cube.x > 300_400).assign_attrs(units=cube[name].units) for name in cube})
+    bands, box = stack(holed.chunk(chunks), spec), geobox_of(cube)
+    scaling = Scaling.fit(spec, bands.compute().reshape(4, -1)[:, ::7]) if scaled else None
+    rng = np.random.default_rng(0)
+    rows, columns = rng.uniform(0, 160, (2, 300))
+    rows[:4], columns[:4] = (0, 0, 159.9, 159.9), (0, 159.9, 0, 159.9)
+    wanted = features(kind, scaling, spec, bands, box).compute()[:, rows.astype(int), columns.astype(int)]
+    found = features_at(kind, scaling, spec, bands, box, rows, columns)
+    assert found.ndim == 2
+    np.testing.assert_allclose(found.compute(), wanted, rtol=1e-4, atol=2e-4)
 
 
 def test_coordinates_alone_know_no_imagery(scene, spec):  # noqa: F811

@@ -139,6 +139,26 @@ def test_labels_of_test_points_steer_nothing(scene, rivals):  # noqa: F811
     assert not one.loc[~held, answers].equals(other.loc[~held, answers])
 
 
+def test_training_and_validation_lie_apart_from_test(scene, spec, monkeypatch):  # noqa: F811
+    """With a buffer, no point that is learnt from or validated with is nearer to a test point than that."""
+    cube, points = scene
+    points, buffer, seen = labelled(points), 200.0, []
+
+    def fit(ds, what, given, **options):
+        seen.append(np.stack([given.geometry.x, given.geometry.y], axis=1))
+        return module_fit(ds, what, given, **options)
+
+    module_fit = module.fit
+    monkeypatch.setattr(module, "fit", fit)
+    cv = BlockKFold(800, n_splits=3, buffer=buffer)
+    found = cube.miso.cross_validate({"miso": (spec, FAST)}, points, cv=cv, progress=False)
+    assert len(seen) == 3
+    for fold, learnt in enumerate(seen):
+        test = points.loc[found.predictions[found.predictions.fold == fold].point.unique()].geometry
+        near = np.hypot(test.x.to_numpy()[:, None] - learnt[:, 0], test.y.to_numpy()[:, None] - learnt[:, 1]).min()
+        assert buffer <= near < 3 * buffer
+
+
 def test_an_interrupted_run_goes_on_at_its_fold(scene, rivals, tmp_path, monkeypatch):  # noqa: F811
     cube, points = scene
     points, answers, calls = labelled(points), module._answers, []

@@ -16,7 +16,7 @@ from misoxr.model.checkpoint import Model
 from misoxr.model.miso import Miso
 from misoxr.recipe import Recipe
 from misoxr.samples import Draw
-from misoxr.spec import PERMAFROST, TAXONOMY, LossSpec, ModelSpec, WindowSpec
+from misoxr.spec import PERMAFROST, TAXONOMY, LossSpec, ModelSpec, Task, WindowSpec
 from misoxr.train import spec_for
 from tests.conftest import make_cube, tiny_spec
 
@@ -188,13 +188,13 @@ def test_what_cannot_be_learnt_is_refused(scene, spec):
         cube.miso.fit(spec, far, **options)
 
 
-def test_windows_larger_than_the_cube(scene):
+def test_windows_larger_than_the_cube_are_refused(scene):
     cube, points = scene
-    inside = points[(points.geometry.x < 300_400) & (points.geometry.y > 1_499_000)]
-    small = cube.isel(y=slice(0, 50), x=slice(0, 20))
-    with pytest.warns(MisoxrWarning, match="in one block"), pytest.warns(MisoxrWarning, match="50 x 20 pixels, less than a window"):
-        model = small.miso.fit(tiny_spec(size=32, stride=24), inside, max_epochs=1, progress=False, device="cpu")
-    assert all(np.isfinite(epoch["loss"]) for epoch in model.record["validation"])
+    small, large = cube.isel(y=slice(0, 50), x=slice(0, 20)), tiny_spec(size=32, stride=24)
+    with pytest.raises(GridError, match="50 x 20 pixels, less than a window of 'miso-nano', 32 x 32; give a larger cube"):
+        small.miso.fit(large, points, progress=False)
+    with pytest.raises(GridError, match="50 x 20 pixels"):
+        small.miso.cross_validate({"forest": "rf-11", "tiny": large}, points, cv=3, progress=False)
 
 
 @pytest.mark.parametrize(("criterion", "sign"), [("loss", 1), ("accuracy", -1)])
@@ -467,6 +467,24 @@ def test_class_weights_and_other_losses_learn(scene, spec):
     losses = [epoch["loss"] for epoch in model.record["validation"]]
     assert min(losses) < losses[0]
     assert model.record["prevalence"]["permafrost"] == 0.5
+
+
+@pytest.mark.parametrize(("loss", "low"), [("mse", 1500.0), ("mse_log1p", 20.0)])
+def test_regressions_are_learnt_in_any_units(scene, loss, low):
+    """Values far from 0 and 1: heads begin at their mean, and the loss counts in their variance."""
+    cube, points = scene
+    rows, columns = ((1_499_990 - points.geometry.y) / 20).astype(int), ((points.geometry.x - 300_010) / 20).astype(int)
+    value = np.log(cube.red.values)[rows, columns]
+    points = points.assign(carbon=low + 10 * (value - value.min()))
+    spec = tiny_spec(tasks=(Task("carbon", "regression", units="g kg-1", loss=loss),))
+    model = cube.miso.fit(spec, points, max_epochs=EPOCHS, patience=EPOCHS, learning_rate=4e-3, progress=False, device="cpu")
+    assert model.record["validation"][0]["loss"] < 3
+    found = cube.miso.predict_at(model, points, device="cpu").carbon.compute()
+    assert np.corrcoef(found, points.carbon)[0, 1] > 0.8
+    assert float(found.mean()) == pytest.approx(points.carbon.mean(), abs=points.carbon.std() / 2)
+    refused = tiny_spec(tasks=(Task("carbon", "regression", loss="mse_log1p"),))
+    with pytest.raises(PointsError, match="label of 'carbon' is -2, and its loss learns log"):
+        cube.miso.fit(refused, points.assign(carbon=-2.0), progress=False)
 
 
 @pytest.mark.parametrize("seed", range(3))

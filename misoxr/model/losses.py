@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from misoxr.spec import LossSpec, Task
 
-__all__ = ["contrast", "contrasts", "task_loss", "total_loss"]
+__all__ = ["contrast", "contrasts", "learnt", "task_loss", "total_loss"]
 
 
 def task_loss(
@@ -27,7 +27,7 @@ def task_loss(
     smoothing : float
         Label smoothing of classes.
     weights : Tensor, optional
-        (class,) weight of each class; the mean is then the weighted one.
+        (class,) weight of each class; the mean is then the weighted one. Of a regression (1,), which multiplies its loss.
     focus : float
         Exponent of the focal loss.
 
@@ -45,7 +45,8 @@ def task_loss(
         return logits.sum() * 0
     logits, labels = logits[known].float(), labels[known]
     if task.kind == "regression":
-        return F.mse_loss(logits[:, 0], (labels.log1p() if task.loss == "mse_log1p" else labels).float())
+        loss = F.mse_loss(logits[:, 0], learnt(task, labels).float())
+        return loss if weights is None else loss * weights[0]
     if task.kind == "binary":
         # As a softmax over two classes, of which the first one's logit is 0: the same loss, and one form for all.
         logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
@@ -57,6 +58,11 @@ def task_loss(
         return losses.mean()
     weight = weights[codes]
     return (losses * weight).sum() / weight.sum()
+
+
+def learnt(task: Task, labels: Tensor) -> Tensor:
+    """Return a regression's labels as they are learnt: as they are, or as log(1 + value)."""
+    return labels.log1p() if task.loss == "mse_log1p" else labels
 
 
 def total_loss(
