@@ -1,6 +1,6 @@
 """Windows by measurement: what strides and tapers cost, what seams they leave, how far they are from dense overlap.
 
-    python benchmarks/windows.py [--preset miso-nano] [--seconds-to-train 120]
+    python benchmarks/windows.py [--preset miso-nano] [--size SIZE] [--epochs EPOCHS]
 
 On a SIMULATED landscape. ``miso-nano`` is trained on it first, so that the field is one that users get; ``miso-small`` and
 ``miso-base`` have random weights. All variants answer the same pixels of some rows. The last line is JSON.

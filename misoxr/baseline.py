@@ -92,7 +92,7 @@ def is_baseline(what: Any) -> bool:
     return what in BASELINES if isinstance(what, str) else not isinstance(what, ModelSpec)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PixelModel:
     """Fitted estimators of the tasks, which answer pixel by pixel wherever a :class:`misoxr.Model` does.
 
@@ -118,6 +118,11 @@ class PixelModel:
     scaling: Scaling | None = None
     fill: tuple[float, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """What it is, reads and answers, in a line."""
+        tasks = ", ".join(task.name for task in self.spec.tasks)
+        return f"<misoxr.PixelModel {self.record.get('estimator', '')}: {self.features} ({len(self.spec.bands)} bands) -> {tasks}>"
 
     @cached_property
     def sha256(self) -> str:

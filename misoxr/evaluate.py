@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -26,6 +27,7 @@ from misoxr.errors import BandError, MisoxrError, MisoxrWarning, PointsError, Sp
 from misoxr.features import values_at
 from misoxr.folds import KFold
 from misoxr.grid import geobox_of
+from misoxr.model.checkpoint import Model
 from misoxr.points import encode, place, read_points, simulated
 from misoxr.predict_at import predict_at
 from misoxr.recipe import Recipe
@@ -341,6 +343,8 @@ def _answers(
     # Labels stay behind: where to answer is all that a model is told of the test points.
     device = {"device": options["device"]} if "device" in options else {}
     answers = predict_at(ds, model, points.iloc[test][[points.geometry.name]], **device).compute(scheduler="threads")
+    if isinstance(model, Model):
+        Path(model.address().uri).unlink(missing_ok=True)  # nobody asks for a fold's model again
     columns: dict[str, Any] = {}
     for task in model.spec.tasks:
         values = answers[task.name if task.kind == "regression" else f"{task.name}_probability"]

@@ -71,6 +71,8 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
     if crs is None:
         raise GridError('The dataset carries no CRS. Write one, for example with ds.rio.write_crs("EPSG:3338") of rioxarray.')
     y, x = (np.asarray(obj.coords[dim].values, dtype="float64") for dim in ("y", "x"))
+    if not (y.size and x.size):
+        raise GridError(f"The dataset has {y.size} x {x.size} pixels; give one that is not empty.")
     transform = _written_transform(obj, y, x) or _transform_of(y, x)
     return GeoBox((y.size, x.size), transform, crs)
 

@@ -61,9 +61,8 @@ class _Steps(Dataset[Batch]):
 
     def __init__(self, data: Windows, points: Integers, recipe: Recipe, seed: int) -> None:
         self.data, self.points, self.seed = data, points, seed
-        self.draw = Draw(
-            recipe.batch_size, recipe.unlabelled, recipe.labels, recipe.random, recipe.regular, recipe.turns, recipe.power
-        )
+        names = ("unlabelled", "labels", "random", "regular", "turns", "power", "jitter")
+        self.draw = Draw(recipe.batch_size, **{name: getattr(recipe, name) for name in names})
         self.weights = data.balance(points, recipe.power)
 
     def __getitem__(self, step: Step) -> Batch:

@@ -64,9 +64,9 @@ def _classes(probability: xr.DataArray, task: Task) -> xr.DataArray:
     }
     if task.colors:
         attrs["flag_colors"] = " ".join(task.colors)
-    classes = class_map(probability, xr.DataArray(first.data, dims=first.dims, attrs=attrs))
-    classes.encoding["_FillValue"] = np.uint8(FILL)
-    return classes
+    # In the attributes: in the encoding it would say that the codes are masked floats, as rioxarray understands it.
+    attrs["_FillValue"] = np.uint8(FILL)
+    return class_map(probability, xr.DataArray(first.data, dims=first.dims, attrs=attrs))
 
 
 def class_map(probability: xr.DataArray, like: xr.DataArray) -> xr.DataArray:

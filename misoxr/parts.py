@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from misoxr.errors import SpecError
@@ -203,6 +204,9 @@ class WindowSpec:
     ramp: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("size", "input_size", "stride"):
+            value = getattr(self, name)
+            check(isinstance(value, Integral), f"{name} of the windows is {value!r}; give a whole number of pixels.")
         check(self.size >= 2, f"A window of {self.size} pixels is too small; use 2 or more.")
         check(self.input_size >= 2, f"An input of {self.input_size} pixels is too small; use 2 or more.")
         check(

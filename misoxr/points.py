@@ -155,7 +155,14 @@ def coordinates(
     PointsError
         If there are no points, or their coordinates or CRS are missing.
     """
+    if isinstance(points, gpd.GeoSeries):
+        points = points.to_frame("geometry")
     if not isinstance(points, pd.DataFrame):
+        if not isinstance(points, Mapping | xr.Dataset):
+            raise PointsError(
+                f"The points are a {type(points).__name__}; give a table, a GeoDataFrame (misoxr.read_points reads files), or "
+                'a mapping {"x": …, "y": …}.'
+            )
         if not {"x", "y"} <= set(points):
             raise PointsError(f"The points have {list(points)}; give x and y, a table or a GeoDataFrame.")
         arrays = [np.asarray(points[name]) for name in ("x", "y")]

@@ -15,17 +15,17 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from misoxr.baseline import PixelModel
+from misoxr.baseline import BASELINES, PixelModel
 from misoxr.cube import check, named
 from misoxr.ensemble import averaged
 from misoxr.errors import MisoxrWarning, SpecError
-from misoxr.grid import assign, lattice_offset
+from misoxr.grid import assign, lattice_offset, locations
 from misoxr.maps import attributes, variables
 from misoxr.model.checkpoint import Address, Model, resolve
 from misoxr.model.field import Block, Grid, Positions, Source, blend, from_location
 from misoxr.model.inference import choose_device, choose_precision, inference
 from misoxr.scaling import stack
-from misoxr.spec import ModelSpec, Task, WindowSpec
+from misoxr.spec import PRESETS, ModelSpec, Task, WindowSpec
 from misoxr.windows import Axis, Plan, plan
 
 __all__ = ["predict"]
@@ -97,7 +97,8 @@ class Edges:
     @cached_property
     def marks(self) -> tuple[int, ...]:
         """First position of each chunk, and the end: a position belongs to the chunk it lies in."""
-        return tuple(ceil(edge / self.step - 0.5) for edge in self.edges)
+        # Of the positions as they are computed, so that none is rounded beyond its chunk.
+        return tuple(int(mark) for mark in np.searchsorted(self._along(0, ceil(self.edges[-1] / self.step) + 1), self.edges))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -106,8 +107,10 @@ class Edges:
 
     def positions(self, chunk: int) -> Floats:
         """Positions of a chunk, in fractional pixels."""
-        positions = np.arange(self.marks[chunk], self.marks[chunk + 1], dtype="float64") + 0.5
-        return np.asarray(positions * self.step)
+        return self._along(self.marks[chunk], self.marks[chunk + 1])
+
+    def _along(self, first: int, stop: int) -> Floats:
+        return np.asarray((np.arange(first, stop, dtype="float64") + 0.5) * self.step)
 
 
 def predict(
@@ -151,7 +154,8 @@ def predict(
         Windows encoded at once; 8 on CPU, and on CUDA what fits in free memory, by default. Where CUDA runs out of memory,
         it is halved.
     compile : bool, optional
-        Compile the network with ``torch.compile``, once per process; needs a C++ compiler on a CPU.
+        Compile the queries and heads, where most of the time goes, with ``torch.compile``, once per process; the backbones
+        stay as they are. Needs a C++ compiler on a CPU.
 
     Returns
     -------
@@ -221,6 +225,8 @@ class Settings:
 
     def tasks_of(self, spec: ModelSpec) -> list[Task]:
         """Return the tasks that are asked for."""
+        if isinstance(self.tasks, str):
+            raise SpecError(f"tasks is {self.tasks!r}; give a list of names, [{self.tasks!r}].")
         if self.tasks is not None and not len(self.tasks):
             raise SpecError(f"tasks is empty; name some of {[task.name for task in spec.tasks]}, or leave it out for all.")
         return [spec.task(name) for name in self.tasks] if self.tasks is not None else list(spec.tasks)
@@ -239,16 +245,29 @@ def pixel_bands(ds: xr.Dataset, model: PixelModel, settings: Settings) -> tuple[
 
 def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, da.Array, Job, list[Task]]:
     """Check everything that metadata tell, and return the model, its stacked bands, the blocks' job and the tasks."""
+    if isinstance(model, str) and model in (*PRESETS, *BASELINES) and not os.path.exists(model):
+        raise SpecError(f"{model!r} is to be trained first: model = ds.miso.fit({model!r}, points).")
+    if not isinstance(model, Model | str | os.PathLike):
+        raise SpecError(
+            f"{type(model).__name__} is no model of misoxr: an estimator does not tell which bands it has learnt from. Fit it with "
+            "ds.miso.fit(estimator, points), and predict with what that returns."
+        )
     model = model if isinstance(model, Model) else Model.load(model)
     spec, chosen = model.spec, settings.tasks_of(model.spec)
     if settings.location and spec.location is None:
         raise SpecError("location=True needs a model with a location branch, and this one has none.")
-    if settings.batch_size is not None and settings.batch_size < 1:
-        raise SpecError(f"The batch size is {settings.batch_size}; it must be 1 or more.")
+    if settings.batch_size is not None and not (isinstance(settings.batch_size, int) and settings.batch_size >= 1):
+        raise SpecError(f"The batch size is {settings.batch_size!r}; it must be a whole number, 1 or more.")
+    if not isinstance(settings.windows, WindowSpec | None):
+        raise SpecError(
+            f"windows is {settings.windows!r}; give a WindowSpec, such as dataclasses.replace(model.spec.windows, stride=…)."
+        )
     choose_precision(settings.precision, "cpu")
     device = settings.device if settings.device == "auto" else choose_device(settings.device)
     ds = named(ds, spec)
     geobox = check(ds, spec)
+    if settings.location:
+        _warn_outside(geobox, spec)
     job = Job(
         address=model.address(),
         plan=_plan(geobox, spec, settings.windows),
@@ -260,6 +279,18 @@ def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, da.
         compiled=settings.compiled,
     )
     return model, stack(ds, spec), job, chosen
+
+
+def _warn_outside(geobox: GeoBox, spec: ModelSpec) -> None:
+    assert spec.location is not None
+    rows, columns = np.meshgrid([0, geobox.shape.y], [0, geobox.shape.x])
+    if np.abs(locations(geobox, rows, columns, spec.location)).max() > 1 + 1e-6:
+        warnings.warn(
+            f"The cube reaches beyond the extent {spec.location.extent} ({spec.location.crs}) of the model's locations, where its "
+            "location head has learnt nothing.",
+            MisoxrWarning,
+            stacklevel=5,
+        )
 
 
 def _plan(geobox: GeoBox, spec: ModelSpec, windows: WindowSpec | None) -> Plan:

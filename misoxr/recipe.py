@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
 from misoxr.parts import check
@@ -59,6 +60,9 @@ class Recipe:
         Whether windows are mirrored east to west and turned by quarters, and aspect with them; only mirrored; or neither.
     power : float
         Points are drawn with weight 1/(class count)^power.
+    jitter : float
+        Standard deviation, in pixels, by which labelled points are moved each time they are drawn: a label holds for its
+        surroundings too, and positions are known to some metres only.
     """
 
     max_epochs: int = 20
@@ -83,13 +87,29 @@ class Recipe:
     regular: int = 16
     turns: Turns = "mirror"
     power: float = 0.5
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
+        numbers = {field.name: getattr(self, field.name) for field in fields(self) if field.type in (int, float)}
+        for name, value in numbers.items():
+            check(isinstance(value, Real), f"{name} is {value!r}; give a number.")
+        for name in ("max_epochs", "patience", "batch_size", "labels", "random", "regular"):
+            check(isinstance(numbers[name], Integral), f"{name} is {numbers[name]!r}; give a whole number.")
         for name in ("max_epochs", "patience", "batch_size", "labels"):
             check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more.")
         for name in ("learning_rate", "layer_decay"):
             check(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive.")
-        for name in ("min_learning_rate", "warmup_learning_rate", "weight_decay", "clip", "noise", "random", "regular", "power"):
+        for name in (
+            "min_learning_rate",
+            "warmup_learning_rate",
+            "weight_decay",
+            "clip",
+            "noise",
+            "random",
+            "regular",
+            "power",
+            "jitter",
+        ):
             check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more.")
         for name in ("label_smoothing", "ema", "unlabelled", "warmup"):
             check(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
@@ -147,4 +167,5 @@ _PUBLISHED: Mapping[str, Any] = {
     "regular": 36,
     "turns": "none",
     "power": 0.0,
+    "jitter": 0.0,
 }

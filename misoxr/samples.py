@@ -198,6 +198,8 @@ class Draw:
         a mirror image, and not upside down), or neither.
     power : float
         A point is drawn with weight 1/(class count)^power: 0 draws them alike.
+    jitter : float
+        Standard deviation, pixels, by which labelled points are moved; none leaves its window.
     """
 
     size: int
@@ -207,6 +209,7 @@ class Draw:
     regular: int
     turns: str
     power: float
+    jitter: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,8 @@ class Windows:
         index, xy = samples.inside(points, tile, start)
         # The point itself first, then others by chance.
         order = np.argsort(np.where(index == point, -1.0, rng.random(len(index))))[: draw.labels]
-        return self._window(tile, start, index[order], xy[order], draw, rng)
+        moved = xy[order] + draw.jitter * rng.standard_normal((len(order), 2)) * 2 / samples.size if draw.jitter else xy[order]
+        return self._window(tile, start, index[order], np.clip(moved, -1, 1), draw, rng)
 
     def _anywhere(self, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
         samples = self.samples

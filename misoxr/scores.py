@@ -135,6 +135,9 @@ class Scores:
             training points, so the standard error is somewhat too small.
         """
         found = {}
+        known = list(scores(self.task(task), *self._of(self.models[0], self.task(task).name)))
+        if metric not in known:
+            raise PointsError(f"There is no score {metric!r} of {self.task(task).name!r}; there are {known}.")
         for model in (one, other):
             if model not in self.models:
                 raise PointsError(f"There is no model {model!r} among the scores; there are {self.models}.")
@@ -143,7 +146,7 @@ class Scores:
                 keys: scores(self.task(task), *_arrays(part, self.task(task)))[metric]
                 for keys, part in mine.groupby(["fold", "seed"])
             }
-            found[model] = pd.Series(each)
+            found[model] = pd.Series(each, dtype="float64")
         difference = (found[one] - found[other]).dropna()
         error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.nan
         return pd.Series({"difference": difference.mean(), "standard_error": error, "pairs": len(difference)})

@@ -12,6 +12,7 @@ __all__ = [
     "ALASKA",
     "COVARIATES",
     "PERMAFROST",
+    "PRESETS",
     "SENTINEL2",
     "SOIL_ORDERS",
     "TAXONOMY",
@@ -87,6 +88,11 @@ class ModelSpec:
         """All bands, modality after modality."""
         return tuple(band for modality in self.modalities for band in modality.bands)
 
+    def summary(self) -> str:
+        """Return name, inputs and outputs in a line."""
+        inputs = [f"{modality.name} ({len(modality.bands)} bands)" for modality in self.modalities] or ["location"]
+        return f"{self.name!r}: {', '.join(inputs)} -> {', '.join(task.name for task in self.tasks)}"
+
     def task(self, name: str) -> Task:
         """Return the task of that name."""
         for task in self.tasks:
@@ -147,9 +153,11 @@ class ModelSpec:
         arXiv 2506.17302 for the architecture and the default bands.
         """
         try:
-            parts = _PRESETS[name]
+            parts = PRESETS[name]
         except KeyError:
-            raise SpecError(f"Unknown preset {name!r}; use one of {sorted(_PRESETS)}.") from None
+            raise SpecError(
+                f"Unknown preset {name!r}; use one of {sorted(PRESETS)}, or, where models are fitted, a baseline of misoxr.baseline.BASELINES."
+            ) from None
         bands = {"sat": _bands(SENTINEL2 if sat is None else sat), "cov": _bands(COVARIATES if cov is None else cov)}
         modalities = [Modality(key, value, parts[key], required=key == "sat") for key, value in bands.items() if value]
         check(bool(modalities), "A model built from a preset needs at least one modality; give bands for sat or cov.")
@@ -250,7 +258,7 @@ _NANO = EncoderSpec(
     stages=(0, 1, 2, 3),
 )
 
-_PRESETS: Mapping[str, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, Any]] = {
     "miso-base": {
         "sat": EncoderSpec("swinv2_base_window8_256", _PUBLISHED_HIDDEN, {"img_size": 256}),
         "cov": EncoderSpec("swin_base_patch4_window7_224", _PUBLISHED_HIDDEN, {"img_size": 256, "window_size": 8}),

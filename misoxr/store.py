@@ -125,8 +125,8 @@ def open_maps(store: str | os.PathLike[str]) -> xr.Dataset:
         beside = xr.open_zarr(uri, group=SIDECAR, consolidated=False).attrs
         maps.attrs["provenance"] = json.dumps(beside, sort_keys=True)
     for variable in maps.variables.values():
-        if "_FillValue" in variable.attrs:
-            variable.encoding["_FillValue"] = variable.attrs.pop("_FillValue")
+        if np.issubdtype(variable.dtype, np.floating):
+            variable.attrs.pop("_FillValue", None)  # NaN, which needs no words
     return maps
 
 

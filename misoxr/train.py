@@ -129,7 +129,8 @@ def fit(
         Bands and tasks of a baseline, which are those that a preset would take by default.
     pretrained : mapping of str to str or path, optional
         Weights to begin with, by modality: a path or URL of a SatlasPretrain Swin-V2 or SimMIM Swin, for backbones of that kind
-        (:func:`misoxr.model.published.load_backbone`). The first layer is taken where it fits the bands.
+        (:func:`misoxr.model.published.load_backbone`). The first layer is taken where it fits the bands and the scaling
+        does not mix them, as "whiten" does.
     calibrate : bool, optional
         Fit a temperature for each task on the validation points.
     directory : path, optional
@@ -199,7 +200,7 @@ def fit(
         with _seeded(seed):
             network = Miso(spec)
             centre(network, data, train)
-            stems = _pretrain(network, spec, pretrained or {})
+            stems = _pretrain(network, spec, data.scaling, pretrained or {})
             sources = {name: {"source": os.fspath(source), "stem": stems[name]} for name, source in (pretrained or {}).items()}
             run_of = {
                 "recipe": asdict(recipe),
@@ -377,10 +378,14 @@ def _calibrated(network: Miso, data: Windows, held: Any, device: str) -> dict[st
     }
 
 
-def _pretrain(network: Miso, spec: ModelSpec, sources: Mapping[str, str | os.PathLike[str]]) -> dict[str, bool]:
+def _pretrain(network: Miso, spec: ModelSpec, scaling: Scaling, sources: Mapping[str, str | os.PathLike[str]]) -> dict[str, bool]:
     """Fill backbones with weights that were trained elsewhere, and return by modality whether the first layer was taken."""
-    modalities = {modality.name: modality for modality in spec.modalities}
-    return {name: load_backbone(network.encoders[name], modalities[name], source) for name, source in sources.items()}  # type: ignore[arg-type]
+    stems: dict[str, bool] = {}
+    for modality in (modality for modality in spec.modalities if modality.name in sources):
+        # Whitening mixes the bands: no channel is a band that the first layer knows.
+        stem = False if scaling.modalities[modality.name].whiten is not None else "auto"
+        stems[modality.name] = load_backbone(network.encoders[modality.name], modality, sources[modality.name], stem=stem)  # type: ignore[arg-type]
+    return stems
 
 
 @contextmanager

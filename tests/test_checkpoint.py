@@ -279,7 +279,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, writer):
 @pytest.fixture
 def loads(monkeypatch) -> list[str]:
     """The checkpoints loaded so far in this test, with an empty memory of earlier ones."""
-    checkpoint._resolved.cache_clear()
+    checkpoint._LOADED.clear()
     seen: list[str] = []
     load_model = Model.load.__func__
 
@@ -289,7 +289,7 @@ def loads(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(Model, "load", classmethod(count))
     yield seen
-    checkpoint._resolved.cache_clear()
+    checkpoint._LOADED.clear()
 
 
 def test_a_model_is_loaded_once_a_process(model, loads):
@@ -299,6 +299,25 @@ def test_a_model_is_loaded_once_a_process(model, loads):
     assert loads == [address.uri]
     assert torch.equal(answers(one), answers(model))
     assert not any(parameter.requires_grad for parameter in one.network.parameters())
+
+
+def test_an_ensemble_stays_loaded_within_a_budget_of_memory(model, loads, monkeypatch):
+    addresses = [make_model(model.spec, seed=seed).address() for seed in range(6)]
+    for _ in range(3):
+        found = [resolve(address, "cpu") for address in addresses]
+    assert len(loads) == 6
+    assert not any("_bytes" in one.__dict__ for one in found)
+    monkeypatch.setattr(checkpoint, "_KEPT", 2.5 * checkpoint._weight(model))
+    resolve(addresses[0], "cpu")
+    assert [address for address, *_ in checkpoint._LOADED] == [addresses[5], addresses[0]]
+
+
+def test_loading_draws_none_of_the_users_random_numbers(model):
+    torch.manual_seed(0)
+    Model.from_bytes(model._bytes)
+    one = torch.rand(3)
+    torch.manual_seed(0)
+    assert torch.equal(one, torch.rand(3))
 
 
 def test_a_model_is_loaded_once_from_many_threads(model, loads):

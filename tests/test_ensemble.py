@@ -29,7 +29,7 @@ def test_the_mean_and_spread_of_models(spec, models, no_compute):
     np.testing.assert_allclose(found.taxonomy_probability, orders, atol=1e-6)
     np.testing.assert_allclose(found.taxonomy_entropy, -(orders * np.log(orders)).sum(0), atol=1e-5)
     np.testing.assert_array_equal(found.taxonomy, orders.argmax(0))
-    assert found.taxonomy.encoding["_FillValue"] == 255
+    assert found.taxonomy.attrs["_FillValue"] == 255
     assert found.attrs["title"].startswith("mean of 3 models")
     assert found.attrs["model_sha256"].split() == [model.sha256 for model in models]
 

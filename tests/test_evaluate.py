@@ -103,6 +103,8 @@ def test_seeds_are_averaged_and_models_compared(found):
     difference = found.compare("logistic", "control", "roc_auc", "permafrost")
     assert difference.pairs == 6
     assert difference.difference > 3 * difference.standard_error > 0
+    with pytest.raises(PointsError, match="no score 'f1macro' of 'permafrost'; there are"):
+        found.compare("logistic", "control", "f1macro", "permafrost")
 
 
 def test_scores_survive_parquet(found, tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints from anywhere: HTTP, S3 and a model hub on loopback; kept by content, fetched again when they change."""
 
+import argparse
 import hashlib
 import http.server
 import json
@@ -9,17 +10,18 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import torch
 
 from misoxr import Model
 from misoxr.errors import CheckpointError
-from misoxr.model.files import cache, fetch
+from misoxr.model.files import cache, fetch, read_state
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """One file under an ETag, also in the manner of a Hugging Face hub, and a count of its bodies."""
 
     protocol_version = "HTTP/1.1"
-    body, bodies, tag = b"", 0, True
+    body, bodies, tag, broken = b"", 0, True, ""
 
     def _send(self, status, data=b"", **headers):
         self.send_response(status)
@@ -41,6 +43,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if "missing" in self.path:
             self._send(404)
+            return
+        if self.command == "GET" and self.broken == "server":
+            self._send(503)
+            return
+        if self.command == "GET" and self.broken == "body":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.body)))
+            self.end_headers()
+            self.wfile.write(self.body[:100])
+            self.close_connection = True
             return
         if self.command == "GET":
             type(self).bodies += 1
@@ -113,6 +125,37 @@ def test_what_is_not_there(server):
         Model.load(f"{url}/missing.safetensors")
     with pytest.raises(CheckpointError, match="nowhere://x cannot be read"):
         Model.load("nowhere://x")
+
+
+@pytest.mark.parametrize("broken", ["server", "body"])
+def test_what_breaks_on_its_way(server, broken):
+    url, handler = server
+    handler.broken = broken
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read: \w+"):
+        Model.load(f"{url}/model.safetensors")
+
+
+def test_s3_without_credentials(monkeypatch, tmp_path):
+    pytest.importorskip("s3fs")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": "http://127.0.0.1:9", "skip_instance_cache": True})
+    with pytest.raises(CheckpointError, match="FSSPEC_S3_ANON"):
+        Model.load("s3://models/soil.safetensors")
+
+
+def test_files_are_told_by_their_content(model, tmp_path):
+    state = {"geo_out.4.bias": torch.ones(3)}
+    torch.save(state, tmp_path / "w.safetensors")
+    assert read_state(tmp_path / "w.safetensors")["geo_out.4.bias"].sum() == 3
+    torch.save({**state, "options": argparse.Namespace(lr=1)}, tmp_path / "more.pth")
+    with pytest.raises(CheckpointError, match=r"more than weights, such as argparse\.Namespace, and that is never unpickled"):
+        read_state(tmp_path / "more.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "w.safetensors").read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_state(tmp_path / "cut.pth")
 
 
 def test_a_hub(server, model, monkeypatch):

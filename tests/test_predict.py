@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from dataclasses import replace
 
 import dask
@@ -12,6 +13,7 @@ import torch
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
 from misoxr.maps import FILL
@@ -88,7 +90,7 @@ def test_names_dims_and_attributes(whole, model, cube):
     assert whole.taxonomy.dtype == "uint8"
     assert whole.taxonomy.attrs["flag_meanings"].split() == list(model.spec.task("taxonomy").classes)
     assert len(whole.taxonomy.attrs["flag_colors"].split()) == 7
-    assert whole.taxonomy.encoding["_FillValue"] == FILL
+    assert whole.taxonomy.attrs["_FillValue"] == FILL
     assert whole.permafrost_probability.attrs["grid_mapping"] == "spatial_ref"
     assert whole.attrs["model_sha256"] == model.sha256
     np.testing.assert_array_equal(whole.x, cube.x)
@@ -261,6 +263,18 @@ def test_bad_input_is_refused_when_the_graph_is_built(cube, model, spec, no_comp
             cube.miso.predict(model, tasks=["peat"])
         with pytest.raises(SpecError, match="tasks is empty"):
             cube.miso.predict(model, tasks=[])
+        with pytest.raises(SpecError, match=r"tasks is 'permafrost'; give a list"):
+            cube.miso.predict(model, tasks="permafrost")
+        with pytest.raises(SpecError, match="must be a whole number"):
+            cube.miso.predict(model, batch_size=1.5)
+        with pytest.raises(SpecError, match="windows is 64; give a WindowSpec"):
+            cube.miso.predict(model, windows=64)
+        with pytest.raises(SpecError, match=r"ds\.miso\.fit\('miso-nano', points\)"):
+            cube.miso.predict("miso-nano")
+        with pytest.raises(SpecError, match="LogisticRegression is no model of misoxr"):
+            cube.miso.predict(LogisticRegression())
+        with pytest.raises(GridError, match="0 x 47 pixels"):
+            cube.isel(y=slice(0, 0)).miso.predict(model)
         with pytest.raises(SpecError, match="'meta' is not known"):
             cube.miso.predict(model, device="meta")
         with pytest.raises(GridError, match="north-up"):
@@ -281,6 +295,22 @@ def test_bad_input_is_refused_when_the_graph_is_built(cube, model, spec, no_comp
         bare = cube.assign(red=cube.red.drop_attrs())
         with pytest.warns(MisoxrWarning, match="no units"):
             bare.miso.predict(model)
+
+
+def test_beyond_the_extent_of_the_locations(spec):
+    narrow = replace(spec, location=replace(spec.location, extent=(0.0, 0.0, 300_500.0, 2e6)))
+    model = make_model(narrow)
+    cube = make_cube((40, 40), spec.bands)
+    with pytest.warns(MisoxrWarning, match="beyond the extent"):
+        cube.miso.predict(model, location=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MisoxrWarning)
+        cube.miso.predict(model)
+        cube.isel(x=slice(0, 20)).miso.predict(model, location=True)
+
+
+def test_models_tell_themselves_in_a_line(model):
+    assert repr(model).startswith("<misoxr.Model 'miso-nano': sat (2 bands), cov (2 bands) -> permafrost, taxonomy;")
 
 
 def test_windows_of_another_input_size(cube):

@@ -12,7 +12,9 @@ import torch
 import xarray as xr
 
 from misoxr.errors import MisoxrWarning, PointsError, SpecError
+from misoxr.grid import geobox_of
 from misoxr.maps import FILL
+from misoxr.predict import _plan
 from misoxr.spec import ModelSpec
 from tests.conftest import make_cube, make_model, tiny_spec
 
@@ -66,6 +68,10 @@ def test_another_resolution_answers_as_its_coordinates_do(cube, model, resolutio
 
 def test_points_of_any_kind(cube, model):
     x, y = scattered(cube, 30).values()
+    with pytest.raises(PointsError, match="points are a tuple; give a table"):
+        cube.miso.predict_at(model, (x, y))
+    series = gpd.GeoSeries(gpd.points_from_xy(x, y), crs="EPSG:3338")
+    assert cube.miso.predict_at(model, series).sizes["point"] == 30
     frame = gpd.GeoDataFrame({"site": range(30)}, geometry=gpd.points_from_xy(x, y), crs="EPSG:3338", index=range(100, 130))
     one = cube.miso.predict_at(model, frame, device="cpu").compute()
     degrees = frame.to_crs("EPSG:4326")
@@ -142,38 +148,51 @@ def jumps(cube, model, x, y, angle, distances):
     return found
 
 
-def places(cube, spec, kind, count):
-    """Points of a kind, away from the cube's own edges, which a step would cross."""
+def places(cube, spec, kind, count, down=False):
+    """Points of a kind, away from the cube's own edges, which a step would cross: on borders that run north, or east (down)."""
     rng = np.random.default_rng(1)
     west, north = float(cube.x[0]) - 10, float(cube.y[0]) + 10
     u, v = (rng.uniform(1, size - 1, count) for size in (cube.sizes["x"], cube.sizes["y"]))
-    windows = spec.windows
+    windows, plan = spec.windows, _plan(geobox_of(cube), spec, None)
+    _, *lattice, _ = (plan.y if down else plan.x).starts  # without the windows that are flush with the edges
     if kind == "cells":  # of every stage, in windows of the lattice
-        first = (-round(west / 20)) % windows.stride
-        u = first + windows.stride * rng.integers(0, 2, count) + rng.integers(1, windows.size, count) / 2
+        u = rng.choice(lattice, count) + rng.integers(1, windows.size, count) / 2
     elif kind == "windows":
-        first = (-round(west / 20)) % windows.stride
-        middle = first + windows.stride * rng.integers(1, 3, count) + (windows.size - windows.stride) / 2
+        middle = rng.choice(lattice, count) + (windows.size - windows.stride) / 2
         u = middle + rng.choice([-1, 0, 1], count) * (windows.size - windows.stride if windows.ramp is None else windows.ramp) / 2
     elif kind == "chunks":
         u = np.where(rng.random(count) < 0.5, 33.0, 66.0)
+    if down:
+        u, v = v, u
     return west + 20 * u, north - 20 * v
 
 
+def test_no_position_is_rounded_beyond_the_edge(model):
+    """161 pixels of 20 m in steps of 56 m: the last position and the edge round to the same number."""
+    maps = make_cube((161, 40), model.spec.bands).chunk({"y": 70}).miso.predict(model, resolution=56, device="cpu")
+    assert maps.sizes["y"] == 57
+    assert np.isfinite(maps.permafrost_probability.compute()).all()
+
+
 @pytest.mark.parametrize("kind", ["anywhere", "cells", "windows", "chunks"])
-@pytest.mark.parametrize("preset", ["tiny", "miso-nano"])
+@pytest.mark.parametrize("preset", ["tiny", "short ramps", "miso-nano"])
 def test_the_field_is_continuous(preset, kind):
-    spec = tiny_spec() if preset == "tiny" else ModelSpec.preset("miso-nano", pixel_size=20)
+    spec = tiny_spec() if preset != "miso-nano" else ModelSpec.preset("miso-nano", pixel_size=20)
+    if preset == "short ramps":  # as the larger presets have them
+        spec = replace(spec, windows=replace(spec.windows, ramp=2))
     model = make_model(spec)
     cube = make_cube((160, 160), spec.bands).chunk({"y": 33, "x": 33})
     count = 10_000 if kind == "anywhere" else 1_000
-    x, y = places(cube, spec, kind, count)
-    # Borders run north; a step in any direction but theirs crosses them.
-    angle = np.random.default_rng(2).uniform(-1, 1, count) if kind != "anywhere" else np.random.default_rng(2).uniform(0, 7, count)
-    wide, middle, narrow = jumps(cube, model, x, y, angle, (0.01, 0.001, 0.0001))
-    assert wide > 1e-9, "a flat field would be continuous"
-    assert middle < 0.11 * wide
-    assert narrow < 0.11 * middle
+    for down in (False, True) if kind != "anywhere" else (False,):
+        x, y = places(cube, spec, kind, count, down)
+        # Borders run north, or east; a step in any direction but theirs crosses them.
+        angle = (
+            np.random.default_rng(2).uniform(-1, 1, count) if kind != "anywhere" else np.random.default_rng(2).uniform(0, 7, count)
+        )
+        wide, middle, narrow = jumps(cube, model, x, y, angle + np.pi / 2 * down, (0.01, 0.001, 0.0001))
+        assert wide > 1e-9, "a flat field would be continuous"
+        assert middle < 0.11 * wide
+        assert narrow < 0.11 * middle
 
 
 def test_the_published_query_jumps():

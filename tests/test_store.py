@@ -75,7 +75,7 @@ def test_class_maps_are_floats_in_plain_xarray_and_codes_in_open_maps(maps, stor
         np.testing.assert_array_equal(codes[name], maps[name])
         np.testing.assert_array_equal(floats[name].isnull(), maps[name] == FILL)
         np.testing.assert_array_equal(floats[name].fillna(FILL), maps[name])
-        assert codes[name].encoding["_FillValue"] == FILL
+        assert codes[name].attrs["_FillValue"] == FILL
         assert codes[name].attrs["flag_meanings"] == maps[name].attrs["flag_meanings"]
         np.testing.assert_array_equal(codes[name].attrs["flag_values"], maps[name].attrs["flag_values"])
 
@@ -108,6 +108,16 @@ def test_rioxarray_and_odc_geo_find_the_grid(maps, stored):
     assert again.odc.geobox == geobox_of(maps)
     assert same_grid(geobox_of(again), geobox_of(maps))
     assert again.rio.bounds() == pytest.approx((300_000, 1_499_000, 300_820, 1_500_000))
+
+
+def test_rioxarray_reprojects_and_clips_codes(maps, stored):
+    for each in (open_maps(stored), maps.compute()):
+        assert each.taxonomy.rio.nodata == FILL
+        moved = each[["permafrost", "permafrost_probability"]].rio.reproject("EPSG:4326")
+        assert moved.permafrost.dtype == "uint8"
+        assert set(np.unique(moved.permafrost)) <= {0, 1, FILL}
+        assert FILL in moved.permafrost
+        assert each.permafrost.rio.clip_box(300_100, 1_499_100, 300_500, 1_499_500).dtype == "uint8"
 
 
 def test_geozarr_attributes(stored):

@@ -64,7 +64,7 @@ def test_weights_never_vanish_together_at_a_pixel_centre(spec, length, offset):
         weight = axis.weight(start, centres[inside])
         assert (weight >= 0).all()
         total[inside] += weight
-    assert total.min() > 1e-4 if spec.taper == "gaussian" else 0.49
+    assert total.min() > (1e-4 if spec.taper == "gaussian" else 0.49)
 
 
 @given(specs(tapers=("cosine", "linear")), lengths, offsets)

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -36,7 +36,7 @@ class Address:
     sha256: str
 
 
-@dataclass
+@dataclass(repr=False)
 class Model:
     """A network with everything that prediction needs.
 
@@ -63,6 +63,11 @@ class Model:
     def __post_init__(self) -> None:
         """Put the network in evaluation mode, and leave it there: dropout and stochastic depth are for training alone."""
         self.network.eval()
+
+    def __repr__(self) -> str:
+        """What it reads and answers, in a line."""
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        return f"<misoxr.Model {self.spec.summary()}; {count:,} parameters>"
 
     @cached_property
     def _bytes(self) -> bytes:
@@ -151,7 +156,8 @@ class Model:
             calibration = {
                 name: Calibration.from_dict(found, spec.task(name)) for name, found in header.get("calibration", {}).items()
             }
-            network = Miso(spec)
+            with torch.random.fork_rng(devices=[]):  # weights that are filled next draw no numbers of the user's
+                network = Miso(spec)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The header of checkpoint {name} cannot be read: {error}") from error
         _fill(network, state, name)
@@ -200,7 +206,8 @@ def _parse(data: bytes, name: str) -> tuple[str, dict[str, torch.Tensor]]:
         state = parse(data)
     except SafetensorError as error:
         raise CheckpointError(
-            f"The checkpoint {name} ({len(data)} bytes) is truncated or no safetensors file ({error}); copy or save it again."
+            f"The checkpoint {name} ({len(data)} bytes) is truncated or no safetensors file ({error}); copy or save it again. "
+            "The authors' own files are read with Model.from_published."
         ) from error
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
@@ -226,18 +233,32 @@ def _fill(network: Miso, state: Mapping[str, torch.Tensor], name: str) -> None:
 
 
 _LOADING = threading.Lock()
+_KEPT = 6 * 2**30
+"""Bytes of weights that a process keeps loaded: seven of ``miso-base``, thousands of ``miso-nano``."""
+_LOADED: dict[tuple[Address, str, torch.dtype, bool], Model] = {}
+"""Loaded models, the one that was used last at the end."""
 
 
 def resolve(address: Address, device: str, precision: torch.dtype = torch.float32, *, compiled: bool = False) -> Model:
     """Return the model at an address on a device, loaded once per process; bfloat16 is mixed with weights in float32."""
+    key = address, device, torch.float64 if precision == torch.float64 else torch.float32, compiled
     with _LOADING:
-        return _resolved(address, device, torch.float64 if precision == torch.float64 else torch.float32, compiled)
+        model = _LOADED.pop(key) if key in _LOADED else _load(*key)
+        _LOADED[key] = model
+        while sum(map(_weight, _LOADED.values())) > _KEPT and len(_LOADED) > 1:
+            del _LOADED[next(iter(_LOADED))]
+    return model
 
 
-@lru_cache(maxsize=4)
-def _resolved(address: Address, device: str, precision: torch.dtype, compiled: bool) -> Model:
+def _weight(model: Model) -> int:
+    return sum(parameter.nbytes for parameter in model.network.parameters())
+
+
+def _load(address: Address, device: str, precision: torch.dtype, compiled: bool) -> Model:
     model = Model.load(address.uri, sha256=address.sha256)
+    del model.__dict__["_bytes"]  # the file's bytes would stay beside the weights
     model.network.requires_grad_(False).to(device, precision)
     if compiled:
         model.network.compile(dynamic=True)
+        model.network.locate = torch.compile(model.network.locate, dynamic=True)  # type: ignore[method-assign]
     return model

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -83,10 +84,22 @@ class Scatter(Positions):
 
     def share(self, plan: Plan, window: Window, mask: Mask) -> Share:
         """Return what a window, given by its first pixel, answers of the wanted positions."""
-        weight = plan.y.weight(window[0], self.rows) * plan.x.weight(window[1], self.columns)
-        index = np.flatnonzero((weight > 0) & mask)
+        near = self.near(window[0], window[0] + plan.y.size)
+        weight = plan.y.weight(window[0], self.rows[near]) * plan.x.weight(window[1], self.columns[near])
+        here = (weight > 0) & mask[near]
+        index = near[here]
         points = [_local(plan.x, window[1], self.columns[index]), _local(plan.y, window[0], self.rows[index])]
-        return Share(index, np.stack(points, axis=-1), weight[index])
+        return Share(index, np.stack(points, axis=-1), weight[here])
+
+    @cached_property
+    def _down(self) -> tuple[npt.NDArray[np.intp], Floats]:
+        order = np.argsort(self.rows, kind="stable")
+        return order, self.rows[order]
+
+    def near(self, low: float, high: float) -> npt.NDArray[np.intp]:
+        """Return the positions from one row to another, in their order: a window need not look at all the others."""
+        order, rows = self._down
+        return np.sort(order[np.searchsorted(rows, low) : np.searchsorted(rows, high, side="right")])
 
 
 class Grid(Positions):
@@ -152,10 +165,13 @@ class Crops(Source):
     def wanted(self, spec: ModelSpec, positions: Positions) -> Mask:
         """Return which scattered positions lie in a pixel with valid input."""
         mask = np.zeros(len(positions.rows), dtype=bool)
+        assert isinstance(positions, Scatter)
         for (row, column), bands in self.windows.items():
-            down, across = np.floor(positions.rows).astype(np.intp) - row, np.floor(positions.columns).astype(np.intp) - column
+            near = positions.near(row, row + bands.shape[1])
+            down = np.floor(positions.rows[near]).astype(np.intp) - row
+            across = np.floor(positions.columns[near]).astype(np.intp) - column
             inside = (down >= 0) & (down < bands.shape[1]) & (across >= 0) & (across < bands.shape[2])
-            mask[inside] = valid_pixels(spec, bands)[down[inside], across[inside]]
+            mask[near[inside]] = valid_pixels(spec, bands[:, down[inside], across[inside]])
         return mask
 
 
@@ -200,7 +216,7 @@ def blend(
     total = np.zeros((len(mask), sum(task.outputs for task in model.spec.tasks)), dtype=run.dtype)
     weights = np.zeros((len(mask), 1), dtype=run.dtype)
     windows = [window for window in positions.windows(plan) if len(positions.share(plan, window, mask).at)]
-    for batch in in_batches(ask, windows, batch_size, run.device):
+    for batch in in_batches(ask, windows, batch_size, run):
         for share, answers in batch:
             weight = share.weight[:, None].astype(run.dtype)
             total[share.at] += answers * weight

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,21 +52,27 @@ def fetch(uri: str | os.PathLike[str]) -> bytes:
     """
     uri = os.fspath(uri)
     try:
-        if "://" not in uri:
-            return Path(uri).read_bytes()
-        system, path = fsspec.core.url_to_fs(uri)
-        info = system.info(path)
-        version = [str(info[key]) for key in (*_VALIDATORS, "size") if info.get(key) is not None]
-        named = any(info.get(key) is not None for key in _VALIDATORS)
-        known = cache("urls") / hashlib.sha256(json.dumps([uri, version]).encode()).hexdigest()
-        if named and known.exists():
-            kept = cache("files") / known.read_text()
-            data = kept.read_bytes() if kept.exists() else b""
-            if hashlib.sha256(data).hexdigest() == kept.name:
-                return data
-        data = bytes(system.cat_file(path))
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(f"The file {uri} cannot be read: {error}") from error
+        return Path(uri).read_bytes() if "://" not in uri else _remote(uri)
+    except Exception as error:
+        # Remote file systems raise errors of their own: of credentials, of bodies cut short, of servers.
+        hint = " Credentials and options are those of fsspec's configuration, such as FSSPEC_S3_ANON=true." * uri.startswith(
+            "s3://"
+        )
+        raise CheckpointError(f"The file {uri} cannot be read: {type(error).__name__}: {error}.{hint}") from error
+
+
+def _remote(uri: str) -> bytes:
+    system, path = fsspec.core.url_to_fs(uri)
+    info = system.info(path)
+    version = [str(info[key]) for key in (*_VALIDATORS, "size") if info.get(key) is not None]
+    named = any(info.get(key) is not None for key in _VALIDATORS)
+    known = cache("urls") / hashlib.sha256(json.dumps([uri, version]).encode()).hexdigest()
+    if named and known.exists():
+        kept = cache("files") / known.read_text()
+        data = kept.read_bytes() if kept.exists() else b""
+        if hashlib.sha256(data).hexdigest() == kept.name:
+            return data
+    data = bytes(system.cat_file(path))
     if named:
         digest = hashlib.sha256(data).hexdigest()
         write(cache("files") / digest, data)
@@ -103,11 +110,16 @@ def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, 
 def _unpacked(data: bytes, name: str) -> Any:
     import io
 
+    # By its content: names of downloads carry queries, and hubs rename files. A safetensors file begins with a length.
+    pickled = data[:2] == b"PK" or data[:1] == b"\x80"
     try:
-        if name.endswith(".safetensors"):
-            return parse(data)
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(
-            f"The checkpoint {name} ({len(data)} bytes) is damaged, or holds more than weights, which is never unpickled: {error}"
-        ) from error
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True) if pickled else parse(data)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        # torch's own text advises to unpickle, which runs whatever the file says.
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error):
+            what = f", such as {refused[1]}," if refused else ","
+            why = f"holds more than weights{what} and that is never unpickled. Save its state dict alone: torch.save(model.state_dict(), path)"
+        else:
+            why = f"is damaged ({str(error).splitlines()[0]}); copy it again"
+        raise CheckpointError(f"The checkpoint {name} ({len(data)} bytes) {why}.") from error

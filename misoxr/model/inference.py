@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -45,7 +46,7 @@ _LOCKS: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 _BLOCK = {"cpu": 2**18, "cuda": 2**26}
 """Points answered at once, times the widest layer: few enough for a core's cache, many enough to fill a GPU."""
 _WINDOWS = 8
-"""Windows encoded at once on a CPU."""
+"""Windows encoded at once on a CPU, at the least."""
 
 
 def choose_device(device: str) -> str:
@@ -56,8 +57,10 @@ def choose_device(device: str) -> str:
     SpecError
         If the device is neither a CPU nor CUDA, or torch cannot reach it.
     """
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{torch.cuda.current_device()}"  # one name for one device: it has one lock and one model
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cpu"
     if device.split(":")[0] not in _BLOCK:
         raise SpecError(f"The device {device!r} is not known here; use 'auto', 'cpu', 'cuda' or 'cuda:<number>'.")
     try:
@@ -142,16 +145,15 @@ def inference(device: str, precision: torch.dtype) -> Iterator[Run]:
             torch.set_num_threads(threads)
 
 
-def in_batches(
-    function: Callable[[Sequence[Item]], Result], items: Sequence[Item], size: int | None, device: str
-) -> Iterator[Result]:
+def in_batches(function: Callable[[Sequence[Item]], Result], items: Sequence[Item], size: int | None, run: Run) -> Iterator[Result]:
     """Apply a function to batches of items.
 
-    Without a size, a CPU takes batches of 8, and CUDA as many as fit in its free memory by what one item took. Where CUDA
-    runs out of memory, the batch is halved.
+    Without a size, a CPU takes batches of 8 or one item a core, whichever is more, and CUDA as many as fit in its free
+    memory by what one item took. Where CUDA runs out of memory, the batch is halved.
     """
+    device = run.device
     measured = device.startswith("cuda") and size is None
-    size = size or (1 if measured else _WINDOWS)
+    size = size or (1 if measured else max(_WINDOWS, run.workers))
     start = 0
     while start < len(items):
         before = _reset_peak(device) if measured else 0
@@ -250,12 +252,15 @@ def logits_at(network: Miso, batches: Iterable[tuple[Mapping[str, Array], Array]
     """Return logits (N, output) by task of batches of windows with one point each: scaled inputs (B, ...) and points (B, 2)."""
     found: defaultdict[str, list[Array]] = defaultdict(list)
     with inference(device, torch.float32) as run:
-        for inputs, points in batches:
 
-            def ask(_: None, inputs: Mapping[str, Array] = inputs, points: Array = points) -> dict[str, Tensor]:
-                cells = network.project({name: run.tensor(values) for name, values in inputs.items()})
-                return network(cells, run.tensor(np.arange(len(points))), run.tensor(points))  # type: ignore[no-any-return]
+        def ask(batch: tuple[Mapping[str, Array], Array]) -> dict[str, Tensor]:
+            inputs, points = batch
+            cells = network.project({name: run.tensor(values) for name, values in inputs.items()})
+            return network(cells, run.tensor(np.arange(len(points))), run.tensor(points))  # type: ignore[no-any-return]
 
-            for name, values in run(ask, [None])[0].items():
-                found[name].append(values.cpu().numpy())
+        waiting = iter(batches)
+        while group := list(islice(waiting, run.workers)):
+            for logits in run(ask, group):
+                for name, values in logits.items():
+                    found[name].append(values.cpu().numpy())
     return {name: np.concatenate(parts).astype("float64") for name, parts in found.items()}

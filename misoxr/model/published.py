@@ -128,9 +128,13 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor], name_of: Callable[[str
     wrong = sorted(key for key in buffers.keys() & state.keys() if not _same(state[key], buffers[key]))
     problems = {"missing": missing, "not known": extra, "of another shape": sorted(set(shapes)), "not as computed": wrong}
     if any(problems.values()):
-        listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
+        listed = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
         raise CheckpointError(f"{words} does not fit. {listed}.")
     module.load_state_dict(filled)
+
+
+def _some(keys: list[str], count: int = 8) -> str:
+    return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")
 
 
 def _same(found: Tensor, computed: Tensor) -> bool:
@@ -147,7 +151,8 @@ def load_published(
     visual = any(key.startswith(("sat_encoder.", "cov_encoder.", "out.")) for key in state)
     located = any(key.startswith("geo_") for key in state)
     if not (visual or located):
-        raise CheckpointError(f"The keys are not those of a MISO checkpoint; the first are {sorted(state)[:3]}.")
+        words = "It looks like one of misoxr's own: read it with Model.load." if any("encoders." in key for key in state) else ""
+        raise CheckpointError(f"The keys are not those of a MISO checkpoint; the first are {sorted(state)[:3]}. {words}".rstrip())
     base = ModelSpec.preset("miso-base", sat=_SAT_BANDS, cov=_COV_BANDS, tasks=(_TASKS[task],))
     spec = ModelSpec(
         name="miso-published" if visual and located else "miso-published-visual" if visual else "miso-published-location",
@@ -226,6 +231,9 @@ def _with_stem(encoder: Encoder, state: dict[str, Tensor], key: str, weight: Ten
     if stem is True:
         raise CheckpointError(f"The stem does not fit: {why}. Leave it out with stem=False.")
     state[key] = own.detach()
+    bias = encoder.backbone.patch_embed.proj.bias
+    if bias is not None:
+        state[key.removesuffix("weight") + "bias"] = bias.detach()
     return False
 
 
