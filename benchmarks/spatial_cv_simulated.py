@@ -34,7 +34,7 @@ from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, SOIL_ORDERS, LossSpec
 from misoxr.train import spec_for
 
 REMOTE, REMOTE_PIXELS = 10_000.0, 4000
-SETTINGS = {"max_epochs": 12, "patience": 12}
+SETTINGS = {"max_epochs": 5, "val": 0.1}
 OURS = ("MISO", "MISO with contrast")
 RIVALS = ("RF-11", "RF-11 balanced", "RF balanced, surroundings, whitened")
 METRICS = {

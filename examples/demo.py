@@ -138,7 +138,7 @@ def main(directory: Path) -> None:
     points = observed(points, cube)
     train, test = split(points, west=float(cube.x[0]))
     with step("train miso-nano on the labelled points"):
-        model = cube.miso.fit("miso-nano", train, max_epochs=8, patience=2)
+        model = cube.miso.fit("miso-nano", train, max_epochs=4)
         model.save(directory / "model.safetensors")
     with step("predict the whole area into Zarr"):
         start = time.perf_counter()

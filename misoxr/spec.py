@@ -254,7 +254,13 @@ _SMALL_HIDDEN = ((96, 96), (96, 96), (128, 128), (128, 128))
 _NANO = EncoderSpec(
     "resnet18",
     ((64, 32),) * 4,
-    {"layers": [1, 1, 1, 1], "channels": [32, 64, 96, 128], "norm_layer": "groupnorm"},
+    {
+        "layers": [1, 1, 1, 1],
+        "channels": [32, 64, 96, 128],
+        "stem_type": "deep",
+        "stem_width": 16,
+        "norm_layer": "groupnorm1",
+    },
     stages=(0, 1, 2, 3),
 )
 

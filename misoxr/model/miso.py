@@ -55,6 +55,20 @@ class Miso(nn.Module):
         if spec.location:
             self.location_mapper = mapper(width)
             self.location_heads = nn.ModuleDict({task.name: head(width, task.outputs) for task in spec.tasks})
+        self._begin()
+
+    def _begin(self) -> None:
+        """Draw the weights of queries, mappers and heads so that signals keep their strength through them (He et al. 2015).
+
+        Between the backbone and an answer lie a dozen linear layers; torch's own draw lets signals fade in each, and training
+        stands still for hundreds of steps.
+        """
+        parts = [*(encoder.queries for encoder in self.encoders.values()), *self.mappers.values()]
+        parts += [self.visual_mapper, *self.heads.values()] if hasattr(self, "heads") else []
+        for module in (module for part in parts for module in part.modules()):  # type: ignore[union-attr]
+            if isinstance(module, nn.Linear):
+                # Biases stay as torch draws them: without, a norm may meet a vector of nothing but 0, and the field a cliff.
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     @property
     def dtype(self) -> torch.dtype:
