@@ -241,7 +241,7 @@ def test_a_batch_that_does_not_fit_is_halved(cube, model, monkeypatch):
     expected = cube.miso.predict_at(model, points, device="cpu").compute()
     monkeypatch.setattr(field, "answer", crowded)
     found = cube.miso.predict_at(model, points, device="cpu").compute()
-    np.testing.assert_allclose(found.permafrost_probability, expected.permafrost_probability, atol=1e-6)
+    np.testing.assert_allclose(found.permafrost_probability, expected.permafrost_probability, atol=1e-5)
     assert sizes[:3] == [8, 4, 2]
     assert set(sizes[3:]) <= {1, 2}
     monkeypatch.setattr(field, "answer", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("for one")))
