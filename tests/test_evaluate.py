@@ -229,9 +229,9 @@ def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
     with pytest.raises(SpecError, match="cv is 'blocks'"):
         run("rf-11", points, cv="blocks", progress=False)
     far = gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=3338)
-    with pytest.raises(PointsError, match="No point lies in any of the 1 regions"):
+    with pytest.raises(PointsError, match="None of .* points lies in a region"):
         run("rf-11", points, regions=far, **options)
-    with pytest.raises(PointsError, match="no column 'zone'"):
+    with pytest.raises(PointsError, match=r"no column \['zone'\]"):
         run("rf-11", points, regions=gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=3338), region="zone", **options)
     with pytest.raises(PointsError, match="in fold 0 are all 'present'"):
         run(LogisticRegression(), points[points.permafrost == 1][["permafrost", "geometry"]], **options)
