@@ -1,13 +1,28 @@
 """What the two experiments of cross-validation share: rivals' scalings, tables and the line of JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 
 from misoxr.scores import Scores
 
-__all__ = ["json_line", "paired", "table"]
+__all__ = ["json_line", "paired", "table", "workers"]
+
+
+@contextmanager
+def workers(count: int) -> Iterator[Any]:
+    """Give a client of so many processes with a thread each, which run a fold at a time; none for 1."""
+    if count == 1:
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    local = {"host": "127.0.0.1", "dashboard_address": None}
+    with LocalCluster(n_workers=count, threads_per_worker=1, processes=True, **local) as cluster, Client(cluster) as client:
+        yield client
 
 
 def table(found: Mapping[str, Scores], task: str, metrics: tuple[str, ...]) -> pd.DataFrame:

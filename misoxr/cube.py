@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
+from misoxr.errors import AssetError, BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid import assign, crs_of, geobox_of
 from misoxr.resample import RESAMPLINGS, on_grid, pixel_ratio
 from misoxr.spec import ModelSpec
@@ -223,6 +223,8 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
         If a raster has no CRS, no y and x, an irregular grid, or does not overlap the image.
     BandError
         If a name is taken, or a variable has dimensions other than y and x.
+    AssetError
+        If a file or store cannot be opened.
     """
     geobox = geobox_of(ds)
     sizes = _chunks(ds)
@@ -259,13 +261,17 @@ def _layers(label: str, raster: Raster) -> dict[Hashable, xr.DataArray]:
 
 
 def _open(path: str) -> xr.Dataset | xr.DataArray:
-    if path.rstrip("/").endswith(".zarr"):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata", RuntimeWarning)
-            return xr.open_zarr(path, decode_coords="all")  # type: ignore[no-any-return]
     import rioxarray
 
-    raster = rioxarray.open_rasterio(path, chunks={"band": 1, "y": BLOCK, "x": BLOCK}, mask_and_scale=True, lock=False)
+    blocks = {"band": 1, "y": BLOCK, "x": BLOCK}
+    try:
+        if path.rstrip("/").endswith(".zarr"):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata", RuntimeWarning)
+                return xr.open_zarr(path, decode_coords="all")  # type: ignore[no-any-return]
+        raster = rioxarray.open_rasterio(path, chunks=blocks, mask_and_scale=True, lock=False)
+    except OSError as error:
+        raise AssetError(f"The raster {path} cannot be opened: {error}") from error
     if isinstance(raster, list):
         raise GridError(f"{path} holds {len(raster)} rasters of different grids; open the one you mean and give it as a Dataset.")
     return raster

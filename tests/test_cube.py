@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube import add, check, composite, in_season, reduce_time
-from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
+from misoxr.errors import AssetError, BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid import assign, geobox_of, same_grid
 from misoxr.spec import ModelSpec
 
@@ -430,6 +430,9 @@ def test_rasters_that_do_not_fit_are_refused():
         add(ds, dem=layer().assign_coords(x=layer().x + np.arange(50) ** 2 * 0.01))
     with pytest.raises(GridError, match="no CRS"):
         add(ds.drop_vars("spatial_ref"), dem=layer())
+    for absent in ("absent.tif", "absent.zarr"):
+        with pytest.raises(AssetError, match=f"The raster {absent} cannot be opened"):
+            add(ds, dem=absent)
 
 
 def test_a_reprojection_graph_grows_with_the_chunks_only(no_compute):

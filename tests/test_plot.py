@@ -53,6 +53,11 @@ def test_true_colour_needs_its_bands(model, spec):
         plot(cube.miso.predict(model, device="cpu"), image=cube)
 
 
+def test_a_cube_without_maps_is_refused(spec):
+    with pytest.raises(BandError, match="no maps among"):
+        plot(make_cube((20, 20), spec.bands))
+
+
 def test_scores_are_compared_in_bars_and_dots():
     rng = np.random.default_rng(0)
     rows = [
