@@ -276,7 +276,7 @@ def _groups(network: Miso, recipe: Recipe) -> list[dict[str, Any]]:
 
 def _block(key: str) -> str:
     """Return the block of a backbone that a parameter belongs to, by the numbers in its name; the stem is the first."""
-    match = re.match(r"(layers?_?\d+\.(?:blocks\.)?\d+|layers?_?\d+|stages?_?\d+\.(?:blocks\.)?\d+)", key)
+    match = re.match(r"(layers?_?\d+\.(?:blocks\.)?\d+|layers?_?\d+|stages?[_.]?\d+\.(?:blocks\.)?\d+)", key)
     return match[0] if match else "stem"
 
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
-from misoxr.parts import check
+from misoxr.parts import Turns, check
 from misoxr.spec import ModelSpec
 
 __all__ = ["Recipe"]
 
-Turns = Literal["dihedral", "mirror", "none"]
 Criterion = Literal["loss", "accuracy", "last"]
 ClassWeight = Literal["none", "balanced"]
 
@@ -59,8 +58,8 @@ class Recipe:
         Labelled points queried in a window, at most.
     random, regular : int
         Unlabelled points queried in a window, drawn uniformly and on a square lattice; only contrast sees them.
-    turns : {"dihedral", "mirror", "none"}
-        Whether windows are mirrored east to west and turned by quarters, and aspect with them; only mirrored; or neither.
+    turns : {"none", "mirror", "flips", "dihedral"}
+        Whether windows are mirrored east to west at random; also north to south; or also turned by quarters; aspect with them.
     power : float
         Points are drawn with weight 1/(class count)^power.
     jitter : float

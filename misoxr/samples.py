@@ -16,8 +16,9 @@ from misoxr.points import encode, place
 from misoxr.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
 from misoxr.tiles import Tiles, tiles_of
+from misoxr.turns import padded, turned, turned_points
 
-__all__ = ["Draw", "Labelled", "Samples", "Windows", "read_samples", "turned"]
+__all__ = ["Draw", "Labelled", "Samples", "Windows", "read_samples"]
 
 Array = npt.NDArray[np.float32]
 Batch = dict[str, Any]
@@ -61,8 +62,7 @@ class Samples:
     def window(self, tile: int, start: tuple[int, int]) -> Array:
         """Cut a window from a tile: raw bands (band, size, size), NaN beyond a dataset smaller than a window."""
         window = self.tiles.cut(tile, *start, self.size)
-        missing = [(0, self.size - length) for length in window.shape[1:]]
-        return np.pad(window, ((0, 0), *missing), constant_values=np.nan) if any(pad for _, pad in missing) else window
+        return padded(window, self.size)
 
     def inside(self, candidates: Integers, tile: int, start: tuple[int, int]) -> tuple[Integers, Floats]:
         """Return which candidates lie in the window at ``start`` of a tile, and their x and y in -1..1 of it."""
@@ -127,25 +127,6 @@ def read_samples(
         yield Samples(tiles, len(starts), tile.reshape(-1), positions[:, 0], positions[:, 1], size)
 
 
-def turned(bands: Array, spec: ModelSpec, mirror: bool, quarters: int) -> Array:
-    """Mirror raw bands (band, y, x) east to west, then turn them anticlockwise, and with them the directions of circular bands."""
-    out = np.rot90(bands[..., ::-1] if mirror else bands, quarters, axes=(1, 2)).copy()
-    for index, band in enumerate(spec.bands):
-        if band.kind == "circular":
-            # Degrees clockwise from north: a quarter anticlockwise takes 90 away.
-            angle = (360.0 - out[index] if mirror else out[index]) - 90.0 * quarters
-            out[index] = np.where(out[index] >= 0, angle % 360.0, out[index])
-    return out
-
-
-def turned_points(points: Floats, mirror: bool, quarters: int) -> Floats:
-    """Move points (N, [x, y]) in -1..1 of a window, y downwards, as :func:`turned` moves its pixels."""
-    out = points * np.array([-1.0, 1.0]) if mirror else points
-    for _ in range(quarters % 4):
-        out = np.stack([out[:, 1], -out[:, 0]], axis=-1)
-    return out
-
-
 @dataclass(frozen=True)
 class Labelled:
     """Points of a cube with at least one label."""
@@ -193,9 +174,9 @@ class Draw:
         Labelled points queried in a window, at most; places that are left are filled with random points.
     random, regular : int
         Further points of a window, without labels: drawn uniformly, and on a square lattice.
-    turns : {"dihedral", "mirror", "none"}
-        Whether windows are mirrored east to west and turned by quarters, only mirrored (what aspect says of sun and cold holds in
-        a mirror image, and not upside down), or neither.
+    turns : {"none", "mirror", "flips", "dihedral"}
+        Whether windows are mirrored east to west (what aspect says of sun and cold holds in a mirror image, and not upside down),
+        also north to south, or also turned by quarters.
     power : float
         A point is drawn with weight 1/(class count)^power: 0 draws them alike.
     jitter : float
@@ -262,7 +243,8 @@ class Windows:
         filling = rng.uniform(-1, 1, (draw.labels - len(index) + draw.random, 2))
         part = self._part(tile, start, index, np.concatenate([xy, filling, lattice]))
         mirror = draw.turns != "none" and bool(rng.random() < 0.5)
-        quarters = int(rng.integers(4)) if draw.turns == "dihedral" else 0
+        step = {"dihedral": 1, "flips": 2}.get(draw.turns)
+        quarters = step * int(rng.integers(4 // step)) if step else 0
         return part | {
             "window": turned(part["window"], self.spec, mirror, quarters),
             "points": turned_points(part["points"], mirror, quarters),

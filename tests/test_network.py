@@ -119,6 +119,7 @@ def test_one_modality_and_no_location():
     ("backbone", "options", "widths", "strides"),
     [
         ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 20]}, [8, 12, 16, 20], [4, 8, 16, 32]),
+        ("pyramid", {"channels": [8, 16, 24], "depths": [1, 2, 1], "groups": 4}, [8, 16, 24], [2, 4, 8]),
         ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 12, 16, 20]}, [64, 8, 12, 16, 20], [2, 4, 8, 16, 32]),
         ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2}, [96, 192, 384, 768], [4, 8, 16, 32]),
         ("swinv2_tiny_window8_256", {"img_size": 64, "window_size": 2}, [96, 192, 384, 768], [4, 8, 16, 32]),
@@ -167,6 +168,7 @@ def test_chosen_stages():
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
+        (EncoderSpec("pyramid", ((5, 5),) * 2, {"channels": [8, 16], "depths": [1]}), "channels for 2 stages and depths for 1"),
         (EncoderSpec("no_such_backbone", ((5, 5),) * 4), "timm has no model 'no_such_backbone'"),
         (EncoderSpec("hf-hub:someone/something", ((5, 5),) * 4), "timm has no model 'hf-hub:someone/something'"),
         (EncoderSpec("local-dir:.", ((5, 5),) * 4), "timm has no model 'local-dir:.'"),

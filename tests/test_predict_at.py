@@ -16,6 +16,7 @@ from misoxr.grid import geobox_of
 from misoxr.maps import FILL
 from misoxr.predict import _plan
 from misoxr.spec import ModelSpec
+from misoxr.turns import TURNS, turned
 from tests.conftest import make_cube, make_model, tiny_spec
 
 NAMES = ("permafrost_probability", "taxonomy_probability")
@@ -175,9 +176,11 @@ def test_no_position_is_rounded_beyond_the_edge(model):
 
 
 @pytest.mark.parametrize("kind", ["anywhere", "cells", "windows", "chunks"])
-@pytest.mark.parametrize("preset", ["tiny", "short ramps", "miso-nano"])
+@pytest.mark.parametrize("preset", ["tiny", "short ramps", "turned", "miso-nano"])
 def test_the_field_is_continuous(preset, kind):
     spec = tiny_spec() if preset != "miso-nano" else ModelSpec.preset("miso-nano", pixel_size=20)
+    if preset == "turned":
+        spec = replace(spec, windows=replace(spec.windows, turns="flips"))
     if preset == "short ramps":  # as the larger presets have them
         spec = replace(spec, windows=replace(spec.windows, ramp=2))
     model = make_model(spec)
@@ -193,6 +196,24 @@ def test_the_field_is_continuous(preset, kind):
         assert wide > 1e-9, "a flat field would be continuous"
         assert middle < 0.11 * wide
         assert narrow < 0.11 * middle
+
+
+@pytest.mark.parametrize("turns", ["mirror", "flips", "dihedral"])
+def test_a_turned_landscape_has_a_turned_map(spec, turns):
+    """One window, whose bands are turned with their directions: answers averaged over all ways to turn it turn with it."""
+    cube = make_cube((16, 16), spec.bands)
+    bands = np.stack([cube[band.name].values for band in spec.bands])
+    model = make_model(replace(spec, windows=replace(spec.windows, turns=turns)))
+    plain = replace(model, spec=spec)
+    before = cube.miso.predict(model, device="cpu").compute().permafrost_probability.values
+    for mirror, quarters in TURNS[turns][1:]:
+        other = cube.copy()
+        for band, values in zip(spec.bands, turned(bands, spec, mirror, quarters), strict=True):
+            other[band.name] = cube[band.name].copy(data=values)
+        found, single = (other.miso.predict(one, device="cpu").compute().permafrost_probability.values for one in (model, plain))
+        expected = np.rot90(before[:, ::-1] if mirror else before, quarters)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert np.abs(single - expected).max() > 1e-3
 
 
 def test_the_published_query_jumps():

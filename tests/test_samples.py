@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misoxr.grid import geobox_of, locations
-from misoxr.samples import Draw, Labelled, Windows, read_samples, turned, turned_points
+from misoxr.samples import Draw, Labelled, Windows, read_samples
 from misoxr.scaling import Scaling
+from misoxr.turns import turned, turned_points
 from tests.conftest import make_cube, tiny_spec
 
 DRAW = Draw(size=8, unlabelled=0.0, labels=6, random=3, regular=4, turns="dihedral", power=0.5)

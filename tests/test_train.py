@@ -399,6 +399,10 @@ def test_blocks_learn_the_slower_the_earlier_they_stand():
     scales = [scale[id(backbone.conv1[0].weight)], *(scale[id(getattr(backbone, f"layer{k}")[0].conv1.weight)] for k in (1, 2, 3))]
     assert scales == [0.5**4, 0.5**3, 0.5**2, 0.5]
     assert scale[id(network.visual_mapper[0].weight)] == 1
+    sat = ModelSpec.preset("miso-nano", cov=()).modalities[0]
+    pyramid = replace(sat, encoder=EncoderSpec("pyramid", ((8, 8),) * 4))
+    spec = replace(ModelSpec.preset("miso-nano", cov=(), losses=LossSpec()), modalities=(pyramid,))
+    assert len(_groups(Miso(spec), Recipe(layer_decay=0.9))) == 10  # a stem, eight blocks, and the rest
     swin = Miso(ModelSpec.preset("miso-small", cov=()))
     assert len(_groups(swin, Recipe(layer_decay=0.9))) > 12
 

@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import misoxr.model.pyramid  # noqa: F401  (timm knows it from here on)
 from misoxr.errors import SpecError
 from misoxr.model.query import Cells, Neighbours, Query
 from misoxr.spec import EncoderSpec, Modality

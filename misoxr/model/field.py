@@ -15,6 +15,7 @@ from misoxr.model.checkpoint import Model
 from misoxr.model.inference import Run, answer, in_batches, locate
 from misoxr.scaling import valid_pixels
 from misoxr.spec import ModelSpec
+from misoxr.turns import TURNS, padded, turned, turned_points
 from misoxr.windows import Axis, Plan
 
 __all__ = ["Block", "Crops", "Grid", "Positions", "Scatter", "Source", "Window", "blend", "from_location"]
@@ -209,8 +210,12 @@ def blend(
 
     def ask(windows: Sequence[Window]) -> list[tuple[Share, Array]]:
         shares = [positions.share(plan, window, mask) for window in windows]
-        crops = [_scaled(model, source.crop(plan, window), plan) for window in windows]
-        answers = answer(model, crops, [share.points for share in shares], run)
+        crops = [padded(source.crop(plan, window), plan.y.spec.size) for window in windows]
+        views = []
+        for turn in TURNS[plan.y.spec.turns]:
+            inputs = [model.scaling.apply(model.spec, turned(crop, model.spec, *turn)) for crop in crops]
+            views.append(answer(model, inputs, [turned_points(share.points, *turn) for share in shares], run))
+        answers = [sum(others, start=first) / len(views) for first, *others in zip(*views, strict=True)]
         return list(zip(shares, answers, strict=True))
 
     total = np.zeros((len(mask), sum(task.outputs for task in model.spec.tasks)), dtype=run.dtype)
@@ -224,15 +229,6 @@ def blend(
     # Nobody answered where nobody asked: 0/0 is nodata.
     with np.errstate(invalid="ignore"):
         return np.divide(total, weights, out=total).T
-
-
-def _scaled(model: Model, bands: Array, plan: Plan) -> dict[str, Array]:
-    """Scale a window; where the dataset is smaller, it is padded with 0."""
-    inputs = model.scaling.apply(model.spec, bands)
-    missing = (plan.y.spec.size - plan.y.size, plan.x.spec.size - plan.x.size)
-    if not any(missing):
-        return inputs
-    return {name: np.pad(values, ((0, 0), (0, missing[0]), (0, missing[1]))) for name, values in inputs.items()}
 
 
 def from_location(model: Model, geobox: GeoBox, positions: Positions, mask: Mask, run: Run) -> Array:
