@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from misoxr.errors import SpecError, require
@@ -138,7 +139,8 @@ class _Loop(lightning.LightningModule):
             labels = {name: values[known] for name, values in labels.items()}
             sample, points, location = sample[known], points[known], None if location is None else location[known]
         embedded = self.network.embed(self.network.project(inputs), sample, points)
-        loss = self._own(self.network.answer(embedded["visual"]), labels)
+        visual = functional.dropout(embedded["visual"], self.recipe.dropout) if self.recipe.dropout else embedded["visual"]
+        loss = self._own(self.network.answer(visual), labels)
         self.log("loss", loss.detach())
         if location is not None:
             embedded["location"] = self.network.embed_location(location)

@@ -50,6 +50,8 @@ class Recipe:
         Whether losses are weighted by 1/class count.
     noise : float
         Standard deviation of the noise added to scaled inputs.
+    dropout : float
+        Share of the visual embedding that is left out at random before the heads.
     ema : float
         Decay of the moving average of the weights that is validated and returned; 0 takes the weights themselves.
     unlabelled : float
@@ -82,6 +84,7 @@ class Recipe:
     label_smoothing: float = 0.05
     class_weight: ClassWeight = "none"
     noise: float = 0.03
+    dropout: float = 0.0
     ema: float = 0.98
     unlabelled: float = 0.0
     labels: int = 32
@@ -113,7 +116,7 @@ class Recipe:
             "jitter",
         ):
             check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more.")
-        for name in ("label_smoothing", "ema", "unlabelled", "warmup"):
+        for name in ("label_smoothing", "dropout", "ema", "unlabelled", "warmup"):
             check(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
         side = round(self.regular**0.5)
         check(side**2 == self.regular, f"regular is {self.regular}; a lattice needs a square number, such as {side**2}.")

@@ -40,7 +40,13 @@ def rivals(spec):
 def found(scene, rivals):  # noqa: F811
     cube, points = scene
     zones = gpd.GeoDataFrame({"zone": ["west", "far"]}, geometry=[box(300_000, 0, 301_600, 2e6), box(0, 0, 1, 1)], crs=3338)
-    options = {"cv": CV, "seeds": (0, 1), "regions": zones.set_geometry(zones.segmentize(1000)).to_crs(4326), "region": "zone", "progress": False}
+    options = {
+        "cv": CV,
+        "seeds": (0, 1),
+        "regions": zones.set_geometry(zones.segmentize(1000)).to_crs(4326),
+        "region": "zone",
+        "progress": False,
+    }
     with pytest.warns(MisoxrWarning, match="have no label"):
         return cube.miso.cross_validate(rivals, points, **options)
 

@@ -16,7 +16,7 @@ from misoxr.model.checkpoint import Model
 from misoxr.model.miso import Miso
 from misoxr.recipe import Recipe
 from misoxr.samples import Draw
-from misoxr.spec import PERMAFROST, TAXONOMY, LossSpec, ModelSpec, Task, WindowSpec
+from misoxr.spec import PERMAFROST, TAXONOMY, EncoderSpec, LossSpec, ModelSpec, Task, WindowSpec
 from misoxr.train import spec_for
 from tests.conftest import make_cube, tiny_spec
 
@@ -386,6 +386,17 @@ def test_frozen_backbones_keep_their_weights_and_others_learn(scene, spec):
         assert torch.equal(one, other) == same
     with pytest.raises(SpecError, match=r"freeze names \['dem'\]"):
         cube.miso.fit(spec, points, freeze=("dem",), **options)
+
+
+def test_what_is_drawn_at_random_plays_its_part_and_repeats(scene, spec):
+    cube, points = scene
+    options = {"max_epochs": 1, "progress": False, "device": "cpu"}
+    settings = ({}, {"dropout": 0.5}, {"jitter": 2.0}, {"turns": "flips"}, {"turns": "none"})
+    found = [cube.miso.fit(spec, points, **options, **one).sha256 for one in settings]
+    assert len(set(found)) == len(settings)
+    assert cube.miso.fit(spec, points, **options, dropout=0.5).sha256 == found[1]
+    with pytest.raises(SpecError, match="dropout is 1"):
+        cube.miso.fit(spec, points, dropout=1, **options)
 
 
 def test_blocks_learn_the_slower_the_earlier_they_stand():
