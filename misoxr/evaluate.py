@@ -95,7 +95,8 @@ def cross_validate(
     seeds : int or sequence of int, optional
         Seeds of the models, each of which is fitted once with each; a number stands for that many, from 0.
     regions : GeoDataFrame, optional
-        Polygons for scores by region, such as permafrost zones; a point in none of them is in the region "none".
+        Polygons for scores by region, such as permafrost zones, in their own CRS; where they overlap, the first has the point; a
+        point in none of them is in the region "none".
     region : str, optional
         Column of the regions' names; their index by default.
     store : path or URL, optional
@@ -297,7 +298,7 @@ def _check_folds(folds: Sequence[tuple[Indices, Indices]], tasks: Sequence[Task]
 
 
 def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column: str | None) -> npt.NDArray[Any]:
-    """Return the region of each point, "none" for those in no polygon; empty without regions."""
+    """Return the region of each point, "none" for those in no polygon; None each without regions."""
     if regions is None:
         if column is not None:
             raise PointsError(f"region is {column!r} and there are no regions; give both, or neither.")
@@ -314,7 +315,9 @@ def _run(units: Sequence[_Unit], ds: xr.Dataset, arguments: Any, client: Any) ->
         return
     from distributed import as_completed
 
-    cube = client.scatter(ds, broadcast=True)  # once to each worker, not with each fold
+    if not units:
+        return
+    cube = client.submit(lambda: ds, pure=False)  # held by the cluster, not sent along with each fold; made again where it is lost
     futures = {client.submit(_answers, cube, *arguments(unit), pure=False): unit for unit in units}
     for future, answers in as_completed(futures, with_results=True):
         yield futures[future], answers

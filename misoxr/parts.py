@@ -197,7 +197,8 @@ class WindowSpec:
         Whether the lattice is anchored in the CRS, or at the dataset's corner as published.
     turns : {"none", "mirror", "flips", "dihedral"}
         Whether a window's answer is averaged with those to it mirrored east to west; also north to south, in all four ways; or
-        also turned by quarters, in all eight. As many times slower; a gain where training turns windows likewise.
+        also turned by quarters, in all eight. As many times slower. Train with the same ``turns``: what a network has never seen
+        it answers badly. Temperatures are fitted on windows as they lie; averages are less sure of themselves.
     """
 
     size: int = 256

@@ -89,15 +89,18 @@ def plot(maps: xr.Dataset, *, image: xr.Dataset | None = None, **figure: Any) ->
     Raises
     ------
     BandError
-        If there are no maps.
+        If there are neither probabilities nor class maps.
     """
     pyplot = require("matplotlib.pyplot", "plot")
     probabilities = [array for name, array in maps.items() if str(name).endswith("_probability") and array.ndim == 2]
     # A binary class map says less than its probability, so only maps of several classes are drawn.
     several = [array for array in maps.values() if len(str(array.attrs.get("flag_meanings", "")).split()) > 2]
+    if not probabilities + several:
+        raise BandError(
+            f"There is no probability and no class map among {list(maps.data_vars)}; plot what predict or open_maps gives, and "
+            "regressions with xarray's own plot."
+        )
     panels = ([image] if image is not None else []) + probabilities + several
-    if not panels:
-        raise BandError(f"There are no maps among {list(maps.data_vars)}; plot what predict or open_maps gives.")
     options = {"figsize": (6 * len(panels), 5), "layout": "constrained", **figure}
     canvas, axes = pyplot.subplots(1, len(panels), squeeze=False, **options)
     for panel, axis in zip(panels, axes[0], strict=True):

@@ -51,7 +51,7 @@ class Recipe:
     noise : float
         Standard deviation of the noise added to scaled inputs.
     dropout : float
-        Share of the visual embedding that is left out at random before the heads.
+        Share of the visual embedding that is left out at random before its heads; contrast and the location's heads see all.
     ema : float
         Decay of the moving average of the weights that is validated and returned; 0 takes the weights themselves.
     unlabelled : float
@@ -165,6 +165,7 @@ _PUBLISHED: Mapping[str, Any] = {
     "weight_decay": 0.01,
     "label_smoothing": 0.0,
     "noise": 0.0,
+    "dropout": 0.0,
     "ema": 0.0,
     "unlabelled": 0.5,
     "labels": 5,

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from misoxr.grid import locations
+from misoxr.parts import Turns
 from misoxr.points import encode, place
 from misoxr.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
 from misoxr.tiles import Tiles, tiles_of
-from misoxr.turns import padded, turned, turned_points
+from misoxr.turns import TURNS, padded, turned, turned_points
 
 __all__ = ["Draw", "Labelled", "Samples", "Windows", "read_samples"]
 
@@ -188,7 +189,7 @@ class Draw:
     labels: int
     random: int
     regular: int
-    turns: str
+    turns: Turns
     power: float
     jitter: float = 0.0
 
@@ -243,8 +244,8 @@ class Windows:
         filling = rng.uniform(-1, 1, (draw.labels - len(index) + draw.random, 2))
         part = self._part(tile, start, index, np.concatenate([xy, filling, lattice]))
         mirror = draw.turns != "none" and bool(rng.random() < 0.5)
-        step = {"dihedral": 1, "flips": 2}.get(draw.turns)
-        quarters = step * int(rng.integers(4 // step)) if step else 0
+        ways = sorted({quarters for _, quarters in TURNS[draw.turns]})
+        quarters = ways[rng.integers(len(ways))] if len(ways) > 1 else 0
         return part | {
             "window": turned(part["window"], self.spec, mirror, quarters),
             "points": turned_points(part["points"], mirror, quarters),

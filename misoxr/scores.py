@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import fsspec
@@ -74,6 +75,10 @@ class Scores:
             ``task``, ``metric``, ``class`` (empty for scores of the whole task), ``value``, and ``points``, the number of labelled
             test points. Metrics as in :func:`misoxr.metrics.scores` and :func:`misoxr.metrics.class_scores`.
         """
+        return self._table.copy()
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
         rows = []
         for keys, part in self.predictions.groupby(KEYS, sort=False):
             rows.append(self._scored(part, dict(zip(KEYS, keys, strict=True)) | {"region": "all"}))
@@ -134,19 +139,14 @@ class Scores:
             ``difference`` (mean of one minus other), ``standard_error`` of that mean, and ``pairs``, their number. Folds share
             training points, so the standard error is somewhat too small.
         """
-        found = {}
-        known = list(scores(self.task(task), *self._of(self.models[0], self.task(task).name)))
-        if metric not in known:
-            raise PointsError(f"There is no score {metric!r} of {self.task(task).name!r}; there are {known}.")
         for model in (one, other):
             if model not in self.models:
                 raise PointsError(f"There is no model {model!r} among the scores; there are {self.models}.")
-            mine = self.predictions[(self.predictions["model"] == model) & (self.predictions["task"] == self.task(task).name)]
-            each = {
-                keys: scores(self.task(task), *_arrays(part, self.task(task)))[metric]
-                for keys, part in mine.groupby(["fold", "seed"])
-            }
-            found[model] = pd.Series(each, dtype="float64")
+        name, table = self.task(task).name, self._table
+        whole = table[(table["task"] == name) & (table["class"] == "") & (table["region"] == "all") & (table["fold"] != "pooled")]
+        if metric not in set(whole["metric"]):
+            raise PointsError(f"There is no score {metric!r} of {name!r}; there are {list(whole['metric'].unique())}.")
+        found = whole[whole["metric"] == metric].set_index(["fold", "seed", "model"])["value"].unstack("model")
         difference = (found[one] - found[other]).dropna()
         error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.nan
         return pd.Series({"difference": difference.mean(), "standard_error": error, "pairs": len(difference)})

@@ -6,6 +6,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from misoxr.parts import Turns
 from misoxr.spec import ModelSpec
 
 __all__ = ["TURNS", "padded", "turned", "turned_points"]
@@ -13,7 +14,7 @@ __all__ = ["TURNS", "padded", "turned", "turned_points"]
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-TURNS: Mapping[str, tuple[tuple[bool, int], ...]] = MappingProxyType(
+TURNS: Mapping[Turns, tuple[tuple[bool, int], ...]] = MappingProxyType(
     {
         "none": ((False, 0),),
         "mirror": ((False, 0), (True, 0)),
@@ -32,6 +33,8 @@ def padded(bands: Array, size: int) -> Array:
 
 def turned(bands: Array, spec: ModelSpec, mirror: bool, quarters: int) -> Array:
     """Mirror raw bands (band, y, x) east to west, then turn them anticlockwise, and with them the directions of circular bands."""
+    if not mirror and quarters % 4 == 0:
+        return bands
     out = np.rot90(bands[..., ::-1] if mirror else bands, quarters, axes=(1, 2)).copy()
     for index, band in enumerate(spec.bands):
         if band.kind == "circular":

@@ -430,7 +430,7 @@ def test_rasters_that_do_not_fit_are_refused():
         add(ds, dem=layer().assign_coords(x=layer().x + np.arange(50) ** 2 * 0.01))
     with pytest.raises(GridError, match="no CRS"):
         add(ds.drop_vars("spatial_ref"), dem=layer())
-    for absent in ("absent.tif", "absent.zarr"):
+    for absent in ("absent.tif", "absent.zarr", "nosuch://x/absent.zarr"):
         with pytest.raises(AssetError, match=f"The raster {absent} cannot be opened"):
             add(ds, dem=absent)
 

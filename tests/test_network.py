@@ -163,12 +163,17 @@ def test_chosen_stages():
     modality = Modality("sat", (Band("red"),), EncoderSpec("convnext_atto", ((5, 5),) * 2, options, stages=(0, 2)))
     encoder = Encoder(modality, 6)
     assert [query.channels for query in encoder.queries] == [8, 16]
+    options = {"channels": [8, 12, 16, 20], "depths": [1] * 4, "groups": 4}
+    pyramid = Encoder(replace(modality, encoder=EncoderSpec("pyramid", ((5, 5),) * 2, options, stages=(0, 2))), 6)
+    assert [query.channels for query in pyramid.queries] == [8, 16]
+    assert len(pyramid.backbone.stages) == 3
 
 
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
         (EncoderSpec("pyramid", ((5, 5),) * 2, {"channels": [8, 16], "depths": [1]}), "channels for 2 stages and depths for 1"),
+        (EncoderSpec("pyramid", ((5, 5),) * 2, {"channels": [8, 16], "depths": [1, 0]}), "a stage has one block or more"),
         (EncoderSpec("no_such_backbone", ((5, 5),) * 4), "timm has no model 'no_such_backbone'"),
         (EncoderSpec("hf-hub:someone/something", ((5, 5),) * 4), "timm has no model 'hf-hub:someone/something'"),
         (EncoderSpec("local-dir:.", ((5, 5),) * 4), "timm has no model 'local-dir:.'"),

@@ -54,8 +54,10 @@ def test_true_colour_needs_its_bands(model, spec):
 
 
 def test_a_cube_without_maps_is_refused(spec):
-    with pytest.raises(BandError, match="no maps among"):
-        plot(make_cube((20, 20), spec.bands))
+    cube = make_cube((20, 20), spec.bands)
+    for image in (None, cube):
+        with pytest.raises(BandError, match="no probability and no class map among"):
+            plot(cube, image=image)
 
 
 def test_scores_are_compared_in_bars_and_dots():

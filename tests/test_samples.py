@@ -1,5 +1,8 @@
 """Windows around points and from anywhere: where they lie, what they hold, how they are turned, and how they are drawn."""
 
+from dataclasses import replace
+from typing import get_args
+
 import dask.array as da
 import geopandas as gpd
 import numpy as np
@@ -8,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misoxr.grid import geobox_of, locations
+from misoxr.parts import Turns
 from misoxr.samples import Draw, Labelled, Windows, read_samples
 from misoxr.scaling import Scaling
-from misoxr.turns import turned, turned_points
+from misoxr.turns import TURNS, turned, turned_points
 from tests.conftest import make_cube, tiny_spec
 
 DRAW = Draw(size=8, unlabelled=0.0, labels=6, random=3, regular=4, turns="dihedral", power=0.5)
@@ -109,6 +113,14 @@ def test_batches_hold_windows_points_and_labels(windows):
     assert np.isnan(batch["labels"]["permafrost"][:, 6:]).all()
     assert np.abs(batch["points"]).max() <= 1
     assert batch["valid"].all()
+
+
+@pytest.mark.parametrize("turns", get_args(Turns))
+def test_windows_are_drawn_in_every_way_to_turn_them(windows, turns):
+    """The first two corners of the lattice of unlabelled points tell how a window was turned."""
+    batch = drawn(windows, replace(DRAW, size=60, turns=turns))
+    assert len({tuple(np.sign(points[-4:-2]).ravel()) for points in batch["points"]}) == len(TURNS[turns])
+    assert set(TURNS) == set(get_args(Turns))
 
 
 def test_labels_and_locations_stand_where_their_points_do(windows, cube):

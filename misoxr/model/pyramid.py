@@ -1,4 +1,4 @@
-"""A small residual pyramid for training from scratch on few labels; timm knows it as "pyramid" once misoxr is imported."""
+"""A small residual pyramid for training from scratch on few labels; timm knows it as "pyramid" once a network of misoxr is imported."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +31,7 @@ class _Block(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Residual stages at strides of 2, 4, 8, ..., without pooling: the first sees half the window's resolution.
+    """Residual stages at strides of 2, 4, 8, ..., without pooling: the first has half the input's resolution.
 
     Groups of a few channels keep the level of a band, which a norm of each channel takes away, and need no statistics of batches.
 
@@ -45,6 +45,8 @@ class Pyramid(nn.Module):
         Blocks of each stage.
     groups : int
         Groups of the norms.
+    out_indices : sequence of int, optional
+        Stages that are given, all by default; those after the last of them are not built.
     """
 
     def __init__(
@@ -58,11 +60,14 @@ class Pyramid(nn.Module):
         super().__init__()
         if len(channels) != len(depths):
             raise ValueError(f"there are channels for {len(channels)} stages and depths for {len(depths)}")
+        if min(depths) < 1:
+            raise ValueError(f"the depths are {list(depths)}; a stage has one block or more")
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, channels[0], 3, 2, 1, bias=False), nn.GroupNorm(groups, channels[0]), nn.ReLU(inplace=True)
         )
+        chosen = tuple(range(len(channels)) if out_indices is None else (index % len(channels) for index in out_indices))
         before, stages = channels[0], []
-        for index, (width, depth) in enumerate(zip(channels, depths, strict=True)):
+        for index, (width, depth) in enumerate(zip(channels[: max(chosen) + 1], depths, strict=False)):
             sizes = [(before, width, 2 if index else 1), *[(width, width, 1)] * (depth - 1)]
             stages.append(nn.Sequential(*(_Block(*size, groups) for size in sizes)))
             before = width
@@ -70,7 +75,7 @@ class Pyramid(nn.Module):
         info = [
             {"num_chs": width, "reduction": 2 ** (index + 1), "module": f"stages.{index}"} for index, width in enumerate(channels)
         ]
-        self.feature_info = FeatureInfo(info, tuple(range(len(channels)) if out_indices is None else out_indices))
+        self.feature_info = FeatureInfo(info, chosen)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the features (B, channels, h, w) of the stages asked for."""
