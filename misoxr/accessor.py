@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
 from misoxr import cube
-from misoxr.store import to_zarr
+from misoxr.write import to_zarr
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -86,9 +86,21 @@ class MisoAccessor:
 
         return cross_validate(self._ds, estimators, points, cv=cv, **options)
 
-    def to_zarr(self, store: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> None:
-        """Compute this dataset block by block into Zarr; see :func:`misoxr.store.to_zarr`."""
-        to_zarr(self._ds, store, overwrite=overwrite, progress=progress)
+    def to_zarr(
+        self,
+        store: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        resume: bool = True,
+        progress: bool = True,
+        on_error: Literal["raise", "mask"] = "raise",
+        compact: bool = False,
+        client: Any = None,
+        **options: Any,
+    ) -> None:
+        """Compute this dataset block by block into Zarr, or go on where it stopped; see :func:`misoxr.write.to_zarr`."""
+        settings = {"resume": resume, "progress": progress, "on_error": on_error, "compact": compact, "client": client, **options}
+        to_zarr(self._ds, store, overwrite=overwrite, **settings)
 
     def plot(self, **options: Any) -> Any:
         """Draw the maps of this dataset; see :func:`misoxr.plot.plot`."""

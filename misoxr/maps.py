@@ -84,7 +84,9 @@ def _most_probable(probability: Array, *, binary: bool) -> npt.NDArray[np.uint8]
     return np.where(np.isnan(layers[0]), FILL, codes).astype("uint8")
 
 
-def attributes(ds: xr.Dataset, model: "Model | PixelModel", windows: WindowSpec | None) -> dict[str, Any]:
+def attributes(
+    ds: xr.Dataset, model: "Model | PixelModel", windows: WindowSpec | None, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Provenance: the whole of it as JSON, which `to_zarr` moves beside the map, and its hash."""
     provenance = {
         "misoxr_version": __version__,
@@ -92,6 +94,7 @@ def attributes(ds: xr.Dataset, model: "Model | PixelModel", windows: WindowSpec 
         "model": model.spec.to_dict(),
         "training": dict(model.record),
         "windows": None if windows is None else asdict(windows),
+        "settings": dict(settings or {}),
         "input": {key: _plain(value) for key, value in ds.attrs.items()},
     }
     if isinstance(model, Model) and model.calibration:

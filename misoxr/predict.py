@@ -47,6 +47,11 @@ class Job:
     batch_size: int | None
     compiled: bool
 
+    def settings(self) -> dict[str, Any]:
+        """Return what the bytes of an answer depend on beside model, windows and input; torch runs on one thread a core."""
+        names = ("device", "precision", "batch_size", "compiled")
+        return {name: getattr(self, name) for name in names} | {"threads": 1}
+
     def answer(self, source: Source, positions: Positions) -> Array:
         """Answer at positions: (layer, N), NaN where there is no valid input."""
         device = choose_device(self.device)
@@ -192,7 +197,7 @@ def predict(
     found, bands, job, chosen = prepared(ds, model, settings)
     layers, geobox = _map(bands, job, found.spec, resolution)
     out: xr.Dataset = assign(variables(layers, ("y", "x"), found.spec, chosen, location=location), geobox)
-    out.attrs = attributes(ds, found, job.plan.y.spec)
+    out.attrs = attributes(ds, found, job.plan.y.spec, job.settings())
     return out
 
 

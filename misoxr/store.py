@@ -1,23 +1,34 @@
-"""Maps in Zarr: written block by block with CF and GeoZarr georeferencing, and opened again as they were."""
+"""Maps in Zarr: how a dataset is laid out, with CF and GeoZarr georeferencing, and opened again as it was."""
 
 import json
 import os
+import warnings
 from collections.abc import Hashable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-import dask.base
-import fsspec
+import dask.array as da
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
-from fsspec.implementations.local import LocalFileSystem
 from odc.geo.geobox import GeoBox
-from tqdm.dask import TqdmCallback
 
-from misoxr.errors import MisoxrError, StoreError
+from misoxr.errors import MisoxrWarning, StoreError
 from misoxr.grid import assign, geobox_of
+from misoxr.ledger import COMPLETE, PLAN, Ledger
 
-__all__ = ["open_maps", "to_zarr"]
+__all__ = ["Layout", "lay_out", "layout_of", "open_maps", "packed", "progress_of"]
+
+FINGERPRINT = "misoxr_fingerprint"
+"""Attribute of a store that tells which records are its own."""
+TILE = 512
+"""Side of the chunks that readers load, pixels; a block of several is one shard."""
+BLOCK = 2048
+"""Side of the blocks of what is in memory, pixels."""
+STEP = 1 / 254
+"""Step of packed probabilities: at most half of it, 0.00197, is lost."""
+_PACKED = {"dtype": "uint8", "scale_factor": STEP, "add_offset": 0.0, "_FillValue": np.uint8(255), "fill_value": np.uint8(255)}
 
 SIDECAR = "provenance"
 """Group whose attributes hold the provenance: zarr warns of files in a store that are no part of its hierarchy."""
@@ -31,69 +42,119 @@ _CONVENTIONS = [
 ]
 
 
-def to_zarr(ds: xr.Dataset, store: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> None:
-    """Compute a dataset block by block and write it as a Zarr v3 group.
+@dataclass(frozen=True)
+class Layout:
+    """How a dataset becomes a store.
 
-    The store opens with plain ``xr.open_zarr``, rioxarray and odc-geo with its CRS: CF ``spatial_ref`` and
-    ``grid_mapping``, and the GeoZarr ``proj:`` and ``spatial:`` attributes. The provenance goes to the attributes of the
-    group ``provenance`` in the store.
-
-    Parameters
+    Attributes
     ----------
     ds : Dataset
-        Lazy or not, on a grid with CRS.
-    store : str or path
-        A local path or fsspec URL.
-    overwrite : bool, optional
-        Replace a Zarr store that is there, once the new one is written beside it; otherwise a store that exists is an error.
-    progress : bool, optional
-        Show a progress bar.
+        In chunks of one size, with the attributes that the store gets.
+    block : (int, int)
+        Rows and columns of a block: one shard, where a block has several of the chunks that readers load.
+    blocked : tuple of str
+        Variables that are written block by block; the others go with the layout.
+    compact : bool
+        Whether probabilities are packed into a byte.
+    """
+
+    ds: xr.Dataset
+    block: tuple[int, int]
+    blocked: tuple[str, ...]
+    compact: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of blocks along y and x."""
+        return -(-self.ds.sizes["y"] // self.block[0]), -(-self.ds.sizes["x"] // self.block[1])
+
+    def spans(self, block: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """First row and the one behind the last, and columns alike, of a block."""
+        rows, columns = (
+            (at * side, min((at + 1) * side, self.ds.sizes[dim])) for at, side, dim in zip(block, self.block, "yx", strict=True)
+        )
+        return rows, columns
+
+    def is_packed(self, name: str) -> bool:
+        """Whether a variable is stored as bytes."""
+        return self.compact and name.endswith("_probability") and np.issubdtype(self.ds[name].dtype, np.floating)
+
+    def nodata(self, name: str) -> Any:
+        """What stands where nothing is known.
+
+        Raises
+        ------
+        StoreError
+            If a variable of integers has no fill value.
+        """
+        variable = self.ds[name]
+        if np.issubdtype(variable.dtype, np.floating):
+            return np.nan
+        fill = variable.attrs.get("_FillValue", variable.encoding.get("_FillValue"))
+        if fill is None:
+            raise StoreError(
+                f"The variable {name!r} ({variable.dtype}) has no _FillValue, so nodata cannot stand in for what cannot be read; "
+                "give it one, or write with on_error='raise'."
+            )
+        return fill
+
+
+def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
+    """Lay a dataset out in blocks, which are its chunks.
 
     Raises
     ------
-    StoreError
-        If the store exists, is to be replaced and is no Zarr store, or cannot be written.
     GridError
-        If the dataset has no regular grid or CRS.
+        If it has no regular grid or CRS.
     """
-    uri = os.fspath(store).rstrip("/")
-    filesystem, path = fsspec.core.url_to_fs(uri)
-    uri = path if isinstance(filesystem, LocalFileSystem) else uri
-    replace = filesystem.exists(path)
-    if replace and not overwrite:
-        raise StoreError(f"The store {uri} exists; give another path, or overwrite=True to replace it.")
-    if replace and not filesystem.exists(f"{path}/zarr.json"):
-        raise StoreError(f"{uri} exists and is no Zarr v3 store, so it is not replaced; give another path.")
-    # A store appears under its name when all is written, so an interrupted write is never taken for a map; and what is to be
-    # replaced stays until then, because the dataset may be read from it. Object stores, where moving is copying, are
-    # written in place.
-    aside = replace or isinstance(filesystem, LocalFileSystem)
-    target = f"{uri}.new" if aside else uri
-    try:
-        _write(ds, target, progress=progress)
-        if replace:
-            filesystem.rm(path, recursive=True)
-        if aside:
-            filesystem.mv(f"{path}.new", path, recursive=True)
-    except MisoxrError:
-        raise
-    except OSError as error:
-        raise StoreError(f"The store {uri} cannot be written: {error}") from error
-
-
-def _write(ds: xr.Dataset, uri: str, *, progress: bool) -> None:
     geobox = geobox_of(ds)
-    attrs = {**ds.attrs, **_geozarr(geobox)}
-    provenance = attrs.pop("provenance", None) if "provenance_sha256" in attrs else None
+    attrs = {**{key: value for key, value in ds.attrs.items() if key != FINGERPRINT}, **_geozarr(geobox)}
     out = assign(_uniform(ds), geobox)
     out.attrs = attrs
+    blocked = tuple(
+        str(name)
+        for name, array in out.data_vars.items()
+        if {"y", "x"} <= set(array.dims) and array.dtype.kind in "fiub" and array.chunks
+    )
+    block = tuple(out[blocked[0]].chunksizes[dim][0] for dim in ("y", "x")) if blocked else geobox.shape.yx
+    return Layout(out, (int(block[0]), int(block[1])), blocked, compact)
+
+
+def lay_out(layout: Layout, uri: str, fingerprint: str) -> None:
+    """Write all of a store but its blocks."""
+    out = layout.ds.assign_attrs({FINGERPRINT: fingerprint})
+    provenance = out.attrs.pop("provenance", None) if "provenance_sha256" in out.attrs else None
     # An entry for every variable: what the encoding keeps of another file (chunks, packing) would not fit this one.
     encoding = {name: _encoding(variable, data=name in out.data_vars) for name, variable in out.variables.items()}
-    write = out.to_zarr(uri, mode="w", zarr_format=3, consolidated=False, compute=False, encoding=encoding)
+    for name in layout.blocked:
+        array = out[name]
+        # Never computed: one chunk, so that its graph is small.
+        out[name] = array.copy(data=da.zeros(array.shape, dtype=array.dtype, chunks=array.shape))
+        encoding[name] |= _tiling(array, layout.block) | (_PACKED if layout.is_packed(name) else {})
+    out.to_zarr(uri, mode="w", zarr_format=3, consolidated=False, compute=False, encoding=encoding, safe_chunks=False)
     if provenance is not None:
         beside = xr.Dataset(attrs=json.loads(provenance))
         beside.to_zarr(uri, group=SIDECAR, mode="w", zarr_format=3, consolidated=False)
-    _compute(write, progress=progress)
+
+
+def _tiling(array: xr.DataArray, block: tuple[int, int]) -> dict[str, Any]:
+    """Chunks that readers load, and shards that blocks write whole, where a block has several of them."""
+    whole = tuple(max(sizes) for sizes in array.data.chunks)
+    if not all(side > TILE and side % TILE == 0 for side in block):
+        return {"chunks": whole}
+    inner = tuple(TILE if dim in ("y", "x") else side for dim, side in zip(array.dims, whole, strict=True))
+    return {"chunks": inner, "shards": whole}
+
+
+def packed(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Pack probabilities into bytes: 254 steps, and 255 for NaN."""
+    steps = np.rint(np.clip(values, 0.0, 1.0) / STEP)
+    return np.where(np.isnan(values), 255, steps).astype("uint8")
+
+
+def progress_of(uri: str) -> str:
+    """Return where the records of a store lie."""
+    return f"{uri.rstrip('/')}.progress"
 
 
 def open_maps(store: str | os.PathLike[str]) -> xr.Dataset:
@@ -124,10 +185,26 @@ def open_maps(store: str | os.PathLike[str]) -> xr.Dataset:
     with suppress(FileNotFoundError):
         beside = xr.open_zarr(uri, group=SIDECAR, consolidated=False).attrs
         maps.attrs["provenance"] = json.dumps(beside, sort_keys=True)
+    maps.attrs.pop(FINGERPRINT, None)
+    bytes_ = [name for name, variable in maps.data_vars.items() if "scale_factor" in variable.attrs]
+    maps = maps.assign(xr.decode_cf(maps[bytes_]).data_vars) if bytes_ else maps
     for variable in maps.variables.values():
         if np.issubdtype(variable.dtype, np.floating):
             variable.attrs.pop("_FillValue", None)  # NaN, which needs no words
+    _warn_unfinished(uri)
     return maps
+
+
+def _warn_unfinished(uri: str) -> None:
+    """Tell where a store is not written to its end; a store without records says nothing of it."""
+    ledger = Ledger(progress_of(uri))
+    if ledger.has(PLAN) and not ledger.has(COMPLETE):
+        warnings.warn(
+            f"The store {uri} is not finished: {len(ledger.done())} of its blocks are written, and the others are nodata. "
+            "to_zarr, called as before, does what is left.",
+            MisoxrWarning,
+            stacklevel=3,
+        )
 
 
 def _uniform(ds: xr.Dataset) -> xr.Dataset:
@@ -136,14 +213,16 @@ def _uniform(ds: xr.Dataset) -> xr.Dataset:
     for variable in ds.data_vars.values():
         for dim, chunks in variable.chunksizes.items():
             sizes[dim] = max(sizes.get(dim, 0), max(chunks))
-    return ds.chunk(sizes) if sizes else ds
+    return ds.chunk(sizes or {"y": BLOCK, "x": BLOCK})
 
 
 def _encoding(variable: xr.Variable, *, data: bool) -> dict[str, Any]:
     """Missing floats are NaN; integers keep the fill value they have."""
     if np.issubdtype(variable.dtype, np.floating):
         return {"_FillValue": np.array(np.nan, dtype=variable.dtype)[()]} if data else {}
-    return {key: value for key, value in variable.encoding.items() if key == "_FillValue"}
+    fill = variable.attrs.get("_FillValue", variable.encoding.get("_FillValue"))
+    own = {key: value for key, value in variable.encoding.items() if key == "_FillValue"}
+    return own | ({} if fill is None else {"fill_value": fill})  # so that a block that is not written yet is nodata
 
 
 def _geozarr(geobox: GeoBox) -> dict[str, Any]:
@@ -162,19 +241,3 @@ def _geozarr(geobox: GeoBox) -> dict[str, Any]:
     if geobox.crs.epsg:
         attrs["proj:code"] = f"EPSG:{geobox.crs.epsg}"
     return attrs
-
-
-def _compute(write: Any, *, progress: bool) -> None:
-    try:
-        from distributed import get_client
-        from distributed import progress as bar
-
-        client = get_client()
-    except (ImportError, ValueError):
-        with TqdmCallback(desc="to_zarr", disable=not progress, mininterval=1.0):
-            dask.base.compute(write)
-        return
-    future = client.compute(write)
-    if progress:
-        bar(future, notebook=False)
-    future.result()

@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odc.geo.xr import ODCExtensionDs  # noqa: F401
 
-from misoxr.errors import AssetError, GridError, StoreError
+from misoxr.errors import AssetError, GridError, MisoxrWarning, StoreError
 from misoxr.grid import geobox_of, same_grid
 from misoxr.maps import FILL
 from misoxr.predict import predict
 from misoxr.spec import SENTINEL2, ModelSpec
-from misoxr.store import SIDECAR, open_maps, to_zarr
+from misoxr.store import SIDECAR, open_maps
+from misoxr.write import to_zarr
 from tests.conftest import make_cube
 
 pytestmark = pytest.mark.filterwarnings("error::zarr.errors.ZarrUserWarning")
@@ -274,7 +275,10 @@ def there(tmp_path: Path) -> Path:
 
 
 def test_an_existing_store_is_kept(there):
-    with pytest.raises(StoreError, match=r"cube\.zarr exists; give another path, or overwrite=True"):
+    with pytest.raises(
+        StoreError,
+        match=r"cube\.zarr exists, and was written otherwise: .*grid\.shape was \[8, 6\] and is \[5, 5\].* give another path, or overwrite=True",
+    ):
         to_zarr(make_cube((5, 5), SENTINEL2[:2]), there, progress=False)
     xr.testing.assert_equal(plain(there).compute(), make_cube((8, 6), SENTINEL2[:1]))
 
@@ -287,7 +291,7 @@ def test_overwrite_replaces_all_of_it(there, memory):
     other = make_cube((5, 5), SENTINEL2[1:3], seed=1)
     to_zarr(other, store, overwrite=True, progress=False)
     xr.testing.assert_equal(plain(store).compute(), other)
-    assert [path.name for path in there.parent.iterdir()] == ["cube.zarr"]
+    assert sorted(path.name for path in there.parent.iterdir()) == ["cube.zarr", "cube.zarr.progress"]
 
 
 def test_overwrite_of_nothing_is_a_first_write(tmp_path):
@@ -312,7 +316,7 @@ def test_a_failure_keeps_what_was_to_be_replaced(there):
     xr.testing.assert_equal(plain(there).compute(), cube)
 
 
-def test_an_unfinished_first_write_is_no_store(spec, tmp_path):
+def test_an_unfinished_store_says_so(spec, tmp_path):
     ds = make_cube((40, 40), spec.bands)
 
     def refuse(values):
@@ -323,9 +327,11 @@ def test_an_unfinished_first_write_is_no_store(spec, tmp_path):
     )
     with pytest.raises(RuntimeError, match="a worker died"):
         to_zarr(lazy, tmp_path / "a.zarr", progress=False)
-    with pytest.raises(StoreError, match="no store of maps"):
-        open_maps(tmp_path / "a.zarr")
-    to_zarr(ds, tmp_path / "a.zarr", progress=False)
+    with pytest.warns(MisoxrWarning, match="is not finished: 0 of its blocks"):
+        assert open_maps(tmp_path / "a.zarr").red.isnull().all()
+    with pytest.raises(StoreError, match=r"a\.zarr exists, and was written otherwise: block was \[20, 20\] and is \[40, 40\]"):
+        to_zarr(ds, tmp_path / "a.zarr", progress=False)
+    to_zarr(ds, tmp_path / "a.zarr", overwrite=True, progress=False)
     np.testing.assert_array_equal(open_maps(tmp_path / "a.zarr").red, ds.red)
 
 

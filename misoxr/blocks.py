@@ -1,0 +1,264 @@
+"""Blocks of a store: the tasks that compute, write and record them, in graphs of bounded size, here or on a cluster."""
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import product
+from math import ceil
+from typing import Any
+
+import cloudpickle
+import dask.array as da
+import dask.base
+import dask.threaded
+import numpy as np
+import numpy.typing as npt
+import zarr
+from dask.callbacks import Callback
+from dask.highlevelgraph import HighLevelGraph
+from dask.optimization import cull
+from dask.system import CPU_COUNT
+from tqdm.auto import tqdm
+
+from misoxr.errors import AssetError, StoreError
+from misoxr.ledger import PLAN, Block, Ledger, in_order
+from misoxr.store import Layout, packed
+
+__all__ = ["Target", "runner_of", "write_blocks"]
+
+TASKS, BYTES = 20_000, 10_000_000
+"""What is handed to a scheduler at once, at the most: beyond it, planning takes longer than the work."""
+AT_ONCE = 64
+"""Blocks claimed at once, at the most, or two for each thread: neighbours share what they read, and who dies loses no more."""
+WAIT = 1.0
+"""Seconds between looks at what other writers have left to do."""
+
+Array = npt.NDArray[Any]
+Batch = tuple[dict[Any, Any], dict[Any, Block]]
+"""A graph, and its last tasks with the blocks that they finish."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where blocks are written, and where it is recorded."""
+
+    uri: str
+    layout: Layout
+    ledger: Ledger
+
+    def put(self, name: str, region: tuple[slice, ...], values: Array) -> None:
+        """Write a part of a variable."""
+        _put(values, self.uri, name, region, self.layout.is_packed(name))
+
+
+def _put(values: Array, uri: str, name: str, region: tuple[slice, ...], pack: bool) -> None:
+    try:
+        _opened(uri)[name][region] = packed(values) if pack else values
+    except (OSError, zarr.errors.BaseZarrError) as error:
+        raise StoreError(
+            f"The store {uri} cannot be written ({error}). What is written stays valid; when the cause is mended, the same call "
+            "does what is left."
+        ) from error
+
+
+@lru_cache(maxsize=8)
+def _opened(uri: str) -> Any:
+    return zarr.open_group(uri, mode="r+", use_consolidated=False)
+
+
+def _record(parts: Sequence[None], ledger: Ledger, block: Block) -> None:
+    try:
+        ledger.complete(block)
+    except OSError as error:
+        raise StoreError(f"The records {ledger.uri} cannot be written: {error}") from error
+
+
+def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool) -> None:
+    """Claim blocks and write them, until all are done, by this writer or others.
+
+    Parameters
+    ----------
+    target : Target
+        A store that is laid out.
+    runner : Runner
+        Where to compute.
+    mask : bool
+        Whether nodata stand in for blocks whose assets cannot be read.
+    progress : bool
+        Show a bar.
+    """
+    layout, ledger = target.layout, target.ledger
+    graph = HighLevelGraph.merge(*(layout.ds[name].data.__dask_graph__() for name in layout.blocked))
+    order, enough = in_order(layout.shape), ("written", "masked") if mask else ("written",)
+    with tqdm(total=len(order), desc="to_zarr", unit="block", disable=not progress, mininterval=1.0) as bar:
+        while ledger.has(PLAN):  # or else another writer finished, and put the store in its place
+            done = ledger.done()
+            left = [block for block in order if done.get(block) not in enough]
+            bar.update(len(order) - len(left) - bar.n)
+            if not left:
+                return
+            free = [block for block in left if block not in runner.waiting]
+            mine = ledger.claim(free, runner.share(len(free)))
+            for batch in _batches(mine, lambda blocks: _batch(target, graph, blocks), measured=runner.remote):
+                runner.start(*batch)
+            if not mine and not runner.waiting:
+                time.sleep(WAIT)
+            for block, error in runner.failures(everything=not mine, finished=bar.update):
+                if not mask:
+                    raise error
+                _mask(target, block, str(error))
+
+
+# ---- graphs
+
+
+def _batch(target: Target, graph: HighLevelGraph, blocks: Sequence[Block]) -> Batch:
+    """Return the graph that computes, writes and records some blocks."""
+    parts = {block: list(_parts(target.layout, block)) for block in blocks}
+    tasks = dict(da.optimize(graph, [key for some in parts.values() for key, _, _ in some]))
+    ends = {}
+    for block, some in parts.items():
+        for key, name, region in some:
+            tasks["put", *key] = (_put, key, target.uri, name, region, target.layout.is_packed(name))
+        end = ("block", target.uri, *block)
+        tasks[end] = (partial(_record, ledger=target.ledger, block=block), [("put", *key) for key, _, _ in some])
+        ends[end] = block
+    return tasks, ends
+
+
+def _parts(layout: Layout, block: Block) -> Iterator[tuple[tuple[Hashable, ...], str, tuple[slice, ...]]]:
+    """Yield key, variable and region of every chunk of a block."""
+    place = dict(zip(("y", "x"), block, strict=True))
+    for name in layout.blocked:
+        variable = layout.ds[name]
+        counts = [[place[str(d)]] if d in place else range(n) for d, n in zip(variable.dims, variable.data.numblocks, strict=True)]
+        edges = [np.cumsum([0, *sizes]).tolist() for sizes in variable.data.chunks]
+        for index in product(*counts):
+            region = tuple(slice(edge[i], edge[i + 1]) for edge, i in zip(edges, index, strict=True))
+            yield (variable.data.name, *index), name, region
+
+
+def _batches(blocks: Sequence[Block], build: Callable[[Sequence[Block]], Batch], *, measured: bool) -> Iterator[Batch]:
+    """Yield graphs that are small enough for a scheduler: of half the blocks, where all would be too much."""
+    if not blocks:
+        return
+    tasks, ends = build(blocks)
+    if len(blocks) > 1 and (len(tasks) > TASKS or (measured and len(cloudpickle.dumps(tasks)) > BYTES)):
+        middle = len(blocks) // 2
+        yield from _batches(blocks[:middle], build, measured=measured)
+        yield from _batches(blocks[middle:], build, measured=measured)
+    else:
+        yield tasks, ends
+
+
+def _mask(target: Target, block: Block, error: str) -> None:
+    """Write nodata for a block, and record why."""
+    for _, name, region in _parts(target.layout, block):
+        shape = tuple(part.stop - part.start for part in region)
+        variable = target.layout.ds[name]
+        target.put(name, region, np.full(shape, target.layout.nodata(name), variable.dtype))
+    target.ledger.complete(block, error)
+
+
+# ---- where they run
+
+
+class Runner:
+    """Dask's local scheduler."""
+
+    remote = False
+    """Whether graphs are sent anywhere, so that their size counts."""
+
+    def __init__(self) -> None:
+        self.waiting: set[Block] = set()
+        self._failed: dict[Block, AssetError] = {}
+        self._finished = 0
+
+    def threads(self) -> int:
+        """Return how many blocks are computed at once."""
+        return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+    def share(self, left: int) -> int:
+        """Return how many blocks to claim at once: half of what is left, as long as it is much, so that others find some, too."""
+        return min(max(AT_ONCE, 2 * self.threads()), left if left <= 4 * self.threads() else ceil(left / 2))
+
+    def start(self, tasks: dict[Any, Any], ends: Mapping[Any, Block]) -> None:
+        """Compute a graph; blocks whose assets cannot be read are kept for :meth:`failures`."""
+        done: set[Any] = set()
+        try:
+            self._get(tasks, list(ends), done)
+        except AssetError:
+            # Whose it was the scheduler does not tell, and others were on their way.
+            for end, block in ends.items():
+                if end in done:
+                    continue
+                try:
+                    self._get(cull(tasks, [end])[0], [end], done)
+                except AssetError as error:
+                    self._failed[block] = error
+
+    def _get(self, tasks: Any, keys: list[Any], done: set[Any]) -> None:
+        def after(key: Any, *_: Any) -> None:
+            if isinstance(key, tuple) and key[0] == "block":
+                done.add(key)
+                self._finished += 1
+
+        get = dask.base.get_scheduler() or dask.threaded.get
+        with Callback(posttask=after):
+            get(tasks, keys)
+
+    def failures(self, *, everything: bool, finished: Callable[[int], Any]) -> Iterator[tuple[Block, AssetError]]:
+        """Yield the blocks that failed since the last call, and tell how many were finished."""
+        finished(self._finished)
+        self._finished = 0
+        failed, self._failed = self._failed, {}
+        yield from failed.items()
+
+
+class ClusterRunner(Runner):
+    """The workers of a client, always with more to do than threads to do it."""
+
+    remote = True
+
+    def __init__(self, client: Any, resources: Mapping[str, float] | None) -> None:
+        super().__init__()
+        self._client, self._resources = client, dict(resources or {}) or None
+        self._blocks: dict[Any, Block] = {}
+
+    def threads(self) -> int:
+        """Return the threads of all workers."""
+        return sum(self._client.nthreads().values()) or 1
+
+    def start(self, tasks: dict[Any, Any], ends: Mapping[Any, Block]) -> None:
+        """Hand a graph to the scheduler."""
+        futures = self._client.get(tasks, list(ends), sync=False, resources=self._resources)
+        self._blocks.update(zip(futures, ends.values(), strict=True))
+        self.waiting.update(ends.values())
+
+    def failures(self, *, everything: bool, finished: Callable[[int], Any]) -> Iterator[tuple[Block, AssetError]]:
+        """Wait until workers could run out of work, or for everything; yield the blocks that failed."""
+        from distributed import as_completed
+
+        enough = 0 if everything else self.threads()
+        if len(self._blocks) <= enough:
+            return
+        try:
+            for future in as_completed(list(self._blocks)):
+                block = self._blocks.pop(future)
+                self.waiting.discard(block)
+                try:
+                    future.result()
+                    finished(1)
+                except AssetError as error:
+                    yield block, error
+                if len(self._blocks) <= enough:
+                    return
+        except BaseException:
+            self._client.cancel(list(self._blocks))
+            raise
+
+
+def runner_of(client: Any, resources: Mapping[str, float] | None) -> Runner:
+    """Return what runs on a client's workers, or here where there is none."""
+    return Runner() if client is None else ClusterRunner(client, resources)

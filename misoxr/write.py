@@ -1,0 +1,230 @@
+"""Datasets into Zarr, block by block: laid out first, resumed where it stopped, by one process or several."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import dask.base
+import fsspec
+import xarray as xr
+import zarr
+from fsspec.implementations.local import LocalFileSystem
+
+from misoxr._version import __version__
+from misoxr.blocks import Target, runner_of, write_blocks
+from misoxr.errors import MisoxrError, StoreError
+from misoxr.grid import geobox_of
+from misoxr.ledger import COMPLETE, PLAN, Ledger
+from misoxr.store import FINGERPRINT, Layout, lay_out, layout_of, progress_of
+
+__all__ = ["to_zarr"]
+
+MOST = 4
+"""Differences that an error tells of."""
+
+
+def to_zarr(
+    ds: xr.Dataset,
+    store: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    resume: bool = True,
+    progress: bool = True,
+    on_error: Literal["raise", "mask"] = "raise",
+    compact: bool = False,
+    client: Any = None,
+    resources: Mapping[str, float] | None = None,
+) -> None:
+    """Compute a dataset block by block and write it as a Zarr v3 group; called again, it does what is left.
+
+    The store is laid out first, then blocks, which are the dataset's chunks, are written as they finish. A block counts as done by a
+    record beside the store, in ``<store>.progress``. Several processes, on one machine or on many, may write one store at the same
+    time, each with the same call; a block is left to who claimed it, until that process dies. Every call returns when the whole
+    of the store is written.
+
+    The store opens with plain ``xr.open_zarr``, rioxarray and odc-geo with its CRS: CF ``spatial_ref`` and
+    ``grid_mapping``, and the GeoZarr ``proj:`` and ``spatial:`` attributes. The provenance goes to the attributes of the
+    group ``provenance`` in the store.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Lazy or not, on a grid with CRS.
+    store : str or path
+        A local path or fsspec URL (``s3://``, ``gs://``, ``memory://``, ...).
+    overwrite : bool, optional
+        Replace a Zarr store that is there, once the new one is written beside it.
+    resume : bool, optional
+        Go on with a store that this function began; else a store that exists is an error.
+    progress : bool, optional
+        Show a progress bar of blocks.
+    on_error : {"raise", "mask"}, optional
+        What becomes of a block for which an asset cannot be read: an error, or nodata, recorded in the store's attribute
+        ``masked_blocks`` with rows, columns and the reason. A later call with "raise" tries such blocks again.
+    compact : bool, optional
+        Store probabilities as uint8 with CF ``scale_factor`` and ``_FillValue``: a quarter of the size, at most 0.002 off.
+    client : distributed.Client, optional
+        Where to compute; the active client by default, or Dask's local scheduler where there is none.
+    resources : mapping, optional
+        Of workers, with a client: ``{"GPU": 1}`` sends blocks to workers that were started with it.
+
+    Raises
+    ------
+    StoreError
+        If the store exists and was not begun with the same input, model and settings; is to be replaced and is no Zarr
+        store; or cannot be written. What is written stays valid.
+    GridError
+        If the dataset has no regular grid or CRS.
+    AssetError
+        If an asset cannot be read.
+    """
+    _refuse(on_error, resources, client)
+    client = client or _active_client()
+    uri, system, path = _located(store)
+    exists = system.exists(path)
+    if exists and overwrite and not system.exists(f"{path}/zarr.json"):
+        raise StoreError(f"{uri} exists and is no Zarr v3 store, so it is not replaced; give another path.")
+    target = f"{uri}.new" if exists and overwrite else uri
+    layout = layout_of(ds, compact=compact)
+    plan = _plan(layout, client, compact=compact)
+    ledger = Ledger(progress_of(target))
+    try:
+        _begin(ledger, layout, plan, target, overwrite=overwrite, resume=resume)
+        with ledger.alive():
+            _same(target, ledger.agree(plan, lambda: lay_out(layout, target, plan["fingerprint"])))
+            write_blocks(Target(target, layout, ledger), runner_of(client, resources), mask=on_error == "mask", progress=progress)
+            _finish(layout, target, ledger)
+        if target != uri:
+            _swap(system, path)
+    except MisoxrError:
+        raise
+    except OSError as error:
+        raise StoreError(f"The store {uri} cannot be written: {error}") from error
+
+
+# ---- what is asked for, and whether it goes with what is there
+
+
+def _refuse(on_error: str, resources: Any, client: Any) -> None:
+    if on_error not in ("raise", "mask"):
+        raise StoreError(f"on_error is {on_error!r}; use 'raise' or 'mask'.")
+    if resources and client is None and _active_client() is None:
+        raise StoreError(f"resources={dict(resources)} are those of a cluster's workers, and there is no client; start one first.")
+
+
+def _active_client() -> Any:
+    try:
+        from distributed import get_client
+
+        return get_client()
+    except (ImportError, ValueError):
+        return None
+
+
+def _located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
+    """Return a store's address, absolute where it is local, and its place on a file system."""
+    uri = os.fspath(store).rstrip("/")
+    system, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    return (path if isinstance(system, LocalFileSystem) else uri), system, path
+
+
+def _plan(layout: Layout, client: Any, *, compact: bool) -> dict[str, Any]:
+    """Return all that must be the same for blocks of two runs to make one map."""
+    ds = layout.ds
+    attrs = ds.attrs
+    provenance = json.loads(attrs.get("provenance", "{}")) if "provenance_sha256" in attrs else {}
+    geobox = geobox_of(ds)
+    plan = {
+        "version": __version__,
+        "provenance": _resolved(provenance, client),
+        "compact": compact,
+        "grid": {
+            "crs": str(geobox.crs),
+            "affine": [float(value) for value in tuple(geobox.affine)[:6]],
+            "shape": list(geobox.shape.yx),
+        },
+        "block": list(layout.block),
+        "variables": {str(name): [str(v.dtype), list(map(str, v.dims)), list(v.shape)] for name, v in ds.variables.items()},
+        "input": {str(name): dask.base.tokenize(ds[name].data) for name in layout.blocked},
+    }
+    plan["fingerprint"] = hashlib.sha256(json.dumps(plan, sort_keys=True, default=str).encode()).hexdigest()
+    return plan
+
+
+def _resolved(provenance: dict[str, Any], client: Any) -> dict[str, Any]:
+    """Return provenance with the device that "auto" stands for, where this process computes: another device gives other bytes."""
+    settings = provenance.get("settings")
+    if client is None and settings and settings.get("device") == "auto":
+        from misoxr.model.inference import choose_device
+
+        return provenance | {"settings": settings | {"device": choose_device("auto").partition(":")[0]}}
+    return provenance
+
+
+def _begin(ledger: Ledger, layout: Layout, plan: Mapping[str, Any], target: str, *, overwrite: bool, resume: bool) -> None:
+    """See whether a store may be begun, or gone on with; forget records of a store that is there no more."""
+    system, path = fsspec.core.url_to_fs(target, use_listings_cache=False)
+    begun = ledger.read(PLAN)
+    found = _fingerprint(target) if system.exists(path) else None
+    if begun is not None and found != begun.get("fingerprint") and not overwrite:
+        if system.exists(path):
+            raise StoreError(f"The store {target} is not the one that {ledger.uri} records; give another path, or overwrite=True.")
+        ledger.clear()
+    elif begun is not None and overwrite and begun.get("fingerprint") != plan["fingerprint"]:
+        ledger.clear()
+        if system.exists(path):
+            system.rm(path, recursive=True)
+    elif begun is None and system.exists(path) and not overwrite and not ledger.has("leases"):
+        raise StoreError(f"The store {target} exists; give another path, or overwrite=True to replace it.")
+    elif begun is not None and not resume and not overwrite:
+        raise StoreError(f"The store {target} exists, and resume=False; give another path, or overwrite=True to replace it.")
+
+
+def _same(target: str, differences: list[str]) -> None:
+    """Refuse to go on with what was written otherwise."""
+    different = [line for line in differences if not line.startswith("fingerprint")]
+    # All enters the names of the graph: they say something only where nothing else differs.
+    plain = [line for line in different if not line.startswith("input")] or different
+    if plain:
+        more = f"; and {len(plain) - MOST} more" if len(plain) > MOST else ""
+        raise StoreError(
+            f"The store {target} exists, and was written otherwise: {'; '.join(plain[:MOST])}{more}. Call with the same input, model and "
+            "settings to resume; give another path, or overwrite=True to replace it."
+        )
+
+
+def _fingerprint(target: str) -> str | None:
+    """Return the fingerprint that a store says it was laid out with."""
+    try:
+        return str(zarr.open_group(target, mode="r", use_consolidated=False).attrs.get(FINGERPRINT))
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _finish(layout: Layout, target: str, ledger: Ledger) -> None:
+    """Note in the store what is masked, and in the records that all is done; the leases have served."""
+    spans = layout.spans
+    masked: list[Any] = [
+        {"block": list(block), "rows": list(spans(block)[0]), "columns": list(spans(block)[1]), "error": error}
+        for block, error in ledger.masked().items()
+    ]
+    group = zarr.open_group(target, mode="r+", use_consolidated=False)
+    if masked:
+        group.attrs["masked_blocks"] = masked
+    elif "masked_blocks" in group.attrs:
+        del group.attrs["masked_blocks"]
+    ledger.create(COMPLETE, True)
+    ledger.clear("leases")
+
+
+def _swap(system: Any, path: str) -> None:
+    """Put the new store in the old one's place. The first of several writers does it."""
+    if not system.exists(f"{path}.new"):
+        return
+    for suffix in ("", ".progress"):
+        if system.exists(f"{path}{suffix}"):
+            system.rm(f"{path}{suffix}", recursive=True)
+    system.mv(f"{path}.new", path, recursive=True)
+    system.mv(f"{path}.new.progress", f"{path}.progress", recursive=True)

@@ -1,0 +1,398 @@
+"""Writing that is killed, shared and refused: nothing lost, nothing written twice, and the same bytes in the end."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from misoxr.errors import AssetError, MisoxrWarning, StoreError
+from misoxr.ledger import COMPLETE, Ledger
+from misoxr.predict import predict
+from misoxr.spec import SENTINEL2
+from misoxr.store import open_maps, progress_of
+from misoxr.write import to_zarr
+from tests.conftest import make_cube, make_model, tiny_spec
+from tests.writer import BLOCKS, noted, slow_map
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def bytes_of(store: Path) -> dict[str, str]:
+    """Hash of every file of a store."""
+    files = (path for path in store.rglob("*") if path.is_file())
+    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def start(store: Path, log: Path, pause: float) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "tests.writer", store, log, str(pause)], cwd=ROOT, env=environment)
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The map, written without interruption."""
+    path = tmp_path_factory.mktemp("whole")
+    to_zarr(slow_map(path / "log"), path / "maps.zarr", progress=False)
+    assert Counter(block[1:] for block in noted(path / "log")) == dict.fromkeys(np.ndindex(5, 6), 1)
+    return path / "maps.zarr"
+
+
+# Killed
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_killed_write_goes_on_to_the_same_bytes(whole, tmp_path, seed):
+    rng = random.Random(seed)
+    store, log = tmp_path / "maps.zarr", tmp_path / "log"
+    for kill in range(2):
+        before = len(noted(log))
+        process = start(store, log, pause=0.05)
+        wanted = before + rng.randrange(0, 12)
+        wait_for(lambda wanted=wanted: len(noted(log)) > wanted)
+        time.sleep(rng.random() * 0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not Ledger(progress_of(str(store))).has(COMPLETE), f"kill {kill} came too late to try anything"
+    recorded = set(Ledger(progress_of(str(store))).done())
+    assert 0 < len(recorded) < BLOCKS
+    before = len(noted(log))
+    to_zarr(slow_map(log), store, progress=False)
+    again = [block[1:] for block in noted(log)[before:]]
+    assert sorted(again) == sorted(set(np.ndindex(5, 6)) - recorded)
+    assert bytes_of(store) == bytes_of(whole)
+
+
+def test_killed_workers_of_a_cluster_are_made_up_for(whole, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    store, log = tmp_path / "maps.zarr", tmp_path / "log"
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None, "host": "127.0.0.1"}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 10}),
+        distributed.LocalCluster(**settings) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        options = {"progress": False, "client": client}
+        writing = threading.Thread(target=to_zarr, args=(slow_map(log, 0.1), store), kwargs=options)
+        writing.start()
+        for count in (3, 12):
+            wait_for(lambda count=count: len(noted(log)) > count)
+            os.kill(noted(log)[-1][0], signal.SIGKILL)
+        writing.join(120)
+    assert not writing.is_alive()
+    assert len({process for process, _, _ in noted(log)}) > 2
+    assert bytes_of(store) == bytes_of(whole)
+
+
+def test_a_finished_store_is_left_alone(whole, tmp_path):
+    before = bytes_of(whole)
+    to_zarr(slow_map(tmp_path / "log"), whole, progress=False)
+    assert noted(tmp_path / "log") == []
+    assert bytes_of(whole) == before
+
+
+# Shared
+
+
+def test_two_processes_finish_one_map_and_write_no_block_twice(whole, tmp_path):
+    store, log = tmp_path / "maps.zarr", tmp_path / "log"
+    both = [start(store, log, pause=0.3) for _ in range(2)]
+    assert [process.wait(180) for process in both] == [0, 0]
+    assert Counter(block[1:] for block in noted(log)) == dict.fromkeys(np.ndindex(5, 6), 1)
+    assert {process for process, _, _ in noted(log)} == {process.pid for process in both}
+    assert bytes_of(store) == bytes_of(whole)
+
+
+def test_blocks_of_a_dead_writer_elsewhere_are_taken_over_in_time(tmp_path):
+    """Of one on another machine nothing is known but its sign of life."""
+    gone, here = Ledger(str(tmp_path / "p"), limit=1.5), Ledger(str(tmp_path / "p"), limit=1.5)
+    gone._replace(f"writers/{gone.owner}", {"host": "elsewhere", "pid": 1, "born": "1", "until": time.time() + 1.5})
+    assert gone.claim([(0, 0), (0, 1)], 2) == [(0, 0), (0, 1)]
+    with here.alive():
+        assert here.claim([(0, 0), (0, 1), (0, 2)], 3) == [(0, 2)]
+        time.sleep(1.6)
+        assert here.claim([(0, 0), (0, 1)], 2) == [(0, 0), (0, 1)]
+        other = Ledger(str(tmp_path / "p"))
+        assert other.claim([(0, 0), (0, 1), (0, 2)], 3) == []
+
+
+def test_one_of_many_gets_a_block(tmp_path):
+    ledgers = [Ledger(str(tmp_path / "p")) for _ in range(8)]
+    blocks = list(np.ndindex(4, 5))
+    for ledger in ledgers:
+        ledger._sign()
+    got: list[list[tuple[int, int]]] = [[] for _ in ledgers]
+
+    def take(at: int) -> None:
+        got[at] = ledgers[at].claim(blocks, 20)
+
+    threads = [threading.Thread(target=take, args=(at,)) for at in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(block for mine in got for block in mine) == blocks
+
+
+def test_a_block_that_was_finished_since_it_was_looked_for_is_not_claimed(tmp_path):
+    one, other = Ledger(str(tmp_path / "p")), Ledger(str(tmp_path / "p"))
+    one.complete((0, 0))
+    assert other.claim([(0, 0), (0, 1)], 2) == [(0, 1)]
+
+
+# The same everywhere
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "sync"])
+def test_every_local_scheduler_gives_the_same_bytes(whole, tmp_path, scheduler):
+    with dask.config.set(scheduler=scheduler, num_workers=2):
+        to_zarr(slow_map(tmp_path / "log"), tmp_path / "maps.zarr", progress=False)
+    assert bytes_of(tmp_path / "maps.zarr") == bytes_of(whole)
+
+
+def test_processes_give_the_same_bytes(whole, tmp_path):
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool, dask.config.set(scheduler=pool):
+        to_zarr(slow_map(tmp_path / "log"), tmp_path / "maps.zarr", progress=False)
+    assert os.getpid() not in {process for process, _, _ in noted(tmp_path / "log")}
+    assert bytes_of(tmp_path / "maps.zarr") == bytes_of(whole)
+
+
+# Settings
+
+
+def rows(ds: xr.Dataset, function, name: str = "red", chunk: int = 8) -> xr.Dataset:
+    lazy = da.map_blocks(function, da.from_array(ds[name].values, chunks=chunk), dtype="float32", meta=np.empty((0, 0), "float32"))
+    return ds.assign({name: ds[name].copy(data=lazy)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"batch_size": 2}, r"provenance\.settings\.batch_size was null and is 2"),
+        ({"precision": "float64"}, r"provenance\.settings\.precision was \"auto\" and is \"float64\""),
+        ({"seed": 1}, r"provenance\.model_sha256 was"),
+        ({"cube": 1}, r"otherwise: input\.permafrost was"),
+        ({"compact": True}, r"compact was false and is true"),
+    ],
+)
+def test_another_input_model_or_setting_is_refused_and_said(tmp_path, changes, told):
+    spec = tiny_spec()
+
+    def write(seed: int = 0, cube: int = 0, compact: bool = False, **settings: object) -> None:
+        maps = predict(make_cube((32, 32), spec.bands, seed=cube), make_model(spec, seed), device="cpu", **settings)
+        to_zarr(maps[["permafrost"]], tmp_path / "maps.zarr", progress=False, compact=compact)
+
+    write()
+    before = bytes_of(tmp_path / "maps.zarr")
+    with pytest.raises(StoreError, match=f"{told}.*overwrite=True"):
+        write(**changes)
+    assert bytes_of(tmp_path / "maps.zarr") == before
+    write()
+
+
+def test_without_resume_a_store_is_an_error(tmp_path):
+    cube = make_cube((8, 6), SENTINEL2[:1])
+    to_zarr(cube, tmp_path / "cube.zarr", progress=False, resume=False)
+    with pytest.raises(StoreError, match="exists, and resume=False"):
+        to_zarr(cube, tmp_path / "cube.zarr", progress=False, resume=False)
+
+
+def test_records_of_a_store_that_is_gone_do_not_count(tmp_path):
+    import shutil
+
+    cube = make_cube((8, 6), SENTINEL2[:1])
+    to_zarr(cube, tmp_path / "cube.zarr", progress=False)
+    shutil.rmtree(tmp_path / "cube.zarr")
+    to_zarr(cube, tmp_path / "cube.zarr", progress=False)
+    np.testing.assert_array_equal(open_maps(tmp_path / "cube.zarr").red, cube.red)
+
+
+def test_records_do_not_speak_for_another_store_of_that_name(tmp_path):
+    import shutil
+
+    cube = make_cube((8, 6), SENTINEL2[:1])
+    to_zarr(cube, tmp_path / "cube.zarr", progress=False)
+    shutil.rmtree(tmp_path / "cube.zarr")
+    (cube * 2).to_zarr(tmp_path / "cube.zarr", consolidated=False)
+    with pytest.raises(StoreError, match="is not the one that .* records"):
+        to_zarr(cube, tmp_path / "cube.zarr", progress=False)
+
+
+@pytest.mark.parametrize("on_error", ["ignore", None])
+def test_on_error_is_one_of_two(tmp_path, on_error):
+    with pytest.raises(StoreError, match="use 'raise' or 'mask'"):
+        to_zarr(make_cube((8, 6), SENTINEL2[:1]), tmp_path / "cube.zarr", on_error=on_error)
+
+
+def test_resources_need_a_client(tmp_path):
+    with pytest.raises(StoreError, match="there is no client"):
+        to_zarr(make_cube((8, 6), SENTINEL2[:1]), tmp_path / "cube.zarr", resources={"GPU": 1})
+
+
+# Assets that cannot be read
+
+
+BROKEN = {"value": True}
+
+
+def broken(block: np.ndarray, block_id: tuple[int, int]) -> np.ndarray:
+    if BROKEN["value"] and block_id in ((0, 1), (2, 0)):
+        raise AssetError(f"Item 'S2_{block_id[0]}', band 'red': its server answers 503.")
+    return block
+
+
+def test_a_masked_block_is_nodata_and_recorded_and_tried_again(tmp_path):
+    cube = make_cube((24, 24), SENTINEL2[:1])
+    cube["classes"] = (("y", "x"), np.ones((24, 24), "uint8"), {"_FillValue": np.uint8(255)})
+    cube = rows(cube, broken)
+    BROKEN["value"] = True
+    with pytest.raises(AssetError, match="Item 'S2_"):
+        to_zarr(cube, tmp_path / "cube.zarr", progress=False)
+    to_zarr(cube, tmp_path / "cube.zarr", progress=False, on_error="mask")
+    found = open_maps(tmp_path / "cube.zarr")
+    hole = np.zeros((24, 24), bool)
+    hole[:8, 8:16] = hole[16:, :8] = True
+    np.testing.assert_array_equal(np.isnan(found.red), hole)
+    np.testing.assert_array_equal(found.classes == 255, hole)
+    assert found.attrs["masked_blocks"] == [
+        {"block": [0, 1], "rows": [0, 8], "columns": [8, 16], "error": "Item 'S2_0', band 'red': its server answers 503."},
+        {"block": [2, 0], "rows": [16, 24], "columns": [0, 8], "error": "Item 'S2_2', band 'red': its server answers 503."},
+    ]
+    BROKEN["value"] = False
+    to_zarr(cube, tmp_path / "cube.zarr", progress=False)
+    again = open_maps(tmp_path / "cube.zarr")
+    assert "masked_blocks" not in again.attrs
+    np.testing.assert_array_equal(again.red, make_cube((24, 24), SENTINEL2[:1]).red)
+
+
+def test_what_has_no_nodata_cannot_be_masked(tmp_path):
+    cube = make_cube((24, 24), SENTINEL2[:1])
+    cube["count"] = (("y", "x"), np.ones((24, 24), "int16"))
+    BROKEN["value"] = True
+    with pytest.raises(StoreError, match="'count' .int16. has no _FillValue"):
+        to_zarr(rows(cube, broken), tmp_path / "cube.zarr", progress=False, on_error="mask")
+
+
+# Disks
+
+
+def test_a_full_disk_is_told_and_what_is_written_stays(tmp_path, monkeypatch):
+    """A limit on the size of files stands in for a full disk, in a process of its own."""
+    cube = make_cube((64, 64), SENTINEL2[:1])
+    to_zarr(cube.chunk({"y": 16, "x": 64}), tmp_path / "whole.zarr", progress=False)
+    script = f"""
+import resource, signal, numpy as np
+from tests.conftest import make_cube
+from misoxr.spec import SENTINEL2
+from misoxr.write import to_zarr
+import dask.array as da, os
+cube = make_cube((64, 64), SENTINEL2[:1]).chunk({{"y": 16, "x": 64}})
+full = {{"at": 2}}
+class Disk(Exception): pass
+def fill(block, block_id):
+    if block_id[0] == 2:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return block
+import dask
+red = cube.red.data.map_blocks(fill, dtype="float32", meta=np.empty((0, 0), "float32"))
+with dask.config.set(scheduler="sync"):
+    to_zarr(cube.assign(red=cube.red.copy(data=red)), {str(tmp_path / "cube.zarr")!r}, progress=False)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "StoreError" in ended.stderr
+    assert "cannot be written" in ended.stderr
+    assert "What is written stays valid" in ended.stderr
+    with pytest.warns(MisoxrWarning, match="is not finished"):
+        found = open_maps(tmp_path / "cube.zarr").red.load()
+    done = Ledger(progress_of(str(tmp_path / "cube.zarr"))).done()
+    assert done
+    for row, _ in done:
+        np.testing.assert_array_equal(found[16 * row : 16 * row + 16], cube.red[16 * row : 16 * row + 16])
+
+
+def test_a_store_that_cannot_be_written_to(tmp_path):
+    if os.geteuid() == 0:
+        place = Path("/proc/maps.zarr")  # root may write anywhere but here
+    else:
+        (tmp_path / "closed").mkdir(mode=0o500)
+        place = tmp_path / "closed" / "maps.zarr"
+    with pytest.raises(StoreError, match=r"maps\.zarr cannot be written"):
+        to_zarr(make_cube((8, 6), SENTINEL2[:1]), place, progress=False)
+
+
+# Compact
+
+
+def test_compact_is_a_byte_and_hardly_off(tmp_path):
+    spec = tiny_spec()
+    cube = make_cube((40, 40), spec.bands)
+    for name in ("red", "nir"):
+        cube[name][3:9, 4:12] = np.nan
+    maps = predict(cube, make_model(spec), device="cpu").compute()
+    to_zarr(maps, tmp_path / "maps.zarr", compact=True, progress=False)
+    raw = zarr.open_group(tmp_path / "maps.zarr", mode="r")
+    assert raw["permafrost_probability"].dtype == raw["taxonomy_probability"].dtype == "uint8"
+    for found in (open_maps(tmp_path / "maps.zarr"), xr.open_zarr(tmp_path / "maps.zarr", consolidated=False)):
+        for name in ("permafrost_probability", "taxonomy_probability"):
+            assert np.issubdtype(found[name].dtype, np.floating)
+            np.testing.assert_array_equal(np.isnan(found[name]), np.isnan(maps[name]))
+            assert float(abs(found[name] - maps[name]).max()) <= 0.002
+    assert open_maps(tmp_path / "maps.zarr").permafrost.dtype == "uint8"
+    np.testing.assert_array_equal(open_maps(tmp_path / "maps.zarr").taxonomy, maps.taxonomy)
+
+
+# Shards and graphs
+
+
+def test_a_large_block_is_one_shard_of_many_chunks(tmp_path):
+    cube = make_cube((1500, 2048), SENTINEL2[:1]).chunk({"y": 1024, "x": 1024})
+    to_zarr(cube, tmp_path / "cube.zarr", progress=False)
+    array = zarr.open_group(tmp_path / "cube.zarr", mode="r")["red"]
+    assert array.chunks == (512, 512)
+    assert array.shards == (1024, 1024)
+    np.testing.assert_array_equal(open_maps(tmp_path / "cube.zarr").red, cube.red)
+
+
+def test_graphs_stay_below_their_bound(tmp_path, monkeypatch):
+    from misoxr import blocks
+
+    sizes: list[int] = []
+    get = blocks.dask.threaded.get
+    monkeypatch.setattr(blocks, "TASKS", 200)
+    monkeypatch.setattr(blocks.dask.threaded, "get", lambda tasks, keys: (sizes.append(len(tasks)), get(tasks, keys)))
+    to_zarr(slow_map(tmp_path / "log"), tmp_path / "maps.zarr", progress=False)
+    assert 0 < max(sizes) <= 200
+    assert len(sizes) > 3
+
+
+def test_records_are_read_by_people(whole):
+    plan = json.loads((Path(progress_of(str(whole))) / "plan.json").read_text())
+    assert plan["provenance"]["settings"]["device"] == "cpu"
+    assert plan["version"]
+    record = json.loads((Path(progress_of(str(whole))) / "blocks" / "0.0.written").read_text())
+    assert record["fingerprint"] == plan["fingerprint"]
