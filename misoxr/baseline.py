@@ -21,8 +21,9 @@ from misoxr.errors import PointsError, SpecError, require
 from misoxr.features import Features, features, features_at
 from misoxr.points import read_points, simulated
 from misoxr.samples import Labelled, read_samples
-from misoxr.scaling import METHODS, Scaling, stack
+from misoxr.scaling import METHODS, Scaling
 from misoxr.spec import ModelSpec, Task
+from misoxr.stack import stack
 
 __all__ = ["BASELINES", "Baseline", "PixelModel", "baseline", "check_labels", "fit_baseline", "is_baseline"]
 

@@ -31,9 +31,10 @@ from misoxr.model.checkpoint import Model
 from misoxr.points import encode, place, read_points, regions_of, simulated
 from misoxr.predict_at import predict_at
 from misoxr.recipe import Recipe
-from misoxr.scaling import stack, valid_pixels
+from misoxr.scaling import valid_pixels
 from misoxr.scores import Scores, stacked
 from misoxr.spec import ModelSpec, Task
+from misoxr.stack import stack
 from misoxr.train import check_room, fit, spec_for
 
 __all__ = ["cross_validate"]

@@ -24,8 +24,8 @@ from misoxr.maps import attributes, variables
 from misoxr.model.checkpoint import Address, Model, resolve
 from misoxr.model.field import Block, Grid, Positions, Source, blend, from_location
 from misoxr.model.inference import choose_device, choose_precision, inference
-from misoxr.scaling import stack
 from misoxr.spec import PRESETS, ModelSpec, Task, WindowSpec
+from misoxr.stack import chunks_of, stack, stack_with_halo
 from misoxr.windows import Axis, Plan, plan
 
 __all__ = ["predict"]
@@ -94,6 +94,12 @@ class Edges:
         spans = list(zip(self.edges, self.edges[1:], strict=False))
         reach = [(self.axis.halo(*span), span) for span in spans]
         return 0 if len(spans) == 1 else max(max(start - low, high - stop) for (low, high), (start, stop) in reach)
+
+    @property
+    def spans(self) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """Each chunk, and with its halo, as far as the dataset goes."""
+        chunks = zip(self.edges, self.edges[1:], strict=False)
+        return [((start, stop), (max(0, start - self.halo), min(self.edges[-1], stop + self.halo))) for start, stop in chunks]
 
     def origin(self, chunk: int) -> int:
         """First pixel of a chunk's data with halo."""
@@ -194,8 +200,8 @@ def predict(
         return averaged([predict(ds, one, resolution=resolution, **settings.arguments()) for one in model])
     if isinstance(model, PixelModel):
         return _predict_pixels(ds, model, settings, resolution)
-    found, bands, job, chosen = prepared(ds, model, settings)
-    layers, geobox = _map(bands, job, found.spec, resolution)
+    found, cube, job, chosen = prepared(ds, model, settings)
+    layers, geobox = _map(cube, job, found.spec, resolution)
     out: xr.Dataset = assign(variables(layers, ("y", "x"), found.spec, chosen, location=location), geobox)
     out.attrs = attributes(ds, found, job.plan.y.spec, job.settings())
     return out
@@ -248,8 +254,8 @@ def pixel_bands(ds: xr.Dataset, model: PixelModel, settings: Settings) -> tuple[
     return stack(ds, model.spec), geobox, settings.tasks_of(model.spec)
 
 
-def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, da.Array, Job, list[Task]]:
-    """Check everything that metadata tell, and return the model, its stacked bands, the blocks' job and the tasks."""
+def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, xr.Dataset, Job, list[Task]]:
+    """Check everything that metadata tell, and return the model, the cube by its names, the blocks' job and the tasks."""
     if isinstance(model, str) and model in (*PRESETS, *BASELINES) and not os.path.exists(model):
         raise SpecError(f"{model!r} is to be trained first: model = ds.miso.fit({model!r}, points).")
     if not isinstance(model, Model | str | os.PathLike):
@@ -283,7 +289,7 @@ def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, da.
         batch_size=settings.batch_size,
         compiled=settings.compiled,
     )
-    return model, stack(ds, spec), job, chosen
+    return model, ds, job, chosen
 
 
 def _warn_outside(geobox: GeoBox, spec: ModelSpec) -> None:
@@ -321,14 +327,14 @@ def dtype_of(job: Job) -> str:
     return "float64" if job.precision == "float64" else "float32"
 
 
-def _map(bands: da.Array, job: Job, spec: ModelSpec, resolution: float | None) -> tuple[da.Array, GeoBox]:
+def _map(ds: xr.Dataset, job: Job, spec: ModelSpec, resolution: float | None) -> tuple[da.Array, GeoBox]:
     """Lay the blocks of a map out: every chunk with the halo its windows reach into, and one task that predicts it."""
     step = _step(job, resolution)
     axes = job.plan.y, job.plan.x
     # A chunk below a window would need neighbours of neighbours; merged chunks also feed the network better.
-    merged = [da.overlap.ensure_minimum_chunksize(axis.size, sizes) for axis, sizes in zip(axes, bands.chunks[1:], strict=True)]
+    merged = [da.overlap.ensure_minimum_chunksize(axis.size, sizes) for axis, sizes in zip(axes, chunks_of(ds, spec), strict=True)]
     y, x = (Edges((0, *np.cumsum(sizes).tolist()), axis, step) for sizes, axis in zip(merged, axes, strict=True))
-    overlapped = da.overlap.overlap(bands.rechunk((bands.chunks[0], *merged)), depth={0: 0, 1: y.halo, 2: x.halo}, boundary="none")
+    overlapped = stack_with_halo(ds, spec, y.spans, x.spans)
     layers: da.Array = da.map_blocks(
         _map_block,
         overlapped,

@@ -26,6 +26,7 @@ from misoxr.model.field import Crops, Scatter, Window
 from misoxr.points import coordinates
 from misoxr.predict import Job, Settings, dtype_of, layers_of, pixel_bands, prepared
 from misoxr.spec import ModelSpec, WindowSpec
+from misoxr.stack import stack
 from misoxr.windows import Cut, cuts
 
 __all__ = ["predict_at"]
@@ -96,11 +97,11 @@ def predict_at(
         inside, rows, columns = _inside(geobox, x, y)
         layers = _spread(model.layers_at(bands, geobox, rows[inside], columns[inside]), inside, len(rows))
     else:
-        found, bands, job, chosen = prepared(ds, model, settings)
+        found, cube, job, chosen = prepared(ds, model, settings)
         geobox, plan_of = job.geobox, job.plan.y.spec
         x, y, index = coordinates(points, geobox, crs)
         inside, rows, columns = _inside(geobox, x, y)
-        layers = _gather(bands, job, found.spec, inside, rows, columns)
+        layers = _gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
     out = variables(layers, ("point",), found.spec, chosen, location=location)
     reference = assign(ds[[]], geobox)
     place = {name: xr.Variable("point", values, reference[name].attrs) for name, values in (("x", x), ("y", y))}

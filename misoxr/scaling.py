@@ -1,19 +1,17 @@
-"""Named bands to network inputs: units, the stack of a model's bands, and the scaling that training fits and prediction repeats."""
+"""Named bands to network inputs: units, channels, and the scaling that training fits and prediction repeats."""
 
 import warnings
 from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from misoxr.errors import BandError, CheckpointError, MisoxrWarning, SpecError
 from misoxr.spec import Band, Modality, ModelSpec
 
-__all__ = ["ModalityScaling", "Scaling", "channels", "conversion", "stack", "valid_pixels"]
+__all__ = ["ModalityScaling", "Scaling", "channels", "conversion", "valid_pixels"]
 
 Array = npt.NDArray[np.float32]
 
@@ -84,37 +82,6 @@ def conversion(found: object, band: Band) -> tuple[float, float]:
 
 def _canonical(units: str) -> str:
     return _SYNONYMS.get(units.strip().lower(), units.strip())
-
-
-def stack(ds: xr.Dataset, spec: ModelSpec) -> da.Array:
-    """Stack a model's bands in its order and units: a lazy float32 array (band, y, x), one chunk along band.
-
-    Bands that are missing (of a modality that is not required) are NaN, and so are values below a band's ``valid_min``. A model
-    without bands gets the dataset's chunks with none in them. NumPy-backed data are chunked as Dask sees fit.
-
-    Raises
-    ------
-    BandError
-        If units cannot be converted.
-    """
-    present = [ds[band.name] for band in spec.bands if band.name in ds] or [a for a in ds.values() if {"y", "x"} <= set(a.dims)]
-    lazy = next((array for array in present if array.chunks is not None), None)
-    shape = ds.sizes["y"], ds.sizes["x"]
-    chunks = ("auto", "auto") if lazy is None else (lazy.chunksizes["y"], lazy.chunksizes["x"])
-    chunks = da.core.normalize_chunks(chunks, shape, dtype="float64")
-    layers = []
-    for band in spec.bands:
-        if band.name not in ds:
-            layers.append(da.full(shape, np.nan, dtype="float32", chunks=chunks))
-            continue
-        factor, summand = conversion(ds[band.name].attrs.get("units"), band)
-        values = da.asarray(ds[band.name].transpose("y", "x").data).rechunk(chunks).astype("float32")
-        values = values if (factor, summand) == (1.0, 0.0) else values * np.float32(factor) + np.float32(summand)
-        layers.append(
-            values if band.valid_min is None else da.where(values >= np.float32(band.valid_min), values, np.float32(np.nan))
-        )
-    bands: da.Array = da.stack(layers).rechunk({0: -1}) if layers else da.empty((0, *shape), dtype="float32", chunks=(-1, *chunks))
-    return bands
 
 
 def channels(modality: Modality, bands: Array) -> Array:

@@ -32,8 +32,9 @@ from misoxr.model.published import load_backbone
 from misoxr.points import read_points, simulated
 from misoxr.recipe import Recipe
 from misoxr.samples import Labelled, Samples, Windows, read_samples
-from misoxr.scaling import METHODS, Scaling, stack, valid_pixels
+from misoxr.scaling import METHODS, Scaling, valid_pixels
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec
+from misoxr.stack import stack
 
 __all__ = ["check_room", "fit", "spec_for"]
 

@@ -13,8 +13,9 @@ from misoxr.baseline import Baseline, PixelModel, baseline, fit_baseline
 from misoxr.errors import MisoxrWarning, PointsError, SpecError
 from misoxr.features import features, features_at
 from misoxr.grid import geobox_of
-from misoxr.scaling import Scaling, stack
+from misoxr.scaling import Scaling
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
+from misoxr.stack import stack
 from tests.test_train import scene  # noqa: F401
 
 

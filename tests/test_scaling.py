@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misoxr.errors import BandError, CheckpointError, MisoxrWarning
-from misoxr.scaling import ModalityScaling, Scaling, channels, conversion, stack, valid_pixels
+from misoxr.scaling import ModalityScaling, Scaling, channels, conversion, valid_pixels
 from misoxr.spec import Band, ModelSpec
+from misoxr.stack import stack
 from tests.conftest import make_cube, tiny_spec
 
 ASPECT, ELEVATION, RED = Band("aspect", "degree", "circular"), Band("elevation", "m"), Band("red")

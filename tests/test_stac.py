@@ -3,7 +3,7 @@ import json
 import math
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from misoxr.errors import AssetError, BandError, CatalogError, GridError, Misoxr
 from misoxr.grid import geobox_of
 from misoxr.stac import catalog, open_stac
 from misoxr.stac.target import degrees_of
+from tests.conftest import make_model, tiny_spec
 from tests.stac_scenes import ORIGIN, SIZE, make_item, write_collection
 
 BANDS = ["red", "nir", "swir16"]
@@ -159,7 +160,7 @@ def test_a_block_reads_only_the_items_that_meet_it(service):
     items = [*items_of(service)[:1], far]
     cube = open_stac(items, bands=["red", "nir"], reduce="median", chunks=160)
     graph = dict(cube.__dask_graph__())
-    blocks = [key for key in graph if str(key).startswith("composite-")]
+    blocks = [key for key in graph if key[0].startswith("composite-")]
     assert len(blocks) == math.prod(cube.red.data.numblocks)
     for key in blocks:
         assert len(pickle.dumps(graph[key])) < 5000
@@ -168,6 +169,39 @@ def test_a_block_reads_only_the_items_that_meet_it(service):
     asked = service.log.read_text().splitlines()[before:]
     assert {line.split()[1].split("/")[1] for line in asked} == {"a"}
     assert np.isfinite(part.red).any()
+
+
+def test_a_map_reads_each_block_of_a_composite_once_with_its_halo(service):
+    """Chunks beside a block are not read for the sake of its halo, and the map is that of the composite in memory."""
+    spec = tiny_spec()
+    spec = replace(spec, modalities=spec.modalities[:1])
+    image = open_stac(items_of(service), bands=["red", "nir"], reduce="median", chunks=48)
+    spec = replace(spec, pixel_size=10.0)
+    model = make_model(spec)
+    lazy = image.miso.add(slope=image.red * 0).miso.predict(model, device="cpu")
+    graph = lazy.permafrost_probability.__dask_graph__()
+    reads = [key for key in dict(graph) if key[0].startswith("composite-")]
+    assert len(reads) == math.prod(image.red.data.numblocks)
+    in_memory = image.compute().chunk({"y": 48, "x": 48}).miso.predict(model, device="cpu")
+    np.testing.assert_array_equal(lazy.permafrost_probability, in_memory.permafrost_probability)
+
+
+def test_a_changed_band_is_no_longer_the_composites(service):
+    spec = tiny_spec()
+    spec = replace(spec, modalities=spec.modalities[:1], pixel_size=10.0)
+    image = open_stac(items_of(service), bands=["red", "nir"], reduce="median", chunks=64)
+    model = make_model(spec)
+    for changed in (image.assign(red=(image.red * 2).assign_attrs(units="1")), image.isel(y=slice(10, 90)), image.chunk({"y": 40})):
+        expected = changed.compute().chunk({"y": 64, "x": 64}).miso.predict(model, device="cpu").permafrost_probability
+        np.testing.assert_allclose(changed.miso.predict(model, device="cpu").permafrost_probability, expected, atol=1e-5)
+
+
+def test_a_large_block_is_reduced_strip_by_strip(service, monkeypatch):
+    from misoxr.stac import composite
+
+    whole = open_stac(items_of(service), bands=["red", "nir"], reduce="median").compute()
+    monkeypatch.setattr(composite, "AT_ONCE", 40_000)
+    xr.testing.assert_identical(open_stac(items_of(service), bands=["red", "nir"], reduce="median").compute(), whole)
 
 
 def test_items_with_and_without_the_offset_give_the_same_reflectance(tmp_path):

@@ -1,9 +1,10 @@
 """Composites in time, one task per spatial block: it reads, masks, merges and reduces the items that meet it, band by band."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import groupby as runs
-from typing import Any
+from typing import Any, NamedTuple, Protocol, Self
 
 import dask.array as da
 import numpy as np
@@ -11,20 +12,30 @@ import numpy.typing as npt
 import shapely
 import xarray as xr
 from dask.base import tokenize
-from dask.delayed import delayed
+from dask.layers import ArrayBlockwiseDep
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from misoxr.cube import reduce_time
 from misoxr.stac.assets import CLEAR, Asset, PatchUrl, Reader
+from misoxr.stac.hrefs import redact
 from misoxr.stac.items import Moment, Scene
 
-__all__ = ["composite", "outline", "reduce_block"]
+__all__ = ["Composite", "Items", "ItemsInHand", "composite_of", "outline", "reduce_block"]
 
 Floats = npt.NDArray[np.float32]
+Span = tuple[int, int]
+"""First pixel along an axis, and the one behind the last."""
+Times = tuple[tuple[Mapping[str, Asset], ...], ...]
+"""For each time its items; for each item its assets by band, and the classification as ``"clear"``."""
 
 EDGE = 2
 """Pixels by which an item's outline is widened when blocks look for their items."""
+AT_ONCE = 600_000_000
+"""Bytes that a task may hold of all times; larger blocks are reduced strip by strip."""
+SOURCE = "misoxr_composite"
+"""Entry of a variable's encoding that tells which composite it is a band of."""
+OBSERVATIONS = "observations"
 
 
 def outline(scene: Scene, target: GeoBox) -> BaseGeometry:
@@ -32,34 +43,158 @@ def outline(scene: Scene, target: GeoBox) -> BaseGeometry:
     return scene.extent(str(target.crs), EDGE * target.affine.a)
 
 
-def composite(
-    moments: Sequence[Moment],
-    names: Sequence[str],
-    target: GeoBox,
-    size: tuple[int, int],
-    method: str,
-    patch_url: PatchUrl | None,
-) -> xr.Dataset:
-    """Build the lazy (y, x) dataset: one task per block, with the items that meet it and no others."""
-    scenes = [(index, scene) for index, moment in enumerate(moments) for scene in moment.scenes]
-    tree = shapely.STRtree([outline(scene, target) for _, scene in scenes])
-    step = partial(reduce_block, bands=tuple(names), method=method, patch_url=patch_url)
-    token = tokenize([(index, scene.assets) for index, scene in scenes], step, target, size)
-    blocks: dict[str, list[list[da.Array]]] = {name: [] for name in (*names, "observations")}
-    for top in range(0, target.shape.y, size[0]):
-        for rows in blocks.values():
-            rows.append([])
-        for left in range(0, target.shape.x, size[1]):
-            block = target[top : min(top + size[0], target.shape.y), left : min(left + size[1], target.shape.x)]
-            met = np.sort(tree.query(shapely.box(*block.boundingbox.bbox), predicate="intersects"))
-            members = runs((scenes[index] for index in met), key=lambda entry: entry[0])
-            times = [tuple(scene.assets for _, scene in group) for _, group in members]
-            # a partial is not searched for other tasks, as arguments would be: there may be thousands of records
-            task = delayed(partial(step, times=times, block=block), traverse=False)(dask_key_name=f"composite-{token}-{top}-{left}")
-            for name, rows in blocks.items():
-                dtype = "uint16" if name == "observations" else "float32"
-                rows[-1].append(da.from_delayed(task[name], block.shape.yx, dtype, meta=np.empty((0, 0), dtype)))
-    return xr.Dataset({name: (("y", "x"), da.block(rows)) for name, rows in blocks.items()})
+class Items(Protocol):
+    """Items that can be asked which of them meet a box."""
+
+    @property
+    def token(self) -> str:
+        """What tells these items from others."""
+
+    def meeting(self, box: BaseGeometry) -> Times:
+        """Return the assets of the items that meet a box of the grid's CRS, by time."""
+
+
+@dataclass(frozen=True)
+class ItemsInHand:
+    """Scenes in memory.
+
+    Attributes
+    ----------
+    moments : sequence of Moment
+        The times.
+    target : GeoBox
+        The grid whose blocks will ask.
+    """
+
+    moments: Sequence[Moment]
+    target: GeoBox
+
+    @cached_property
+    def token(self) -> str:
+        """What tells these items from others; signatures do not."""
+        assets = [
+            (at, name, redact(asset.href), asset.scale, asset.offset) for at, s in self._scenes for name, asset in s.assets.items()
+        ]
+        return str(tokenize(assets))
+
+    @cached_property
+    def _scenes(self) -> list[tuple[int, Scene]]:
+        return [(at, scene) for at, moment in enumerate(self.moments) for scene in moment.scenes]
+
+    @cached_property
+    def _tree(self) -> shapely.STRtree:
+        return shapely.STRtree([outline(scene, self.target) for _, scene in self._scenes])
+
+    def meeting(self, box: BaseGeometry) -> Times:
+        """Return the assets of the items that meet a box, by time."""
+        met = np.sort(self._tree.query(box, predicate="intersects"))
+        members = runs((self._scenes[at] for at in met), key=lambda entry: entry[0])
+        return tuple(tuple(scene.assets for _, scene in group) for _, group in members)
+
+
+class Source(NamedTuple):
+    """Where a variable comes from: a composite and its layer, as long as the variable's data have this name."""
+
+    composite: "Composite"
+    layer: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Composite:
+    """A composite of items on a grid, of which any part can be asked for: lazily, and without the rest.
+
+    Attributes
+    ----------
+    items : Items
+        What it is made of.
+    bands : tuple of str
+        Its bands.
+    target : GeoBox
+        Its grid.
+    method : str
+        Of :func:`misoxr.cube.reduce_time`.
+    patch_url : callable, optional
+        See :func:`misoxr.open_stac`.
+    """
+
+    items: Items
+    bands: tuple[str, ...]
+    target: GeoBox
+    method: str
+    patch_url: PatchUrl | None
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        """It never changes; xarray copies what a variable's encoding holds."""
+        return self
+
+    def layers(self, rows: Sequence[Span], columns: Sequence[Span]) -> da.Array:
+        """Return the bands, and the number of observations behind them: (layer, y, x), float32, a task for each chunk.
+
+        Parameters
+        ----------
+        rows, columns : sequence of (int, int)
+            What the chunks cover; they may overlap, as blocks with a halo do.
+        """
+        token = tokenize(self.items.token, self.bands, self.target, self.method, self.patch_url, rows, columns)
+        read = partial(_layers, bands=self.bands, method=self.method, patch_url=self.patch_url)
+        count = len(self.bands) + 1
+        layers: da.Array = da.blockwise(
+            read,
+            "byx",
+            _Blocks(self, rows, columns),
+            "yx",
+            new_axes={"b": count},
+            name=f"composite-{token}",
+            align_arrays=False,
+            dtype="float32",
+            meta=np.empty((0, 0, 0), "float32"),
+        )
+        return layers
+
+    def dataset(self, size: tuple[int, int]) -> xr.Dataset:
+        """Return the composite in chunks of a size."""
+        rows, columns = (_spans(length, side) for length, side in zip(self.target.shape.yx, size, strict=True))
+        layers = self.layers(rows, columns)
+        variables = {}
+        for at, name in enumerate((*self.bands, OBSERVATIONS)):
+            data = layers[at].astype("uint16") if name == OBSERVATIONS else layers[at]
+            variables[name] = xr.Variable(("y", "x"), data, encoding={SOURCE: Source(self, at, data.name)})
+        return xr.Dataset(variables)
+
+
+def composite_of(ds: xr.Dataset, names: Sequence[str]) -> tuple[Composite, dict[str, int]] | None:
+    """Return the composite that variables are bands of, and their layers; None where they were changed or come from elsewhere."""
+    made: dict[int, Composite] = {}
+    layers: dict[str, int] = {}
+    for name in names:
+        source = ds[name].encoding.get(SOURCE)
+        if isinstance(source, Source) and source.name == getattr(ds[name].data, "name", None):
+            made[id(source.composite)] = source.composite
+            layers[name] = source.layer
+    return (next(iter(made.values())), layers) if len(made) == 1 else None
+
+
+def _spans(length: int, size: int) -> list[Span]:
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+class _Blocks(ArrayBlockwiseDep):
+    """What each task gets: the items that meet its block, looked up when the task is made, and the block."""
+
+    def __init__(self, composite: Composite, rows: Sequence[Span], columns: Sequence[Span]) -> None:
+        super().__init__(tuple(tuple(stop - start for start, stop in spans) for spans in (rows, columns)))
+        self.composite, self.rows, self.columns = composite, rows, columns
+
+    def __getitem__(self, place: tuple[int, ...]) -> tuple[Times, GeoBox]:
+        (top, bottom), (left, right) = self.rows[place[0]], self.columns[place[1]]
+        block = self.composite.target[top:bottom, left:right]
+        return self.composite.items.meeting(shapely.box(*block.boundingbox.bbox)), block
+
+
+def _layers(given: tuple[Times, GeoBox], bands: tuple[str, ...], method: str, patch_url: PatchUrl | None) -> Floats:
+    times, block = given
+    return reduce_block(times=times, bands=bands, block=block, method=method, patch_url=patch_url)
 
 
 def reduce_block(
@@ -69,7 +204,7 @@ def reduce_block(
     block: GeoBox,
     method: str,
     patch_url: PatchUrl | None,
-) -> dict[str, npt.NDArray[Any]]:
+) -> Floats:
     """Read, mask, merge and reduce one block, band by band.
 
     Parameters
@@ -87,24 +222,41 @@ def reduce_block(
 
     Returns
     -------
-    dict of str to ndarray
-        float32 (y, x) for each band, and uint16 ``observations``.
+    ndarray of float32, shape (band + 1, y, x)
+        The bands, and behind them the number of times with a valid value in any band.
     """
-    result: dict[str, npt.NDArray[Any]] = {}
+    height, width = block.shape.yx
+    strip = max(1, AT_ONCE // (max(len(times), 1) * width * 10))  # float32 values, sorted copies, and two masks
+    result = np.empty((len(bands) + 1, height, width), dtype="float32")
+    for top in range(0, height, strip):
+        rows = slice(top, min(top + strip, height))
+        _reduce(result[:, rows], times, bands, block[rows, :], method, patch_url)
+    return result
+
+
+def _reduce(
+    result: Floats,
+    times: Sequence[Sequence[Mapping[str, Asset]]],
+    bands: Sequence[str],
+    block: GeoBox,
+    method: str,
+    patch_url: PatchUrl | None,
+) -> None:
+    """Fill the result of a block."""
     with Reader(block, patch_url) as reader:
         skies = [[reader.read(item[CLEAR]) == 1 if CLEAR in item else None for item in items] for items in times]
         seen = np.zeros((len(times), *block.shape.yx), dtype=bool)
-        for band in bands:
-            layers = []
+        values = np.empty((len(times), *block.shape.yx), dtype="float32")
+        for at, band in enumerate(bands):
+            count = 0
             for index, (items, clear) in enumerate(zip(times, skies, strict=True)):
                 layer = _merged(reader, band, items, clear)
                 if layer is not None:
                     seen[index] |= np.isfinite(layer)
-                    layers.append(layer)
-            empty = np.full(block.shape.yx, np.nan, dtype="float32")
-            result[band] = reduce_time(np.stack(layers), method) if layers else empty
-    result["observations"] = seen.sum(axis=0, dtype="uint16")
-    return result
+                    values[count] = layer
+                    count += 1
+            result[at] = reduce_time(values[:count], method)
+        result[-1] = seen.sum(axis=0, dtype="uint16")
 
 
 def _merged(

@@ -20,7 +20,7 @@ from misoxr.errors import BandError, CatalogError, MisoxrWarning
 from misoxr.spec import SENTINEL2
 from misoxr.stac.assets import CLEAR, PatchUrl
 from misoxr.stac.catalog import find
-from misoxr.stac.composite import composite, outline
+from misoxr.stac.composite import Composite, ItemsInHand, outline
 from misoxr.stac.engines import ENGINES
 from misoxr.stac.filters import Filters, area_of, interval_of
 from misoxr.stac.hrefs import redact
@@ -144,7 +144,7 @@ def open_stac(
     if reduce is None:
         cube = _cube(moments, names, target, size, mask, engine, patch_url)
     else:
-        cube = composite(moments, names, target, size, reduce, patch_url)
+        cube = Composite(ItemsInHand(moments, target), tuple(names), target, reduce, patch_url).dataset(size)
     return _described(grid.assign(cube, target), catalog, moments)
 
 

@@ -1,0 +1,141 @@
+"""The stack of a model's bands: one lazy array in its order and units, with or without the halo that windows reach into."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from misoxr.scaling import conversion
+from misoxr.spec import ModelSpec
+from misoxr.stac.composite import composite_of
+
+__all__ = ["chunks_of", "stack", "stack_with_halo"]
+
+Array = npt.NDArray[Any]
+Span = tuple[tuple[int, int], tuple[int, int]]
+"""A chunk along an axis and what it holds with its halo: first pixel, and the one behind the last, of each."""
+
+
+def chunks_of(ds: xr.Dataset, spec: ModelSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the chunks along y and x in which a model's bands are stacked: those of the first lazy band."""
+    present = [ds[band.name] for band in spec.bands if band.name in ds] or [a for a in ds.values() if {"y", "x"} <= set(a.dims)]
+    lazy = next((array for array in present if array.chunks is not None), None)
+    chunks = ("auto", "auto") if lazy is None else (lazy.chunksizes["y"], lazy.chunksizes["x"])
+    rows, columns = da.core.normalize_chunks(chunks, (ds.sizes["y"], ds.sizes["x"]), dtype="float64")
+    return rows, columns
+
+
+def stack(ds: xr.Dataset, spec: ModelSpec) -> da.Array:
+    """Stack a model's bands in its order and units: a lazy float32 array (band, y, x), one chunk along band.
+
+    Bands that are missing (of a modality that is not required) are NaN, and so are values below a band's ``valid_min``. A model
+    without bands gets the dataset's chunks with none in them. NumPy-backed data are chunked as Dask sees fit.
+
+    Raises
+    ------
+    BandError
+        If units cannot be converted.
+    """
+    chunks = chunks_of(ds, spec)
+    layers = [da.asarray(ds[name].transpose("y", "x").data).rechunk(chunks) for name in _present(ds, spec)]
+    return _stacked(layers, list(range(len(layers))), ds, spec, chunks)
+
+
+def stack_with_halo(ds: xr.Dataset, spec: ModelSpec, y: Sequence[Span], x: Sequence[Span]) -> da.Array:
+    """Stack a model's bands as :func:`stack` does, in chunks that reach into each other.
+
+    Bands of a composite are read so, and nothing twice; others take what they need from the chunks beside.
+
+    Parameters
+    ----------
+    y, x : sequence of Span
+        For each chunk, its own pixels and those it is to hold, as (first, last + 1) each.
+    """
+    names = _present(ds, spec)
+    made = composite_of(ds, names)
+    layers: list[da.Array] = []
+    order: dict[str, int] = {}
+    chunks = tuple(tuple(stop - start for _, (start, stop) in axis) for axis in (y, x))
+    if made is not None:
+        composite, at = made
+        layers.append(composite.layers([span for _, span in y], [span for _, span in x]))
+        order |= at
+    rest = [name for name in names if name not in order]
+    if rest:
+        own = tuple(tuple(stop - start for (start, stop), _ in axis) for axis in (y, x))
+        bands = _together([da.asarray(ds[name].transpose("y", "x").data).rechunk(own) for name in rest])
+        depth = {
+            0: 0,
+            **{at + 1: max(max(own[0] - span[0], span[1] - own[1]) for own, span in axis) for at, axis in enumerate((y, x))},
+        }
+        held = sum(len(layer) for layer in layers)
+        layers.append(da.overlap.overlap(bands, depth=depth, boundary="none"))
+        order |= {name: held + at for at, name in enumerate(rest)}
+    return _stacked(layers, [order[name] for name in names], ds, spec, chunks)
+
+
+def _present(ds: xr.Dataset, spec: ModelSpec) -> list[str]:
+    return [band.name for band in spec.bands if band.name in ds]
+
+
+def _together(layers: Sequence[da.Array]) -> da.Array:
+    """Stack (y, x) to (layer, y, x) block by block: Dask's own stack spells every block out, of however large a map."""
+    kind = np.result_type(*layers)
+    together: da.Array = da.map_blocks(
+        _stack_blocks, *layers, new_axis=0, chunks=((len(layers),), *layers[0].chunks), dtype=kind, meta=np.empty((0, 0, 0), kind)
+    )
+    return together
+
+
+def _stack_blocks(*blocks: Array) -> Array:
+    stacked: Array = np.stack(blocks)
+    return stacked
+
+
+def _stacked(layers: Sequence[da.Array], order: Sequence[int], ds: xr.Dataset, spec: ModelSpec, chunks: Any) -> da.Array:
+    """Put layers in a model's order and units; bands that are missing are NaN."""
+    where, units = iter(order), []
+    for band in spec.bands:
+        at = next(where) if band.name in ds else None
+        factor, summand = (1.0, 0.0) if at is None else conversion(ds[band.name].attrs.get("units"), band)
+        units.append(_Taken(at, factor, summand, band.valid_min))
+    shape = ((len(units),), *chunks)
+    if not layers:
+        return da.full(tuple(map(sum, shape)), np.nan, dtype="float32", chunks=shape)
+    planar = layers[0].ndim == 2
+    stacked: da.Array = da.map_blocks(
+        _take,
+        *layers,
+        units=tuple(units),
+        **({"new_axis": 0} if planar else {}),
+        chunks=shape,
+        dtype="float32",
+        meta=np.empty((0, 0, 0), "float32"),
+    )
+    return stacked
+
+
+class _Taken(NamedTuple):
+    """Which layer a band is, and how it comes into the model's units."""
+
+    layer: int | None
+    factor: float
+    summand: float
+    valid_min: float | None
+
+
+def _take(*blocks: Array, units: Sequence[_Taken]) -> Array:
+    layers = [layer for block in blocks for layer in (block if block.ndim == 3 else block[None])]
+    out: Array = np.full((len(units), *layers[0].shape), np.nan, dtype="float32")
+    for values, (at, factor, summand, least) in zip(out, units, strict=True):
+        if at is None:
+            continue
+        values[...] = layers[at]
+        if (factor, summand) != (1.0, 0.0):
+            values[...] = values * np.float32(factor) + np.float32(summand)
+        if least is not None:
+            values[~(values >= np.float32(least))] = np.nan
+    return out
