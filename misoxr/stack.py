@@ -104,7 +104,8 @@ def _stacked(layers: Sequence[da.Array], order: Sequence[int], ds: xr.Dataset, s
         units.append(_Taken(at, factor, summand, band.valid_min))
     shape = ((len(units),), *chunks)
     if not layers:
-        return da.full(tuple(map(sum, shape)), np.nan, dtype="float32", chunks=shape)
+        nothing: da.Array = da.full(tuple(map(sum, shape)), np.nan, dtype="float32", chunks=shape)
+        return nothing
     planar = layers[0].ndim == 2
     stacked: da.Array = da.map_blocks(
         _take,
