@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from misoxr.halo import with_halo
 from misoxr.scaling import conversion
 from misoxr.spec import ModelSpec
 from misoxr.stac.composite import composite_of
@@ -72,7 +73,7 @@ def stack_with_halo(ds: xr.Dataset, spec: ModelSpec, y: Sequence[Span], x: Seque
             **{at + 1: max(max(own[0] - span[0], span[1] - own[1]) for own, span in axis) for at, axis in enumerate((y, x))},
         }
         held = sum(len(layer) for layer in layers)
-        layers.append(da.overlap.overlap(bands, depth=depth, boundary="none"))
+        layers.append(with_halo(bands, depth))
         order |= {name: held + at for at, name in enumerate(rest)}
     return _stacked(layers, [order[name] for name in names], ds, spec, chunks)
 

@@ -14,7 +14,7 @@ from misoxr.errors import AssetError, CatalogError
 from misoxr.stac.filters import Filters, name_of, rfc3339, time_of
 from misoxr.stac.hrefs import CLOUD, HTTP, TIMEOUT, follow, http_session, is_remote, redact, resolve
 
-__all__ = ["Found", "find"]
+__all__ = ["Found", "Modifier", "find", "modified"]
 
 PAGE = 100
 """Items that an API is asked for at a time."""
@@ -60,7 +60,7 @@ def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> li
     if not kept:
         raise CatalogError(f"No item matches: {filters}. Widen the search, or check the names of the collections.")
     chosen = sorted(kept.values(), key=lambda one: (time_of(one.item), name_of(one.item)))
-    return chosen if modifier is None else [_modified(one, modifier) for one in chosen]
+    return chosen if modifier is None else [modified(one, modifier) for one in chosen]
 
 
 def _opened(location: str, filters: Filters) -> Iterator[Found]:
@@ -211,7 +211,7 @@ def _in_hand(items: Any) -> Iterator[Found]:
         yield Found(plain, base, os.path.dirname(os.path.realpath(base)) if local and base is not None else None)
 
 
-def _modified(found: Found, modifier: Modifier) -> Found:
+def modified(found: Found, modifier: Modifier) -> Found:
     """Return an item as the caller's function leaves or returns it."""
     import pystac
 

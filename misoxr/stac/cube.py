@@ -12,6 +12,7 @@ import pandas as pd
 import shapely
 import xarray as xr
 from odc.geo.geobox import GeoBox
+from shapely.geometry.base import BaseGeometry
 
 from misoxr import grid
 from misoxr._version import __version__
@@ -25,6 +26,7 @@ from misoxr.stac.engines import ENGINES
 from misoxr.stac.filters import Filters, area_of, interval_of
 from misoxr.stac.hrefs import redact
 from misoxr.stac.items import Moment, Scene, moments_of, scenes_of
+from misoxr.stac.table import ItemTable, is_table, open_table
 from misoxr.stac.target import degrees_of, given_grid, target_grid
 
 __all__ = ["open_stac"]
@@ -66,7 +68,8 @@ def open_stac(
     ----------
     catalog : str, path, pystac.ItemCollection or iterable of pystac.Item or dict
         Address of a STAC API; address or path of a static catalogue, collection, item or item collection, whose links are
-        followed below its own directory; or items in hand. Local files are read only from below the directory of a catalogue
+        followed below its own directory; a table of items (stac-geoparquet, ``.parquet``), of which a composite reads only those
+        that a block needs; or items in hand. Local files are read only from below the directory of a catalogue
         opened by its local path, or beside an item in hand whose own self link is local.
     collections : str or sequence of str, optional
         Names of collections.
@@ -136,7 +139,14 @@ def open_stac(
     _refuse_unknown(engine=(engine, tuple(ENGINES)))
     target = given_grid(geobox, like, crs, resolution)
     filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
-    scenes = scenes_of(find(catalog, filters, modifier), names, mask)
+    table = open_table(catalog, filters, names, mask, groupby, modifier) if is_table(catalog) else None
+    if table is not None and reduce is not None:
+        target = target or _table_grid(table, area_of(bbox, intersects), crs, resolution)
+        table = table.on(target)
+        cube = Composite(table, tuple(names), target, reduce, patch_url).dataset(_chunk_size(chunks, target))
+        listed = {"stac_item_count": len(table.rows), "stac_items_token": table.token}
+        return _described(grid.assign(cube, target), catalog, table.scenes([0]), listed)
+    scenes = scenes_of(find(catalog, filters, modifier), names, mask) if table is None else table.scenes(range(len(table.rows)))
     if target is None:
         target = target_grid(scenes, area_of(bbox, intersects), crs, resolution)
     moments = moments_of(_on_grid(scenes, names, target), groupby)
@@ -145,7 +155,8 @@ def open_stac(
         cube = _cube(moments, names, target, size, mask, engine, patch_url)
     else:
         cube = Composite(ItemsInHand(moments, target), tuple(names), target, reduce, patch_url).dataset(size)
-    return _described(grid.assign(cube, target), catalog, moments)
+    used = [scene for moment in moments for scene in moment.scenes]
+    return _described(grid.assign(cube, target), catalog, used, {"stac_item_ids": [scene.id for scene in used]})
 
 
 # ---- what is asked for
@@ -221,6 +232,14 @@ def _on_grid(scenes: Sequence[Scene], names: Sequence[str], target: GeoBox) -> l
     return kept
 
 
+def _table_grid(table: ItemTable, area: BaseGeometry | None, crs: Any, resolution: float | None) -> GeoBox:
+    """Return the grid for a table's items, which are too many to ask for theirs."""
+    if crs is None or resolution is None:
+        raise CatalogError("A composite of a table of items needs a grid: give crs and resolution, geobox or like.")
+    (west, south), (east, north) = table.boxes[:, :2].min(axis=0), table.boxes[:, 2:].max(axis=0)
+    return target_grid(table.scenes([0]), area or shapely.box(west, south, east, north), crs, resolution)
+
+
 # ---- the cube
 
 
@@ -261,9 +280,8 @@ def _first_valid(values: Floats, clear: Floats | None = None) -> Floats:
 # ---- what the result says of itself
 
 
-def _described(cube: xr.Dataset, catalog: Any, moments: Sequence[Moment]) -> xr.Dataset:
-    """Add units, names and provenance."""
-    scenes = [scene for moment in moments for scene in moment.scenes]
+def _described(cube: xr.Dataset, catalog: Any, scenes: Sequence[Scene], listed: Mapping[str, Any]) -> xr.Dataset:
+    """Add units, names and provenance: what all scenes have in common, and which they are."""
     standard = "surface_bidirectional_reflectance" if all(scene.surface for scene in scenes) else "toa_bidirectional_reflectance"
     known = all(scene.surface for scene in scenes) or not any(scene.surface for scene in scenes)
     for name, variable in cube.data_vars.items():
@@ -272,7 +290,7 @@ def _described(cube: xr.Dataset, catalog: Any, moments: Sequence[Moment]) -> xr.
         else:
             variable.attrs |= {"units": "1", "long_name": f"{name} reflectance"} | ({"standard_name": standard} if known else {})
     cube.attrs |= {
-        "stac_item_ids": [scene.id for scene in scenes],
+        **listed,
         "stac_collections": sorted({scene.collection for scene in scenes if scene.collection}),
         "misoxr_version": __version__,
     }

@@ -1,0 +1,197 @@
+"""The plan for a state: 370,000 x 240,000 pixels opened, planned, and its first block computed, both ways.
+
+    python benchmarks/state.py [zarr|items ...]
+
+"zarr": a cube in a Zarr store of that size, of which only the chunks of the first block were written. "items": a table of 100,000 items
+(stac-geoparquet; 1,000 tiles of 110 km, 100 dates each), of which those of the first block have assets behind a local HTTP server; composite, median.
+Each runs in a process of its own. The time is that from ``open`` to the end of the first block of 1,024 pixels, and the memory the process's
+greatest, libraries included; loading the model is left out of the time. A line of JSON at the end.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+SHAPE = (240_000, 370_000)
+CHUNK = 1024
+FIRST = (100 * CHUNK, 150 * CHUNK)
+"""First row and column of the block that is computed: in the middle of the state."""
+TILES, DATES = 1_000, 100
+BANDS = ("blue", "green", "red", "rededge071", "rededge075", "rededge078", "nir", "swir16", "swir22")
+
+
+def grid() -> GeoBox:
+    """Alaska's extent in Alaska Albers, at 10 m."""
+    return GeoBox(SHAPE, Affine(10, 0, -1_850_000, 0, -10, 2_400_000), "EPSG:3338")
+
+
+def a_model() -> object:
+    """A model with random weights and scaling."""
+    import torch
+
+    from misoxr.model.checkpoint import Model
+    from misoxr.model.miso import Miso
+    from misoxr.scaling import Scaling
+    from misoxr.spec import ModelSpec
+
+    torch.manual_seed(0)
+    spec = ModelSpec.preset("miso-nano", cov=())
+    pixels = np.random.default_rng(0).uniform(0.01, 0.4, (len(spec.bands), 5000)).astype("float32")
+    model = Model(spec, Scaling.fit(spec, pixels), Miso(spec))
+    model.address()
+    return model
+
+
+def zarr_cube(directory: Path) -> Path:
+    """A store of the whole state, with data around the first block alone: absent chunks are nodata."""
+    import dask.array as da
+
+    from misoxr.grid import assign
+
+    path = directory / "cube.zarr"
+    empty = da.zeros(SHAPE, chunks=SHAPE, dtype="float32")
+    cube = assign(xr.Dataset({name: (("y", "x"), empty, {"units": "1"}) for name in BANDS}), grid())
+    encoding = {name: {"chunks": (CHUNK, CHUNK), "_FillValue": np.float32(np.nan)} for name in BANDS}
+    cube.to_zarr(path, zarr_format=3, consolidated=False, compute=False, encoding=encoding, safe_chunks=False)
+    import zarr
+
+    group = zarr.open_group(path, mode="r+")
+    rows, columns = (slice(first - CHUNK, first + 2 * CHUNK) for first in FIRST)
+    for at, name in enumerate(BANDS):
+        group[name][rows, columns] = np.random.default_rng(at).uniform(0.01, 0.4, (3 * CHUNK, 3 * CHUNK)).astype("float32")
+    return path
+
+
+def item_table(directory: Path, address: str) -> Path:
+    """A table of 100,000 items; 100 of them, on the first block, with assets that can be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import shapely
+
+    from misoxr.grid import assign
+    from tests.stac_scenes import write_cog
+
+    box = grid()
+    side = 11_000
+    rows, columns = 25, 40
+    assert rows * columns == TILES
+    first = box[FIRST[0] : FIRST[0] + CHUNK, FIRST[1] : FIRST[1] + CHUNK]
+    del assign
+    ys = np.linspace(0, SHAPE[0] - side, rows).astype(int)
+    xs = np.linspace(0, SHAPE[1] - side, columns).astype(int)
+    # the readable tile is one that holds the block with its halo
+    ys[10], xs[16] = FIRST[0] - 4000, FIRST[1] - 4000
+    del first
+    tile = box[ys[10] : ys[10] + side, xs[16] : xs[16] + side]
+    noise = np.random.default_rng(0).integers(300, 4000, (side // 10, side // 10)).repeat(10, 0).repeat(10, 1).astype("uint16")
+    write_cog(directory / "band.tif", noise, tile.affine, "EPSG:3338", tile=512)
+    write_cog(
+        directory / "scl.tif", np.full((side // 2, side // 2), 4, "uint8"), tile.affine * Affine.scale(2), "EPSG:3338", tile=512
+    )
+    records: dict[str, list[object]] = {
+        key: [] for key in ("type", "stac_version", "id", "collection", "datetime", "bbox", "geometry", "assets")
+    }
+    for key in ("proj:code", "s2:processing_baseline"):
+        records[key] = []
+    dates = np.datetime64("2023-06-01T21:00") + np.arange(DATES).astype("timedelta64[D]")
+    for i, top in enumerate(ys):
+        for j, left in enumerate(xs):
+            part = box[int(top) : int(top) + side, int(left) : int(left) + side]
+            west, south, east, north = part.geographic_extent.boundingbox.bbox
+            real = (i, j) == (10, 16)
+            outline = shapely.to_wkb(shapely.box(west, south, east, north))
+            for k, date in enumerate(dates):
+                root = f"{address}" if real else f"{address}/absent/{i}/{j}/{k}"
+                assets = {
+                    name: {
+                        "href": f"{root}/{'band' if real else name}.tif",
+                        "eo:bands": [{"name": name, "common_name": name}],
+                        "proj:transform": list(part.affine)[:6],
+                        "proj:shape": [side, side],
+                    }
+                    for name in BANDS
+                }
+                twice = part.affine * Affine.scale(2)
+                assets["scl"] = {
+                    "href": f"{root}/scl.tif",
+                    "eo:bands": None,
+                    "proj:transform": list(twice)[:6],
+                    "proj:shape": [side // 2] * 2,
+                }
+                row = (
+                    "Feature",
+                    "1.1.0",
+                    f"S2_{i}_{j}_{k}",
+                    "sentinel-2-l2a",
+                    date,
+                    dict(xmin=west, ymin=south, xmax=east, ymax=north),
+                    outline,
+                )
+                for key, value in zip(records, (*row, assets, "EPSG:3338", "05.00"), strict=True):
+                    records[key].append(value)
+    path = directory / "items.parquet"
+    pq.write_table(pa.table(records), path, row_group_size=10_000)
+    return path
+
+
+def first_block(kind: str, source: str, answers: "multiprocessing.SimpleQueue[dict[str, float]]") -> None:
+    """Open, plan, and compute the first block."""
+    import misoxr
+
+    model = a_model()
+    from misoxr.model.checkpoint import resolve
+
+    resolve(model.address(), "cpu")
+    at_rest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    start = time.perf_counter()
+    if kind == "zarr":
+        image = xr.open_zarr(source, consolidated=False, chunks={})
+    else:
+        image = misoxr.open_stac(source, bands=BANDS, reduce="median", geobox=grid(), chunks=CHUNK)
+    opened = time.perf_counter()
+    maps = image.miso.predict(model)
+    planned = time.perf_counter()
+    rows, columns = (slice(first, first + CHUNK) for first in FIRST)
+    block = maps.isel(y=rows, x=columns).compute(scheduler="threads")
+    assert float(np.isfinite(block.permafrost_probability).mean()) == 1.0
+    end = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    answers.put(
+        {"open_s": opened - start, "plan_s": planned - opened, "block_s": end - opened, "peak_gb": peak, "libraries_gb": at_rest}
+    )
+
+
+def main(kinds: list[str]) -> None:
+    """Run, and print."""
+    from servers import range_server
+
+    found: dict[str, dict[str, float]] = {}
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name, range_server(Path(name)) as address:
+        for kind in kinds:
+            source = zarr_cube(Path(name)) if kind == "zarr" else item_table(Path(name), address)
+            answers = spawn.SimpleQueue()
+            process = spawn.Process(target=first_block, args=(kind, str(source), answers))
+            process.start()
+            found[kind] = answers.get()
+            process.join()
+            print(f"{kind}: " + ", ".join(f"{key} {value:.2f}" for key, value in found[kind].items()), flush=True)
+    print(json.dumps({f"{kind}_{key}": round(value, 2) for kind, one in found.items() for key, value in one.items()}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("kinds", nargs="*", choices=["zarr", "items", []], default=["zarr", "items"])
+    main(parser.parse_args().kinds or ["zarr", "items"])

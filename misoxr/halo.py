@@ -1,0 +1,114 @@
+"""Chunks that reach into their neighbours, laid out lazily: of however large an array, only the tasks that are asked for are made.
+
+Dask's own ``overlap`` spells out every chunk's neighbours at once, which takes a minute and gigabytes for a state. Here each axis is a Blockwise layer
+of three arguments: a chunk, the end of the one before, and the beginning of the one after; whose they are is told when a task is made.
+"""
+
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from dask.base import annotate, tokenize
+from dask.blockwise import BlockwiseDep, blockwise
+from dask.highlevelgraph import HighLevelGraph
+from dask.layers import ArrayBlockIdDep
+
+try:
+    from dask._task_spec import TaskRef
+except ImportError:  # Dask before 2024.12 has keys stand for themselves
+    TaskRef = tuple  # type: ignore[assignment,misc]
+
+__all__ = ["with_halo"]
+
+Array = npt.NDArray[Any]
+
+
+def with_halo(array: da.Array, depth: dict[int, int]) -> da.Array:
+    """Let every chunk reach into its neighbours, as ``da.overlap.overlap(array, depth, boundary="none")`` does.
+
+    Parameters
+    ----------
+    array : dask array
+        Its chunks are at least as long as the halo.
+    depth : dict of int to int
+        Halo along each axis, pixels.
+
+    Returns
+    -------
+    dask array
+        As many chunks as before, longer by the halo on the sides where there is a neighbour.
+    """
+    for axis, pixels in depth.items():
+        if pixels and array.numblocks[axis] > 1:
+            array = _along(array, axis, pixels)
+    return array
+
+
+def _along(array: da.Array, axis: int, depth: int) -> da.Array:
+    # Corners come with the second axis, whose chunks have the first one's halo already.
+    first, last = (_ends(array, axis, depth, side) for side in (slice(None, depth), slice(-depth, None)))
+    count = array.numblocks[axis]
+    index = tuple(range(array.ndim))
+    name = f"halo-{tokenize(array.name, axis, depth)}"
+    layer = blockwise(
+        partial(_joined, axis=axis, count=count),
+        name,
+        index,
+        array.name,
+        index,
+        _Neighbour(last, axis, -1),
+        index,
+        _Neighbour(first, axis, 1),
+        index,
+        ArrayBlockIdDep(array.chunks),
+        index,
+        numblocks={array.name: array.numblocks},
+    )
+    sources: list[Any] = [array, first, last]
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=sources)
+    sizes = tuple(size + depth * ((at > 0) + (at < count - 1)) for at, size in enumerate(array.chunks[axis]))
+    chunks = (*array.chunks[:axis], sizes, *array.chunks[axis + 1 :])
+    return da.Array(graph, name, chunks, dtype=array.dtype, meta=np.empty((0,) * array.ndim, array.dtype))
+
+
+def _ends(array: da.Array, axis: int, depth: int, side: slice) -> da.Array:
+    """Return the beginning or the end of every chunk: copies, as slices would hold all of it."""
+    chunks = (*array.chunks[:axis], (depth,) * array.numblocks[axis], *array.chunks[axis + 1 :])
+    where = (slice(None),) * axis + (side,)
+    # Dask fuses layers that follow each other block by block, as these seem to and do not: an annotation keeps them apart.
+    with annotate(misoxr="ends of chunks"):
+        ends: da.Array = da.map_blocks(
+            _cut, array, where=where, chunks=chunks, dtype=array.dtype, meta=np.empty((0,) * array.ndim, array.dtype)
+        )
+    return ends
+
+
+def _cut(block: Array, where: tuple[slice, ...]) -> Array:
+    return np.ascontiguousarray(block[where])
+
+
+class _Neighbour(BlockwiseDep):
+    """The key of the chunk before or after; a chunk at the edge, which has none, gets its own."""
+
+    produces_tasks = False
+
+    def __init__(self, array: da.Array, axis: int, step: int) -> None:
+        self.name, self.numblocks, self.axis, self.step = array.name, array.numblocks, axis, step
+
+    @property
+    def produces_keys(self) -> bool:
+        """What it gives are keys of another layer."""
+        return True
+
+    def __getitem__(self, place: tuple[int, ...]) -> Any:
+        at = place[self.axis] + self.step
+        near = at if 0 <= at < self.numblocks[self.axis] else place[self.axis]
+        return TaskRef((self.name, *place[: self.axis], near, *place[self.axis + 1 :]))
+
+
+def _joined(block: Array, before: Array, after: Array, place: tuple[int, ...], *, axis: int, count: int) -> Array:
+    parts = [before] * (place[axis] > 0) + [block] + [after] * (place[axis] < count - 1)
+    joined: Array = np.concatenate(parts, axis=axis)
+    return joined
