@@ -116,7 +116,8 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
 def _batch(target: Target, graph: HighLevelGraph, blocks: Sequence[Block]) -> Batch:
     """Return the graph that computes, writes and records some blocks."""
     parts = {block: list(_parts(target.layout, block)) for block in blocks}
-    tasks = dict(da.optimize(graph, [key for some in parts.values() for key, _, _ in some]))
+    keys = [key for some in parts.values() for key, _, _ in some]
+    tasks = dict(da.optimize(graph.cull(set[Any](keys)), keys))
     ends = {}
     for block, some in parts.items():
         for key, name, region in some:

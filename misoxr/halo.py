@@ -1,6 +1,6 @@
-"""Chunks that reach into their neighbours, laid out lazily: of however large an array, only the tasks that are asked for are made.
+"""Chunks that reach into their neighbours, and parts of them, laid out lazily: of however large an array, only the tasks asked for are made.
 
-Dask's own ``overlap`` spells out every chunk's neighbours at once, which takes a minute and gigabytes for a state. Here each axis is a Blockwise layer
+Dask's own ``overlap`` (and indexing) spells out every chunk's neighbours at once, which takes a minute and gigabytes for a state. Here each axis is a Blockwise layer
 of three arguments: a chunk, the end of the one before, and the beginning of the one after; whose they are is told when a task is made.
 """
 
@@ -20,7 +20,7 @@ try:
 except ImportError:  # Dask before 2024.12 has keys stand for themselves
     TaskRef = tuple  # type: ignore[assignment,misc]
 
-__all__ = ["with_halo"]
+__all__ = ["part_of", "with_halo"]
 
 Array = npt.NDArray[Any]
 
@@ -44,6 +44,23 @@ def with_halo(array: da.Array, depth: dict[int, int]) -> da.Array:
         if pixels and array.numblocks[axis] > 1:
             array = _along(array, axis, pixels)
     return array
+
+
+def part_of(array: da.Array, part: int | slice) -> da.Array:
+    """Take a part along the first axis, as indexing does, but laid out lazily."""
+    array = array.rechunk({0: -1})
+    at = range(array.shape[0])[part]
+    meta = np.empty((0,) * (array.ndim - isinstance(at, int)), array.dtype)
+    if isinstance(at, int):
+        taken: da.Array = da.map_blocks(_taken, array, part=at, drop_axis=0, dtype=array.dtype, meta=meta)
+    else:
+        taken = da.map_blocks(_taken, array, part=part, chunks=((len(at),), *array.chunks[1:]), dtype=array.dtype, meta=meta)
+    return taken
+
+
+def _taken(block: Array, part: int | slice) -> Array:
+    # A copy: a slice would hold all of the block.
+    return np.ascontiguousarray(block[part])
 
 
 def _along(array: da.Array, axis: int, depth: int) -> da.Array:

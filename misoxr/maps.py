@@ -13,6 +13,7 @@ import xarray as xr
 
 from misoxr._version import __version__
 from misoxr.baseline import PixelModel
+from misoxr.halo import part_of
 from misoxr.model.checkpoint import Model
 from misoxr.spec import ModelSpec, Task, WindowSpec
 
@@ -34,13 +35,13 @@ def variables(layers: da.Array, dims: Sequence[Hashable], spec: ModelSpec, chose
         if task not in chosen:
             continue
         if task.kind == "regression":
-            data[task.name] = _layer(layers[own], dims, task, "")
+            data[task.name] = _layer(part_of(layers, own), dims, task, "")
         else:
-            probability = _layer(layers[own], dims, task, "probability of ")
+            probability = _layer(part_of(layers, own), dims, task, "probability of ")
             data[f"{task.name}_probability"] = probability
             data[task.name] = _classes(probability, task)
         if location:
-            beside = layers[own.start + outputs : own.stop + outputs]
+            beside = part_of(layers, slice(own.start + outputs, own.stop + outputs))
             kind, words = ("", "") if task.kind == "regression" else ("_probability", "probability of ")
             data[f"{task.name}_location{kind}"] = _layer(beside, dims, task, f"location head's {words}")
     return xr.Dataset(data)
@@ -49,14 +50,14 @@ def variables(layers: da.Array, dims: Sequence[Hashable], spec: ModelSpec, chose
 def _layer(layers: da.Array, dims: Sequence[Hashable], task: Task, words: str) -> xr.DataArray:
     attrs: dict[str, Any] = {"long_name": words + (task.long_name or task.name), "units": task.units}
     if task.kind != "multiclass":
-        return xr.DataArray(layers[0], dims=dims, attrs=attrs)
+        return xr.DataArray(part_of(layers, 0), dims=dims, attrs=attrs)
     coordinate = xr.Variable(task.dim, np.asarray(task.classes, dtype=object), {"long_name": f"class of {task.name}"})
     return xr.DataArray(layers, dims=(task.dim, *dims), coords={task.dim: coordinate}, attrs=attrs)
 
 
 def _classes(probability: xr.DataArray, task: Task) -> xr.DataArray:
     """Return the most probable class (binary: probability of 0.5 or more), uint8, 255 where there is no valid input."""
-    first = probability if task.kind == "binary" else probability[0]
+    data = probability.data if task.kind == "binary" else part_of(probability.data, 0)
     attrs: dict[str, Any] = {
         "long_name": task.long_name or task.name,
         "flag_values": np.arange(len(task.classes), dtype="uint8"),
@@ -66,7 +67,7 @@ def _classes(probability: xr.DataArray, task: Task) -> xr.DataArray:
         attrs["flag_colors"] = " ".join(task.colors)
     # In the attributes: in the encoding it would say that the codes are masked floats, as rioxarray understands it.
     attrs["_FillValue"] = np.uint8(FILL)
-    return class_map(probability, xr.DataArray(first.data, dims=first.dims, attrs=attrs))
+    return class_map(probability, xr.DataArray(data, dims=probability.dims[-data.ndim :], attrs=attrs))
 
 
 def class_map(probability: xr.DataArray, like: xr.DataArray) -> xr.DataArray:

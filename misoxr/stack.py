@@ -1,12 +1,14 @@
 """The stack of a model's bands: one lazy array in its order and units, with or without the halo that windows reach into."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from dask.base import annotate
 
 from misoxr.halo import with_halo
 from misoxr.scaling import conversion
@@ -14,6 +16,9 @@ from misoxr.spec import ModelSpec
 from misoxr.stac.composite import composite_of
 
 __all__ = ["chunks_of", "stack", "stack_with_halo"]
+
+MANY = 10_000
+"""Blocks beyond which no graph is made of all of them."""
 
 Array = npt.NDArray[Any]
 Span = tuple[tuple[int, int], tuple[int, int]]
@@ -85,9 +90,17 @@ def _present(ds: xr.Dataset, spec: ModelSpec) -> list[str]:
 def _together(layers: Sequence[da.Array]) -> da.Array:
     """Stack (y, x) to (layer, y, x) block by block: Dask's own stack spells every block out, of however large a map."""
     kind = np.result_type(*layers)
-    together: da.Array = da.map_blocks(
-        _stack_blocks, *layers, new_axis=0, chunks=((len(layers),), *layers[0].chunks), dtype=kind, meta=np.empty((0, 0, 0), kind)
-    )
+    # Before it looks which blocks are asked for, Dask would make the tasks of all to fuse those that read; an annotation keeps it from that.
+    apart = annotate(misoxr="many blocks") if layers[0].npartitions > MANY else nullcontext()
+    with apart:
+        together: da.Array = da.map_blocks(
+            _stack_blocks,
+            *layers,
+            new_axis=0,
+            chunks=((len(layers),), *layers[0].chunks),
+            dtype=kind,
+            meta=np.empty((0, 0, 0), kind),
+        )
     return together
 
 

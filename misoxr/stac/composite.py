@@ -17,6 +17,7 @@ from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from misoxr.cube import reduce_time
+from misoxr.halo import part_of
 from misoxr.stac.assets import CLEAR, Asset, PatchUrl, Reader
 from misoxr.stac.hrefs import redact
 from misoxr.stac.items import Moment, Scene
@@ -158,7 +159,7 @@ class Composite:
         layers = self.layers(rows, columns)
         variables = {}
         for at, name in enumerate((*self.bands, OBSERVATIONS)):
-            data = layers[at].astype("uint16") if name == OBSERVATIONS else layers[at]
+            data = part_of(layers, at).astype("uint16" if name == OBSERVATIONS else "float32")
             variables[name] = xr.Variable(("y", "x"), data, encoding={SOURCE: Source(self, at, data.name)})
         return xr.Dataset(variables)
 
