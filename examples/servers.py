@@ -27,15 +27,15 @@ class RangeHandler(SimpleHTTPRequestHandler):
     """Serve files below a directory, whole or one byte range at a time, and redirect the paths it is told to."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    """Headers and body are two writes; waiting to join them costs up to 40 ms an answer."""
 
-    def __init__(self, *args, redirects: Mapping[str, str], log: Path | None, **kwargs):
-        self.redirects, self.log = redirects, log
+    def __init__(self, *args, redirects: Mapping[str, str], log: Path | None, latency: float = 0.0, **kwargs):
+        self.redirects, self.log, self.latency = redirects, log, latency
         super().__init__(*args, **kwargs)
 
     def do_GET(self):
-        if self.log:
-            with self.log.open("a") as file:
-                file.write(f"{self.command} {self.path} {self.headers.get('Range', '')}\n")
+        time.sleep(self.latency)
         location = self.redirects.get(self.path)
         if location is not None:
             self._answer(302, b"", {"Location": location})
@@ -60,6 +60,10 @@ class RangeHandler(SimpleHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _answer(self, status: int, body: bytes, headers: Mapping[str, str]):
+        if self.log:
+            sent = 0 if self.command == "HEAD" else len(body)
+            with self.log.open("a") as file:
+                file.write(f"{self.command} {self.path} {self.headers.get('Range', '')} {status} {sent}\n")
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -73,19 +77,28 @@ class RangeHandler(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def range_server(directory: str | Path, redirects: Mapping[str, str] | None = None, log: Path | None = None) -> Iterator[str]:
+def range_server(
+    directory: str | Path, redirects: Mapping[str, str] | None = None, log: Path | None = None, latency: float = 0.0
+) -> Iterator[str]:
     """Serve a directory over HTTP with range requests, and yield its address.
 
     ``redirects`` maps a path such as "/a.tif" to the location it is redirected to; ``log`` names a file that gets one line
-    per request: method, path and range.
+    per request: method, path, range, status and bytes; each answer waits for ``latency``, seconds.
     """
     command = [sys.executable, str(Path(__file__).resolve()), str(directory), "--redirects", json.dumps(dict(redirects or {}))]
-    command += ["--log", str(log)] if log else []
+    command += ["--latency", str(latency)] + (["--log", str(log)] if log else [])
+    with announced(command) as address:
+        yield address
+
+
+@contextmanager
+def announced(command: list[str]) -> Iterator[str]:
+    """Run a server whose first line of output is its address, and yield that."""
     with _process(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         address = process.stdout.readline().decode().strip()
         if not address:
-            raise RuntimeError(f"The file server for {directory} did not start.")
+            raise RuntimeError(f"The server did not start: {' '.join(command)}")
         yield address
 
 
@@ -136,8 +149,12 @@ def main() -> None:
     parser.add_argument("directory")
     parser.add_argument("--redirects", type=json.loads, default={})
     parser.add_argument("--log", type=Path)
-    arguments = parser.parse_args()
-    handler = partial(RangeHandler, directory=arguments.directory, redirects=arguments.redirects, log=arguments.log)
+    parser.add_argument("--latency", type=float, default=0.0)
+    serve(partial(RangeHandler, **vars(parser.parse_args())))
+
+
+def serve(handler) -> None:
+    """Serve on a free port until the process ends; the first line of output is the address."""
     server = ThreadingHTTPServer((HOST, 0), handler)
     server.daemon_threads = True
     print(f"http://{HOST}:{server.server_address[1]}", flush=True)

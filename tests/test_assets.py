@@ -209,9 +209,9 @@ def test_redirects_into_a_private_network(monkeypatch):
     monkeypatch.setattr(hrefs.socket, "getaddrinfo", lambda host, _: [(0, 0, 0, "", (addresses.get(host, host), 0))])
     for target in ("http://inner.org/a", "http://localhost/a", "http://169.254.169.254/latest"):
         with pytest.raises(AssetError, match="private network"):
-            hrefs._redirected("http://public.org/a", target)
-        assert hrefs._redirected("http://inner.org/x", target) == target
-    assert hrefs._redirected("http://public.org/x/a", "b") == "http://public.org/x/b"
+            hrefs.redirected("http://public.org/a", target)
+        assert hrefs.redirected("http://inner.org/x", target) == target
+    assert hrefs.redirected("http://public.org/x/a", "b") == "http://public.org/x/b"
 
 
 def test_few_requests(directory, tmp_path):

@@ -7,7 +7,7 @@ cutting gives. GDAL only decodes; resampling is done here, because GDAL's warper
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -17,7 +17,9 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import AssetError
-from misoxr.stac.hrefs import http_session, open_raster, redact, resolve
+from misoxr.stac.hrefs import redact, resolve
+from misoxr.stac.http import http_session, without_query
+from misoxr.stac.remote import open_raster
 
 __all__ = ["CLEAR", "Asset", "PatchUrl", "Reader", "transformer"]
 
@@ -107,7 +109,8 @@ class Reader:
     geobox : GeoBox
         The block.
     patch_url : callable, optional
-        Takes an href and returns the one to read, for signatures that expire; the result is checked like any other.
+        Takes an href and returns the one to read, for signatures that expire; the result is checked like any other. It is called when
+        an asset is opened, and again where the server then refuses.
     """
 
     geobox: GeoBox
@@ -137,13 +140,23 @@ class Reader:
             If the href is refused or cannot be read; names item and band.
         """
         with _named(asset):
-            href = asset.href if self.patch_url is None else resolve(self.patch_url(asset.href), root=asset.root)
-            with open_raster(href, self._session) as raster:
+            address = partial(self._address, asset)
+            with open_raster(address(), self._session, address) as raster:
                 if raster.crs is None:
                     raise AssetError("it has no CRS")
                 if raster.count != 1:
                     raise AssetError(f"it has {raster.count} bands, and one is expected")
                 return self._resampled(asset, raster)
+
+    def _address(self, asset: Asset) -> str:
+        """Return the address to read an asset from, signed now."""
+        if self.patch_url is None:
+            return asset.href
+        try:
+            signed = self.patch_url(asset.href)
+        except Exception as error:
+            raise AssetError(f"patch_url raised {type(error).__name__}: {without_query(error)}") from error
+        return resolve(signed, root=asset.root)
 
     def _resampled(self, asset: Asset, raster: Any) -> Floats:
         key = (raster.crs.to_wkt(), raster.transform, raster.shape)
@@ -242,7 +255,7 @@ def _sampling(rows: Positions, columns: Positions, shrink: int, shape: tuple[int
         if not within.any():
             return None
         low, high = positions[within].min(), positions[within].max()
-        first, last = max(int(np.floor(low - 0.5)), 0), min(int(np.floor(high - 0.5)) + 2, count)
+        first, last = max(int(np.floor(low - 0.5)), 0), min(int(np.ceil(high - 0.5)) + 1, count)
         # what lies outside is moved to the edge, and masked
         local = np.clip(np.where(within, positions, first), 0, count) - first
         axes.append((first, last, local))
@@ -316,8 +329,16 @@ def _averaged(values: Floats, shrink: int) -> Floats:
 
 def _nearest(values: Floats, sampling: Sampling) -> Floats:
     """Return the value of the pixel that holds each centre; NaN outside."""
-    taken = values[sampling.rows, sampling.columns]
+    rows, columns = sampling.rows, sampling.columns
+    separate = rows.shape[1:] == columns.shape[:1] == (1,)  # (y, 1) and (1, x)
+    taken = values[_cut(rows[:, 0])][:, _cut(columns[0])] if separate else values[rows, columns]
     return taken if sampling.inside.all() else np.where(sampling.inside, taken, np.float32(np.nan))
+
+
+def _cut(index: Indices) -> Indices | slice:
+    """Return consecutive indices as a slice, which copies nothing."""
+    consecutive = (np.diff(index) == 1).all()
+    return slice(int(index[0]), int(index[-1]) + 1) if consecutive else index
 
 
 def _bilinear(values: Floats, sampling: Sampling) -> Floats:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,8 @@ import shapely.geometry
 
 from misoxr.errors import AssetError, CatalogError
 from misoxr.stac.filters import Filters, name_of, rfc3339, time_of
-from misoxr.stac.hrefs import CLOUD, HTTP, TIMEOUT, follow, http_session, is_remote, redact, resolve
+from misoxr.stac.hrefs import CLOUD, HTTP, is_remote, redact, resolve
+from misoxr.stac.http import follow, http_session, without_query
 
 __all__ = ["Found", "Modifier", "find", "modified"]
 
@@ -104,16 +104,19 @@ def _json(location: str) -> dict[str, Any]:
 
 def _short(error: BaseException) -> str:
     """Return an error's text without addresses' queries, which may hold a secret."""
-    return f"{type(error).__name__}: {re.sub(r'[?][^ )]+', '?...', str(error))[:300]}"
+    return f"{type(error).__name__}: {without_query(error)[:300]}"
 
 
 def _searched(location: str, filters: Filters) -> Iterator[Found]:
     """Yield items of a STAC API, page after page, one search per interval of time."""
     import pystac_client
     from pystac_client.exceptions import APIError
+    from pystac_client.stac_api_io import StacApiIO
 
     try:
-        client = pystac_client.Client.open(location, timeout=TIMEOUT)
+        api = StacApiIO()
+        api.session = http_session()
+        client = pystac_client.Client.open(location, stac_io=api)
         _refuse_what_it_cannot(client, location, filters)
         for interval in filters.intervals():
             search = client.search(

@@ -2,55 +2,27 @@
 
 The rules: only the schemes http(s), s3, gs, az and abfs(s); local paths only below the directory of a local catalogue; no GDAL
 virtual path, driver prefix or inline XML; no redirect to another scheme, or from elsewhere to this machine's network; and only the
-GeoTIFF and JPEG 2000 drivers see the bytes. Over HTTP, GDAL reads through :class:`RemoteFile`, because its own client follows
-redirects that cannot be checked.
+GeoTIFF and JPEG 2000 drivers see the bytes. Over HTTP, GDAL reads through :class:`~misoxr.stac.remote.RemoteFile`, because its own
+client follows redirects that cannot be checked.
 """
 
-import io
 import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
-from uuid import uuid4
 
 from misoxr.errors import AssetError
 
-__all__ = ["RemoteFile", "follow", "http_session", "is_remote", "open_raster", "redact", "resolve"]
+__all__ = ["gdal_path", "is_remote", "redact", "redirected", "resolve"]
 
 HTTP = ("http", "https")
 CLOUD = ("s3", "gs", "az", "abfs", "abfss")
-REDIRECTS = 5
-BLOCK = 1 << 16
-"""Bytes of an HTTP file are fetched in blocks of this size: one request brings a COG's header, small tiles come together."""
-TIMEOUT = (10.0, 60.0)
-"""Seconds to connect, and to wait for bytes."""
-
-GDAL_ENV = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_HTTP_MAX_RETRY": "3",
-    "GDAL_HTTP_RETRY_DELAY": "0.5",
-    "GDAL_HTTP_TIMEOUT": "60",
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_INGESTED_BYTES_AT_OPEN": str(BLOCK),
-    "GDAL_PAM_ENABLED": "NO",
-    "VSI_CACHE": "TRUE",
-}
-"""GDAL options under which assets are read: no sibling files, few and patient requests."""
 
 _PREFIX = re.compile(r"^[A-Za-z][A-Za-z0-9_+.\-]*:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
-_SIGNATURES = {
-    "GTiff": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
-    "JP2OpenJPEG": (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
-}
 
 
 def is_remote(href: str) -> bool:
@@ -152,141 +124,14 @@ def gdal_path(href: str) -> tuple[str, dict[str, str]]:
     return f"/{system}/{bucket}/{'/'.join(segments)}", account
 
 
-def http_session() -> Any:
-    """Return a requests session that retries what is worth retrying; proxies and netrc come from the environment."""
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3.util.retry import Retry
-
-    retry = Retry(total=3, connect=1, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
-    session = requests.Session()
-    session.headers["Accept-Encoding"] = "identity"
-    for scheme in HTTP:
-        session.mount(f"{scheme}://", HTTPAdapter(max_retries=retry))
-    return session
-
-
-class RemoteFile:
-    """A file over HTTP range requests, each redirect checked.
-
-    Parameters
-    ----------
-    href : str
-        An http or https address.
-    session : requests.Session
-        Used by one thread at a time.
-    """
-
-    def __init__(self, href: str, session: Any) -> None:
-        self._href, self._session = href, session
-        self._blocks: dict[int, bytes] = {}
-        self._size = 0
-        self.error: AssetError | None = None
-
-    def size(self) -> int:
-        """Return the file's size, bytes."""
-        self.read(0, 1)
-        return self._size
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes from ``start`` to ``stop``; nothing after an error, which is kept because GDAL drops exceptions."""
-        try:
-            return b"" if self.error or stop <= start else self._read(start, stop)
-        except AssetError as error:
-            self.error = error
-        except OSError as error:
-            self.error = AssetError(f"it cannot be read: {_without_query(error)}")
-        return b""
-
-    def _read(self, start: int, stop: int) -> bytes:
-        if not self._blocks:
-            self._fetch(0, 0)
-        stop = min(stop, self._size)
-        if stop <= start:
-            return b""
-        first, last = start // BLOCK, (stop - 1) // BLOCK
-        missing = [index for index in range(first, last + 1) if index not in self._blocks]
-        if missing:
-            self._fetch(missing[0], missing[-1])
-        data = b"".join(self._blocks[index] for index in range(first, last + 1))
-        return data[start - first * BLOCK : stop - first * BLOCK]
-
-    def _fetch(self, first: int, last: int) -> None:
-        """Fetch the blocks from ``first`` to ``last`` in one request."""
-        start = first * BLOCK
-        data = self._request(start, (last + 1) * BLOCK - 1)
-        for index in range(first, last + 1):
-            self._blocks[index] = data[index * BLOCK - start : (index + 1) * BLOCK - start]
-
-    def _request(self, start: int, stop: int) -> bytes:
-        for _ in range(REDIRECTS + 1):
-            headers = {"Range": f"bytes={start}-{stop}"}
-            with self._session.get(self._href, headers=headers, allow_redirects=False, timeout=TIMEOUT, stream=True) as answer:
-                if answer.is_redirect:
-                    self._href = _redirected(self._href, answer.headers["Location"])
-                    continue
-                total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-                if answer.status_code != 206 or not total.isdigit():
-                    why = "its server does not answer range requests" if answer.ok else f"its server answers {answer.status_code}"
-                    raise AssetError(f"it cannot be read: {why}")
-                content = b"".join(answer.iter_content(1 << 20))
-            self._size = int(total)
-            if len(content) != min(stop + 1, self._size) - start:
-                raise AssetError(f"it cannot be read: its server sent {len(content)} bytes of {stop + 1 - start}")
-            return content
-        raise AssetError(f"it is refused: it redirects more than {REDIRECTS} times")
-
-
-class _Handle(io.RawIOBase):
-    """One of GDAL's handles on a remote file, with a position of its own."""
-
-    def __init__(self, file: RemoteFile) -> None:
-        self._file, self._position = file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}
-        self._position = offset + (self._file.size() if whence == io.SEEK_END else start[whence])
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        stop = self._file.size() if size < 0 else self._position + size
-        data = self._file.read(self._position, stop)
-        self._position += len(data)
-        return data
-
-
-def _without_query(error: BaseException) -> str:
-    """Return an error's text without the query strings of addresses, which may hold a signature."""
-    return re.sub(r"\?[^\s'\")]+", "?...", str(error))
-
-
-def follow(session: Any, href: str) -> Any:
-    """Get an address, and follow only the redirects that an asset may take.
+def redirected(href: str, location: str) -> str:
+    """Return where a redirect leads.
 
     Raises
     ------
     AssetError
-        If a redirect is refused, or there are too many.
+        If it leads to another scheme, or from outside into a private network.
     """
-    for _ in range(REDIRECTS + 1):
-        answer = session.get(href, allow_redirects=False, timeout=TIMEOUT)
-        if not answer.is_redirect:
-            return answer
-        href = _redirected(href, answer.headers["Location"])
-    raise AssetError(f"it is refused: it redirects more than {REDIRECTS} times")
-
-
-def _redirected(href: str, location: str) -> str:
-    """Return where a redirect leads, if it may be followed."""
     target = urljoin(href, location)
     here, there = urlsplit(href), urlsplit(target)
     if there.scheme.lower() != here.scheme.lower() or not there.hostname:
@@ -306,70 +151,3 @@ def _is_internal(host: str) -> bool:
     except OSError:
         return False
     return not all(ipaddress.ip_address(address).is_global for address in addresses)
-
-
-@contextmanager
-def open_raster(href: str, session: Any) -> Iterator[Any]:
-    """Open a GeoTIFF or JPEG 2000 file for reading, and nothing else.
-
-    Parameters
-    ----------
-    href : str
-        From :func:`resolve`.
-    session : requests.Session
-        For http(s); see :func:`http_session`.
-
-    Yields
-    ------
-    rasterio.DatasetReader
-
-    Raises
-    ------
-    AssetError
-        If the file cannot be read, or is of another format.
-    """
-    import rasterio
-    from rasterio.errors import RasterioError
-
-    scheme = urlsplit(href).scheme.lower()
-    path, options = gdal_path(href) if scheme in CLOUD else (href, {})
-    remote = RemoteFile(href, session) if scheme in HTTP else None
-    try:
-        with rasterio.Env(**GDAL_ENV, **options):
-            if remote is not None:
-                driver = _driver(remote.read(0, 12), remote.error)
-                # GDAL never sees the address: it asks for a name that leads nowhere but to this file
-                with rasterio.open(f"{uuid4().hex}/asset", driver=driver, opener=partial(_handle, remote)) as dataset:
-                    yield dataset
-                if remote.error is not None:
-                    raise remote.error
-            else:
-                with rasterio.open(path, driver=_driver_of(path)) as dataset:
-                    yield dataset
-    except (RasterioError, OSError) as error:
-        if isinstance(error, AssetError):
-            raise
-        raise (remote and remote.error) or AssetError(f"it cannot be read: {error}") from error
-
-
-def _handle(file: RemoteFile, *_: object, **__: object) -> _Handle:
-    """Open a handle; GDAL's name and mode say nothing that is not known."""
-    return _Handle(file)
-
-
-def _driver_of(path: str) -> str:
-    """Return the driver for a local file by its first bytes, for an object in a bucket by its name."""
-    if path.startswith("/vsi"):
-        return "JP2OpenJPEG" if path.lower().endswith((".jp2", ".j2k")) else "GTiff"
-    with open(path, "rb") as file:
-        return _driver(file.read(12), None)
-
-
-def _driver(head: bytes, error: AssetError | None) -> str:
-    """Return the driver for a file's first bytes: the formats that are read are known by their signature."""
-    if error is not None:
-        raise error
-    for driver, signatures in _SIGNATURES.items():
-        if head.startswith(signatures):
-            return driver
-    raise AssetError("it is refused: its bytes are neither GeoTIFF nor JPEG 2000")
