@@ -11,7 +11,8 @@ from urllib.parse import unquote
 import shapely.geometry
 
 from misoxr.errors import AssetError, CatalogError
-from misoxr.stac.filters import Filters, name_of, rfc3339, time_of
+from misoxr.stac.fields import checked, mappings, name_of
+from misoxr.stac.filters import Filters, rfc3339, time_of
 from misoxr.stac.hrefs import CLOUD, HTTP, TIMEOUT, follow, http_session, is_remote, redact, resolve
 
 __all__ = ["Found", "find"]
@@ -24,11 +25,14 @@ Modifier = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Found:
-    """An item as JSON, the address it was read from, and the catalogue's directory where that is local."""
+    """An item as JSON with fields of their types, the address it was read from, and the catalogue's directory where that is local."""
 
     item: dict[str, Any]
     base: str | None
     root: str | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "item", checked(self.item))
 
 
 def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> list[Found]:
@@ -69,7 +73,7 @@ def _opened(location: str, filters: Filters) -> Iterator[Found]:
     if local:
         location = os.path.realpath(location.removeprefix("file://"))
     document = _json(location)
-    if document.get("conformsTo") or any(link.get("rel") == "search" for link in document.get("links") or ()):
+    if document.get("conformsTo") or any(link.get("rel") == "search" for link in _links(document)):
         yield from _searched(location, filters)
         return
     _refuse_query(filters, f"The static catalogue {redact(location)}")
@@ -150,10 +154,16 @@ def _refuse_query(filters: Filters, what: str) -> None:
 
 def _self_link(item: Mapping[str, Any]) -> str | None:
     """Return the remote address that an item gives itself."""
-    for link in item.get("links") or ():
+    for link in _links(item):
         if link.get("rel") == "self" and is_remote(str(link.get("href"))):
             return str(link["href"])
     return None
+
+
+def _links(document: Any) -> list[Any]:
+    """Return the links of an item or catalogue, none where they are not as STAC has them."""
+    links = document.get("links") if isinstance(document, Mapping) else None
+    return list(links) if mappings(links) and links else []
 
 
 def _walked(location: str, document: dict[str, Any], root: str | None) -> Iterator[Found]:
@@ -166,18 +176,25 @@ def _walked(location: str, document: dict[str, Any], root: str | None) -> Iterat
         if kind == "Feature":
             yield Found(part, place, root)
         elif kind == "FeatureCollection":
-            for item in part.get("features") or ():
+            for item in _features(part):
                 yield Found(item, _self_link(item) or place, root)
         elif kind not in ("Catalog", "Collection"):
             raise CatalogError(
                 f"{redact(place)} has the type {kind!r}; it is no STAC catalogue, collection, item or item collection."
             )
-        for link in part.get("links") or () if kind in ("Catalog", "Collection") else ():
+        for link in _links(part) if kind in ("Catalog", "Collection") else ():
             if link.get("rel") in ("child", "item"):
                 target = _inside(str(link.get("href")), place, root, top)
                 if target not in seen:
                     seen.add(target)
                     waiting.append((target, _json(target)))
+
+
+def _features(collection: Mapping[str, Any]) -> list[Any]:
+    features = collection.get("features") or []
+    if not mappings(features):
+        raise CatalogError("The item collection's 'features' are not a list of items.")
+    return list(features)
 
 
 def _inside(href: str, place: str, root: str | None, top: str) -> str:
@@ -197,7 +214,7 @@ def _inside(href: str, place: str, root: str | None, top: str) -> str:
 def _in_hand(items: Any) -> Iterator[Found]:
     """Yield items given as objects; local files only beside an item that says that it is a local file itself."""
     if isinstance(items, Mapping):
-        items = items.get("features", [items])
+        items = _features(items) if "features" in items else [items]
     for item in items:
         if hasattr(item, "to_dict"):
             plain = item.to_dict(include_self_link=False, transform_hrefs=False)
