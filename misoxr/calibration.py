@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -286,7 +285,7 @@ def _loss(task: Task, logits: Floats, codes: npt.NDArray[np.intp]) -> float:
 
 
 def _share(task: Task, which: str, value: float | Mapping[str, float]) -> float:
-    share = float(value) if isinstance(value, Real) else math.nan
+    share = _number(value)
     if not 0 < share < 1:
         raise SpecError(
             f"The {which} share of {task.classes[1]!r} is {value!r}; give a number above 0 and below 1, such as 1e-4 for nearly never."
@@ -294,11 +293,19 @@ def _share(task: Task, which: str, value: float | Mapping[str, float]) -> float:
     return share
 
 
+def _number(value: Any) -> float:
+    """Return a share, NaN where it is no number: the record of a checkpoint may hold anything."""
+    try:
+        return float(build(float, value))
+    except SpecError:
+        return math.nan
+
+
 def _shares(task: Task, which: str, values: float | Mapping[str, float]) -> list[float]:
     """Return the shares in the order of the classes, with a sum of exactly 1."""
-    if not isinstance(values, Mapping) or set(values) != set(task.classes) or not all(isinstance(v, Real) for v in values.values()):
+    if not isinstance(values, Mapping) or set(values) != set(task.classes):
         raise SpecError(f"The {which} shares of {task.name!r} are {values!r}; give one for each of {task.classes}.")
-    shares = [float(values[name]) for name in task.classes]
+    shares = [_number(values[name]) for name in task.classes]
     total = math.fsum(shares)
     if min(shares) < 0 or not abs(total - 1) <= 1e-6:
         raise SpecError(

@@ -224,15 +224,40 @@ def _in_hand(items: Any) -> Iterator[Found]:
             base = _self_link(plain)
         else:
             raise CatalogError(f"The catalogue holds a {type(item).__name__}; give an address, a path, or STAC items.")
-        local = base is not None and not is_remote(base)
+        local = base is not None and not is_remote(base) and _lies_at(checked(plain), base)
         yield Found(plain, base, os.path.dirname(os.path.realpath(base)) if local and base is not None else None)
+
+
+def _lies_at(item: Mapping[str, Any], path: str) -> bool:
+    """Whether the file at an item's local self link holds this item.
+
+    An item from elsewhere may claim to lie anywhere, to have what is beside read; so the file has to name the same assets.
+    """
+    path = os.path.realpath(path.removeprefix("file://"))
+    if not path.endswith((".json", ".geojson")) or not os.path.isfile(path):
+        return False
+    kept, folder = checked(_json(path)), os.path.dirname(path)
+    return name_of(kept) == name_of(item) and _local_assets(item, folder) <= _local_assets(kept, folder)
+
+
+def _local_assets(item: Mapping[str, Any], folder: str) -> set[tuple[str, str]]:
+    """Return key and path of an item's local assets."""
+    hrefs = [(key, str(asset.get("href"))) for key, asset in (item.get("assets") or {}).items()]
+    return {
+        (key, os.path.normpath(os.path.join(folder, href.removeprefix("file://")))) for key, href in hrefs if not is_remote(href)
+    }
 
 
 def _modified(found: Found, modifier: Modifier) -> Found:
     """Return an item as the caller's function leaves or returns it."""
     import pystac
 
-    item = pystac.Item.from_dict(found.item, preserve_dict=True)
+    try:
+        item = pystac.Item.from_dict(found.item, preserve_dict=True)
+    except (pystac.STACError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CatalogError(
+            f"Item {name_of(found.item)!r} cannot be given to the modifier: pystac does not read it ({error})."
+        ) from error
     changed = modifier(item)
     changed = item if changed is None else changed
     if not isinstance(changed, pystac.Item):

@@ -1,11 +1,11 @@
 """What to look for in a catalogue: the same filters ask an API and sift the items of a static catalogue."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import shapely
 import shapely.geometry
@@ -192,7 +192,8 @@ def footprint_of(item: Mapping[str, Any]) -> BaseGeometry:
     area: BaseGeometry | None = None
     try:
         if item.get("geometry"):
-            area = shapely.geometry.shape(item["geometry"])
+            with np.errstate(invalid="ignore"):
+                area = shapely.geometry.shape(item["geometry"])
         else:
             box = item["bbox"]
             area = area_of((box[0], box[1], box[len(box) // 2], box[len(box) // 2 + 1]), None)
@@ -206,7 +207,7 @@ def footprint_of(item: Mapping[str, Any]) -> BaseGeometry:
         shapely.errors.ShapelyError,
     ) as error:
         raise CatalogError(f"Item {name_of(item)!r} has neither a geometry nor a bbox that can be read.") from error
-    west, south, east, north = (math.nan,) * 4 if area is None else area.bounds  # an empty one has no bounds either
-    if area is None or not (-360 <= west <= east <= 360 and -90 <= south <= north <= 90):
-        raise CatalogError(f"Item {name_of(item)!r} has a footprint with the bounds {(west, south, east, north)}, in degrees.")
+    positions = shapely.get_coordinates(area)
+    if area is None or not len(positions) or not (np.abs(positions) <= (360, 90)).all():
+        raise CatalogError(f"Item {name_of(item)!r} has a footprint that is empty or not in degrees: {str(area)[:200]}.")
     return area
