@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
 from misoxr.errors import CheckpointError, PointsError, SpecError
-from misoxr.spec import Task
+from misoxr.spec import Task, build
 
 __all__ = ["Calibration", "fit_temperature", "prevalence_bias"]
 
@@ -137,9 +137,10 @@ class Calibration:
             found = sorted(map(str, values)) if isinstance(values, Mapping) else repr(values)
             raise CheckpointError(f"A calibration has temperature and bias, not {found}; was it written by another misoxr?")
         try:
-            calibration = cls(values["temperature"], values["bias"])
+            calibration = build(cls, values)
         except SpecError as error:
             raise CheckpointError(f"The calibration cannot be read. {error}") from error
+        assert isinstance(calibration, cls)
         if task is not None and len(calibration.bias) not in (0, task.outputs):
             raise CheckpointError(
                 f"The calibration of {task.name!r} has {len(calibration.bias)} biases, and the task {task.outputs} outputs; "
@@ -284,18 +285,27 @@ def _loss(task: Task, logits: Floats, codes: npt.NDArray[np.intp]) -> float:
 
 
 def _share(task: Task, which: str, value: float | Mapping[str, float]) -> float:
-    if isinstance(value, Mapping) or not 0 < value < 1:
+    share = _number(value)
+    if not 0 < share < 1:
         raise SpecError(
             f"The {which} share of {task.classes[1]!r} is {value!r}; give a number above 0 and below 1, such as 1e-4 for nearly never."
         )
-    return value
+    return share
+
+
+def _number(value: Any) -> float:
+    """Return a share, NaN where it is no number: the record of a checkpoint may hold anything."""
+    try:
+        return float(build(float, value))
+    except SpecError:
+        return math.nan
 
 
 def _shares(task: Task, which: str, values: float | Mapping[str, float]) -> list[float]:
     """Return the shares in the order of the classes, with a sum of exactly 1."""
     if not isinstance(values, Mapping) or set(values) != set(task.classes):
         raise SpecError(f"The {which} shares of {task.name!r} are {values!r}; give one for each of {task.classes}.")
-    shares = [float(values[name]) for name in task.classes]
+    shares = [_number(values[name]) for name in task.classes]
     total = math.fsum(shares)
     if min(shares) < 0 or not abs(total - 1) <= 1e-6:
         raise SpecError(

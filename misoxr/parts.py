@@ -1,9 +1,11 @@
 """The parts of a model's specification, as frozen values: bands, encoders, modalities, tasks, windows, locations and losses."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Literal, get_args
+
+import pyproj
 
 from misoxr.errors import SpecError
 
@@ -69,6 +71,24 @@ class EncoderSpec:
     hidden: tuple[tuple[int, int], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check(all(width >= 1 for pair in self.hidden for width in pair), f"The query's widths {self.hidden} must be 1 or more.")
+        leaves = list(_leaves(self.options))
+        # More would not be a network but a way to fill the memory: options may come from a file of others.
+        check(len(leaves) <= 100, f"{self.backbone!r} has {len(leaves)} options; 100 are the most.")
+        for value in leaves:
+            fits = not isinstance(value, int | float) or -(2**14) <= value <= 2**14
+            check(fits, f"An option of {self.backbone!r} is {value}; give numbers of at most {2**14}.")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the values that stand in nested JSON."""
+    if isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(part)
+    else:
+        yield value
 
 
 @dataclass(frozen=True)
@@ -136,6 +156,7 @@ class Task:
     loss: str = ""
 
     def __post_init__(self) -> None:
+        check("/" not in self.name, f"The task's name {self.name!r} has a slash, which parts folders in a store; leave it out.")
         check(self.kind in ("binary", "multiclass", "regression"), f"Task {self.name!r} is of unknown kind {self.kind!r}.")
         check(
             self.kind != "binary" or len(self.classes) == 2,
@@ -173,6 +194,9 @@ _LOSSES = {"binary": ("bce", "focal"), "multiclass": ("cross_entropy", "focal"),
 Taper = Literal["cosine", "linear", "gaussian"]
 Turns = Literal["none", "mirror", "flips", "dihedral"]
 Anchor = Literal["crs", "dataset"]
+
+LARGEST = 8192
+"""Side of the largest window, pixels."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +239,8 @@ class WindowSpec:
             check(isinstance(value, Integral), f"{name} of the windows is {value!r}; give a whole number of pixels.")
         check(self.size >= 2, f"A window of {self.size} pixels is too small; use 2 or more.")
         check(self.input_size >= 2, f"An input of {self.input_size} pixels is too small; use 2 or more.")
+        largest = max(self.size, self.input_size)
+        check(largest <= LARGEST, f"A window of {largest} pixels is too large for any memory; use at most {LARGEST}.")
         check(
             1 <= self.stride <= self.size,
             f"A stride of {self.stride} with windows of {self.size} pixels leaves gaps; use 1 to {self.size}.",
@@ -266,8 +292,26 @@ class LocationSpec:
             self.encoding in ("grid", "theory", "nerf"),
             f"Unknown location encoding {self.encoding!r}; use 'grid', 'theory' or 'nerf'.",
         )
+        octaves = 64 if self.encoding == "nerf" else 4096  # the last of more octaves would not be finite
+        check(
+            1 <= self.frequencies <= octaves,
+            f"{self.frequencies} frequencies do not go with {self.encoding!r}; use 1 to {octaves}.",
+        )
+        check(
+            all(1e-12 <= length <= 1e12 for length in (self.shortest, self.longest)),
+            f"The wavelengths {self.shortest} to {self.longest} make no encoding; the extent is 2 long.",
+        )
+        check(0 <= self.dropout < 1, f"dropout is {self.dropout}; it must be at least 0 and less than 1.")
+        _check_crs(self.crs)
         west, south, east, north = self.extent
         check(west < east and south < north, f"The location extent {self.extent} is empty; give (west, south, east, north).")
+
+
+def _check_crs(crs: str) -> None:
+    try:
+        pyproj.CRS(crs)
+    except pyproj.exceptions.CRSError as error:
+        raise SpecError(f"The CRS {crs!r} of the locations cannot be read; write it as 'EPSG:3338'.") from error
 
 
 @dataclass(frozen=True)

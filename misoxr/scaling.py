@@ -3,13 +3,14 @@
 import warnings
 from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass
+from reprlib import repr as short
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from misoxr.errors import BandError, CheckpointError, MisoxrWarning, SpecError
-from misoxr.spec import Band, Modality, ModelSpec
+from misoxr.spec import Band, Modality, ModelSpec, build
 
 __all__ = ["ModalityScaling", "Scaling", "channels", "conversion", "valid_pixels"]
 
@@ -134,6 +135,13 @@ class ModalityScaling:
     scale: tuple[float, ...]
     whiten: tuple[tuple[float, ...], ...] | None = None
 
+    def __post_init__(self) -> None:
+        if any(abs(scale) < np.finfo("float32").tiny for scale in self.scale):
+            raise SpecError(f"A scale is 0 in single precision: {short(self.scale)}; nothing is divided by it.")
+        limits = list(zip(self.lower, self.upper, self.log, strict=False))
+        if any(lower > upper or (log and lower <= 0) for lower, upper, log in limits):
+            raise SpecError(f"Limits cross, or leave values without a logarithm; (lower, upper, log) are {short(limits)}.")
+
     def apply(self, values: Array) -> Array:
         """Scale channels (channel, y, x), NaN where missing, to network input of the same shape, 0 where missing."""
         lower, upper, shift, scale = (
@@ -213,19 +221,17 @@ class Scaling:
         Raises
         ------
         CheckpointError
-            If a modality is missing or a scaling has another number of channels.
+            If a modality is missing or not the model's, a value cannot be used, or a scaling has another number of channels.
         """
+        unknown = sorted(set(values) - {modality.name for modality in spec.modalities})
+        if unknown:
+            raise CheckpointError(f"The scaling has the modalities {short(unknown)}, which the model does not have.")
         modalities = {}
         for modality in spec.modalities:
             try:
-                kept = dict(values[modality.name])
-                whiten = kept.pop("whiten")
-                scaling = ModalityScaling(
-                    **{key: tuple(value) for key, value in kept.items()},
-                    whiten=None if whiten is None else tuple(tuple(row) for row in whiten),
-                )
-            except (KeyError, TypeError) as error:
-                raise CheckpointError(f"The scaling of modality {modality.name!r} cannot be read ({error}).") from error
+                scaling = build(ModalityScaling, values.get(modality.name))
+            except SpecError as error:
+                raise CheckpointError(f"The scaling of modality {modality.name!r} cannot be read. {error}") from error
             parts: list[Sized] = [scaling.scale, scaling.shift, scaling.log, scaling.lower, scaling.upper]
             parts += [] if scaling.whiten is None else [scaling.whiten, *scaling.whiten]
             for part in parts:

@@ -1,7 +1,10 @@
 """What a model is, as a frozen value: modalities, tasks, windows, losses; and the presets."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
+from numbers import Integral, Real
+from reprlib import repr as short
 from types import UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -68,6 +71,7 @@ class ModelSpec:
         check(bool(self.modalities or self.location), "A model needs at least one modality, or a location branch.")
         check(bool(self.tasks), "A model needs at least one task.")
         check(self.pixel_size > 0, f"The pixel size is {self.pixel_size}; it must be positive.")
+        check(self.width >= 2, f"The width is {self.width}; a head narrows to half of it, so it must be 2 or more.")
         check(
             not self.modalities or any(modality.required for modality in self.modalities),
             "At least one modality must be required.",
@@ -77,7 +81,7 @@ class ModelSpec:
             ("task", [task.name for task in self.tasks]),
             ("modality", [modality.name for modality in self.modalities]),
         ):
-            check(len(set(names)) == len(names), f"A {what} stands twice in the model: {names}.")
+            check(len(set(names)) == len(names), f"A {what} stands twice in the model: {short(names)}.")
         check(self.query in ("continuous", "published"), f"Unknown query {self.query!r}; use 'continuous' or 'published'.")
         embeddings = [m.name for m in self.modalities] + ["visual"] * bool(self.modalities) + ["location"] * bool(self.location)
         unknown = sorted({name for *pair, _ in self.losses.contrast for name in pair} - set(embeddings))
@@ -189,27 +193,79 @@ def _bands(bands: Iterable[Band | str]) -> tuple[Band, ...]:
     return tuple(band if isinstance(band, Band) else known.get(band, Band(band)) for band in bands)
 
 
+LONGEST = 4096
+"""Values in a list of a specification, at the most: bands, tasks, stages, or rows of a whitening matrix."""
+
+
 def build(hint: Any, value: Any) -> Any:
-    """Build a value of the hinted type from JSON values."""
-    if get_origin(hint) in (Union, UnionType):
+    """Build a value of the hinted type from JSON values, which may come from anywhere.
+
+    Numbers stay as they are written, so that a specification is written again as it was read.
+
+    Raises
+    ------
+    SpecError
+        If a value is not of its type, or a number is not finite in single precision; a key is unknown or missing; or a
+        dataclass refuses its values.
+    """
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType):
         inner = [arg for arg in get_args(hint) if arg is not type(None)]
         return None if value is None else build(inner[0], value)
-    if is_dataclass(hint) and isinstance(hint, type):
-        hints = get_type_hints(hint)
-        check(isinstance(value, Mapping), f"{hint.__name__} is built from a mapping, not from {value!r}.")
-        unknown = set(value) - {f.name for f in fields(hint)}
-        check(not unknown, f"{hint.__name__} has no {sorted(unknown)}; was it written by a newer misoxr?")
-        try:
-            return hint(**{key: build(hints[key], item) for key, item in value.items()})
-        except TypeError as error:
-            raise SpecError(f"{hint.__name__} cannot be built: {error}.") from error
-    if get_origin(hint) is tuple:
+    if kind is tuple:
         args = get_args(hint)
-        check(isinstance(value, (list, tuple)), f"A list is needed where {value!r} stands.")
-        check(args[-1] is Ellipsis or len(args) == len(value), f"{len(args)} values are needed where {value!r} stands.")
+        check(isinstance(value, (list, tuple)), f"A list is needed where {short(value)} stands.")
+        check(len(value) <= LONGEST, f"A list of {len(value)} values stands where {LONGEST} are the most.")
+        check(args[-1] is Ellipsis or len(args) == len(value), f"{len(args)} values are needed where {short(value)} stands.")
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         return tuple(build(kind, item) for kind, item in zip(inner, value, strict=True))
+    if kind in _JSON:
+        accepts, what = _JSON[kind]
+        check(accepts(value), f"{what} is needed where {short(value)} stands.")
+    elif is_dataclass(kind):
+        return _build_dataclass(kind, value)
     return value
+
+
+_hints = lru_cache(get_type_hints)
+
+
+def _build_dataclass(kind: Any, value: Any) -> Any:
+    name, hints = kind.__name__, _hints(kind)
+    check(isinstance(value, Mapping), f"{name} is built from a mapping, not from {short(value)}.")
+    unknown = set(value) - {f.name for f in fields(kind)}
+    check(not unknown, f"{name} has no {short(sorted(unknown, key=str))}; was it written by a newer misoxr?")
+    parts = {}
+    for key, item in value.items():
+        try:
+            parts[key] = build(hints[key], item)
+        except SpecError as error:
+            raise SpecError(f"{name} cannot be built: {key}: {error}") from error
+    try:
+        return kind(**parts)
+    except TypeError as error:
+        raise SpecError(f"{name} cannot be built: {error}.") from error
+
+
+def _is_number(value: Any, kind: type, largest: float) -> bool:
+    """Whether a value is a number of a kind within bounds; NaN is within none, and true and false are no numbers."""
+    return isinstance(value, kind) and not isinstance(value, bool) and -largest <= value <= largest  # type: ignore[operator]
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that can be written: JSON may hold halves of surrogate pairs."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+_JSON: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
+    str: (_is_text, "Text"),
+    Literal: (_is_text, "Text"),
+    bool: (lambda value: isinstance(value, bool), "True or false"),
+    int: (lambda value: _is_number(value, Integral, 2**31), "A whole number"),
+    float: (lambda value: _is_number(value, Real, 3.4e38), "A finite number"),
+    Mapping: (lambda value: isinstance(value, Mapping) and all(map(_is_text, value)), "A mapping"),
+}
+"""What a scalar is in JSON, by its type, and in words."""
 
 
 SENTINEL2 = tuple(

@@ -58,7 +58,7 @@ def test_presets_take_the_papers_inputs_and_tasks():
         (lambda d: d["windows"].update(padding=3), "WindowSpec has no .*padding"),
         (lambda d: d["modalities"][0]["bands"][0].update(scale=1), "Band has no .*scale"),
         (lambda d: d.pop("tasks"), "ModelSpec cannot be built: .*tasks"),
-        (lambda d: d.update(pixel_size="ten"), "ModelSpec cannot be built"),
+        (lambda d: d.update(pixel_size="ten"), "ModelSpec cannot be built: pixel_size: A finite number is needed where 'ten'"),
         (lambda d: d.update(query="cubic"), "Unknown query 'cubic'"),
         (lambda d: d.update(windows=3), "WindowSpec is built from a mapping, not from 3"),
         (lambda d: d.update(tasks=7), "list is needed where 7 stands"),

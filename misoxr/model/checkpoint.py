@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,17 +16,36 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
+from torch.nn.modules.module import register_module_buffer_registration_hook, register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from misoxr.calibration import Calibration, prevalence_bias
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.model.files import cache, fetch, write
 from misoxr.model.miso import Miso
 from misoxr.scaling import Scaling
-from misoxr.spec import ModelSpec
+from misoxr.spec import ModelSpec, build
 
 __all__ = ["Address", "Model", "resolve"]
 
 _KEY = "misoxr"
+
+_SPARE = 2**27
+"""Weights that a backbone may build and drop again, beside those in the file: the largest preset's has 88 million."""
+_LAYERS = 10_000
+"""Weights and buffers, each of a layer, that a network has at the most; the deepest of timm have a few thousand."""
+_DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_)
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What stands beside the weights, as JSON."""
+
+    spec: ModelSpec
+    scaling: Mapping[str, Any]
+    record: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,18 +170,19 @@ class Model:
         """Build a model from a checkpoint's bytes; ``name`` stands in errors."""
         text, state = _parse(data, name)
         try:
-            header = json.loads(text)
-            spec = ModelSpec.from_dict(header["spec"])
-            scaling = Scaling.from_dict(header["scaling"], spec)
-            calibration = {
-                name: Calibration.from_dict(found, spec.task(name)) for name, found in header.get("calibration", {}).items()
-            }
-            with torch.random.fork_rng(devices=[]):  # weights that are filled next draw no numbers of the user's
-                network = Miso(spec)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            header = build(_Header, json.loads(text))
+            spec: ModelSpec = header.spec
+            scaling = Scaling.from_dict(header.scaling, spec)
+            calibration = {task: Calibration.from_dict(found, spec.task(task)) for task, found in header.calibration.items()}
+            with torch.device("meta"), _Undrawn(), _bounded(sum(value.numel() for value in state.values()) + _SPARE):
+                plan = Miso(spec)  # without memory: what the header asks for is compared with the file before it is built
+        except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The header of checkpoint {name} cannot be read: {error}") from error
-        _fill(network, state, name)
-        return cls(spec, scaling, network, header.get("record", {}), calibration)
+        _compare(plan.state_dict(), state, name)
+        with _Undrawn():
+            network = Miso(spec)
+        network.load_state_dict(state)
+        return cls(spec, scaling, network, header.record, calibration)
 
     def with_prevalence(self, **shares: float | Mapping[str, float]) -> Self:
         """Return the model corrected for how common classes are where it is applied.
@@ -183,7 +204,8 @@ class Model:
         calibration = dict(self.calibration)
         for name, wanted in shares.items():
             task = self.spec.task(name)
-            assumed = self.record.get("prevalence", {}).get(name)
+            known = self.record.get("prevalence")
+            assumed = known.get(name) if isinstance(known, Mapping) else None
             if assumed is None:
                 raise SpecError(
                     f"The model's record does not tell what prevalence of {name!r} it was trained with; it cannot be corrected."
@@ -216,9 +238,42 @@ def _parse(data: bytes, name: str) -> tuple[str, dict[str, torch.Tensor]]:
     return str(metadata[_KEY]), state
 
 
-def _fill(network: Miso, state: Mapping[str, torch.Tensor], name: str) -> None:
-    """Load weights strictly; the error names what does not fit."""
-    wanted = network.state_dict()
+class _Undrawn(TorchFunctionMode):
+    """Weights that are filled next are not drawn: that would take most of the time, and numbers of the user's."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _bounded(most: int) -> Iterator[None]:
+    """Refuse a layer without weights, and the first one beyond ``most`` weights or ``_LAYERS``, before more is built."""
+    thread, layers, weights = threading.get_ident(), 0, 0
+
+    def count(_: Any, name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal layers, weights
+        if tensor is None or threading.get_ident() != thread:
+            return
+        layers, weights = layers + 1, weights + tensor.numel()
+        if not tensor.numel() or weights > most or layers > _LAYERS:
+            raise SpecError(
+                f"The network has {layers} tensors with {weights:,} weights and is not complete, and {name} {tuple(tensor.shape)}; "
+                "that is no network of the weights in the file."
+            )
+
+    hooks = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _compare(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], name: str) -> None:
+    """Compare names, shapes and kinds of weights strictly; the error names what does not fit."""
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
@@ -229,7 +284,15 @@ def _fill(network: Miso, state: Mapping[str, torch.Tensor], name: str) -> None:
         raise CheckpointError(
             f"The checkpoint {name} belongs to another specification: missing {missing}, not known {extra}, of another shape {shapes}."
         )
-    network.load_state_dict(dict(state))
+    for key, value in state.items():
+        if value.dtype != wanted[key].dtype and not {value.dtype, wanted[key].dtype} <= set(_PRECISIONS):
+            raise CheckpointError(
+                f"The checkpoint {name} holds {key} as {value.dtype} instead of {wanted[key].dtype}; save it again."
+            )
+        if not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"The checkpoint {name} holds values of {key} that are not finite; it is damaged, or training failed."
+            )
 
 
 _LOADING = threading.Lock()

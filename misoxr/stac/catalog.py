@@ -10,7 +10,8 @@ from urllib.parse import unquote
 import shapely.geometry
 
 from misoxr.errors import AssetError, CatalogError
-from misoxr.stac.filters import Filters, name_of, rfc3339, time_of
+from misoxr.stac.fields import checked, mappings, name_of
+from misoxr.stac.filters import Filters, rfc3339, time_of
 from misoxr.stac.hrefs import CLOUD, HTTP, is_remote, redact, resolve
 from misoxr.stac.http import follow, http_session, without_query
 
@@ -24,11 +25,14 @@ Modifier = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Found:
-    """An item as JSON, the address it was read from, and the catalogue's directory where that is local."""
+    """An item as JSON with fields of their types, the address it was read from, and the catalogue's directory where that is local."""
 
     item: dict[str, Any]
     base: str | None
     root: str | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "item", checked(self.item))
 
 
 def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> list[Found]:
@@ -69,7 +73,7 @@ def _opened(location: str, filters: Filters) -> Iterator[Found]:
     if local:
         location = os.path.realpath(location.removeprefix("file://"))
     document = _json(location)
-    if document.get("conformsTo") or any(link.get("rel") == "search" for link in document.get("links") or ()):
+    if document.get("conformsTo") or any(link.get("rel") == "search" for link in _links(document)):
         yield from _searched(location, filters)
         return
     _refuse_query(filters, f"The static catalogue {redact(location)}")
@@ -153,10 +157,16 @@ def _refuse_query(filters: Filters, what: str) -> None:
 
 def _self_link(item: Mapping[str, Any]) -> str | None:
     """Return the remote address that an item gives itself."""
-    for link in item.get("links") or ():
+    for link in _links(item):
         if link.get("rel") == "self" and is_remote(str(link.get("href"))):
             return str(link["href"])
     return None
+
+
+def _links(document: Any) -> list[Any]:
+    """Return the links of an item or catalogue, none where they are not as STAC has them."""
+    links = document.get("links") if isinstance(document, Mapping) else None
+    return list(links) if mappings(links) and links else []
 
 
 def _walked(location: str, document: dict[str, Any], root: str | None) -> Iterator[Found]:
@@ -169,18 +179,25 @@ def _walked(location: str, document: dict[str, Any], root: str | None) -> Iterat
         if kind == "Feature":
             yield Found(part, place, root)
         elif kind == "FeatureCollection":
-            for item in part.get("features") or ():
+            for item in _features(part):
                 yield Found(item, _self_link(item) or place, root)
         elif kind not in ("Catalog", "Collection"):
             raise CatalogError(
                 f"{redact(place)} has the type {kind!r}; it is no STAC catalogue, collection, item or item collection."
             )
-        for link in part.get("links") or () if kind in ("Catalog", "Collection") else ():
+        for link in _links(part) if kind in ("Catalog", "Collection") else ():
             if link.get("rel") in ("child", "item"):
                 target = _inside(str(link.get("href")), place, root, top)
                 if target not in seen:
                     seen.add(target)
                     waiting.append((target, _json(target)))
+
+
+def _features(collection: Mapping[str, Any]) -> list[Any]:
+    features = collection.get("features") or []
+    if not mappings(features):
+        raise CatalogError("The item collection's 'features' are not a list of items.")
+    return list(features)
 
 
 def _inside(href: str, place: str, root: str | None, top: str) -> str:
@@ -200,7 +217,7 @@ def _inside(href: str, place: str, root: str | None, top: str) -> str:
 def _in_hand(items: Any) -> Iterator[Found]:
     """Yield items given as objects; local files only beside an item that says that it is a local file itself."""
     if isinstance(items, Mapping):
-        items = items.get("features", [items])
+        items = _features(items) if "features" in items else [items]
     for item in items:
         if hasattr(item, "to_dict"):
             plain = item.to_dict(include_self_link=False, transform_hrefs=False)
@@ -210,15 +227,40 @@ def _in_hand(items: Any) -> Iterator[Found]:
             base = _self_link(plain)
         else:
             raise CatalogError(f"The catalogue holds a {type(item).__name__}; give an address, a path, or STAC items.")
-        local = base is not None and not is_remote(base)
+        local = base is not None and not is_remote(base) and _lies_at(checked(plain), base)
         yield Found(plain, base, os.path.dirname(os.path.realpath(base)) if local and base is not None else None)
+
+
+def _lies_at(item: Mapping[str, Any], path: str) -> bool:
+    """Whether the file at an item's local self link holds this item.
+
+    An item from elsewhere may claim to lie anywhere, to have what is beside read; so the file has to name the same assets.
+    """
+    path = os.path.realpath(path.removeprefix("file://"))
+    if not path.endswith((".json", ".geojson")) or not os.path.isfile(path):
+        return False
+    kept, folder = checked(_json(path)), os.path.dirname(path)
+    return name_of(kept) == name_of(item) and _local_assets(item, folder) <= _local_assets(kept, folder)
+
+
+def _local_assets(item: Mapping[str, Any], folder: str) -> set[tuple[str, str]]:
+    """Return key and path of an item's local assets."""
+    hrefs = [(key, str(asset.get("href"))) for key, asset in (item.get("assets") or {}).items()]
+    return {
+        (key, os.path.normpath(os.path.join(folder, href.removeprefix("file://")))) for key, href in hrefs if not is_remote(href)
+    }
 
 
 def modified(found: Found, modifier: Modifier) -> Found:
     """Return an item as the caller's function leaves or returns it."""
     import pystac
 
-    item = pystac.Item.from_dict(found.item, preserve_dict=True)
+    try:
+        item = pystac.Item.from_dict(found.item, preserve_dict=True)
+    except (pystac.STACError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CatalogError(
+            f"Item {name_of(found.item)!r} cannot be given to the modifier: pystac does not read it ({error})."
+        ) from error
     changed = modifier(item)
     changed = item if changed is None else changed
     if not isinstance(changed, pystac.Item):

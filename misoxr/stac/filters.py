@@ -1,9 +1,11 @@
 """What to look for in a catalogue: the same filters ask an API and sift the items of a static catalogue."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import shapely
 import shapely.geometry
@@ -11,10 +13,14 @@ from shapely.geometry.base import BaseGeometry
 
 from misoxr.cube import in_season
 from misoxr.errors import CatalogError
+from misoxr.stac.fields import name_of
 
-__all__ = ["Filters", "area_of", "footprint_of", "interval_of", "name_of", "rfc3339", "time_of"]
+__all__ = ["Filters", "area_of", "footprint_of", "interval_of", "rfc3339", "time_of"]
 
 Interval = tuple[pd.Timestamp | None, pd.Timestamp | None]
+
+_MOMENT = re.compile(r"(19|20|21)\d\d-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?)?\s?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
+"""A date, or date and time, as of RFC 3339; pandas would also read "now", or a day without a year."""
 
 
 @dataclass(frozen=True)
@@ -66,31 +72,25 @@ class Filters:
         return ", ".join(f"{name}={value!r}" for name, value in parts.items() if value is not None) or "no filter at all"
 
 
-def name_of(item: Mapping[str, Any]) -> str:
-    """Return an item's id."""
-    name = item.get("id")
-    if not isinstance(name, str) or not name:
-        raise CatalogError(f"An item has the id {name!r}; every STAC item needs one.")
-    return name
-
-
 def time_of(item: Mapping[str, Any]) -> pd.Timestamp:
     """Return an item's time, UTC without a zone; the start where it covers an interval.
 
     Raises
     ------
     CatalogError
-        If it has none.
+        If it has none, or one before 1900 or after 2199.
     """
     properties = item.get("properties") or {}
     text = properties.get("datetime") or properties.get("start_datetime")
     try:
-        time = pd.Timestamp(str(text))
+        time = pd.Timestamp(str(text)) if _MOMENT.fullmatch(str(text)) else None
     except ValueError:
         time = None
     if time is None or pd.isna(time):
-        raise CatalogError(f"Item {name_of(item)!r} has the datetime {text!r}; a cube needs a time for every item.")
-    return _utc(time)
+        raise CatalogError(
+            f"Item {name_of(item)!r} has the datetime {text!r}; a cube needs a time for every item, such as 2020-06-20T21:00:00Z."
+        )
+    return _utc(time).as_unit("ns")
 
 
 def area_of(bbox: Iterable[float] | None, intersects: Any) -> BaseGeometry | None:
@@ -182,13 +182,32 @@ def rfc3339(interval: Interval) -> str:
 
 
 def footprint_of(item: Mapping[str, Any]) -> BaseGeometry:
-    """Return an item's footprint in longitude and latitude."""
+    """Return an item's footprint in longitude and latitude.
+
+    Raises
+    ------
+    CatalogError
+        If it has none, or one that is empty or not on Earth.
+    """
+    area: BaseGeometry | None = None
     try:
         if item.get("geometry"):
-            return shapely.geometry.shape(item["geometry"])
-        box = item["bbox"]
-        area = area_of((box[0], box[1], box[len(box) // 2], box[len(box) // 2 + 1]), None)
-    except (KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError) as error:
+            with np.errstate(invalid="ignore"):
+                area = shapely.geometry.shape(item["geometry"])
+        else:
+            box = item["bbox"]
+            area = area_of((box[0], box[1], box[len(box) // 2], box[len(box) // 2 + 1]), None)
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        shapely.errors.ShapelyError,
+    ) as error:
         raise CatalogError(f"Item {name_of(item)!r} has neither a geometry nor a bbox that can be read.") from error
-    assert area is not None
+    positions = shapely.get_coordinates(area)
+    if area is None or not len(positions) or not (np.abs(positions) <= (360, 90)).all():
+        raise CatalogError(f"Item {name_of(item)!r} has a footprint that is empty or not in degrees: {str(area)[:200]}.")
     return area

@@ -27,14 +27,17 @@ _BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
 
 def is_remote(href: str) -> bool:
     """Whether the href has one of the remote schemes."""
-    return urlsplit(href).scheme.lower() in (*HTTP, *CLOUD)
+    return href.partition(":")[0].strip().lower() in (*HTTP, *CLOUD)
 
 
 def redact(href: str) -> str:
     """Return the href without what may be a secret: user name, password, query and fragment."""
     if "://" not in href:
         return href
-    parts = urlsplit(href)
+    try:
+        parts = urlsplit(href)
+    except ValueError:
+        return f"{href.partition('://')[0]}://..."
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -59,10 +62,14 @@ def resolve(href: str, base: str | None = None, root: str | None = None) -> str:
         raise AssetError(f"The href {href!r} is refused: it is not an address of a file.")
     if href.lower().startswith("/vsi"):
         raise AssetError(f"The href {redact(href)!r} is refused: it names a GDAL virtual file system.")
-    if base is not None and is_remote(base) and not _PREFIX.match(href):
-        href = _joined(base, href)
-    scheme = urlsplit(href).scheme.lower()
-    if scheme in HTTP and urlsplit(href).hostname:
+    try:
+        if base is not None and is_remote(base) and not _PREFIX.match(href):
+            href = _joined(base, href)
+        scheme, host = urlsplit(href).scheme.lower(), urlsplit(href).hostname
+        _ = (host or "").encode("idna"), urlsplit(href).port, href.encode()  # what cannot be asked for is refused here
+    except ValueError as error:
+        raise AssetError(f"The href {redact(href)!r} is refused: it is no address that can be asked for ({error}).") from error
+    if scheme in HTTP and host:
         return href
     if scheme in CLOUD:
         gdal_path(href)

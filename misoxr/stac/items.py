@@ -1,9 +1,9 @@
 """From a STAC item's JSON to a scene: its time, grids, and for each band what a worker needs to read it."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby as runs
+from reprlib import repr as short
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,8 @@ from shapely.geometry.base import BaseGeometry
 from misoxr.errors import AssetError, BandError, CatalogError
 from misoxr.stac.assets import CLEAR, Asset, transformer
 from misoxr.stac.catalog import Found
-from misoxr.stac.filters import footprint_of, name_of, time_of
+from misoxr.stac.fields import name_of
+from misoxr.stac.filters import footprint_of, time_of
 from misoxr.stac.hrefs import resolve
 
 __all__ = ["Moment", "Scene", "moments_of", "scenes_of", "transformed"]
@@ -43,8 +44,10 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 PICTURES = {"visual", "overview", "thumbnail", "metadata"}
 """Roles of assets that are no band."""
 
-LARGEST = 1_000_000
-"""Rows or columns of an asset beyond which its metadata are taken for wrong."""
+LARGEST = 10**10
+"""Pixels of an asset beyond which its metadata are taken for wrong."""
+EDGE = 1e9
+"""Coordinates beyond which a grid is not on Earth, in metres, feet or degrees."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,10 @@ class Scene:
         finest = self.finest()
         source: Any = "EPSG:4326" if finest is None else str(finest.crs)
         outline = shapely.box(*self.footprint.bounds) if finest is None else shapely.box(*finest.boundingbox.bbox)
-        return transformed(outline, source, crs).buffer(margin, join_style="mitre")
+        try:
+            return transformed(outline, source, crs).buffer(margin, join_style="mitre")
+        except CatalogError as error:
+            raise CatalogError(f"Item {self.id!r}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,7 @@ def _scene(found: Found, keys: Mapping[str, str], mask: str | None) -> Scene:
     grids = {band: _grid(item, item["assets"][key]) for band, key in keys.items()}
     level = str(properties.get("processing:level") or properties.get("s2:product_type") or item.get("collection"))
     simulated = properties.get("misoxr:simulator_version", "unknown") if properties.get("misoxr:simulated") else None
-    return Scene(
+    scene = Scene(
         id=name,
         collection=item.get("collection"),
         time=time_of(item),
@@ -171,6 +177,12 @@ def _scene(found: Found, keys: Mapping[str, str], mask: str | None) -> Scene:
         surface="2a" in level.lower(),
         simulated=str(simulated) if simulated else None,
     )
+    extent, footprint = scene.extent("EPSG:4326").bounds, scene.footprint.bounds
+    if not shapely.box(*extent).intersects(shapely.box(*footprint)):
+        raise CatalogError(
+            f"Item {name!r} has a grid within {extent} and a footprint within {footprint}, in degrees; its metadata contradict each other."
+        )
+    return scene
 
 
 # ---- which asset is which band
@@ -188,8 +200,8 @@ def _keys(item: Mapping[str, Any], bands: Iterable[str]) -> dict[str, str]:
 
 def _assets(item: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     assets = item.get("assets")
-    if not isinstance(assets, Mapping) or not all(isinstance(asset, Mapping) for asset in assets.values()):
-        raise CatalogError(f"Item {name_of(item)!r} has no assets that can be read.")
+    if not isinstance(assets, Mapping):
+        raise CatalogError(f"Item {name_of(item)!r} has no assets.")
     return assets
 
 
@@ -206,7 +218,8 @@ def _rank(band: str, key: str, asset: Mapping[str, Any]) -> tuple[int, ...] | No
 
 def _common_names(asset: Mapping[str, Any]) -> list[str | None]:
     listed = asset.get("bands") or asset.get("eo:bands") or [asset]
-    return [entry.get("common_name") or entry.get("eo:common_name") for entry in listed if isinstance(entry, Mapping)]
+    names = [entry.get("common_name") or entry.get("eo:common_name") for entry in listed]
+    return [name if isinstance(name, str) else None for name in names]
 
 
 def _available(item: Mapping[str, Any]) -> set[str]:
@@ -223,7 +236,7 @@ def _entry(asset: Mapping[str, Any], *names: str) -> Any:
     listed = [*(asset.get("bands") or ())[:1], *(asset.get("raster:bands") or ())[:1], asset]
     for part in listed:
         for name in names:
-            if isinstance(part, Mapping) and part.get(name) is not None:
+            if part.get(name) is not None:
                 return part[name]
     return None
 
@@ -254,7 +267,7 @@ def _scaling(item: Mapping[str, Any], asset: Mapping[str, Any]) -> tuple[float, 
     scale, offset = _entry(asset, "raster:scale", "scale"), _entry(asset, "raster:offset", "offset")
     if scale is not None or offset is not None:
         factor = 1.0 if scale is None else _number(scale, name, "scale")
-        if factor == 0 or not math.isfinite(factor):
+        if not 1e-30 < abs(factor) < 1e30:
             raise CatalogError(f"Item {name!r} declares the scale {scale!r}; reflectance is counts * scale + offset.")
         return factor, 0.0 if taken_off or offset is None else _finite(offset, name, "offset")
     if str(_entry(asset, "data_type")).startswith("float"):
@@ -271,13 +284,13 @@ def _baseline(properties: Mapping[str, Any], name: str) -> float:
 def _number(value: Any, name: str, what: str) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
-        raise CatalogError(f"Item {name!r} declares the {what} {value!r}, which is no number.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CatalogError(f"Item {name!r} declares the {what} {short(value)}, which is no number.") from error
 
 
 def _finite(value: Any, name: str, what: str) -> float:
     number = _number(value, name, what)
-    if not math.isfinite(number):
+    if not abs(number) < 1e30:
         raise CatalogError(f"Item {name!r} declares the {what} {value!r}; a finite number is needed.")
     return number
 
@@ -291,14 +304,15 @@ def _grid(item: Mapping[str, Any], asset: Mapping[str, Any]) -> GeoBox | None:
         return None
     try:
         affine, (height, width) = Affine(*(float(value) for value in transform[:6])), (int(length) for length in shape)
-        valid = 0 < height <= LARGEST and 0 < width <= LARGEST and affine.a > 0 and affine.e < 0
-        valid = valid and affine.b == affine.d == 0 and all(math.isfinite(value) for value in affine)
+        edges = affine.c, affine.f, affine.c + affine.a * width, affine.f + affine.e * height
+        valid = height > 0 and width > 0 and height * width <= LARGEST and affine.b == affine.d == 0
+        valid = valid and min(affine.a, -affine.e) > 1e-9 and all(abs(edge) <= EDGE for edge in edges)
     except (TypeError, ValueError, OverflowError):
         valid = False
     if not valid:
         raise CatalogError(
-            f"Item {name!r} declares proj:transform={transform!r} and proj:shape={shape!r}; "
-            "a north-up transform of finite numbers and a shape of two positive ones are needed."
+            f"Item {name!r} declares proj:transform={short(transform)} and proj:shape={short(shape)}; "
+            "a north-up transform of finite numbers and a shape of two positive ones, of a raster on Earth, are needed."
         )
     return GeoBox((height, width), affine, crs)
 
@@ -312,4 +326,4 @@ def _crs(fields: Mapping[str, Any], name: str) -> CRS | None:
             declared = pyproj.CRS.from_json_dict(dict(fields["proj:projjson"])).to_wkt()
         return None if declared is None else CRS(declared)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise CatalogError(f"Item {name!r} declares a CRS that cannot be read: {declared!r}.") from error
+        raise CatalogError(f"Item {name!r} declares a CRS that cannot be read: {short(declared)}.") from error
