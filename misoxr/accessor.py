@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from misoxr.baseline import Baseline, PixelModel
     from misoxr.model.checkpoint import Model
+    from misoxr.planning import Plan
     from misoxr.scores import Scores
     from misoxr.spec import ModelSpec, WindowSpec
 
@@ -85,6 +86,12 @@ class MisoAccessor:
         from misoxr.evaluate import cross_validate
 
         return cross_validate(self._ds, estimators, points, cv=cv, **options)
+
+    def plan(self, *, timed: "bool | tuple[int, int]" = True, compact: bool = False) -> "Plan":
+        """Tell what writing this dataset will take, before anything is written; see :func:`misoxr.planning.plan`."""
+        from misoxr.planning import plan
+
+        return plan(self._ds, timed=timed, compact=compact)
 
     def to_zarr(
         self,

@@ -25,10 +25,12 @@ from misoxr.errors import AssetError, StoreError
 from misoxr.ledger import PLAN, Block, Ledger, in_order
 from misoxr.store import Layout, packed
 
-__all__ = ["Target", "runner_of", "write_blocks"]
+__all__ = ["Target", "parts_of", "runner_of", "tasks_of", "write_blocks"]
 
 TASKS, BYTES = 20_000, 10_000_000
 """What is handed to a scheduler at once, at the most: beyond it, planning takes longer than the work."""
+MANY = 10_000
+"""Blocks beyond which no graph is made of all of them."""
 AT_ONCE = 64
 """Blocks claimed at once, at the most, or two for each thread: neighbours share what they read, and who dies loses no more."""
 WAIT = 1.0
@@ -115,9 +117,8 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
 
 def _batch(target: Target, graph: HighLevelGraph, blocks: Sequence[Block]) -> Batch:
     """Return the graph that computes, writes and records some blocks."""
-    parts = {block: list(_parts(target.layout, block)) for block in blocks}
-    keys = [key for some in parts.values() for key, _, _ in some]
-    tasks = dict(da.optimize(graph.cull(set[Any](keys)), keys))
+    parts = {block: list(parts_of(target.layout, block)) for block in blocks}
+    tasks = tasks_of(graph, [key for some in parts.values() for key, _, _ in some], target.layout)
     ends = {}
     for block, some in parts.items():
         for key, name, region in some:
@@ -128,7 +129,15 @@ def _batch(target: Target, graph: HighLevelGraph, blocks: Sequence[Block]) -> Ba
     return tasks, ends
 
 
-def _parts(layout: Layout, block: Block) -> Iterator[tuple[tuple[Hashable, ...], str, tuple[slice, ...]]]:
+def tasks_of(graph: HighLevelGraph, keys: Sequence[Any], layout: Layout) -> dict[Any, Any]:
+    """Return the tasks that compute some chunks, fused by Dask."""
+    # Dask optimises layers before it looks which of their tasks are asked for, and makes all to fuse some; of a large map, they are
+    # picked first, which leaves it less to fuse.
+    large = layout.shape[0] * layout.shape[1] > MANY
+    return dict(da.optimize(dict(graph.cull(set(keys))) if large else graph, list(keys)))
+
+
+def parts_of(layout: Layout, block: Block) -> Iterator[tuple[tuple[Hashable, ...], str, tuple[slice, ...]]]:
     """Yield key, variable and region of every chunk of a block."""
     place = dict(zip(("y", "x"), block, strict=True))
     for name in layout.blocked:
@@ -155,7 +164,7 @@ def _batches(blocks: Sequence[Block], build: Callable[[Sequence[Block]], Batch],
 
 def _mask(target: Target, block: Block, error: str) -> None:
     """Write nodata for a block, and record why."""
-    for _, name, region in _parts(target.layout, block):
+    for _, name, region in parts_of(target.layout, block):
         shape = tuple(part.stop - part.start for part in region)
         variable = target.layout.ds[name]
         target.put(name, region, np.full(shape, target.layout.nodata(name), variable.dtype))
