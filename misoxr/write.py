@@ -226,5 +226,14 @@ def _swap(system: Any, path: str) -> None:
     for suffix in ("", ".progress"):
         if system.exists(f"{path}{suffix}"):
             system.rm(f"{path}{suffix}", recursive=True)
-    system.mv(f"{path}.new", path, recursive=True)
-    system.mv(f"{path}.new.progress", f"{path}.progress", recursive=True)
+    for suffix in ("", ".progress"):
+        _move(system, f"{path}.new{suffix}", f"{path}{suffix}")
+
+
+def _move(system: Any, source: str, target: str) -> None:
+    """Move a directory; in a bucket there are none, but files of that beginning."""
+    if isinstance(system, LocalFileSystem):
+        os.replace(source, target)
+        return
+    for path in system.find(source):
+        system.mv(path, target + path[len(source) :])
