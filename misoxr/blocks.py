@@ -25,7 +25,7 @@ from misoxr.errors import AssetError, StoreError
 from misoxr.ledger import PLAN, Block, Ledger, in_order
 from misoxr.store import Layout, packed
 
-__all__ = ["Target", "parts_of", "runner_of", "tasks_of", "write_blocks"]
+__all__ = ["Target", "batch_of", "parts_of", "runner_of", "tasks_of", "write_blocks"]
 
 TASKS, BYTES = 20_000, 10_000_000
 """What is handed to a scheduler at once, at the most: beyond it, planning takes longer than the work."""
@@ -102,7 +102,7 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
                 return
             free = [block for block in left if block not in runner.waiting]
             mine = ledger.claim(free, runner.share(len(free)))
-            for batch in _batches(mine, lambda blocks: _batch(target, graph, blocks), measured=runner.remote):
+            for batch in _batches(mine, lambda blocks: batch_of(target, graph, blocks), measured=runner.remote):
                 runner.start(*batch)
             if not mine and not runner.waiting:
                 time.sleep(WAIT)
@@ -115,7 +115,7 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
 # ---- graphs
 
 
-def _batch(target: Target, graph: HighLevelGraph, blocks: Sequence[Block]) -> Batch:
+def batch_of(target: Target, graph: HighLevelGraph, blocks: Sequence[Block]) -> Batch:
     """Return the graph that computes, writes and records some blocks."""
     parts = {block: list(parts_of(target.layout, block)) for block in blocks}
     tasks = tasks_of(graph, [key for some in parts.values() for key, _, _ in some], target.layout)
