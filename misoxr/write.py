@@ -94,6 +94,7 @@ def to_zarr(
         _begin(ledger, layout, plan, target, overwrite=overwrite, resume=resume)
         with ledger.alive():
             _same(target, ledger.agree(plan, lambda: lay_out(layout, target, plan["fingerprint"])))
+            _stage(client, ledger, layout)
             write_blocks(Target(target, layout, ledger), runner_of(client, resources), mask=on_error == "mask", progress=progress)
             _finish(layout, target, ledger)
         if target != uri:
@@ -201,6 +202,17 @@ def _fingerprint(target: str) -> str | None:
         return str(zarr.open_group(target, mode="r", use_consolidated=False).attrs.get(FINGERPRINT))
     except (FileNotFoundError, ValueError, KeyError):
         return None
+
+
+def _stage(client: Any, ledger: Ledger, layout: Layout) -> None:
+    """Have the models where workers on other machines find them."""
+    hashes = str(layout.ds.attrs.get("model_sha256", "")).split()
+    if client is None or not hashes:
+        return
+    from misoxr import staging
+
+    if staging.elsewhere(client):
+        staging.stage(client, ledger.uri, hashes)
 
 
 def _finish(layout: Layout, target: str, ledger: Ledger) -> None:

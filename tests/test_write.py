@@ -396,3 +396,39 @@ def test_records_are_read_by_people(whole):
     assert plan["version"]
     record = json.loads((Path(progress_of(str(whole))) / "blocks" / "0.0.written").read_text())
     assert record["fingerprint"] == plan["fingerprint"]
+
+
+# Workers elsewhere
+
+
+def test_workers_without_the_clients_files_fetch_the_model_once_a_host(whole, tmp_path, monkeypatch):
+    """Workers with a cache of their own stand for another machine; the client's path of the model does not exist there."""
+    distributed = pytest.importorskip("distributed")
+    from misoxr import staging
+    from misoxr.model.checkpoint import Address, Model, kept_at
+
+    monkeypatch.setattr(staging, "elsewhere", lambda client: True)
+    address = Model.address
+    monkeypatch.setattr(Model, "address", lambda model: Address("/nowhere/model.safetensors", address(model).sha256))
+    maps = slow_map(tmp_path / "log")
+    sha256 = maps.attrs["model_sha256"]
+    monkeypatch.setenv("MISOXR_CACHE", str(tmp_path / "theirs"))
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None, "host": "127.0.0.1"}
+    with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
+        monkeypatch.undo()
+        monkeypatch.setattr(staging, "elsewhere", lambda client: True)
+        assert kept_at(sha256).exists()
+        to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
+    assert (tmp_path / "theirs" / "models" / f"{sha256}.safetensors").exists()
+    assert bytes_of(tmp_path / "maps.zarr") == bytes_of(whole)
+
+
+def test_a_staged_model_is_checked_by_its_hash(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    from misoxr.errors import CheckpointError
+    from misoxr.staging import keep
+
+    monkeypatch.setenv("MISOXR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "model").write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match="has changed"):
+        keep(str(tmp_path / "model"), "0" * 64)

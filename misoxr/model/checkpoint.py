@@ -55,6 +55,15 @@ class Address:
     uri: str
     sha256: str
 
+    def __dask_tokenize__(self) -> str:
+        """What a graph does depends on the model, and not on where a copy of it lies."""
+        return self.sha256
+
+
+def kept_at(sha256: str) -> Path:
+    """Return where the local cache keeps a model of this hash."""
+    return cache("models") / f"{sha256}.safetensors"
+
 
 @dataclass(repr=False)
 class Model:
@@ -216,7 +225,7 @@ class Model:
 
     def address(self) -> Address:
         """Leave a content-addressed copy in the local cache, and return its address."""
-        path = cache("models") / f"{self.sha256}.safetensors"
+        path = kept_at(self.sha256)
         if not path.exists() or path.stat().st_size != len(self._bytes):
             self.save(path)
         return Address(str(path), self.sha256)
@@ -318,7 +327,10 @@ def _weight(model: Model) -> int:
 
 
 def _load(address: Address, device: str, precision: torch.dtype, compiled: bool) -> Model:
-    model = Model.load(address.uri, sha256=address.sha256)
+    uri, kept = address.uri, kept_at(address.sha256)
+    if "://" not in uri and not os.path.exists(uri) and kept.exists():
+        uri = str(kept)  # on another machine than the client's
+    model = Model.load(uri, sha256=address.sha256)
     del model.__dict__["_bytes"]  # the file's bytes would stay beside the weights
     model.network.requires_grad_(False).to(device, precision)
     if compiled:

@@ -1,0 +1,81 @@
+"""Checkpoints to workers that share no file system with the client: an object beside the store, fetched once by each host."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from distributed import WorkerPlugin
+from filelock import FileLock
+
+from misoxr.errors import CheckpointError, StoreError
+from misoxr.model.checkpoint import kept_at
+from misoxr.model.files import write
+
+__all__ = ["stage"]
+
+
+class KeepsModel(WorkerPlugin):
+    """Has a checkpoint in the host's cache before a worker begins, also on workers that join later."""
+
+    idempotent = True
+
+    def __init__(self, uri: str, sha256: str) -> None:
+        self.uri, self.sha256 = uri, sha256
+        self.name = f"misoxr-model-{sha256}"
+
+    def setup(self, worker: Any) -> None:
+        """Fetch it, unless another process of the host has."""
+        keep(self.uri, self.sha256)
+
+
+def keep(uri: str, sha256: str) -> Path:
+    """Have a checkpoint in the local cache under its hash; of the processes of a host one fetches it.
+
+    Raises
+    ------
+    CheckpointError
+        If what lies at the address has another hash.
+    """
+    path = kept_at(sha256)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            with fsspec.open(uri, "rb") as file:
+                data = file.read()
+            found = hashlib.sha256(data).hexdigest()
+            if found != sha256:
+                raise CheckpointError(f"The checkpoint {uri} has changed: its SHA-256 is {found}, expected {sha256}.")
+            write(path, data)
+    return path
+
+
+def stage(client: Any, records: str, hashes: list[str]) -> None:
+    """Put checkpoints beside a store's records, and have every worker's host fetch them.
+
+    Raises
+    ------
+    StoreError
+        If the records lie where workers elsewhere cannot read them.
+    """
+    for sha256 in hashes:
+        path = kept_at(sha256)
+        if not path.exists():
+            continue  # loaded from an address that workers reach themselves
+        uri = f"{records}/models/{sha256}.safetensors"
+        system, place = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        try:
+            if not system.exists(place):
+                system.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
+                system.put_file(str(path), place)
+        except OSError as error:
+            raise StoreError(f"The checkpoint cannot be put beside the store, {uri}: {error}") from error
+        client.register_plugin(KeepsModel(uri, sha256))
+
+
+def elsewhere(client: Any) -> bool:
+    """Whether any worker runs on another machine than the client."""
+    from distributed.utils import get_ip
+
+    hosts = {worker["host"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
+    return not hosts <= {"127.0.0.1", "localhost", "::1", get_ip()}
