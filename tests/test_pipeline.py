@@ -1,5 +1,9 @@
 """The main job on a small simulated scene: STAC API, HTTP, training, and a map from a cluster of processes."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,6 +15,7 @@ from misoxr import simulate
 from misoxr.errors import MisoxrWarning
 from misoxr.maps import FILL
 from misoxr.spec import SENTINEL2
+from tests.conftest import make_cube, make_model, tiny_spec
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +71,19 @@ def test_train_predict_and_write_on_a_cluster_of_processes(scene, tmp_path):
     assert (one.attrs["simulated"], one.attrs["simulator_version"]) == (1, simulate.SIMULATOR_VERSION)
     plain = xr.open_zarr(tmp_path / "processes.zarr", consolidated=False, decode_coords="all")
     assert plain.rio.crs == "EPSG:3338"
+
+
+def test_the_example_of_a_local_cluster(tmp_path):
+    """As a user runs it, on a small cube."""
+    spec = tiny_spec()
+    cube = make_cube((40, 60), spec.bands)
+    model = make_model(spec)
+    model.save(tmp_path / "model.safetensors")
+    cube.chunk({"y": 20, "x": 20}).miso.to_zarr(tmp_path / "cube.zarr", progress=False)
+    script = Path(__file__).resolve().parents[1] / "examples" / "clusters" / "local.py"
+    command = [sys.executable, script, tmp_path / "cube.zarr", tmp_path / "model.safetensors", tmp_path / "maps.zarr"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "6 blocks of 20 x 20 pixels" in ended.stdout
+    expected = cube.chunk({"y": 20, "x": 20}).miso.predict(model, device="cpu").permafrost_probability
+    np.testing.assert_array_equal(misoxr.open_maps(tmp_path / "maps.zarr").permafrost_probability, expected)

@@ -1,0 +1,66 @@
+"""Twenty kills: a map is written by processes that are killed at random moments and started again, and compared byte by byte.
+
+    python benchmarks/kills.py [--kills 20] [--seed 0]
+
+The map is that of tests/writer.py. A line of JSON at the end: kills, blocks computed in all over blocks of the map, and whether the bytes are equal.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def main(kills: int, seed: int) -> None:
+    """Run, and print."""
+    from misoxr.ledger import COMPLETE, Ledger
+    from misoxr.store import progress_of
+    from misoxr.write import to_zarr
+    from tests.test_write import bytes_of
+    from tests.writer import BLOCKS, noted, slow_map
+
+    rng = random.Random(seed)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as name:
+        directory, count, rounds, again = Path(name), 0, 0, 0
+        to_zarr(slow_map(directory / "one.log"), directory / "whole.zarr", progress=False)
+        equal = True
+        while count < kills:
+            rounds += 1
+            store, log = directory / f"{rounds}.zarr", directory / f"{rounds}.log"
+            ledger = Ledger(progress_of(str(store)))
+            while not ledger.has(COMPLETE):
+                recorded, before = set(ledger.done()), len(noted(log))
+                process = subprocess.Popen([sys.executable, "-m", "tests.writer", store, log, "0.3"], cwd=ROOT, env=environment)
+                if count < kills:
+                    # from before the store is laid out to after some blocks are written
+                    end = time.monotonic() + rng.uniform(3.0, 9.0)
+                    while time.monotonic() < end and process.poll() is None:
+                        time.sleep(0.01)
+                if count < kills and process.poll() is None:
+                    process.send_signal(signal.SIGKILL)
+                    count += 1
+                process.wait()
+                computed = [block[1:] for block in noted(log)[before:]]
+                assert not recorded & set(computed), "a block that was recorded was computed again"
+            again += len(noted(log))
+            equal &= bytes_of(store) == bytes_of(directory / "whole.zarr")
+            print(f"map {rounds}: {count} kills, {len(noted(log))} blocks computed for {BLOCKS}, equal {equal}", flush=True)
+    print(json.dumps({"kills": count, "computed": again / (rounds * BLOCKS), "equal": equal}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    main(arguments.kills, arguments.seed)
