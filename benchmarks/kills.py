@@ -40,12 +40,15 @@ def main(kills: int, seed: int) -> None:
             ledger = Ledger(progress_of(str(store)))
             while not ledger.has(COMPLETE):
                 recorded, before = set(ledger.done()), len(noted(log))
+                signs = set(Path(ledger.uri).glob("writers/*"))
                 process = subprocess.Popen([sys.executable, "-m", "tests.writer", store, log, "0.3"], cwd=ROOT, env=environment)
                 if count < kills:
-                    # from before the store is laid out to after some blocks are written
-                    end = time.monotonic() + rng.uniform(3.0, 9.0)
+                    # libraries take seconds to load; moments are drawn from the first sign of life on, before the store is laid out
+                    while process.poll() is None and set(Path(ledger.uri).glob("writers/*")) <= signs:
+                        time.sleep(0.005)
+                    end = time.monotonic() + rng.uniform(0.0, 4.0)
                     while time.monotonic() < end and process.poll() is None:
-                        time.sleep(0.01)
+                        time.sleep(0.005)
                 if count < kills and process.poll() is None:
                     process.send_signal(signal.SIGKILL)
                     count += 1

@@ -158,7 +158,7 @@ def graph(directory: str) -> dict[str, float]:
     start = time.perf_counter()
     sizes = []
     for first in (0, len(blocks) // 2, len(blocks) - AT_ONCE):
-        tasks, _ = batch_of(target, whole, blocks[first : first + AT_ONCE])
+        tasks, _ = batch_of(target, whole, blocks[first : first + AT_ONCE], shared=True)
         sizes.append((len(tasks), len(cloudpickle.dumps(tasks))))
     seconds = (time.perf_counter() - start) / len(sizes)
     most = max(count for count, _ in sizes), max(size for _, size in sizes)

@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any
 
 import cloudpickle
+import dask
 import dask.array as da
 import dask.base
 import dask.threaded
@@ -102,7 +103,9 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
                 return
             free = [block for block in left if block not in runner.waiting]
             mine = ledger.claim(free, runner.share(len(free)))
-            for batch in _batches(mine, lambda blocks: batch_of(target, graph, blocks), measured=runner.remote):
+            for batch in _batches(
+                mine, lambda blocks: batch_of(target, graph, blocks, shared=runner.remote), measured=runner.remote
+            ):
                 runner.start(*batch)
             if not mine and not runner.waiting:
                 time.sleep(WAIT)
@@ -115,10 +118,10 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
 # ---- graphs
 
 
-def batch_of(target: Target, graph: HighLevelGraph, blocks: Sequence[Block]) -> Batch:
+def batch_of(target: Target, graph: HighLevelGraph, blocks: Sequence[Block], *, shared: bool = False) -> Batch:
     """Return the graph that computes, writes and records some blocks."""
     parts = {block: list(parts_of(target.layout, block)) for block in blocks}
-    tasks = tasks_of(graph, [key for some in parts.values() for key, _, _ in some], target.layout)
+    tasks = tasks_of(graph, [key for some in parts.values() for key, _, _ in some], target.layout, shared=shared)
     ends = {}
     for block, some in parts.items():
         for key, name, region in some:
@@ -129,12 +132,17 @@ def batch_of(target: Target, graph: HighLevelGraph, blocks: Sequence[Block]) -> 
     return tasks, ends
 
 
-def tasks_of(graph: HighLevelGraph, keys: Sequence[Any], layout: Layout) -> dict[Any, Any]:
-    """Return the tasks that compute some chunks, fused by Dask."""
+def tasks_of(graph: HighLevelGraph, keys: Sequence[Any], layout: Layout, *, shared: bool = False) -> dict[Any, Any]:
+    """Return the tasks that compute some chunks.
+
+    With ``shared``, a task that other chunks need, too, is the same in every graph, as a cluster wants it that has several of them at once;
+    else chains of tasks are made one, which differ from graph to graph.
+    """
     # Dask optimises layers before it looks which of their tasks are asked for, and makes all to fuse some; of a large map, they are
     # picked first, which leaves it less to fuse.
     large = layout.shape[0] * layout.shape[1] > MANY
-    return dict(da.optimize(dict(graph.cull(set(keys))) if large else graph, list(keys)))
+    with dask.config.set({"optimization.fuse.active": False} if shared else {}):
+        return dict(da.optimize(dict(graph.cull(set(keys))) if large else graph, list(keys)))
 
 
 def parts_of(layout: Layout, block: Block) -> Iterator[tuple[tuple[Hashable, ...], str, tuple[slice, ...]]]:
