@@ -315,7 +315,7 @@ def read_s3(address: str, keys: dict[str, str]) -> subprocess.CompletedProcess[b
     environment |= {"AWS_S3_ENDPOINT": address.removeprefix("http://"), "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE"}
     environment |= {"CPL_AWS_EC2_API_ROOT_URL": "disabled", **keys}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    return subprocess.run([sys.executable, "-c", READ_S3], capture_output=True, env=environment, timeout=120)
+    return subprocess.run([sys.executable, "-c", READ_S3], capture_output=True, env=environment, timeout=250)
 
 
 def test_an_asset_in_a_bucket(directory):
