@@ -33,8 +33,9 @@ docs: .venv/.developers
 	$(BIN)/python -m pip install -q -e ".[all]" --group demo
 	touch $@
 
+# What is there is named again: pip would otherwise bring versions that do not go with it.
 .venv/.developers: .venv/.users
-	$(BIN)/python -m pip install -q --group dev
+	$(BIN)/python -m pip install -q -e ".[all]" --group dev
 	touch $@
 
 clean:

@@ -11,12 +11,14 @@ import requests
 
 from misoxr.errors import AssetError
 from misoxr.stac.hrefs import CLOUD, HTTP, gdal_path
-from misoxr.stac.http import CONNECT, PATIENCE, PAUSE, STALL, TRIES, follow, seconds, without_query
+from misoxr.stac.http import CONNECT, PAUSE, STALL, follow, seconds, without_query
 
 __all__ = ["RemoteFile", "open_raster"]
 
 BLOCK = 1 << 16
 """Bytes of a header are fetched in blocks of this size, so one request brings a COG's; gaps up to it between tiles are read along."""
+BUCKET_RETRIES = 4
+"""GDAL bounds no total: five tries of 30 s and the pauses between are less than three minutes."""
 EXPIRED = (401, 403)
 """What a server answers when a signature has expired."""
 
@@ -27,18 +29,17 @@ _SIGNATURES = {
 
 
 def gdal_env() -> dict[str, str]:
-    """Return GDAL's options: no sibling files; and for buckets, which its own client reads, bounds near those of HTTP here.
+    """Return GDAL's options: no sibling files; and for buckets, which its own client reads, few and patient requests.
 
-    That client tries 429, 500, 502 to 504, timeouts and resets again, waiting twice as long each time; a Retry-After it does not see.
+    That client tries 429, 500, 502 to 504 and timeouts again, waiting twice as long each time. It ends a try by its whole time, for
+    it does not try again what it finds too slow. GDAL 3.10 neither follows Retry-After nor tries lost connections and broken bodies again.
     """
     return {
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-        "GDAL_HTTP_MAX_RETRY": str(TRIES - 1),
+        "GDAL_HTTP_MAX_RETRY": str(BUCKET_RETRIES),
         "GDAL_HTTP_RETRY_DELAY": str(PAUSE),
         "GDAL_HTTP_CONNECTTIMEOUT": f"{CONNECT:.0f}",
-        "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
-        "GDAL_HTTP_LOW_SPEED_TIME": f"{max(seconds('MISOXR_HTTP_TIMEOUT', STALL), 1):.0f}",
-        "GDAL_HTTP_TIMEOUT": f"{max(seconds('MISOXR_HTTP_PATIENCE', PATIENCE), 1):.0f}",
+        "GDAL_HTTP_TIMEOUT": f"{max(seconds('MISOXR_HTTP_TIMEOUT', STALL), 1):.0f}",
         "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
         "GDAL_INGESTED_BYTES_AT_OPEN": str(BLOCK),
         "GDAL_PAM_ENABLED": "NO",
