@@ -125,9 +125,9 @@ def batch_of(target: Target, graph: HighLevelGraph, blocks: Sequence[Block], *, 
     ends = {}
     for block, some in parts.items():
         for key, name, region in some:
-            tasks["put", *key] = (_put, key, target.uri, name, region, target.layout.is_packed(name))
+            tasks["put", name, *key] = (_put, key, target.uri, name, region, target.layout.is_packed(name))
         end = ("block", target.uri, *block)
-        tasks[end] = (partial(_record, ledger=target.ledger, block=block), [("put", *key) for key, _, _ in some])
+        tasks[end] = (partial(_record, ledger=target.ledger, block=block), [("put", name, *key) for key, name, _ in some])
         ends[end] = block
     return tasks, ends
 
