@@ -114,7 +114,7 @@ def models() -> dict[str, object]:
 
 
 PYRAMID = EncoderSpec("pyramid", ((64, 32),) * 4)
-SETTINGS = {"turns": "flips", "batch_size": 8, "max_epochs": 3, "dropout": 0.1, "val": 0.05}
+SETTINGS = {"turns": "flips", "batch_size": 8, "max_epochs": 6, "dropout": 0.1, "val": 0.05}
 """Of the networks: no more than the recipe's own but for these, chosen on other draws of points and blocks. Fields and settlements have no upper side, so windows are turned over."""
 RIVALS = ("RF-11", "RF balanced, surroundings, whitened")
 METRICS = ("accuracy", "macro_recall", "macro_f1", "pr_auc", "ece")
