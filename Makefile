@@ -33,9 +33,10 @@ docs: .venv/.developers
 	$(BIN)/python -m pip install -q -e ".[all]" --group demo
 	touch $@
 
-# What is there is named again: pip would otherwise bring versions that do not go with it.
+# What is there stays as it is: pip would otherwise bring versions that do not go with it, or look for them for minutes.
 .venv/.developers: .venv/.users
-	$(BIN)/python -m pip install -q -e ".[all]" --group dev
+	$(BIN)/python -m pip freeze --exclude-editable > .venv/.versions
+	$(BIN)/python -m pip install -q -c .venv/.versions --group dev
 	touch $@
 
 clean:
