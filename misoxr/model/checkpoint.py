@@ -188,6 +188,7 @@ class Model:
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The header of checkpoint {name} cannot be read: {error}") from error
         _compare(plan.state_dict(), state, name)
+        _try(plan, spec, name)
         with _Undrawn():
             network = Miso(spec)
         network.load_state_dict(state)
@@ -235,7 +236,7 @@ def _parse(data: bytes, name: str) -> tuple[str, dict[str, torch.Tensor]]:
     """Return misoxr's header, as text, and the weights."""
     try:
         state = parse(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # a key: safetensors knows more kinds of numbers than torch
         raise CheckpointError(
             f"The checkpoint {name} ({len(data)} bytes) is truncated or no safetensors file ({error}); copy or save it again. "
             "The authors' own files are read with Model.from_published."
@@ -302,6 +303,21 @@ def _compare(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tenso
             raise CheckpointError(
                 f"The checkpoint {name} holds values of {key} that are not finite; it is damaged, or training failed."
             )
+
+
+def _try(plan: Miso, spec: ModelSpec, name: str) -> None:
+    """Read a window with the network that has no memory: a backbone that does not take the header's windows is refused here."""
+    windows = {m.name: torch.zeros(1, m.channels, plan.side, plan.side, device="meta") for m in spec.modalities}
+    try:
+        with torch.device("meta"):
+            plan.to("meta").eval().project(windows)
+    except NotImplementedError:
+        pass  # a backbone may look at its values, and here are none
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, AssertionError, LookupError, AttributeError) as error:
+        if "meta tensors" not in str(error):
+            raise CheckpointError(
+                f"The network of checkpoint {name} cannot read windows of {plan.side} pixels ({error}); its header contradicts itself."
+            ) from error
 
 
 _LOADING = threading.Lock()

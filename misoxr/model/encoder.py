@@ -33,7 +33,7 @@ def _backbone(spec: EncoderSpec, channels: int) -> Any:
         )
     try:
         return timm.create_model(spec.backbone, pretrained=False, features_only=True, in_chans=channels, **options)
-    except (RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError) as error:
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, AssertionError, LookupError, AttributeError) as error:
         raise SpecError(f"timm cannot build {spec.backbone!r} with features_only and {options}: {error}") from error
 
 

@@ -98,12 +98,20 @@ def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, 
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"The checkpoint {name} holds {type(state).__name__}, not weights by name.")
     try:
-        tensors = {str(key): torch.as_tensor(value) for key, value in state.items()}
+        tensors = {str(key): _dense(torch.as_tensor(value)) for key, value in state.items()}
     except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"The checkpoint {name} holds values that are no tensors: {error}") from error
+        raise CheckpointError(f"The checkpoint {name} holds values that are no tensors of weights: {error}.") from error
     if all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
     return tensors
+
+
+def _dense(value: Tensor) -> Tensor:
+    """Refuse what pickles of weights may hold beside arrays of real numbers."""
+    # is_nested comes first: a nested tensor has no size to look at
+    if value.is_nested or value.is_meta or value.layout != torch.strided or value.is_complex() or value.is_quantized:
+        raise ValueError(f"one is {value.layout} of {value.dtype} on {value.device}, and dense real numbers are needed")
+    return value
 
 
 def _unpacked(data: bytes, name: str) -> Any:

@@ -1,5 +1,6 @@
 """STAC imagery as lazy cubes and composites: reflectance by common band name, clouds masked, on one grid."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -35,6 +36,8 @@ Floats = npt.NDArray[np.float32]
 
 BLOCK = 1024
 """Default chunk, pixels."""
+BLOCKS = 500_000
+"""Blocks beyond which a graph is too long for Dask: six times Alaska at 10 m in default chunks."""
 
 
 def open_stac(
@@ -207,6 +210,11 @@ def _chunk_size(chunks: int | Mapping[str, int] | None, target: GeoBox) -> tuple
     rows, columns = (
         length if sizes[dim] == -1 else min(sizes[dim], length) for dim, length in zip("yx", target.shape.yx, strict=True)
     )
+    blocks = math.ceil(target.shape.y / rows) * math.ceil(target.shape.x / columns)
+    if blocks > BLOCKS:
+        raise CatalogError(
+            f"The grid {target.shape.yx} in chunks of {(rows, columns)} makes {blocks:,} blocks; {BLOCKS:,} are the most."
+        )
     return rows, columns
 
 
