@@ -109,6 +109,22 @@ class MisoAccessor:
         settings = {"resume": resume, "progress": progress, "on_error": on_error, "compact": compact, "client": client, **options}
         to_zarr(self._ds, store, overwrite=overwrite, **settings)
 
+    def to_cog(
+        self, directory: str | os.PathLike[str], *, variables: Sequence[str] | None = None, overwrite: bool = False, **options: Any
+    ) -> list[str]:
+        """Compute maps block by block into cloud-optimised GeoTIFFs; see :func:`misoxr.export.to_cog`."""
+        from misoxr.export import to_cog
+
+        return to_cog(self._ds, directory, variables=variables, overwrite=overwrite, **options)
+
+    def to_pyramid(
+        self, store: str | os.PathLike[str], *, levels: int | None = None, overwrite: bool = False, **options: Any
+    ) -> None:
+        """Compute this dataset block by block into Zarr with coarser levels; see :func:`misoxr.export.to_pyramid`."""
+        from misoxr.export import to_pyramid
+
+        to_pyramid(self._ds, store, levels=levels, overwrite=overwrite, **options)
+
     def plot(self, **options: Any) -> Any:
         """Draw the maps of this dataset; see :func:`misoxr.plot.plot`."""
         from misoxr.plot import plot

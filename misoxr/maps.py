@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -12,10 +12,12 @@ import numpy.typing as npt
 import xarray as xr
 
 from misoxr._version import __version__
-from misoxr.baseline import PixelModel
 from misoxr.halo import part_of
-from misoxr.model.checkpoint import Model
 from misoxr.spec import ModelSpec, Task, WindowSpec
+
+if TYPE_CHECKING:
+    from misoxr.baseline import PixelModel
+    from misoxr.model.checkpoint import Model
 
 __all__ = ["FILL", "attributes", "class_map", "joint_attributes", "variables"]
 
@@ -89,6 +91,8 @@ def attributes(
     ds: xr.Dataset, model: "Model | PixelModel", windows: WindowSpec | None, settings: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Provenance: the whole of it as JSON, which `to_zarr` moves beside the map, and its hash."""
+    from misoxr.model.checkpoint import Model
+
     provenance = {
         "misoxr_version": __version__,
         "model_sha256": model.sha256,

@@ -123,6 +123,8 @@ def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
 def lay_out(layout: Layout, uri: str, fingerprint: str) -> None:
     """Write all of a store but its blocks."""
     out = layout.ds.assign_attrs({FINGERPRINT: fingerprint})
+    kept = out.drop_vars(layout.blocked).compute()
+    out = out.assign(kept.data_vars).assign_coords(kept.coords)
     provenance = out.attrs.pop("provenance", None) if "provenance_sha256" in out.attrs else None
     # An entry for every variable: what the encoding keeps of another file (chunks, packing) would not fit this one.
     encoding = {name: _encoding(variable, data=name in out.data_vars) for name, variable in out.variables.items()}

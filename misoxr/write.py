@@ -19,7 +19,7 @@ from misoxr.grid import geobox_of
 from misoxr.ledger import COMPLETE, PLAN, Ledger
 from misoxr.store import FINGERPRINT, Layout, lay_out, layout_of, progress_of
 
-__all__ = ["to_zarr"]
+__all__ = ["located", "move", "to_zarr"]
 
 MOST = 4
 """Differences that an error tells of."""
@@ -82,7 +82,7 @@ def to_zarr(
     """
     _refuse(on_error, resources, client)
     client = client or _active_client()
-    uri, system, path = _located(store)
+    uri, system, path = located(store)
     exists = system.exists(path)
     if exists and overwrite and not system.exists(f"{path}/zarr.json"):
         raise StoreError(f"{uri} exists and is no Zarr v3 store, so it is not replaced; give another path.")
@@ -124,7 +124,7 @@ def _active_client() -> Any:
         return None
 
 
-def _located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
+def located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
     """Return a store's address, absolute where it is local, and its place on a file system."""
     uri = os.fspath(store).rstrip("/")
     system, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
@@ -239,10 +239,10 @@ def _swap(system: Any, path: str) -> None:
         if system.exists(f"{path}{suffix}"):
             system.rm(f"{path}{suffix}", recursive=True)
     for suffix in ("", ".progress"):
-        _move(system, f"{path}.new{suffix}", f"{path}{suffix}")
+        move(system, f"{path}.new{suffix}", f"{path}{suffix}")
 
 
-def _move(system: Any, source: str, target: str) -> None:
+def move(system: Any, source: str, target: str) -> None:
     """Move a directory; in a bucket there are none, but files of that beginning."""
     if isinstance(system, LocalFileSystem):
         os.replace(source, target)

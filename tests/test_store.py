@@ -294,6 +294,14 @@ def test_overwrite_replaces_all_of_it(there, memory):
     assert sorted(path.name for path in there.parent.iterdir()) == ["cube.zarr", "cube.zarr.progress"]
 
 
+def test_what_lies_beside_the_maps_is_written_too(tmp_path):
+    cube = make_cube((8, 6), SENTINEL2[:1]).assign(profile=("depth", [1.0, 2.0]), year=2021)
+    cube = cube.assign_coords(longitude=(("y", "x"), np.arange(48.0).reshape(8, 6)))
+    for name, ds in (("memory", cube), ("lazy", cube.chunk({"y": 4}))):
+        to_zarr(ds, tmp_path / name, progress=False)
+        xr.testing.assert_equal(open_maps(tmp_path / name).compute(), cube)
+
+
 def test_overwrite_of_nothing_is_a_first_write(tmp_path):
     to_zarr(make_cube((8, 6), SENTINEL2[:1]), tmp_path / "new.zarr", overwrite=True, progress=False)
     assert (plain(tmp_path / "new.zarr").red > 0).all()
