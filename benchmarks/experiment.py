@@ -9,7 +9,7 @@ import pandas as pd
 
 from misoxr.scores import Scores
 
-__all__ = ["json_line", "paired", "table", "workers"]
+__all__ = ["json_line", "paired", "table", "with_averages", "workers"]
 
 
 @contextmanager
@@ -36,6 +36,13 @@ def table(found: Mapping[str, Scores], task: str, metrics: tuple[str, ...]) -> p
             row = {"folds": folds, "model": model, "seeds": mine.seed.nunique(), "points": int(mine.points.max())}
             rows.append(row | {metric: mine[mine.metric == metric].value.mean() for metric in metrics})
     return pd.DataFrame(rows)
+
+
+def with_averages(scores: Scores, model: str, each: int) -> Scores:
+    """Put averages of so many seeds of a model beside it, as a model of its own."""
+    averages = scores.averaged(each).predictions
+    mine = averages[averages.model == model].assign(model=f"{model}, {each} averaged")
+    return Scores.joined([scores.predictions, mine], scores.tasks, scores.about)
 
 
 def paired(scores: Scores, task: str, ours: tuple[str, ...], rivals: tuple[str, ...], metrics: tuple[str, ...]) -> pd.DataFrame:

@@ -5,8 +5,9 @@
 
 Real COGs on a server on this machine, which waits before every answer: four bands and a scene classification at a number of dates. The
 composite reads, masks and takes medians, one task a block; bare GDAL reads the same windows of the same files through
-/vsicurl/, with as many threads, and does nothing with them. Both take turns, and medians of their times are compared. CPU seconds are this
-process's own, without the server's. The last line is JSON.
+/vsicurl/, and does nothing with them: "bare" with as many threads as Dask has, "bare, all" with as many as read in the composite, whose
+tasks read in several. They take turns, and medians of their times are compared. CPU seconds are this process's own, without the
+server's. The last line is JSON.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter
 
 import misoxr
+from misoxr.stac.composite import READERS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from servers import range_server
@@ -49,12 +51,15 @@ GDAL = {
 """What is commonly advised for COGs."""
 
 
-def write(directory: Path, size: int, dates: int, compress: str) -> None:
-    """Write the files of all dates: every date has clear ground and clouds in every block."""
+def write(directory: Path, size: int, dates: int, compress: str, bands: Sequence[str] = BANDS, files: int | None = None) -> None:
+    """Write the files of all dates: every date has clear ground and clouds in every block. With ``files``, so many dates differ."""
     rng = np.random.default_rng(0)
-    ground = {band: 3000 + 800 * gaussian_filter(rng.standard_normal((size, size)), 3) for band in BANDS}
+    ground = {band: 3000 + 800 * gaussian_filter(rng.standard_normal((size, size)), 3) for band in bands}
     for date in range(dates):
-        for band in BANDS:
+        if files is not None and date >= files:
+            (directory / f"{date}").symlink_to(f"{date % files}")
+            continue
+        for band in bands:
             noise = rng.integers(-40, 40, (size, size))
             _cog(directory / f"{date}" / f"{band}.tif", (ground[band] + noise + 20 * date).astype("uint16"), 10, compress)
         clouds = gaussian_filter(rng.standard_normal((size // 2, size // 2)), 20)
@@ -70,7 +75,7 @@ def _cog(path: Path, values: Any, pixel: float, compress: str) -> None:
         file.write(values, 1)
 
 
-def items(address: str, size: int, dates: int) -> list[dict[str, Any]]:
+def items(address: str, size: int, dates: int, bands: Sequence[str] = BANDS) -> list[dict[str, Any]]:
     """Return the dates as STAC items."""
     to_degrees = rasterio.warp.transform(CRS, "EPSG:4326", [WEST, WEST + 10 * size], [NORTH, NORTH - 10 * size])
     (west, east), (north, south) = to_degrees
@@ -83,7 +88,7 @@ def items(address: str, size: int, dates: int) -> list[dict[str, Any]]:
             "id": f"{date}",
             "geometry": {"type": "Polygon", "coordinates": [ring]},
             "bbox": [west, south, east, north],
-            "properties": {"datetime": f"2021-07-{date + 1:02d}T21:00:00Z", "proj:epsg": int(CRS[5:])},
+            "properties": {"datetime": f"{np.datetime64('2021-06-01') + date}T21:00:00Z", "proj:epsg": int(CRS[5:])},
             "links": [],
             "assets": {
                 name: {
@@ -92,7 +97,7 @@ def items(address: str, size: int, dates: int) -> list[dict[str, Any]]:
                     "proj:shape": [10 * size // pixel] * 2,
                     **({} if name == "scl" else {"eo:bands": [{"common_name": name}]}),
                 }
-                for name, pixel in (*((band, 10) for band in BANDS), ("scl", 20))
+                for name, pixel in (*((band, 10) for band in bands), ("scl", 20))
             },
         }
         for date in range(dates)
@@ -159,19 +164,18 @@ def main() -> None:
     options = {name: getattr(given, name) for name in ("size", "dates", "chunk", "threads")}
     with tempfile.TemporaryDirectory() as name:
         write(Path(name), given.size, given.dates, given.compress)
-        runs: dict[str, list[tuple[float, float, int, int]]] = {"bare": [], "streamed": []}
+        sides = {"bare": (bare, 1), "bare, all": (bare, READERS), "streamed": (streamed, 1)}
+        runs: dict[str, list[tuple[float, float, int, int]]] = {side: [] for side in sides}
         for _ in range(given.runs):
-            for side in (bare, streamed):
-                runs[side.__name__].append(measure(side, Path(name), given.latency, **options))
-                print(
-                    "{:10s}{:8.2f} s{:8.2f} s CPU{:8d} requests{:14,d} bytes".format(side.__name__, *runs[side.__name__][-1]),
-                    flush=True,
-                )
+            for side, (work, times) in sides.items():
+                mine = options | {"threads": times * given.threads}
+                runs[side].append(measure(work, Path(name), given.latency, **mine))
+                print("{:10s}{:8.2f} s{:8.2f} s CPU{:8d} requests{:14,d} bytes".format(side, *runs[side][-1]), flush=True)
     seconds = {side: statistics.median(run[0] for run in each) for side, each in runs.items()}
     pixels = given.size**2 * given.dates * (len(BANDS) + 0.25)
     print(
         json.dumps(
-            {"throughput_ratio": seconds["bare"] / seconds["streamed"]}
+            {f"throughput_ratio to {side}": seconds[side] / seconds["streamed"] for side in ("bare", "bare, all")}
             | {f"{side}_megapixels_per_second": pixels / 1e6 / value for side, value in seconds.items()}
             | {f"{side}_cpu_seconds": statistics.median(run[1] for run in each) for side, each in runs.items()}
             | {f"{side}_requests": each[0][2] for side, each in runs.items()}

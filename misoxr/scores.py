@@ -122,12 +122,34 @@ class Scores:
             rows.append(pd.Series(row, name=model))
         return pd.DataFrame(rows).astype({"folds": int, "seeds": int, "points": int})
 
-    def averaged(self) -> Self:
-        """Return the scores of seeds averaged: each model's probabilities are the mean over its seeds, and its seed is "mean"; their times add up."""
-        answers = [name for name in self.predictions if str(name).startswith("p") and str(name)[1:].isdigit()]
-        keys = ["model", "fold", "task", "point", "region", "truth"]
-        groups = self.predictions.groupby(keys, sort=False, dropna=False)
-        mean = groups[answers].mean().assign(seconds=groups["seconds"].sum(), seed="mean").reset_index()
+    def averaged(self, each: int | None = None) -> Self:
+        """Return the scores of seeds averaged: probabilities are the mean over a model's seeds, and their times add up.
+
+        Parameters
+        ----------
+        each : int, optional
+            So many seeds at a time, in their order; what is left over is dropped. The first average is called seed 0, the next 1, and
+            so on, and each compares with one seed of another model. By default all seeds are averaged, and the seed is "mean".
+
+        Raises
+        ------
+        PointsError
+            If a model has fewer seeds.
+        """
+        whole = self.predictions.assign(seed="mean")
+        if each is not None:
+            numbers = []
+            for model, mine in self.predictions.groupby("model", sort=False):
+                at, seeds = pd.factorize(mine["seed"])
+                if not 1 <= each <= len(seeds):
+                    raise PointsError(f"{model!r} has {len(seeds)} seeds, so {each} cannot be averaged at a time.")
+                numbers.append(pd.Series(at // each, mine.index)[at < len(seeds) // each * each])
+            number = pd.concat(numbers)
+            whole = self.predictions.loc[number.index].assign(seed=number).sort_index()
+        answers = [name for name in whole if str(name).startswith("p") and str(name)[1:].isdigit()]
+        keys = ["model", "seed", "fold", "task", "point", "region", "truth"]
+        groups = whole.groupby(keys, sort=False, dropna=False)
+        mean = groups[answers].mean().assign(seconds=groups["seconds"].sum()).reset_index()
         return type(self)(mean[self.predictions.columns], self.tasks, self.about)
 
     def compare(self, one: str, other: str, metric: str, task: str | None = None) -> pd.Series:

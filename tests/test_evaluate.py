@@ -106,6 +106,13 @@ def test_seeds_are_averaged_and_models_compared(found):
     each = found.predictions.query("model == 'miso' and task == 'permafrost'").groupby(keys).p0.mean()
     one = mean.predictions.query("model == 'miso' and task == 'permafrost'").set_index(keys).p0
     np.testing.assert_allclose(one.sort_index(), each.sort_index())
+    two = found.averaged(each=2)
+    assert set(two.predictions.seed) == {0}
+    np.testing.assert_array_equal(two.predictions.p0, mean.predictions.p0)
+    single = found.averaged(each=1).to_dataframe()
+    pd.testing.assert_frame_equal(single.drop(columns="seed"), found.to_dataframe().drop(columns="seed"))
+    with pytest.raises(PointsError, match="has 2 seeds, so 3 cannot be averaged"):
+        found.averaged(each=3)
     difference = found.compare("logistic", "control", "roc_auc", "permafrost")
     assert difference.pairs == 6
     assert difference.difference > 3 * difference.standard_error > 0

@@ -20,7 +20,7 @@ from misoxr.spec import PERMAFROST, TAXONOMY, EncoderSpec, LossSpec, ModelSpec, 
 from misoxr.train import spec_for
 from tests.conftest import make_cube, tiny_spec
 
-EPOCHS = 24
+EPOCHS = 16
 
 
 @pytest.fixture(scope="module")
@@ -440,7 +440,7 @@ def test_the_schedule_warms_up_and_falls():
 
 def test_two_devices_share_the_steps(scene, spec):
     """DistributedDataParallel, here on two CPU processes: a run in the form it has on several GPUs."""
-    cube, points = scene
+    cube, points = scene[0], scene[1][:150]
     options = {"max_epochs": 1, "progress": False, "device": "cpu", "seed": 1, "learning_rate": 4e-3}
     both = cube.miso.fit(contrasted(spec), points, devices=2, **options)
     assert len(both.record["validation"]) == 1
@@ -497,10 +497,10 @@ def test_regressions_are_learnt_in_any_units(scene, loss, low):
     value = np.log(cube.red.values)[rows, columns]
     points = points.assign(carbon=low + 10 * (value - value.min()))
     spec = tiny_spec(tasks=(Task("carbon", "regression", units="g kg-1", loss=loss),))
-    model = cube.miso.fit(spec, points, max_epochs=EPOCHS, patience=EPOCHS, learning_rate=4e-3, progress=False, device="cpu")
+    model = cube.miso.fit(spec, points, max_epochs=6, learning_rate=4e-3, progress=False, device="cpu")
     assert model.record["validation"][0]["loss"] < 3
     found = cube.miso.predict_at(model, points, device="cpu").carbon.compute()
-    assert np.corrcoef(found, points.carbon)[0, 1] > 0.8
+    assert np.corrcoef(found, points.carbon)[0, 1] > 0.9
     assert float(found.mean()) == pytest.approx(points.carbon.mean(), abs=float(points.carbon.std()) / 2)
     refused = tiny_spec(tasks=(Task("carbon", "regression", loss="mse_log1p"),))
     with pytest.raises(PointsError, match="label of 'carbon' is -2, and its loss learns log"):
@@ -574,8 +574,8 @@ if step == "write":
     assign(cube, GeoBox((side, side), Affine(10, 0, 0, 0, -10, 2_000_000), "EPSG:3338")).miso.to_zarr(path, progress=False)
 else:
     cube = xr.open_zarr(path, consolidated=False)
-    x, y = rng.uniform(0, 10 * side, 400), 2_000_000 - rng.uniform(0, 10 * side, 400)
-    points = gpd.GeoDataFrame({"permafrost": rng.integers(0, 2, 400)}, geometry=gpd.points_from_xy(x, y), crs=3338)
+    x, y = rng.uniform(0, 10 * side, 150), 2_000_000 - rng.uniform(0, 10 * side, 150)
+    points = gpd.GeoDataFrame({"permafrost": rng.integers(0, 2, 150)}, geometry=gpd.points_from_xy(x, y), crs=3338)
     import misoxr.train
     before = memory()
     cube.miso.fit("miso-nano", points, max_epochs=1, unlabelled=0.5, progress=False, device="cpu")

@@ -4,6 +4,7 @@ Where a pixel's value comes from never depends on the block it is read in: readi
 cutting gives. GDAL only decodes; resampling is done here, because GDAL's warper approximates positions block by block.
 """
 
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ class Sampling:
 
 @dataclass
 class Reader:
-    """Reads assets onto one block; positions and connections are shared between the assets it reads.
+    """Reads assets onto one block, in any threads; positions and connections are shared between the assets it reads.
 
     Attributes
     ----------
@@ -117,6 +118,7 @@ class Reader:
     patch_url: PatchUrl | None = None
     _samplings: dict[tuple[Any, ...], Sampling | None] = field(default_factory=dict)
     _session: Any = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
         self._session = http_session()
@@ -160,8 +162,9 @@ class Reader:
 
     def _resampled(self, asset: Asset, raster: Any) -> Floats:
         key = (raster.crs.to_wkt(), raster.transform, raster.shape)
-        if key not in self._samplings:
-            self._samplings[key] = _sampling(*_positions(self.geobox, *key), raster.shape)
+        with self._lock:
+            if key not in self._samplings:
+                self._samplings[key] = _sampling(*_positions(self.geobox, *key), raster.shape)
         sampling = self._samplings[key]
         if sampling is None:
             return np.full(self.geobox.shape.yx, np.nan, dtype="float32")
@@ -287,9 +290,10 @@ def _reflectance(raster: Any, asset: Asset, window: tuple[int, int, int, int]) -
     values, _ = _raw(raster, window)
     nothing = _nodata(raster, asset)
     # the offset in counts keeps integers exact: (DN - 1000) * 1e-4 is then the same number as (DN without offset) * 1e-4
-    counts = values.astype("float32") + np.float32(asset.offset / asset.scale)
-    reflectance = counts * np.float32(asset.scale)
-    reflectance[values == nothing] = np.nan
+    reflectance = values.astype("float32")
+    reflectance += np.float32(asset.offset / asset.scale)
+    reflectance *= np.float32(asset.scale)
+    np.copyto(reflectance, np.nan, where=values == nothing)
     return np.asarray(reflectance, dtype="float32")
 
 

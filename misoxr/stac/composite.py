@@ -1,6 +1,7 @@
 """Composites in time, one task per spatial block: it reads, masks, merges and reduces the items that meet it, band by band."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby as runs
@@ -27,13 +28,20 @@ __all__ = ["Composite", "Items", "ItemsInHand", "composite_of", "outline", "redu
 Floats = npt.NDArray[np.float32]
 Span = tuple[int, int]
 """First pixel along an axis, and the one behind the last."""
+Clear = npt.NDArray[np.bool_] | None
+"""Where an item is clear; None where it has no classification."""
+_Shown = tuple[Asset, Clear]
 Times = tuple[tuple[Mapping[str, Asset], ...], ...]
 """For each time its items; for each item its assets by band, and the classification as ``"clear"``."""
 
 EDGE = 2
 """Pixels by which an item's outline is widened when blocks look for their items."""
-AT_ONCE = 600_000_000
+AT_ONCE = 800_000_000
 """Bytes that a task may hold of all times; larger blocks are reduced strip by strip."""
+READERS = 4
+"""Threads in which a task reads, so that it does not wait for one answer after the other."""
+SLAB = 64
+"""Rows that are reduced at a time; their values are copied once or twice."""
 SOURCE = "misoxr_composite"
 """Entry of a variable's encoding that tells which composite it is a band of."""
 OBSERVATIONS = "observations"
@@ -206,7 +214,7 @@ def reduce_block(
     method: str,
     patch_url: PatchUrl | None,
 ) -> Floats:
-    """Read, mask, merge and reduce one block, band by band.
+    """Read, mask, merge and reduce one block, band by band, in a few threads.
 
     Parameters
     ----------
@@ -227,7 +235,7 @@ def reduce_block(
         The bands, and behind them the number of times with a valid value in any band.
     """
     height, width = block.shape.yx
-    strip = max(1, AT_ONCE // (max(len(times), 1) * width * 10))  # float32 values, sorted copies, and two masks
+    strip = max(1, AT_ONCE // (max(len(times), 1) * width * 6))  # float32 values, and two masks
     result = np.empty((len(bands) + 1, height, width), dtype="float32")
     for top in range(0, height, strip):
         rows = slice(top, min(top + strip, height))
@@ -243,33 +251,46 @@ def _reduce(
     method: str,
     patch_url: PatchUrl | None,
 ) -> None:
-    """Fill the result of a block."""
-    with Reader(block, patch_url) as reader:
-        skies = [[reader.read(item[CLEAR]) == 1 if CLEAR in item else None for item in items] for items in times]
-        seen = np.zeros((len(times), *block.shape.yx), dtype=bool)
-        values = np.empty((len(times), *block.shape.yx), dtype="float32")
+    """Fill the result of a block: band by band, first all times are read side by side, then the rows reduced side by side."""
+    seen = np.zeros((len(times), *block.shape.yx), dtype=bool)
+    values = np.empty((len(times), *block.shape.yx), dtype="float32")
+    with Reader(block, patch_url) as reader, ThreadPoolExecutor(READERS) as pool:
+
+        def read(place: int, index: int, shown: Sequence[_Shown]) -> None:
+            values[place] = _merged(reader, shown)
+            seen[index] |= np.isfinite(values[place])
+
+        def reduced(count: int, top: int) -> Floats:
+            return reduce_time(values[:count, top : top + SLAB], method)
+
+        skies = list(pool.map(partial(_skies, reader), times))
         for at, band in enumerate(bands):
-            count = 0
-            for index, (items, clear) in enumerate(zip(times, skies, strict=True)):
-                layer = _merged(reader, band, items, clear)
-                if layer is not None:
-                    seen[index] |= np.isfinite(layer)
-                    values[count] = layer
-                    count += 1
-            result[at] = reduce_time(values[:count], method)
-        result[-1] = seen.sum(axis=0, dtype="uint16")
+            shown = {index: _shown(band, *both) for index, both in enumerate(zip(times, skies, strict=True))}
+            there = {index: some for index, some in shown.items() if some}
+            list(pool.map(read, range(len(there)), there, there.values()))
+            result[at] = np.concatenate(list(pool.map(partial(reduced, len(there)), range(0, block.shape.y, SLAB))))
+    result[-1] = seen.sum(axis=0, dtype="uint16")
 
 
-def _merged(
-    reader: Reader, band: str, items: Sequence[Mapping[str, Asset]], skies: Sequence[npt.NDArray[np.bool_] | None]
-) -> Floats | None:
-    """Return one band of one time, merged from its items; None where nothing is clear, and nothing is read then."""
+def _skies(reader: Reader, items: Sequence[Mapping[str, Asset]]) -> list[Clear]:
+    """Return where each item of a time is clear."""
+    return [reader.read(item[CLEAR]) == 1 if CLEAR in item else None for item in items]
+
+
+def _shown(band: str, items: Sequence[Mapping[str, Asset]], skies: Sequence[Clear]) -> list[_Shown]:
+    """Return a band's assets of one time, and where each is clear; what is clear nowhere is left out, and never read."""
+    return [
+        (item[band], clear) for item, clear in zip(items, skies, strict=True) if band in item and (clear is None or clear.any())
+    ]
+
+
+def _merged(reader: Reader, shown: Sequence[_Shown]) -> Floats:
+    """Return one band of one time, merged from its items."""
     merged: Floats | None = None
-    for item, clear in zip(items, skies, strict=True):
-        if band not in item or (clear is not None and not clear.any()):
-            continue
-        values = reader.read(item[band])
+    for asset, clear in shown:
+        values = reader.read(asset)
         if clear is not None:
-            values = np.where(clear, values, np.float32(np.nan))
+            np.copyto(values, np.nan, where=~clear)
         merged = values if merged is None else np.where(np.isnan(merged), values, merged)
+    assert merged is not None
     return merged

@@ -57,7 +57,7 @@ class RemoteFile:
     href : str
         An http or https address.
     session : requests.Session
-        From :func:`misoxr.stac.http.http_session`; used by one thread at a time.
+        From :func:`misoxr.stac.http.http_session`; several files, each of one thread, may share it.
     renew : callable, optional
         Returns the address signed anew. It is called where the server refuses (401, 403), once a request.
     """
