@@ -188,6 +188,13 @@ def test_encoders_that_cannot_be(encoder, message):
         Encoder(Modality("sat", (Band("red"),), encoder), 6)
 
 
+@pytest.mark.parametrize("name", ["type", "keys"])
+def test_names_that_torch_keeps_for_itself(name):
+    spec = tiny_spec(tasks=(Task(name, "regression"),))
+    with pytest.raises(SpecError, match=f"can have this name.*attribute '{name}' already exists"):
+        Miso(spec)
+
+
 # The location encoder, against the published one
 
 

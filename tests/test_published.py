@@ -169,6 +169,7 @@ def test_the_visual_configuration_loads_and_carries_the_published_bands():
         ),
         (lambda s: s.update({"geo_out.4.weight": torch.zeros(7, 512)}), r"geo_out\.4\.weight \(7, 512\) instead of \(1, 512\)"),
         (lambda s: s.update({"norm.weight": torch.zeros(3)}), r"not known: norm\.weight"),
+        (lambda s: s["geo_out.4.bias"].fill_(torch.nan), r"not finite: geo_out\.4\.bias"),
     ],
 )
 def test_a_key_that_does_not_fit_is_named(change, message):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from misoxr.errors import SpecError
 from misoxr.model.encoder import Encoder, shape_of
 from misoxr.model.location import LocationEncoder
 from misoxr.model.query import Cells, neighbours
@@ -24,6 +25,15 @@ def head(width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(width, width), nn.GELU(), nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, outputs)
     )
+
+
+def _by_name(modules: Mapping[str, nn.Module]) -> nn.ModuleDict:
+    try:
+        return nn.ModuleDict(modules)
+    except KeyError as error:
+        raise SpecError(
+            f"No task and no modality can have this name, for torch's modules have an attribute of it ({error.args[0]}); choose another."
+        ) from error
 
 
 def _resized(windows: Tensor, side: int) -> Tensor:
@@ -46,15 +56,15 @@ class Miso(nn.Module):
         width = spec.width
         self.side = spec.windows.input_size
         self.query = spec.query
-        self.encoders = nn.ModuleDict({m.name: Encoder(m, width) for m in spec.modalities})
-        self.mappers = nn.ModuleDict({m.name: mapper(width) for m in spec.modalities})
+        self.encoders = _by_name({m.name: Encoder(m, width) for m in spec.modalities})
+        self.mappers = _by_name({m.name: mapper(width) for m in spec.modalities})
         if spec.modalities:
             self.visual_mapper = mapper(width)
-            self.heads = nn.ModuleDict({task.name: head(width, task.outputs) for task in spec.tasks})
+            self.heads = _by_name({task.name: head(width, task.outputs) for task in spec.tasks})
         self.location_encoder = LocationEncoder(spec.location, width) if spec.location else None
         if spec.location:
             self.location_mapper = mapper(width)
-            self.location_heads = nn.ModuleDict({task.name: head(width, task.outputs) for task in spec.tasks})
+            self.location_heads = _by_name({task.name: head(width, task.outputs) for task in spec.tasks})
         self._begin()
 
     def _begin(self) -> None:

@@ -126,7 +126,9 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor], name_of: Callable[[str
             shapes.append(f"{source} {tuple(state[source].shape)} instead of {tuple(parameter.shape)}")
         filled[key] = value.to(parameter.dtype)
     wrong = sorted(key for key in buffers.keys() & state.keys() if not _same(state[key], buffers[key]))
+    broken = sorted({wanted[key] for key, value in filled.items() if not torch.isfinite(value).all()})
     problems = {"missing": missing, "not known": extra, "of another shape": sorted(set(shapes)), "not as computed": wrong}
+    problems["not finite"] = broken
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
         raise CheckpointError(f"{words} does not fit. {listed}.")
