@@ -16,7 +16,9 @@ from uuid import uuid4
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-__all__ = ["COMPLETE", "LEASE", "PLAN", "Block", "Ledger", "in_order"]
+from misoxr.errors import StoreError
+
+__all__ = ["COMPLETE", "LEASE", "PLAN", "Block", "Ledger", "differences", "in_order", "refuse_different"]
 
 Block = tuple[int, int]
 """Row and column of a block among the blocks of a store."""
@@ -24,6 +26,8 @@ Block = tuple[int, int]
 LEASE = 300.0
 """Seconds after which a writer on another machine that gives no sign of life is taken for dead."""
 PLAN, COMPLETE = "plan.json", "complete"
+MOST = 4
+"""Differences that an error tells of."""
 POLL = 0.2
 """Seconds between looks at whether another writer has laid the store out."""
 
@@ -146,7 +150,7 @@ class Ledger:
             if self.read(PLAN) is None:
                 lay_out()
                 self.create(PLAN, plan)
-        return list(_differences(found, json.loads(json.dumps(plan))))
+        return differences(found, plan)
 
     # ---- blocks
 
@@ -261,6 +265,30 @@ def _create_local(path: Path, data: bytes) -> None:
         os.link(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def differences(found: Any, plan: Mapping[str, Any]) -> list[str]:
+    """Return in what a plan differs from the one that was recorded."""
+    return list(_differences(found, json.loads(json.dumps(plan))))
+
+
+def refuse_different(store: str, different: list[str]) -> None:
+    """Refuse to go on with what was written otherwise.
+
+    Raises
+    ------
+    StoreError
+        If there are differences; it names the first of them.
+    """
+    different = [line for line in different if not line.startswith("fingerprint")]
+    # All enters the names of the graph: they say something only where nothing else differs.
+    plain = [line for line in different if not line.startswith("input")] or different
+    if plain:
+        more = f"; and {len(plain) - MOST} more" if len(plain) > MOST else ""
+        raise StoreError(
+            f"{store} exists, and was written otherwise: {'; '.join(plain[:MOST])}{more}. Call with the same input, model and "
+            "settings to resume; give another path, or overwrite=True to replace it."
+        )
 
 
 def _differences(one: Any, other: Any, at: str = "") -> Iterator[str]:

@@ -73,6 +73,15 @@ def stage(client: Any, records: str, hashes: list[str]) -> None:
         client.register_plugin(KeepsModel(uri, sha256))
 
 
+def lacking(client: Any, hashes: list[str]) -> list[str]:
+    """Return the addresses of workers whose cache lacks any of the checkpoints."""
+
+    def has() -> bool:
+        return all(kept_at(sha256).exists() for sha256 in hashes)
+
+    return sorted(address for address, found in client.run(has).items() if not found)
+
+
 def elsewhere(client: Any) -> bool:
     """Whether any worker runs on another machine than the client."""
     from distributed.utils import get_ip
