@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from misoxr.errors import StoreError
 
-__all__ = ["COMPLETE", "LEASE", "PLAN", "Block", "Ledger", "differences", "in_order", "refuse_different"]
+__all__ = ["COMPLETE", "LEASE", "PLAN", "Block", "Ledger", "differences", "in_order", "refuse_different", "system_of"]
 
 Block = tuple[int, int]
 """Row and column of a block among the blocks of a store."""
@@ -76,9 +76,8 @@ class Ledger:
 
     @cached_property
     def _at(self) -> tuple[Any, str]:
-        """The file system and the directory on it. Listings are never kept: others write here too."""
-        system, path = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
-        return system, path
+        """The file system and the directory on it."""
+        return system_of(self.uri)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave connections behind."""
@@ -109,6 +108,8 @@ class Ledger:
         try:
             if isinstance(system, LocalFileSystem):
                 _create_local(Path(target), data)
+            elif _is_obstore(type(system)):
+                _create_obstore(system, target, data)
             else:
                 system.pipe_file(target, data, mode="create")
         except FileExistsError:
@@ -254,6 +255,30 @@ class _Remembered(dict[str, bool]):
 def _block(name: str) -> Block:
     row, column = name.split(".")[:2]
     return int(row), int(column)
+
+
+def system_of(uri: str) -> tuple[Any, str]:
+    """Return the file system of an address, and the path on it. Listings are never kept: others write here too."""
+    scheme = uri.partition("://")[0].partition("::")[0] if "://" in uri else "file"
+    options = {} if _is_obstore(fsspec.get_filesystem_class(scheme)) else {"use_listings_cache": False}
+    system, path = fsspec.core.url_to_fs(uri, **options)
+    return system, path
+
+
+def _is_obstore(kind: type) -> bool:
+    """Whether a file system is obstore's, which keeps no listings, and refuses the option not to."""
+    return any(base.__module__ == "obstore.fsspec" for base in kind.__mro__)
+
+
+def _create_obstore(system: Any, path: str, data: bytes) -> None:
+    """Create an object, or raise FileExistsError; the file system itself takes no notice of ``mode="create"``."""
+    from obstore.exceptions import AlreadyExistsError
+
+    bucket, key = system._split_path(path)
+    try:
+        system._construct_store(bucket).put(key, data, mode="create")
+    except AlreadyExistsError as error:
+        raise FileExistsError(path) from error
 
 
 def _create_local(path: Path, data: bytes) -> None:

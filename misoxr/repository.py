@@ -47,7 +47,10 @@ def to_repository(
         If it is no repository, or holds something else; if others commit to the same part of it; or if it cannot be written.
     """
     if not hasattr(repo, "writable_session"):
-        raise StoreError(f"Maps are not written to a {type(repo).__name__}; give a path, a URL, or an icechunk.Repository.")
+        raise StoreError(
+            f"Maps are not written to a {type(repo).__name__}; give a path, a URL (which obstore serves after obstore.fsspec.register), or an "
+            "icechunk.Repository."
+        )
     icechunk = require("icechunk", "icechunk")
     try:
         main = repo.lookup_branch(MAIN)

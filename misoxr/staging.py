@@ -9,6 +9,7 @@ from distributed import WorkerPlugin
 from filelock import FileLock
 
 from misoxr.errors import CheckpointError, StoreError
+from misoxr.ledger import system_of
 from misoxr.model.checkpoint import kept_at
 from misoxr.model.files import write
 
@@ -63,7 +64,7 @@ def stage(client: Any, records: str, hashes: list[str]) -> None:
         if not path.exists():
             continue  # loaded from an address that workers reach themselves
         uri = f"{records}/models/{sha256}.safetensors"
-        system, place = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        system, place = system_of(uri)
         try:
             if not system.exists(place):
                 system.makedirs(place.rsplit("/", 1)[0], exist_ok=True)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.base
-import fsspec
 import xarray as xr
 import zarr
 from fsspec.implementations.local import LocalFileSystem
@@ -16,7 +15,7 @@ from misoxr._version import __version__
 from misoxr.blocks import Target, runner_of, write_blocks
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid import geobox_of
-from misoxr.ledger import COMPLETE, PLAN, Ledger, refuse_different
+from misoxr.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of
 from misoxr.repository import to_repository
 from misoxr.store import FINGERPRINT, Layout, lay_out, layout_of, note_masked, progress_of
 
@@ -57,7 +56,8 @@ def to_zarr(
     ds : Dataset
         Lazy or not, on a grid with CRS.
     store : str, path or icechunk.Repository
-        A local path or fsspec URL (``s3://``, ``gs://``, ``memory://``, ...), or an Icechunk repository, whose root is the map's.
+        A local path or fsspec URL (``s3://``, ``gs://``, ``memory://``, ...; of obstore, too, after ``obstore.fsspec.register``), or an
+        Icechunk repository, whose root is the map's.
     overwrite : bool, optional
         Replace a Zarr store that is there, once the new one is written beside it.
     resume : bool, optional
@@ -137,7 +137,7 @@ def _active_client() -> Any:
 def located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
     """Return a store's address, absolute where it is local, and its place on a file system."""
     uri = os.fspath(store).rstrip("/")
-    system, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    system, path = system_of(uri)
     return (path if isinstance(system, LocalFileSystem) else uri), system, path
 
 
@@ -176,7 +176,7 @@ def _resolved(provenance: dict[str, Any], client: Any) -> dict[str, Any]:
 
 def _begin(ledger: Ledger, layout: Layout, plan: Mapping[str, Any], target: str, *, overwrite: bool, resume: bool) -> None:
     """See whether a store may be begun, or gone on with; forget records of a store that is there no more."""
-    system, path = fsspec.core.url_to_fs(target, use_listings_cache=False)
+    system, path = system_of(target)
     begun = ledger.read(PLAN)
     found = _fingerprint(target) if system.exists(path) else None
     if begun is not None and found != begun.get("fingerprint") and not overwrite:

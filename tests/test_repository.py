@@ -12,6 +12,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.storage import MemoryStore
 
 from misoxr import repository
 from misoxr.errors import AssetError, MisoxrWarning, StoreError
@@ -309,7 +310,9 @@ def test_workers_elsewhere_need_the_checkpoint(repo, tmp_path, monkeypatch):
     assert len(messages(repo)) == 1
 
 
-@pytest.mark.parametrize("place", [lambda repo: repo.writable_session("main"), lambda repo: 5], ids=["session", "number"])
+@pytest.mark.parametrize(
+    "place", [lambda repo: repo.writable_session("main"), lambda repo: MemoryStore()], ids=["session", "store"]
+)
 def test_what_is_no_repository_is_refused(repo, place):
-    with pytest.raises(StoreError, match=r"give a path, a URL, or an icechunk\.Repository"):
+    with pytest.raises(StoreError, match=r"give a path, a URL .*, or an icechunk\.Repository"):
         to_zarr(make_cube((8, 6), SENTINEL2[:1]), place(repo), progress=False)
