@@ -11,6 +11,7 @@ from misoxr.write import to_zarr
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    from icechunk import Repository
 
     from misoxr.baseline import Baseline, PixelModel
     from misoxr.model.checkpoint import Model
@@ -95,7 +96,7 @@ class MisoAccessor:
 
     def to_zarr(
         self,
-        store: str | os.PathLike[str],
+        store: "str | os.PathLike[str] | Repository",
         *,
         overwrite: bool = False,
         resume: bool = True,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 from math import ceil
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle
 import dask
@@ -26,7 +26,19 @@ from misoxr.errors import AssetError, StoreError
 from misoxr.ledger import PLAN, Block, Ledger, in_order
 from misoxr.store import Layout, packed
 
-__all__ = ["Target", "batch_of", "parts_of", "runner_of", "tasks_of", "write_blocks"]
+__all__ = [
+    "Runner",
+    "Sink",
+    "Target",
+    "batch_of",
+    "graph_of",
+    "parts_of",
+    "put_nodata",
+    "runner_of",
+    "start",
+    "tasks_of",
+    "write_blocks",
+]
 
 TASKS, BYTES = 20_000, 10_000_000
 """What is handed to a scheduler at once, at the most: beyond it, planning takes longer than the work."""
@@ -42,20 +54,49 @@ Batch = tuple[dict[Any, Any], dict[Any, Block]]
 """A graph, and its last tasks with the blocks that they finish."""
 
 
+class Sink(Protocol):
+    """Where blocks are written. Tasks carry its functions alone, which are small and can be sent to workers."""
+
+    @property
+    def layout(self) -> Layout:
+        """What is written."""
+
+    @property
+    def name(self) -> str:
+        """A part of the names of tasks: a scheduler may have those of several stores."""
+
+    @property
+    def put(self) -> Callable[[Array, str, tuple[slice, ...], bool], Any]:
+        """Write values to a region of a variable, packed or as they are."""
+
+    def end(self, block: Block) -> Callable[[Sequence[Any]], Any]:
+        """Return what ends a block, given what its puts returned."""
+
+
 @dataclass(frozen=True)
 class Target:
-    """Where blocks are written, and where it is recorded."""
+    """A store at an address, and where it is recorded what of it is written."""
 
     uri: str
     layout: Layout
     ledger: Ledger
 
-    def put(self, name: str, region: tuple[slice, ...], values: Array) -> None:
+    @property
+    def name(self) -> str:
+        """The address."""
+        return self.uri
+
+    @property
+    def put(self) -> Callable[[Array, str, tuple[slice, ...], bool], None]:
         """Write a part of a variable."""
-        _put(values, self.uri, name, region, self.layout.is_packed(name))
+        return partial(_put, self.uri)
+
+    def end(self, block: Block) -> Callable[[Sequence[None]], None]:
+        """Record a block."""
+        return partial(_record, ledger=self.ledger, block=block)
 
 
-def _put(values: Array, uri: str, name: str, region: tuple[slice, ...], pack: bool) -> None:
+def _put(uri: str, values: Array, name: str, region: tuple[slice, ...], pack: bool) -> None:
     try:
         _opened(uri)[name][region] = packed(values) if pack else values
     except (OSError, zarr.errors.BaseZarrError) as error:
@@ -91,8 +132,7 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
     progress : bool
         Show a bar.
     """
-    layout, ledger = target.layout, target.ledger
-    graph = HighLevelGraph.merge(*(layout.ds[name].data.__dask_graph__() for name in layout.blocked))
+    layout, ledger, graph = target.layout, target.ledger, graph_of(target.layout)
     order, enough = in_order(layout.shape), ("written", "masked") if mask else ("written",)
     with tqdm(total=len(order), desc="to_zarr", unit="block", disable=not progress, mininterval=1.0) as bar:
         while ledger.has(PLAN):  # or else another writer finished, and put the store in its place
@@ -103,31 +143,51 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
                 return
             free = [block for block in left if block not in runner.waiting]
             mine = ledger.claim(free, runner.share(len(free)))
-            for batch in _batches(
-                mine, lambda blocks: batch_of(target, graph, blocks, shared=runner.remote), measured=runner.remote
-            ):
-                runner.start(*batch)
+            start(target, graph, mine, runner)
             if not mine and not runner.waiting:
                 time.sleep(WAIT)
-            for block, error in runner.failures(everything=not mine, finished=bar.update):
-                if not mask:
-                    raise error
-                _mask(target, block, str(error))
+            for block, outcome in runner.outcomes(everything=not mine):
+                if not isinstance(outcome, AssetError):
+                    bar.update(1)
+                elif mask:
+                    put_nodata(target, block)
+                    ledger.complete(block, str(outcome))
+                else:
+                    raise outcome
+
+
+def start(sink: Sink, graph: HighLevelGraph, blocks: Sequence[Block], runner: "Runner") -> None:
+    """Hand blocks to a runner, in graphs that are small enough for it."""
+    for batch in _batches(blocks, lambda some: batch_of(sink, graph, some, shared=runner.remote), measured=runner.remote):
+        runner.start(*batch)
+
+
+def put_nodata(sink: Sink, block: Block) -> None:
+    """Write nodata for a block."""
+    layout = sink.layout
+    for _, name, region in parts_of(layout, block):
+        shape = tuple(part.stop - part.start for part in region)
+        sink.put(np.full(shape, layout.nodata(name), layout.ds[name].dtype), name, region, layout.is_packed(name))
 
 
 # ---- graphs
 
 
-def batch_of(target: Target, graph: HighLevelGraph, blocks: Sequence[Block], *, shared: bool = False) -> Batch:
+def graph_of(layout: Layout) -> HighLevelGraph:
+    """Return the graph of all that is written block by block."""
+    return HighLevelGraph.merge(*(layout.ds[name].data.__dask_graph__() for name in layout.blocked))
+
+
+def batch_of(sink: Sink, graph: HighLevelGraph, blocks: Sequence[Block], *, shared: bool = False) -> Batch:
     """Return the graph that computes, writes and records some blocks."""
-    parts = {block: list(parts_of(target.layout, block)) for block in blocks}
-    tasks = tasks_of(graph, [key for some in parts.values() for key, _, _ in some], target.layout, shared=shared)
+    parts = {block: list(parts_of(sink.layout, block)) for block in blocks}
+    tasks = tasks_of(graph, [key for some in parts.values() for key, _, _ in some], sink.layout, shared=shared)
     ends = {}
     for block, some in parts.items():
         for key, name, region in some:
-            tasks["put", name, *key] = (_put, key, target.uri, name, region, target.layout.is_packed(name))
-        end = ("block", target.uri, *block)
-        tasks[end] = (partial(_record, ledger=target.ledger, block=block), [("put", name, *key) for key, name, _ in some])
+            tasks["put", sink.name, name, *key] = (sink.put, key, name, region, sink.layout.is_packed(name))
+        end = ("block", sink.name, *block)
+        tasks[end] = (sink.end(block), [("put", sink.name, name, *key) for key, name, _ in some])
         ends[end] = block
     return tasks, ends
 
@@ -170,15 +230,6 @@ def _batches(blocks: Sequence[Block], build: Callable[[Sequence[Block]], Batch],
         yield tasks, ends
 
 
-def _mask(target: Target, block: Block, error: str) -> None:
-    """Write nodata for a block, and record why."""
-    for _, name, region in parts_of(target.layout, block):
-        shape = tuple(part.stop - part.start for part in region)
-        variable = target.layout.ds[name]
-        target.put(name, region, np.full(shape, target.layout.nodata(name), variable.dtype))
-    target.ledger.complete(block, error)
-
-
 # ---- where they run
 
 
@@ -190,8 +241,7 @@ class Runner:
 
     def __init__(self) -> None:
         self.waiting: set[Block] = set()
-        self._failed: dict[Block, AssetError] = {}
-        self._finished = 0
+        self._ended: dict[Block, Any] = {}
 
     def threads(self) -> int:
         """Return how many blocks are computed at once."""
@@ -202,36 +252,32 @@ class Runner:
         return min(max(AT_ONCE, 2 * self.threads()), left if left <= 4 * self.threads() else ceil(left / 2))
 
     def start(self, tasks: dict[Any, Any], ends: Mapping[Any, Block]) -> None:
-        """Compute a graph; blocks whose assets cannot be read are kept for :meth:`failures`."""
-        done: set[Any] = set()
+        """Compute a graph; what became of its blocks is kept for :meth:`outcomes`."""
         try:
-            self._get(tasks, list(ends), done)
+            self._get(tasks, ends)
         except AssetError:
             # Whose it was the scheduler does not tell, and others were on their way.
             for end, block in ends.items():
-                if end in done:
+                if block in self._ended:
                     continue
                 try:
-                    self._get(cull(tasks, [end])[0], [end], done)
+                    self._get(cull(tasks, [end])[0], {end: block})
                 except AssetError as error:
-                    self._failed[block] = error
+                    self._ended[block] = error
 
-    def _get(self, tasks: Any, keys: list[Any], done: set[Any]) -> None:
-        def after(key: Any, *_: Any) -> None:
-            if isinstance(key, tuple) and key[0] == "block":
-                done.add(key)
-                self._finished += 1
+    def _get(self, tasks: Any, ends: Mapping[Any, Block]) -> None:
+        def after(key: Any, result: Any, *_: Any) -> None:
+            if key in ends:
+                self._ended[ends[key]] = result
 
         get = dask.base.get_scheduler() or dask.threaded.get
         with Callback(posttask=after):
-            get(tasks, keys)
+            get(tasks, list(ends))
 
-    def failures(self, *, everything: bool, finished: Callable[[int], Any]) -> Iterator[tuple[Block, AssetError]]:
-        """Yield the blocks that failed since the last call, and tell how many were finished."""
-        finished(self._finished)
-        self._finished = 0
-        failed, self._failed = self._failed, {}
-        yield from failed.items()
+    def outcomes(self, *, everything: bool) -> Iterator[tuple[Block, Any]]:
+        """Yield the blocks that ended since the last call, with what their last task returned, or why they failed."""
+        ended, self._ended = self._ended, {}
+        yield from ended.items()
 
 
 class ClusterRunner(Runner):
@@ -254,8 +300,8 @@ class ClusterRunner(Runner):
         self._blocks.update(zip(futures, ends.values(), strict=True))
         self.waiting.update(ends.values())
 
-    def failures(self, *, everything: bool, finished: Callable[[int], Any]) -> Iterator[tuple[Block, AssetError]]:
-        """Wait until workers could run out of work, or for everything; yield the blocks that failed."""
+    def outcomes(self, *, everything: bool) -> Iterator[tuple[Block, Any]]:
+        """Wait until workers could run out of work, or for everything; yield the blocks that ended, and how."""
         from distributed import as_completed
 
         enough = 0 if everything else self.threads()
@@ -266,10 +312,10 @@ class ClusterRunner(Runner):
                 block = self._blocks.pop(future)
                 self.waiting.discard(block)
                 try:
-                    future.result()
-                    finished(1)
+                    outcome = future.result()
                 except AssetError as error:
-                    yield block, error
+                    outcome = error
+                yield block, outcome
                 if len(self._blocks) <= enough:
                     return
         except BaseException:

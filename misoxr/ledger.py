@@ -16,7 +16,9 @@ from uuid import uuid4
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-__all__ = ["COMPLETE", "LEASE", "PLAN", "Block", "Ledger", "in_order"]
+from misoxr.errors import StoreError
+
+__all__ = ["COMPLETE", "LEASE", "PLAN", "Block", "Ledger", "differences", "in_order", "refuse_different", "system_of"]
 
 Block = tuple[int, int]
 """Row and column of a block among the blocks of a store."""
@@ -24,6 +26,8 @@ Block = tuple[int, int]
 LEASE = 300.0
 """Seconds after which a writer on another machine that gives no sign of life is taken for dead."""
 PLAN, COMPLETE = "plan.json", "complete"
+MOST = 4
+"""Differences that an error tells of."""
 POLL = 0.2
 """Seconds between looks at whether another writer has laid the store out."""
 
@@ -72,9 +76,8 @@ class Ledger:
 
     @cached_property
     def _at(self) -> tuple[Any, str]:
-        """The file system and the directory on it. Listings are never kept: others write here too."""
-        system, path = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
-        return system, path
+        """The file system and the directory on it."""
+        return system_of(self.uri)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave connections behind."""
@@ -105,6 +108,8 @@ class Ledger:
         try:
             if isinstance(system, LocalFileSystem):
                 _create_local(Path(target), data)
+            elif _is_obstore(type(system)):
+                _create_obstore(system, target, data)
             else:
                 system.pipe_file(target, data, mode="create")
         except FileExistsError:
@@ -146,7 +151,7 @@ class Ledger:
             if self.read(PLAN) is None:
                 lay_out()
                 self.create(PLAN, plan)
-        return list(_differences(found, json.loads(json.dumps(plan))))
+        return differences(found, plan)
 
     # ---- blocks
 
@@ -252,6 +257,30 @@ def _block(name: str) -> Block:
     return int(row), int(column)
 
 
+def system_of(uri: str) -> tuple[Any, str]:
+    """Return the file system of an address, and the path on it. Listings are never kept: others write here too."""
+    scheme = uri.partition("://")[0].partition("::")[0] if "://" in uri else "file"
+    options = {} if _is_obstore(fsspec.get_filesystem_class(scheme)) else {"use_listings_cache": False}
+    system, path = fsspec.core.url_to_fs(uri, **options)
+    return system, path
+
+
+def _is_obstore(kind: type) -> bool:
+    """Whether a file system is obstore's, which keeps no listings, and refuses the option not to."""
+    return any(base.__module__ == "obstore.fsspec" for base in kind.__mro__)
+
+
+def _create_obstore(system: Any, path: str, data: bytes) -> None:
+    """Create an object, or raise FileExistsError; the file system itself takes no notice of ``mode="create"``."""
+    from obstore.exceptions import AlreadyExistsError
+
+    bucket, key = system._split_path(path)
+    try:
+        system._construct_store(bucket).put(key, data, mode="create")
+    except AlreadyExistsError as error:
+        raise FileExistsError(path) from error
+
+
 def _create_local(path: Path, data: bytes) -> None:
     """Create a file that appears with all its content, or raise FileExistsError."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,6 +290,30 @@ def _create_local(path: Path, data: bytes) -> None:
         os.link(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def differences(found: Any, plan: Mapping[str, Any]) -> list[str]:
+    """Return in what a plan differs from the one that was recorded."""
+    return list(_differences(found, json.loads(json.dumps(plan))))
+
+
+def refuse_different(store: str, different: list[str]) -> None:
+    """Refuse to go on with what was written otherwise.
+
+    Raises
+    ------
+    StoreError
+        If there are differences; it names the first of them.
+    """
+    different = [line for line in different if not line.startswith("fingerprint")]
+    # All enters the names of the graph: they say something only where nothing else differs.
+    plain = [line for line in different if not line.startswith("input")] or different
+    if plain:
+        more = f"; and {len(plain) - MOST} more" if len(plain) > MOST else ""
+        raise StoreError(
+            f"{store} exists, and was written otherwise: {'; '.join(plain[:MOST])}{more}. Call with the same input, model and "
+            "settings to resume; give another path, or overwrite=True to replace it."
+        )
 
 
 def _differences(one: Any, other: Any, at: str = "") -> Iterator[str]:

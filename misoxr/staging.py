@@ -9,6 +9,7 @@ from distributed import WorkerPlugin
 from filelock import FileLock
 
 from misoxr.errors import CheckpointError, StoreError
+from misoxr.ledger import system_of
 from misoxr.model.checkpoint import kept_at
 from misoxr.model.files import write
 
@@ -63,7 +64,7 @@ def stage(client: Any, records: str, hashes: list[str]) -> None:
         if not path.exists():
             continue  # loaded from an address that workers reach themselves
         uri = f"{records}/models/{sha256}.safetensors"
-        system, place = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        system, place = system_of(uri)
         try:
             if not system.exists(place):
                 system.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
@@ -71,6 +72,15 @@ def stage(client: Any, records: str, hashes: list[str]) -> None:
         except OSError as error:
             raise StoreError(f"The checkpoint cannot be put beside the store, {uri}: {error}") from error
         client.register_plugin(KeepsModel(uri, sha256))
+
+
+def lacking(client: Any, hashes: list[str]) -> list[str]:
+    """Return the addresses of workers whose cache lacks any of the checkpoints."""
+
+    def has() -> bool:
+        return all(kept_at(sha256).exists() for sha256 in hashes)
+
+    return sorted(address for address, found in client.run(has).items() if not found)
 
 
 def elsewhere(client: Any) -> bool:

@@ -3,22 +3,27 @@
 import json
 import os
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+import zarr
 from odc.geo.geobox import GeoBox
+from zarr.abc.store import Store
 
 from misoxr.errors import MisoxrWarning, StoreError
 from misoxr.grid import assign, geobox_of
-from misoxr.ledger import COMPLETE, PLAN, Ledger
+from misoxr.ledger import COMPLETE, PLAN, Block, Ledger
 
-__all__ = ["Layout", "lay_out", "layout_of", "open_maps", "packed", "progress_of"]
+if TYPE_CHECKING:
+    from icechunk import Repository
+
+__all__ = ["RECORD", "Layout", "lay_out", "layout_of", "note_masked", "open_maps", "packed", "progress_of"]
 
 FINGERPRINT = "misoxr_fingerprint"
 """Attribute of a store that tells which records are its own."""
@@ -32,6 +37,8 @@ _PACKED = {"dtype": "uint8", "scale_factor": STEP, "add_offset": 0.0, "_FillValu
 
 SIDECAR = "provenance"
 """Group whose attributes hold the provenance: zarr warns of files in a store that are no part of its hierarchy."""
+RECORD = "progress"
+"""Group of a repository whose array ``blocks`` says which blocks are done, and whose attributes are the plan."""
 
 _CONVENTIONS = [
     {"uuid": uuid, "name": f"{name}:", "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md"}
@@ -120,7 +127,7 @@ def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
     return Layout(out, (int(block[0]), int(block[1])), blocked, compact)
 
 
-def lay_out(layout: Layout, uri: str, fingerprint: str) -> None:
+def lay_out(layout: Layout, store: str | Store, fingerprint: str) -> None:
     """Write all of a store but its blocks."""
     out = layout.ds.assign_attrs({FINGERPRINT: fingerprint})
     kept = out.drop_vars(layout.blocked).compute()
@@ -133,10 +140,10 @@ def lay_out(layout: Layout, uri: str, fingerprint: str) -> None:
         # Never computed: one chunk, so that its graph is small.
         out[name] = array.copy(data=da.zeros(array.shape, dtype=array.dtype, chunks=array.shape))
         encoding[name] |= _tiling(array, layout.block) | (_PACKED if layout.is_packed(name) else {})
-    out.to_zarr(uri, mode="w", zarr_format=3, consolidated=False, compute=False, encoding=encoding, safe_chunks=False)
+    out.to_zarr(store, mode="w", zarr_format=3, consolidated=False, compute=False, encoding=encoding, safe_chunks=False)
     if provenance is not None:
         beside = xr.Dataset(attrs=json.loads(provenance))
-        beside.to_zarr(uri, group=SIDECAR, mode="w", zarr_format=3, consolidated=False)
+        beside.to_zarr(store, group=SIDECAR, mode="w", zarr_format=3, consolidated=False)
 
 
 def _tiling(array: xr.DataArray, block: tuple[int, int]) -> dict[str, Any]:
@@ -154,18 +161,31 @@ def packed(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.where(np.isnan(values), 255, steps).astype("uint8")
 
 
+def note_masked(group: zarr.Group, layout: Layout, errors: Mapping[Block, str]) -> None:
+    """Note in a store the blocks that nodata stand in for, and why."""
+    if errors:
+        group.attrs["masked_blocks"] = [
+            {"block": list(block), "rows": list(rows), "columns": list(columns), "error": error}
+            for block, error in sorted(errors.items())
+            for rows, columns in [layout.spans(block)]
+        ]
+    elif "masked_blocks" in group.attrs:
+        del group.attrs["masked_blocks"]
+
+
 def progress_of(uri: str) -> str:
     """Return where the records of a store lie."""
     return f"{uri.rstrip('/')}.progress"
 
 
-def open_maps(store: str | os.PathLike[str]) -> xr.Dataset:
+def open_maps(store: "str | os.PathLike[str] | Store | Repository") -> xr.Dataset:
     """Open a map lazily, with class maps as uint8 codes (plain xarray would turn them into floats).
 
     Parameters
     ----------
-    store : str or path
-        What :func:`to_zarr` wrote.
+    store : str, path, Store or Repository
+        What :func:`to_zarr` wrote; of an Icechunk repository, the latest commit of the branch ``main``, of one of its sessions,
+        ``session.store``.
 
     Returns
     -------
@@ -178,14 +198,15 @@ def open_maps(store: str | os.PathLike[str]) -> xr.Dataset:
     StoreError
         If there is no such store, or it cannot be read.
     """
-    uri = os.fspath(store)
+    place = _readable(store)
+    name = place if isinstance(place, str) else type(place).__name__
     try:
-        maps: xr.Dataset = xr.open_zarr(uri, consolidated=False, mask_and_scale=False)
+        maps: xr.Dataset = xr.open_zarr(place, consolidated=False, mask_and_scale=False)
     except OSError as error:
-        raise StoreError(f"There is no store of maps at {uri} ({error}); give the path that to_zarr wrote to.") from error
+        raise StoreError(f"There is no store of maps at {name} ({error}); give what to_zarr wrote to.") from error
     # Maps that plain xarray wrote again have lost the group.
     with suppress(FileNotFoundError):
-        beside = xr.open_zarr(uri, group=SIDECAR, consolidated=False).attrs
+        beside = xr.open_zarr(place, group=SIDECAR, consolidated=False).attrs
         maps.attrs["provenance"] = json.dumps(beside, sort_keys=True)
     maps.attrs.pop(FINGERPRINT, None)
     bytes_ = [name for name, variable in maps.data_vars.items() if "scale_factor" in variable.attrs]
@@ -193,20 +214,33 @@ def open_maps(store: str | os.PathLike[str]) -> xr.Dataset:
     for variable in maps.variables.values():
         if np.issubdtype(variable.dtype, np.floating):
             variable.attrs.pop("_FillValue", None)  # NaN, which needs no words
-    _warn_unfinished(uri)
+    written = _written_of_unfinished(place)
+    if written is not None:
+        warnings.warn(
+            f"The store {name} is not finished: {written} of its blocks are written, and the others are nodata. "
+            "to_zarr, called as before, does what is left.",
+            MisoxrWarning,
+            stacklevel=2,
+        )
     return maps
 
 
-def _warn_unfinished(uri: str) -> None:
-    """Tell where a store is not written to its end; a store without records says nothing of it."""
-    ledger = Ledger(progress_of(uri))
-    if ledger.has(PLAN) and not ledger.has(COMPLETE):
-        warnings.warn(
-            f"The store {uri} is not finished: {len(ledger.done())} of its blocks are written, and the others are nodata. "
-            "to_zarr, called as before, does what is left.",
-            MisoxrWarning,
-            stacklevel=3,
-        )
+def _readable(store: "str | os.PathLike[str] | Store | Repository") -> str | Store:
+    """Return an address, or what zarr reads from: of a repository, its branch main."""
+    if hasattr(store, "readonly_session"):
+        return cast(Store, store.readonly_session("main").store)
+    return store if isinstance(store, Store) else os.fspath(store)
+
+
+def _written_of_unfinished(place: str | Store) -> int | None:
+    """Count the blocks of a store that is not written to its end; a store without records says nothing of it."""
+    if isinstance(place, str):
+        ledger = Ledger(progress_of(place))
+        return len(ledger.done()) if ledger.has(PLAN) and not ledger.has(COMPLETE) else None
+    with suppress(FileNotFoundError, KeyError):
+        done: Any = zarr.open_array(place, path=f"{RECORD}/blocks", mode="r")[...]
+        return None if np.all(done) else int(np.count_nonzero(done))
+    return None
 
 
 def _uniform(ds: xr.Dataset) -> xr.Dataset:

@@ -4,10 +4,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dask.base
-import fsspec
 import xarray as xr
 import zarr
 from fsspec.implementations.local import LocalFileSystem
@@ -16,18 +15,19 @@ from misoxr._version import __version__
 from misoxr.blocks import Target, runner_of, write_blocks
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid import geobox_of
-from misoxr.ledger import COMPLETE, PLAN, Ledger
-from misoxr.store import FINGERPRINT, Layout, lay_out, layout_of, progress_of
+from misoxr.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of
+from misoxr.repository import to_repository
+from misoxr.store import FINGERPRINT, Layout, lay_out, layout_of, note_masked, progress_of
+
+if TYPE_CHECKING:
+    from icechunk import Repository
 
 __all__ = ["located", "move", "to_zarr"]
-
-MOST = 4
-"""Differences that an error tells of."""
 
 
 def to_zarr(
     ds: xr.Dataset,
-    store: str | os.PathLike[str],
+    store: "str | os.PathLike[str] | Repository",
     *,
     overwrite: bool = False,
     resume: bool = True,
@@ -44,6 +44,9 @@ def to_zarr(
     time, each with the same call; a block is left to who claimed it, until that process dies. Every call returns when the whole
     of the store is written.
 
+    In an Icechunk repository, every batch of blocks is one commit to the branch ``main``, with the record of what is done; one process
+    writes to it, with a client on many machines. With ``overwrite`` the commits go to the branch ``main.new`` until all is written.
+
     The store opens with plain ``xr.open_zarr``, rioxarray and odc-geo with its CRS: CF ``spatial_ref`` and
     ``grid_mapping``, and the GeoZarr ``proj:`` and ``spatial:`` attributes. The provenance goes to the attributes of the
     group ``provenance`` in the store.
@@ -52,8 +55,9 @@ def to_zarr(
     ----------
     ds : Dataset
         Lazy or not, on a grid with CRS.
-    store : str or path
-        A local path or fsspec URL (``s3://``, ``gs://``, ``memory://``, ...).
+    store : str, path or icechunk.Repository
+        A local path or fsspec URL (``s3://``, ``gs://``, ``memory://``, ...; of obstore, too, after ``obstore.fsspec.register``), or an
+        Icechunk repository, whose root is the map's.
     overwrite : bool, optional
         Replace a Zarr store that is there, once the new one is written beside it.
     resume : bool, optional
@@ -74,7 +78,7 @@ def to_zarr(
     ------
     StoreError
         If the store exists and was not begun with the same input, model and settings; is to be replaced and is no Zarr
-        store; or cannot be written. What is written stays valid.
+        store; or cannot be written. What is written stays valid. Also if others commit to the same part of a repository meanwhile.
     GridError
         If the dataset has no regular grid or CRS.
     AssetError
@@ -82,6 +86,12 @@ def to_zarr(
     """
     _refuse(on_error, resources, client)
     client = client or _active_client()
+    if not isinstance(store, str | os.PathLike):
+        layout = layout_of(ds, compact=compact)
+        _reach(client, layout)
+        settings = {"overwrite": overwrite, "resume": resume, "mask": on_error == "mask", "progress": progress}
+        to_repository(store, layout, _plan(layout, client, compact=compact), runner_of(client, resources), **settings)
+        return
     uri, system, path = located(store)
     exists = system.exists(path)
     if exists and overwrite and not system.exists(f"{path}/zarr.json"):
@@ -93,7 +103,7 @@ def to_zarr(
     try:
         _begin(ledger, layout, plan, target, overwrite=overwrite, resume=resume)
         with ledger.alive():
-            _same(target, ledger.agree(plan, lambda: lay_out(layout, target, plan["fingerprint"])))
+            refuse_different(f"The store {target}", ledger.agree(plan, lambda: lay_out(layout, target, plan["fingerprint"])))
             _stage(client, ledger, layout)
             write_blocks(Target(target, layout, ledger), runner_of(client, resources), mask=on_error == "mask", progress=progress)
             _finish(layout, target, ledger)
@@ -127,7 +137,7 @@ def _active_client() -> Any:
 def located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
     """Return a store's address, absolute where it is local, and its place on a file system."""
     uri = os.fspath(store).rstrip("/")
-    system, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    system, path = system_of(uri)
     return (path if isinstance(system, LocalFileSystem) else uri), system, path
 
 
@@ -166,7 +176,7 @@ def _resolved(provenance: dict[str, Any], client: Any) -> dict[str, Any]:
 
 def _begin(ledger: Ledger, layout: Layout, plan: Mapping[str, Any], target: str, *, overwrite: bool, resume: bool) -> None:
     """See whether a store may be begun, or gone on with; forget records of a store that is there no more."""
-    system, path = fsspec.core.url_to_fs(target, use_listings_cache=False)
+    system, path = system_of(target)
     begun = ledger.read(PLAN)
     found = _fingerprint(target) if system.exists(path) else None
     if begun is not None and found != begun.get("fingerprint") and not overwrite:
@@ -181,19 +191,6 @@ def _begin(ledger: Ledger, layout: Layout, plan: Mapping[str, Any], target: str,
         raise StoreError(f"The store {target} exists; give another path, or overwrite=True to replace it.")
     elif begun is not None and not resume and not overwrite:
         raise StoreError(f"The store {target} exists, and resume=False; give another path, or overwrite=True to replace it.")
-
-
-def _same(target: str, differences: list[str]) -> None:
-    """Refuse to go on with what was written otherwise."""
-    different = [line for line in differences if not line.startswith("fingerprint")]
-    # All enters the names of the graph: they say something only where nothing else differs.
-    plain = [line for line in different if not line.startswith("input")] or different
-    if plain:
-        more = f"; and {len(plain) - MOST} more" if len(plain) > MOST else ""
-        raise StoreError(
-            f"The store {target} exists, and was written otherwise: {'; '.join(plain[:MOST])}{more}. Call with the same input, model and "
-            "settings to resume; give another path, or overwrite=True to replace it."
-        )
 
 
 def _fingerprint(target: str) -> str | None:
@@ -215,18 +212,24 @@ def _stage(client: Any, ledger: Ledger, layout: Layout) -> None:
         staging.stage(client, ledger.uri, hashes)
 
 
+def _reach(client: Any, layout: Layout) -> None:
+    """Refuse workers on other machines that lack the models: a repository has no place beside it for them."""
+    hashes = str(layout.ds.attrs.get("model_sha256", "")).split()
+    if client is None or not hashes:
+        return
+    from misoxr import staging
+
+    lacking = staging.lacking(client, hashes) if staging.elsewhere(client) else []
+    if lacking:
+        raise StoreError(
+            f"Workers on other machines ({len(lacking)}, the first at {lacking[0]}) have no copy of the checkpoint, and beside a repository "
+            "is no place for it. Set MISOXR_CACHE to a directory that client and workers share, and predict again."
+        )
+
+
 def _finish(layout: Layout, target: str, ledger: Ledger) -> None:
     """Note in the store what is masked, and in the records that all is done; the leases have served."""
-    spans = layout.spans
-    masked: list[Any] = [
-        {"block": list(block), "rows": list(spans(block)[0]), "columns": list(spans(block)[1]), "error": error}
-        for block, error in ledger.masked().items()
-    ]
-    group = zarr.open_group(target, mode="r+", use_consolidated=False)
-    if masked:
-        group.attrs["masked_blocks"] = masked
-    elif "masked_blocks" in group.attrs:
-        del group.attrs["masked_blocks"]
+    note_masked(zarr.open_group(target, mode="r+", use_consolidated=False), layout, ledger.masked())
     ledger.create(COMPLETE, True)
     ledger.clear("leases")
 

@@ -87,3 +87,36 @@ def test_a_store_in_a_bucket_is_replaced(served):
 def test_a_bucket_that_is_not_there(served):
     with pytest.raises(StoreError, match="cannot be written"):
         to_zarr(make_cube((8, 6), SENTINEL2[:1]), "s3://nobody/maps.zarr", progress=False)
+
+
+@pytest.fixture
+def obstore(served, monkeypatch):
+    """Addresses of S3 are served by obstore."""
+    register = pytest.importorskip("obstore.fsspec").register
+    before = fsspec.get_filesystem_class("s3")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    register("s3")
+    yield
+    fsspec.register_implementation("s3", before, clobber=True)
+
+
+def test_by_obstore_one_writer_gets_a_block(obstore):
+    ledgers = [Ledger(f"s3://{NAME}/obstore.progress") for _ in range(3)]
+    for ledger in ledgers:
+        ledger._sign()
+    blocks = list(np.ndindex(2, 2))
+    assert [ledger.claim(blocks, 2) for ledger in ledgers] == [blocks[:2], blocks[2:], []]
+    assert ledgers[0].create("once", 1)
+    assert not ledgers[1].create("once", 2)
+    assert ledgers[1].read("once") == 1
+
+
+def test_by_obstore_a_store_is_written_and_replaced(obstore):
+    store = f"s3://{NAME}/obstore.zarr"
+    cube = make_cube((20, 20), SENTINEL2[:1]).chunk({"y": 10})
+    to_zarr(cube, store, progress=False)
+    with pytest.raises(StoreError, match="was written otherwise"):
+        to_zarr(cube * 2, store, progress=False)
+    to_zarr(cube * 2, store, overwrite=True, progress=False)
+    np.testing.assert_array_equal(open_maps(store).red, 2 * cube.red)
+    assert Ledger(progress_of(store)).done() == {(0, 0): "written", (1, 0): "written"}

@@ -28,6 +28,22 @@ def slow_map(log: Path, pause: float = 0.0) -> xr.Dataset:
     return maps.assign(permafrost_probability=maps.permafrost_probability.copy(data=noted))
 
 
+def slow_cube(log: Path, pause: float = 0.0) -> xr.Dataset:
+    """As many blocks without a model: two variables of plain numbers."""
+    import dask.array as da
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
+    from misoxr.grid import assign
+
+    values = np.arange(SIZE[0] * SIZE[1], dtype="float32").reshape(SIZE)
+    noted = da.from_array(values, chunks=CHUNK).map_blocks(
+        Note(str(log), pause), token="noted", dtype="float32", meta=values[:0, :0]
+    )
+    data = {"red": (("y", "x"), noted), "nir": (("y", "x"), noted + 1)}
+    return assign(xr.Dataset(data), GeoBox(SIZE, Affine(20, 0, 3e5, 0, -20, 1.5e6), "EPSG:3338"))
+
+
 @dataclass(frozen=True)
 class Note:
     """Notes a block in a log after a pause; neither makes another map of it."""
