@@ -1,7 +1,7 @@
 """What the two experiments of cross-validation share: tables, the line of JSON, and processes that run folds."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,7 +45,7 @@ def with_averages(scores: Scores, model: str, each: int) -> Scores:
     return Scores.joined([scores.predictions, mine], scores.tasks, scores.about)
 
 
-def paired(scores: Scores, task: str, ours: tuple[str, ...], rivals: tuple[str, ...], metrics: tuple[str, ...]) -> pd.DataFrame:
+def paired(scores: Scores, task: str, ours: Sequence[str], rivals: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Tabulate differences of two models in pairs of fold and seed, with their standard errors."""
     rows = []
     for one in ours:
