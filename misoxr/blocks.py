@@ -118,7 +118,7 @@ def _record(parts: Sequence[None], ledger: Ledger, block: Block) -> None:
         raise StoreError(f"The records {ledger.uri} cannot be written: {error}") from error
 
 
-def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool) -> None:
+def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool) -> bool:
     """Claim blocks and write them, until all are done, by this writer or others.
 
     Parameters
@@ -131,16 +131,21 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
         Whether nodata stand in for blocks whose assets cannot be read.
     progress : bool
         Show a bar.
+
+    Returns
+    -------
+    bool
+        Whether the store is still there; another writer may have finished it, and put it in another one's place.
     """
     layout, ledger, graph = target.layout, target.ledger, graph_of(target.layout)
     order, enough = in_order(layout.shape), ("written", "masked") if mask else ("written",)
     with tqdm(total=len(order), desc="to_zarr", unit="block", disable=not progress, mininterval=1.0) as bar:
-        while ledger.has(PLAN):  # or else another writer finished, and put the store in its place
+        while ledger.has(PLAN):
             done = ledger.done()
             left = [block for block in order if done.get(block) not in enough]
             bar.update(len(order) - len(left) - bar.n)
             if not left:
-                return
+                return True
             free = [block for block in left if block not in runner.waiting]
             mine = ledger.claim(free, runner.share(len(free)))
             start(target, graph, mine, runner)
@@ -154,6 +159,7 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
                     ledger.complete(block, str(outcome))
                 else:
                     raise outcome
+    return False
 
 
 def start(sink: Sink, graph: HighLevelGraph, blocks: Sequence[Block], runner: "Runner") -> None:

@@ -27,8 +27,9 @@ from misoxr.grid import geobox_of
 from misoxr.ledger import Ledger
 from misoxr.levels import coarser, fill_of, is_map
 from misoxr.maps import FILL
+from misoxr.replace import located, move
 from misoxr.store import open_maps, progress_of
-from misoxr.write import located, move, to_zarr
+from misoxr.write import to_zarr
 
 __all__ = ["to_cog", "to_pyramid"]
 

@@ -145,7 +145,7 @@ class Ledger:
     def agree(self, plan: Mapping[str, Any], lay_out: Callable[[], None]) -> list[str]:
         """Lay the store out once, whoever comes first, and return in what its plan differs from this writer's."""
         while (found := self.read(PLAN)) is None:
-            if not self._claimed("layout", self._generations().get("layout")):
+            if not self.take("layout"):
                 time.sleep(POLL)
                 continue
             if self.read(PLAN) is None:
@@ -184,6 +184,10 @@ class Ledger:
             if self._claimed(name, held.get(name), alive) and not self.has(f"blocks/{name}.written"):
                 mine.append(block)
         return mine
+
+    def take(self, name: str) -> bool:
+        """Claim something that one writer does for all; False where another does it."""
+        return self._claimed(name, self._generations().get(name))
 
     def _claimed(self, name: str, generation: int | None, alive: Callable[[str], bool] | None = None) -> bool:
         """Claim a name whose last lease is of a generation."""
@@ -230,6 +234,10 @@ class Ledger:
     def _sign(self) -> None:
         sign = {"host": _host(), "pid": os.getpid(), "born": _born(os.getpid()), "until": time.time() + self.limit}
         self._replace(f"writers/{self.owner}", sign)
+
+    def busy(self) -> bool:
+        """Whether another writer is alive."""
+        return any(owner != self.owner and self._lives(owner) for owner in self._names("writers"))
 
     def _lives(self, owner: str) -> bool:
         sign = self.read(f"writers/{owner}")

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import dask.base
 import xarray as xr
 import zarr
-from fsspec.implementations.local import LocalFileSystem
 
 from misoxr._version import __version__
 from misoxr.blocks import Target, runner_of, write_blocks
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid import geobox_of
 from misoxr.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of
+from misoxr.replace import aside, located, put_in_place, refuse_busy, settle
 from misoxr.repository import to_repository
 from misoxr.store import FINGERPRINT, Layout, lay_out, layout_of, note_masked, progress_of
 
 if TYPE_CHECKING:
     from icechunk import Repository
 
-__all__ = ["located", "move", "to_zarr"]
+__all__ = ["to_zarr"]
 
 
 def to_zarr(
@@ -86,29 +86,31 @@ def to_zarr(
     """
     _refuse(on_error, resources, client)
     client = client or _active_client()
+    layout = layout_of(ds, compact=compact)
+    for name in layout.blocked if on_error == "mask" else ():
+        layout.nodata(name)
+    plan, runner = _plan(layout, client, compact=compact), runner_of(client, resources)
     if not isinstance(store, str | os.PathLike):
-        layout = layout_of(ds, compact=compact)
         _reach(client, layout)
         settings = {"overwrite": overwrite, "resume": resume, "mask": on_error == "mask", "progress": progress}
-        to_repository(store, layout, _plan(layout, client, compact=compact), runner_of(client, resources), **settings)
+        to_repository(store, layout, plan, runner, **settings)
         return
     uri, system, path = located(store)
-    exists = system.exists(path)
-    if exists and overwrite and not system.exists(f"{path}/zarr.json"):
-        raise StoreError(f"{uri} exists and is no Zarr v3 store, so it is not replaced; give another path.")
-    target = f"{uri}.new" if exists and overwrite else uri
-    layout = layout_of(ds, compact=compact)
-    plan = _plan(layout, client, compact=compact)
-    ledger = Ledger(progress_of(target))
     try:
-        _begin(ledger, layout, plan, target, overwrite=overwrite, resume=resume)
+        settle(uri)
+        target = _target(uri, system, path, overwrite=overwrite)
+        ledger = Ledger(progress_of(target))
+        _begin(ledger, plan, target, resume=resume, replaces=target != uri)
         with ledger.alive():
             refuse_different(f"The store {target}", ledger.agree(plan, lambda: lay_out(layout, target, plan["fingerprint"])))
             _stage(client, ledger, layout)
-            write_blocks(Target(target, layout, ledger), runner_of(client, resources), mask=on_error == "mask", progress=progress)
-            _finish(layout, target, ledger)
-        if target != uri:
-            _swap(system, path)
+            if not write_blocks(Target(target, layout, ledger), runner, mask=on_error == "mask", progress=progress):
+                return
+            if target == uri:
+                _finish(layout, target, ledger)
+                ledger.clear("leases")
+            else:
+                put_in_place(uri, lambda: _finish(layout, target, ledger), ledger)
     except MisoxrError:
         raise
     except OSError as error:
@@ -132,13 +134,6 @@ def _active_client() -> Any:
         return get_client()
     except (ImportError, ValueError):
         return None
-
-
-def located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
-    """Return a store's address, absolute where it is local, and its place on a file system."""
-    uri = os.fspath(store).rstrip("/")
-    system, path = system_of(uri)
-    return (path if isinstance(system, LocalFileSystem) else uri), system, path
 
 
 def _plan(layout: Layout, client: Any, *, compact: bool) -> dict[str, Any]:
@@ -166,30 +161,44 @@ def _plan(layout: Layout, client: Any, *, compact: bool) -> dict[str, Any]:
 
 def _resolved(provenance: dict[str, Any], client: Any) -> dict[str, Any]:
     """Return provenance with the device that "auto" stands for, where this process computes: another device gives other bytes."""
+    if client is not None:
+        return provenance
+    if "models" in provenance:
+        return provenance | {"models": [_resolved(one, client) for one in provenance["models"]]}
     settings = provenance.get("settings")
-    if client is None and settings and settings.get("device") == "auto":
+    if settings and settings.get("device") == "auto":
         from misoxr.model.inference import choose_device
 
         return provenance | {"settings": settings | {"device": choose_device("auto").partition(":")[0]}}
     return provenance
 
 
-def _begin(ledger: Ledger, layout: Layout, plan: Mapping[str, Any], target: str, *, overwrite: bool, resume: bool) -> None:
+def _target(uri: str, system: Any, path: str, *, overwrite: bool) -> str:
+    """Return where to write: aside, where a store is to be replaced."""
+    if not (overwrite and system.exists(path)):
+        return uri
+    if not system.exists(f"{path}/zarr.json"):
+        raise StoreError(f"{uri} exists and is no Zarr v3 store, so it is not replaced; give another path.")
+    refuse_busy(uri, Ledger(progress_of(uri)))
+    return aside(uri)
+
+
+def _begin(ledger: Ledger, plan: Mapping[str, Any], target: str, *, resume: bool, replaces: bool) -> None:
     """See whether a store may be begun, or gone on with; forget records of a store that is there no more."""
     system, path = system_of(target)
-    begun = ledger.read(PLAN)
-    found = _fingerprint(target) if system.exists(path) else None
-    if begun is not None and found != begun.get("fingerprint") and not overwrite:
-        if system.exists(path):
-            raise StoreError(f"The store {target} is not the one that {ledger.uri} records; give another path, or overwrite=True.")
+    begun, exists = ledger.read(PLAN), system.exists(path)
+    if begun is None:
+        if exists and not ledger.has("leases"):
+            remedy = "move it away" if replaces else "give another path, or overwrite=True to replace it"
+            raise StoreError(f"The store {target} exists; {remedy}.")
+    elif not exists or (replaces and begun.get("fingerprint") != plan["fingerprint"]):
+        refuse_busy(target, ledger)
         ledger.clear()
-    elif begun is not None and overwrite and begun.get("fingerprint") != plan["fingerprint"]:
-        ledger.clear()
-        if system.exists(path):
+        if exists:
             system.rm(path, recursive=True)
-    elif begun is None and system.exists(path) and not overwrite and not ledger.has("leases"):
-        raise StoreError(f"The store {target} exists; give another path, or overwrite=True to replace it.")
-    elif begun is not None and not resume and not overwrite:
+    elif _fingerprint(target) != begun.get("fingerprint"):
+        raise StoreError(f"The store {target} is not the one that {ledger.uri} records; give another path, or overwrite=True.")
+    elif not resume and not replaces:
         raise StoreError(f"The store {target} exists, and resume=False; give another path, or overwrite=True to replace it.")
 
 
@@ -228,27 +237,6 @@ def _reach(client: Any, layout: Layout) -> None:
 
 
 def _finish(layout: Layout, target: str, ledger: Ledger) -> None:
-    """Note in the store what is masked, and in the records that all is done; the leases have served."""
+    """Note in the store what is masked, and in the records that all is done."""
     note_masked(zarr.open_group(target, mode="r+", use_consolidated=False), layout, ledger.masked())
     ledger.create(COMPLETE, True)
-    ledger.clear("leases")
-
-
-def _swap(system: Any, path: str) -> None:
-    """Put the new store in the old one's place. The first of several writers does it."""
-    if not system.exists(f"{path}.new"):
-        return
-    for suffix in ("", ".progress"):
-        if system.exists(f"{path}{suffix}"):
-            system.rm(f"{path}{suffix}", recursive=True)
-    for suffix in ("", ".progress"):
-        move(system, f"{path}.new{suffix}", f"{path}{suffix}")
-
-
-def move(system: Any, source: str, target: str) -> None:
-    """Move a directory; in a bucket there are none, but files of that beginning."""
-    if isinstance(system, LocalFileSystem):
-        os.replace(source, target)
-        return
-    for path in system.find(source):
-        system.mv(path, target + path[len(source) :])

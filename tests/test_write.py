@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +22,14 @@ import pytest
 import xarray as xr
 import zarr
 
+import misoxr.replace as replace_module
 from misoxr.errors import AssetError, MisoxrWarning, StoreError
 from misoxr.ledger import COMPLETE, Ledger
+from misoxr.model.inference import choose_device
 from misoxr.predict import predict
 from misoxr.spec import SENTINEL2
-from misoxr.store import open_maps, progress_of
-from misoxr.write import to_zarr
+from misoxr.store import layout_of, open_maps, progress_of
+from misoxr.write import _plan, to_zarr
 from tests.conftest import make_cube, make_model, tiny_spec
 from tests.writer import BLOCKS, noted, slow_map
 
@@ -220,8 +223,6 @@ def test_without_resume_a_store_is_an_error(tmp_path):
 
 
 def test_records_of_a_store_that_is_gone_do_not_count(tmp_path):
-    import shutil
-
     cube = make_cube((8, 6), SENTINEL2[:1])
     to_zarr(cube, tmp_path / "cube.zarr", progress=False)
     shutil.rmtree(tmp_path / "cube.zarr")
@@ -230,8 +231,6 @@ def test_records_of_a_store_that_is_gone_do_not_count(tmp_path):
 
 
 def test_records_do_not_speak_for_another_store_of_that_name(tmp_path):
-    import shutil
-
     cube = make_cube((8, 6), SENTINEL2[:1])
     to_zarr(cube, tmp_path / "cube.zarr", progress=False)
     shutil.rmtree(tmp_path / "cube.zarr")
@@ -293,6 +292,112 @@ def test_what_has_no_nodata_cannot_be_masked(tmp_path):
     BROKEN["value"] = True
     with pytest.raises(StoreError, match="'count' .int16. has no _FillValue"):
         to_zarr(rows(cube, broken), tmp_path / "cube.zarr", progress=False, on_error="mask")
+    assert not list(tmp_path.iterdir())
+
+
+# In the place of another store
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A store, what it holds, and what is to replace it."""
+    before, after = (make_cube((24, 24), SENTINEL2[:1], seed=seed).chunk({"y": 8, "x": 8}) for seed in (0, 1))
+    to_zarr(before, tmp_path / "cube.zarr", progress=False)
+    return str(tmp_path / "cube.zarr"), before, after
+
+
+def same(store: str, ds: xr.Dataset) -> bool:
+    return bool((open_maps(store).red == ds.red).all())
+
+
+@pytest.mark.parametrize("again", ["the same call", "without overwrite"])
+@pytest.mark.parametrize("moment", ["the old one is gone", "store, before", "store, after", "records, before", "records, after"])
+def test_a_replacement_killed_on_its_way_arrives(pair, monkeypatch, moment, again):
+    store, _, after = pair
+    what, _, when = moment.partition(", ")
+    create, move = Ledger.create, replace_module.move
+
+    def killed_create(ledger, name, content):
+        if name == replace_module.MOVING and what == "the old one is gone":
+            raise Killed
+        return create(ledger, name, content)
+
+    def killed_move(system, source, target):
+        mine = source.endswith(".progress") == (what == "records")
+        if mine and when == "before":
+            raise Killed
+        move(system, source, target)
+        if mine and when == "after":
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "create", killed_create)
+        patch.setattr(replace_module, "move", killed_move)
+        with pytest.raises(Killed):
+            to_zarr(after, store, overwrite=True, progress=False)
+    to_zarr(after, store, overwrite=again == "the same call", progress=False)
+    assert same(store, after)
+    assert sorted(path.name for path in Path(store).parent.iterdir()) == ["cube.zarr", "cube.zarr.progress"]
+
+
+def test_of_two_that_replace_a_store_one_moves_it(pair, monkeypatch):
+    """A second writer of the same map comes to its end while the first one moves it."""
+    store, _, after = pair
+    move, waited = replace_module.move, []
+
+    def slow_move(system, source, target):
+        if not waited:
+            second = Ledger(progress_of(f"{store}.new"))
+            thread = threading.Thread(target=replace_module.put_in_place, args=(store, lambda: waited.append("finished"), second))
+            waited.append(thread)
+            thread.start()
+            thread.join(0.5)
+            assert thread.is_alive()
+        move(system, source, target)
+
+    monkeypatch.setattr(replace_module, "move", slow_move)
+    to_zarr(after, store, overwrite=True, progress=False)
+    waited[0].join(30)
+    assert len(waited) == 1
+    assert same(store, after)
+
+
+def test_a_store_that_is_being_written_is_not_replaced(pair):
+    store, before, after = pair
+    with (
+        Ledger(progress_of(store)).alive(),
+        pytest.raises(StoreError, match="Another process writes to the store .*cube.zarr, which"),
+    ):
+        to_zarr(after, store, overwrite=True, progress=False)
+    assert same(store, before)
+    to_zarr(after, store, overwrite=True, progress=False)
+    assert same(store, after)
+
+
+def test_what_lies_where_the_replacement_would_is_left_alone(pair):
+    store, before, after = pair
+    before.to_zarr(f"{store}.new", consolidated=False)
+    with pytest.raises(StoreError, match=r"cube\.zarr\.new exists; move it away"):
+        to_zarr(after, store, overwrite=True, progress=False)
+    assert (xr.open_zarr(f"{store}.new", consolidated=False).red == before.red).all()
+
+
+def test_records_without_a_store_are_no_hindrance_to_overwrite(pair):
+    store, _, after = pair
+    shutil.rmtree(store)
+    to_zarr(after, store, overwrite=True, progress=False)
+    assert same(store, after)
+
+
+def test_the_device_of_every_model_counts():
+    spec = tiny_spec()
+    maps = predict(make_cube((32, 32), spec.bands), [make_model(spec, 0), make_model(spec, 1)])
+    models = _plan(layout_of(maps), None, compact=False)["provenance"]["models"]
+    assert [one["settings"]["device"] for one in models] == [choose_device("auto").partition(":")[0]] * 2
 
 
 # Disks

@@ -1,0 +1,98 @@
+"""Putting a store in another one's place: written beside it first, moved when it is finished, whoever dies on the way."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from misoxr.errors import StoreError
+from misoxr.ledger import COMPLETE, PLAN, POLL, Ledger, system_of
+from misoxr.store import progress_of
+
+__all__ = ["aside", "located", "move", "put_in_place", "refuse_busy", "settle"]
+
+ASIDE = ".new"
+MOVING = "moving"
+"""Record that the old store is gone, and the new one on its way."""
+
+
+def located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
+    """Return a store's address, absolute where it is local, and its place on a file system."""
+    uri = os.fspath(store).rstrip("/")
+    system, path = system_of(uri)
+    return (path if isinstance(system, LocalFileSystem) else uri), system, path
+
+
+def aside(uri: str) -> str:
+    """Return where the store is written that is to replace another."""
+    return f"{uri}{ASIDE}"
+
+
+def refuse_busy(uri: str, ledger: Ledger) -> None:
+    """Refuse to remove what a living process writes to.
+
+    Raises
+    ------
+    StoreError
+        If there is one.
+    """
+    if ledger.busy():
+        raise StoreError(f"Another process writes to the store {uri}, which is to be replaced; wait until it has ended, or end it.")
+
+
+def settle(uri: str) -> None:
+    """Put a store in place that was finished by a process that died before it did."""
+    ledger = Ledger(progress_of(aside(uri)))
+    if ledger.has(COMPLETE):
+        with ledger.alive():
+            put_in_place(uri, lambda: None, ledger)
+
+
+def put_in_place(uri: str, finish: Callable[[], None], ledger: Ledger) -> None:
+    """Finish a store, and put it in the old one's place: one of its writers does it, and the others wait.
+
+    Parameters
+    ----------
+    uri : str
+        The old store's address.
+    finish : callable
+        Called by the writer that does it.
+    ledger : Ledger
+        The new store's, whose records move with it.
+    """
+    while ledger.has(PLAN):  # it moves last but for signs of life
+        if ledger.take("place"):
+            finish()
+            _move(uri, ledger)
+            return
+        time.sleep(POLL)
+
+
+def _move(uri: str, ledger: Ledger) -> None:
+    system, path = system_of(uri)
+    old = Ledger(progress_of(uri))
+    if not ledger.has(MOVING):
+        refuse_busy(uri, old)
+        for place in (path, progress_of(path)):
+            if system.exists(place):
+                system.rm(place, recursive=True)
+        ledger.create(MOVING, True)
+    new = aside(path)
+    try:
+        for source, target in ((new, path), (progress_of(new), progress_of(path))):
+            if system.exists(source):
+                move(system, source, target)
+    finally:
+        old.clear(MOVING, "leases", "writers")  # this writer's own, which would look alive
+    ledger.clear()
+
+
+def move(system: Any, source: str, target: str) -> None:
+    """Move a directory; in a bucket there are none, but files of that beginning."""
+    if isinstance(system, LocalFileSystem):
+        os.replace(source, target)
+        return
+    for path in system.find(source):
+        system.mv(path, target + path[len(source) :])
