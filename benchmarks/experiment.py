@@ -65,7 +65,7 @@ def json_line(data: str, found: Mapping[str, Scores], task: str, recall: str, f1
         taken = scores.predictions.groupby(["model", "seed", "fold"]).seconds.first().groupby(["model", "seed"]).sum()
         for (model, seed), mine in tidy.groupby(["model", "seed"], sort=False):
             value = mine.set_index("metric").value
-            entry = {"data": data, "folds": folds, "model": model, "seed": seed}
+            entry = {"data": data, "folds": folds, "model": model, "seed": int(seed)}
             entry |= {name: round(float(value[key]), 4) for name, key in (("recall", recall), ("f1", f1), ("accuracy", "accuracy"))}
             entries.append(entry | {"seconds": round(float(taken[model, seed]), 1)})
     return json.dumps(entries)

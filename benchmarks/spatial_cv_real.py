@@ -142,9 +142,9 @@ def main(seeds: int, store: Path | None, processes: int, kinds: list[str], names
                 continue
             where = None if store is None else store / name.split()[0]
             run = partial(cube.miso.cross_validate, points=points, cv=cv, store=where, client=client)
-            nets = run({"MISO": wanted["MISO"]}, seeds=range(NETWORKS * seeds))
-            others = run({other: wanted[other] for other in wanted if other != "MISO"}, seeds=range(seeds))
-            joined = Scores.joined([nets.predictions, others.predictions], nets.tasks, nets.about)
+            every = run(wanted, seeds=range(seeds))
+            more = run({"MISO": wanted["MISO"]}, seeds=range(seeds, NETWORKS * seeds))
+            joined = Scores.joined([every.predictions, more.predictions], every.tasks, every.about)
             found[name] = with_averages(joined, "MISO", NETWORKS)
     print("\nREAL imagery and labels of land cover; pooled over folds, mean over seeds")
     print(table(found, "landcover", METRICS).to_string(index=False, float_format="%.3f"))
