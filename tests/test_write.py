@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from tqdm.auto import tqdm
 
+from misoxr import blocks
 from misoxr.errors import AssetError, MisoxrWarning, StoreError
 from misoxr.ledger import COMPLETE, Ledger
 from misoxr.predict import predict
@@ -187,6 +189,28 @@ def rows(ds: xr.Dataset, function, name: str = "red", chunk: int = 8) -> xr.Data
     return ds.assign({name: ds[name].copy(data=lazy)})
 
 
+class Positions:
+    """Passes blocks on, and notes where the bar stands when each is computed."""
+
+    def __init__(self) -> None:
+        self.bar, self.found = None, []
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        self.found.append(self.bar.n)
+        return block
+
+
+def positions(monkeypatch: pytest.MonkeyPatch, module: object) -> Positions:
+    noted = Positions()
+
+    def bar(**settings: object) -> tqdm:
+        noted.bar = tqdm(**settings)
+        return noted.bar
+
+    monkeypatch.setattr(module, "tqdm", bar)
+    return noted
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -287,6 +311,47 @@ def test_a_masked_block_is_nodata_and_recorded_and_tried_again(tmp_path):
     np.testing.assert_array_equal(again.red, make_cube((24, 24), SENTINEL2[:1]).red)
 
 
+@pytest.mark.parametrize("scheduler", ["threads", "sync"])
+def test_a_block_that_cannot_be_read_ends_a_write_soon_and_stops_no_other_when_masked(tmp_path, scheduler):
+    """Of 64 blocks that are claimed at once."""
+    begun, most, now, lock = Counter(), [0], [0], threading.Lock()
+
+    def read(block: np.ndarray, block_id: tuple[int, int]) -> np.ndarray:
+        with lock:
+            first = not begun
+            begun[block_id] += 1
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        with lock:
+            now[0] -= 1
+        if first:
+            raise AssetError("Item 'S2_0', band 'red': its server answers 503.")
+        return block
+
+    def cube() -> xr.Dataset:
+        begun.clear()
+        return rows(make_cube((64, 64), SENTINEL2[:1]), read)
+
+    with dask.config.set(scheduler=scheduler, num_workers=2):
+        with pytest.raises(AssetError, match="503"):
+            to_zarr(cube(), tmp_path / "raised.zarr", progress=False)
+        time.sleep(0.1)
+        assert sum(begun.values()) < 10
+        most[0] = 0
+        to_zarr(cube(), tmp_path / "masked.zarr", progress=False, on_error="mask")
+    assert begun == dict.fromkeys(np.ndindex(8, 8), 1)
+    assert most[0] == (2 if scheduler == "threads" else 1)
+    assert len(open_maps(tmp_path / "masked.zarr").attrs["masked_blocks"]) == 1
+
+
+def test_the_bar_moves_as_blocks_end(tmp_path, monkeypatch):
+    seen = positions(monkeypatch, blocks)
+    with dask.config.set(scheduler="sync"):
+        to_zarr(rows(make_cube((24, 24), SENTINEL2[:1]), seen), tmp_path / "cube.zarr")
+    assert seen.found == list(range(9))
+
+
 def test_what_has_no_nodata_cannot_be_masked(tmp_path):
     cube = make_cube((24, 24), SENTINEL2[:1])
     cube["count"] = (("y", "x"), np.ones((24, 24), "int16"))
@@ -379,8 +444,6 @@ def test_a_large_block_is_one_shard_of_many_chunks(tmp_path):
 
 
 def test_graphs_stay_below_their_bound(tmp_path, monkeypatch):
-    from misoxr import blocks
-
     sizes: list[int] = []
     get = blocks.dask.threaded.get
     monkeypatch.setattr(blocks, "TASKS", 200)
