@@ -23,7 +23,7 @@ from dask.system import CPU_COUNT
 from tqdm.auto import tqdm
 
 from misoxr.errors import AssetError, StoreError
-from misoxr.ledger import PLAN, Block, Ledger, in_order
+from misoxr.ledger import PLAN, Block, Ledger, in_order, unreachable
 from misoxr.store import Layout, packed
 
 __all__ = [
@@ -101,7 +101,7 @@ class Target:
 def _put(uri: str, values: Array, name: str, region: tuple[slice, ...], pack: bool) -> None:
     try:
         _opened(uri)[name][region] = packed(values) if pack else values
-    except (OSError, zarr.errors.BaseZarrError) as error:
+    except unreachable() as error:
         raise StoreError(
             f"The store {uri} cannot be written ({error}). What is written stays valid; when the cause is mended, the same call "
             "does what is left."
@@ -116,7 +116,7 @@ def _opened(uri: str) -> Any:
 def _record(parts: Sequence[None], ledger: Ledger, block: Block) -> None:
     try:
         ledger.complete(block)
-    except OSError as error:
+    except unreachable() as error:
         raise StoreError(f"The records {ledger.uri} cannot be written: {error}") from error
 
 

@@ -9,7 +9,7 @@ from distributed import WorkerPlugin
 from filelock import FileLock
 
 from misoxr.errors import CheckpointError, StoreError
-from misoxr.ledger import system_of
+from misoxr.ledger import system_of, unreachable
 from misoxr.model.checkpoint import kept_at
 from misoxr.model.files import write
 
@@ -69,7 +69,7 @@ def stage(client: Any, records: str, hashes: list[str]) -> None:
             if not system.exists(place):
                 system.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
                 system.put_file(str(path), place)
-        except OSError as error:
+        except unreachable() as error:
             raise StoreError(f"The checkpoint cannot be put beside the store, {uri}: {error}") from error
         client.register_plugin(KeepsModel(uri, sha256))
 

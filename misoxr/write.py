@@ -15,7 +15,7 @@ from misoxr._version import __version__
 from misoxr.blocks import Target, runner_of, write_blocks
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid import geobox_of
-from misoxr.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of
+from misoxr.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of, unreachable
 from misoxr.repository import to_repository
 from misoxr.store import FINGERPRINT, Layout, lay_out, layout_of, note_masked, progress_of
 
@@ -111,7 +111,7 @@ def to_zarr(
             _swap(system, path)
     except MisoxrError:
         raise
-    except OSError as error:
+    except unreachable() as error:
         raise StoreError(f"The store {uri} cannot be written: {error}") from error
 
 

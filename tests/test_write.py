@@ -140,6 +140,20 @@ def test_blocks_of_a_dead_writer_elsewhere_are_taken_over_in_time(tmp_path):
         assert other.claim([(0, 0), (0, 1), (0, 2)], 3) == []
 
 
+def test_signs_of_life_go_on_after_any_error(tmp_path, monkeypatch):
+    sign, tried = Ledger._sign, []
+
+    def fail_once(ledger: Ledger) -> None:
+        tried.append(time.time())
+        if len(tried) == 2:
+            raise RuntimeError("no answer")
+        sign(ledger)
+
+    monkeypatch.setattr(Ledger, "_sign", fail_once)
+    with Ledger(str(tmp_path / "p"), limit=0.1).alive():
+        wait_for(lambda: len(tried) > 2, seconds=10)
+
+
 def test_one_of_many_gets_a_block(tmp_path):
     ledgers = [Ledger(str(tmp_path / "p")) for _ in range(8)]
     blocks = list(np.ndindex(4, 5))
