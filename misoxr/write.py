@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.base
@@ -93,19 +94,21 @@ def to_zarr(
         to_repository(store, layout, _plan(layout, client, compact=compact), runner_of(client, resources), **settings)
         return
     uri, system, path = located(store)
-    exists = system.exists(path)
-    if exists and overwrite and not system.exists(f"{path}/zarr.json"):
-        raise StoreError(f"{uri} exists and is no Zarr v3 store, so it is not replaced; give another path.")
-    target = f"{uri}.new" if exists and overwrite else uri
-    layout = layout_of(ds, compact=compact)
-    plan = _plan(layout, client, compact=compact)
-    ledger = Ledger(progress_of(target))
     try:
+        exists = system.exists(path)
+        if exists and overwrite and not system.exists(f"{path}/zarr.json"):
+            raise StoreError(f"{uri} exists and is no Zarr v3 store, so it is not replaced; give another path.")
+        target = f"{uri}.new" if exists and overwrite else uri
+        layout = layout_of(ds, compact=compact)
+        plan = _plan(layout, client, compact=compact)
+        ledger = Ledger(progress_of(target))
         _begin(ledger, layout, plan, target, overwrite=overwrite, resume=resume)
         with ledger.alive():
             refuse_different(f"The store {target}", ledger.agree(plan, lambda: lay_out(layout, target, plan["fingerprint"])))
-            _stage(client, ledger, layout)
-            write_blocks(Target(target, layout, ledger), runner_of(client, resources), mask=on_error == "mask", progress=progress)
+            with _staged(client, ledger, layout):
+                write_blocks(
+                    Target(target, layout, ledger), runner_of(client, resources), mask=on_error == "mask", progress=progress
+                )
             _finish(layout, target, ledger)
         if target != uri:
             _swap(system, path)
@@ -201,15 +204,14 @@ def _fingerprint(target: str) -> str | None:
         return None
 
 
-def _stage(client: Any, ledger: Ledger, layout: Layout) -> None:
-    """Have the models where workers on other machines find them."""
+def _staged(client: Any, ledger: Ledger, layout: Layout) -> AbstractContextManager[None]:
+    """Have the models where workers on other machines find them, until the end."""
     hashes = str(layout.ds.attrs.get("model_sha256", "")).split()
     if client is None or not hashes:
-        return
+        return nullcontext()
     from misoxr import staging
 
-    if staging.elsewhere(client):
-        staging.stage(client, ledger.uri, hashes)
+    return staging.staged(client, ledger.uri, hashes) if staging.elsewhere(client) else nullcontext()
 
 
 def _reach(client: Any, layout: Layout) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,8 +259,6 @@ def test_without_resume_a_store_is_an_error(tmp_path):
 
 
 def test_records_of_a_store_that_is_gone_do_not_count(tmp_path):
-    import shutil
-
     cube = make_cube((8, 6), SENTINEL2[:1])
     to_zarr(cube, tmp_path / "cube.zarr", progress=False)
     shutil.rmtree(tmp_path / "cube.zarr")
@@ -268,8 +267,6 @@ def test_records_of_a_store_that_is_gone_do_not_count(tmp_path):
 
 
 def test_records_do_not_speak_for_another_store_of_that_name(tmp_path):
-    import shutil
-
     cube = make_cube((8, 6), SENTINEL2[:1])
     to_zarr(cube, tmp_path / "cube.zarr", progress=False)
     shutil.rmtree(tmp_path / "cube.zarr")
@@ -498,6 +495,30 @@ def test_workers_without_the_clients_files_fetch_the_model_once_a_host(whole, tm
         to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
     assert (tmp_path / "theirs" / "models" / f"{sha256}.safetensors").exists()
     assert bytes_of(tmp_path / "maps.zarr") == bytes_of(whole)
+
+
+def test_hosts_that_join_fetch_the_model_from_the_store_that_is_written(tmp_path, monkeypatch):
+    """A worker with another cache stands for a host that joins; the first store's records are gone by then."""
+    distributed = pytest.importorskip("distributed")
+    from misoxr.model.checkpoint import kept_at
+    from misoxr.staging import staged
+
+    monkeypatch.setenv("MISOXR_CACHE", str(tmp_path / "ours"))
+    sha256 = hashlib.sha256(b"a model").hexdigest()
+    kept_at(sha256).parent.mkdir(parents=True)
+    kept_at(sha256).write_bytes(b"a model")
+    settings = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None, "host": "127.0.0.1"}
+    with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
+        before = set(cluster.scheduler.worker_plugins)
+        with staged(client, str(tmp_path / "one.progress"), [sha256]):
+            assert set(cluster.scheduler.worker_plugins) != before
+        shutil.rmtree(tmp_path / "one.progress")
+        with staged(client, str(tmp_path / "other.progress"), [sha256]):
+            monkeypatch.setenv("MISOXR_CACHE", str(tmp_path / "theirs"))
+            cluster.scale(2)
+            client.wait_for_workers(2, timeout=30)
+            assert kept_at(sha256).read_bytes() == b"a model"
+        assert set(cluster.scheduler.worker_plugins) == before
 
 
 def test_a_staged_model_is_checked_by_its_hash(tmp_path, monkeypatch):
