@@ -507,7 +507,7 @@ def test_hosts_that_join_fetch_the_model_from_the_store_that_is_written(tmp_path
     sha256 = hashlib.sha256(b"a model").hexdigest()
     kept_at(sha256).parent.mkdir(parents=True)
     kept_at(sha256).write_bytes(b"a model")
-    settings = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None, "host": "127.0.0.1"}
+    settings = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
     with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
         before = set(cluster.scheduler.worker_plugins)
         with staged(client, str(tmp_path / "one.progress"), [sha256]):
