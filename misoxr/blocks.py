@@ -16,14 +16,14 @@ import dask.threaded
 import numpy as np
 import numpy.typing as npt
 import zarr
+from dask._task_spec import Alias, DataNode, Task, TaskRef, convert_legacy_graph
 from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
-from dask.optimization import cull
 from dask.system import CPU_COUNT
 from tqdm.auto import tqdm
 
 from misoxr.errors import AssetError, StoreError
-from misoxr.ledger import PLAN, Block, Ledger, in_order
+from misoxr.ledger import PLAN, Block, Ledger, in_order, unreachable
 from misoxr.store import Layout, packed
 
 __all__ = [
@@ -52,6 +52,8 @@ WAIT = 1.0
 Array = npt.NDArray[Any]
 Batch = tuple[dict[Any, Any], dict[Any, Block]]
 """A graph, and its last tasks with the blocks that they finish."""
+Ended = Callable[[Block, Any], None]
+"""Told of every block that ended, with what its last task returned or its AssetError; what it raises, ends all."""
 
 
 class Sink(Protocol):
@@ -99,7 +101,7 @@ class Target:
 def _put(uri: str, values: Array, name: str, region: tuple[slice, ...], pack: bool) -> None:
     try:
         _opened(uri)[name][region] = packed(values) if pack else values
-    except (OSError, zarr.errors.BaseZarrError) as error:
+    except unreachable() as error:
         raise StoreError(
             f"The store {uri} cannot be written ({error}). What is written stays valid; when the cause is mended, the same call "
             "does what is left."
@@ -114,7 +116,7 @@ def _opened(uri: str) -> Any:
 def _record(parts: Sequence[None], ledger: Ledger, block: Block) -> None:
     try:
         ledger.complete(block)
-    except OSError as error:
+    except unreachable() as error:
         raise StoreError(f"The records {ledger.uri} cannot be written: {error}") from error
 
 
@@ -140,6 +142,15 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
     layout, ledger, graph = target.layout, target.ledger, graph_of(target.layout)
     order, enough = in_order(layout.shape), ("written", "masked") if mask else ("written",)
     with tqdm(total=len(order), desc="to_zarr", unit="block", disable=not progress, mininterval=1.0) as bar:
+
+        def ended(block: Block, outcome: Any) -> None:
+            if isinstance(outcome, AssetError):
+                if not mask:
+                    raise outcome
+                put_nodata(target, block)
+                ledger.complete(block, str(outcome))
+            bar.update(1)
+
         while ledger.has(PLAN):
             done = ledger.done()
             left = [block for block in order if done.get(block) not in enough]
@@ -148,24 +159,17 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
                 return True
             free = [block for block in left if block not in runner.waiting]
             mine = ledger.claim(free, runner.share(len(free)))
-            start(target, graph, mine, runner)
+            start(target, graph, mine, runner, ended)
             if not mine and not runner.waiting:
                 time.sleep(WAIT)
-            for block, outcome in runner.outcomes(everything=not mine):
-                if not isinstance(outcome, AssetError):
-                    bar.update(1)
-                elif mask:
-                    put_nodata(target, block)
-                    ledger.complete(block, str(outcome))
-                else:
-                    raise outcome
+            runner.wait(ended, everything=not mine)
     return False
 
 
-def start(sink: Sink, graph: HighLevelGraph, blocks: Sequence[Block], runner: "Runner") -> None:
+def start(sink: Sink, graph: HighLevelGraph, blocks: Sequence[Block], runner: "Runner", ended: Ended) -> None:
     """Hand blocks to a runner, in graphs that are small enough for it."""
-    for batch in _batches(blocks, lambda some: batch_of(sink, graph, some, shared=runner.remote), measured=runner.remote):
-        runner.start(*batch)
+    for tasks, ends in _batches(blocks, lambda some: batch_of(sink, graph, some, shared=runner.remote), measured=runner.remote):
+        runner.start(tasks, ends, ended)
 
 
 def put_nodata(sink: Sink, block: Block) -> None:
@@ -247,7 +251,6 @@ class Runner:
 
     def __init__(self) -> None:
         self.waiting: set[Block] = set()
-        self._ended: dict[Block, Any] = {}
 
     def threads(self) -> int:
         """Return how many blocks are computed at once."""
@@ -257,33 +260,40 @@ class Runner:
         """Return how many blocks to claim at once: half of what is left, as long as it is much, so that others find some, too."""
         return min(max(AT_ONCE, 2 * self.threads()), left if left <= 4 * self.threads() else ceil(left / 2))
 
-    def start(self, tasks: dict[Any, Any], ends: Mapping[Any, Block]) -> None:
-        """Compute a graph; what became of its blocks is kept for :meth:`outcomes`."""
-        try:
-            self._get(tasks, ends)
-        except AssetError:
-            # Whose it was the scheduler does not tell, and others were on their way.
-            for end, block in ends.items():
-                if block in self._ended:
-                    continue
-                try:
-                    self._get(cull(tasks, [end])[0], {end: block})
-                except AssetError as error:
-                    self._ended[block] = error
+    def start(self, tasks: dict[Any, Any], ends: Mapping[Any, Block], ended: Ended) -> None:
+        """Compute a graph, and tell of its blocks as they end."""
 
-    def _get(self, tasks: Any, ends: Mapping[Any, Block]) -> None:
         def after(key: Any, result: Any, *_: Any) -> None:
             if key in ends:
-                self._ended[ends[key]] = result
+                ended(ends[key], result)
 
         get = dask.base.get_scheduler() or dask.threaded.get
         with Callback(posttask=after):
-            get(tasks, list(ends))
+            get(_passing_on(tasks), list(ends))
 
-    def outcomes(self, *, everything: bool) -> Iterator[tuple[Block, Any]]:
-        """Yield the blocks that ended since the last call, with what their last task returned, or why they failed."""
-        ended, self._ended = self._ended, {}
-        yield from ended.items()
+    def wait(self, ended: Ended, *, everything: bool) -> None:
+        """Wait until there could be too little to do, or for everything; here nothing is on its way once it is started."""
+
+
+def _passing_on(tasks: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a graph in which an AssetError is a value that tasks pass on, as a local scheduler ends all of a graph for an error."""
+    graph: dict[Any, Any] = convert_legacy_graph(tasks)
+    for key, task in graph.items():
+        if not isinstance(task, Alias | DataNode):
+            needs = tuple(task.dependencies)
+            graph[key] = Task(key, partial(_attempt, task, needs), *map(TaskRef, needs), _data_producer=task.data_producer)
+    return graph
+
+
+def _attempt(task: Task, needs: Sequence[Any], *values: Any) -> Any:
+    """Do a task, unless it needs what could not be read."""
+    for value in values:
+        if isinstance(value, AssetError):
+            return value
+    try:
+        return task(dict(zip(needs, values, strict=True)))
+    except AssetError as error:
+        return error
 
 
 class ClusterRunner(Runner):
@@ -300,14 +310,14 @@ class ClusterRunner(Runner):
         """Return the threads of all workers."""
         return sum(self._client.nthreads().values()) or 1
 
-    def start(self, tasks: dict[Any, Any], ends: Mapping[Any, Block]) -> None:
-        """Hand a graph to the scheduler."""
+    def start(self, tasks: dict[Any, Any], ends: Mapping[Any, Block], ended: Ended) -> None:
+        """Hand a graph to the scheduler; :meth:`wait` tells of its blocks."""
         futures = self._client.get(tasks, list(ends), sync=False, resources=self._resources)
         self._blocks.update(zip(futures, ends.values(), strict=True))
         self.waiting.update(ends.values())
 
-    def outcomes(self, *, everything: bool) -> Iterator[tuple[Block, Any]]:
-        """Wait until workers could run out of work, or for everything; yield the blocks that ended, and how."""
+    def wait(self, ended: Ended, *, everything: bool) -> None:
+        """Wait until workers could run out of work, or for everything; tell of the blocks that ended."""
         from distributed import as_completed
 
         enough = 0 if everything else self.threads()
@@ -321,7 +331,7 @@ class ClusterRunner(Runner):
                     outcome = future.result()
                 except AssetError as error:
                     outcome = error
-                yield block, outcome
+                ended(block, outcome)
                 if len(self._blocks) <= enough:
                     return
         except BaseException:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,11 +15,23 @@ from typing import Any
 from uuid import uuid4
 
 import fsspec
+import zarr
 from fsspec.implementations.local import LocalFileSystem
 
 from misoxr.errors import StoreError
 
-__all__ = ["COMPLETE", "LEASE", "PLAN", "Block", "Ledger", "differences", "in_order", "refuse_different", "system_of"]
+__all__ = [
+    "COMPLETE",
+    "LEASE",
+    "PLAN",
+    "Block",
+    "Ledger",
+    "differences",
+    "in_order",
+    "refuse_different",
+    "system_of",
+    "unreachable",
+]
 
 Block = tuple[int, int]
 """Row and column of a block among the blocks of a store."""
@@ -217,7 +230,7 @@ class Ledger:
 
         def beat() -> None:
             while not stop.wait(self.limit / 3):
-                with suppress(OSError):  # the next one may come through, and a missed one costs nothing but work done twice
+                with suppress(Exception):  # the next one may come through, and a missed one costs nothing but work done twice
                     self._sign()
 
         self._sign()
@@ -228,7 +241,7 @@ class Ledger:
         finally:
             stop.set()
             thread.join()
-            with suppress(OSError):
+            with suppress(*unreachable()):
                 self.clear(f"writers/{self.owner}")
 
     def _sign(self) -> None:
@@ -271,6 +284,12 @@ def system_of(uri: str) -> tuple[Any, str]:
     options = {} if _is_obstore(fsspec.get_filesystem_class(scheme)) else {"use_listings_cache": False}
     system, path = fsspec.core.url_to_fs(uri, **options)
     return system, path
+
+
+def unreachable() -> tuple[type[Exception], ...]:
+    """Return the errors that say that a store cannot be reached or written."""
+    obstore = sys.modules.get("obstore.exceptions")  # its errors are no OSErrors; who does not use it need not import it
+    return (OSError, zarr.errors.BaseZarrError, *([obstore.BaseError] if obstore else []))
 
 
 def _is_obstore(kind: type) -> bool:

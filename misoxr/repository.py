@@ -1,7 +1,9 @@
 """Maps in an Icechunk repository: blocks, and the record that they are done, in one commit, batch by batch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -208,18 +210,29 @@ def _write(repo: "Repository", branch: str, layout: Layout, runner: Runner, *, m
             bar.update(len(order) - len(left) - bar.n)
             if not left:
                 return
-            # All that is begun is waited for before a commit: with several blocks for each thread, threads wait little.
-            start(batch, graph, left[: max(AT_ONCE, 4 * runner.threads())], runner)
             drafts: dict[Block, Draft] = {}
             failed: dict[Block, AssetError] = {}
-            for block, outcome in runner.outcomes(everything=True):
-                (failed if isinstance(outcome, AssetError) else drafts)[block] = outcome
-                bar.update(1)
+            ended = partial(_note, drafts, failed, bar, mask)
+            # All that is begun is waited for before a commit: with several blocks for each thread, threads wait little.
+            with suppress(AssetError):  # raised below, when what ended before it is committed
+                start(batch, graph, left[: max(AT_ONCE, 4 * runner.threads())], runner, ended)
+                runner.wait(ended, everything=True)
             batch.draft.gather(list(drafts.values()))
             if drafts or mask:
                 _commit_blocks(batch, list(drafts), failed if mask else {})
             if failed and not mask:
                 raise next(iter(failed.values()))
+
+
+def _note(drafts: dict[Block, Draft], failed: dict[Block, AssetError], bar: Any, mask: bool, block: Block, outcome: Any) -> None:
+    """Note how a block ended; one that failed ends the batch, unless it is to be masked."""
+    if isinstance(outcome, AssetError):
+        failed[block] = outcome
+        if not mask:
+            raise outcome
+    else:
+        drafts[block] = outcome
+    bar.update(1)
 
 
 def _record(batch: Batch) -> Any:

@@ -1,29 +1,31 @@
 """Checkpoints to workers that share no file system with the client: an object beside the store, fetched once by each host."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import fsspec
 from distributed import WorkerPlugin
 from filelock import FileLock
 
 from misoxr.errors import CheckpointError, StoreError
-from misoxr.ledger import system_of
+from misoxr.ledger import system_of, unreachable
 from misoxr.model.checkpoint import kept_at
 from misoxr.model.files import write
 
-__all__ = ["stage"]
+__all__ = ["staged"]
 
 
 class KeepsModel(WorkerPlugin):
     """Has a checkpoint in the host's cache before a worker begins, also on workers that join later."""
 
-    idempotent = True
-
     def __init__(self, uri: str, sha256: str) -> None:
         self.uri, self.sha256 = uri, sha256
-        self.name = f"misoxr-model-{sha256}"
+        # A scheduler keeps one of a name: another store's lies elsewhere, and another writer's is taken away at another time.
+        self.name = f"misoxr-model-{uri}-{uuid4().hex}"
 
     def setup(self, worker: Any) -> None:
         """Fetch it, unless another process of the host has."""
@@ -51,27 +53,43 @@ def keep(uri: str, sha256: str) -> Path:
     return path
 
 
-def stage(client: Any, records: str, hashes: list[str]) -> None:
-    """Put checkpoints beside a store's records, and have every worker's host fetch them.
+@contextmanager
+def staged(client: Any, records: str, hashes: list[str]) -> Iterator[None]:
+    """Put checkpoints beside a store's records, and have every worker's host fetch them, those that join until the end, too.
 
     Raises
     ------
     StoreError
         If the records lie where workers elsewhere cannot read them.
     """
-    for sha256 in hashes:
-        path = kept_at(sha256)
-        if not path.exists():
-            continue  # loaded from an address that workers reach themselves
-        uri = f"{records}/models/{sha256}.safetensors"
+    with ExitStack() as ends:
+        for sha256 in hashes:
+            path = kept_at(sha256)
+            if not path.exists():
+                continue  # loaded from an address that workers reach themselves
+            uri = f"{records}/models/{sha256}.safetensors"
+            _put(path, uri)
+            plugin = KeepsModel(uri, sha256)
+            ends.callback(_forget, client, plugin.name)  # first: it stays registered where it fails on a worker
+            client.register_plugin(plugin)
+        yield
+
+
+def _put(path: Path, uri: str) -> None:
+    """Copy a checkpoint to an address, unless it is there."""
+    try:
         system, place = system_of(uri)
-        try:
-            if not system.exists(place):
-                system.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
-                system.put_file(str(path), place)
-        except OSError as error:
-            raise StoreError(f"The checkpoint cannot be put beside the store, {uri}: {error}") from error
-        client.register_plugin(KeepsModel(uri, sha256))
+        if not system.exists(place):
+            system.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
+            system.put_file(str(path), place)
+    except unreachable() as error:
+        raise StoreError(f"The checkpoint cannot be put beside the store, {uri}: {error}") from error
+
+
+def _forget(client: Any, name: str) -> None:
+    """Unregister a plugin. A cluster that is gone keeps nothing, and what ended the write is to be told, not that."""
+    with suppress(Exception):
+        client.unregister_worker_plugin(name)
 
 
 def lacking(client: Any, hashes: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.base
@@ -14,7 +15,7 @@ from misoxr._version import __version__
 from misoxr.blocks import Target, runner_of, write_blocks
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid import geobox_of
-from misoxr.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of
+from misoxr.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of, unreachable
 from misoxr.replace import aside, located, put_in_place, refuse_busy, settle
 from misoxr.repository import to_repository
 from misoxr.store import FINGERPRINT, Layout, lay_out, layout_of, note_masked, progress_of
@@ -103,17 +104,16 @@ def to_zarr(
         _begin(ledger, plan, target, resume=resume, replaces=target != uri)
         with ledger.alive():
             refuse_different(f"The store {target}", ledger.agree(plan, lambda: lay_out(layout, target, plan["fingerprint"])))
-            _stage(client, ledger, layout)
-            if not write_blocks(Target(target, layout, ledger), runner, mask=on_error == "mask", progress=progress):
-                return
-            if target == uri:
+            with _staged(client, ledger, layout):
+                there = write_blocks(Target(target, layout, ledger), runner, mask=on_error == "mask", progress=progress)
+            if there and target == uri:
                 _finish(layout, target, ledger)
                 ledger.clear("leases")
-            else:
+            elif there:
                 put_in_place(uri, lambda: _finish(layout, target, ledger), ledger)
     except MisoxrError:
         raise
-    except OSError as error:
+    except unreachable() as error:
         raise StoreError(f"The store {uri} cannot be written: {error}") from error
 
 
@@ -210,15 +210,14 @@ def _fingerprint(target: str) -> str | None:
         return None
 
 
-def _stage(client: Any, ledger: Ledger, layout: Layout) -> None:
-    """Have the models where workers on other machines find them."""
+def _staged(client: Any, ledger: Ledger, layout: Layout) -> AbstractContextManager[None]:
+    """Have the models where workers on other machines find them, until the end."""
     hashes = str(layout.ds.attrs.get("model_sha256", "")).split()
     if client is None or not hashes:
-        return
+        return nullcontext()
     from misoxr import staging
 
-    if staging.elsewhere(client):
-        staging.stage(client, ledger.uri, hashes)
+    return staging.staged(client, ledger.uri, hashes) if staging.elsewhere(client) else nullcontext()
 
 
 def _reach(client: Any, layout: Layout) -> None:

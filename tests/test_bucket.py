@@ -12,6 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from misoxr import blocks
 from misoxr.errors import StoreError
 from misoxr.ledger import COMPLETE, Ledger
 from misoxr.spec import SENTINEL2
@@ -120,3 +121,24 @@ def test_by_obstore_a_store_is_written_and_replaced(obstore):
     to_zarr(cube * 2, store, overwrite=True, progress=False)
     np.testing.assert_array_equal(open_maps(store).red, 2 * cube.red)
     assert Ledger(progress_of(store)).done() == {(0, 0): "written", (1, 0): "written"}
+
+
+def test_by_obstore_a_bucket_that_is_not_there(obstore):
+    with pytest.raises(StoreError, match=r"nobody/maps\.zarr cannot be written"):
+        to_zarr(make_cube((8, 6), SENTINEL2[:1]), "s3://nobody/maps.zarr", progress=False)
+
+
+def test_errors_of_obstore_are_those_of_a_store(tmp_path, monkeypatch):
+    """Of a block, and of its record."""
+    BaseError = pytest.importorskip("obstore.exceptions").BaseError
+
+    def fail(*_: object) -> None:
+        raise BaseError("no answer")
+
+    monkeypatch.setattr(blocks, "_opened", fail)
+    with pytest.raises(StoreError, match=r"cannot be written \(no answer\)"):
+        blocks._put("s3://nobody/maps.zarr", np.zeros(1), "red", (slice(1),), False)
+    ledger = Ledger(str(tmp_path / "p"))
+    monkeypatch.setattr(Ledger, "complete", fail)
+    with pytest.raises(StoreError, match="records .* cannot be written: no answer"):
+        blocks._record([], ledger, (0, 0))

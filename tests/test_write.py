@@ -21,8 +21,10 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from tqdm.auto import tqdm
 
 import misoxr.replace as replace_module
+from misoxr import blocks
 from misoxr.errors import AssetError, MisoxrWarning, StoreError
 from misoxr.ledger import COMPLETE, Ledger
 from misoxr.model.inference import choose_device
@@ -141,6 +143,20 @@ def test_blocks_of_a_dead_writer_elsewhere_are_taken_over_in_time(tmp_path):
         assert other.claim([(0, 0), (0, 1), (0, 2)], 3) == []
 
 
+def test_signs_of_life_go_on_after_any_error(tmp_path, monkeypatch):
+    sign, tried = Ledger._sign, []
+
+    def fail_once(ledger: Ledger) -> None:
+        tried.append(time.time())
+        if len(tried) == 2:
+            raise RuntimeError("no answer")
+        sign(ledger)
+
+    monkeypatch.setattr(Ledger, "_sign", fail_once)
+    with Ledger(str(tmp_path / "p"), limit=0.1).alive():
+        wait_for(lambda: len(tried) > 2, seconds=10)
+
+
 def test_one_of_many_gets_a_block(tmp_path):
     ledgers = [Ledger(str(tmp_path / "p")) for _ in range(8)]
     blocks = list(np.ndindex(4, 5))
@@ -188,6 +204,28 @@ def test_processes_give_the_same_bytes(whole, tmp_path):
 def rows(ds: xr.Dataset, function, name: str = "red", chunk: int = 8) -> xr.Dataset:
     lazy = da.map_blocks(function, da.from_array(ds[name].values, chunks=chunk), dtype="float32", meta=np.empty((0, 0), "float32"))
     return ds.assign({name: ds[name].copy(data=lazy)})
+
+
+class Positions:
+    """Passes blocks on, and notes where the bar stands when each is computed."""
+
+    def __init__(self) -> None:
+        self.bar, self.found = None, []
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        self.found.append(self.bar.n)
+        return block
+
+
+def positions(monkeypatch: pytest.MonkeyPatch, module: object) -> Positions:
+    noted = Positions()
+
+    def bar(**settings: object) -> tqdm:
+        noted.bar = tqdm(**settings)
+        return noted.bar
+
+    monkeypatch.setattr(module, "tqdm", bar)
+    return noted
 
 
 @pytest.mark.parametrize(
@@ -284,6 +322,47 @@ def test_a_masked_block_is_nodata_and_recorded_and_tried_again(tmp_path):
     again = open_maps(tmp_path / "cube.zarr")
     assert "masked_blocks" not in again.attrs
     np.testing.assert_array_equal(again.red, make_cube((24, 24), SENTINEL2[:1]).red)
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "sync"])
+def test_a_block_that_cannot_be_read_ends_a_write_soon_and_stops_no_other_when_masked(tmp_path, scheduler):
+    """Of 64 blocks that are claimed at once."""
+    begun, most, now, lock = Counter(), [0], [0], threading.Lock()
+
+    def read(block: np.ndarray, block_id: tuple[int, int]) -> np.ndarray:
+        with lock:
+            first = not begun
+            begun[block_id] += 1
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        with lock:
+            now[0] -= 1
+        if first:
+            raise AssetError("Item 'S2_0', band 'red': its server answers 503.")
+        return block
+
+    def cube() -> xr.Dataset:
+        begun.clear()
+        return rows(make_cube((64, 64), SENTINEL2[:1]), read)
+
+    with dask.config.set(scheduler=scheduler, num_workers=2):
+        with pytest.raises(AssetError, match="503"):
+            to_zarr(cube(), tmp_path / "raised.zarr", progress=False)
+        time.sleep(0.1)
+        assert sum(begun.values()) < 10
+        most[0] = 0
+        to_zarr(cube(), tmp_path / "masked.zarr", progress=False, on_error="mask")
+    assert begun == dict.fromkeys(np.ndindex(8, 8), 1)
+    assert most[0] == (2 if scheduler == "threads" else 1)
+    assert len(open_maps(tmp_path / "masked.zarr").attrs["masked_blocks"]) == 1
+
+
+def test_the_bar_moves_as_blocks_end(tmp_path, monkeypatch):
+    seen = positions(monkeypatch, blocks)
+    with dask.config.set(scheduler="sync"):
+        to_zarr(rows(make_cube((24, 24), SENTINEL2[:1]), seen), tmp_path / "cube.zarr")
+    assert seen.found == list(range(9))
 
 
 def test_what_has_no_nodata_cannot_be_masked(tmp_path):
@@ -484,8 +563,6 @@ def test_a_large_block_is_one_shard_of_many_chunks(tmp_path):
 
 
 def test_graphs_stay_below_their_bound(tmp_path, monkeypatch):
-    from misoxr import blocks
-
     sizes: list[int] = []
     get = blocks.dask.threaded.get
     monkeypatch.setattr(blocks, "TASKS", 200)
@@ -526,6 +603,30 @@ def test_workers_without_the_clients_files_fetch_the_model_once_a_host(whole, tm
         to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
     assert (tmp_path / "theirs" / "models" / f"{sha256}.safetensors").exists()
     assert bytes_of(tmp_path / "maps.zarr") == bytes_of(whole)
+
+
+def test_hosts_that_join_fetch_the_model_from_the_store_that_is_written(tmp_path, monkeypatch):
+    """A worker with another cache stands for a host that joins; the first store's records are gone by then."""
+    distributed = pytest.importorskip("distributed")
+    from misoxr.model.checkpoint import kept_at
+    from misoxr.staging import staged
+
+    monkeypatch.setenv("MISOXR_CACHE", str(tmp_path / "ours"))
+    sha256 = hashlib.sha256(b"a model").hexdigest()
+    kept_at(sha256).parent.mkdir(parents=True)
+    kept_at(sha256).write_bytes(b"a model")
+    settings = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
+        before = set(cluster.scheduler.worker_plugins)
+        with staged(client, str(tmp_path / "one.progress"), [sha256]):
+            assert set(cluster.scheduler.worker_plugins) != before
+        shutil.rmtree(tmp_path / "one.progress")
+        with staged(client, str(tmp_path / "other.progress"), [sha256]):
+            monkeypatch.setenv("MISOXR_CACHE", str(tmp_path / "theirs"))
+            cluster.scale(2)
+            client.wait_for_workers(2, timeout=30)
+            assert kept_at(sha256).read_bytes() == b"a model"
+        assert set(cluster.scheduler.worker_plugins) == before
 
 
 def test_a_staged_model_is_checked_by_its_hash(tmp_path, monkeypatch):
