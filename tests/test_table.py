@@ -4,12 +4,17 @@ import asyncio
 import json
 import shutil
 
+import numpy as np
 import pytest
 import rustac
+import shapely
 import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
 
 from misoxr.errors import CatalogError
 from misoxr.stac import open_stac
+from misoxr.stac.filters import area_of
 from misoxr.stac.table import ItemTable
 from tests.stac_scenes import ORIGIN, make_item, write_collection
 
@@ -59,6 +64,45 @@ def test_a_table_gives_what_its_items_give(tables, asked):
         xr.testing.assert_equal(one[name].compute(), other[name].compute())
     assert float(other.observations.max()) > 0
     assert other.attrs["stac_item_count"] <= 6
+
+
+@pytest.mark.parametrize("bounds", ["across", "around"])
+@pytest.mark.parametrize(
+    ("crs", "origin"),
+    [("EPSG:32601", (357_200.0, 7_200_000.0)), ("EPSG:32660", (641_200.0, 7_200_000.0)), ("EPSG:32601", (166_050.0, 450_000.0))],
+    ids=["zone 1", "zone 60", "near the equator"],
+)
+def test_items_across_the_antimeridian_are_found_on_either_side(tmp_path, crs, origin, bounds):
+    times = ("2020-07-01T13:00:00Z", "2020-07-02T11:00:00Z")  # one solar day at 180 degrees, two at 0
+    items = [make_item(tmp_path, f"item-{at}", time, origin=origin, crs=crs, seed=at) for at, time in enumerate(times)]
+    for item in items:
+        longitude, latitude = np.array(item["geometry"]["coordinates"][0]).T
+        west, east = float((longitude % 360).min()), float((longitude % 360).max() - 360)
+        south, north = float(latitude.min()), float(latitude.max())
+        assert 179.9 < west < 180 < east + 360 < 180.1
+        across = [west, south, east, north]
+        item["geometry"] = shapely.geometry.mapping(area_of(across, None))
+        item["bbox"] = across if bounds == "across" else [-180.0, south, 180.0, north]
+
+    async def write() -> None:
+        await rustac.write(str(tmp_path / "items.parquet"), items)
+
+    asyncio.run(write())
+    paths = write_collection(tmp_path / "items.json", items), tmp_path / "items.parquet"
+    whole = GeoBox((128, 160), Affine(10, 0, origin[0], 0, -10, origin[1]), crs)
+    searches = [{}, {"bbox": across}]
+    searches += [{"bbox": side} for side in ((west, south, 180, north), (-180, south, east, north))]
+    searches += [{"intersects": shapely.box(*search["bbox"])} for search in searches[2:]]
+    asked = [(whole, search) for search in searches] + [(whole[:, :40], {}), (whole[:, 120:], {})]
+    for grid, search in asked:
+        one, other = (open_stac(path, bands="red", reduce="median", geobox=grid, **search).compute() for path in paths)
+        for name in ("red", "observations"):
+            xr.testing.assert_equal(one[name], other[name])
+        assert int(other.observations.max()) == 1  # one time
+        assert other.attrs["stac_item_count"] == 2
+    if bounds == "across":
+        with pytest.raises(CatalogError, match="None of the 2 items of the table matches"):
+            open_stac(paths[1], bands="red", reduce="median", geobox=whole, bbox=(0, south, 10, north))
 
 
 def test_time_cubes_come_from_tables_too(tables):

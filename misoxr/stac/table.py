@@ -26,7 +26,7 @@ from misoxr.errors import CatalogError, require
 from misoxr.stac.assets import transformer
 from misoxr.stac.catalog import Found, Modifier, modified
 from misoxr.stac.composite import Times, outline
-from misoxr.stac.filters import Filters
+from misoxr.stac.filters import Filters, area_of
 from misoxr.stac.hrefs import is_remote, redact
 from misoxr.stac.items import Scene, scenes_of
 
@@ -163,13 +163,13 @@ def open_table(
     keep &= in_season(pd.DatetimeIndex(index["time"]), filters.season, filters.years)
     sides = ["west", "south", "east", "north"]
     if filters.area is not None:
-        keep &= shapely.intersects(shapely.box(*index[sides].to_numpy().T), filters.area)
+        keep &= shapely.intersects(_areas(index[sides].to_numpy()), filters.area)
     if not keep.any():
         raise CatalogError(
             f"None of the {len(index)} items of the table matches: {filters}. Widen the search, or check the names of the collections."
         )
     chosen = index[keep]
-    middle = np.where(chosen.east - chosen.west < 180, (chosen.west + chosen.east) / 2, 180.0)
+    middle = np.where((chosen.east - chosen.west).between(0, 180, "left"), (chosen.west + chosen.east) / 2, 180.0)
     day = (chosen.time + pd.to_timedelta(middle / 15, unit="h")).dt.normalize()
     chosen = chosen.assign(day=day if groupby else chosen.time).sort_values(["day", "time", "id"], kind="stable")
     times = pd.factorize(chosen.day)[0] if groupby else np.arange(len(chosen))
@@ -253,15 +253,23 @@ def _corners(table: Any, count: int) -> dict[str, Any]:
     return dict(zip(("west", "south", "east", "north"), values.reshape(count, 4).T, strict=True))
 
 
+def _areas(boxes: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """Return boxes in degrees as areas: two on either side of the antimeridian, where west lies east of east."""
+    areas = np.asarray(shapely.box(*boxes.T))
+    across = boxes[:, 0] > boxes[:, 2]
+    areas[across] = [area_of(box, None) for box in boxes[across]]
+    return areas
+
+
 def _moved(boxes: npt.NDArray[np.float64], crs: str, target: GeoBox) -> npt.NDArray[Any]:
     """Return what boxes in degrees cover in another CRS, as boxes a little wider."""
     forward = transformer("EPSG:4326", crs)
-    west, south, east, north = boxes.T
     if forward is None:
-        return np.asarray(shapely.box(west, south, east, north))
+        return _areas(boxes)
+    west, south, east, north = boxes.T
     along = np.linspace(0, 1, ALONG)
     u, v = (part.ravel() for part in np.meshgrid(along, along))
-    wide = (east - west) % 360  # across the antimeridian, west lies east of east
+    wide = east - west + np.where(east < west, 360, 0)  # across the antimeridian, west lies east of east
     x, y = forward.transform(west[:, None] + wide[:, None] * u, south[:, None] + (north - south)[:, None] * v)
     x, y = (np.where(np.isfinite(part), part, np.nan) for part in (x, y))
     finite: Any = np.isfinite(x)
@@ -269,6 +277,8 @@ def _moved(boxes: npt.NDArray[np.float64], crs: str, target: GeoBox) -> npt.NDAr
     x, y = np.where(known, x, 1e30), np.where(known, y, 1e30)  # what lies outside the CRS meets nothing
     low, high = ((np.nanmin(x, axis=1), np.nanmin(y, axis=1)), (np.nanmax(x, axis=1), np.nanmax(y, axis=1)))
     margin = [0.05 * (b - a) + 2 * abs(target.affine.a) for a, b in zip(low, high, strict=True)]  # edges bulge between the points
+    # -180 to 180 may be an item on the antimeridian: its outline tells
+    margin = [np.where(wide > 180, 1e30, one) for one in margin]
     return np.asarray(shapely.box(low[0] - margin[0], low[1] - margin[1], high[0] + margin[0], high[1] + margin[1]))
 
 
