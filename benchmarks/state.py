@@ -79,12 +79,25 @@ def zarr_cube(directory: Path) -> Path:
     return path
 
 
+def degrees(part: GeoBox) -> tuple[float, float, float, float]:
+    """West, south, east and north of a tile; west of its east, too, where it lies across the antimeridian."""
+    import pyproj
+
+    along = np.linspace(0, 1, 9)
+    left, bottom, right, top = part.boundingbox.bbox
+    x, y = np.meshgrid(left + (right - left) * along, bottom + (top - bottom) * along)
+    longitude, latitude = pyproj.Transformer.from_crs("EPSG:3338", "EPSG:4326", always_xy=True).transform(x, y)
+    west, east = (float((value + 180) % 360 - 180) for value in ((longitude % 360).min(), (longitude % 360).max()))
+    return west, float(latitude.min()), east, float(latitude.max())
+
+
 def item_table(directory: Path, address: str) -> Path:
     """A table of 100,000 items; 100 of them, on the first block, with assets that can be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import shapely
 
+    from misoxr.stac.filters import area_of
     from tests.stac_scenes import write_cog
 
     box = grid()
@@ -100,7 +113,7 @@ def item_table(directory: Path, address: str) -> Path:
     for i, top in enumerate(ys):
         for j, left in enumerate(xs):
             part = box[int(top) : int(top) + side, int(left) : int(left) + side]
-            west, south, east, north = part.geographic_extent.boundingbox.bbox
+            west, south, east, north = degrees(part)
             near = all(first - CHUNK < at + side and first + 2 * CHUNK > at for first, at in zip(FIRST, (top, left), strict=True))
             if near:
                 noise = np.random.default_rng(i * columns + j).integers(300, 4000, (side // 10, side // 10))
@@ -108,7 +121,7 @@ def item_table(directory: Path, address: str) -> Path:
                 write_cog(directory / f"{i}_{j}" / "band.tif", values, part.affine, "EPSG:3338", tile=512)
                 clear = np.full((side // 2, side // 2), 4, "uint8")
                 write_cog(directory / f"{i}_{j}" / "scl.tif", clear, part.affine * Affine.scale(2), "EPSG:3338", tile=512)
-            outline = shapely.to_wkb(shapely.box(west, south, east, north))
+            outline = shapely.to_wkb(area_of((west, south, east, north), None))
             for k, date in enumerate(dates):
                 root = f"{address}/{i}_{j}" if near else f"{address}/absent/{i}_{j}/{k}"
                 assets = {

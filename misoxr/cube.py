@@ -86,10 +86,14 @@ def _month_day(text: str) -> int:
 
 
 def _median(values: Cube) -> Cube:
-    """NaN sorts last, so the middle of the valid values follows from their count (np.nanmedian takes ten times as long)."""
-    ordered = np.sort(values, axis=0)
+    """NaN sorts last, so the middle of the valid values follows from their count (np.nanmedian takes ten times as long).
+
+    A pixel's values lie beside each other for the sort: many times of them sort in half the time.
+    """
+    ordered = np.ascontiguousarray(np.moveaxis(values, 0, -1))
+    ordered.sort(axis=-1)
     count = np.count_nonzero(~np.isnan(values), axis=0)
-    low, high = (np.take_along_axis(ordered, k[None], axis=0)[0] for k in (np.maximum(count - 1, 0) // 2, count // 2))
+    low, high = (np.take_along_axis(ordered, k[..., None], axis=-1)[..., 0] for k in (np.maximum(count - 1, 0) // 2, count // 2))
     return np.asarray((low + high) / 2, dtype="float32")
 
 

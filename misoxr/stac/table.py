@@ -225,7 +225,8 @@ def _index(copy: str, uri: str) -> pd.DataFrame:
     time = pd.to_datetime(plain["datetime"], utc=True, errors="coerce")
     if "start_datetime" in plain:
         time = time.fillna(pd.to_datetime(plain["start_datetime"], utc=True, errors="coerce"))
-    box = {key: np.asarray(column, dtype="float64") for key, column in _corners(table, count).items()}
+    box = {key: np.array(column, dtype="float64") for key, column in _corners(table, count).items()}
+    _narrow(box, table)
     index = pd.DataFrame({"id": plain["id"].astype(str), "time": time.dt.tz_localize(None).astype("datetime64[ns]"), **box})
     index["collection"] = plain["collection"].astype(object) if "collection" in plain else None
     lacking = {"datetime": index.time.isna().to_numpy(), "bbox": ~np.isfinite(index[list(box)].to_numpy()).all(axis=1)}
@@ -251,6 +252,17 @@ def _corners(table: Any, count: int) -> dict[str, Any]:
         [[box[0], box[1], box[len(box) // 2], box[len(box) // 2 + 1]] if box else [np.nan] * 4 for box in column.to_pylist()]
     )
     return dict(zip(("west", "south", "east", "north"), values.reshape(count, 4).T, strict=True))
+
+
+def _narrow(box: Mapping[str, npt.NDArray[np.float64]], table: Any) -> None:
+    """Give boxes from -180 to 180 the sides of what they hold, where that lies about the antimeridian: no grid is far from them otherwise."""
+    wide = np.flatnonzero(box["east"] - box["west"] > 180)
+    for row in wide if "geometry" in table.column_names else ():
+        shape = table.column("geometry")[int(row)].as_py()
+        if isinstance(shape, bytes):
+            longitude = shapely.get_coordinates(shapely.from_wkb(shape))[:, 0] % 360
+            if longitude.min() < 180 < longitude.max() and np.ptp(longitude) < 180:
+                box["west"][row], box["east"][row] = longitude.min(), longitude.max() - 360
 
 
 def _areas(boxes: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
