@@ -25,10 +25,10 @@ from tqdm.auto import tqdm
 from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
 from misoxr.grid import geobox_of
 from misoxr.ledger import Ledger
-from misoxr.levels import coarser, fill_of, is_map
+from misoxr.levels import coarser, is_map
 from misoxr.maps import FILL
 from misoxr.replace import located, move
-from misoxr.store import open_maps, progress_of
+from misoxr.store import fill_of, open_maps, progress_of
 from misoxr.write import to_zarr
 
 __all__ = ["to_cog", "to_pyramid"]

@@ -9,18 +9,14 @@ import xarray as xr
 
 from misoxr.grid import assign, geobox_of
 from misoxr.maps import class_map
+from misoxr.store import fill_of
 
-__all__ = ["coarser", "fill_of", "is_map"]
+__all__ = ["coarser", "is_map"]
 
 
 def is_map(array: xr.DataArray) -> bool:
     """Whether an array lies on the pixel grid."""
     return {"y", "x"} <= set(array.dims)
-
-
-def fill_of(array: xr.DataArray) -> Any:
-    """Return what stands for a missing pixel: NaN in floats, and in integers their fill value, None where they have none."""
-    return np.nan if array.dtype.kind == "f" else array.attrs.get("_FillValue", array.encoding.get("_FillValue"))
 
 
 def coarser(ds: xr.Dataset, classes: str) -> xr.Dataset:

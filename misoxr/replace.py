@@ -45,7 +45,7 @@ def refuse_busy(uri: str, ledger: Ledger) -> None:
 def settle(uri: str) -> None:
     """Put a store in place that was finished by a process that died before it did."""
     ledger = Ledger(progress_of(aside(uri)))
-    if ledger.has(COMPLETE):
+    if ledger.has(COMPLETE) or ledger.has(MOVING):
         with ledger.alive():
             put_in_place(uri, lambda: None, ledger)
 
@@ -62,7 +62,7 @@ def put_in_place(uri: str, finish: Callable[[], None], ledger: Ledger) -> None:
     ledger : Ledger
         The new store's, whose records move with it.
     """
-    while ledger.has(PLAN):  # it moves last but for signs of life
+    while ledger.has(PLAN) or ledger.has(MOVING):
         if ledger.take("place"):
             finish()
             _move(uri, ledger)
@@ -72,21 +72,32 @@ def put_in_place(uri: str, finish: Callable[[], None], ledger: Ledger) -> None:
 
 def _move(uri: str, ledger: Ledger) -> None:
     system, path = system_of(uri)
-    old = Ledger(progress_of(uri))
+    new, old = aside(path), Ledger(progress_of(uri))
     if not ledger.has(MOVING):
         refuse_busy(uri, old)
         for place in (path, progress_of(path)):
             if system.exists(place):
                 system.rm(place, recursive=True)
         ledger.create(MOVING, True)
-    new = aside(path)
+    if system.exists(new):
+        move(system, new, path)
     try:
-        for source, target in ((new, path), (progress_of(new), progress_of(path))):
-            if system.exists(source):
-                move(system, source, target)
+        _move_records(system, progress_of(new), progress_of(path))
     finally:
-        old.clear(MOVING, "leases", "writers")  # this writer's own, which would look alive
+        old.clear("leases", "writers")  # where they moved along, this writer would look alive
     ledger.clear()
+    old.clear(MOVING)
+
+
+def _move_records(system: Any, source: str, target: str) -> None:
+    """Move records; where they go one by one, the claim to move them stays, and what tells that they are moving goes last."""
+    if isinstance(system, LocalFileSystem):
+        os.replace(source, target)
+        return
+    names = [path[len(source) + 1 :] for path in system.find(source)]
+    for name in sorted(names, key=lambda name: (name == MOVING, name)):
+        if name.partition("/")[0] not in ("leases", "writers"):
+            system.mv(f"{source}/{name}", f"{target}/{name}")
 
 
 def move(system: Any, source: str, target: str) -> None:

@@ -23,7 +23,7 @@ from misoxr.ledger import COMPLETE, PLAN, Block, Ledger
 if TYPE_CHECKING:
     from icechunk import Repository
 
-__all__ = ["RECORD", "Layout", "lay_out", "layout_of", "note_masked", "open_maps", "packed", "progress_of"]
+__all__ = ["RECORD", "Layout", "fill_of", "lay_out", "layout_of", "note_masked", "open_maps", "packed", "progress_of"]
 
 FINGERPRINT = "misoxr_fingerprint"
 """Attribute of a store that tells which records are its own."""
@@ -95,15 +95,20 @@ class Layout:
             If a variable of integers has no fill value.
         """
         variable = self.ds[name]
-        if np.issubdtype(variable.dtype, np.floating):
-            return np.nan
-        fill = variable.attrs.get("_FillValue", variable.encoding.get("_FillValue"))
+        fill = fill_of(variable)
         if fill is None:
             raise StoreError(
                 f"The variable {name!r} ({variable.dtype}) has no _FillValue, so nodata cannot stand in for what cannot be read; "
                 "give it one, or write with on_error='raise'."
             )
         return fill
+
+
+def fill_of(variable: xr.DataArray | xr.Variable) -> Any:
+    """Return what stands where nothing is known: NaN in floats, and in integers their fill value, None where they have none."""
+    if np.issubdtype(variable.dtype, np.floating):
+        return np.nan
+    return variable.attrs.get("_FillValue", variable.encoding.get("_FillValue"))
 
 
 def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
@@ -256,7 +261,7 @@ def _encoding(variable: xr.Variable, *, data: bool) -> dict[str, Any]:
     """Missing floats are NaN; integers keep the fill value they have."""
     if np.issubdtype(variable.dtype, np.floating):
         return {"_FillValue": np.array(np.nan, dtype=variable.dtype)[()]} if data else {}
-    fill = variable.attrs.get("_FillValue", variable.encoding.get("_FillValue"))
+    fill = fill_of(variable)
     own = {key: value for key, value in variable.encoding.items() if key == "_FillValue"}
     return own | ({} if fill is None else {"fill_value": fill})  # so that a block that is not written yet is nodata
 

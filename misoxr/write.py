@@ -85,8 +85,8 @@ def to_zarr(
     AssetError
         If an asset cannot be read.
     """
-    _refuse(on_error, resources, client)
     client = client or _active_client()
+    _refuse(on_error, resources, client)
     layout = layout_of(ds, compact=compact)
     for name in layout.blocked if on_error == "mask" else ():
         layout.nodata(name)
@@ -123,7 +123,7 @@ def to_zarr(
 def _refuse(on_error: str, resources: Any, client: Any) -> None:
     if on_error not in ("raise", "mask"):
         raise StoreError(f"on_error is {on_error!r}; use 'raise' or 'mask'.")
-    if resources and client is None and _active_client() is None:
+    if resources and client is None:
         raise StoreError(f"resources={dict(resources)} are those of a cluster's workers, and there is no client; start one first.")
 
 

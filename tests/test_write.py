@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from fsspec.implementations.memory import MemoryFileSystem
 from tqdm.auto import tqdm
 
 import misoxr.replace as replace_module
@@ -398,7 +399,8 @@ def same(store: str, ds: xr.Dataset) -> bool:
 def test_a_replacement_killed_on_its_way_arrives(pair, monkeypatch, moment, again):
     store, _, after = pair
     what, _, when = moment.partition(", ")
-    create, move = Ledger.create, replace_module.move
+    create, name = Ledger.create, "_move_records" if what == "records" else "move"
+    move = getattr(replace_module, name)
 
     def killed_create(ledger, name, content):
         if name == replace_module.MOVING and what == "the old one is gone":
@@ -406,21 +408,47 @@ def test_a_replacement_killed_on_its_way_arrives(pair, monkeypatch, moment, agai
         return create(ledger, name, content)
 
     def killed_move(system, source, target):
-        mine = source.endswith(".progress") == (what == "records")
-        if mine and when == "before":
+        if when == "before":
             raise Killed
         move(system, source, target)
-        if mine and when == "after":
-            raise Killed
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "create", killed_create)
-        patch.setattr(replace_module, "move", killed_move)
+        if what != "the old one is gone":
+            patch.setattr(replace_module, name, killed_move)
         with pytest.raises(Killed):
             to_zarr(after, store, overwrite=True, progress=False)
     to_zarr(after, store, overwrite=again == "the same call", progress=False)
     assert same(store, after)
     assert sorted(path.name for path in Path(store).parent.iterdir()) == ["cube.zarr", "cube.zarr.progress"]
+
+
+@pytest.mark.parametrize("last", [0, 5, 16, 17, 26, 27, 28])
+def test_a_replacement_killed_between_two_objects_arrives(monkeypatch, last):
+    """In a bucket objects move one by one; nobody else takes over meanwhile."""
+    before, after = (make_cube((24, 24), SENTINEL2[:1], seed=seed).chunk({"y": 8, "x": 8}) for seed in (0, 1))
+    store = f"memory://replaced-{last}.zarr"
+    to_zarr(before, store, progress=False)
+    mv, moved = MemoryFileSystem.mv, []
+
+    def killed_mv(system, source, target, **options):
+        second = Ledger(progress_of(f"{store}.new"))
+        assert not second.take("place")
+        if len(moved) == last:
+            raise Killed
+        moved.append(source)
+        mv(system, source, target, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "mv", killed_mv)
+        with pytest.raises(Killed):
+            to_zarr(after, store, overwrite=True, progress=False)
+    to_zarr(after, store, progress=False)
+    assert same(store, after)
+    system = MemoryFileSystem()
+    assert not system.find(f"/replaced-{last}.zarr.new")
+    assert Ledger(progress_of(store)).done() == dict.fromkeys(np.ndindex(3, 3), "written")
 
 
 def test_of_two_that_replace_a_store_one_moves_it(pair, monkeypatch):
