@@ -26,7 +26,7 @@ from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreErr
 from misoxr.grid import geobox_of
 from misoxr.ledger import Ledger
 from misoxr.levels import coarser, is_map
-from misoxr.maps import FILL
+from misoxr.maps import coded
 from misoxr.replace import located, move
 from misoxr.store import fill_of, open_maps, progress_of
 from misoxr.write import to_zarr
@@ -176,8 +176,8 @@ def to_pyramid(
     box = geobox_of(maps)
     most = ceil(log2(max(box.shape)))
     count = max(0, ceil(log2(max(box.shape) / _SMALLEST))) if levels is None else levels
-    if not 0 <= count <= most:
-        raise SpecError(f"levels is {levels}; a map of {box.shape.y} x {box.shape.x} pixels can have 0 to {most} coarser levels.")
+    if not isinstance(count, int) or not 0 <= count <= most:
+        raise SpecError(f"levels is {levels!r}; a map of {box.shape.y} x {box.shape.x} pixels can have 0 to {most} coarser levels.")
     uri, system, path = located(store)
     there = system.exists(path)
     if there and not overwrite:
@@ -221,11 +221,7 @@ def _chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
             )
         if not check_dtype(ds[name].dtype.name):
             raise BandError(f"{name!r} is {ds[name].dtype}, which GDAL does not know; turn it into uint8 or float32.")
-    maps = ds[names].transpose(..., "y", "x")
-    for name, array in maps.items():
-        if "flag_values" in array.attrs and array.dtype.kind == "f":
-            codes = array.fillna(FILL).astype("uint8").drop_encoding()
-            maps[name] = codes.assign_attrs(array.attrs | {"_FillValue": np.uint8(FILL)})
+    maps = coded(ds[names].transpose(..., "y", "x"))
     geobox_of(maps)  # tells what is wrong with the grid
     return maps
 

@@ -279,10 +279,19 @@ def _block(name: str) -> Block:
 
 
 def system_of(uri: str) -> tuple[Any, str]:
-    """Return the file system of an address, and the path on it. Listings are never kept: others write here too."""
+    """Return the file system of an address, and the path on it. Listings are never kept: others write here too.
+
+    Raises
+    ------
+    StoreError
+        If nothing that is installed serves it.
+    """
     scheme = uri.partition("://")[0].partition("::")[0] if "://" in uri else "file"
-    options = {} if _is_obstore(fsspec.get_filesystem_class(scheme)) else {"use_listings_cache": False}
-    system, path = fsspec.core.url_to_fs(uri, **options)
+    try:
+        options = {} if _is_obstore(fsspec.get_filesystem_class(scheme)) else {"use_listings_cache": False}
+        system, path = fsspec.core.url_to_fs(uri, **options)
+    except (ImportError, ValueError) as error:
+        raise StoreError(f"The address {uri} cannot be used ({error}); install what serves it, or give another.") from error
     return system, path
 
 

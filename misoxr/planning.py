@@ -62,17 +62,25 @@ class Plan:
 
     def __str__(self) -> str:
         count = self.blocks[0] * self.blocks[1]
-        lines = [f"{count:,} blocks of {self.block[0]:,} x {self.block[1]:,} pixels, {self.tasks:,} tasks each"]
+        lines = [f"{count:,} block{'s' * (count != 1)} of {self.block[0]:,} x {self.block[1]:,} pixels, {self.tasks:,} tasks each"]
         if self.windows is not None:
             lines.append(f"{self.windows:,} windows")
-        lines.append(f"{self.bytes_written / 1e9:,.2f} GB to write before compression")
+        lines.append(f"{_bytes(self.bytes_written)} to write before compression")
         if self.seconds is not None and self.bytes_read is not None and self.memory is not None:
             lines += [
-                f"{self.bytes_read / 1e9:,.2f} GB to bring into memory",
-                f"{self.seconds / 3600:,.2f} hours by one process as this one ({self.block_seconds:,.1f} s a block)",
-                f"{self.memory / 1e9:,.2f} GB for each thread of a worker beside its libraries",
+                f"{_bytes(self.bytes_read)} to bring into memory",
+                f"{_time(self.seconds)} by one process as this one ({self.block_seconds:,.1f} s a block)",
+                f"{_bytes(self.memory)} for each thread of a worker beside its libraries",
             ]
         return "\n".join(lines)
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} hours" if seconds >= 3600 else f"{seconds:,.1f} s"
 
 
 def plan(ds: xr.Dataset, *, timed: bool | Block = True, compact: bool = False) -> Plan:

@@ -19,7 +19,15 @@ MOVING = "moving"
 
 
 def located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
-    """Return a store's address, absolute where it is local, and its place on a file system."""
+    """Return a store's address, absolute where it is local, and its place on a file system.
+
+    Raises
+    ------
+    StoreError
+        If it is no path or URL, or nothing that is installed serves it.
+    """
+    if not isinstance(store, str | os.PathLike):
+        raise StoreError(f"A {type(store).__name__} is no place for this; give a path or a URL.")
     uri = os.fspath(store).rstrip("/")
     system, path = system_of(uri)
     return (path if isinstance(system, LocalFileSystem) else uri), system, path

@@ -18,7 +18,8 @@ from zarr.abc.store import Store
 
 from misoxr.errors import MisoxrWarning, StoreError
 from misoxr.grid import assign, geobox_of
-from misoxr.ledger import COMPLETE, PLAN, Block, Ledger
+from misoxr.ledger import COMPLETE, PLAN, Block, Ledger, system_of
+from misoxr.maps import coded
 
 if TYPE_CHECKING:
     from icechunk import Repository
@@ -33,7 +34,7 @@ BLOCK = 2048
 """Side of the blocks of what is in memory, pixels."""
 STEP = 1 / 254
 """Step of packed probabilities: at most half of it, 0.00197, is lost."""
-_PACKED = {"dtype": "uint8", "scale_factor": STEP, "add_offset": 0.0, "_FillValue": np.uint8(255), "fill_value": np.uint8(255)}
+_PACKED = {"dtype": "uint8", "scale_factor": STEP, "_FillValue": np.uint8(255), "fill_value": np.uint8(255)}
 
 SIDECAR = "provenance"
 """Group whose attributes hold the provenance: zarr warns of files in a store that are no part of its hierarchy."""
@@ -121,7 +122,7 @@ def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
     """
     geobox = geobox_of(ds)
     attrs = {**{key: value for key, value in ds.attrs.items() if key != FINGERPRINT}, **_geozarr(geobox)}
-    out = assign(_uniform(ds), geobox)
+    out = assign(_uniform(coded(ds)), geobox)
     out.attrs = attrs
     blocked = tuple(
         str(name)
@@ -209,13 +210,18 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository") -> xr.Datase
         maps: xr.Dataset = xr.open_zarr(place, consolidated=False, mask_and_scale=False)
     except OSError as error:
         raise StoreError(f"There is no store of maps at {name} ({error}); give what to_zarr wrote to.") from error
+    if not maps.data_vars:
+        what = f"is a pyramid; open one of its levels, such as {name}/0" if "multiscales" in maps.attrs else "holds no variables"
+        raise StoreError(f"The store {name} {what}.")
     # Maps that plain xarray wrote again have lost the group.
     with suppress(FileNotFoundError):
         beside = xr.open_zarr(place, group=SIDECAR, consolidated=False).attrs
         maps.attrs["provenance"] = json.dumps(beside, sort_keys=True)
     maps.attrs.pop(FINGERPRINT, None)
-    bytes_ = [name for name, variable in maps.data_vars.items() if "scale_factor" in variable.attrs]
-    maps = maps.assign(xr.decode_cf(maps[bytes_]).data_vars) if bytes_ else maps
+    packed = [key for key, variable in maps.data_vars.items() if "scale_factor" in variable.attrs]
+    for key in packed:
+        maps[key].attrs["scale_factor"] = np.float32(maps[key].attrs["scale_factor"])  # its type is that of what is decoded
+    maps = maps.assign(xr.decode_cf(maps[packed]).data_vars) if packed else maps
     for variable in maps.variables.values():
         if np.issubdtype(variable.dtype, np.floating):
             variable.attrs.pop("_FillValue", None)  # NaN, which needs no words
@@ -234,7 +240,13 @@ def _readable(store: "str | os.PathLike[str] | Store | Repository") -> str | Sto
     """Return an address, or what zarr reads from: of a repository, its branch main."""
     if hasattr(store, "readonly_session"):
         return cast(Store, store.readonly_session("main").store)
-    return store if isinstance(store, Store) else os.fspath(store)
+    if isinstance(store, Store):
+        return store
+    if not isinstance(store, str | os.PathLike):
+        raise StoreError(f"Maps are not opened from a {type(store).__name__}; give a path, a URL, a Repository, or session.store.")
+    uri = os.fspath(store)
+    system_of(uri)  # tells what is wrong with a URL
+    return uri
 
 
 def _written_of_unfinished(place: str | Store) -> int | None:

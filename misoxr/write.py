@@ -123,6 +123,8 @@ def to_zarr(
 def _refuse(on_error: str, resources: Any, client: Any) -> None:
     if on_error not in ("raise", "mask"):
         raise StoreError(f"on_error is {on_error!r}; use 'raise' or 'mask'.")
+    if client is not None and not hasattr(client, "scheduler_info"):
+        raise StoreError(f"client is a {type(client).__name__}; give a distributed.Client.")
     if resources and client is None:
         raise StoreError(f"resources={dict(resources)} are those of a cluster's workers, and there is no client; start one first.")
 
@@ -160,17 +162,22 @@ def _plan(layout: Layout, client: Any, *, compact: bool) -> dict[str, Any]:
 
 
 def _resolved(provenance: dict[str, Any], client: Any) -> dict[str, Any]:
-    """Return provenance with the device that "auto" stands for, where this process computes: another device gives other bytes."""
-    if client is not None:
-        return provenance
+    """Return provenance with the device that "auto" stands for where it is computed: another device gives other bytes."""
     if "models" in provenance:
         return provenance | {"models": [_resolved(one, client) for one in provenance["models"]]}
     settings = provenance.get("settings")
     if settings and settings.get("device") == "auto":
-        from misoxr.model.inference import choose_device
-
-        return provenance | {"settings": settings | {"device": choose_device("auto").partition(":")[0]}}
+        return provenance | {"settings": settings | {"device": _device(client)}}
     return provenance
+
+
+def _device(client: Any) -> str:
+    """Return what "auto" stands for here, or on a client's workers; "auto" where they differ, or there are none yet."""
+    from misoxr.model.inference import choose_device
+
+    found = {choose_device("auto")} if client is None else set(client.run(choose_device, "auto").values())
+    kinds = {device.partition(":")[0] for device in found}
+    return kinds.pop() if len(kinds) == 1 else "auto"
 
 
 def _target(uri: str, system: Any, path: str, *, overwrite: bool) -> str:
@@ -189,8 +196,9 @@ def _begin(ledger: Ledger, plan: Mapping[str, Any], target: str, *, resume: bool
     begun, exists = ledger.read(PLAN), system.exists(path)
     if begun is None:
         if exists and not ledger.has("leases"):
-            remedy = "move it away" if replaces else "give another path, or overwrite=True to replace it"
-            raise StoreError(f"The store {target} exists; {remedy}.")
+            if replaces or not system.exists(f"{path}/zarr.json"):
+                raise StoreError(f"{target} exists and was not begun here; {'move it away' if replaces else 'give another path'}.")
+            raise StoreError(f"The store {target} exists; give another path, or overwrite=True to replace it.")
     elif not exists or (replaces and begun.get("fingerprint") != plan["fingerprint"]):
         refuse_busy(target, ledger)
         ledger.clear()

@@ -1,6 +1,7 @@
 """Writing that is killed, shared and refused: nothing lost, nothing written twice, and the same bytes in the end."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -488,7 +489,7 @@ def test_a_store_that_is_being_written_is_not_replaced(pair):
 def test_what_lies_where_the_replacement_would_is_left_alone(pair):
     store, before, after = pair
     before.to_zarr(f"{store}.new", consolidated=False)
-    with pytest.raises(StoreError, match=r"cube\.zarr\.new exists; move it away"):
+    with pytest.raises(StoreError, match=r"cube\.zarr\.new exists and was not begun here; move it away"):
         to_zarr(after, store, overwrite=True, progress=False)
     assert (xr.open_zarr(f"{store}.new", consolidated=False).red == before.red).all()
 
@@ -505,6 +506,67 @@ def test_the_device_of_every_model_counts():
     maps = predict(make_cube((32, 32), spec.bands), [make_model(spec, 0), make_model(spec, 1)])
     models = _plan(layout_of(maps), None, compact=False)["provenance"]["models"]
     assert [one["settings"]["device"] for one in models] == [choose_device("auto").partition(":")[0]] * 2
+
+
+# As users have them
+
+
+def test_masked_maps_and_maps_of_plain_xarray_keep_their_codes(tmp_path):
+    spec = tiny_spec()
+    maps = predict(make_cube((32, 32), spec.bands), make_model(spec), device="cpu").chunk({"y": 16})
+    likely = maps.permafrost_probability > float(maps.permafrost_probability.mean())
+    to_zarr(maps.where(likely), tmp_path / "masked.zarr", progress=False)
+    to_zarr(xr.open_zarr(tmp_path / "masked.zarr", consolidated=False), tmp_path / "again.zarr", progress=False)
+    expected = maps.permafrost.where(likely, 255).astype("uint8")
+    for name in ("masked", "again"):
+        found = open_maps(tmp_path / f"{name}.zarr")
+        assert found.permafrost.dtype == found.taxonomy.dtype == "uint8"
+        np.testing.assert_array_equal(found.permafrost, expected)
+
+
+def test_bytes_are_read_as_float32(tmp_path):
+    spec = tiny_spec()
+    maps = predict(make_cube((32, 32), spec.bands), make_model(spec), device="cpu")
+    to_zarr(maps, tmp_path / "maps.zarr", compact=True, progress=False)
+    ours, plain = open_maps(tmp_path / "maps.zarr"), xr.open_zarr(tmp_path / "maps.zarr", consolidated=False)
+    assert ours.permafrost_probability.dtype == ours.taxonomy_probability.dtype == "float32"
+    for found in (ours, plain):
+        np.testing.assert_allclose(found.permafrost_probability, maps.permafrost_probability, atol=0.002)
+
+
+def test_with_and_without_a_client_it_is_the_same_map(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    spec = tiny_spec()
+    maps = predict(make_cube((32, 32), spec.bands), make_model(spec)).chunk({"y": 16})
+    to_zarr(maps, tmp_path / "maps.zarr", progress=False)
+    with distributed.Client(n_workers=1, processes=False, dashboard_address=None) as client:
+        to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
+    with pytest.raises(StoreError, match="client is a str; give a distributed.Client"):
+        to_zarr(maps, tmp_path / "maps.zarr", client="tcp://127.0.0.1:8786")
+
+
+@pytest.mark.parametrize("address", ["nothing://bucket/maps.zarr", "gs://bucket/maps.zarr"])
+def test_an_address_that_nothing_serves(address):
+    if address.startswith("gs") and importlib.util.find_spec("gcsfs"):
+        pytest.skip("gcsfs serves it")
+    cube = make_cube((8, 6), SENTINEL2[:1])
+    for call in (lambda: to_zarr(cube, address), lambda: open_maps(address), lambda: cube.miso.to_cog(address)):
+        with pytest.raises(StoreError, match=f"The address {address} cannot be used .*install what serves it"):
+            call()
+
+
+def test_what_is_no_place_for_maps(tmp_path):
+    cube = make_cube((8, 6), SENTINEL2[:1])
+    with pytest.raises(StoreError, match="not opened from a int"):
+        open_maps(3)
+    with pytest.raises(StoreError, match="A int is no place for this"):
+        cube.miso.to_pyramid(3)
+    cube.miso.to_pyramid(tmp_path / "pyramid.zarr", levels=1, progress=False)
+    with pytest.raises(StoreError, match=r"pyramid\.zarr is a pyramid; open one of its levels, such as .*pyramid\.zarr/0"):
+        open_maps(tmp_path / "pyramid.zarr")
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(StoreError, match=r"notes exists and was not begun here; give another path\.$"):
+        to_zarr(cube, tmp_path / "notes")
 
 
 # Disks
