@@ -40,8 +40,8 @@ def table(found: Mapping[str, Scores], task: str, metrics: tuple[str, ...]) -> p
 
 def with_averages(scores: Scores, model: str, each: int) -> Scores:
     """Put averages of so many seeds of a model beside it, as a model of its own."""
-    averages = scores.averaged(each).predictions
-    mine = averages[averages.model == model].assign(model=f"{model}, {each} averaged")
+    one = Scores(scores.predictions[scores.predictions.model == model], scores.tasks, scores.about)
+    mine = one.averaged(each).predictions.assign(model=f"{model}, {each} averaged")
     return Scores.joined([scores.predictions, mine], scores.tasks, scores.about)
 
 

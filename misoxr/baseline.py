@@ -2,9 +2,11 @@
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, get_args
 
 import dask.array as da
@@ -17,7 +19,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
 from misoxr.cube import check, named
-from misoxr.errors import PointsError, SpecError, require
+from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError, require
 from misoxr.features import Features, features, features_at
 from misoxr.points import read_points, simulated
 from misoxr.samples import Labelled, read_samples
@@ -25,7 +27,17 @@ from misoxr.scaling import METHODS, Scaling
 from misoxr.spec import ModelSpec, Task
 from misoxr.stack import stack
 
-__all__ = ["BASELINES", "Baseline", "PixelModel", "baseline", "check_labels", "fit_baseline", "is_baseline"]
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "PixelModel",
+    "baseline",
+    "check_labels",
+    "fit_baseline",
+    "is_baseline",
+    "prepared_baseline",
+    "refuse_unseen",
+]
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -58,8 +70,10 @@ class Baseline:
             raise SpecError(f"scaling is {self.scaling!r}; use 'none' or one of {METHODS}.")
         if self.features == "coordinates" and self.scaling != "none":
             raise SpecError(f"scaling is {self.scaling!r}, and coordinates alone have no bands to scale; leave it out.")
-        if not (hasattr(self.estimator, "fit") and hasattr(self.estimator, "predict")):
-            raise SpecError(f"{self.estimator!r} is no scikit-learn estimator: it has no fit and predict.")
+        if isinstance(self.estimator, type):
+            raise SpecError(f"{self.estimator.__name__} is a class; give an estimator, {self.estimator.__name__}().")
+        if not all(hasattr(self.estimator, name) for name in ("fit", "predict", "get_params")):
+            raise SpecError(f"{self.estimator!r} is no scikit-learn estimator: it has no fit, predict and get_params.")
 
 
 def baseline(name: str, *, seed: int = 0) -> Baseline:
@@ -196,11 +210,11 @@ def fit_baseline(
     rival : Baseline, str or estimator
         A baseline or its name (:func:`baseline`), or an estimator, which then sees the pixel's values.
     points : GeoDataFrame
-        As for :func:`misoxr.train.fit`. Points without valid imagery are left out.
+        As for :func:`misoxr.train.fit`. Points without valid imagery are left out with a warning.
     spec : ModelSpec
         Bands and tasks; its encoders play no part.
     seed : int, optional
-        Seed of an estimator that takes a ``random_state``, and of the pixels that a scaling is fitted on.
+        Seed of everything in the estimator that takes a ``random_state``, and of the pixels that a scaling is fitted on.
     scaling : Scaling or str, optional
         Scaling of a named baseline, or one in hand.
 
@@ -212,14 +226,8 @@ def fit_baseline(
         If a classifier meets a regression, or a regressor classes.
     """
     base = require("sklearn.base", "train")
-    rival = baseline(rival, seed=seed) if isinstance(rival, str) else rival
-    rival = rival if isinstance(rival, Baseline) else Baseline(rival)
+    rival = prepared_baseline(rival, spec, seed=seed, scaling=scaling)
     method = rival.scaling if scaling is None else scaling
-    for task in spec.tasks:
-        if base.is_classifier(rival.estimator) == (task.kind == "regression"):
-            raise SpecError(
-                f"{rival.estimator!r} does not fit task {task.name!r}, a {task.kind}; give a {'regressor' if task.kind == 'regression' else 'classifier'}."
-            )
     points = read_points(points)
     ds = named(ds, spec)
     geobox = check(ds, spec)
@@ -229,6 +237,7 @@ def fit_baseline(
     )
     table = features_at(rival.features, fitted, spec, bands, geobox, labelled.rows, labelled.columns).compute().T
     valid = table[:, -1] > 0
+    refuse_unseen(valid)
     table = np.where(np.isfinite(table), table, np.nan)[:, :-1]
     with np.errstate(all="ignore"):
         fill = np.nan_to_num([np.nanmedian(column) if np.isfinite(column).any() else 0.0 for column in table[valid].T])
@@ -239,8 +248,8 @@ def fit_baseline(
         known = valid & np.isfinite(labels)
         check_labels(task, labels[known])
         estimator = base.clone(rival.estimator)
-        if "random_state" in estimator.get_params():
-            estimator.set_params(random_state=seed)
+        drawn = [name for name in estimator.get_params() if name == "random_state" or name.endswith("__random_state")]
+        estimator.set_params(**dict.fromkeys(drawn, int(seed)))
         estimator.fit(filled[known], labels[known] if task.kind == "regression" else labels[known].astype(int))
         if "n_jobs" in estimator.get_params():
             estimator.set_params(n_jobs=1)  # Dask's threads share the cores
@@ -256,13 +265,44 @@ def fit_baseline(
     return PixelModel(spec, estimators, rival.features, fitted, tuple(float(value) for value in fill), record)
 
 
-def check_labels(task: Task, labels: Floats) -> None:
+def prepared_baseline(rival: Any, spec: ModelSpec, *, seed: Any = 0, scaling: Any = None, **settings: Any) -> Baseline:
+    """Return a rival as a baseline; refuse what is known to fail, before a cube is read."""
+    if settings:
+        raise SpecError(f"A baseline has no settings {sorted(settings)}; it takes seed, scaling and like alone.")
+    if not isinstance(spec, ModelSpec):
+        raise SpecError(f"like is {spec!r}; give a ModelSpec, such as misoxr.train.spec_for makes for a cube and points.")
+    if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
+        raise SpecError(f"The seed is {seed!r}; scikit-learn takes whole numbers from 0 to 2**32 - 1.")
+    known = baseline(rival, seed=int(seed)) if isinstance(rival, str) else rival
+    found = known if isinstance(known, Baseline) else Baseline(known)
+    if isinstance(scaling, str):
+        replace(found, scaling=scaling)  # refuses what it cannot be
+    elif not isinstance(scaling, Scaling | None):
+        raise SpecError(f"scaling is {scaling!r}; use 'none', one of {METHODS}, or a Scaling in hand.")
+    is_classifier = require("sklearn.base", "train").is_classifier
+    for task in spec.tasks:
+        if is_classifier(found.estimator) == (task.kind == "regression"):
+            kind = "regressor" if task.kind == "regression" else "classifier"
+            raise SpecError(f"{found.estimator!r} does not fit task {task.name!r}, a {task.kind}; give a {kind}.")
+    return found
+
+
+def refuse_unseen(seen: npt.NDArray[np.bool_]) -> None:
+    """Warn of points where the cube has no valid imagery, and refuse them if they are all."""
+    if not seen.any():
+        raise BandError(f"None of the {len(seen)} points lies where the cube has a valid pixel; give a cube with data there.")
+    if not seen.all():
+        words = f"{(~seen).sum()} of {len(seen)} points lie where the cube has no valid imagery, and are left out."
+        warnings.warn(words, MisoxrWarning, stacklevel=5)
+
+
+def check_labels(task: Task, labels: Floats, when: str = "") -> None:
     """Refuse labels that nothing can be learnt from: none, of one class only, or without a logarithm."""
     if not len(labels):
-        raise PointsError(f"No point with valid imagery has a label of {task.name!r}; give points with labels of every task.")
+        raise PointsError(f"No point with valid imagery has a label of {task.name!r}{when}; give points with labels of every task.")
     if task.kind != "regression" and len(np.unique(labels)) < 2:
         only = task.classes[int(labels[0])]
-        raise PointsError(f"All {len(labels)} labels of {task.name!r} are {only!r}; give points of two classes or more.")
+        raise PointsError(f"All {len(labels)} labels of {task.name!r} are {only!r}{when}; give points of two classes or more.")
     if task.loss == "mse_log1p" and labels.min() <= -1:
         raise PointsError(
             f"A label of {task.name!r} is {labels.min():g}, and its loss learns log(1 + value); give values above -1, or loss='mse'."

@@ -166,7 +166,8 @@ def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) ->
     float
         The most probable temperature of 0.05 to 20, where its logarithm is 0 with a standard deviation of 1 before any label is
         seen: few labels, or labels that are all foretold, do not move it far. Its negative log-likelihood is never above that
-        of a temperature of 1. 1 for a regression, and where there are fewer than two labels.
+        of a temperature of 1. 1 for a regression, and where labels of fewer than two
+        classes are known.
 
     Raises
     ------
@@ -182,7 +183,7 @@ def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) ->
     if task.kind == "regression":
         return 1.0
     values, codes = _labelled(task, logits, labels)
-    if len(codes) < 2:
+    if len(np.unique(codes)) < 2:
         return 1.0
 
     def loss(log_temperature: float) -> float:

@@ -1,18 +1,14 @@
 """Cross-validation on a datacube: models, folds and seeds to out-of-fold predictions, resumable fold by fold."""
 
-import hashlib
 import inspect
-import json
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
@@ -21,44 +17,29 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from misoxr._version import __version__
-from misoxr.baseline import Baseline, is_baseline
+from misoxr.baseline import Baseline, is_baseline, prepared_baseline
 from misoxr.cube import check, named
-from misoxr.errors import BandError, MisoxrError, MisoxrWarning, PointsError, SpecError, StoreError
+from misoxr.errors import BandError, MisoxrError, MisoxrWarning, PointsError, SpecError
 from misoxr.features import values_at
-from misoxr.folds import KFold
+from misoxr.folds import KFold, PredefinedFolds, check_apart
 from misoxr.grid import geobox_of
+from misoxr.kept import Kept, Unit, digest, fingerprint
 from misoxr.model.checkpoint import Model
 from misoxr.points import encode, place, read_points, regions_of, simulated
 from misoxr.predict_at import predict_at
-from misoxr.recipe import Recipe
 from misoxr.scaling import valid_pixels
 from misoxr.scores import Scores, stacked
 from misoxr.spec import ModelSpec, Task
 from misoxr.stack import stack
-from misoxr.train import check_room, fit, spec_for
+from misoxr.train import check_room, fit, prepared, spec_for
 
 __all__ = ["cross_validate"]
 
 Indices = npt.NDArray[np.intp]
-FIT_OPTIONS = frozenset(inspect.signature(fit).parameters)
-"""Keyword arguments of fit that are no settings of a recipe."""
+SIDES = ("calibrate", "progress")
+"""Keyword arguments of fit that nothing can be wrong with."""
 NUMBER = "misoxr:number"
 """Column that follows points while some are left out."""
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """One model, seed and fold."""
-
-    model: str
-    seed: int
-    fold: int
-
-    @property
-    def file(self) -> str:
-        """Name of its file in a store."""
-        name = re.sub(r"[^\w.-]+", "_", self.model)
-        return f"{name}-{hashlib.sha256(self.model.encode()).hexdigest()[:8]}-seed{self.seed}-fold{self.fold}.parquet"
 
 
 def cross_validate(
@@ -89,9 +70,9 @@ def cross_validate(
         mapping gives them names. A pair (estimator, dict) has settings of its own, for :func:`misoxr.train.fit`.
     points : GeoDataFrame
         As for :func:`misoxr.train.fit`. Points outside the cube, or where it has no valid imagery, are left out with a warning.
-    cv : splitter or int, optional
+    cv : splitter, int or list, optional
         One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or scikit-learn's, split by the points' coordinates in the cube's
-        CRS (those that need classes or groups: as :class:`misoxr.PredefinedFolds` of their folds); a number stands for that many
+        CRS (those that need classes or groups: give the list of their folds); a number stands for that many
         random folds, which say little of remote places. All points are split; those that are left out are left out of their folds.
     seeds : int or sequence of int, optional
         Seeds of the models, each of which is fitted once with each; a number stands for that many, from 0.
@@ -101,7 +82,8 @@ def cross_validate(
     region : str, optional
         Column of the regions' names; their index by default.
     store : path or URL, optional
-        Directory where the predictions of each fold go as Parquet. Folds that are there are not run again.
+        Directory where the predictions of each fold go as Parquet. Folds that are there are not run again, as long as points, folds,
+        models and settings are the same, and the imagery at the points and half a window away from them.
     client : distributed.Client, optional
         A Dask cluster that runs the folds, one a task.
     progress : bool, optional
@@ -122,33 +104,30 @@ def cross_validate(
     SpecError
         If models differ in tasks, have the same name, or a setting is not known.
     StoreError
-        If the store holds folds of other points, folds or settings.
+        If the store holds folds of other points, folds or settings, or a file that is damaged.
     """
     rivals = _named(estimators, settings)
-    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    seeds = _seeds(seeds)
     points = read_points(points)
     specs = _specs(rivals, ds, points)
     tasks = _common_tasks(specs)
-    for name, (rival, _) in rivals.items():
-        if not is_baseline(rival):
-            check_room(specs[name], geobox_of(ds))
-    if not points.index.is_unique:
-        points = points.reset_index(drop=True)  # points are told apart by their index
+    _check_models(rivals, specs, seeds, ds)
+    points = _told_apart(points)
     placed, labels, usable, imagery = _usable(ds, list(specs.values()), points, tasks)
     folds = _folds(cv, points.to_crs(placed.crs), usable)
     _check_folds(folds, tasks, labels)
     parts = _regions(placed, regions, region)
-    units = [_Unit(name, seed, fold) for name in rivals for seed in seeds for fold in range(len(folds))]
+    units = [Unit(name, seed, fold) for name in rivals for seed in seeds for fold in range(len(folds))]
     if not units:
         raise SpecError(
             f"There is nothing to run: {len(rivals)} models, {len(seeds)} seeds and {len(folds)} folds; give one or more of each."
         )
-    print_of = _fingerprint(ds, rivals, specs, imagery, placed, labels, folds)
-    kept = _Store(store, print_of)
+    print_of = fingerprint(ds, rivals, specs, imagery, placed, labels, folds)
+    kept = Kept(store, print_of)
     found = {unit: kept.read(unit) for unit in units}
     todo = [unit for unit in units if found[unit] is None]
 
-    def arguments(unit: _Unit) -> tuple[Any, ...]:
+    def arguments(unit: Unit) -> tuple[Any, ...]:
         (rival, options), spec = rivals[unit.model], specs[unit.model]
         what = (rival, {**options, "like": spec}) if is_baseline(rival) else (spec, {"progress": False, **options})
         return *what, placed, *folds[unit.fold], unit.seed
@@ -157,7 +136,7 @@ def cross_validate(
         found[unit] = answers
         kept.write(unit, answers)
     about = {
-        "cv": repr(cv if not isinstance(cv, int) else KFold(cv)),
+        "cv": repr(_splitter(cv)),
         "seeds": seeds,
         "points": len(placed),
         "misoxr_version": __version__,
@@ -165,6 +144,10 @@ def cross_validate(
     }
     tables = [_tidy(answers, unit, tasks, labels, parts, placed.index) for unit, answers in found.items() if answers is not None]
     return Scores.joined(tables, tasks, about)
+
+
+OWN = [name for name in inspect.signature(cross_validate).parameters if name not in ("ds", "settings")]
+"""Its arguments, for who misspells one."""
 
 
 def _named(estimators: Any, settings: Mapping[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -179,18 +162,49 @@ def _named(estimators: Any, settings: Mapping[str, Any]) -> dict[str, tuple[Any,
     for name, one in estimators.items():
         rival, own = _pair(one)
         out[str(name)] = (rival, dict(own) if is_baseline(rival) else {**settings, **own})
-    if settings and all(is_baseline(rival) for rival, _ in out.values()):
-        raise SpecError(f"The settings {sorted(settings)} are for networks, and there is none among {list(out)}; leave them out.")
-    for name, (rival, options) in out.items():
+    for name, options in (*((name, options) for name, (_, options) in out.items()), ("all", settings)):
         kept = sorted({"seed", "directory", "resume"} & options.keys())
         if kept:
             raise SpecError(f"{kept} of {name!r} cannot be set here: give seeds= and store=, and every fold has its own.")
-        if not isinstance(options.get("val"), float | int | None):
-            raise SpecError(f"val of {name!r} is a table, whose points may be test points of a fold; give a fraction.")
-        if not is_baseline(rival):
-            spec = rival if isinstance(rival, ModelSpec) else ModelSpec.preset(rival)
-            Recipe.of(spec, **{key: value for key, value in options.items() if key not in FIT_OPTIONS})
+        if not isinstance(options.get("val"), Real | None):
+            raise SpecError(
+                f"val of {name!r} is a {type(options['val']).__name__}, whose points may be test points of a fold; give a fraction."
+            )
+    if settings and all(is_baseline(rival) for rival, _ in out.values()):
+        raise SpecError(
+            f"The settings {sorted(settings)} are for networks, and there is none among {list(out)}; leave them out. "
+            f"cross_validate itself takes {OWN}."
+        )
     return out
+
+
+def _check_models(
+    rivals: Mapping[str, tuple[Any, Any]], specs: Mapping[str, ModelSpec], seeds: Sequence[int], ds: xr.Dataset
+) -> None:
+    """Refuse models that are known to fail, before hours are spent on others."""
+    for name, (rival, options) in rivals.items():
+        if is_baseline(rival):
+            prepared_baseline(rival, specs[name], seed=max(seeds, default=0), **{k: v for k, v in options.items() if k != "like"})
+        else:
+            prepared(specs[name], seed=min(seeds, default=0), **{k: v for k, v in options.items() if k not in SIDES})
+            check_room(specs[name], geobox_of(ds))
+
+
+def _seeds(seeds: Any) -> list[int]:
+    """Return the seeds, each once."""
+    if isinstance(seeds, Integral):
+        return list(range(int(seeds)))
+    several = list(seeds) if isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str) else [seeds]
+    if not all(isinstance(seed, Integral) and int(seed) >= 0 for seed in several) or len(set(several)) < len(several):
+        raise SpecError(f"seeds is {seeds!r}; give a number of seeds, or different whole numbers from 0.")
+    return [int(seed) for seed in several]
+
+
+def _told_apart(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return points with an index that tells them apart, in Parquet, too."""
+    if isinstance(points.index, pd.MultiIndex) or points.index.inferred_type.startswith("mixed"):
+        points = points.set_axis(points.index.map(str))
+    return points if points.index.is_unique else points.reset_index(drop=True)
 
 
 def _pair(one: Any) -> tuple[Any, Mapping[str, Any]]:
@@ -218,6 +232,9 @@ def _specs(rivals: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: gpd.Ge
         if not is_baseline(rival)
     }
     told = {name: options["like"] for name, (rival, options) in rivals.items() if is_baseline(rival) and "like" in options}
+    for name, like in told.items():
+        if not isinstance(like, ModelSpec):
+            raise SpecError(f"like of {name!r} is {like!r}; give a ModelSpec.")
     if len(specs) + len(told) < len(rivals):
         like = next(iter([*specs.values(), *told.values()]), None) or spec_for("miso-nano", ds, points)
         specs |= {name: like for name in rivals if name not in specs}
@@ -244,13 +261,18 @@ def _usable(
     """
     numbered = points.assign(**{NUMBER: np.arange(len(points))})
     placed, rows, columns = place(numbered, geobox_of(ds))
-    labels = encode(placed, tasks)
+    labels = encode(placed.drop(columns=NUMBER), tasks)
     usable, imagery = np.any([np.isfinite(values) for values in labels.values()], axis=0), {}
     for spec in {spec.bands: spec for spec in specs}.values():
         cube = named(ds, spec)
         check(cube, spec)
-        values = values_at(stack(cube, spec), rows, columns)
-        imagery[spec.bands] = _digest(values)
+        values, half = values_at(stack(cube, spec), rows, columns), spec.windows.size // 2
+        around = [
+            np.clip(np.subtract.outer(place, (half, -half)), 0, length - 1)
+            for place, length in zip((rows, columns), geobox_of(cube).shape, strict=True)
+        ]
+        corners = [around[0][:, i] for i in (0, 0, 1, 1)], [around[1][:, i] for i in (0, 1, 0, 1)]
+        imagery[spec.bands] = digest(values, values_at(stack(cube, spec), *map(np.concatenate, corners)))
         usable &= valid_pixels(spec, values)
     if not usable.any():
         raise BandError(f"None of the {len(placed)} points has a label and lies where the cube has a valid pixel.")
@@ -263,9 +285,7 @@ def _usable(
 
 def _folds(cv: Any, points: gpd.GeoDataFrame, usable: Indices) -> list[tuple[Indices, Indices]]:
     """Split all points, and return each fold's as places among the usable ones."""
-    splitter = KFold(cv) if isinstance(cv, int) else cv
-    if isinstance(cv, str) or not hasattr(splitter, "split"):
-        raise SpecError(f"cv is {cv!r}; give a number of folds, or a splitter such as misoxr.ClusterKFold(10_000).")
+    splitter = _splitter(cv)
     place_of = np.full(len(points), -1)
     place_of[usable] = np.arange(len(usable))
     try:
@@ -273,14 +293,27 @@ def _folds(cv: Any, points: gpd.GeoDataFrame, usable: Indices) -> list[tuple[Ind
     except (TypeError, ValueError) as error:
         if isinstance(error, MisoxrError):
             raise
-        raise SpecError(
-            f"{splitter!r} cannot split points by coordinates alone ({error}); give misoxr.PredefinedFolds(list(its folds))."
-        ) from error
+        raise SpecError(f"{splitter!r} cannot split points by coordinates alone ({error}); give the list of its folds.") from error
+    for number, fold in enumerate(folds):
+        check_apart(f"Fold {number}", *fold)
     found = [tuple(place_of[side][place_of[side] >= 0] for side in fold) for fold in folds]
     for number, (train, test) in enumerate(found):
         if not len(train) or not len(test):
             raise PointsError(f"Fold {number} has {len(train)} training and {len(test)} test points with imagery; use other folds.")
     return [(train, test) for train, test in found]
+
+
+def _splitter(cv: Any) -> Any:
+    """Return what splits points: random folds for a number, given ones for a list."""
+    if isinstance(cv, Integral):
+        return KFold(int(cv))
+    if isinstance(cv, list | tuple):
+        return PredefinedFolds(cv)
+    if isinstance(cv, str | type) or not hasattr(cv, "split"):
+        raise SpecError(
+            f"cv is {cv!r}; give a number of folds, a list of folds, or a splitter such as misoxr.ClusterKFold(10_000)."
+        )
+    return cv
 
 
 def _check_folds(folds: Sequence[tuple[Indices, Indices]], tasks: Sequence[Task], labels: Mapping[str, Any]) -> None:
@@ -308,7 +341,7 @@ def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column:
     return groups.to_numpy()
 
 
-def _run(units: Sequence[_Unit], ds: xr.Dataset, arguments: Any, client: Any) -> Iterator[tuple[_Unit, Any]]:
+def _run(units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any) -> Iterator[tuple[Unit, Any]]:
     """Run the units, here or on a cluster, and yield each with its answers as it is done."""
     if client is None:
         for unit in units:
@@ -331,8 +364,8 @@ def _answers(
     start = time.perf_counter()
     model = fit(ds, what, points.iloc[train], seed=seed, **options)
     # Labels stay behind: where to answer is all that a model is told of the test points.
-    device = {"device": options["device"]} if "device" in options else {}
-    answers = predict_at(ds, model, points.iloc[test][[points.geometry.name]], **device).compute(scheduler="threads")
+    hardware = {name: options[name] for name in ("device", "precision") if name in options}
+    answers = predict_at(ds, model, points.iloc[test][[points.geometry.name]], **hardware).compute(scheduler="threads")
     if isinstance(model, Model):
         Path(model.address().uri).unlink(missing_ok=True)  # nobody asks for a fold's model again
     columns: dict[str, Any] = {}
@@ -344,7 +377,7 @@ def _answers(
 
 
 def _tidy(
-    answers: pd.DataFrame, unit: _Unit, tasks: Sequence[Task], labels: Mapping[str, Any], regions: Any, index: pd.Index
+    answers: pd.DataFrame, unit: Unit, tasks: Sequence[Task], labels: Mapping[str, Any], regions: Any, index: pd.Index
 ) -> pd.DataFrame:
     parts = []
     test = answers["test"].to_numpy()
@@ -360,67 +393,3 @@ def _tidy(
             )
         )
     return stacked(parts)
-
-
-def _digest(*arrays: Any) -> str:
-    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
-
-
-def _fingerprint(
-    ds: xr.Dataset, rivals: Any, specs: Any, imagery: Mapping[Any, str], points: gpd.GeoDataFrame, labels: Any, folds: Any
-) -> dict[str, Any]:
-    """Tell a run by its points, labels, folds and grid, and each model by its specification, settings and imagery."""
-    models = {}
-    for name, (rival, options) in rivals.items():
-        estimator = getattr(rival, "estimator", rival)
-        parts: list[Any] = [type(rival).__name__, rival if isinstance(rival, str) else ""]
-        if hasattr(estimator, "get_params"):
-            parts += [type(estimator).__name__, sorted(estimator.get_params().items())]
-        parts += [getattr(rival, "features", ""), getattr(rival, "scaling", "")]
-        settings = sorted((key, value) for key, value in options.items() if key != "like")
-        spec = specs[name]
-        models[name] = {"spec": spec.to_dict(), "model": repr(parts), "settings": repr(settings), "imagery": imagery[spec.bands]}
-    xy = np.stack([points.geometry.x, points.geometry.y])
-    common = {
-        "points": _digest(xy, *(values for _, values in sorted(labels.items()))),
-        "folds": _digest(*(part for fold in folds for part in fold)),
-        "grid": repr(geobox_of(ds)),
-        "version": __version__,
-    }
-    return json.loads(json.dumps({**common, "models": models}))  # type: ignore[no-any-return]
-
-
-class _Store:
-    """A directory of predictions, a file for each unit; nothing without a path."""
-
-    def __init__(self, path: str | os.PathLike[str] | None, fingerprint: Mapping[str, Any]) -> None:
-        self.system = None
-        if path is None:
-            return
-        self.system, self.root = fsspec.core.url_to_fs(os.fspath(path))
-        self.system.makedirs(self.root, exist_ok=True)
-        file, models = f"{self.root}/run.json", {}
-        if self.system.exists(file):
-            known = json.loads(self.system.cat_file(file))
-            differing = sorted(key for key in fingerprint if key != "models" and known.get(key) != fingerprint[key])
-            models = known.get("models", {})
-            differing += [f"model {name!r}" for name, one in fingerprint["models"].items() if models.get(name, one) != one]
-            if differing:
-                raise StoreError(f"The store {path} holds folds of another {', '.join(differing)}; give another store.")
-        self.system.pipe_file(file, json.dumps({**fingerprint, "models": {**models, **fingerprint["models"]}}, indent=1).encode())
-
-    def read(self, unit: _Unit) -> pd.DataFrame | None:
-        """Return what was found for a unit, or None."""
-        if self.system is None or not self.system.exists(f"{self.root}/{unit.file}"):
-            return None
-        with self.system.open(f"{self.root}/{unit.file}", "rb") as file:
-            return pd.read_parquet(file)
-
-    def write(self, unit: _Unit, answers: pd.DataFrame) -> None:
-        """Keep what was found for a unit; a file appears only when it is complete."""
-        if self.system is None:
-            return
-        path = f"{self.root}/{unit.file}"
-        with self.system.open(f"{path}.part", "wb") as file:
-            answers.to_parquet(file, index=False)
-        self.system.mv(f"{path}.part", path)

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +21,17 @@ from scipy.stats import wasserstein_distance
 from misoxr.errors import MisoxrWarning, PointsError
 from misoxr.groups import blocks_of, chained, check_crs, coordinates_of, dealt, merged
 
-__all__ = ["KNNDM", "BlockKFold", "ClusterKFold", "KFold", "LeaveOneRegionOut", "PredefinedFolds", "Splitter", "separate"]
+__all__ = [
+    "KNNDM",
+    "BlockKFold",
+    "ClusterKFold",
+    "KFold",
+    "LeaveOneRegionOut",
+    "PredefinedFolds",
+    "Splitter",
+    "check_apart",
+    "separate",
+]
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -43,10 +54,11 @@ class Splitter:
     buffer: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.buffer < np.inf:
-            raise PointsError(f"The buffer is {self.buffer:g}; it must be 0 or more, in units of the coordinates.")
-        if getattr(self, "n_splits", 2) < 2:  # regions and given folds are counted, not asked for
-            raise PointsError(f"{self.n_splits} folds leave nothing to hold out; use 2 or more.")
+        if not (_is_number(self.buffer) and 0 <= self.buffer < np.inf):
+            raise PointsError(f"The buffer is {self.buffer!r}; it must be a number, 0 or more, in units of the coordinates.")
+        count = getattr(self, "n_splits", 2)  # regions and given folds are counted, not asked for
+        if not isinstance(count, Integral) or count < 2:
+            raise PointsError(f"{count!r} folds leave nothing to hold out; use 2 or more.")
 
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
@@ -136,6 +148,7 @@ class BlockKFold(Splitter):
 
     def _fold_numbers(self, X: Any) -> Indices:
         seed, groups = self.random_state if self.shuffle else None, blocks_of(X, self.size)[0]
+        _warn_alone(self._xy(X), groups, self.size, "blocks")
         return dealt(groups, self.n_splits, seed, f"blocks of {self.size:g}", "use smaller blocks")
 
 
@@ -162,7 +175,9 @@ class ClusterKFold(Splitter):
         _check_length(self.distance, "The distance between clusters")
 
     def _fold_numbers(self, X: Any) -> Indices:
-        seed, groups = self.random_state if self.shuffle else None, chained(self._xy(X), self.distance)
+        xy = self._xy(X)
+        seed, groups = self.random_state if self.shuffle else None, chained(xy, self.distance)
+        _warn_alone(xy, groups, self.distance, "clusters")
         return dealt(groups, self.n_splits, seed, f"clusters {self.distance:g} apart", "use a smaller distance or fewer folds")
 
 
@@ -186,6 +201,10 @@ class LeaveOneRegionOut(Splitter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.regions, gpd.GeoDataFrame):
+            raise PointsError(
+                f"The regions are a {type(self.regions).__name__}; give a GeoDataFrame (geopandas.read_file reads files)."
+            )
         if not len(self.regions) or not self.regions.geom_type.isin(["Polygon", "MultiPolygon"]).all():
             raise PointsError(f"The {len(self.regions)} regions are of {set(map(str, self.regions.geom_type))}; give polygons.")
         check_crs(self.regions.crs, "regions", projected=self.buffer > 0)
@@ -274,7 +293,12 @@ class KNNDM(Splitter):
         return best, least
 
     def _fold_numbers(self, X: Any) -> Indices:
-        return self.match(X)[0]
+        folds, left = self.match(X)
+        extent = float(np.hypot(*np.ptp(self._xy(X), axis=0)))
+        if left > extent:
+            words = f"The targets lie farther from the points ({left:.3g}, after matching) than these reach ({extent:.3g})"
+            warnings.warn(f"{words}; check that the targets are in the CRS of the points.", MisoxrWarning, stacklevel=2)
+        return folds
 
     def _candidates(self, xy: Floats) -> Iterator[Indices]:
         yield dealt(np.arange(len(xy)), self.n_splits, self.random_state)
@@ -312,11 +336,16 @@ class PredefinedFolds(Splitter):
         super().__post_init__()
         if not len(self.folds):
             raise PointsError("There are no folds; give a pair of training and test indices for each.")
-        for fold, (train, test) in enumerate(self.folds):
-            sides = [np.asarray(train), np.asarray(test)]
+        for fold, pair in enumerate(self.folds):
+            try:
+                sides = [np.asarray(side) for side in pair]
+            except TypeError:
+                sides = []
+            if len(sides) != 2:
+                raise PointsError(f"Fold {fold} is {pair!r}; give a pair of training and test indices for each.")
             if any(len(side) and (side.dtype.kind not in "iu" or side.min() < 0) for side in sides):
                 raise PointsError(f"Fold {fold} is of {sides[0].dtype} and {sides[1].dtype}; give indices, integers from 0.")
-            _check_apart(f"Fold {fold}", *sides)
+            check_apart(f"Fold {fold}", *sides)
         object.__setattr__(self, "n_splits", len(self.folds))
 
     @classmethod
@@ -399,12 +428,27 @@ def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> n
     return np.asarray(chosen[blocks], dtype=bool)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real)
+
+
 def _check_length(length: float, what: str) -> None:
-    if not 0 < length < np.inf:
-        raise PointsError(f"{what} is {length:g}; it must be positive, in units of the coordinates.")
+    if not (_is_number(length) and 0 < length < np.inf):
+        raise PointsError(f"{what} is {length!r}; it must be a positive number, in units of the coordinates.")
 
 
-def _check_apart(fold: str, train: Iterable[Any], test: Iterable[Any]) -> None:
+def _warn_alone(xy: Floats, groups: Indices, length: float, what: str) -> None:
+    """Warn where every point is a group of its own because the length is in other units than the coordinates."""
+    if groups.max() + 1 < len(xy) or len(xy) < 2:
+        return
+    gap = float(np.median(np.asarray(cKDTree(xy).query(xy, k=2)[0])[:, 1]))
+    if gap > 100 * length:
+        words = f"Every point is one of the {what} of {length:g}, as points lie {gap:.3g} apart: the folds are random ones."
+        warnings.warn(f"{words} Give a length in units of the coordinates, metres as a rule.", MisoxrWarning, stacklevel=2)
+
+
+def check_apart(fold: str, train: Iterable[Any], test: Iterable[Any]) -> None:
+    """Refuse a fold with an empty side, or with points on both."""
     sides = {"training": set(train), "test": set(test)}
     if empty := [name for name, side in sides.items() if not side]:
         raise PointsError(f"{fold} has no {empty[0]} points; leave it out.")
@@ -433,5 +477,5 @@ def _read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise PointsError(f'{str(path)!r} holds no folds, {{"fold_0": {{"train": [], "test": []}}}}: {error!r}') from error
     for name, sides in folds.items():
-        _check_apart(f"{name} of {str(path)!r}", *sides)
+        check_apart(f"{name} of {str(path)!r}", *sides)
     return list(folds.values())

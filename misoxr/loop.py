@@ -108,6 +108,8 @@ class _Loop(lightning.LightningModule):
         super().__init__()
         self.network, self.spec, self.recipe, self.seed = network, spec, recipe, seed
         self.total_steps = steps * recipe.max_epochs
+        for name in recipe.freeze:  # before devices share the network: all of them wait for every gradient
+            network.encoders[name].backbone.requires_grad_(False)
         self.weights = nn.ParameterDict({name: nn.Parameter(w, requires_grad=False) for name, w in weights.items()})
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.followed: list[tuple[list[Tensor], list[Tensor]]] = []
@@ -238,6 +240,13 @@ class _Loop(lightning.LightningModule):
         schedule.step_update(0)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip, also in bfloat16, where Lightning refuses to for fused optimisers: no gradients are scaled there."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Tell timm's schedule the step."""
         scheduler.step_update(self.global_step)
@@ -267,7 +276,6 @@ def _groups(network: Miso, recipe: Recipe) -> list[dict[str, Any]]:
         )
         for key in names:
             scales[f"encoders.{name}.backbone.{key}"] = recipe.layer_decay ** (len(blocks) - blocks[_block(key)])
-        encoder.backbone.requires_grad_(name not in recipe.freeze)
     groups: dict[float, list[nn.Parameter]] = {}
     for key, parameter in network.named_parameters():
         if parameter.requires_grad:
@@ -294,6 +302,17 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be what it is everywhere else: Lightning ends the process instead, silently."""
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def run(
@@ -350,7 +369,8 @@ def run(
             persistent_workers=hardware.workers > 0,
         )
         checks_loader = DataLoader(_Checks(data, held), batch_size=None)
-        trainer.fit(loop, steps_loader, checks_loader, ckpt_path=last if last and last.exists() else None, weights_only=True)
+        with _interruptible():
+            trainer.fit(loop, steps_loader, checks_loader, ckpt_path=last if last and last.exists() else None, weights_only=True)
         history, best = loop.history, loop.best
         if hardware.devices > 1 and last is not None:
             kept = torch.load(last, map_location="cpu", weights_only=True)["misoxr"]

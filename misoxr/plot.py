@@ -1,5 +1,6 @@
 """Pictures of maps: imagery in true colour, probabilities, and classes with a legend."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,9 @@ def comparison(found: "Scores", metric: str | None = None, task: str | None = No
         (table["task"] == chosen.name) & (table["metric"] == metric) & (table["class"] == "") & (table["region"] == "all")
     ]
     if not len(table):
-        raise PointsError(f"There is no score {metric!r} of {chosen.name!r}; see the column metric of Scores.to_dataframe().")
+        tidy = found.to_dataframe()
+        whole = tidy[(tidy["task"] == chosen.name) & (tidy["class"] == "")]["metric"]
+        raise PointsError(f"There is no score {metric!r} of {chosen.name!r}; there are {list(whole.unique())}.")
     if ax is None:
         _, ax = pyplot.subplots(figsize=(7, 0.6 * len(found.models) + 1.2), layout="constrained")
     for at, model in enumerate(found.models):
@@ -158,6 +161,7 @@ def comparison(found: "Scores", metric: str | None = None, task: str | None = No
         ax.plot(dots, [at] * len(dots), "o", color="#1f4e66", markersize=4, alpha=0.7)
     words = "SIMULATED labels; " if found.about.get("simulated") else ""
     ax.set(yticks=range(len(found.models)), yticklabels=found.models, xlabel=f"{metric} of {chosen.name}")
-    ax.set_title(f"{words}{found.about.get('cv', '')}\ndots: folds and seeds; bars: pooled", fontsize=9)
+    title = textwrap.fill(f"{words}{found.about.get('cv', '')}", 90)
+    ax.set_title(f"{title}\ndots: folds and seeds; bars: pooled", fontsize=9)
     ax.invert_yaxis()
     return ax

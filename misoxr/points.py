@@ -15,7 +15,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import BandError, MisoxrWarning, PointsError
-from misoxr.grid import extent, pixels
+from misoxr.grid import extent, geobox_of, pixels
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.tables import (
     check_geometry,
@@ -89,8 +89,13 @@ def read_points(
     -----
     MisoxrWarning
         If a cell is a list, the observations of one place, whose known values differ. Such a label (date, accuracy) becomes
-        missing, and a point that is left without any label by it is dropped. Lists of one value are that value.
+        missing, and a point that is left without any label by it is dropped. Lists of one value are that value. Several rows at
+        one place all stay (:func:`duplicates` finds them).
     """
+    if not isinstance(source, pd.DataFrame | str | os.PathLike):
+        raise PointsError(f"The points are a {type(source).__name__}; give a table, a GeoDataFrame, a path or a URL.")
+    if not isinstance(labels, Mapping | None):
+        raise PointsError(f"labels is {labels!r}; give the column of each task, such as {{'permafrost': 'pf'}}.")
     roles = {name: column for name, column in (("date", date), ("accuracy", accuracy), ("id", id)) if column is not None}
     table, records = (source, False) if isinstance(source, pd.DataFrame) else read_file(os.fspath(source))
     if len(table) == 0:
@@ -102,7 +107,7 @@ def read_points(
         raise PointsError(f"labels and other arguments both fill the columns {both}; give those tasks other names.")
     points = renamed(located(table, x, y, crs, records=records), {**labels, **roles})
     check_geometry(points)
-    return settled(points, list(labels), roles)
+    return settled(points, [*labels, *(name for name in LABELS if name in points.columns and name not in labels)], roles)
 
 
 def encode(points: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, Floats]:
@@ -255,15 +260,17 @@ def sample(ds: xr.Dataset, bands: Sequence[str], rows: npt.ArrayLike, columns: n
     return np.stack(dask.base.compute(*picked), axis=-1).astype("float32", copy=False)
 
 
-def duplicates(points: gpd.GeoDataFrame, geobox: GeoBox, tasks: Sequence[Task | str] | None = None) -> pd.DataFrame:
+def duplicates(
+    points: gpd.GeoDataFrame, geobox: GeoBox | xr.Dataset, tasks: Sequence[Task | str] | str | None = None
+) -> pd.DataFrame:
     """Find the pixels of a grid that hold several points.
 
     Parameters
     ----------
     points : GeoDataFrame
         Points, as :func:`read_points` takes them.
-    geobox : GeoBox
-        The grid; points outside it are left out with a warning.
+    geobox : GeoBox or Dataset
+        The grid, or a cube on it; points outside it are left out with a warning.
     tasks : sequence of Task or str, optional
         Label columns to compare; "permafrost" and "taxonomy" where they are columns by default.
 
@@ -278,7 +285,7 @@ def duplicates(points: gpd.GeoDataFrame, geobox: GeoBox, tasks: Sequence[Task | 
     PointsError
         If a column is missing, the points carry no CRS, or none lies inside the grid.
     """
-    placed, rows, columns = place(read_points(points), geobox)
+    placed, rows, columns = place(read_points(points), geobox if isinstance(geobox, GeoBox) else geobox_of(geobox))
     labels = {_name(task): named(placed[_name(task)], task) for task in _chosen(placed, tasks)}
     cells = pd.DataFrame({"row": np.floor(rows).astype("int64"), "column": np.floor(columns).astype("int64")})
     pixel = cells.groupby(["row", "column"])
@@ -291,11 +298,11 @@ def duplicates(points: gpd.GeoDataFrame, geobox: GeoBox, tasks: Sequence[Task | 
 
 def report(
     points: gpd.GeoDataFrame,
-    tasks: Sequence[Task | str] | None = None,
+    tasks: Sequence[Task | str] | str | None = None,
     *,
     regions: gpd.GeoDataFrame | None = None,
     region: str | None = None,
-    geobox: GeoBox | None = None,
+    geobox: GeoBox | xr.Dataset | None = None,
 ) -> pd.DataFrame:
     """Count labelled points by class, region and year.
 
@@ -308,9 +315,9 @@ def report(
     regions : GeoDataFrame, optional
         Polygons by which to count too, in any CRS. A point in several counts for the first.
     region : str, optional
-        Column that names the regions.
-    geobox : GeoBox, optional
-        Grid in whose pixels duplicates are looked for (:func:`duplicates`).
+        Column that names the regions; their index by default.
+    geobox : GeoBox or Dataset, optional
+        Grid, or a cube on it, in whose pixels duplicates are looked for (:func:`duplicates`).
 
     Returns
     -------
@@ -332,13 +339,11 @@ def report(
         raise PointsError(
             f"The points have columns {list(points.columns)} and none named 'permafrost' or 'taxonomy'; name others with tasks=."
         )
-    if (regions is None) != (region is None):
-        raise PointsError(
-            "Regions need regions=, the polygons, and region=, the column that names them; one of the two is missing."
-        )
+    if regions is None and region is not None:
+        raise PointsError(f"region is {region!r} and there are no regions; give both, or neither.")
     labels = {_name(task): named(points[_name(task)], task) for task in chosen}
     rows = [row for task in chosen for row in _by_class(task, labels[_name(task)])]
-    if regions is not None and region is not None:
+    if regions is not None:
         rows += _by_group("region", labels, *regions_of(points, regions, region))
     if "date" in points.columns:
         years = pd.Series([f"{year:.0f}" for year in dates(points["date"]).dt.year], dtype=object).replace("nan", "unknown")
@@ -350,9 +355,10 @@ def report(
     return pd.DataFrame(rows, columns=["by", "task", "group", "count"])
 
 
-def _chosen(points: gpd.GeoDataFrame, tasks: Sequence[Task | str] | None) -> list[Task | str]:
+def _chosen(points: gpd.GeoDataFrame, tasks: Sequence[Task | str] | str | None) -> list[Task | str]:
     if tasks is None:
         return [task for name, task in LABELS.items() if name in points.columns]
+    tasks = [tasks] if isinstance(tasks, str) else tasks
     require_columns(points, [_name(task) for task in tasks])
     return [LABELS.get(task, task) if isinstance(task, str) else task for task in tasks]
 
@@ -380,9 +386,11 @@ def regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, column: str 
 
     Regions are named by a column, by their index without one; rows without a name are no region.
     """
+    if not isinstance(regions, gpd.GeoDataFrame):
+        raise PointsError(f"The regions are a {type(regions).__name__}; give a GeoDataFrame (geopandas.read_file reads files).")
     if column is not None:
         require_columns(regions, [column])
-    if getattr(regions, "crs", None) is None:
+    if regions.crs is None:
         raise PointsError("The regions carry no CRS; set it with regions.set_crs(...).")
     names = pd.Series(regions.index if column is None else regions[column].to_numpy())
     known, words = regions[names.notna().to_numpy()], names.dropna().astype(str).to_numpy()

@@ -40,7 +40,7 @@ class Scores:
     tasks : tuple of Task
         The tasks.
     about : mapping
-        The folds, the settings, how many points, and whether anything was simulated.
+        The folds, the seeds, how many points, misoxr's version, and whether anything was simulated.
     """
 
     predictions: pd.DataFrame
@@ -216,7 +216,10 @@ class Scores:
             with fsspec.open(os.fspath(path), "rb") as file:
                 table = parquet.read_table(file)
         except (OSError, ValueError) as error:
-            raise StoreError(f"The scores {os.fspath(path)} cannot be read: {error}") from error
+            raise StoreError(
+                f"The scores {os.fspath(path)} cannot be read ({error}); give what Scores.save wrote. Of a store of cross_validate, the "
+                "same call gives the scores at once."
+            ) from error
         header = (table.schema.metadata or {}).get(b"misoxr")
         if header is None:
             raise StoreError(f"{os.fspath(path)} is a Parquet file without misoxr's header; was it written by Scores.save?")

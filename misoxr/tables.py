@@ -12,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pyproj.exceptions import CRSError
 
 from misoxr.errors import MisoxrWarning, PointsError
 from misoxr.spec import Task
@@ -48,10 +49,10 @@ def read_file(path: str) -> tuple[pd.DataFrame, bool]:
     PointsError
         If the file cannot be read, or is JSON of another shape.
     """
-    ending = os.path.splitext(path)[1].lower()
+    ending = os.path.splitext(path.lower().removesuffix(".gz"))[1]
     try:
-        if ending == ".csv":
-            return pd.read_csv(path), False
+        if ending in (".csv", ".tsv"):
+            return pd.read_csv(path, sep="," if ending == ".csv" else "\t"), False
         if ending in (".parquet", ".geoparquet"):
             try:
                 return gpd.read_parquet(path), False
@@ -119,10 +120,18 @@ def located(table: pd.DataFrame, x: str | None, y: str | None, crs: Any, *, reco
         If there are no coordinates, they do not hold a number everywhere, or the CRS is missing or contradicts the table.
     """
     if x is None and y is None and isinstance(table, gpd.GeoDataFrame):
-        return with_crs(table, crs)
+        return _on_earth(with_crs(table, crs))
     if x is None and y is None and records and set(AUTHORS_XY) <= set(table.columns):
         return with_crs(_from_columns(table, *AUTHORS_XY, "EPSG:3338"), crs)
-    return with_crs(_from_columns(table, x, y, crs), crs)
+    return _on_earth(with_crs(_from_columns(table, x, y, crs), crs))
+
+
+def _on_earth(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Refuse latitudes that there are not."""
+    _, south, _, north = points.total_bounds
+    if points.crs.is_geographic and max(-south, north) > 90:
+        raise PointsError(f"Latitudes reach from {south:.10g} to {north:.10g} degrees; are x and y swapped, or is the CRS another?")
+    return points
 
 
 def _from_columns(table: pd.DataFrame, x: str | None, y: str | None, crs: Any) -> gpd.GeoDataFrame:
@@ -149,7 +158,7 @@ def _from_columns(table: pd.DataFrame, x: str | None, y: str | None, crs: Any) -
         )
     if isinstance(table, gpd.GeoDataFrame):
         table = pd.DataFrame(table.drop(columns=table.active_geometry_name))
-    return gpd.GeoDataFrame(table, geometry=gpd.points_from_xy(*coordinates), crs=crs)
+    return with_crs(gpd.GeoDataFrame(table, geometry=gpd.points_from_xy(*coordinates)), crs)
 
 
 def with_crs(points: gpd.GeoDataFrame, crs: Any) -> gpd.GeoDataFrame:
@@ -165,7 +174,10 @@ def with_crs(points: gpd.GeoDataFrame, crs: Any) -> gpd.GeoDataFrame:
     if points.crs is None:
         if crs is None:
             raise PointsError('The points carry no CRS; say which it is, for example crs="EPSG:4326" for degrees.')
-        return points.set_crs(crs)
+        try:
+            return points.set_crs(crs)
+        except CRSError as error:
+            raise PointsError(f"crs={crs!r} is not known; give one such as 'EPSG:4326'.") from error
     if crs is not None and points.crs != crs:
         raise PointsError(f"The points are in {points.crs.name} and crs={crs!r} says otherwise; leave crs out.")
     return points
@@ -357,10 +369,9 @@ def codes(column: pd.Series, task: Task) -> npt.NDArray[np.float64]:
         kinds = sorted({repr(value) for value in unknown})
         known = f"the classes are {list(task.classes)} or their codes from 0" if task.classes else "the task takes numbers"
         more = ", ..." if len(kinds) > 10 else ""
-        raise PointsError(
-            f"{len(unknown)} labels of {task.name!r} are unknown ({', '.join(kinds[:10])}{more}); {known}. "
-            "Rename those labels, or set them to missing."
-        )
+        codes_from_1 = {str(len(task.classes)), f"{len(task.classes)}.0"} & set(kinds) and 0 not in found
+        remedy = "The codes seem to begin at 1: subtract 1" if codes_from_1 else "Rename those labels, or set them to missing"
+        raise PointsError(f"{len(unknown)} labels of {task.name!r} are unknown ({', '.join(kinds[:10])}{more}); {known}. {remedy}.")
     return found
 
 
@@ -368,7 +379,12 @@ def _code(value: Hashable, task: Task) -> float:
     """Return the code of one label, NaN where it is unknown."""
     if isinstance(value, str):
         name = value.strip()
-        return float(task.classes.index(name)) if name in task.classes else np.nan
+        if name in task.classes:
+            return float(task.classes.index(name))
+        try:
+            value = float(name)  # one word in a column makes text of its numbers
+        except ValueError:
+            return np.nan
     if isinstance(value, (bool, np.bool_)):
         return float(value) if task.kind == "binary" else np.nan
     if not isinstance(value, (int, float, np.integer, np.floating)):

@@ -1,13 +1,16 @@
 """Training on labelled points of a datacube: all tasks at once, labels missing where unknown."""
 
+import difflib
 import hashlib
 import json
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,10 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
-from misoxr.baseline import PixelModel, check_labels, fit_baseline, is_baseline
+from misoxr.baseline import PixelModel, check_labels, fit_baseline, is_baseline, refuse_unseen
 from misoxr.calibration import Calibration, fit_temperature
 from misoxr.cube import check, named
-from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError
+from misoxr.errors import GridError, MisoxrWarning, PointsError, SpecError, StoreError
 from misoxr.folds import separate
 from misoxr.grid import geobox_of
 from misoxr.loop import Hardware, centre, run
@@ -36,7 +39,7 @@ from misoxr.scaling import METHODS, Scaling, valid_pixels
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec
 from misoxr.stack import stack
 
-__all__ = ["check_room", "fit", "spec_for"]
+__all__ = ["check_room", "fit", "prepared", "spec_for"]
 
 _ONE_AT_A_TIME = threading.Lock()
 """Trainings in one process would draw from torch's random numbers in turns, and no longer repeat themselves."""
@@ -69,6 +72,11 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
             f"The points have columns {list(points.columns)} and none named 'permafrost' or 'taxonomy'; name the labels with "
             "misoxr.read_points(..., labels={'permafrost': column}), or give a ModelSpec with tasks of your own."
         )
+    for missing in sorted({PERMAFROST.name, TAXONOMY.name} - {task.name for task in tasks}):
+        near = [name for name in map(str, points.columns) if difflib.get_close_matches(missing, [name.lower()], cutoff=0.8)]
+        if near:
+            words = f"The column {near[0]!r} is not {missing!r}, which the model does not learn then; rename it if it was meant."
+            warnings.warn(words, MisoxrWarning, stacklevel=3)
     bounds = geobox.boundingbox
     extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
     return ModelSpec.preset(
@@ -161,11 +169,12 @@ def fit(
     BandError, GridError
         If the cube does not fit the specification, is smaller than a window, or is empty around the points.
     PointsError
-        If no point lies in the cube or carries a label, a label is not a class of its task, or all of a task's are of one class.
+        If no point lies in the cube or carries a label, a label is not a class of its task, a task has no training labels or all of
+        them are of one class.
     SpecError
         If a setting is not known or out of range, the run in ``directory`` has other settings, or training diverges.
     StoreError
-        If there is no room for the windows on the disk of the temporary directory.
+        If there is no room for the windows on the disk of the temporary directory, or ``directory`` cannot be read.
 
     Notes
     -----
@@ -178,17 +187,17 @@ def fit(
         networks |= {"calibrate": not calibrate, "resume": not resume, "devices": devices != 1}
         _refuse_network_settings(settings, networks | {"device": device != "auto", "precision": precision != "auto"})
         return fit_baseline(ds, spec, points, like or spec_for("miso-nano", ds, points), seed=seed, scaling=scaling)
-    if like is not None:
-        raise SpecError("like gives a baseline its bands and tasks, and a network has its own; leave it out.")
     spec = spec if isinstance(spec, ModelSpec) else spec_for(spec, ds, points)
-    recipe, seed = Recipe.of(spec, **settings), int(seed)
-    _check_settings(recipe, spec, val, seed, scaling, pretrained)
-    val = 0.2 if val is None else val
+    hard: dict[str, Any] = {"device": device, "devices": devices, "precision": precision, "workers": workers}
+    recipe, hardware = prepared(spec, val=val, seed=seed, scaling=scaling, like=like, pretrained=pretrained, **hard, **settings)
+    val, seed = 0.2 if val is None else val, int(seed)
     ds = named(ds, spec)
-    geobox, hardware = check(ds, spec), _hardware(device, devices, precision, workers)
+    geobox = check(ds, spec)
     check_room(spec, geobox)
     labelled = Labelled.of(points, spec, geobox)
-    held = None if isinstance(val, float | int) else Labelled.of(read_points(val), spec, geobox)
+    held = None if isinstance(val, Real) else Labelled.of(read_points(val), spec, geobox)
+    if held is not None:
+        _warn_of_shared(labelled, held)
     both = labelled if held is None else labelled.joined(held)
     size = spec.windows.size
     # As many tiles from anywhere as there are around points, so that both are seen equally often.
@@ -197,6 +206,7 @@ def fit(
         data, mask = _windows(
             spec, samples, both, geobox, scaling, seed, own=len(labelled), fraction=float(val) if held is None else None
         )
+        _check_held(recipe, data, mask)
         train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
         with _seeded(seed):
             network = Miso(spec)
@@ -245,19 +255,40 @@ def _refuse_network_settings(settings: Mapping[str, Any], given: Mapping[str, An
         raise SpecError(f"A baseline has no settings {unknown}; it takes seed, scaling and like alone.")
 
 
+def prepared(
+    spec: ModelSpec,
+    *,
+    val: Any = None,
+    seed: Any = 0,
+    scaling: Any = None,
+    like: Any = None,
+    pretrained: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "auto",
+    workers: int = 0,
+    **settings: Any,
+) -> tuple[Recipe, Hardware]:
+    """Return a network's recipe, and what trains it; refuse what is known to fail, before a cube is read."""
+    if like is not None:
+        raise SpecError("like gives a baseline its bands and tasks, and a network has its own; leave it out.")
+    recipe = Recipe.of(spec, **settings)
+    _check_settings(recipe, spec, val, seed, scaling, pretrained)
+    return recipe, _hardware(device, devices, precision, workers)
+
+
 def _check_settings(
-    recipe: Recipe, spec: ModelSpec, val: Any, seed: int, scaling: Scaling | str | None, pretrained: Mapping[str, Any] | None
+    recipe: Recipe, spec: ModelSpec, val: Any, seed: Any, scaling: Scaling | str | None, pretrained: Mapping[str, Any] | None
 ) -> None:
-    """Refuse what is known to fail, before the cube is read."""
     names = [modality.name for modality in spec.modalities]
     if not names:
         raise SpecError(f"Model {spec.name!r} has no modality to train; give one with bands, such as a preset.")
     unknown = sorted(set(recipe.freeze) - set(names))
     if unknown:
         raise SpecError(f"freeze names {unknown}; the model's modalities are {names}.")
-    if seed < 0:
-        raise SpecError(f"The seed is {seed}; it must be 0 or more.")
-    if isinstance(val, float | int) and not 0 < val < 1:
+    if not isinstance(seed, Integral) or int(seed) < 0:
+        raise SpecError(f"The seed is {seed!r}; it must be a whole number, 0 or more.")
+    if isinstance(val, Real) and not 0 < float(val) < 1:
         raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
     if isinstance(scaling, str) and scaling not in METHODS:
         raise SpecError(f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.")
@@ -279,6 +310,10 @@ def _check_settings(
 def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardware:
     if devices < 1 or workers < 0:
         raise SpecError(f"devices is {devices} and workers {workers}; use 1 or more devices, and 0 or more workers.")
+    if devices > 1 and hasattr(sys, "ps1"):
+        raise SpecError(
+            f"devices={devices} starts processes, which an interactive session cannot; run fit in a script, or use devices=1."
+        )
     target = choose_device(device)
     if precision == "float64":
         raise SpecError("Training in float64 is not supported; use precision='float32', 'bfloat16' or 'auto'.")
@@ -300,7 +335,7 @@ def _windows(
     """Return the windows of points with imagery, and which of the points are for validation: those after ``own``, or a fraction."""
     # A point without imagery would teach a label of nothing; the map has no value there either.
     seen = valid_pixels(spec, samples.values())
-    _report_unseen(seen)
+    refuse_unseen(seen)
     held = (np.arange(len(points)) >= own)[seen]
     points, samples = points.only(seen), samples.only(seen)
     if fraction is not None:
@@ -309,19 +344,29 @@ def _windows(
         raise PointsError(f"There are {(~held).sum()} training and {held.sum()} validation points; both are needed. Change val.")
     for task in spec.tasks:
         labels = points.labels[task.name]
-        if np.isfinite(labels).any():
-            check_labels(task, labels[np.isfinite(labels)])
+        check_labels(task, labels[np.isfinite(labels)])
+        check_labels(task, labels[np.isfinite(labels) & ~held], f" when {held.sum()} points are held for validation (val, seed)")
     if not isinstance(scaling, Scaling):
         scaling = Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
     return Windows(spec, scaling, samples, points, geobox), held
 
 
-def _report_unseen(seen: Any) -> None:
-    if not seen.any():
-        raise BandError(f"None of the {len(seen)} points lies where the cube has a valid pixel; give a cube with data there.")
-    if not seen.all():
-        words = f"{(~seen).sum()} of {len(seen)} points lie where the cube has no valid imagery, and are left out."
-        warnings.warn(words, MisoxrWarning, stacklevel=5)
+def _warn_of_shared(points: Labelled, held: Labelled) -> None:
+    """Warn of validation points that are training points: they choose the epoch, and the temperature is fitted on them."""
+    shared = {tuple(place) for place in points.xy} & {tuple(place) for place in held.xy}
+    if shared:
+        words = f"{len(shared)} places are among both the points and the validation points, which tell nothing new then; drop them from one."
+        warnings.warn(words, MisoxrWarning, stacklevel=4)
+
+
+def _check_held(recipe: Recipe, data: Windows, held: Any) -> None:
+    """Refuse to choose an epoch by an accuracy that nothing tells."""
+    labels = [data.labelled.labels[task.name][held] for task in data.spec.tasks if task.kind != "regression"]
+    if recipe.criterion == "accuracy" and not any(np.isfinite(values).any() for values in labels):
+        raise PointsError(
+            f"None of the {held.sum()} validation points has a label of a class, by which criterion='accuracy' chooses the epoch; "
+            "change val, or use criterion='loss'."
+        )
 
 
 def _folder(directory: Path, data: Windows, mask: Any, settings: Mapping[str, Any], *, resume: bool) -> Path:
@@ -332,24 +377,45 @@ def _folder(directory: Path, data: Windows, mask: Any, settings: Mapping[str, An
         "spec": data.spec.to_dict(),
         "scaling": data.scaling.to_dict(),
         "points": labels.hexdigest(),
-        "imagery": hashlib.sha256(data.samples.values().tobytes()).hexdigest(),
+        "imagery": _file_hash(data.samples.tiles.path),
         "grid": repr(data.geobox),
         **settings,
     }
     run_of = json.loads(json.dumps(run_of))
     file, state = directory / "run.json", directory / "last.ckpt"
     if resume and file.exists() and state.exists():
-        found = json.loads(file.read_text())
-        differing = sorted(key for key in run_of if found.get(key) != run_of[key])
+        try:
+            found = json.loads(file.read_text())
+            torch.load(state, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever it meets in what is cut off
+            raise StoreError(f"The run in {directory} is damaged ({error!r}); give another directory, or resume=False.") from error
+        differing = [key for key in sorted(run_of) if found.get(key) != run_of[key]]
         if differing:
+            words = [f"{key}{_changes(found.get(key), run_of[key])}" for key in differing]
             raise SpecError(
-                f"The run in {directory} has another {', '.join(differing)}; give another directory, or resume=False to start anew."
+                f"The run in {directory} has another {', '.join(words)}; give another directory, or resume=False to start anew."
             )
         return directory
-    directory.mkdir(parents=True, exist_ok=True)
-    state.unlink(missing_ok=True)
-    file.write_text(json.dumps(run_of, indent=1, sort_keys=True))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        state.unlink(missing_ok=True)
+        file.with_suffix(".part").write_text(json.dumps(run_of, indent=1, sort_keys=True))
+        file.with_suffix(".part").replace(file)
+    except OSError as error:
+        raise StoreError(f"The state of training cannot be kept in {directory} ({error}); give another directory.") from error
     return directory
+
+
+def _changes(found: Any, wanted: Any) -> str:
+    """Tell in what a recipe differs; nothing of what has no names."""
+    if not isinstance(found, dict) or set(found) != set(wanted) or any(isinstance(value, dict) for value in wanted.values()):
+        return ""
+    return f" ({', '.join(f'{key} {found[key]!r} there, {wanted[key]!r} here' for key in wanted if found[key] != wanted[key])})"
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _prevalence(data: Windows, train: Any, power: float, *, balanced: bool = False) -> dict[str, Any]:

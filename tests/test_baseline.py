@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from misoxr.baseline import Baseline, PixelModel, baseline, fit_baseline
@@ -143,6 +145,21 @@ def test_regressors_answer_values(scene, spec):  # noqa: F811
     assert 0 <= float(found.min()) < float(found.max()) <= 40
 
 
+def test_seeds_reach_into_pipelines(scene, spec):  # noqa: F811
+    cube, points = scene
+    within = make_pipeline(StandardScaler(), RandomForestClassifier(3, random_state=7))
+    one, same, other = (fit_baseline(cube, within, points, spec, seed=seed).sha256 for seed in (0, 0, 1))
+    assert one == same != other
+
+
+def test_points_without_imagery_are_left_out_with_a_warning(scene, spec):  # noqa: F811
+    cube, points = scene
+    holed = cube.map(lambda band: band.where(cube.x > 301_000).assign_attrs(band.attrs))
+    with pytest.warns(MisoxrWarning, match="points lie where the cube has no valid imagery, and are left out"):
+        model = holed.miso.fit(RandomForestClassifier(2), points, like=spec)
+    assert model.record["points"] < len(points)
+
+
 def test_what_does_not_fit_is_refused(scene, spec, forest):  # noqa: F811
     cube, points = scene
     with pytest.raises(SpecError, match="does not fit task 'permafrost', a binary; give a classifier"):
@@ -151,6 +168,14 @@ def test_what_does_not_fit_is_refused(scene, spec, forest):  # noqa: F811
         fit_baseline(cube, RandomForestClassifier(), points, replace(spec, tasks=(Task("t", "regression"),)))
     with pytest.raises(SpecError, match="no scikit-learn estimator"):
         cube.miso.fit(3, points)
+    with pytest.raises(SpecError, match=r"LogisticRegression is a class; give an estimator, LogisticRegression\(\)"):
+        cube.miso.fit(LogisticRegression, points)
+    with pytest.raises(SpecError, match="like is 'miso-small'; give a ModelSpec"):
+        cube.miso.fit("rf-11", points, like="miso-small")
+    with pytest.raises(SpecError, match="coordinates alone have no bands to scale"):
+        cube.miso.fit("rf-coordinates", points, scaling="whiten")
+    with pytest.raises(SpecError, match=r"seed is 4294967296; scikit-learn takes whole numbers from 0 to 2\*\*32 - 1"):
+        cube.miso.fit("rf-11", points, seed=2**32)
     with pytest.raises(SpecError, match="features is 'colour'"):
         Baseline(LogisticRegression(), "colour")
     with pytest.raises(SpecError, match=r"no settings \['max_epochs'\]"):

@@ -258,7 +258,7 @@ def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
         run(spec, points, stroe="x", **options)
     with pytest.raises(SpecError, match=r"\['directory'\] of 'miso-nano' cannot be set here"):
         run(spec, points, directory="x", **options)
-    with pytest.raises(SpecError, match="val of 'miso-nano' is a table"):
+    with pytest.raises(SpecError, match="val of 'miso-nano' is a GeoDataFrame, whose points may be test points of a fold"):
         run(spec, points, val=points, **options)
     with pytest.raises(SpecError, match="no pair"):
         run(("rf-11", "rf-coordinates"), points, **options)
@@ -266,6 +266,86 @@ def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
         run("rf-11", points, cv=GroupKFold(3), progress=False)
     with pytest.raises(PointsError, match="region is 'zone' and there are no regions"):
         run("rf-11", points, region="zone", **options)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (DecisionTreeRegressor(), "give a classifier"),
+        (("rf-11", {"n_estimators": 3}), r"no settings \['n_estimators'\]"),
+        (("miso-nano", {"scaling": "minmax"}), "Unknown scaling 'minmax'"),
+        (("miso-nano", {"val": 2.0}), "fraction of 2"),
+        (("miso-nano", {"device": "gpu"}), "gpu"),
+        (("miso-nano", {"freeze": ("dem",)}), "freeze names"),
+        (("rf-11", {"like": "miso-nano"}), "like of 'second' is 'miso-nano'; give a ModelSpec"),
+    ],
+)
+def test_models_that_cannot_be_fitted_are_refused_before_others_are(scene, monkeypatch, second, message):  # noqa: F811
+    cube, points = scene
+    monkeypatch.setattr(module, "_answers", lambda *_: pytest.fail("a model was fitted"))
+    with pytest.raises((SpecError, PointsError), match=message):
+        cube.miso.cross_validate({"first": "rf-coordinates", "second": second}, labelled(points), cv=CV, progress=False)
+
+
+def test_folds_and_seeds_as_others_write_them(scene, monkeypatch):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    options = {"progress": False}
+    folds = list(SklearnKFold(2).split(np.zeros(len(points))))
+    found = cube.miso.cross_validate(CONTROL, points, cv=folds, seeds=np.int64(1), **options)
+    assert found.about["seeds"] == [0]
+    assert cube.miso.cross_validate(CONTROL, points, cv=np.int64(2), seeds=np.array([3]), **options).about["seeds"] == [3]
+    monkeypatch.setattr(module, "_answers", lambda *_: pytest.fail("a model was fitted"))
+    for seeds in ((0, 0), (-1,), "12", None, [0.5]):
+        with pytest.raises(SpecError, match="give a number of seeds, or different whole numbers from 0"):
+            cube.miso.cross_validate(CONTROL, points, cv=2, seeds=seeds, **options)
+    with pytest.raises(SpecError, match=r"\['seed'\] of 'all' cannot be set here: give seeds="):
+        cube.miso.cross_validate(CONTROL, points, cv=2, seed=1, **options)
+    with pytest.raises(SpecError, match="cross_validate itself takes .*'regions'"):
+        cube.miso.cross_validate(CONTROL, points, cv=2, regoins=1, **options)
+
+    class Both:
+        def split(self, X):
+            yield np.arange(len(X)), np.arange(10)
+
+    with pytest.raises(PointsError, match="Fold 0 has 10 points on both sides"):
+        cube.miso.cross_validate(CONTROL, points, cv=Both(), **options)
+
+
+def test_other_folds_of_the_same_points_are_another_run(scene, tmp_path):  # noqa: F811
+    """Also where one side goes on where the other had ended."""
+    cube, points = scene
+    points, options = labelled(points), {"store": tmp_path, "progress": False}
+    at = np.arange(len(points))
+    cube.miso.cross_validate(CONTROL, points, cv=PredefinedFolds([(at[:200], at[200:])]), **options)
+    with pytest.raises(StoreError, match="another folds"):
+        cube.miso.cross_validate(CONTROL, points, cv=PredefinedFolds([(at[:150], at[150:])]), **options)
+
+
+def test_a_damaged_store_names_its_file(scene, tmp_path):  # noqa: F811
+    cube, points = scene
+    points, options = labelled(points), {"store": tmp_path / "cv", "cv": CV, "progress": False}
+    cube.miso.cross_validate(CONTROL, points, **options)
+    file = next((tmp_path / "cv").glob("*fold1.parquet"))
+    file.write_bytes(b"")
+    with pytest.raises(StoreError, match=f"{file.name} is damaged .*delete it, and its fold is run again"):
+        cube.miso.cross_validate(CONTROL, points, **options)
+    (tmp_path / "cv" / "run.json").write_text("")
+    with pytest.raises(StoreError, match="run.json is damaged"):
+        cube.miso.cross_validate(CONTROL, points, **options)
+    with pytest.raises(StoreError, match="cannot be made"):
+        cube.miso.cross_validate(CONTROL, points, **{**options, "store": file})
+
+
+def test_an_index_of_words_and_numbers_can_be_saved(scene, tmp_path):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    mixed = points.set_axis([*range(len(points) - 1), "last"])
+    found = cube.miso.cross_validate(CONTROL, mixed, cv=2, progress=False)
+    found.save(tmp_path / "scores.parquet")
+    same(Scores.load(tmp_path / "scores.parquet"), found)
+    with pytest.raises(StoreError, match=r"give what Scores\.save wrote"):
+        Scores.load(tmp_path)
 
 
 def test_given_folds_are_of_the_points_given(scene):  # noqa: F811
@@ -291,9 +371,14 @@ def test_other_imagery_is_not_the_same_run(scene, tmp_path):  # noqa: F811
     cube, points = scene
     options = {"cv": CV, "store": tmp_path, "progress": False}
     cube.miso.cross_validate("rf-11", labelled(points), **options)
-    other = cube.assign(red=(cube.red * 1.1).assign_attrs(units="1"))
-    with pytest.raises(StoreError, match="model 'rf-11'"):
-        other.miso.cross_validate("rf-11", labelled(points), **options)
+    rows = np.floor((1_500_000 - points.geometry.y) / 20).astype(int).to_numpy()
+    columns = np.floor((points.geometry.x - 300_000) / 20).astype(int).to_numpy()
+    elsewhere = np.ones(cube.red.shape, "float32")
+    elsewhere[rows, columns] = 0
+    for change in (1.1, 1 + 0.1 * elsewhere):  # everywhere, or but for the points' own pixels
+        other = cube.assign(red=(cube.red * change).assign_attrs(units="1"))
+        with pytest.raises(StoreError, match="model 'rf-11'"):
+            other.miso.cross_validate("rf-11", labelled(points), **options)
 
 
 def test_regressors_with_tasks_of_their_own(scene, spec):  # noqa: F811

@@ -58,6 +58,7 @@ def quadrants(side: float = 100) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame({"name": ["sw", "se", "nw", "ne"]}, geometry=shapes, crs="EPSG:3338")
 
 
+@pytest.mark.filterwarnings("ignore:Every point is one of the blocks")
 @settings(deadline=None)
 @given(coordinates, st.integers(2, 6), st.floats(100, 2e4), st.booleans(), st.integers(0, 5))
 def test_folds_are_whole_blocks_and_each_point_is_tested_once(xy, n_splits, size, shuffle, seed):
@@ -174,6 +175,7 @@ def test_clusters_are_the_points_that_steps_join(xy, distance):
         assert {tuple(test) for test in held_out(ClusterKFold(distance, count), xy)} == expected
 
 
+@pytest.mark.filterwarnings("ignore:Every point is one of the clusters")
 @settings(deadline=None)
 @given(coordinates, st.floats(10, 2e4), st.integers(2, 4), st.booleans(), st.integers(0, 3))
 def test_points_of_different_clusters_are_more_than_the_distance_apart(xy, distance, n_splits, shuffle, seed):
@@ -186,6 +188,17 @@ def test_points_of_different_clusters_are_more_than_the_distance_apart(xy, dista
     assert sorted(np.concatenate([test for _, test in sides])) == list(range(len(xy)))
     for train, test in sides:
         assert distances(xy[train], xy[test]).min() > distance
+
+
+def test_lengths_and_targets_in_other_units_are_told():
+    xy = np.random.default_rng(0).uniform(0, 50_000, (60, 2))
+    with pytest.warns(MisoxrWarning, match=r"Every point is one of the clusters of 0\.1, as points lie .* apart"):
+        list(ClusterKFold(0.1).split(xy))
+    with pytest.warns(MisoxrWarning, match="Every point is one of the blocks of 0.01"):
+        list(BlockKFold(0.01).split(xy))
+    with pytest.warns(MisoxrWarning, match="check that the targets are in the CRS of the points"):
+        list(KNNDM(xy[:20] + 1e6).split(xy))
+    list(ClusterKFold(100).split(xy))  # alone, and yet in the right units
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -477,10 +490,15 @@ def test_scikit_learn_takes_every_splitter(splitter):
         (lambda: list(BlockKFold(1e3).split(gpd.GeoSeries([Point(), Point(1, 2)], crs=3338))), "1 of 2 points have no finite"),
         (lambda: list(BlockKFold(1e3).split(quadrants())), "4 of 4 points have no finite coordinates; drop them"),
         (lambda: KFold(1), "1 folds leave nothing"),
-        (lambda: KFold(buffer=-1), "buffer is -1; it must be 0 or more"),
+        (lambda: KFold(buffer=-1), "buffer is -1; it must be a number, 0 or more"),
+        (lambda: KFold(buffer="1km"), "buffer is '1km'; it must be a number"),
+        (lambda: KFold(3.0), "3.0 folds leave nothing"),
+        (lambda: LeaveOneRegionOut("zones.gpkg"), "regions are a str; give a GeoDataFrame"),
+        (lambda: PredefinedFolds(np.zeros(4)), "Fold 0 is .*give a pair of training and test indices"),
         (lambda: KFold(buffer=np.nan), "buffer is nan"),
         (lambda: list(KFold(5).split(np.zeros((3, 2)))), "lie in 3 groups of 1, too few for 5 folds; use fewer folds"),
-        (lambda: ClusterKFold(0), "distance between clusters is 0; it must be positive"),
+        (lambda: ClusterKFold(0), "distance between clusters is 0; it must be a positive number"),
+        (lambda: ClusterKFold("10km"), "distance between clusters is '10km'; it must be a positive number"),
         (lambda: LeaveOneRegionOut(quadrants()[:0]), r"The 0 regions are of set\(\); give polygons"),
         (lambda: LeaveOneRegionOut(frame(clustered(5))), r"The 5 regions are of {'Point'}; give polygons"),
         (lambda: LeaveOneRegionOut(quadrants().set_crs(None, allow_override=True)), "regions carry no CRS"),
@@ -504,7 +522,7 @@ def test_scikit_learn_takes_every_splitter(splitter):
         (lambda: list(PredefinedFolds([([0, 3], [9])]).split(range(9))), "hold index 9 and there are 9 points"),
         (lambda: separate(np.full((5, 2), np.nan), fraction=0.2, size=10, seed=0), "finite coordinates"),
         (lambda: separate(clustered(), fraction=1.0, size=10, seed=0), "leaves one side empty"),
-        (lambda: separate(clustered(), fraction=0.2, size=-1, seed=0), "must be positive"),
+        (lambda: separate(clustered(), fraction=0.2, size=-1, seed=0), "must be a positive number"),
         (lambda: separate(np.ones((5, 2)), fraction=0.2, size=1, seed=0), "at one place"),
         (lambda: separate(np.ones((1, 2)), fraction=0.2, size=1, seed=0), "at one place"),
     ],

@@ -65,6 +65,9 @@ def test_parquet_without_geometry_is_a_table(tmp_path):
 
 def test_tables_are_read_by_their_columns(tmp_path):
     table(pf1m=[1, 0, ""]).to_csv(tmp_path / "points.csv", index=False)
+    table(pf1m=[1, 0, ""]).to_csv(tmp_path / "points.tsv.gz", index=False, sep="\t")
+    both = [read_points(tmp_path / name, crs=3338) for name in ("points.tsv.gz", "points.csv")]
+    pd.testing.assert_frame_equal(*both)
     found = read_points(str(tmp_path / "points.csv"), crs="EPSG:3338", labels={"permafrost": "pf1m"})
     np.testing.assert_array_equal(encode(found, [PERMAFROST])["permafrost"], [1, 0, np.nan])
     assert list(found.geometry.x) == list(table().x)
@@ -166,7 +169,9 @@ def test_a_task_without_a_column_is_unknown_and_numbers_are_kept():
         ({"taxonomy": [0, 7, -1]}, TAXONOMY, r"2 labels of 'taxonomy' are unknown \(-1, 7\)"),
         ({"taxonomy": [True, 1, 2]}, TAXONOMY, r"1 labels .*\(True\)"),
         ({"permafrost": [0, 0.5, 2]}, PERMAFROST, r"2 labels of 'permafrost' are unknown \(0.5, 2.0\)"),
-        ({"permafrost": ["yes", "present", "1"]}, PERMAFROST, "2 labels .*'1', 'yes'"),
+        ({"permafrost": ["yes", "present", "1"]}, PERMAFROST, r"1 labels .*\('yes'\)"),
+        ({"permafrost": ["2", "nan", "0"]}, PERMAFROST, "2 labels .*'2', 'nan'"),
+        ({"taxonomy": [1, 2, 7]}, TAXONOMY, "1 labels .*codes seem to begin at 1: subtract 1"),
         ({"depth": [1.0, float("inf"), 2]}, DEPTH, r"1 labels of 'depth' are unknown \(inf\); the task takes numbers"),
         ({"depth": ["12 cm", 3, 4]}, DEPTH, r"1 labels .*'12 cm'"),
         ({"taxonomy": [None] * 3}, TAXONOMY, r"No point has a label of \['taxonomy'\]; the columns are .*labels=\{task: column\}"),
@@ -176,6 +181,25 @@ def test_a_task_without_a_column_is_unknown_and_numbers_are_kept():
 def test_unknown_labels_are_named(columns, task, message):
     with pytest.raises(PointsError, match=message):
         encode(frame(**columns), [task])
+
+
+def test_points_that_are_none_are_refused():
+    lonlat = pd.DataFrame({"lon": [65.0, 66.0], "lat": [-150.0, -149.0], "pf": [0, 1]})
+    right = lonlat.rename(columns={"lon": "lat", "lat": "lon"})
+    for source, options, message in (
+        (lonlat, {}, "Latitudes reach from -150 to -149 degrees; are x and y swapped"),
+        ([1, 2], {}, "points are a list; give a table"),
+        (right, {"labels": ["pf"]}, r"labels is \['pf'\]; give the column of each task"),
+        (right, {"x": "lon", "y": "lat", "crs": "alaska"}, "crs='alaska' is not known"),
+    ):
+        with pytest.raises(PointsError, match=message):
+            read_points(source, **options)
+
+
+def test_labels_without_a_name_of_their_own_are_settled_too():
+    columns = {"lon": [-150.0, -149.0], "lat": [65.0, 66.0], "permafrost": [[0, 1], [1, 1]]}
+    with pytest.warns(MisoxrWarning, match="1 of 'permafrost'"):
+        assert read_points(pd.DataFrame(columns)).permafrost.tolist() == [1]
 
 
 def test_points_are_placed_in_pixels_of_the_grid():
@@ -541,6 +565,8 @@ def test_a_report_counts_by_region(crs):
 
 def test_a_report_counts_points_that_share_a_pixel():
     found = report(crowd(), geobox=BOX)
+    cube = assign(xr.Dataset({"red": (("y", "x"), np.zeros(BOX.shape, "float32"))}), BOX)
+    pd.testing.assert_frame_equal(report(crowd(), ["permafrost", "taxonomy"], geobox=cube), found)
     assert counts(found, "duplicate pixel", "all") == {"points sharing a pixel": 5}
     assert counts(found, "duplicate pixel", "permafrost") == {"conflicting labels": 1}
     assert counts(found, "duplicate pixel", "taxonomy") == {"conflicting labels": 1}
@@ -551,11 +577,11 @@ def test_a_report_counts_points_that_share_a_pixel():
     [
         (labelled, {}, r"columns \['pf1m', .*\] and none named 'permafrost' or 'taxonomy'; name others with tasks="),
         (crowd, {"tasks": ["peat"]}, r"no column \['peat'\]"),
-        (crowd, {"regions": zones()}, "region=, the column that names them; one of the two is missing"),
-        (crowd, {"region": "zone"}, "one of the two is missing"),
+        (crowd, {"regions": "zones.gpkg"}, "regions are a str; give a GeoDataFrame"),
+        (crowd, {"region": "zone"}, "region is 'zone' and there are no regions; give both, or neither"),
         (crowd, {"regions": zones(), "region": "name"}, r"no column \['name'\]; the columns are \['zone', 'geometry'\]"),
         (crowd, {"regions": zones().set_crs(None, allow_override=True), "region": "zone"}, r"regions carry no CRS; .*set_crs"),
-        (crowd, {"regions": pd.DataFrame({"zone": ["a"]}), "region": "zone"}, "regions carry no CRS"),
+        (crowd, {"regions": pd.DataFrame({"zone": ["a"]}), "region": "zone"}, "regions are a DataFrame"),
         (
             crowd,
             {"regions": zones().iloc[[5]], "region": "zone"},

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError
+from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError, StoreError
 from misoxr.model.checkpoint import Model
 from misoxr.model.miso import Miso
 from misoxr.recipe import Recipe
@@ -97,10 +97,12 @@ def test_a_saved_model_predicts_the_same(scene, fitted, tmp_path):
 
 
 def test_validation_points_of_ones_own(scene, spec):
-    cube, points = scene
+    cube, points = scene[0], scene[1].drop_duplicates("geometry")
     model = cube.miso.fit(spec, points.iloc[:300], val=points.iloc[300:], max_epochs=1, progress=False, device="cpu")
     assert model.record["validation_points"] <= 100
     assert model.record["points"] <= 300
+    with pytest.warns(MisoxrWarning, match=r"\d+ places are among both the points and the validation points"):
+        cube.miso.fit(spec, points, val=points.iloc[300:], max_epochs=1, progress=False, device="cpu")
 
 
 def test_points_without_imagery_are_left_out(scene, spec):
@@ -169,6 +171,7 @@ def test_what_cannot_be_learnt_is_refused(scene, spec):
         ({"regular": 5}, "a lattice needs a square number"),
         ({"turns": "upside down"}, "turns is 'upside down'"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": None}, "seed is None; it must be a whole number"),
         ({"scaling": "minmax"}, "Unknown scaling 'minmax'"),
         ({"devices": 0}, "devices is 0"),
         ({"precision": "float64"}, "float64 is not supported"),
@@ -260,7 +263,8 @@ def test_two_samples_are_learnt_by_heart(spec):
     spec = replace(spec, location=replace(spec.location, dropout=0.0))
     off = {"label_smoothing": 0.0, "noise": 0.0, "ema": 0.0, "weight_decay": 0.0, "turns": "none", "calibrate": False}
     options = {"max_epochs": 8, "patience": 8, "batch_size": 2, "learning_rate": 1e-2, "progress": False, "device": "cpu"}
-    model = cube.miso.fit(spec, pd.concat([two] * 20, ignore_index=True), val=two, **options, **off)
+    with pytest.warns(MisoxrWarning, match="2 places are among both"):
+        model = cube.miso.fit(spec, pd.concat([two] * 20, ignore_index=True), val=two, **options, **off)
     assert min(epoch["loss"] for epoch in model.record["validation"]) < 1e-3
 
 
@@ -329,11 +333,68 @@ def test_a_run_of_other_settings_is_not_taken_up(scene, spec, tmp_path):
     cube, points = scene
     options = {"max_epochs": 1, "progress": False, "device": "cpu", "directory": tmp_path}
     one = cube.miso.fit(spec, points, **options)
-    with pytest.raises(SpecError, match="has another recipe; give another directory, or resume=False"):
+    with pytest.raises(
+        SpecError, match=r"has another recipe \(noise .* there, 0.1 here\); give another directory, or resume=False"
+    ):
         cube.miso.fit(spec, points, noise=0.1, **options)
     with pytest.raises(SpecError, match="another imagery, points"):
         cube.miso.fit(spec, points.iloc[:-40], **options)
+    dimmed = cube.assign(red=cube.red.where(cube.x < 300_500, cube.red * 0.5).assign_attrs(cube.red.attrs))
+    with pytest.raises(SpecError, match="another imagery"):
+        dimmed.miso.fit(spec, points, **options)
     assert cube.miso.fit(spec, points, noise=0.1, resume=False, **options).sha256 != one.sha256
+    (tmp_path / "last.ckpt").write_bytes((tmp_path / "last.ckpt").read_bytes()[:2000])
+    with pytest.raises(StoreError, match="The run in .* is damaged .*resume=False"):
+        cube.miso.fit(spec, points, noise=0.1, **options)
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be kept in .*file .*give another directory"):
+        cube.miso.fit(spec, points, **{**options, "directory": tmp_path / "file"})
+
+
+def test_bfloat16_clips_gradients_too(scene, spec):
+    cube, points = scene
+    model = cube.miso.fit(spec, points, max_epochs=1, precision="bfloat16", progress=False, device="cpu")
+    assert np.isfinite(model.record["validation"][0]["loss"])
+    assert model.record["recipe"]["clip"] > 0
+
+
+def test_control_c_is_an_interruption(scene, spec, monkeypatch):
+    """And no end of the process, as Lightning has it."""
+    from misoxr.loop import _Loop
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Loop, "training_step", interrupted)
+    cube, points = scene
+    with pytest.raises(KeyboardInterrupt):
+        cube.miso.fit(spec, points, max_epochs=1, progress=False, device="cpu")
+
+
+def test_tasks_without_labels_to_learn_from_are_refused(scene, spec):
+    cube, points = scene[0], scene[1].drop_duplicates("geometry")
+    options = {"max_epochs": 1, "progress": False, "device": "cpu"}
+    with pytest.raises(
+        PointsError, match="No point with valid imagery has a label of 'taxonomy'; give points with labels of every"
+    ):
+        cube.miso.fit(spec, points.assign(taxonomy=None), **options)
+    one, other = points[points.permafrost == 1], points[points.permafrost == 0]
+    with pytest.raises(
+        PointsError, match=r"labels of 'permafrost' are 'present' when \d+ points are held for validation \(val, seed\)"
+    ):
+        cube.miso.fit(spec, one, val=other, **options)
+    depth = replace(spec, tasks=(PERMAFROST, Task("depth", "regression")))
+    deep = points.assign(depth=1.0)
+    with pytest.raises(PointsError, match="None of the .* validation points has a label of a class, .*criterion='loss'"):
+        cube.miso.fit(depth, deep[:200], val=deep[200:].assign(permafrost=None), criterion="accuracy", **options)
+
+
+def test_a_label_that_is_nearly_named_is_told(scene):
+    cube, points = scene
+    with pytest.warns(MisoxrWarning, match="The column 'Permafrst' is not 'permafrost', which the model does not learn then"):
+        assert [task.name for task in spec_for("miso-nano", cube, points.rename(columns={"permafrost": "Permafrst"})).tasks] == [
+            "taxonomy"
+        ]
 
 
 def test_an_early_end_stays_the_end(scene, spec, tmp_path, monkeypatch):
@@ -442,12 +503,19 @@ def test_two_devices_share_the_steps(scene, spec):
     """DistributedDataParallel, here on two CPU processes: a run in the form it has on several GPUs."""
     cube, points = scene[0], scene[1][:150]
     options = {"max_epochs": 1, "progress": False, "device": "cpu", "seed": 1, "learning_rate": 4e-3}
-    both = cube.miso.fit(contrasted(spec), points, devices=2, **options)
+    both = cube.miso.fit(contrasted(spec), points, devices=2, freeze=("sat",), **options)
     assert len(both.record["validation"]) == 1
     assert np.isfinite(both.record["validation"][0]["loss"])
     first = Miso(contrasted(spec))
     assert both.sha256 != cube.miso.fit(contrasted(spec), points, **options).sha256
     assert both.network.state_dict().keys() == first.state_dict().keys()
+
+
+def test_several_devices_need_a_script(scene, spec, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    cube, points = scene
+    with pytest.raises(SpecError, match="devices=2 starts processes, which an interactive session cannot"):
+        cube.miso.fit(spec, points, devices=2, progress=False, device="cpu")
 
 
 def test_temperatures_are_fitted_on_validation_points_and_applied(scene, fitted):
