@@ -38,6 +38,8 @@ __all__ = ["cross_validate"]
 Indices = npt.NDArray[np.intp]
 SIDES = ("calibrate", "progress")
 """Keyword arguments of fit that nothing can be wrong with."""
+ELSEWHERE = ("device", "devices", "precision")
+"""Those that only a cluster's workers can tell about."""
 NUMBER = "misoxr:number"
 """Column that follows points while some are left out."""
 
@@ -111,7 +113,7 @@ def cross_validate(
     points = read_points(points)
     specs = _specs(rivals, ds, points)
     tasks = _common_tasks(specs)
-    _check_models(rivals, specs, seeds, ds)
+    _check_models(rivals, specs, seeds, ds, ELSEWHERE if client is not None else ())
     points = _told_apart(points)
     placed, labels, usable, imagery = _usable(ds, list(specs.values()), points, tasks)
     folds = _folds(cv, points.to_crs(placed.crs), usable)
@@ -179,14 +181,19 @@ def _named(estimators: Any, settings: Mapping[str, Any]) -> dict[str, tuple[Any,
 
 
 def _check_models(
-    rivals: Mapping[str, tuple[Any, Any]], specs: Mapping[str, ModelSpec], seeds: Sequence[int], ds: xr.Dataset
+    rivals: Mapping[str, tuple[Any, Any]],
+    specs: Mapping[str, ModelSpec],
+    seeds: Sequence[int],
+    ds: xr.Dataset,
+    unknown: Sequence[str],
 ) -> None:
     """Refuse models that are known to fail, before hours are spent on others."""
     for name, (rival, options) in rivals.items():
         if is_baseline(rival):
             prepared_baseline(rival, specs[name], seed=max(seeds, default=0), **{k: v for k, v in options.items() if k != "like"})
         else:
-            prepared(specs[name], seed=min(seeds, default=0), **{k: v for k, v in options.items() if k not in SIDES})
+            known = {k: v for k, v in options.items() if k not in (*SIDES, *unknown)}
+            prepared(specs[name], seed=min(seeds, default=0), **known)
             check_room(specs[name], geobox_of(ds))
 
 

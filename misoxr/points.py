@@ -386,6 +386,7 @@ def regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, column: str 
 
     Regions are named by a column, by their index without one; rows without a name are no region.
     """
+    regions = regions.to_frame("geometry") if isinstance(regions, gpd.GeoSeries) else regions
     if not isinstance(regions, gpd.GeoDataFrame):
         raise PointsError(f"The regions are a {type(regions).__name__}; give a GeoDataFrame (geopandas.read_file reads files).")
     if column is not None:

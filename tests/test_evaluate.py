@@ -11,7 +11,7 @@ from shapely.geometry import box
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.model_selection import KFold as SklearnKFold
-from sklearn.tree import DecisionTreeRegressor
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import misoxr.evaluate as module
 from misoxr.baseline import Baseline, baseline
@@ -125,10 +125,10 @@ def test_scores_survive_parquet(found, tmp_path):
     again = Scores.load(tmp_path / "scores.parquet")
     assert again.tasks == found.tasks
     assert again.about == found.about
-    pd.testing.assert_frame_equal(again.to_dataframe(), found.to_dataframe())
+    pd.testing.assert_frame_equal(again.predictions, found.predictions)
     plain = Scores(found.predictions.assign(region=None), found.tasks, found.about)
     plain.save(tmp_path / "plain.parquet")
-    pd.testing.assert_frame_equal(Scores.load(tmp_path / "plain.parquet").to_dataframe(), plain.to_dataframe())
+    pd.testing.assert_frame_equal(Scores.load(tmp_path / "plain.parquet").predictions, plain.predictions)
     with pytest.raises(StoreError, match="cannot be read"):
         Scores.load(tmp_path / "none.parquet")
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
@@ -193,7 +193,7 @@ def test_an_interrupted_run_goes_on_at_its_fold(scene, rivals, tmp_path, monkeyp
     same(resumed, cube.miso.cross_validate(rivals, points, cv=CV, progress=False))
     # A model more is run alone; other points, folds or settings are refused.
     calls.clear()
-    cube.miso.cross_validate({**rivals, "rf": "rf-11"}, points, **options)
+    cube.miso.cross_validate({**rivals, "tree": DecisionTreeClassifier()}, points, **options)
     assert len(calls) == 3
     with pytest.raises(StoreError, match="another folds"):
         cube.miso.cross_validate(rivals, points, **{**options, "cv": BlockKFold(900, 3)})
@@ -224,7 +224,7 @@ def test_names_numbers_and_splitters_of_others(scene):  # noqa: F811
     points = labelled(points)
     found = cube.miso.cross_validate([LogisticRegression(), "rf-coordinates"], points, cv=2, progress=False)
     assert found.models == ["LogisticRegression", "rf-coordinates"]
-    other = cube.miso.cross_validate("rf-coordinates", points, cv=SklearnKFold(2, shuffle=True, random_state=0), progress=False)
+    other = cube.miso.cross_validate(CONTROL, points, cv=SklearnKFold(2, shuffle=True, random_state=0), progress=False)
     assert "KFold(n_splits=2" in other.about["cv"]
 
 
@@ -355,14 +355,15 @@ def test_given_folds_are_of_the_points_given(scene):  # noqa: F811
     at = np.arange(len(points))
     cv = PredefinedFolds([(at[at % 3 != k], at[at % 3 == k]) for k in range(3)])
     with pytest.warns(MisoxrWarning, match="left out"):
-        found = cube.miso.cross_validate("rf-coordinates", points, cv=cv, progress=False)
+        found = cube.miso.cross_validate(CONTROL, points, cv=cv, progress=False)
     assert len(set(found.predictions.point)) < len(points)
     assert (found.predictions.fold == found.predictions.point % 3).all()
 
 
 def test_seeds_change_estimators(scene):  # noqa: F811
     cube, points = scene
-    found = cube.miso.cross_validate(Baseline(baseline("rf-11").estimator), labelled(points), cv=CV, seeds=2, progress=False)
+    forest = baseline("rf-11").estimator.set_params(n_estimators=9)
+    found = cube.miso.cross_validate(Baseline(forest), labelled(points), cv=CV, seeds=2, progress=False)
     one, other = (found.predictions[found.predictions.seed == seed].p0.to_numpy() for seed in (0, 1))
     assert not np.array_equal(one, other)
 
@@ -370,15 +371,15 @@ def test_seeds_change_estimators(scene):  # noqa: F811
 def test_other_imagery_is_not_the_same_run(scene, tmp_path):  # noqa: F811
     cube, points = scene
     options = {"cv": CV, "store": tmp_path, "progress": False}
-    cube.miso.cross_validate("rf-11", labelled(points), **options)
+    cube.miso.cross_validate(LogisticRegression(), labelled(points), **options)
     rows = np.floor((1_500_000 - points.geometry.y) / 20).astype(int).to_numpy()
     columns = np.floor((points.geometry.x - 300_000) / 20).astype(int).to_numpy()
     elsewhere = np.ones(cube.red.shape, "float32")
     elsewhere[rows, columns] = 0
     for change in (1.1, 1 + 0.1 * elsewhere):  # everywhere, or but for the points' own pixels
         other = cube.assign(red=(cube.red * change).assign_attrs(units="1"))
-        with pytest.raises(StoreError, match="model 'rf-11'"):
-            other.miso.cross_validate("rf-11", labelled(points), **options)
+        with pytest.raises(StoreError, match="model 'LogisticRegression'"):
+            other.miso.cross_validate(LogisticRegression(), labelled(points), **options)
 
 
 def test_regressors_with_tasks_of_their_own(scene, spec):  # noqa: F811

@@ -1,4 +1,4 @@
-"""A process that writes a map slowly: to be killed, and to write beside others. ``python -m tests.writer STORE LOG [PAUSE]``"""
+"""A process that writes a map slowly: to be killed, and to write beside others. ``python -m tests.writer STORE LOG PAUSE [ROWS]``"""
 
 import os
 import sys
@@ -14,13 +14,13 @@ SIZE, CHUNK = (80, 96), 16
 BLOCKS = 30
 
 
-def slow_map(log: Path, pause: float = 0.0) -> xr.Dataset:
-    """A predicted map of 5 x 6 blocks, each of which takes a while and is noted in a log when it is computed."""
+def slow_map(log: Path, pause: float = 0.0, rows: int = CHUNK) -> xr.Dataset:
+    """A predicted map of 5 x 6 blocks (2 x 6 of 40 rows), each of which takes a while and is noted in a log when it is computed."""
     from misoxr.predict import predict
     from tests.conftest import make_cube, make_model, tiny_spec
 
     spec = tiny_spec()
-    cube = make_cube(SIZE, spec.bands).chunk({"y": CHUNK, "x": CHUNK})
+    cube = make_cube(SIZE, spec.bands).chunk({"y": rows, "x": CHUNK})
     maps = predict(cube, make_model(spec), device="cpu")
     noted = maps.permafrost_probability.data.map_blocks(
         Note(str(log), pause), token="noted", dtype="float32", meta=np.empty((0, 0), "f4")
@@ -72,7 +72,7 @@ def main() -> None:
 
     store, log = sys.argv[1:3]
     dask.config.set(num_workers=2)
-    to_zarr(slow_map(Path(log), float(sys.argv[3])), store, progress=False)
+    to_zarr(slow_map(Path(log), float(sys.argv[3]), *map(int, sys.argv[4:])), store, progress=False)
 
 
 if __name__ == "__main__":
