@@ -166,8 +166,7 @@ def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) ->
     float
         The most probable temperature of 0.05 to 20, where its logarithm is 0 with a standard deviation of 1 before any label is
         seen: few labels, or labels that are all foretold, do not move it far. Its negative log-likelihood is never above that
-        of a temperature of 1. 1 for a regression, and where labels of fewer than two
-        classes are known.
+        of a temperature of 1. 1 for a regression, and where labels of fewer than two classes are known.
 
     Raises
     ------

@@ -21,7 +21,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
-from misoxr.baseline import PixelModel, check_labels, fit_baseline, is_baseline, refuse_unseen
+from misoxr.baseline import PixelModel, check_labels, fit_baseline, is_baseline, prepared_baseline, refuse_unseen
 from misoxr.calibration import Calibration, fit_temperature
 from misoxr.cube import check, named
 from misoxr.errors import GridError, MisoxrWarning, PointsError, SpecError, StoreError
@@ -185,8 +185,12 @@ def fit(
     if is_baseline(spec):
         networks = {"val": val is not None, "pretrained": pretrained, "directory": directory, "workers": workers}
         networks |= {"calibrate": not calibrate, "resume": not resume, "devices": devices != 1}
-        _refuse_network_settings(settings, networks | {"device": device != "auto", "precision": precision != "auto"})
-        return fit_baseline(ds, spec, points, like or spec_for("miso-nano", ds, points), seed=seed, scaling=scaling)
+        networks |= {"device": device != "auto", "precision": precision != "auto"}
+        like = like or spec_for("miso-nano", ds, points)
+        prepared_baseline(
+            spec, like, seed=seed, scaling=scaling, **settings, **{name: True for name, given in networks.items() if given}
+        )
+        return fit_baseline(ds, spec, points, like, seed=seed, scaling=scaling)
     spec = spec if isinstance(spec, ModelSpec) else spec_for(spec, ds, points)
     hard: dict[str, Any] = {"device": device, "devices": devices, "precision": precision, "workers": workers}
     recipe, hardware = prepared(spec, val=val, seed=seed, scaling=scaling, like=like, pretrained=pretrained, **hard, **settings)
@@ -247,12 +251,6 @@ def check_room(spec: ModelSpec, geobox: GeoBox) -> None:
             f"The cube has {height} x {width} pixels, less than a window of {spec.name!r}, {size} x {size}; give a larger cube, or a "
             "ModelSpec with smaller windows=WindowSpec(…)."
         )
-
-
-def _refuse_network_settings(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    unknown = sorted([*settings, *(name for name, value in given.items() if value)])
-    if unknown:
-        raise SpecError(f"A baseline has no settings {unknown}; it takes seed, scaling and like alone.")
 
 
 def prepared(
