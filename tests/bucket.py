@@ -1,5 +1,6 @@
 """A bucket on this machine whose server fails now and then: ``python tests/bucket.py RATE SEED``, a process of its own."""
 
+import logging
 import os
 import random
 import subprocess
@@ -16,7 +17,7 @@ NAME = "maps"
 def bucket(rate: float = 0.0, seed: int = 0) -> Iterator[dict[str, str]]:
     """Serve S3, a share of whose requests ends with 500, and yield the environment in which fsspec finds it."""
     command = [sys.executable, str(Path(__file__).resolve()), str(rate), str(seed)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         address = process.stdout.readline().decode().strip()
@@ -36,16 +37,18 @@ def main() -> None:
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for each request, but what goes wrong in moto itself
     rate, dice, lock = float(sys.argv[1]), random.Random(int(sys.argv[2])), threading.Lock()
     moto = DomainDispatcherApplication(create_backend_app)
     failed: dict[str, int] = {}
 
     def application(environ, start_response):
         path = environ["PATH_INFO"]
+        # not many times on end, so that whoever tries again gets through, also where others ask for the same: botocore numbers calls
+        call = environ.get("HTTP_AMZ_SDK_INVOCATION_ID", path)
         with lock:
-            # not many times on end: whoever tries again gets through
-            bad = path.count("/") > 1 and failed.get(path, 0) < 2 and dice.random() < rate
-            failed[path] = failed.get(path, 0) + 1 if bad else 0
+            bad = path.count("/") > 1 and failed.get(call, 0) < 2 and dice.random() < rate
+            failed[call] = failed.get(call, 0) + 1 if bad else 0
         if bad:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("500 Internal Server Error", [("Content-Length", "0")])
