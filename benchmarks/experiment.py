@@ -3,13 +3,16 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_curve
 
 from misoxr.scores import Scores
 
-__all__ = ["json_line", "paired", "table", "with_averages", "workers"]
+__all__ = ["at_equal_alarms", "json_line", "paired", "table", "with_averages", "workers"]
 
 
 @contextmanager
@@ -53,6 +56,25 @@ def paired(scores: Scores, task: str, ours: Sequence[str], rivals: Sequence[str]
             for metric in metrics:
                 found = scores.compare(one, other, metric, task)
                 rows.append({"model": one, "minus": other, "metric": metric, **found.to_dict()})
+    return pd.DataFrame(rows)
+
+
+def at_equal_alarms(scores: Scores, task: str, ours: Sequence[str], rivals: Sequence[str]) -> pd.DataFrame:
+    """Tabulate differences in recall of a binary task's second class, in pairs of fold and seed, where ours gives as many false alarms as
+    the rival does from a probability of 0.5 on.
+    """
+    mine = scores.predictions[scores.predictions.task == task].set_index(["model", "fold", "seed"]).sort_index()
+    rows = []
+    for one, other in product(ours, rivals):
+        differences = []
+        for pair, theirs in mine.loc[other].groupby(level=["fold", "seed"]):
+            alarms, recall = ((theirs.p0[theirs.truth == truth] >= 0.5).mean() for truth in (0, 1))
+            own = mine.loc[(one, *pair)]
+            false, true, _ = roc_curve(own.truth, own.p0, drop_intermediate=False)
+            differences.append(np.interp(alarms, false, true) - recall)
+        error = np.std(differences, ddof=1) / len(differences) ** 0.5 if len(differences) > 1 else np.nan
+        row = {"model": one, "minus": other, "metric": "recall at equal false alarms", "difference": np.mean(differences)}
+        rows.append(row | {"standard_error": error, "pairs": float(len(differences))})
     return pd.DataFrame(rows)
 
 

@@ -26,6 +26,7 @@ from misoxr.samples import Labelled, read_samples
 from misoxr.scaling import METHODS, Scaling
 from misoxr.spec import ModelSpec, Task
 from misoxr.stack import stack
+from misoxr.tiles import computed
 
 __all__ = [
     "BASELINES",
@@ -235,7 +236,8 @@ def fit_baseline(
     fitted = (
         method if isinstance(method, Scaling) else None if method == "none" else _fit_scaling(spec, bands, labelled, method, seed)
     )
-    table = features_at(rival.features, fitted, spec, bands, geobox, labelled.rows, labelled.columns).compute().T
+    (found,) = computed(features_at(rival.features, fitted, spec, bands, geobox, labelled.rows, labelled.columns))
+    table = found.T
     valid = table[:, -1] > 0
     refuse_unseen(valid)
     table = np.where(np.isfinite(table), table, np.nan)[:, :-1]

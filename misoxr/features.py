@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
+from misoxr.tiles import computed
 
 __all__ = ["SIDES", "Features", "features", "features_at", "values_at"]
 
@@ -86,8 +87,9 @@ def features_at(
 def values_at(bands: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike) -> Array:
     """Compute layers (layer, y, x) at the pixels that hold positions, in the chunks that hold them only: (layer, point)."""
     row, column = (np.floor(np.asarray(part)).astype("int64") for part in (rows, columns))
-    picked: Array = bands.vindex[:, row, column].compute().T
-    return picked
+    (picked,) = computed(bands.vindex[:, row, column])
+    values: Array = picked.T
+    return values
 
 
 def _channels(scaling: Scaling | None, spec: ModelSpec) -> int:
