@@ -344,7 +344,9 @@ def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column:
         if column is not None:
             raise PointsError(f"region is {column!r} and there are no regions; give both, or neither.")
         return np.full(len(points), None, dtype=object)
-    groups, _ = regions_of(points, regions, column)
+    groups, names = regions_of(points, regions, column)
+    if "all" in names:
+        raise PointsError("A region is named 'all', as the scores of all points are; rename it.")
     return groups.to_numpy()
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import dask.base
@@ -101,15 +102,18 @@ def plan(ds: xr.Dataset, *, timed: bool | Block = True, compact: bool = False) -
     GridError
         If the dataset has no regular grid or CRS.
     StoreError
-        If there is no such block.
+        If there is no such block, or ``timed`` is none.
     """
     layout = layout_of(ds, compact=compact)
     rows, columns = layout.shape
-    block = (rows // 2, columns // 2) if isinstance(timed, bool) else tuple(timed)
+    try:
+        block = (rows // 2, columns // 2) if isinstance(timed, bool) else (index(timed[0]), index(timed[1]))
+    except (TypeError, IndexError) as error:
+        raise StoreError(f"timed is {timed!r}; give True, False, or the row and column of a block.") from error
     if not (0 <= block[0] < rows and 0 <= block[1] < columns):
         raise StoreError(f"There is no block {block}; the dataset has {rows} x {columns} of them.")
     graph = HighLevelGraph.merge(*(layout.ds[name].data.__dask_graph__() for name in layout.blocked))
-    keys: list[Any] = [key for key, _, _ in parts_of(layout, (int(block[0]), int(block[1])))]
+    keys: list[Any] = [key for key, _, _ in parts_of(layout, block)]
     tasks = tasks_of(graph, keys, layout)
     written = sum(
         layout.ds[name].size * (1 if layout.is_packed(name) else layout.ds[name].dtype.itemsize) for name in layout.blocked

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import ceil
+from numbers import Real
 from typing import Any
 
 import dask.array as da
@@ -209,7 +210,7 @@ def predict(
 
 def _predict_pixels(ds: xr.Dataset, model: PixelModel, settings: "Settings", resolution: float | None) -> xr.Dataset:
     if resolution is not None:
-        raise SpecError(f"resolution is {resolution:g}, and a model of pixels answers at the cube's own; leave it out.")
+        raise SpecError(f"resolution is {resolution!r}, and a model of pixels answers at the cube's own; leave it out.")
     bands, geobox, chosen = pixel_bands(ds, model, settings)
     out: xr.Dataset = assign(variables(model.layers(bands, geobox), ("y", "x"), model.spec, chosen, location=False), geobox)
     out.attrs = attributes(ds, model, None)
@@ -352,11 +353,13 @@ def _map(ds: xr.Dataset, job: Job, spec: ModelSpec, resolution: float | None) ->
     return layers, GeoBox(layers.shape[1:], finer, job.geobox.crs)
 
 
-def _step(job: Job, resolution: float | None) -> float:
+def _step(job: Job, resolution: Any) -> float:
     """Return the map's pixel size in pixels of the cube."""
     if resolution is None:
         return 1.0
-    step = resolution / abs(job.geobox.affine.a)
+    if not isinstance(resolution, Real):
+        raise SpecError(f"resolution is {resolution!r}; give a number, in units of the CRS.")
+    step = float(resolution) / abs(job.geobox.affine.a)
     longest = min(job.plan.y.size, job.plan.x.size)
     if not 0 < step <= longest:
         most = longest * abs(job.geobox.affine.a)

@@ -244,6 +244,9 @@ def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
     far = gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=3338)
     with pytest.raises(PointsError, match="None of .* points lies in a region"):
         run("rf-11", points, regions=far, **options)
+    whole = gpd.GeoDataFrame(geometry=[box(*points.to_crs(3338).total_bounds)], index=["all"], crs=3338)
+    with pytest.raises(PointsError, match="named 'all'"):
+        run("rf-11", points, regions=whole, **options)
     with pytest.raises(PointsError, match=r"no column \['zone'\]"):
         run("rf-11", points, regions=gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=3338), region="zone", **options)
     with pytest.raises(PointsError, match="in fold 0 are all 'present'"):

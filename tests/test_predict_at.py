@@ -115,6 +115,8 @@ def test_what_cannot_be_asked(cube, model, no_compute):
             cube.miso.predict(model, resolution=321)
         with pytest.raises(SpecError, match="above 0"):
             cube.miso.predict(model, resolution=0)
+        with pytest.raises(SpecError, match="'10m'; give a number"):
+            cube.miso.predict(model, resolution="10m")
 
 
 def test_nothing_is_computed_and_little_is_read(cube, model, no_compute):
