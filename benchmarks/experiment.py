@@ -60,22 +60,28 @@ def paired(scores: Scores, task: str, ours: Sequence[str], rivals: Sequence[str]
 
 
 def at_equal_alarms(scores: Scores, task: str, ours: Sequence[str], rivals: Sequence[str]) -> pd.DataFrame:
-    """Tabulate differences in recall of a binary task's second class, in pairs of fold and seed, where ours gives as many false alarms as
-    the rival does from a probability of 0.5 on.
+    """Tabulate differences in recall of a binary task's second class at equal shares of false alarms, in pairs of fold and seed.
+
+    A difference is the mean of two: ours at the false alarms of the rival's map (from 0.5 on) less that map's recall, and our map's recall
+    less the rival's at our false alarms, so that equals differ by 0. It compares how models rank points, by the labels of the test
+    points; nobody can choose these probabilities beforehand. Folds of one class are left out.
     """
-    mine = scores.predictions[scores.predictions.task == task].set_index(["model", "fold", "seed"]).sort_index()
+    mine = scores.predictions[scores.predictions.task == task]
+    parts = {key: part for key, part in mine.groupby(["model", "fold", "seed"]) if part.truth.nunique() == 2}
     rows = []
     for one, other in product(ours, rivals):
-        differences = []
-        for pair, theirs in mine.loc[other].groupby(level=["fold", "seed"]):
-            alarms, recall = ((theirs.p0[theirs.truth == truth] >= 0.5).mean() for truth in (0, 1))
-            own = mine.loc[(one, *pair)]
-            false, true, _ = roc_curve(own.truth, own.p0, drop_intermediate=False)
-            differences.append(np.interp(alarms, false, true) - recall)
-        error = np.std(differences, ddof=1) / len(differences) ** 0.5 if len(differences) > 1 else np.nan
-        row = {"model": one, "minus": other, "metric": "recall at equal false alarms", "difference": np.mean(differences)}
-        rows.append(row | {"standard_error": error, "pairs": float(len(differences))})
+        pairs = [(parts[key], parts[other, *key[1:]]) for key in parts if key[0] == one and (other, *key[1:]) in parts]
+        found = np.array([(_lead(a, b) - _lead(b, a)) / 2 for a, b in pairs])
+        row = {"model": one, "minus": other, "metric": "recall at equal false alarms", "difference": found.mean()}
+        rows.append(row | {"standard_error": found.std(ddof=1) / len(found) ** 0.5, "pairs": float(len(found))})
     return pd.DataFrame(rows)
+
+
+def _lead(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """Recall of one where it gives as many false alarms as the other's map, less that map's recall."""
+    alarms, recall = ((other.p0[other.truth == truth] >= 0.5).mean() for truth in (0, 1))
+    false, true, _ = roc_curve(one.truth, one.p0, drop_intermediate=False)
+    return float(np.interp(alarms, false, true) - recall)
 
 
 def json_line(data: str, found: Mapping[str, Scores], task: str, recall: str, f1: str) -> str:

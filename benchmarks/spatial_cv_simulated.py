@@ -45,7 +45,8 @@ METRICS = {
 JUDGED = {"permafrost": ("recall", "macro_recall", "pr_auc", "macro_f1"), "taxonomy": ("macro_recall", "pr_auc", "macro_f1")}
 """Recall of "present" alone is bought by answering "present" everywhere; macro recall is the mean over both classes."""
 CAUTIOUS = 0.2
-"""From which probability on "present" is mapped where missing permafrost is as bad as four false alarms: 1 / (1 + 4), not tuned."""
+"""From which probability on "present" is mapped where missing permafrost is worse than a false alarm; not tuned. Of calibrated probabilities, 1 / (1 + 4) is best where a miss is
+as bad as four false alarms."""
 
 
 def models(cube: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, object]:
@@ -91,7 +92,7 @@ def cautious(scores: Scores) -> Scores:
     Odds are moved by one factor, as ``Model.with_prevalence`` does; ranks stay, and so do ROC-AUC and PR-AUC.
     """
     mine = scores.predictions[scores.predictions.task == PERMAFROST.name]
-    moved = expit(logit(mine.p0.clip(1e-7, 1 - 1e-7)) - logit(CAUTIOUS)).astype("float32")
+    moved = expit(logit(mine.p0.clip(1e-7, 1 - 1e-7)) - logit(CAUTIOUS))
     named = mine.assign(p0=moved, model=[cautiously(model) for model in mine.model])
     return Scores.joined([mine, named], [scores.task(PERMAFROST.name)], scores.about)
 

@@ -18,6 +18,7 @@ from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
+from misoxr.clusters import computed
 from misoxr.cube import check, named
 from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError, require
 from misoxr.features import Features, features, features_at
@@ -26,7 +27,6 @@ from misoxr.samples import Labelled, read_samples
 from misoxr.scaling import METHODS, Scaling
 from misoxr.spec import ModelSpec, Task
 from misoxr.stack import stack
-from misoxr.tiles import computed
 
 __all__ = [
     "BASELINES",

@@ -22,6 +22,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.system import CPU_COUNT
 from tqdm.auto import tqdm
 
+from misoxr.clusters import in_task
 from misoxr.errors import AssetError, StoreError
 from misoxr.ledger import PLAN, Block, Ledger, in_order, unreachable
 from misoxr.store import Layout, packed
@@ -267,7 +268,7 @@ class Runner:
             if key in ends:
                 ended(ends[key], result)
 
-        get = dask.base.get_scheduler() or dask.threaded.get
+        get = dask.threaded.get if in_task() else dask.base.get_scheduler() or dask.threaded.get
         with Callback(posttask=after):
             get(_passing_on(tasks), list(ends))
 

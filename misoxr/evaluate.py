@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from misoxr._version import __version__
 from misoxr.baseline import Baseline, is_baseline, prepared_baseline
+from misoxr.clusters import here, holds_futures
 from misoxr.cube import check, named
 from misoxr.errors import BandError, MisoxrError, MisoxrWarning, PointsError, SpecError
 from misoxr.features import values_at
@@ -66,7 +67,7 @@ def cross_validate(
     Parameters
     ----------
     ds : Dataset
-        The cube, as for :func:`misoxr.predict.predict`.
+        The cube, as for :func:`misoxr.predict.predict`. One that is persisted is fetched from its cluster, whole.
     estimators : estimator, list or mapping
         What to compare: names of presets or baselines ("miso-nano", "rf-11"), specifications, baselines, scikit-learn estimators; a
         mapping gives them names. A pair (estimator, dict) has settings of its own, for :func:`misoxr.train.fit`.
@@ -345,22 +346,29 @@ def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column:
             raise PointsError(f"region is {column!r} and there are no regions; give both, or neither.")
         return np.full(len(points), None, dtype=object)
     groups, names = regions_of(points, regions, column)
-    if "all" in names:
-        raise PointsError("A region is named 'all', as the scores of all points are; rename it.")
+    taken = [name for name, most in (("all", 0), ("none", 1)) if names.count(name) > most]
+    if taken:
+        raise PointsError(f"A region is named {taken[0]!r}, as all points are in the scores, or those in no region; rename it.")
     return groups.to_numpy()
 
 
 def _run(units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any) -> Iterator[tuple[Unit, Any]]:
     """Run the units, here or on a cluster, and yield each with its answers as it is done."""
+    if not units:
+        return
+
+    def held() -> xr.Dataset:
+        """The cube, as a fold can read it by itself: not from workers of a cluster, as what is persisted."""
+        return ds.compute() if holds_futures(ds) else ds
+
     if client is None:
+        cube = held()
         for unit in units:
-            yield unit, _answers(ds, *arguments(unit))
+            yield unit, _answers(cube, *arguments(unit))
         return
     from distributed import as_completed
 
-    if not units:
-        return
-    cube = client.submit(lambda: ds, pure=False)  # held by the cluster, not sent along with each fold; made again where it is lost
+    cube = client.submit(held, pure=False)  # held by the cluster, not sent along with each fold; made again where it is lost
     futures = {client.submit(_answers, cube, *arguments(unit), pure=False): unit for unit in units}
     for future, answers in as_completed(futures, with_results=True):
         yield futures[future], answers
@@ -374,7 +382,7 @@ def _answers(
     model = fit(ds, what, points.iloc[train], seed=seed, **options)
     # Labels stay behind: where to answer is all that a model is told of the test points.
     hardware = {name: options[name] for name in ("device", "precision") if name in options}
-    answers = predict_at(ds, model, points.iloc[test][[points.geometry.name]], **hardware).compute(scheduler="threads")
+    answers = predict_at(ds, model, points.iloc[test][[points.geometry.name]], **hardware).compute(**here())
     if isinstance(model, Model):
         Path(model.address().uri).unlink(missing_ok=True)  # nobody asks for a fold's model again
     columns: dict[str, Any] = {}

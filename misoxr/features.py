@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
+from misoxr.clusters import computed
 from misoxr.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
-from misoxr.tiles import computed
 
 __all__ = ["SIDES", "Features", "features", "features_at", "values_at"]
 

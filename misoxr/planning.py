@@ -107,13 +107,14 @@ def plan(ds: xr.Dataset, *, timed: bool | Block = True, compact: bool = False) -
     layout = layout_of(ds, compact=compact)
     rows, columns = layout.shape
     try:
-        block = (rows // 2, columns // 2) if isinstance(timed, bool) else (index(timed[0]), index(timed[1]))
-    except (TypeError, IndexError) as error:
+        block = (rows // 2, columns // 2) if isinstance(timed, bool) else tuple(map(index, timed))
+        row, column = block
+    except (TypeError, ValueError) as error:
         raise StoreError(f"timed is {timed!r}; give True, False, or the row and column of a block.") from error
-    if not (0 <= block[0] < rows and 0 <= block[1] < columns):
+    if not (0 <= row < rows and 0 <= column < columns):
         raise StoreError(f"There is no block {block}; the dataset has {rows} x {columns} of them.")
     graph = HighLevelGraph.merge(*(layout.ds[name].data.__dask_graph__() for name in layout.blocked))
-    keys: list[Any] = [key for key, _, _ in parts_of(layout, block)]
+    keys: list[Any] = [key for key, _, _ in parts_of(layout, (row, column))]
     tasks = tasks_of(graph, keys, layout)
     written = sum(
         layout.ds[name].size * (1 if layout.is_packed(name) else layout.ds[name].dtype.itemsize) for name in layout.blocked

@@ -7,18 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import dask.array as da
-import dask.base
 import numpy as np
 import numpy.typing as npt
 from dask.delayed import delayed
 
+from misoxr.clusters import computed
 from misoxr.errors import StoreError
 from misoxr.windows import Cut, cuts
 
-__all__ = ["Tiles", "computed", "tiles_of"]
+__all__ = ["Tiles", "tiles_of"]
 
 Array = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -103,32 +102,13 @@ def _read(bands: da.Array, tiles: Tiles) -> None:
     blocks = bands.to_delayed()
     for places in _groups(wanted, bands.shape[0]):
         cut_tasks = [delayed(partial(_cut, here=[cut.here for _, cut in wanted[at]]), pure=False)(blocks[0, *at]) for at in places]
-        parts = computed(*cut_tasks)
+        parts = computed(*cut_tasks, of=bands)
         file = tiles.open("r+")
         for place, mine in zip(places, parts, strict=True):
             for (tile, cut), part in zip(wanted[place], mine, strict=True):
                 file[tile, :, *cut.there] = part
         file.flush()
         del parts, mine, part, file  # or they would be there beside the next ones
-
-
-def computed(*lazy: Any) -> tuple[Any, ...]:
-    """Compute what a fit reads: on Dask's scheduler, but with threads inside a task of a cluster.
-
-    A task that asks its own cluster for something leaves its place to the next task meanwhile; where that one is a fit, too, and waits
-    for this one to end, neither would.
-    """
-    return tuple(dask.base.compute(*lazy, scheduler="threads" if _in_task() else None))
-
-
-def _in_task() -> bool:
-    try:
-        from distributed import get_worker
-
-        get_worker()
-    except (ImportError, ValueError):
-        return False
-    return True
 
 
 def _groups(wanted: dict[tuple[int, int], list[tuple[int, Cut]]], bands: int) -> Iterator[list[tuple[int, int]]]:

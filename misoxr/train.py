@@ -206,7 +206,8 @@ def fit(
     size = spec.windows.size
     # As many tiles from anywhere as there are around points, so that both are seen equally often.
     free = 1.0 if recipe.unlabelled else 0.0
-    with _ONE_AT_A_TIME, read_samples(stack(ds, spec), both.rows, both.columns, size, unlabelled=free, seed=seed) as samples:
+    # Nothing is locked while a cluster is asked to read, which may be busy with fits that wait for the lock.
+    with read_samples(stack(ds, spec), both.rows, both.columns, size, unlabelled=free, seed=seed) as samples, _ONE_AT_A_TIME:
         data, mask = _windows(
             spec, samples, both, geobox, scaling, seed, own=len(labelled), fraction=float(val) if held is None else None
         )

@@ -13,6 +13,7 @@ import zarr
 
 from misoxr._version import __version__
 from misoxr.blocks import Target, runner_of, write_blocks
+from misoxr.clusters import in_task
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid import geobox_of
 from misoxr.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of, unreachable
@@ -71,7 +72,8 @@ def to_zarr(
     compact : bool, optional
         Store probabilities as uint8 with CF ``scale_factor`` and ``_FillValue``: a quarter of the size, at most 0.002 off.
     client : distributed.Client, optional
-        Where to compute; the active client by default, or Dask's local scheduler where there is none.
+        Where to compute; the active client by default, or Dask's local scheduler where there is none;
+        inside a task of a cluster, the threads of its worker's process.
     resources : mapping, optional
         Of workers, with a client: ``{"GPU": 1}`` sends blocks to workers that were started with it.
 
@@ -130,6 +132,8 @@ def _refuse(on_error: str, resources: Any, client: Any) -> None:
 
 
 def _active_client() -> Any:
+    if in_task():
+        return None  # a task that waited for others would hold a place that they need
     try:
         from distributed import get_client
 

@@ -7,6 +7,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from shapely.geometry import box
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
@@ -20,6 +21,9 @@ from misoxr.folds import BlockKFold, ClusterKFold, PredefinedFolds
 from misoxr.metrics import scores
 from misoxr.scores import Scores
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
+from misoxr.store import open_maps
+from misoxr.train import fit
+from misoxr.write import to_zarr
 from tests.test_train import scene  # noqa: F401
 
 FAST = {"max_epochs": 1, "device": "cpu"}
@@ -204,19 +208,47 @@ def test_an_interrupted_run_goes_on_at_its_fold(scene, rivals, tmp_path, monkeyp
 
 
 def test_folds_run_on_a_cluster(scene, rivals):  # noqa: F811
+    """More fits than places for them, of a cube in memory and one that the workers hold."""
     from distributed import Client, LocalCluster
 
-    """More fits than places for them: each reads by itself, while others wait."""
     cube, points = scene
+    forests = {name: rivals[name] for name in ("logistic", "control")}
     points = labelled(points)
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        there = cube.miso.cross_validate(rivals, points, cv=CV, seeds=(0, 1), client=client, progress=False)
+        persisted = cube.chunk({"y": 32}).persist()
+        held = [persisted.miso.cross_validate(forests, points, cv=CV, client=one, progress=False) for one in (client, None)]
+        there = cube.miso.cross_validate({"miso": rivals["miso"]}, points, cv=CV, seeds=(0, 1), client=client, progress=False)
         assert os.getpid() not in client.run(os.getpid).values()
-    here = cube.miso.cross_validate(rivals, points, cv=CV, seeds=(0, 1), progress=False)
-    same(there, here, atol=1e-3)  # other numbers of threads round otherwise
+    here = cube.miso.cross_validate(forests, points, cv=CV, progress=False)
+    for one in held:
+        same(one, here)
+    network = cube.miso.cross_validate({"miso": rivals["miso"]}, points, cv=CV, seeds=(0, 1), progress=False)
+    same(there, network, atol=1e-3)  # other numbers of threads round otherwise
+
+
+def test_a_task_of_a_cluster_fits_and_writes(scene, spec, tmp_path):  # noqa: F811
+    """Where the one place is the task's own, and while the process fits something itself."""
+    from distributed import Client
+
+    cube, points = scene
+    points = labelled(points)
+
+    def fitted(cube):
+        return fit(cube, spec, points, progress=False, **FAST).sha256
+
+    def written(cube, name):
+        to_zarr(cube.chunk({"y": 32}), tmp_path / name, progress=False)
+
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+        persisted = cube.chunk({"y": 32}).persist()
+        futures = [client.submit(fitted, one, pure=False) for one in (cube, persisted, cube)]
+        mine = fitted(cube)
+        assert [future.result(120) for future in futures] == [mine] * 3
+        client.submit(written, cube, "maps.zarr", pure=False).result(60)
+    xr.testing.assert_equal(open_maps(tmp_path / "maps.zarr").drop_vars("spatial_ref"), cube.drop_vars("spatial_ref"))
 
 
 def test_names_numbers_and_splitters_of_others(scene):  # noqa: F811
@@ -244,9 +276,11 @@ def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
     far = gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=3338)
     with pytest.raises(PointsError, match="None of .* points lies in a region"):
         run("rf-11", points, regions=far, **options)
-    whole = gpd.GeoDataFrame(geometry=[box(*points.to_crs(3338).total_bounds)], index=["all"], crs=3338)
-    with pytest.raises(PointsError, match="named 'all'"):
-        run("rf-11", points, regions=whole, **options)
+    west, south, east, north = points.to_crs(3338).total_bounds
+    for name in ("all", "none"):
+        some = gpd.GeoDataFrame(geometry=[box(west, south, (west + east) / 2, north)], index=[name], crs=3338)
+        with pytest.raises(PointsError, match=f"named '{name}'"):
+            run("rf-11", points, regions=some, **options)
     with pytest.raises(PointsError, match=r"no column \['zone'\]"):
         run("rf-11", points, regions=gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=3338), region="zone", **options)
     with pytest.raises(PointsError, match="in fold 0 are all 'present'"):

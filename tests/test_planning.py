@@ -58,6 +58,6 @@ def test_a_dataset_that_no_network_made_has_no_windows():
 def test_a_block_that_is_not_there(maps):
     with pytest.raises(StoreError, match=r"no block \(3, 0\); the dataset has 3 x 3"):
         maps.miso.plan(timed=(3, 0))
-    for timed in ("yes", 1, (0,), (0.5, 0)):
+    for timed in ("yes", 1, (0,), (0, 1, 2), (0.5, 0), {"row": 0}):
         with pytest.raises(StoreError, match="give True, False, or the row and column of a block"):
             maps.miso.plan(timed=timed)
