@@ -22,7 +22,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.system import CPU_COUNT
 from tqdm.auto import tqdm
 
-from misoxr.clusters import in_task
+from misoxr.clusters import here, in_task
 from misoxr.errors import AssetError, StoreError
 from misoxr.ledger import PLAN, Block, Ledger, in_order, unreachable
 from misoxr.store import Layout, packed
@@ -255,7 +255,7 @@ class Runner:
 
     def threads(self) -> int:
         """Return how many blocks are computed at once."""
-        return int(dask.config.get("num_workers", None) or CPU_COUNT)
+        return int(here().get("num_workers") or dask.config.get("num_workers", None) or CPU_COUNT)
 
     def share(self, left: int) -> int:
         """Return how many blocks to claim at once: half of what is left, as long as it is much, so that others find some, too."""
@@ -268,7 +268,8 @@ class Runner:
             if key in ends:
                 ended(ends[key], result)
 
-        get = dask.threaded.get if in_task() else dask.base.get_scheduler() or dask.threaded.get
+        own = partial(dask.threaded.get, num_workers=self.threads())
+        get = own if in_task() else dask.base.get_scheduler() or dask.threaded.get
         with Callback(posttask=after):
             get(_passing_on(tasks), list(ends))
 
