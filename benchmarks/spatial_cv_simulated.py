@@ -1,12 +1,15 @@
 """Cross-validation on a SIMULATED landscape with known truth: MISO against Random Forests, and the best that can be reached.
 
-    python benchmarks/spatial_cv_simulated.py [--seeds 3] [--points 800] [--workers 2] [--store demo/cv_simulated]
+    python benchmarks/spatial_cv_simulated.py [--seeds 3] [--points 800] [--landscapes 0] [--workers 2] [--store demo/cv_simulated]
 
 A landscape of 1,500 x 1,500 pixels of 40 m (60 x 60 km), and points clustered along roads and a river, as soil surveys are. Folds: three of random points; three
 of points chained within 1 km; five of blocks of 20 km with a buffer of 10 km, so that every test point is 10 km or more from every training
 point. Beside them, models of all points are scored against the truth in remote areas: 4,000 pixels drawn 10 km or more from every point.
 The simulator was tuned so that surroundings tell more than a pixel; a lead over a pixel's forest is by design, and says nothing of Alaska. "Bayes"
 is what no model can beat by more than chance.
+
+With ``--landscapes 8``, instead: the remote areas of landscapes 1 to 8, one model of each kind for each, in pairs of landscapes. Seeds of one
+landscape say nothing of other places.
 
 A table, paired differences over folds and seeds, and a line of JSON are printed. With ``--store``, an interrupted run goes on where it was.
 """
@@ -15,6 +18,7 @@ import argparse
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import geopandas as gpd
 import numpy as np
@@ -81,6 +85,52 @@ def remote_pixels(truth: xr.Dataset, points: gpd.GeoDataFrame, seed: int = 0) ->
     )
 
 
+class World(NamedTuple):
+    """A landscape, its points, its imagery, and the split of its points and remote pixels."""
+
+    truth: xr.Dataset
+    points: gpd.GeoDataFrame
+    cube: xr.Dataset
+    far: gpd.GeoDataFrame
+    everything: gpd.GeoDataFrame
+    remote: PredefinedFolds
+
+
+def world(seed: int, count: int, side: int) -> World:
+    """Simulate."""
+    truth = simulate.landscape((side, side), pixel_size=40.0, seed=seed)
+    points = simulate.points(truth, count, seed=seed)
+    cube = truth[[band.name for band in (*SENTINEL2, *COVARIATES)]]
+    far = remote_pixels(truth, points)
+    placed, _, _ = place(points, geobox_of(cube))
+    print(f"SIMULATED, seed {seed}: {side} x {side} pixels of 40 m, {len(points)} points, {len(far)} remote pixels", flush=True)
+    everything = pd.concat([placed, far], ignore_index=True)
+    split = PredefinedFolds([(np.arange(len(placed)), np.arange(len(placed), len(everything)))])
+    return World(truth, points, cube, far, everything, split)
+
+
+def over_landscapes(landscapes: int, count: int, side: int, store: Path | None, processes: int) -> None:
+    """Print scores and paired differences in the remote areas of several landscapes, and the line of JSON."""
+    parts = []
+    with workers(processes) as client:
+        for seed in range(1, landscapes + 1):
+            one = world(seed, count, side)
+            folder = None if store is None else store / f"landscape_{seed}"
+            rivals = models(one.cube, one.points)
+            scores = one.cube.miso.cross_validate(rivals, one.everything, cv=one.remote, store=folder, client=client)
+            parts.append(scores.predictions.assign(fold=seed))
+    joined = Scores.joined(parts, scores.tasks, scores.about)
+    for task, metrics in JUDGED.items():
+        print(
+            f"\n{task}, SIMULATED labels; remote areas of {landscapes} landscapes: means over landscapes, and differences in pairs of them"
+        )
+        each = joined.to_dataframe().query("task == @task and `class` == '' and fold != 'pooled' and metric in @metrics")
+        print(each.groupby(["model", "metric"], sort=False).value.mean().unstack().to_string(float_format="%.3f"))
+        print(paired(joined, task, OURS, RIVALS, metrics).to_string(index=False, float_format="%.4f"))
+    print(at_equal_alarms(joined, PERMAFROST.name, OURS, RIVALS).to_string(index=False, float_format="%.4f"))
+    print(json_line("simulated", {f"remote areas of {landscapes} landscapes": joined}, PERMAFROST.name, "macro_recall", "macro_f1"))
+
+
 def bayes(truth: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, float]:
     """The best scores, rounded."""
     return {name: round(value, 3) for name, value in simulate.bayes_scores(truth, points).items()}
@@ -104,18 +154,10 @@ def cautiously(model: str) -> str:
 
 def main(seeds: int, count: int, side: int, store: Path | None, processes: int) -> None:
     """Run, and print the tables, the differences and the line of JSON."""
-    warnings.simplefilter("ignore", MisoxrWarning)
-    truth = simulate.landscape((side, side), pixel_size=40.0, seed=0)
-    points = simulate.points(truth, count, seed=0)
-    cube = truth[[band.name for band in (*SENTINEL2, *COVARIATES)]]
-    far = remote_pixels(truth, points)
-    placed, _, _ = place(points, geobox_of(cube))
-    print(f"SIMULATED: {side} x {side} pixels of 40 m, {len(points)} points, {len(far)} remote pixels")
-    everything = pd.concat([placed, far], ignore_index=True)
-    train, test = np.arange(len(placed)), np.arange(len(placed), len(everything))
+    truth, points, cube, far, everything, remote = world(0, count, side)
     splits = {
         "10 km": (points, BlockKFold(20_000, buffer=10_000)),
-        "remote": (everything, PredefinedFolds([(train, test)])),
+        "remote": (everything, remote),
         "1 km": (points, ClusterKFold(1_000, n_splits=3)),
         "random": (points, KFold(3)),
     }
@@ -157,5 +199,11 @@ if __name__ == "__main__":
     parser.add_argument("--side", type=int, default=1500)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--landscapes", type=int, default=0)
     arguments = parser.parse_args()
-    main(arguments.seeds, arguments.points, arguments.side, arguments.store, arguments.workers)
+    warnings.simplefilter("ignore", MisoxrWarning)
+    where = arguments.points, arguments.side, arguments.store, arguments.workers
+    if arguments.landscapes:
+        over_landscapes(arguments.landscapes, *where)
+    else:
+        main(arguments.seeds, *where)
