@@ -49,8 +49,7 @@ METRICS = {
 JUDGED = {"permafrost": ("recall", "macro_recall", "pr_auc", "macro_f1"), "taxonomy": ("macro_recall", "pr_auc", "macro_f1")}
 """Recall of "present" alone is bought by answering "present" everywhere; macro recall is the mean over both classes."""
 CAUTIOUS = 0.2
-"""From which probability on "present" is mapped where missing permafrost is worse than a false alarm; not tuned. Of calibrated probabilities, 1 / (1 + 4) is best where a miss is
-as bad as four false alarms."""
+"""From which probability on "present" is mapped where missing permafrost is worse than a false alarm; not tuned."""
 
 
 def models(cube: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, object]:
@@ -97,7 +96,7 @@ class World(NamedTuple):
 
 
 def world(seed: int, count: int, side: int) -> World:
-    """Simulate."""
+    """Simulate a landscape and points, and draw its remote pixels."""
     truth = simulate.landscape((side, side), pixel_size=40.0, seed=seed)
     points = simulate.points(truth, count, seed=seed)
     cube = truth[[band.name for band in (*SENTINEL2, *COVARIATES)]]

@@ -212,17 +212,17 @@ def test_folds_run_on_a_cluster(scene, rivals):  # noqa: F811
     from distributed import Client, LocalCluster
 
     cube, points = scene
-    forests = {name: rivals[name] for name in ("logistic", "control")}
+    pixelwise = {name: rivals[name] for name in ("logistic", "control")}
     points = labelled(points)
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         persisted = cube.chunk({"y": 32}).persist()
-        held = [persisted.miso.cross_validate(forests, points, cv=CV, client=one, progress=False) for one in (client, None)]
+        held = [persisted.miso.cross_validate(pixelwise, points, cv=CV, client=one, progress=False) for one in (client, None)]
         there = cube.miso.cross_validate({"miso": rivals["miso"]}, points, cv=CV, seeds=(0, 1), client=client, progress=False)
         assert os.getpid() not in client.run(os.getpid).values()
-    here = cube.miso.cross_validate(forests, points, cv=CV, progress=False)
+    here = cube.miso.cross_validate(pixelwise, points, cv=CV, progress=False)
     for one in held:
         same(one, here)
     network = cube.miso.cross_validate({"miso": rivals["miso"]}, points, cv=CV, seeds=(0, 1), progress=False)
