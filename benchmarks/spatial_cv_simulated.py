@@ -8,7 +8,7 @@ point. Beside them, models of all points are scored against the truth in remote 
 The simulator was tuned so that surroundings tell more than a pixel; a lead over a pixel's forest is by design, and says nothing of Alaska. "Bayes"
 is what no model can beat by more than chance.
 
-With ``--landscapes 8``, instead: the remote areas of landscapes 1 to 8, one model of each kind for each, in pairs of landscapes. Seeds of one
+With ``--landscapes 8``, instead: 10 km folds and remote areas of landscapes 1 to 8, one seed each, in pairs of fold and landscape. Seeds of one
 landscape say nothing of other places.
 
 A table, paired differences over folds and seeds, and a line of JSON are printed. With ``--store``, an interrupted run goes on where it was.
@@ -39,6 +39,7 @@ from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, SOIL_ORDERS, LossSpec
 from misoxr.train import spec_for
 
 REMOTE, REMOTE_PIXELS = 10_000.0, 4000
+FAR_FOLDS = BlockKFold(20_000, buffer=10_000)
 SETTINGS = {"max_epochs": 5, "val": 0.1}
 OURS = ("MISO", "MISO with contrast")
 RIVALS = ("RF-11", "RF-11 balanced", "RF balanced, surroundings, whitened")
@@ -109,25 +110,33 @@ def world(seed: int, count: int, side: int) -> World:
 
 
 def over_landscapes(landscapes: int, count: int, side: int, store: Path | None, processes: int) -> None:
-    """Print scores and paired differences in the remote areas of several landscapes, and the line of JSON."""
-    parts = []
+    """Print scores and paired differences over 10 km folds and in the remote areas of several landscapes, and the line of JSON.
+
+    A landscape stands where a seed does: every landscape has one model of each kind and fold.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {"remote": [], "10 km": []}
     with workers(processes) as client:
         for seed in range(1, landscapes + 1):
             one = world(seed, count, side)
-            folder = None if store is None else store / f"landscape_{seed}"
-            rivals = models(one.cube, one.points)
-            scores = one.cube.miso.cross_validate(rivals, one.everything, cv=one.remote, store=folder, client=client)
-            parts.append(scores.predictions.assign(fold=seed))
-    joined = Scores.joined(parts, scores.tasks, scores.about)
+            splits = {"remote": (one.everything, one.remote), "10 km": (one.points, FAR_FOLDS)}
+            for name, (where, cv) in splits.items():
+                folder = None if store is None else store / name.replace(" ", "_") / f"landscape_{seed}"
+                scores = one.cube.miso.cross_validate(models(one.cube, one.points), where, cv=cv, store=folder, client=client)
+                parts[name].append(scores.predictions.assign(seed=seed))
+    joined = {name: Scores.joined(mine, scores.tasks, scores.about) for name, mine in parts.items()}
+    pooled = [one.assign(fold=0) for one in parts["10 km"]]
+    compared = {**joined, "10 km, pooled over a landscape's folds": Scores.joined(pooled, scores.tasks, scores.about)}
     for task, metrics in JUDGED.items():
-        print(
-            f"\n{task}, SIMULATED labels; remote areas of {landscapes} landscapes: means over landscapes, and differences in pairs of them"
-        )
-        each = joined.to_dataframe().query("task == @task and `class` == '' and fold != 'pooled' and metric in @metrics")
-        print(each.groupby(["model", "metric"], sort=False).value.mean().unstack().to_string(float_format="%.3f"))
-        print(paired(joined, task, OURS, RIVALS, metrics).to_string(index=False, float_format="%.4f"))
-    print(at_equal_alarms(joined, PERMAFROST.name, OURS, RIVALS).to_string(index=False, float_format="%.4f"))
-    print(json_line("simulated", {f"remote areas of {landscapes} landscapes": joined}, PERMAFROST.name, "macro_recall", "macro_f1"))
+        print(f"\n{task}, SIMULATED labels; pooled over folds, mean over {landscapes} landscapes")
+        print(table(joined, task, METRICS[task]).to_string(index=False, float_format="%.3f"))
+        for name, one in compared.items():
+            print(f"\n{task}, {name}: differences in pairs of fold and landscape")
+            both = pd.concat([paired(one, task, OURS, RIVALS, metrics), paired(one, task, OURS[1:], OURS[:1], metrics)])
+            print(both.to_string(index=False, float_format="%.4f"))
+    for name, one in joined.items():
+        print(f"\npermafrost, {name}: recall at as many false alarms as the rival's")
+        print(at_equal_alarms(one, PERMAFROST.name, OURS, RIVALS).to_string(index=False, float_format="%.4f"))
+    print(json_line("simulated", joined, PERMAFROST.name, "macro_recall", "macro_f1"))
 
 
 def bayes(truth: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, float]:
@@ -155,7 +164,7 @@ def main(seeds: int, count: int, side: int, store: Path | None, processes: int) 
     """Run, and print the tables, the differences and the line of JSON."""
     truth, points, cube, far, everything, remote = world(0, count, side)
     splits = {
-        "10 km": (points, BlockKFold(20_000, buffer=10_000)),
+        "10 km": (points, FAR_FOLDS),
         "remote": (everything, remote),
         "1 km": (points, ClusterKFold(1_000, n_splits=3)),
         "random": (points, KFold(3)),
