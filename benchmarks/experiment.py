@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
-from misoxr.scores import Scores
+from misoxr.scores import Scores, compared
 
 __all__ = ["at_equal_alarms", "json_line", "paired", "table", "with_averages", "workers"]
 
@@ -32,8 +32,7 @@ def table(found: Mapping[str, Scores], task: str, metrics: tuple[str, ...]) -> p
     """Tabulate pooled scores, the mean over seeds, of every set of folds and model."""
     rows = []
     for folds, scores in found.items():
-        tidy = scores.to_dataframe()
-        tidy = tidy[(tidy.fold == "pooled") & (tidy.region == "all") & (tidy.task == task) & (tidy["class"] == "")]
+        tidy = scores.whole(task=task).query("fold == 'pooled'")
         for model in scores.models:
             mine = tidy[tidy.model == model]
             row = {"folds": folds, "model": model, "seeds": mine.seed.nunique(), "points": int(mine.points.max())}
@@ -70,10 +69,12 @@ def at_equal_alarms(scores: Scores, task: str, ours: Sequence[str], rivals: Sequ
     parts = {key: part for key, part in mine.groupby(["model", "fold", "seed"]) if part.truth.nunique() == 2}
     rows = []
     for one, other in product(ours, rivals):
-        pairs = [(parts[key], parts[other, *key[1:]]) for key in parts if key[0] == one and (other, *key[1:]) in parts]
-        found = np.array([(_lead(a, b) - _lead(b, a)) / 2 for a, b in pairs])
-        row = {"model": one, "minus": other, "metric": "recall at equal false alarms", "difference": found.mean()}
-        rows.append(row | {"standard_error": found.std(ddof=1) / len(found) ** 0.5, "pairs": float(len(found))})
+        keys = [key[1:] for key in parts if key[0] == one and (other, *key[1:]) in parts]
+        pairs = [(parts[one, *key], parts[other, *key]) for key in keys]
+        leads = pd.Series(
+            [(_lead(a, b) - _lead(b, a)) / 2 for a, b in pairs], pd.MultiIndex.from_tuples(keys, names=["fold", "seed"])
+        )
+        rows.append({"model": one, "minus": other, "metric": "recall at equal false alarms", **compared(leads).to_dict()})
     return pd.DataFrame(rows)
 
 
@@ -88,8 +89,7 @@ def json_line(data: str, found: Mapping[str, Scores], task: str, recall: str, f1
     """Return the line of JSON: one entry for each set of folds, model and seed; seconds are those of all folds."""
     entries = []
     for folds, scores in found.items():
-        tidy = scores.to_dataframe()
-        tidy = tidy[(tidy.fold == "pooled") & (tidy.region == "all") & (tidy.task == task) & (tidy["class"] == "")]
+        tidy = scores.whole(task=task).query("fold == 'pooled'")
         taken = scores.predictions.groupby(["model", "seed", "fold"]).seconds.first().groupby(["model", "seed"]).sum()
         for (model, seed), mine in tidy.groupby(["model", "seed"], sort=False):
             value = mine.set_index("metric").value

@@ -250,11 +250,9 @@ def fit_baseline(
         known = valid & np.isfinite(labels)
         check_labels(task, labels[known])
         estimator = base.clone(rival.estimator)
-        drawn = [name for name in estimator.get_params() if name == "random_state" or name.endswith("__random_state")]
-        estimator.set_params(**dict.fromkeys(drawn, int(seed)))
+        estimator.set_params(**_params(estimator, "random_state", int(seed)))
         estimator.fit(filled[known], labels[known] if task.kind == "regression" else labels[known].astype(int))
-        if "n_jobs" in estimator.get_params():
-            estimator.set_params(n_jobs=1)  # Dask's threads share the cores
+        estimator.set_params(**_params(estimator, "n_jobs", 1))  # Dask's threads share the cores
         estimators[task.name] = estimator
     record = {
         "estimator": repr(rival.estimator),
@@ -265,6 +263,11 @@ def fit_baseline(
         **simulated(ds, points),
     }
     return PixelModel(spec, estimators, rival.features, fitted, tuple(float(value) for value in fill), record)
+
+
+def _params(estimator: Any, name: str, value: Any) -> dict[str, Any]:
+    """Return a parameter of an estimator and of those within it, as far as they have it, with a value."""
+    return {key: value for key in estimator.get_params() if key == name or key.endswith(f"__{name}")}
 
 
 def prepared_baseline(rival: Any, spec: ModelSpec, *, seed: Any = 0, scaling: Any = None, **settings: Any) -> Baseline:
@@ -279,7 +282,11 @@ def prepared_baseline(rival: Any, spec: ModelSpec, *, seed: Any = 0, scaling: An
     found = known if isinstance(known, Baseline) else Baseline(known)
     if isinstance(scaling, str):
         replace(found, scaling=scaling)  # refuses what it cannot be
-    elif not isinstance(scaling, Scaling | None):
+    elif isinstance(scaling, Scaling):
+        if found.features == "coordinates":
+            raise SpecError("coordinates alone have no bands to scale; leave scaling out.")
+        scaling.check(spec)
+    elif scaling is not None:
         raise SpecError(f"scaling is {scaling!r}; use 'none', one of {METHODS}, or a Scaling in hand.")
     is_classifier = require("sklearn.base", "train").is_classifier
     for task in spec.tasks:

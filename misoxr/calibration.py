@@ -11,6 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
 from misoxr.errors import CheckpointError, PointsError, SpecError
+from misoxr.metrics import check_codes
 from misoxr.spec import Task, build
 
 __all__ = ["Calibration", "fit_temperature", "prevalence_bias"]
@@ -265,12 +266,7 @@ def _labelled(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple
         raise PointsError(f"Labels of {task.name!r} have shape {codes.shape}, and logits {values.shape}; give one label a point.")
     known = ~np.isnan(codes)
     values, codes = values[known], codes[known]
-    wrong = ~np.isin(codes, np.arange(len(task.classes)))
-    if wrong.any():
-        raise PointsError(
-            f"{int(wrong.sum())} labels of {task.name!r} are no class code, {codes[wrong][0]:g} the first; "
-            f"use 0 to {len(task.classes) - 1}, and NaN where unknown."
-        )
+    check_codes(task, codes)
     missing = ~np.isfinite(values).all(axis=1)
     if missing.any():
         raise PointsError(f"{int(missing.sum())} labelled points have no logits of {task.name!r} (nodata); leave them out first.")

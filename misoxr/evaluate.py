@@ -5,8 +5,8 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xarray as xr
+from odc.geo.geobox import GeoBox
 from tqdm.auto import tqdm
 
 from misoxr._version import __version__
@@ -25,14 +26,15 @@ from misoxr.features import values_at
 from misoxr.folds import KFold, PredefinedFolds, check_apart
 from misoxr.grid import geobox_of
 from misoxr.kept import Kept, Unit, digest, fingerprint
-from misoxr.model.checkpoint import Model
+from misoxr.model.checkpoint import Model, forget
 from misoxr.points import encode, place, read_points, regions_of, simulated
 from misoxr.predict_at import predict_at
+from misoxr.recipe import Recipe
 from misoxr.scaling import valid_pixels
 from misoxr.scores import Scores, stacked
 from misoxr.spec import ModelSpec, Task
 from misoxr.stack import stack
-from misoxr.train import check_room, fit, prepared, spec_for
+from misoxr.train import check_held, check_room, fit, held_out, prepared, spec_for
 
 __all__ = ["cross_validate"]
 
@@ -111,22 +113,23 @@ def cross_validate(
     """
     rivals = _named(estimators, settings)
     seeds = _seeds(seeds)
-    points = read_points(points)
+    points = _read(points, cv)
     specs = _specs(rivals, ds, points)
     tasks = _common_tasks(specs)
-    _check_models(rivals, specs, seeds, ds, ELSEWHERE if client is not None else ())
+    recipes = _check_models(rivals, specs, seeds, ds, ELSEWHERE if client is not None else ())
     points = _told_apart(points)
-    placed, labels, usable, imagery = _usable(ds, list(specs.values()), points, tasks)
+    placed, labels, usable, imagery = _usable(ds, specs, points, tasks)
     folds = _folds(cv, points.to_crs(placed.crs), usable)
     _check_folds(folds, tasks, labels)
+    for name, recipe in recipes.items():
+        _check_validation(name, specs[name], recipe, rivals[name][1].get("val"), seeds, folds, placed, labels)
     parts = _regions(placed, regions, region)
     units = [Unit(name, seed, fold) for name in rivals for seed in seeds for fold in range(len(folds))]
     if not units:
         raise SpecError(
             f"There is nothing to run: {len(rivals)} models, {len(seeds)} seeds and {len(folds)} folds; give one or more of each."
         )
-    print_of = fingerprint(ds, rivals, specs, imagery, placed, labels, folds)
-    kept = Kept(store, print_of)
+    kept = Kept(store, {} if store is None else fingerprint(ds, rivals, specs, imagery, placed, labels, folds))
     found = {unit: kept.read(unit) for unit in units}
     todo = [unit for unit in units if found[unit] is None]
 
@@ -187,15 +190,17 @@ def _check_models(
     seeds: Sequence[int],
     ds: xr.Dataset,
     unknown: Sequence[str],
-) -> None:
-    """Refuse models that are known to fail, before hours are spent on others."""
+) -> dict[str, Recipe]:
+    """Refuse models that are known to fail, before hours are spent on others, and return the recipes of networks."""
+    recipes = {}
     for name, (rival, options) in rivals.items():
         if is_baseline(rival):
             prepared_baseline(rival, specs[name], seed=max(seeds, default=0), **{k: v for k, v in options.items() if k != "like"})
         else:
             known = {k: v for k, v in options.items() if k not in (*SIDES, *unknown)}
-            prepared(specs[name], seed=min(seeds, default=0), **known)
+            recipes[name], _ = prepared(specs[name], seed=min(seeds, default=0), **known)
             check_room(specs[name], geobox_of(ds))
+    return recipes
 
 
 def _seeds(seeds: Any) -> list[int]:
@@ -206,6 +211,17 @@ def _seeds(seeds: Any) -> list[int]:
     if not all(isinstance(seed, Integral) and int(seed) >= 0 for seed in several) or len(set(several)) < len(several):
         raise SpecError(f"seeds is {seeds!r}; give a number of seeds, or different whole numbers from 0.")
     return [int(seed) for seed in several]
+
+
+def _read(points: Any, cv: Any) -> gpd.GeoDataFrame:
+    """Read the points; refuse folds that are given by place where places have moved."""
+    found = read_points(points)
+    if isinstance(_splitter(cv), PredefinedFolds) and isinstance(points, pd.DataFrame) and len(found) < len(points):
+        raise PointsError(
+            f"{len(points) - len(found)} of {len(points)} points are dropped when they are read, so the folds that cv gives would shift; "
+            "make the folds of points = misoxr.read_points(points), and give both."
+        )
+    return found
 
 
 def _told_apart(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
@@ -262,26 +278,23 @@ def _common_tasks(specs: Mapping[str, ModelSpec]) -> tuple[Task, ...]:
 
 
 def _usable(
-    ds: xr.Dataset, specs: Sequence[ModelSpec], points: gpd.GeoDataFrame, tasks: Sequence[Task]
-) -> tuple[gpd.GeoDataFrame, dict[str, Any], Indices, dict[Any, str]]:
+    ds: xr.Dataset, specs: Mapping[str, ModelSpec], points: gpd.GeoDataFrame, tasks: Sequence[Task]
+) -> tuple[gpd.GeoDataFrame, dict[str, Any], Indices, dict[str, str]]:
     """Return the points that every model can answer, with a label, in the cube's CRS; their labels; where they stand among all;
-    and a hash of what each set of bands shows there.
+    and for each model a hash of what it sees there.
     """
     numbered = points.assign(**{NUMBER: np.arange(len(points))})
     placed, rows, columns = place(numbered, geobox_of(ds))
     labels = encode(placed.drop(columns=NUMBER), tasks)
-    usable, imagery = np.any([np.isfinite(values) for values in labels.values()], axis=0), {}
-    for spec in {spec.bands: spec for spec in specs}.values():
-        cube = named(ds, spec)
-        check(cube, spec)
-        values, half = values_at(stack(cube, spec), rows, columns), spec.windows.size // 2
-        around = [
-            np.clip(np.subtract.outer(place, (half, -half)), 0, length - 1)
-            for place, length in zip((rows, columns), geobox_of(cube).shape, strict=True)
-        ]
-        corners = [around[0][:, i] for i in (0, 0, 1, 1)], [around[1][:, i] for i in (0, 1, 0, 1)]
-        imagery[spec.bands] = digest(values, values_at(stack(cube, spec), *map(np.concatenate, corners)))
-        usable &= valid_pixels(spec, values)
+    usable = np.any([np.isfinite(values) for values in labels.values()], axis=0)
+    read: dict[Any, Any] = {}
+    for spec in specs.values():
+        cube, seen = named(ds, spec), (spec.bands, spec.windows.size)
+        geobox = check(cube, spec)
+        if seen not in read:
+            read[seen] = values_at(stack(cube, spec), *_with_corners(rows, columns, spec.windows.size // 2, geobox))
+        usable &= valid_pixels(spec, read[seen][:, : len(rows)])
+    imagery = {name: digest(read[spec.bands, spec.windows.size]) for name, spec in specs.items()}
     if not usable.any():
         raise BandError(f"None of the {len(placed)} points has a label and lies where the cube has a valid pixel.")
     if not usable.all():
@@ -289,6 +302,15 @@ def _usable(
         warnings.warn(words, MisoxrWarning, stacklevel=4)
     places = placed[NUMBER].to_numpy()[usable]
     return placed[usable].drop(columns=NUMBER), {name: values[usable] for name, values in labels.items()}, places, imagery
+
+
+def _with_corners(rows: Any, columns: Any, half: int, geobox: GeoBox) -> tuple[Any, Any]:
+    """Return pixels and, behind them, the corners of the squares around them, within the grid."""
+    moved = [
+        [np.clip(place + way * half, 0, length - 1) if way else place for way in ways]
+        for place, length, ways in zip((rows, columns), geobox.shape, ((0, -1, -1, 1, 1), (0, -1, 1, -1, 1)), strict=True)
+    ]
+    return np.concatenate(moved[0]), np.concatenate(moved[1])
 
 
 def _folds(cv: Any, points: gpd.GeoDataFrame, usable: Indices) -> list[tuple[Indices, Indices]]:
@@ -339,6 +361,26 @@ def _check_folds(folds: Sequence[tuple[Indices, Indices]], tasks: Sequence[Task]
                 )
 
 
+def _check_validation(
+    name: str,
+    spec: ModelSpec,
+    recipe: Recipe,
+    val: float | None,
+    seeds: Sequence[int],
+    folds: Sequence[tuple[Indices, Indices]],
+    points: gpd.GeoDataFrame,
+    labels: Mapping[str, Any],
+) -> None:
+    """Refuse validation points that leave a network nothing to learn, or nothing to choose an epoch by."""
+    xy = np.stack([points.geometry.x, points.geometry.y], axis=-1)
+    for seed, (number, (train, _)) in product(seeds, enumerate(folds)):
+        mine = {task: values[train] for task, values in labels.items()}
+        try:
+            check_held(spec, mine, held_out(spec, xy[train], val, seed), recipe.criterion)
+        except PointsError as error:
+            raise PointsError(f"In fold {number} of {name!r}, seed {seed}: {error}") from error
+
+
 def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column: str | None) -> npt.NDArray[Any]:
     """Return the region of each point, "none" for those in no polygon; None each without regions."""
     if regions is None:
@@ -384,7 +426,7 @@ def _answers(
     hardware = {name: options[name] for name in ("device", "precision") if name in options}
     answers = predict_at(ds, model, points.iloc[test][[points.geometry.name]], **hardware).compute(**here())
     if isinstance(model, Model):
-        Path(model.address().uri).unlink(missing_ok=True)  # nobody asks for a fold's model again
+        forget(model)  # nobody asks for a fold's model again
     columns: dict[str, Any] = {}
     for task in model.spec.tasks:
         values = answers[task.name if task.kind == "regression" else f"{task.name}_probability"]

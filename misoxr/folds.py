@@ -13,13 +13,12 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import shapely
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial import cKDTree
 from scipy.stats import wasserstein_distance
 
 from misoxr.errors import MisoxrWarning, PointsError
-from misoxr.groups import blocks_of, chained, check_crs, coordinates_of, dealt, merged
+from misoxr.groups import blocks_of, chained, check_crs, coordinates_of, dealt, merged, polygon_of
 
 __all__ = [
     "KNNDM",
@@ -190,7 +189,7 @@ class LeaveOneRegionOut(Splitter):
     regions : GeoDataFrame
         Polygons. Points are moved to their CRS, arrays taken to be in it. Where regions overlap, the first has the point.
     column : str, optional
-        Names of the regions, the index by default; rows of one name are one region.
+        Names of the regions, the index by default; rows of one name are one region, and rows without a name none.
     buffer : float, optional
         As for :class:`BlockKFold`.
     """
@@ -227,15 +226,13 @@ class LeaveOneRegionOut(Splitter):
     def _tested(self, X: Any) -> tuple[Indices, list[Hashable]]:
         """Return the fold that tests each point, -1 for points in no region, and the name of each fold's region."""
         xy, column = self._xy(X), self.regions.index if self.column is None else self.regions[self.column]
-        codes, names = pd.factorize(column, use_na_sentinel=False)
-        # Regions are asked for points, not points for regions: so each polygon is indexed once.
-        rows, points = shapely.STRtree(gpd.points_from_xy(*xy.T)).query(self.regions.geometry.array, predicate="intersects")
-        if not len(rows):
+        named = np.asarray(pd.notna(column))
+        codes, names = pd.factorize(column[named])
+        first = polygon_of(xy, np.asarray(self.regions.geometry)[named])
+        if (first < 0).all():
             ours, theirs = (", ".join(f"{v:.10g}" for v in box) for box in ([*xy.min(0), *xy.max(0)], self.regions.total_bounds))
             extents = f"the points cover ({ours}) and the regions ({theirs}) in {self.regions.crs.name}"
             raise PointsError(f"No point lies in a region: {extents}. Check the CRS of both.")
-        first = np.full(len(xy), len(codes))
-        np.minimum.at(first, points, rows)
         region = np.append(codes, -1)[first]
         if (region == region[0]).all():
             raise PointsError(f"All {len(xy)} points lie in region {str(names[region[0]])!r}; give regions that part the points.")

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from misoxr.errors import PointsError
 
-__all__ = ["blocks_of", "chained", "check_crs", "coordinates_of", "dealt", "merged"]
+__all__ = ["blocks_of", "chained", "check_crs", "coordinates_of", "dealt", "merged", "polygon_of"]
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -46,6 +46,15 @@ def blocks_of(xy: npt.ArrayLike, size: float) -> tuple[Indices, Indices]:
     """Return the number of each point's block, and the number of points in each block."""
     _, blocks, counts = np.unique(np.floor(coordinates_of(xy) / size), axis=0, return_inverse=True, return_counts=True)
     return blocks.ravel(), counts
+
+
+def polygon_of(xy: Floats, polygons: npt.NDArray[Any]) -> Indices:
+    """Return the place of the first polygon that holds each point (point, [x, y]), -1 for points in none."""
+    # Polygons are asked for points, not points for polygons: so each polygon is indexed once.
+    rows, points = shapely.STRtree(np.asarray(shapely.points(xy))).query(polygons, predicate="intersects")
+    first = np.full(len(xy), len(polygons))
+    np.minimum.at(first, points, rows)
+    return np.where(first < len(polygons), first, -1)
 
 
 def dealt(groups: Indices, n_splits: int, seed: int | None, what: str = "groups of 1", remedy: str = "use fewer folds") -> Indices:

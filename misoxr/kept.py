@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import pandas as pd
 import xarray as xr
 
 from misoxr._version import __version__
-from misoxr.errors import StoreError, require
+from misoxr.errors import SpecError, StoreError, require
 from misoxr.grid import geobox_of
+from misoxr.model.files import fetch
 
 __all__ = ["Kept", "Unit", "digest", "fingerprint"]
 
@@ -32,12 +34,6 @@ class Unit:
     seed: int
     fold: int
 
-    @property
-    def file(self) -> str:
-        """Name of its file in a store."""
-        name = re.sub(r"[^\w.-]+", "_", self.model)
-        return f"{name}-{hashlib.sha256(self.model.encode()).hexdigest()[:8]}-seed{self.seed}-fold{self.fold}.parquet"
-
 
 def digest(*arrays: Any) -> str:
     """Return a hash of arrays."""
@@ -49,19 +45,27 @@ def digest(*arrays: Any) -> str:
 
 
 def fingerprint(
-    ds: xr.Dataset, rivals: Any, specs: Any, imagery: Mapping[Any, str], points: gpd.GeoDataFrame, labels: Any, folds: Any
+    ds: xr.Dataset, rivals: Any, specs: Any, imagery: Mapping[str, str], points: gpd.GeoDataFrame, labels: Any, folds: Any
 ) -> dict[str, Any]:
-    """Tell a run by its points, labels, folds and grid, and each model by its specification, settings and imagery."""
+    """Tell a run by its points, labels, folds and grid, and each model by its specification, settings and imagery.
+
+    Raises
+    ------
+    SpecError
+        If a model holds what no other process can be told, such as a lambda.
+    """
     models = {}
     for name, (rival, options) in rivals.items():
-        estimator = getattr(rival, "estimator", rival)
-        parts: list[Any] = [type(rival).__name__, rival if isinstance(rival, str) else ""]
-        if hasattr(estimator, "get_params"):
-            parts += [type(estimator).__name__, sorted(estimator.get_params().items())]
-        parts += [getattr(rival, "features", ""), getattr(rival, "scaling", "")]
-        settings = sorted((key, value) for key, value in options.items() if key not in ("like", *SAME))
-        spec = specs[name]
-        models[name] = {"spec": spec.to_dict(), "model": repr(parts), "settings": repr(settings), "imagery": imagery[spec.bands]}
+        settings = {key: value for key, value in options.items() if key not in ("like", *SAME)}
+        if settings.get("pretrained"):  # what lies at an address may change
+            settings["pretrained"] = {key: hashlib.sha256(fetch(uri)).hexdigest() for key, uri in settings["pretrained"].items()}
+        models[name] = {"spec": specs[name].to_dict(), "imagery": imagery[name]}
+        try:
+            models[name] |= {"model": _hash(rival), "settings": {key: _hash(value) for key, value in sorted(settings.items())}}
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise SpecError(
+                f"What {name!r} is cannot be kept in a store ({error}); give functions and classes of a module, or no store."
+            ) from error
     xy = np.stack([points.geometry.x, points.geometry.y])
     common = {
         "points": digest(xy, *(values for _, values in sorted(labels.items()))),
@@ -70,6 +74,15 @@ def fingerprint(
         "version": __version__,
     }
     return json.loads(json.dumps({**common, "models": models}))  # type: ignore[no-any-return]
+
+
+def _hash(value: Any) -> str:
+    """Return a hash that another process finds, too; an estimator's as it is before it is fitted."""
+    base = require("sklearn.base", "train")
+    if hasattr(value, "estimator") or hasattr(value, "get_params"):
+        own = getattr(value, "estimator", value)
+        value = [type(value), base.clone(own), getattr(value, "features", None), getattr(value, "scaling", None)]
+    return str(require("joblib", "train").hash(value))
 
 
 class Kept:
@@ -96,14 +109,20 @@ class Kept:
             differing += [f"model {name!r}" for name, one in fingerprint["models"].items() if models.get(name, one) != one]
             if differing:
                 raise StoreError(f"The store {path} holds folds of another {', '.join(differing)}; give another store.")
+        common = {key: value for key, value in fingerprint.items() if key != "models"}
+        self.known = {name: hashlib.sha256(json.dumps([common, name, one]).encode()) for name, one in fingerprint["models"].items()}
         content = json.dumps({**fingerprint, "models": {**models, **fingerprint["models"]}}, indent=1).encode()
         self.system.pipe_file(f"{file}.part", content)
         self.system.mv(f"{file}.part", file)
 
+    def _path(self, unit: Unit) -> str:
+        """Where a unit's answers lie: those of other settings lie elsewhere, whatever two runs at once make of run.json."""
+        name = re.sub(r"[^\w.-]+", "_", unit.model)
+        return f"{self.root}/{name}-{self.known[unit.model].hexdigest()[:12]}-seed{unit.seed}-fold{unit.fold}.parquet"
+
     def read(self, unit: Unit) -> pd.DataFrame | None:
         """Return what was found for a unit, or None."""
-        path = f"{self.root}/{unit.file}" if self.system is not None else ""
-        if self.system is None or not self.system.exists(path):
+        if self.system is None or not self.system.exists(path := self._path(unit)):
             return None
         try:
             with self.system.open(path, "rb") as file:
@@ -115,7 +134,7 @@ class Kept:
         """Keep what was found for a unit; a file appears only when it is complete."""
         if self.system is None:
             return
-        path = f"{self.root}/{unit.file}"
+        path = self._path(unit)
         with self.system.open(f"{path}.part", "wb") as file:
             answers.to_parquet(file, index=False)
         self.system.mv(f"{path}.part", path)

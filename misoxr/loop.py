@@ -32,7 +32,7 @@ import pytorch_lightning as lightning  # noqa: E402
 from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 
-__all__ = ["Hardware", "Result", "centre", "run"]
+__all__ = ["Hardware", "Result", "centre", "draw_of", "run"]
 
 Step = tuple[int, int, int]
 """Epoch, step in it, and device."""
@@ -46,6 +46,12 @@ class Hardware:
     devices: int
     precision: str
     workers: int
+
+
+def draw_of(recipe: Recipe) -> Draw:
+    """Return how a recipe draws windows."""
+    names = ("unlabelled", "labels", "random", "regular", "turns", "power", "jitter")
+    return Draw(recipe.batch_size, **{name: getattr(recipe, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,7 @@ class _Steps(Dataset[Batch]):
 
     def __init__(self, data: Windows, points: Integers, recipe: Recipe, seed: int) -> None:
         self.data, self.points, self.seed = data, points, seed
-        names = ("unlabelled", "labels", "random", "regular", "turns", "power", "jitter")
-        self.draw = Draw(recipe.batch_size, **{name: getattr(recipe, name) for name in names})
+        self.draw = draw_of(recipe)
         self.weights = data.balance(points, recipe.power)
 
     def __getitem__(self, step: Step) -> Batch:
@@ -339,7 +344,7 @@ def run(
         Where the state after every epoch (``last.ckpt``) and the logs go. A state that lies there is taken up.
     """
     steps = math.ceil(len(train) / (recipe.batch_size * (1 - recipe.unlabelled) * hardware.devices))
-    weights = _weights(data, train, recipe)
+    weights = _weights(data, train, recipe, seed)
     loop = _Loop(network, data.spec, recipe, steps, weights, seed)
     with _quiet(), tempfile.TemporaryDirectory(prefix="misoxr-") as temporary:
         # Processes of their own hand the result over in a file.
@@ -421,18 +426,19 @@ def _moments(task: Task, data: Windows, points: Integers) -> tuple[float, float]
     return (float(values.mean()), float(values.std(correction=0)) or 1.0) if len(values) else (0.0, 1.0)
 
 
-def _weights(data: Windows, points: Integers, recipe: Recipe) -> dict[str, Tensor]:
+def _weights(data: Windows, points: Integers, recipe: Recipe, seed: int) -> dict[str, Tensor]:
     """Return the weights of losses: 1/variance of a regression's labels, so that its units do not count; and where asked,
-    1/share of each class, as often as points are drawn, with a mean of 1 (0 for classes without a label).
+    1/share of each class, as often as its labels are met, with a mean of 1 (0 for classes without a label).
     """
-    weights, drawn = {}, data.balance(points, recipe.power)
+    weights, balanced = {}, recipe.class_weight == "balanced"
+    met = data.met(points, draw_of(recipe), seed) if balanced else np.empty(0)
     for task in data.spec.tasks:
         labels = data.labelled.labels[task.name][points]
         known = np.isfinite(labels)
         if task.kind == "regression":
             weights[task.name] = torch.tensor([_moments(task, data, points)[1] ** -2])
-        elif recipe.class_weight == "balanced":
-            shares = np.bincount(labels[known].astype(int), drawn[known] / drawn[known].sum(), minlength=len(task.classes))
+        elif balanced:
+            shares = np.bincount(labels[known].astype(int), met[known] / met[known].sum(), minlength=len(task.classes))
             inverse = np.where(shares > 0, 1 / np.maximum(shares, 1e-12) / (shares > 0).sum(), 0.0)
             weights[task.name] = torch.from_numpy(inverse.astype("float32"))
     return weights

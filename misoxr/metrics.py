@@ -7,7 +7,7 @@ import pandas as pd
 from misoxr.errors import PointsError, require
 from misoxr.spec import Task
 
-__all__ = ["class_scores", "confusion", "reliability", "scores"]
+__all__ = ["check_codes", "class_scores", "confusion", "reliability", "scores"]
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
@@ -172,12 +172,13 @@ def _checked(task: Task, truth: npt.ArrayLike, probability: npt.ArrayLike) -> tu
         if np.isinf(labels).any():
             raise PointsError(f"{int(np.isinf(labels).sum())} labels of {task.name!r} are infinite; set unknown ones to NaN.")
         return labels, predicted
-    _check_codes(task, labels)
+    check_codes(task, labels)
     _check_probabilities(task, predicted)
     return labels, np.clip(predicted, 0, 1)
 
 
-def _check_codes(task: Task, labels: Floats) -> None:
+def check_codes(task: Task, labels: Floats) -> None:
+    """Refuse labels that are no class codes."""
     wrong = ~np.isin(labels, np.arange(len(task.classes)))
     if wrong.any():
         raise PointsError(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from misoxr.errors import BandError, PointsError, require
+from misoxr.errors import BandError, require
 from misoxr.grid import geobox_of
 
 if TYPE_CHECKING:
@@ -143,14 +143,7 @@ def comparison(found: "Scores", metric: str | None = None, task: str | None = No
     pyplot = require("matplotlib.pyplot", "plot")
     chosen = found.task(task or found.tasks[0].name)
     metric = metric or ("r2" if chosen.kind == "regression" else "macro_f1")
-    table = found.to_dataframe()
-    table = table[
-        (table["task"] == chosen.name) & (table["metric"] == metric) & (table["class"] == "") & (table["region"] == "all")
-    ]
-    if not len(table):
-        tidy = found.to_dataframe()
-        whole = tidy[(tidy["task"] == chosen.name) & (tidy["class"] == "")]["metric"]
-        raise PointsError(f"There is no score {metric!r} of {chosen.name!r}; there are {list(whole.unique())}.")
+    table = found.whole(metric, chosen.name)
     if ax is None:
         _, ax = pyplot.subplots(figsize=(7, 0.6 * len(found.models) + 1.2), layout="constrained")
     for at, model in enumerate(found.models):

@@ -5,8 +5,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import dask.array as da
-import dask.base
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +12,9 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.errors import BandError, MisoxrWarning, PointsError
+from misoxr.errors import MisoxrWarning, PointsError
 from misoxr.grid import extent, geobox_of, pixels
+from misoxr.groups import polygon_of
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.tables import (
     check_geometry,
@@ -30,7 +29,7 @@ from misoxr.tables import (
     with_crs,
 )
 
-__all__ = ["coordinates", "duplicates", "encode", "place", "read_points", "regions_of", "report", "sample", "simulated"]
+__all__ = ["coordinates", "duplicates", "encode", "place", "read_points", "regions_of", "report", "simulated"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -230,36 +229,6 @@ def _bounds(shapes: gpd.GeoDataFrame) -> str:
     return f"({', '.join(f'{value:.10g}' for value in shapes.total_bounds)})"
 
 
-def sample(ds: xr.Dataset, bands: Sequence[str], rows: npt.ArrayLike, columns: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Read the pixels that hold points, from the chunks that hold them only.
-
-    Parameters
-    ----------
-    ds : Dataset
-        Bands (y, x).
-    bands : sequence of str
-        Names of the bands.
-    rows, columns : array_like, shape (point,)
-        Fractional pixels inside the dataset, as :func:`place` gives them.
-
-    Returns
-    -------
-    ndarray of float32, shape (point, band)
-
-    Raises
-    ------
-    BandError
-        If a band is missing.
-    """
-    missing = [name for name in bands if name not in ds.data_vars]
-    if missing:
-        raise BandError(f"The dataset lacks {missing}; it has {list(ds.data_vars)}.")
-    row, column = (np.floor(np.asarray(part)).astype("int64") for part in (rows, columns))
-    arrays = [ds[name].transpose("y", "x").data for name in bands]
-    picked = [array.vindex[row, column] if isinstance(array, da.Array) else np.asarray(array)[row, column] for array in arrays]
-    return np.stack(dask.base.compute(*picked), axis=-1).astype("float32", copy=False)
-
-
 def duplicates(
     points: gpd.GeoDataFrame, geobox: GeoBox | xr.Dataset, tasks: Sequence[Task | str] | str | None = None
 ) -> pd.DataFrame:
@@ -396,16 +365,14 @@ def regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, column: str 
     names = pd.Series(regions.index if column is None else regions[column].to_numpy())
     known, words = regions[names.notna().to_numpy()], names.dropna().astype(str).to_numpy()
     moved = points.to_crs(known.crs)  # not the polygons: their edges are straight in their own CRS only
-    point, polygon = known.sindex.query(moved.geometry, predicate="intersects")
-    if not len(point):
+    first = polygon_of(np.stack([moved.geometry.x, moved.geometry.y], axis=-1), np.asarray(known.geometry))
+    if (first < 0).all():
         raise PointsError(
             f"None of {len(points)} points lies in a region: they cover {_bounds(moved)} and the regions {_bounds(known)} in "
             f"{known.crs.name}. Check the CRS of both."
         )
-    first = pd.Series(polygon).groupby(point).min()
-    groups = pd.Series("none", index=range(len(points)), dtype=object)
-    groups[first.index] = words[first]
-    return groups, [*dict.fromkeys(words), *(["none"] if len(first) < len(points) else [])]
+    groups = pd.Series(np.append(words.astype(object), "none")[first])
+    return groups, [*dict.fromkeys(words), *(["none"] if (first < 0).any() else [])]
 
 
 def simulated(ds: xr.Dataset, points: pd.DataFrame) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Recipe:
     turns : {"none", "mirror", "flips", "dihedral"}
         Whether windows are mirrored east to west at random; also north to south; or also turned by quarters; aspect with them.
     power : float
-        Points are drawn with weight 1/(class count)^power.
+        Points are drawn with weight 1/(class count)^power; up to ``labels`` others in the windows around them are learnt as they lie.
     jitter : float
         Standard deviation, in pixels, by which labelled points are moved each time they are drawn: a label holds for its
         surroundings too, and positions are known to some metres only.

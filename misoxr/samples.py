@@ -1,5 +1,6 @@
 """Windows of a lazy cube for training: around labelled points and from anywhere, drawn as batches with the points to query."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from misoxr.tiles import Tiles, tiles_of
 from misoxr.turns import TURNS, padded, turned, turned_points
 
 __all__ = ["Draw", "Labelled", "Samples", "Windows", "read_samples"]
+
+MET = 2048
+"""Windows, at least, by which it is told how often training meets each label."""
 
 Array = npt.NDArray[np.float32]
 Batch = dict[str, Any]
@@ -179,7 +183,7 @@ class Draw:
         Whether windows are mirrored east to west (what aspect says of sun and cold holds in a mirror image, and not upside down),
         also north to south, or also turned by quarters.
     power : float
-        A point is drawn with weight 1/(class count)^power: 0 draws them alike.
+        A point is drawn with weight 1/(class count)^power: 0 draws them alike. Labels in the windows around them are met as they lie.
     jitter : float
         Standard deviation, pixels, by which labelled points are moved; none leaves its window.
     """
@@ -214,15 +218,22 @@ class Windows:
         return self._batch(parts)
 
     def _around(self, point: int, points: Integers, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
-        """Draw a window around a point, its centre moved by up to a quarter of its side, and the labelled points in it."""
+        """Draw a window around a point, and the labelled points in it."""
+        start, index, xy = self._placed(point, points, draw, rng)
+        moved = xy + draw.jitter * rng.standard_normal(xy.shape) * 2 / self.samples.size if draw.jitter else xy
+        return self._window(int(self.samples.tile[point]), start, index, np.clip(moved, -1, 1), draw, rng)
+
+    def _placed(
+        self, point: int, points: Integers, draw: Draw, rng: np.random.Generator
+    ) -> tuple[tuple[int, int], Integers, Floats]:
+        """Place a window around a point, its centre moved by up to a quarter of its side, and choose labelled points in it."""
         samples, tile = self.samples, int(self.samples.tile[point])
         shift = rng.uniform(-0.25, 0.25, 2) * samples.size
         start = samples.first(tile, (samples.rows[point] + shift[0], samples.columns[point] + shift[1]))
         index, xy = samples.inside(points, tile, start)
         # The point itself first, then others by chance.
         order = np.argsort(np.where(index == point, -1.0, rng.random(len(index))))[: draw.labels]
-        moved = xy[order] + draw.jitter * rng.standard_normal((len(order), 2)) * 2 / samples.size if draw.jitter else xy[order]
-        return self._window(tile, start, index[order], np.clip(moved, -1, 1), draw, rng)
+        return start, index[order], xy[order]
 
     def _anywhere(self, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
         samples = self.samples
@@ -300,4 +311,14 @@ class Windows:
             weights.append(weight)
         mean = np.nanmean(weights, axis=0)
         share: Floats = mean / mean.sum()
+        return share
+
+    def met(self, points: Integers, draw: Draw, seed: int) -> Floats:
+        """Share of each point among the labels that training meets: points that are drawn, and those in the windows around them."""
+        rng, weights = np.random.default_rng([seed, 2]), self.balance(points, draw.power)
+        met = np.zeros(len(self.labelled))
+        for _ in range(math.ceil(MET / len(points))):
+            for point, weight in zip(points, weights, strict=True):
+                met[self._placed(point, points, draw, rng)[1]] += weight
+        share: Floats = met[points] / met.sum()
         return share

@@ -174,6 +174,12 @@ class Scaling:
             at += len(modality.bands)
         return inputs
 
+    def check(self, spec: ModelSpec) -> None:
+        """Refuse to scale a model that has modalities beside these."""
+        names = [modality.name for modality in spec.modalities]
+        if lacking := sorted(set(names) - set(self.modalities)):
+            raise SpecError(f"The scaling lacks {lacking}; the model's modalities are {names}.")
+
     @classmethod
     def fit(cls, spec: ModelSpec, bands: Array, method: str = "whiten") -> Self:
         """Fit a scaling on unlabelled pixels.

@@ -15,7 +15,7 @@ from misoxr.errors import PointsError, StoreError, require
 from misoxr.metrics import class_scores, confusion, reliability, scores
 from misoxr.spec import Task, build
 
-__all__ = ["Scores", "stacked"]
+__all__ = ["Scores", "compared", "stacked"]
 
 KEYS = ["model", "seed", "fold", "task"]
 SHOWN = {
@@ -102,7 +102,7 @@ class Scores:
 
     def summary(self) -> pd.DataFrame:
         """Return the main scores, pooled over folds and averaged over seeds: a row for each model, with its
-        numbers of folds, seeds and points, and the seconds that a fold takes.
+        numbers of folds, seeds and points, and the mean of the seconds that a fold took.
         """
         rows = []
         for model, part in self.predictions.groupby("model", sort=False):
@@ -110,6 +110,7 @@ class Scores:
                 "folds": part["fold"].nunique(),
                 "seeds": part["seed"].nunique(),
                 "points": part["point"].nunique(),
+                "seconds": part.groupby(["seed", "fold"])["seconds"].first().mean(),
             }
             for task in self.tasks:
                 mine = part[part["task"] == task.name]
@@ -158,20 +159,34 @@ class Scores:
         Returns
         -------
         Series
-            ``difference`` (mean of one minus other), ``standard_error`` of that mean, and ``pairs``, their number. Folds share
-            training points, so the standard error is somewhat too small.
+            Of the differences, one minus other, as :func:`compared` tells them.
+
+        Raises
+        ------
+        PointsError
+            If a model, task or score is not among these, or the models have no fold and seed in common.
         """
         for model in (one, other):
             if model not in self.models:
                 raise PointsError(f"There is no model {model!r} among the scores; there are {self.models}.")
+        whole = self.whole(metric, task)
+        found = whole[whole["fold"] != "pooled"].set_index(["fold", "seed", "model"])["value"].unstack("model")
+        if not found[[one, other]].notna().all(axis=1).any():
+            seeds = [sorted(map(str, whole[whole["model"] == model]["seed"].unique())) for model in (one, other)]
+            raise PointsError(
+                f"{one!r} and {other!r} have no pair of fold and seed with a score {metric!r}; their seeds are {seeds[0]} and {seeds[1]}."
+            )
+        return compared(found[one] - found[other])
+
+    def whole(self, metric: str | None = None, task: str | None = None) -> pd.DataFrame:
+        """Return the part of :meth:`to_dataframe` about whole tasks and all points: of one task, and of one metric where it is named."""
         name, table = self.task(task).name, self._table
-        whole = table[(table["task"] == name) & (table["class"] == "") & (table["region"] == "all") & (table["fold"] != "pooled")]
-        if metric not in set(whole["metric"]):
-            raise PointsError(f"There is no score {metric!r} of {name!r}; there are {list(whole['metric'].unique())}.")
-        found = whole[whole["metric"] == metric].set_index(["fold", "seed", "model"])["value"].unstack("model")
-        difference = (found[one] - found[other]).dropna()
-        error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else np.nan
-        return pd.Series({"difference": difference.mean(), "standard_error": error, "pairs": len(difference)})
+        mine = table[(table["task"] == name) & (table["class"] == "") & (table["region"] == "all")]
+        if metric is None:
+            return mine.copy()
+        if metric not in set(mine["metric"]):
+            raise PointsError(f"There is no score {metric!r} of {name!r}; there are {list(mine['metric'].unique())}.")
+        return mine[mine["metric"] == metric].copy()
 
     def confusion(self, model: str, task: str | None = None) -> pd.DataFrame:
         """Return a model's confusion matrix, counts over all folds and seeds (:func:`misoxr.metrics.confusion`)."""
@@ -234,6 +249,27 @@ class Scores:
     def joined(cls, parts: Sequence[pd.DataFrame], tasks: Sequence[Task], about: Mapping[str, Any]) -> Self:
         """Put the predictions of folds together."""
         return cls(stacked(parts), tuple(tasks), about)
+
+
+def compared(differences: pd.Series) -> pd.Series:
+    """Sum differences between two models up.
+
+    Parameters
+    ----------
+    differences : Series
+        One for each fold and seed, the levels of its index; missing ones play no part.
+
+    Returns
+    -------
+    Series
+        ``difference``, their mean; ``standard_error`` of it over ``pairs`` of fold and seed, as if these were independent; and
+        ``fold_error``, its standard error over folds, a fold's seeds averaged first (NaN for one fold). Pairs of one fold share its test
+        and training points, so with several seeds the first is too small; folds share training points, so both are somewhat.
+    """
+    known = differences.dropna()
+    folds = known.groupby("fold").mean()
+    errors = {name: one.std(ddof=1) / len(one) ** 0.5 for name, one in (("standard_error", known), ("fold_error", folds))}
+    return pd.Series({"difference": known.mean(), **errors, "pairs": len(known)})
 
 
 def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -27,8 +27,9 @@ from misoxr.cube import check, named
 from misoxr.errors import GridError, MisoxrWarning, PointsError, SpecError, StoreError
 from misoxr.folds import separate
 from misoxr.grid import geobox_of
-from misoxr.loop import Hardware, centre, run
+from misoxr.loop import Hardware, centre, draw_of, run
 from misoxr.model.checkpoint import Model
+from misoxr.model.files import fetch
 from misoxr.model.inference import choose_device, choose_precision, logits_at
 from misoxr.model.miso import Miso
 from misoxr.model.published import load_backbone
@@ -39,8 +40,10 @@ from misoxr.scaling import METHODS, Scaling, valid_pixels
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec
 from misoxr.stack import stack
 
-__all__ = ["check_room", "fit", "prepared", "spec_for"]
+__all__ = ["check_held", "check_room", "fit", "held_out", "prepared", "spec_for"]
 
+VAL = 0.2
+"""Fraction of the points that is held out for validation by default."""
 _ONE_AT_A_TIME = threading.Lock()
 """Trainings in one process would draw from torch's random numbers in turns, and no longer repeat themselves."""
 
@@ -194,12 +197,12 @@ def fit(
     spec = spec if isinstance(spec, ModelSpec) else spec_for(spec, ds, points)
     hard: dict[str, Any] = {"device": device, "devices": devices, "precision": precision, "workers": workers}
     recipe, hardware = prepared(spec, val=val, seed=seed, scaling=scaling, like=like, pretrained=pretrained, **hard, **settings)
-    val, seed = 0.2 if val is None else val, int(seed)
+    seed = int(seed)
     ds = named(ds, spec)
     geobox = check(ds, spec)
     check_room(spec, geobox)
     labelled = Labelled.of(points, spec, geobox)
-    held = None if isinstance(val, Real) else Labelled.of(read_points(val), spec, geobox)
+    held = None if val is None or isinstance(val, Real) else Labelled.of(read_points(val), spec, geobox)
     if held is not None:
         _warn_of_shared(labelled, held)
     both = labelled if held is None else labelled.joined(held)
@@ -208,16 +211,18 @@ def fit(
     free = 1.0 if recipe.unlabelled else 0.0
     # Nothing is locked while a cluster is asked to read, which may be busy with fits that wait for the lock.
     with read_samples(stack(ds, spec), both.rows, both.columns, size, unlabelled=free, seed=seed) as samples, _ONE_AT_A_TIME:
-        data, mask = _windows(
-            spec, samples, both, geobox, scaling, seed, own=len(labelled), fraction=float(val) if held is None else None
-        )
-        _check_held(recipe, data, mask)
+        data, seen = _windows(spec, samples, both, geobox, scaling, seed)
+        mask = held_out(spec, data.labelled.xy, val, seed) if held is None else (np.arange(len(both)) >= len(labelled))[seen]
+        check_held(spec, data.labelled.labels, mask, recipe.criterion)
         train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
         with _seeded(seed):
             network = Miso(spec)
             centre(network, data, train)
             stems = _pretrain(network, spec, data.scaling, pretrained or {})
-            sources = {name: {"source": os.fspath(source), "stem": stems[name]} for name, source in (pretrained or {}).items()}
+            sources = {
+                name: {"source": os.fspath(source), "sha256": hashlib.sha256(fetch(source)).hexdigest(), "stem": stems[name]}
+                for name, source in (pretrained or {}).items()
+            }
             run_of = {
                 "recipe": asdict(recipe),
                 "seed": seed,
@@ -227,14 +232,15 @@ def fit(
             folder = None if directory is None else _folder(Path(directory), data, mask, run_of, resume=resume)
             result = run(network, data, train, check_points, recipe, hardware, seed=seed, directory=folder, progress=progress)
         network.load_state_dict(dict(result.weights))
+        met = data.met(train, draw_of(recipe), seed)
         calibration = _calibrated(network.eval(), data, check_points, hardware.device) if calibrate else {}
     record = {
         "recipe": json.loads(json.dumps(asdict(recipe))),  # as a checkpoint gives it back
         "seed": seed,
         "best_epoch": result.best_epoch,
         "validation": result.history,
-        "prevalence": _prevalence(data, train, recipe.power, balanced=recipe.class_weight == "balanced"),
-        "label_prevalence": _prevalence(data, train, 0.0),
+        "prevalence": _shares(data, train, met, balanced=recipe.class_weight == "balanced"),
+        "label_prevalence": _shares(data, train, np.ones(len(train))),
         "points": len(train),
         "validation_points": len(check_points),
         "pretrained": sources,
@@ -273,6 +279,8 @@ def prepared(
         raise SpecError("like gives a baseline its bands and tasks, and a network has its own; leave it out.")
     recipe = Recipe.of(spec, **settings)
     _check_settings(recipe, spec, val, seed, scaling, pretrained)
+    for source in (pretrained or {}).values():
+        fetch(source)
     return recipe, _hardware(device, devices, precision, workers)
 
 
@@ -291,8 +299,8 @@ def _check_settings(
         raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
     if isinstance(scaling, str) and scaling not in METHODS:
         raise SpecError(f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.")
-    if isinstance(scaling, Scaling) and set(names) - set(scaling.modalities):
-        raise SpecError(f"The scaling lacks {sorted(set(names) - set(scaling.modalities))}; the model's modalities are {names}.")
+    if isinstance(scaling, Scaling):
+        scaling.check(spec)
     if set(pretrained or {}) - set(names):
         raise SpecError(
             f"pretrained names {sorted(set(pretrained or {}) - set(names))}; the model's modalities are {sorted(names)}."
@@ -320,34 +328,36 @@ def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardwa
     return Hardware(target, devices, kinds[choose_precision(precision, target)], workers)
 
 
-def _windows(
-    spec: ModelSpec,
-    samples: Samples,
-    points: Labelled,
-    geobox: GeoBox,
-    scaling: Any,
-    seed: int,
-    *,
-    own: int,
-    fraction: float | None,
-) -> tuple[Windows, Any]:
-    """Return the windows of points with imagery, and which of the points are for validation: those after ``own``, or a fraction."""
+def _windows(spec: ModelSpec, samples: Samples, points: Labelled, geobox: GeoBox, scaling: Any, seed: int) -> tuple[Windows, Any]:
+    """Return the windows of points with imagery, and which of the points these are."""
     # A point without imagery would teach a label of nothing; the map has no value there either.
     seen = valid_pixels(spec, samples.values())
     refuse_unseen(seen)
-    held = (np.arange(len(points)) >= own)[seen]
     points, samples = points.only(seen), samples.only(seen)
-    if fraction is not None:
-        held = separate(points.xy, fraction=fraction, size=4 * spec.windows.size * spec.pixel_size, seed=seed)
+    if not isinstance(scaling, Scaling):
+        scaling = Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
+    return Windows(spec, scaling, samples, points, geobox), seen
+
+
+def held_out(spec: ModelSpec, xy: Any, val: float | None, seed: int) -> Any:
+    """Return which points, (point, [x, y]), a fraction holds out for validation: whole blocks of four windows."""
+    return separate(xy, fraction=VAL if val is None else float(val), size=4 * spec.windows.size * spec.pixel_size, seed=seed)
+
+
+def check_held(spec: ModelSpec, labels: Mapping[str, Any], held: Any, criterion: str) -> None:
+    """Refuse validation points that leave nothing to learn of a task, or by which no epoch can be chosen."""
     if held.all() or not held.any():
         raise PointsError(f"There are {(~held).sum()} training and {held.sum()} validation points; both are needed. Change val.")
     for task in spec.tasks:
-        labels = points.labels[task.name]
-        check_labels(task, labels[np.isfinite(labels)])
-        check_labels(task, labels[np.isfinite(labels) & ~held], f" when {held.sum()} points are held for validation (val, seed)")
-    if not isinstance(scaling, Scaling):
-        scaling = Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
-    return Windows(spec, scaling, samples, points, geobox), held
+        known = np.isfinite(labels[task.name])
+        check_labels(task, labels[task.name][known])
+        check_labels(task, labels[task.name][known & ~held], f" when {held.sum()} points are held for validation (val, seed)")
+    told = [labels[task.name][held] for task in spec.tasks if task.kind != "regression"]
+    if criterion == "accuracy" and not any(np.isfinite(values).any() for values in told):
+        raise PointsError(
+            f"None of the {held.sum()} validation points has a label of a class, by which criterion='accuracy' chooses the epoch; "
+            "change val, or use criterion='loss'."
+        )
 
 
 def _warn_of_shared(points: Labelled, held: Labelled) -> None:
@@ -356,16 +366,6 @@ def _warn_of_shared(points: Labelled, held: Labelled) -> None:
     if shared:
         words = f"{len(shared)} places are among both the points and the validation points, which tell nothing new then; drop them from one."
         warnings.warn(words, MisoxrWarning, stacklevel=4)
-
-
-def _check_held(recipe: Recipe, data: Windows, held: Any) -> None:
-    """Refuse to choose an epoch by an accuracy that nothing tells."""
-    labels = [data.labelled.labels[task.name][held] for task in data.spec.tasks if task.kind != "regression"]
-    if recipe.criterion == "accuracy" and not any(np.isfinite(values).any() for values in labels):
-        raise PointsError(
-            f"None of the {held.sum()} validation points has a label of a class, by which criterion='accuracy' chooses the epoch; "
-            "change val, or use criterion='loss'."
-        )
 
 
 def _folder(directory: Path, data: Windows, mask: Any, settings: Mapping[str, Any], *, resume: bool) -> Path:
@@ -417,15 +417,15 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _prevalence(data: Windows, train: Any, power: float, *, balanced: bool = False) -> dict[str, Any]:
-    """Return the classes' shares among training points drawn with weight 1/count^power; alike where losses are balanced."""
-    drawn, shares = data.balance(train, power), {}
+def _shares(data: Windows, train: Any, often: Any, *, balanced: bool = False) -> dict[str, Any]:
+    """Return the classes' shares among training points, each counted so often; alike where losses are balanced."""
+    shares = {}
     for task in data.spec.tasks:
         if task.kind == "regression":
             continue
         labels = data.labelled.labels[task.name][train]
         known = np.isfinite(labels)
-        share: Any = np.bincount(labels[known].astype(int), drawn[known], minlength=len(task.classes))
+        share: Any = np.bincount(labels[known].astype(int), often[known], minlength=len(task.classes))
         if balanced:
             share = (share > 0) * 1.0
         share = share / max(share.sum(), 1e-12)

@@ -150,6 +150,9 @@ def test_seeds_reach_into_pipelines(scene, spec):  # noqa: F811
     within = make_pipeline(StandardScaler(), RandomForestClassifier(3, random_state=7))
     one, same, other = (fit_baseline(cube, within, points, spec, seed=seed).sha256 for seed in (0, 0, 1))
     assert one == same != other
+    spread = make_pipeline(StandardScaler(), RandomForestClassifier(3, n_jobs=2))
+    model = fit_baseline(cube, spread, points, spec)
+    assert {fitted[-1].n_jobs for fitted in model.estimators.values()} == {1}  # Dask's threads share the cores
 
 
 def test_points_without_imagery_are_left_out_with_a_warning(scene, spec):  # noqa: F811
@@ -174,6 +177,12 @@ def test_what_does_not_fit_is_refused(scene, spec, forest):  # noqa: F811
         cube.miso.fit("rf-11", points, like="miso-small")
     with pytest.raises(SpecError, match="coordinates alone have no bands to scale"):
         cube.miso.fit("rf-coordinates", points, scaling="whiten")
+    pixels = np.stack([cube[band.name].values.ravel() for band in spec.bands])
+    scaling = Scaling.fit(spec, pixels)
+    with pytest.raises(SpecError, match="coordinates alone have no bands to scale"):
+        cube.miso.fit("rf-coordinates", points, like=spec, scaling=scaling)
+    with pytest.raises(SpecError, match=r"The scaling lacks \['cov'\]"):
+        cube.miso.fit("rf-11", points, like=spec, scaling=Scaling({"sat": scaling.modalities["sat"]}))
     with pytest.raises(SpecError, match=r"seed is 4294967296; scikit-learn takes whole numbers from 0 to 2\*\*32 - 1"):
         cube.miso.fit("rf-11", points, seed=2**32)
     with pytest.raises(SpecError, match="features is 'colour'"):

@@ -12,17 +12,22 @@ from shapely.geometry import box
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.model_selection import KFold as SklearnKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import misoxr.evaluate as module
 from misoxr.baseline import Baseline, baseline
-from misoxr.errors import MisoxrWarning, PointsError, SpecError, StoreError
+from misoxr.errors import CheckpointError, MisoxrWarning, PointsError, SpecError, StoreError
 from misoxr.folds import BlockKFold, ClusterKFold, PredefinedFolds
+from misoxr.grid import geobox_of
 from misoxr.metrics import scores
+from misoxr.model import checkpoint
+from misoxr.points import place
 from misoxr.scores import Scores
-from misoxr.spec import PERMAFROST, TAXONOMY, Task
+from misoxr.spec import PERMAFROST, TAXONOMY, Modality, Task, WindowSpec
 from misoxr.store import open_maps
-from misoxr.train import fit
+from misoxr.train import fit, held_out
 from misoxr.write import to_zarr
 from tests.test_train import scene  # noqa: F401
 
@@ -58,6 +63,14 @@ def found(scene, rivals):  # noqa: F811
 def same(one, other, **tolerance):
     """Whether two scores have the same predictions, whatever time they took."""
     pd.testing.assert_frame_equal(*(scores.predictions.drop(columns="seconds") for scores in (one, other)), **tolerance)
+
+
+class Weighted(LogisticRegression):
+    """An estimator with an array among its parameters."""
+
+    def __init__(self, weights=None, C=1.0):
+        super().__init__(C=C)
+        self.weights = weights
 
 
 def labelled(points):
@@ -120,6 +133,17 @@ def test_seeds_are_averaged_and_models_compared(found):
     difference = found.compare("logistic", "control", "roc_auc", "permafrost")
     assert difference.pairs == 6
     assert difference.difference > 3 * difference.standard_error > 0
+    each = found.whole("roc_auc", "permafrost").query("fold != 'pooled'").set_index(["model", "fold", "seed"]).value
+    folds = (each["logistic"] - each["control"]).groupby("fold").mean()
+    assert difference.fold_error == pytest.approx(folds.std() / 3**0.5)
+    assert found.summary().seconds["miso"] == pytest.approx(
+        found.predictions.query("model == 'miso'").groupby(["seed", "fold"]).seconds.first().mean()
+    )
+    apart = Scores(
+        pd.concat([found.predictions.query("model == 'miso'"), mean.predictions.query("model == 'control'")]), found.tasks
+    )
+    with pytest.raises(PointsError, match=r"'miso' and 'control' have no pair .* seeds are \['0', '1'\] and \['mean'\]"):
+        apart.compare("miso", "control", "roc_auc", "permafrost")
     with pytest.raises(PointsError, match="no score 'f1macro' of 'permafrost'; there are"):
         found.compare("logistic", "control", "f1macro", "permafrost")
 
@@ -312,6 +336,7 @@ def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
         (("rf-11", {"n_estimators": 3}), r"no settings \['n_estimators'\]"),
         (("miso-nano", {"scaling": "minmax"}), "Unknown scaling 'minmax'"),
         (("miso-nano", {"val": 2.0}), "fraction of 2"),
+        (("miso-nano", {"pretrained": {"sat": "/no/such.pth"}}), r"The file /no/such\.pth cannot be read"),
         (("miso-nano", {"device": "gpu"}), "gpu"),
         (("miso-nano", {"freeze": ("dem",)}), "freeze names"),
         (("rf-11", {"like": "miso-nano"}), "like of 'second' is 'miso-nano'; give a ModelSpec"),
@@ -320,8 +345,83 @@ def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
 def test_models_that_cannot_be_fitted_are_refused_before_others_are(scene, monkeypatch, second, message):  # noqa: F811
     cube, points = scene
     monkeypatch.setattr(module, "_answers", lambda *_: pytest.fail("a model was fitted"))
-    with pytest.raises((SpecError, PointsError), match=message):
+    with pytest.raises((SpecError, PointsError, CheckpointError), match=message):
         cube.miso.cross_validate({"first": "rf-coordinates", "second": second}, labelled(points), cv=CV, progress=False)
+
+
+def test_validation_points_that_leave_nothing_are_refused_before_any_fit(scene, spec, monkeypatch):  # noqa: F811
+    """Which points are held out follows from fold and seed, long before a fold's turn comes."""
+    cube, points = scene
+    points = labelled(points).reset_index(drop=True)
+    xy = np.stack([points.geometry.x, points.geometry.y], axis=-1)
+    held = held_out(spec, xy[:200], None, 1)
+    points["permafrost"] = (~np.append(held, np.zeros(len(points) - 200, bool))).astype(float)  # absent where seed 1 validates
+    points.loc[200:, "permafrost"] = np.arange(len(points) - 200) % 2
+    at = np.arange(len(points))
+    monkeypatch.setattr(module, "_answers", lambda *_: pytest.fail("a model was fitted"))
+    with pytest.raises(PointsError, match="In fold 0 of 'miso-nano', seed 1: All .* labels of 'permafrost' are 'present' when"):
+        cube.miso.cross_validate(spec, points, cv=[(at[:200], at[200:])], seeds=2, progress=False, **FAST)
+
+
+def test_given_folds_are_refused_where_reading_drops_points(scene):  # noqa: F811
+    cube, points = scene
+    points = labelled(points).reset_index(drop=True)[["permafrost", "geometry"]].astype({"permafrost": object})
+    points.at[0, "permafrost"] = [0, 1]
+    at = np.arange(len(points))
+    with (
+        pytest.warns(MisoxrWarning),
+        pytest.raises(PointsError, match="1 of .* points are dropped .* folds that cv gives would shift"),
+    ):
+        cube.miso.cross_validate(CONTROL, points, cv=[(at[:200], at[200:])], progress=False)
+
+
+def test_models_of_the_same_bands_see_them_each_in_its_way(scene, spec, tmp_path):  # noqa: F811
+    """In windows of other sizes; and where one needs imagery and the other takes any band."""
+    cube, points = scene
+    points, options = labelled(points).reset_index(drop=True), {"cv": CV, "progress": False}
+    wide = replace(spec, windows=WindowSpec(32, 32, 24))
+    together = replace(spec, modalities=(Modality("all", spec.bands, spec.modalities[0].encoder),))
+    one, two = (CONTROL, {"like": spec}), (CONTROL, {"like": wide})
+    cube.miso.cross_validate({"one": one}, points, store=tmp_path, **options)
+    cube.miso.cross_validate({"one": one, "two": two}, points, store=tmp_path, **options)
+    row, column = (int(part[0]) for part in place(points.iloc[:1], geobox_of(cube))[1:])
+    holed = cube.copy(deep=True)
+    for name in ("red", "nir"):
+        holed[name][row, column] = np.nan
+    for order in (("one", "all"), ("all", "one")):
+        rivals = {name: {"one": one, "all": (CONTROL, {"like": together})}[name] for name in order}
+        with pytest.warns(MisoxrWarning, match="have no label, or no valid imagery"):
+            found = holed.miso.cross_validate(rivals, points, **options)
+        assert 0 not in set(found.predictions.point)
+
+
+def test_a_store_knows_what_no_text_shows(scene, tmp_path):  # noqa: F811
+    """Long arrays among an estimator's parameters; and files of other settings are not read where two runs lost one of them."""
+    cube, points = scene
+    points, options = labelled(points), {"cv": CV, "store": tmp_path, "progress": False}
+
+    def rival(last):
+        weights = np.append(np.ones(5000), last)[:, None]
+        return {"own": Baseline(Weighted(weights))}
+
+    first = cube.miso.cross_validate(rival(1.0), points, **options)
+    with pytest.raises(StoreError, match="another model 'own'"):
+        cube.miso.cross_validate(rival(2.0), points, **options)
+    (tmp_path / "run.json").unlink()
+    second = cube.miso.cross_validate(rival(2.0), points, **options)
+    assert len(list(tmp_path.glob("*.parquet"))) == 6
+    assert set(first.predictions.seconds).isdisjoint(second.predictions.seconds)
+    with pytest.raises(SpecError, match="'own' is cannot be kept in a store"):
+        cube.miso.cross_validate(
+            {"own": Baseline(make_pipeline(FunctionTransformer(lambda x: x), LogisticRegression()))}, points, **options
+        )
+
+
+def test_models_of_folds_do_not_stay(scene, spec):  # noqa: F811
+    cube, points = scene
+    before = set(checkpoint._LOADED)
+    cube.miso.cross_validate(spec, labelled(points), cv=2, progress=False, **FAST)
+    assert set(checkpoint._LOADED) == before
 
 
 def test_folds_and_seeds_as_others_write_them(scene, monkeypatch):  # noqa: F811

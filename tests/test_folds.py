@@ -5,6 +5,7 @@ import tracemalloc
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from shapely.geometry import Point, box
 from misoxr import folds as module
 from misoxr.errors import MisoxrWarning, PointsError
 from misoxr.folds import KNNDM, BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds, separate
+from misoxr.points import regions_of
 
 
 def clustered(n: int = 2000, seed: int = 0) -> np.ndarray:
@@ -254,6 +256,7 @@ SPLITTERS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:The targets lie farther")
 @settings(deadline=None, max_examples=40)
 @pytest.mark.parametrize("make", SPLITTERS)
 @given(st.integers(5, 60).flatmap(lambda n: arrays("int64", (n, 2), elements=st.integers(-40, 40))), st.integers(1, 60))
@@ -306,6 +309,11 @@ def test_regions_of_one_name_are_one_and_the_first_of_overlapping_regions_has_th
     assert splitter.names(xy) == ["west", "east"]
     assert held_out(splitter, xy) == [[0, 2, 4], [1, 3]]
     assert held_out(LeaveOneRegionOut(halves.iloc[::-1], "side"), xy) == [[1, 3, 4], [0, 2]]
+    # what has no name is no region, and takes no point from those that have one: as in scores by region
+    some = pd.concat([halves.assign(side=None), halves.assign(side=["west", None, "west", None])], ignore_index=True)
+    assert LeaveOneRegionOut(some, "side").names(xy) == ["west"]
+    points = gpd.GeoDataFrame(geometry=gpd.points_from_xy(*xy.T), crs=3338)
+    assert regions_of(points, some, "side")[0].tolist() == ["west", "none", "west", "none", "west"]
 
 
 def test_points_are_moved_to_the_crs_of_the_regions():

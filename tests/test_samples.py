@@ -168,6 +168,23 @@ def test_every_labelled_point_of_a_window_is_asked(windows):
     assert others > 5
 
 
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_how_often_labels_are_met_is_told_before_training(windows, power):
+    """Half of the points crowd in a corner: their labels come along with whichever of them is drawn."""
+    points = np.flatnonzero((windows.labelled.rows < 25) | (windows.labelled.columns > 40))
+    draw = replace(DRAW, size=40, power=power)
+    weights = windows.balance(points, power)
+    batches = [windows.draw(points, weights, draw, np.random.default_rng(seed)) for seed in range(60)]
+    met = windows.met(points, draw, 0)
+    assert met.sum() == pytest.approx(1)
+    for name, values in windows.labelled.labels.items():
+        learnt = np.concatenate([batch["labels"][name].ravel() for batch in batches])
+        share, drawn_alone = (np.sum(one * values[points]) for one in (met, weights))
+        assert np.nanmean(learnt) == pytest.approx(share, abs=0.02)
+        if power and name == "taxonomy":
+            assert abs(drawn_alone - share) > 0.1  # points drawn by weight alone tell otherwise
+
+
 def test_unlabelled_windows_carry_no_label(windows):
     from dataclasses import replace
 

@@ -338,6 +338,15 @@ def resolve(address: Address, device: str, precision: torch.dtype = torch.float3
     return model
 
 
+def forget(model: Model) -> None:
+    """Take a model that nobody asks for again from this process and from the local cache."""
+    address = model.address()
+    with _LOADING:
+        for key in [key for key in _LOADED if key[0] == address]:
+            del _LOADED[key]
+    Path(address.uri).unlink(missing_ok=True)
+
+
 def _weight(model: Model) -> int:
     return sum(parameter.nbytes for parameter in model.network.parameters())
 
