@@ -63,8 +63,9 @@ def cross_validate(
 ) -> Scores:
     """Fit and score models on folds of labelled points.
 
-    For each model, seed and fold, a model is fitted on the fold's training points alone (validation, scaling, calibration and
-    early stopping among them) and answers at its test points, as :func:`misoxr.predict_at.predict_at` does.
+    For each model, seed and fold, a model is fitted on the labels of the fold's training points alone (validation, calibration and early
+    stopping among them) and answers at its test points, as :func:`misoxr.predict_at.predict_at` does. With ``unlabelled`` above 0, imagery
+    without labels comes from the whole cube (:func:`misoxr.train.fit`).
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ def cross_validate(
         Column of the regions' names; their index by default.
     store : path or URL, optional
         Directory where the predictions of each fold go as Parquet. Folds that are there are not run again, as long as points, folds,
-        models and settings are the same, and the imagery at the points and half a window away from them.
+        models and settings are the same, and the imagery at the points and half a window away from them. Models are told apart by all
+        their values.
     client : distributed.Client, optional
         A Dask cluster that runs the folds, one a task.
     progress : bool, optional
@@ -103,7 +105,8 @@ def cross_validate(
     Raises
     ------
     PointsError
-        If there are too few points or clusters for the folds, a fold lacks labels to learn from, or regions do not overlap the points.
+        If there are too few points or clusters for the folds, a fold lacks labels to learn from, also beside those held out for
+        validation, given folds would shift as reading drops points, or regions do not overlap the points.
     GridError
         If the cube is smaller than a network's window.
     SpecError

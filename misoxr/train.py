@@ -181,8 +181,9 @@ def fit(
 
     Notes
     -----
-    Trained by pytorch-lightning. Unlabelled windows come from the whole cube, so imagery (never a label) of places held out for
-    testing may be among them, as among the pixels that the scaling is fitted on.
+    Trained by pytorch-lightning. With ``unlabelled`` above 0, windows come from the whole cube, so imagery (never a label) of places held
+    out for testing may be among them, as among the pixels that the scaling is fitted on. Without, the surroundings of training and
+    validation points alone are read.
     """
     points = read_points(points)
     if is_baseline(spec):

@@ -72,8 +72,8 @@ def to_zarr(
     compact : bool, optional
         Store probabilities as uint8 with CF ``scale_factor`` and ``_FillValue``: a quarter of the size, at most 0.002 off.
     client : distributed.Client, optional
-        Where to compute; the active client by default, or Dask's local scheduler where there is none;
-        inside a task of a cluster, the threads of its worker's process.
+        Where to compute; the active client by default, or Dask's local scheduler where there is none; inside a task of a cluster, the
+        threads of its worker's process. A cluster that has no worker yet is waited for.
     resources : mapping, optional
         Of workers, with a client: ``{"GPU": 1}`` sends blocks to workers that were started with it.
 
@@ -89,6 +89,7 @@ def to_zarr(
     """
     client = client or _active_client()
     _refuse(on_error, resources, client)
+    _have_a_worker(client, resources)
     layout = layout_of(ds, compact=compact)
     for name in layout.blocked if on_error == "mask" else ():
         layout.nodata(name)
@@ -129,6 +130,14 @@ def _refuse(on_error: str, resources: Any, client: Any) -> None:
         raise StoreError(f"client is a {type(client).__name__}; give a distributed.Client.")
     if resources and client is None:
         raise StoreError(f"resources={dict(resources)} are those of a cluster's workers, and there is no client; start one first.")
+
+
+def _have_a_worker(client: Any, resources: Any) -> None:
+    """Wait for a cluster's first worker, which an adaptive cluster starts for a task: workers tell what device and files they have."""
+    from misoxr.model.inference import choose_device
+
+    if client is not None and not client.scheduler_info(n_workers=-1)["workers"]:
+        client.submit(choose_device, "auto", pure=False, resources=resources).result()
 
 
 def _active_client() -> Any:
@@ -176,7 +185,7 @@ def _resolved(provenance: dict[str, Any], client: Any) -> dict[str, Any]:
 
 
 def _device(client: Any) -> str:
-    """Return what "auto" stands for here, or on a client's workers; "auto" where they differ, or there are none yet."""
+    """Return what "auto" stands for here, or on a client's workers; "auto" where they differ."""
     from misoxr.model.inference import choose_device
 
     found = {choose_device("auto")} if client is None else set(client.run(choose_device, "auto").values())

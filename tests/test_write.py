@@ -545,6 +545,19 @@ def test_with_and_without_a_client_it_is_the_same_map(tmp_path):
         to_zarr(maps, tmp_path / "maps.zarr", client="tcp://127.0.0.1:8786")
 
 
+def test_a_cluster_that_starts_workers_on_demand_writes_and_resumes(tmp_path):
+    """It has none when the map is laid out, and which device blocks are computed on is asked of workers."""
+    distributed = pytest.importorskip("distributed")
+    spec = tiny_spec()
+    maps = predict(make_cube((32, 32), spec.bands), make_model(spec)).chunk({"y": 16})
+    settings = {"n_workers": 0, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
+        cluster.adapt(minimum=0, maximum=1, interval="100ms")
+        to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
+    assert open_maps(tmp_path / "maps.zarr").permafrost_probability.notnull().all()
+    to_zarr(maps, tmp_path / "maps.zarr", progress=False)  # the same map
+
+
 @pytest.mark.parametrize("address", ["nothing://bucket/maps.zarr", "gs://bucket/maps.zarr"])
 def test_an_address_that_nothing_serves(address):
     if address.startswith("gs") and importlib.util.find_spec("gcsfs"):

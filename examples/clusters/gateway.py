@@ -2,7 +2,7 @@
 
     python examples/clusters/gateway.py gs://bucket/cube.zarr model.safetensors gs://bucket/maps.zarr
 
-The workers' image needs misoxr and its dependencies. The model goes beside the store, and each host fetches it once.
+The workers' image needs misoxr and its dependencies, and gcsfs for gs://; the cube is what `image.miso.to_zarr` wrote. The model goes beside the store, and each host fetches it once.
 """
 
 import sys
@@ -18,7 +18,7 @@ def main(cube: str, model: str, store: str) -> None:
     with Gateway().new_cluster(worker_cores=4, worker_memory=16) as cluster:
         cluster.adapt(minimum=2, maximum=50)
         with cluster.get_client() as client:
-            image = xr.open_zarr(cube, consolidated=False, decode_coords="all")
+            image = xr.open_zarr(cube, consolidated=False, decode_coords="all", chunks={"y": 2048, "x": 2048})
             maps = image.miso.predict(model)
             maps.miso.to_zarr(store, client=client)
 
