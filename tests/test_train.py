@@ -1,5 +1,6 @@
 """Training: it learns, it repeats itself, it keeps the best epoch, and it refuses what cannot be learnt."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -242,7 +243,8 @@ def test_training_begins_with_weights_of_others(scene, tmp_path):
     torch.testing.assert_close(
         model.network.encoders["sat"].backbone.state_dict()[key], source.backbone.state_dict()[key], atol=1e-5, rtol=0
     )
-    assert model.record["pretrained"] == {"sat": {"source": str(tmp_path / "simmim.pth"), "stem": True}}
+    sha256 = hashlib.sha256((tmp_path / "simmim.pth").read_bytes()).hexdigest()
+    assert model.record["pretrained"] == {"sat": {"source": str(tmp_path / "simmim.pth"), "sha256": sha256, "stem": True}}
     with pytest.raises(SpecError, match=r"pretrained names \['dem'\]; the model's modalities are \['cov', 'sat'\]"):
         cube.miso.fit(spec, points, pretrained={"dem": "x.pth"}, **options)
 
