@@ -86,7 +86,7 @@ def _lead(one: pd.DataFrame, other: pd.DataFrame) -> float:
 
 
 def json_line(data: str, found: Mapping[str, Scores], task: str, recall: str, f1: str) -> str:
-    """Return the line of JSON: one entry for each set of folds, model and seed; seconds are those of all folds."""
+    """Return the line of JSON: one entry for each set of folds, model and seed, with the scores named; seconds are those of all folds."""
     entries = []
     for folds, scores in found.items():
         tidy = scores.whole(task=task).query("fold == 'pooled'")

@@ -9,7 +9,7 @@ the experiment tells how the methods compare on real imagery and real, scarce la
 
 Every model is fitted with so many seeds; MISO with three times as many, whose averages in threes stand beside single ones. All models see
 the same ten bands; those marked "whitened" the network's scaling of them, fitted on unlabelled pixels. A table, paired
-differences over folds and seeds, and a line of JSON are printed. With ``--store``, an interrupted run goes on where it was.
+differences over folds and seeds, and a line of JSON (macro recall, macro F1) are printed. With ``--store``, an interrupted run goes on where it was.
 """
 
 import argparse

@@ -11,7 +11,7 @@ is what no model can beat by more than chance.
 With ``--landscapes 8``, instead: 10 km folds and remote areas of landscapes 1 to 8, one seed each, in pairs of fold and landscape. Seeds of one
 landscape say nothing of other places.
 
-A table, paired differences over folds and seeds, and a line of JSON are printed. With ``--store``, an interrupted run goes on where it was.
+A table, paired differences over folds and seeds, and a line of JSON (recall of "present", macro F1) are printed. With ``--store``, an interrupted run goes on where it was.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def over_landscapes(landscapes: int, count: int, side: int, store: Path | None, 
     for name, one in joined.items():
         print(f"\npermafrost, {name}: recall at as many false alarms as the rival's")
         print(at_equal_alarms(one, PERMAFROST.name, OURS, RIVALS).to_string(index=False, float_format="%.4f"))
-    print(json_line("simulated", joined, PERMAFROST.name, "macro_recall", "macro_f1"))
+    print(json_line("simulated", joined, PERMAFROST.name, "recall", "macro_f1"))
 
 
 def bayes(truth: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, float]:
@@ -197,7 +197,7 @@ def main(seeds: int, count: int, side: int, store: Path | None, processes: int) 
         print(
             pd.concat([compared, at_equal_alarms(one, PERMAFROST.name, OURS, RIVALS)]).to_string(index=False, float_format="%.4f")
         )
-    print(json_line("simulated", found, PERMAFROST.name, "macro_recall", "macro_f1"))
+    print(json_line("simulated", found, PERMAFROST.name, "recall", "macro_f1"))
 
 
 if __name__ == "__main__":
