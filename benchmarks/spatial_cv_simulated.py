@@ -110,10 +110,7 @@ def world(seed: int, count: int, side: int) -> World:
 
 
 def over_landscapes(landscapes: int, count: int, side: int, store: Path | None, processes: int) -> None:
-    """Print scores and paired differences over 10 km folds and in the remote areas of several landscapes, and the line of JSON.
-
-    A landscape stands where a seed does: every landscape has one model of each kind and fold.
-    """
+    """Print scores and paired differences over 10 km folds and in the remote areas of several landscapes, and the line of JSON."""
     parts: dict[str, list[pd.DataFrame]] = {"remote": [], "10 km": []}
     with workers(processes) as client:
         for seed in range(1, landscapes + 1):
@@ -122,21 +119,30 @@ def over_landscapes(landscapes: int, count: int, side: int, store: Path | None, 
             for name, (where, cv) in splits.items():
                 folder = None if store is None else store / name.replace(" ", "_") / f"landscape_{seed}"
                 scores = one.cube.miso.cross_validate(models(one.cube, one.points), where, cv=cv, store=folder, client=client)
-                parts[name].append(scores.predictions.assign(seed=seed))
-    joined = {name: Scores.joined(mine, scores.tasks, scores.about) for name, mine in parts.items()}
-    pooled = [one.assign(fold=0) for one in parts["10 km"]]
-    compared = {**joined, "10 km, pooled over a landscape's folds": Scores.joined(pooled, scores.tasks, scores.about)}
+                parts[name].append(scores.predictions.assign(landscape=seed))
+    report({name: Scores.joined(mine, scores.tasks, scores.about) for name, mine in parts.items()})
+
+
+def report(found: dict[str, Scores]) -> None:
+    """Print what landscapes came to."""
+    # Scores are pooled over a landscape's folds. In differences a landscape stands for a fold, and its folds for seeds: so the error over
+    # folds is one over landscapes, each the mean of its folds.
+    pooled = {name: replace(one, predictions=one.predictions.assign(seed=one.predictions.landscape)) for name, one in found.items()}
+    pairs = {
+        name: replace(one, predictions=one.predictions.assign(fold=one.predictions.landscape, seed=one.predictions.fold))
+        for name, one in found.items()
+    }
     for task, metrics in JUDGED.items():
-        print(f"\n{task}, SIMULATED labels; pooled over folds, mean over {landscapes} landscapes")
-        print(table(joined, task, METRICS[task]).to_string(index=False, float_format="%.3f"))
-        for name, one in compared.items():
-            print(f"\n{task}, {name}: differences in pairs of fold and landscape")
+        print(f"\n{task}, SIMULATED labels; pooled over folds, mean over landscapes (seeds)")
+        print(table(pooled, task, METRICS[task]).to_string(index=False, float_format="%.3f"))
+        for name, one in pairs.items():
+            print(f"\n{task}, {name}: differences in pairs of landscape and fold; fold_error is over landscapes")
             both = pd.concat([paired(one, task, OURS, RIVALS, metrics), paired(one, task, OURS[1:], OURS[:1], metrics)])
             print(both.to_string(index=False, float_format="%.4f"))
-    for name, one in joined.items():
+    for name, one in pairs.items():
         print(f"\npermafrost, {name}: recall at as many false alarms as the rival's")
         print(at_equal_alarms(one, PERMAFROST.name, OURS, RIVALS).to_string(index=False, float_format="%.4f"))
-    print(json_line("simulated", joined, PERMAFROST.name, "recall", "macro_f1"))
+    print(json_line("simulated", pooled, PERMAFROST.name, "recall", "macro_f1"))
 
 
 def bayes(truth: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, float]:
