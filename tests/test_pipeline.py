@@ -81,7 +81,7 @@ def test_the_example_of_a_local_cluster(tmp_path):
     model.save(tmp_path / "model.safetensors")
     cube.chunk({"y": 20, "x": 20}).miso.to_zarr(tmp_path / "cube.zarr", progress=False)
     script = Path(__file__).resolve().parents[1] / "examples" / "clusters" / "local.py"
-    command = [sys.executable, script, tmp_path / "cube.zarr", tmp_path / "model.safetensors", tmp_path / "maps.zarr"]
+    command = [sys.executable, script, tmp_path / "cube.zarr", tmp_path / "model.safetensors", tmp_path / "maps.zarr", "20"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "6 blocks of 20 x 20 pixels" in ended.stdout
