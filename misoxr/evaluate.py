@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import geopandas as gpd
@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from tqdm.auto import tqdm
 
 from misoxr._version import __version__
-from misoxr.baseline import Baseline, is_baseline, prepared_baseline
+from misoxr.baseline import is_baseline
 from misoxr.clusters import here, holds_futures
 from misoxr.cube import check, named
 from misoxr.errors import BandError, MisoxrError, MisoxrWarning, PointsError, SpecError
@@ -30,19 +30,16 @@ from misoxr.model.checkpoint import Model, forget
 from misoxr.points import encode, place, read_points, regions_of, simulated
 from misoxr.predict_at import predict_at
 from misoxr.recipe import Recipe
+from misoxr.rivals import check_models, common_tasks, rivals_of, specs_of
 from misoxr.scaling import valid_pixels
 from misoxr.scores import Scores, stacked
 from misoxr.spec import ModelSpec, Task
 from misoxr.stack import stack
-from misoxr.train import check_held, check_room, fit, held_out, prepared, spec_for
+from misoxr.train import check_held, fit, held_out
 
 __all__ = ["cross_validate"]
 
 Indices = npt.NDArray[np.intp]
-SIDES = ("calibrate", "progress")
-"""Keyword arguments of fit that nothing can be wrong with."""
-ELSEWHERE = ("device", "devices", "precision")
-"""Those that only a cluster's workers can tell about."""
 NUMBER = "misoxr:number"
 """Column that follows points while some are left out."""
 
@@ -114,12 +111,12 @@ def cross_validate(
     StoreError
         If the store holds folds of other points, folds or settings, or a file that is damaged.
     """
-    rivals = _named(estimators, settings)
+    rivals = rivals_of(estimators, settings, OWN)
     seeds = _seeds(seeds)
     points = _read(points, cv)
-    specs = _specs(rivals, ds, points)
-    tasks = _common_tasks(specs)
-    recipes = _check_models(rivals, specs, seeds, ds, ELSEWHERE if client is not None else ())
+    specs = specs_of(rivals, ds, points)
+    tasks = common_tasks(specs)
+    recipes = check_models(rivals, specs, seeds, geobox_of(ds), elsewhere=client is not None)
     points = _told_apart(points)
     placed, labels, usable, imagery = _usable(ds, specs, points, tasks)
     folds = _folds(cv, points.to_crs(placed.crs), usable)
@@ -159,53 +156,6 @@ OWN = [name for name in inspect.signature(cross_validate).parameters if name not
 """Its arguments, for who misspells one."""
 
 
-def _named(estimators: Any, settings: Mapping[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Give every estimator a name and its settings: those of its own, and for networks the common ones beneath."""
-    if not isinstance(estimators, Mapping):
-        several = estimators if isinstance(estimators, list) else [estimators]
-        names = [_name(_pair(one)[0]) for one in several]
-        if len(set(names)) < len(names):
-            raise SpecError(f"Two of the models are named alike: {names}. Give a mapping with a name for each.")
-        estimators = dict(zip(names, several, strict=True))
-    out = {}
-    for name, one in estimators.items():
-        rival, own = _pair(one)
-        out[str(name)] = (rival, dict(own) if is_baseline(rival) else {**settings, **own})
-    for name, options in (*((name, options) for name, (_, options) in out.items()), ("all", settings)):
-        kept = sorted({"seed", "directory", "resume"} & options.keys())
-        if kept:
-            raise SpecError(f"{kept} of {name!r} cannot be set here: give seeds= and store=, and every fold has its own.")
-        if not isinstance(options.get("val"), Real | None):
-            raise SpecError(
-                f"val of {name!r} is a {type(options['val']).__name__}, whose points may be test points of a fold; give a fraction."
-            )
-    if settings and all(is_baseline(rival) for rival, _ in out.values()):
-        raise SpecError(
-            f"The settings {sorted(settings)} are for networks, and there is none among {list(out)}; leave them out. "
-            f"cross_validate itself takes {OWN}."
-        )
-    return out
-
-
-def _check_models(
-    rivals: Mapping[str, tuple[Any, Any]],
-    specs: Mapping[str, ModelSpec],
-    seeds: Sequence[int],
-    ds: xr.Dataset,
-    unknown: Sequence[str],
-) -> dict[str, Recipe]:
-    """Refuse models that are known to fail, before hours are spent on others, and return the recipes of networks."""
-    recipes = {}
-    for name, (rival, options) in rivals.items():
-        if is_baseline(rival):
-            prepared_baseline(rival, specs[name], seed=max(seeds, default=0), **{k: v for k, v in options.items() if k != "like"})
-        else:
-            known = {k: v for k, v in options.items() if k not in (*SIDES, *unknown)}
-            recipes[name], _ = prepared(specs[name], seed=min(seeds, default=0), **known)
-            check_room(specs[name], geobox_of(ds))
-    return recipes
-
-
 def _seeds(seeds: Any) -> list[int]:
     """Return the seeds, each once."""
     if isinstance(seeds, Integral):
@@ -232,52 +182,6 @@ def _told_apart(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     if isinstance(points.index, pd.MultiIndex) or points.index.inferred_type.startswith("mixed"):
         points = points.set_axis(points.index.map(str))
     return points if points.index.is_unique else points.reset_index(drop=True)
-
-
-def _pair(one: Any) -> tuple[Any, Mapping[str, Any]]:
-    """Return an estimator and its own settings."""
-    if not isinstance(one, tuple):
-        return one, {}
-    if len(one) != 2 or not isinstance(one[1], Mapping):
-        raise SpecError(f"{one!r} is no pair (estimator, settings); give a list or a mapping of several models.")
-    return one[0], one[1]
-
-
-def _name(rival: Any) -> str:
-    if isinstance(rival, str):
-        return rival
-    if isinstance(rival, ModelSpec):
-        return rival.name
-    return f"{type(rival.estimator).__name__} ({rival.features})" if isinstance(rival, Baseline) else type(rival).__name__
-
-
-def _specs(rivals: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, ModelSpec]:
-    """Return every model's specification; baselines see the bands they are told, those of the first network, or a preset's."""
-    specs = {
-        name: rival if isinstance(rival, ModelSpec) else spec_for(rival, ds, points)
-        for name, (rival, _) in rivals.items()
-        if not is_baseline(rival)
-    }
-    told = {name: options["like"] for name, (rival, options) in rivals.items() if is_baseline(rival) and "like" in options}
-    for name, like in told.items():
-        if not isinstance(like, ModelSpec):
-            raise SpecError(f"like of {name!r} is {like!r}; give a ModelSpec.")
-    if len(specs) + len(told) < len(rivals):
-        like = next(iter([*specs.values(), *told.values()]), None) or spec_for("miso-nano", ds, points)
-        specs |= {name: like for name in rivals if name not in specs}
-    return {name: {**specs, **told}[name] for name in rivals}
-
-
-def _common_tasks(specs: Mapping[str, ModelSpec]) -> tuple[Task, ...]:
-    """Return the tasks, which must be the same but for how they are learnt and drawn."""
-    if not specs:
-        raise SpecError("There are no models to compare; give one or more.")
-    (first, spec), *others = specs.items()
-    told = {name: [(task.name, task.kind, task.classes) for task in one.tasks] for name, one in specs.items()}
-    for name, _ in others:
-        if told[name] != told[first]:
-            raise SpecError(f"Models to be compared need the same tasks; {first!r} has {told[first]} and {name!r} {told[name]}.")
-    return spec.tasks
 
 
 def _usable(

@@ -16,9 +16,10 @@ import pandas as pd
 import xarray as xr
 
 from misoxr._version import __version__
+from misoxr.baseline import Baseline
 from misoxr.errors import SpecError, StoreError, require
 from misoxr.grid import geobox_of
-from misoxr.model.files import fetch
+from misoxr.model.files import sha256_of
 
 __all__ = ["Kept", "Unit", "digest", "fingerprint"]
 
@@ -58,7 +59,7 @@ def fingerprint(
     for name, (rival, options) in rivals.items():
         settings = {key: value for key, value in options.items() if key not in ("like", *SAME)}
         if settings.get("pretrained"):  # what lies at an address may change
-            settings["pretrained"] = {key: hashlib.sha256(fetch(uri)).hexdigest() for key, uri in settings["pretrained"].items()}
+            settings["pretrained"] = {key: sha256_of(uri) for key, uri in settings["pretrained"].items()}
         models[name] = {"spec": specs[name].to_dict(), "imagery": imagery[name]}
         try:
             models[name] |= {"model": _hash(rival), "settings": {key: _hash(value) for key, value in sorted(settings.items())}}
@@ -79,9 +80,10 @@ def fingerprint(
 def _hash(value: Any) -> str:
     """Return a hash that another process finds, too; an estimator's as it is before it is fitted."""
     base = require("sklearn.base", "train")
-    if hasattr(value, "estimator") or hasattr(value, "get_params"):
-        own = getattr(value, "estimator", value)
-        value = [type(value), base.clone(own), getattr(value, "features", None), getattr(value, "scaling", None)]
+    if isinstance(value, Baseline):
+        value = [base.clone(value.estimator), value.features, value.scaling]
+    elif hasattr(value, "get_params"):
+        value = base.clone(value)
     return str(require("joblib", "train").hash(value))
 
 
@@ -110,7 +112,8 @@ class Kept:
             if differing:
                 raise StoreError(f"The store {path} holds folds of another {', '.join(differing)}; give another store.")
         common = {key: value for key, value in fingerprint.items() if key != "models"}
-        self.known = {name: hashlib.sha256(json.dumps([common, name, one]).encode()) for name, one in fingerprint["models"].items()}
+        texts = {name: json.dumps([common, name, one]) for name, one in fingerprint["models"].items()}
+        self.known = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
         content = json.dumps({**fingerprint, "models": {**models, **fingerprint["models"]}}, indent=1).encode()
         self.system.pipe_file(f"{file}.part", content)
         self.system.mv(f"{file}.part", file)
@@ -118,7 +121,7 @@ class Kept:
     def _path(self, unit: Unit) -> str:
         """Where a unit's answers lie: those of other settings lie elsewhere, whatever two runs at once make of run.json."""
         name = re.sub(r"[^\w.-]+", "_", unit.model)
-        return f"{self.root}/{name}-{self.known[unit.model].hexdigest()[:12]}-seed{unit.seed}-fold{unit.fold}.parquet"
+        return f"{self.root}/{name}-{self.known[unit.model][:12]}-seed{unit.seed}-fold{unit.fold}.parquet"
 
     def read(self, unit: Unit) -> pd.DataFrame | None:
         """Return what was found for a unit, or None."""

@@ -29,7 +29,7 @@ from misoxr.folds import separate
 from misoxr.grid import geobox_of
 from misoxr.loop import Hardware, centre, draw_of, run
 from misoxr.model.checkpoint import Model
-from misoxr.model.files import fetch
+from misoxr.model.files import fetch, sha256_of
 from misoxr.model.inference import choose_device, choose_precision, logits_at
 from misoxr.model.miso import Miso
 from misoxr.model.published import load_backbone
@@ -221,7 +221,7 @@ def fit(
             centre(network, data, train)
             stems = _pretrain(network, spec, data.scaling, pretrained or {})
             sources = {
-                name: {"source": os.fspath(source), "sha256": hashlib.sha256(fetch(source)).hexdigest(), "stem": stems[name]}
+                name: {"source": os.fspath(source), "sha256": sha256_of(source), "stem": stems[name]}
                 for name, source in (pretrained or {}).items()
             }
             run_of = {

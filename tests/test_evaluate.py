@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from shapely.geometry import box
+from sklearn.ensemble import BaggingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.model_selection import KFold as SklearnKFold
@@ -407,9 +408,15 @@ def test_a_store_knows_what_no_text_shows(scene, tmp_path):  # noqa: F811
     first = cube.miso.cross_validate(rival(1.0), points, **options)
     with pytest.raises(StoreError, match="another model 'own'"):
         cube.miso.cross_validate(rival(2.0), points, **options)
+    bags = {
+        count: {"bags": BaggingClassifier(LogisticRegression(), n_estimators=count)} for count in (2, 3)
+    }  # has an estimator, too
+    cube.miso.cross_validate(bags[2], points, **options)
+    with pytest.raises(StoreError, match="another model 'bags'"):
+        cube.miso.cross_validate(bags[3], points, **options)
     (tmp_path / "run.json").unlink()
     second = cube.miso.cross_validate(rival(2.0), points, **options)
-    assert len(list(tmp_path.glob("*.parquet"))) == 6
+    assert len(list(tmp_path.glob("own*.parquet"))) == 6
     assert set(first.predictions.seconds).isdisjoint(second.predictions.seconds)
     with pytest.raises(SpecError, match="'own' is cannot be kept in a store"):
         cube.miso.cross_validate(

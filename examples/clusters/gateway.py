@@ -2,7 +2,8 @@
 
     python examples/clusters/gateway.py gs://bucket/cube.zarr model.safetensors gs://bucket/maps.zarr
 
-The workers' image needs misoxr and its dependencies, and gcsfs for gs://; the cube is what `image.miso.to_zarr` wrote. The model goes beside the store, and each host fetches it once.
+The cube is what `image.miso.to_zarr` wrote. The workers' image needs misoxr and its dependencies, and gcsfs for gs://. The model goes beside
+the store, and each host fetches it once.
 """
 
 import sys

@@ -2,7 +2,8 @@
 
     python examples/clusters/local.py cube.zarr model.safetensors maps.zarr [2048]
 
-The last number is the side of a block, in pixels. Started again after an interruption, it does what is left. Each process holds one copy of the model, and its torch gets as many threads as the worker has.
+The last number is the side of a block, in pixels. Started again after an interruption, it does what is left. Each process holds one copy of the
+model, and its torch gets as many threads as the worker has.
 """
 
 import sys

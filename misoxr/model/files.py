@@ -18,7 +18,7 @@ from torch import Tensor
 
 from misoxr.errors import CheckpointError
 
-__all__ = ["cache", "fetch", "read_state", "write"]
+__all__ = ["cache", "fetch", "read_state", "sha256_of", "write"]
 
 _VALIDATORS = ("ETag", "etag", "sha256", "LastModified", "Last-Modified", "last_modified", "mtime", "blob_id")
 """What file systems of fsspec tell of a file's version."""
@@ -58,6 +58,11 @@ def fetch(uri: str | os.PathLike[str]) -> bytes:
             "s3://"
         )
         raise CheckpointError(f"The file {uri} cannot be read: {type(error).__name__}: {error}.{hint}") from error
+
+
+def sha256_of(uri: str | os.PathLike[str]) -> str:
+    """Return the hash of a file's content (:func:`fetch`)."""
+    return hashlib.sha256(fetch(uri)).hexdigest()
 
 
 def _remote(uri: str) -> bytes:
