@@ -60,9 +60,9 @@ class Job:
         model = resolve(self.address, device, precision, compiled=self.compiled)
         mask = source.wanted(model.spec, positions)
         heads = []
-        with inference(device, precision) as run:
+        with inference(device, precision, self.batch_size) as run:
             if model.spec.modalities:
-                heads.append(blend(model, source, self.plan, positions, mask, run, self.batch_size))
+                heads.append(blend(model, source, self.plan, positions, mask, run))
             if self.location or not model.spec.modalities:
                 heads.append(from_location(model, self.geobox, positions, mask, run))
         if self.location and not model.spec.modalities:

@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.grid import locations
 from misoxr.model.checkpoint import Model
-from misoxr.model.inference import Run, answer, in_batches, locate
+from misoxr.model.inference import Run, answer, group_size, in_batches, locate
 from misoxr.scaling import valid_pixels
 from misoxr.spec import ModelSpec
 from misoxr.turns import TURNS, padded, turned, turned_points
@@ -183,7 +183,6 @@ def blend(
     positions: Positions,
     mask: Mask,
     run: Run,
-    batch_size: int | None = None,
 ) -> Array:
     """Answer at positions from imagery: the average of the windows around them, by their weights.
 
@@ -199,8 +198,6 @@ def blend(
         (N,) which of the positions are wanted; a window is asked only there, and only where it has weight.
     run : Run
         The device.
-    batch_size : int, optional
-        Windows encoded at once.
 
     Returns
     -------
@@ -221,7 +218,7 @@ def blend(
     total = np.zeros((len(mask), sum(task.outputs for task in model.spec.tasks)), dtype=run.dtype)
     weights = np.zeros((len(mask), 1), dtype=run.dtype)
     windows = [window for window in positions.windows(plan) if len(positions.share(plan, window, mask).at)]
-    for batch in in_batches(ask, windows, batch_size, run):
+    for batch in in_batches(ask, windows, run, group_size(model.spec, run.batch_size)):
         for share, answers in batch:
             weight = share.weight[:, None].astype(run.dtype)
             total[share.at] += answers * weight

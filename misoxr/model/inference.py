@@ -30,6 +30,7 @@ __all__ = [
     "block_size",
     "choose_device",
     "choose_precision",
+    "group_size",
     "in_batches",
     "inference",
     "locate",
@@ -46,7 +47,11 @@ _LOCKS: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 _BLOCK = {"cpu": 2**18, "cuda": 2**26}
 """Points answered at once, times the widest layer: few enough for a core's cache, many enough to fill a GPU."""
 _WINDOWS = 8
-"""Windows encoded at once on a CPU, at the least."""
+"""Windows in a batch on a CPU, at the least."""
+_GROUP = 2**14
+"""Pixels that a CPU's core encodes at once, where windows are small; a larger window is encoded by itself."""
+_ROWS = 64
+"""Blocks of points are a multiple of it: matrix products may round the rows that are left over differently."""
 
 
 def choose_device(device: str) -> str:
@@ -99,6 +104,7 @@ class Run:
     precision: torch.dtype
     workers: int
     pool: ThreadPoolExecutor | None
+    batch_size: int | None = None
 
     @property
     def kind(self) -> str:
@@ -126,34 +132,34 @@ class Run:
 
 
 @contextmanager
-def inference(device: str, precision: torch.dtype) -> Iterator[Run]:
-    """Hold a device for one inference.
+def inference(device: str, precision: torch.dtype, batch_size: int | None = None) -> Iterator[Run]:
+    """Hold a device for one inference, with as many windows in a batch as given.
 
     On a CPU, each core takes whole batches of windows and blocks of points, with torch on one thread: cores that share a
     block wait for each other at every layer, and each has caches of its own.
     """
     with _LOCKS[device]:
         if device.startswith("cuda"):
-            yield Run(device, precision, 1, None)
+            yield Run(device, precision, 1, None, batch_size)
             return
         threads, cores = torch.get_num_threads(), _cores()
         torch.set_num_threads(1)
         try:
             with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield Run(device, precision, cores, pool)
+                yield Run(device, precision, cores, pool, batch_size)
         finally:
             torch.set_num_threads(threads)
 
 
-def in_batches(function: Callable[[Sequence[Item]], Result], items: Sequence[Item], size: int | None, run: Run) -> Iterator[Result]:
+def in_batches(function: Callable[[Sequence[Item]], Result], items: Sequence[Item], run: Run, group: int = 1) -> Iterator[Result]:
     """Apply a function to batches of items.
 
-    Without a size, a CPU takes batches of 8 or one item a core, whichever is more, and CUDA as many as fit in its free
-    memory by what one item took. Where CUDA runs out of memory, the batch is halved.
+    Without a size, a CPU takes batches of 8 items or a group for each core, whichever is more, and CUDA as many as fit in its
+    free memory by what one item took. Where CUDA runs out of memory, the batch is halved.
     """
     device = run.device
-    measured = device.startswith("cuda") and size is None
-    size = size or (1 if measured else max(_WINDOWS, run.workers))
+    measured = device.startswith("cuda") and run.batch_size is None
+    size = run.batch_size or (1 if measured else max(_WINDOWS, group * run.workers))
     start = 0
     while start < len(items):
         before = _reset_peak(device) if measured else 0
@@ -200,11 +206,25 @@ def activate(spec: ModelSpec, logits: Mapping[str, Tensor], calibration: Mapping
 def block_size(network: Miso, kind: str) -> int:
     """Return how many points go through a network at once on a kind of device."""
     widest = max(module.out_features for module in network.modules() if isinstance(module, nn.Linear))
-    return max(256, min(_BLOCK[kind] // widest, 65536))
+    return max(256, min(_BLOCK[kind] // widest, 65536) // _ROWS * _ROWS)
+
+
+def group_size(spec: ModelSpec, batch_size: int | None = None) -> int:
+    """Return how many windows a CPU's core encodes at once: 1, 2 or 4, and no more than are asked for.
+
+    It does not depend on how many cores there are. A matrix product may round differently in another shape, so the map would
+    depend on them, too.
+    """
+    pixels = spec.windows.input_size**2
+    size = next((size for size in (4, 2) if size * pixels <= _GROUP), 1)
+    return size if batch_size is None else min(size, batch_size)
 
 
 def answer(model: Model, windows: Sequence[Mapping[str, Array]], points: Sequence[Floats], run: Run) -> list[Array]:
     """Encode windows, and answer each at its points.
+
+    The shapes that enter the network depend on the model, the windows and their points alone. All groups of windows have one
+    size, and so have all blocks of a group's points but the last, which is a multiple of 64; zeros fill them up.
 
     Parameters
     ----------
@@ -221,30 +241,47 @@ def answer(model: Model, windows: Sequence[Mapping[str, Array]], points: Sequenc
         For each window, (N, output).
     """
     network = model.network
-    size = -(-len(windows) // run.workers)
+    # A GPU encodes the whole batch at once.
+    size = len(windows) if run.kind == "cuda" else group_size(model.spec, run.batch_size)
     groups = [slice(start, start + size) for start in range(0, len(windows), size)]
 
     def encode(group: slice) -> Any:
-        stacked = {name: np.stack([window[name] for window in windows[group]]) for name in windows[0]}
+        stacked = {name: _filled(np.stack([window[name] for window in windows[group]]), size) for name in windows[0]}
         return network.project({name: run.tensor(values).to(network.dtype) for name, values in stacked.items()})
 
     def one(block: Any) -> Array:
-        values: Array = activate(model.spec, network(*block), model.calibration).cpu().numpy()
+        cells, left, sample, here = block
+        values: Array = activate(model.spec, network(cells, sample, here), model.calibration)[:left].cpu().numpy()
         return values
 
+    at_once = block_size(network, run.kind)
     blocks = []
     for group, cells in zip(groups, run(encode, groups), strict=True):
         sample = np.repeat(np.arange(len(points[group])), [len(part) for part in points[group]])
-        parts = (run.tensor(values).split(block_size(network, run.kind)) for values in (sample, np.concatenate(points[group])))
-        blocks += [(cells, *block) for block in zip(*parts, strict=True)]
+        left = range(len(sample), 0, -at_once)
+        parts = (_split(values, at_once, run) for values in (sample, np.concatenate(points[group])))
+        blocks += [(cells, *block) for block in zip(left, *parts, strict=True)]
     return np.split(np.concatenate(run(one, blocks)), np.cumsum([len(part) for part in points])[:-1])
+
+
+def _filled(values: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
+    """Fill values up to a length along the first axis, by zeros."""
+    missing = length - len(values)
+    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
+
+
+def _split(values: npt.NDArray[Any], size: int, run: Run) -> tuple[Tensor, ...]:
+    """Put values on the device in blocks of a size; the last one is filled up to a multiple of 64."""
+    blocks: tuple[Tensor, ...] = run.tensor(_filled(values, -(-len(values) // _ROWS) * _ROWS)).split(size)
+    return blocks
 
 
 def locate(model: Model, location: Floats, run: Run) -> Array:
     """Answer from scaled locations (N, 2) alone: (N, output)."""
     network, spec = model.network, model.spec
-    blocks = run.tensor(location).split(block_size(network, run.kind))
-    values: Array = np.concatenate(run(lambda block: activate(spec, network.locate(block)).cpu().numpy(), blocks))
+    blocks = _split(location, block_size(network, run.kind), run)
+    answers = run(lambda block: activate(spec, network.locate(block)).cpu().numpy(), blocks)
+    values: Array = np.concatenate(answers)[: len(location)]
     return values
 
 
