@@ -12,9 +12,10 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import GridError
+from misoxr.longitude import circle_of, near
 from misoxr.spec import LocationSpec
 
-__all__ = ["assign", "crs_of", "extent", "geobox_of", "lattice_offset", "locations", "pixels", "same_grid"]
+__all__ = ["assign", "beside", "crs_of", "extent", "geobox_of", "lattice_offset", "locations", "pixels", "same_grid"]
 
 GRID_TOLERANCE = 1e-3
 """Largest departure from a regular grid, and between two equal grids, in pixels."""
@@ -180,10 +181,16 @@ def lattice_offset(geobox: GeoBox) -> tuple[int, int]:
     return math.floor(rows + 0.25), math.floor(columns + 0.25)
 
 
+def beside(geobox: GeoBox, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return x of a grid's CRS, moved by whole turns to the grid's side of the Earth where x is a longitude."""
+    circle, middle = circle_of(str(geobox.crs)), geobox.affine.c + geobox.affine.a * geobox.shape.x / 2
+    return np.asarray(near(np.asarray(x, dtype="float64"), middle, circle.turn if circle else None))
+
+
 def pixels(geobox: GeoBox, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return fractional pixel (row, column) of coordinates in the grid's CRS; a pixel's centre is at +0.5."""
+    """Return fractional pixel (row, column) of coordinates in the grid's CRS; a pixel's centre is at +0.5. Longitudes may be of any turn."""
     inverse = ~geobox.affine
-    x, y = np.asarray(x, dtype="float64"), np.asarray(y, dtype="float64")
+    x, y = beside(geobox, x), np.asarray(y, dtype="float64")
     columns = inverse.a * x + inverse.b * y + inverse.c
     rows = inverse.d * x + inverse.e * y + inverse.f
     return rows, columns
@@ -207,4 +214,6 @@ def locations(geobox: GeoBox, rows: npt.ArrayLike, columns: npt.ArrayLike, locat
     if source != target:
         x, y = pyproj.Transformer.from_crs(source, target, always_xy=True).transform(x, y)
     west, south, east, north = location.extent
+    circle = circle_of(location.crs)
+    x = near(x, (west + east) / 2, circle.turn if circle else None)
     return np.stack([2 * (x - west) / (east - west) - 1, 2 * (north - y) / (north - south) - 1], axis=-1)

@@ -10,7 +10,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from misoxr.areas import as_read
 from misoxr.errors import PointsError
+from misoxr.longitude import circle_of, near
 
 __all__ = ["blocks_of", "chained", "check_crs", "coordinates_of", "dealt", "merged", "polygon_of"]
 
@@ -48,12 +50,22 @@ def blocks_of(xy: npt.ArrayLike, size: float) -> tuple[Indices, Indices]:
     return blocks.ravel(), counts
 
 
-def polygon_of(xy: Floats, polygons: npt.NDArray[Any]) -> Indices:
-    """Return the place of the first polygon that holds each point (point, [x, y]), -1 for points in none."""
-    # Polygons are asked for points, not points for polygons: so each polygon is indexed once.
-    rows, points = shapely.STRtree(np.asarray(shapely.points(xy))).query(polygons, predicate="intersects")
+def polygon_of(xy: Floats, polygons: npt.NDArray[Any], crs: Any) -> Indices:
+    """Return the place of the first polygon that holds each point (point, [x, y]), -1 for points in none.
+
+    Where x is a longitude, points and polygons may be of any turn, and polygons may jump from 180 to -180.
+    """
+    circle = circle_of(crs.to_wkt())
+    copies = [xy]
+    if circle is not None:
+        xy = np.column_stack([near(xy[:, 0], circle.west + circle.turn / 2, circle.turn), xy[:, 1]])
+        copies = [xy + (by, 0) for by in (0.0, circle.turn)]
+        polygons = np.array([as_read(polygon, circle, boxes=True) for polygon in polygons])
     first = np.full(len(xy), len(polygons))
-    np.minimum.at(first, points, rows)
+    for copy in copies:
+        # Polygons are asked for points, not points for polygons: so each polygon is indexed once.
+        rows, points = shapely.STRtree(np.asarray(shapely.points(copy))).query(polygons, predicate="intersects")
+        np.minimum.at(first, points, rows)
     return np.where(first < len(polygons), first, -1)
 
 

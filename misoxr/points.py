@@ -13,7 +13,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import MisoxrWarning, PointsError
-from misoxr.grid import extent, geobox_of, pixels
+from misoxr.grid import beside, extent, geobox_of, pixels
 from misoxr.groups import polygon_of
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.tables import (
@@ -178,7 +178,7 @@ def coordinates(
         points = pd.DataFrame({"x": arrays[0], "y": arrays[1]})
         crs = str(geobox.crs) if crs is None else crs
     moved = read_points(points, crs=crs).to_crs(str(geobox.crs))
-    return moved.geometry.x.to_numpy(), moved.geometry.y.to_numpy(), moved.index.to_numpy()
+    return beside(geobox, moved.geometry.x), moved.geometry.y.to_numpy(), moved.index.to_numpy()
 
 
 def place(points: gpd.GeoDataFrame, geobox: GeoBox) -> tuple[gpd.GeoDataFrame, Floats, Floats]:
@@ -365,7 +365,7 @@ def regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, column: str 
     names = pd.Series(regions.index if column is None else regions[column].to_numpy())
     known, words = regions[names.notna().to_numpy()], names.dropna().astype(str).to_numpy()
     moved = points.to_crs(known.crs)  # not the polygons: their edges are straight in their own CRS only
-    first = polygon_of(np.stack([moved.geometry.x, moved.geometry.y], axis=-1), np.asarray(known.geometry))
+    first = polygon_of(np.stack([moved.geometry.x, moved.geometry.y], axis=-1), np.asarray(known.geometry), known.crs)
     if (first < 0).all():
         raise PointsError(
             f"None of {len(points)} points lies in a region: they cover {_bounds(moved)} and the regions {_bounds(known)} in "

@@ -1,7 +1,7 @@
 """Putting rasters on a grid by georeferencing: each pixel from its own position alone, whatever the chunks."""
 
 import math
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.errors import GridError
 from misoxr.grid import assign, extent, geobox_of, same_grid
+from misoxr.longitude import columns_of_turn, near, transformer
 
 __all__ = ["RESAMPLINGS", "on_grid", "pixel_ratio"]
 
@@ -24,6 +25,8 @@ RESAMPLINGS = ("nearest", "bilinear", "average")
 
 EDGE = 1e-6
 """How near to a pixel's edge a position counts as beyond it, in pixels."""
+FINEST = 2.0**26
+"""Parts of a column to which positions on a raster that goes round are rounded."""
 
 Floats = npt.NDArray[np.float64]
 Values = npt.NDArray[np.float32]
@@ -35,8 +38,13 @@ class Frame(NamedTuple):
 
     affine: Affine
     crs: str
-    degrees: bool
+    turn: float | None
     shape: tuple[int, int]
+
+    @property
+    def goes_round(self) -> bool:
+        """Whether the last column's neighbour is the first."""
+        return self.turn == self.shape[1]
 
 
 def on_grid(source: xr.DataArray, geobox: GeoBox, resampling: str, chunks: tuple[int, int]) -> xr.DataArray:
@@ -48,7 +56,8 @@ def on_grid(source: xr.DataArray, geobox: GeoBox, resampling: str, chunks: tuple
     Parameters
     ----------
     source : DataArray
-        Dimensions y and x with a CRS; NaN is nodata. Longitudes may run to 360.
+        Dimensions y and x with a CRS; NaN is nodata. Longitudes may be of any turn; a raster that goes once round the Earth has no
+        edge in the west and the east.
     geobox : GeoBox
         The target grid.
     resampling : {"nearest", "bilinear", "average"}
@@ -86,9 +95,10 @@ def on_grid(source: xr.DataArray, geobox: GeoBox, resampling: str, chunks: tuple
 
 def pixel_ratio(box: GeoBox, geobox: GeoBox) -> float:
     """Return how many pixels of a raster the middle pixel of a grid spans along its longer side."""
-    row, column = geobox.shape.y / 2, geobox.shape.x / 2
+    row, column, frame = geobox.shape.y / 2, geobox.shape.x / 2, _frame(box)
     rows, columns = np.array([row, row, row + 1]), np.array([column, column + 1, column])
-    return max(float(np.abs(part[1:] - part[0]).max()) for part in _positions(_frame(box), _frame(geobox), rows, columns))
+    down, across = _positions(frame, _frame(geobox), rows, columns)
+    return max(float(np.abs(part).max()) for part in (down[1:] - down[0], near(across[1:] - across[0], 0.0, frame.turn)))
 
 
 def _blocks(data: da.Array, box: GeoBox, geobox: GeoBox, resampling: str, chunks: tuple[int, int]) -> da.Array:
@@ -105,16 +115,22 @@ def _blocks(data: da.Array, box: GeoBox, geobox: GeoBox, resampling: str, chunks
         if window is None:
             graph[name, i, j] = (np.full, (rows[1] - rows[0], columns[1] - columns[0]), np.float32(np.nan))
             continue
-        down, across = (_meeting(edge, span) for edge, span in zip(edges, window, strict=True))
-        corner = int(edges[0][down.start]), int(edges[1][across.start])
-        graph[name, i, j] = (work, rows, columns, corner, len(across), *((data.name, k, m) for k in down for m in across))
+        (top, down), (left, across) = (_meeting(edge, span) for edge, span in zip(edges, window, strict=True))
+        middle = sum(window[1]) / 2 if frame.goes_round else frame.shape[1] / 2
+        pieces = ((data.name, k, m) for k in down for m in across)
+        graph[name, i, j] = (work, rows, columns, (top, left), middle, len(across), *pieces)
     layers = HighLevelGraph.from_collections(name, graph, dependencies=(data,))  # type: ignore[arg-type]
     return da.Array(layers, name, chunks=blocks, dtype="float32")
 
 
-def _meeting(edges: npt.NDArray[np.int64], span: Span) -> range:
-    """Return the chunks that a span of pixels meets."""
-    return range(int(np.searchsorted(edges, span[0], side="right")) - 1, int(np.searchsorted(edges, span[1], side="left")))
+def _meeting(edges: npt.NDArray[np.int64], span: Span) -> tuple[int, list[int]]:
+    """Return the pixel at which the chunks begin that a span of pixels meets, and these; a span may run on beyond the edges, round the Earth."""
+    length, chunks = int(edges[-1]), []
+    start = at = span[0] - span[0] % length + int(edges[np.searchsorted(edges, span[0] % length, side="right") - 1])
+    while at < span[1]:
+        chunks.append(int(np.searchsorted(edges, at % length, side="right")) - 1)
+        at += int(edges[chunks[-1] + 1] - edges[chunks[-1]])
+    return start, chunks
 
 
 def _frame(box: GeoBox) -> Frame:
@@ -123,7 +139,7 @@ def _frame(box: GeoBox) -> Frame:
     return Frame(
         box.affine,
         short if short and pyproj.CRS(short) == crs else crs.to_wkt(),
-        crs.is_geographic,
+        columns_of_turn(str(box.crs), box.affine.a, int(box.shape.x)),
         (int(box.shape.y), int(box.shape.x)),
     )
 
@@ -132,40 +148,39 @@ def _window(frame: Frame, target: Frame, rows: Span, columns: Span) -> tuple[Spa
     """Return the rows and columns of a raster that a block of the grid needs, or None where they do not meet."""
     points = np.meshgrid(np.linspace(*rows, 17), np.linspace(*columns, 17), indexing="ij")
     spans = []
-    for values, size in zip(_positions(frame, target, points[0], points[1]), frame.shape, strict=True):
+    found_rows, found_columns = _positions(frame, target, points[0], points[1])
+    for values, size, endless in ((found_rows, frame.shape[0], False), (found_columns, frame.shape[1], frame.goes_round)):
         finite = values[np.isfinite(values)]
-        if not finite.size or finite.max() <= 0 or finite.min() >= size:
+        if not finite.size:
+            return None
+        if endless:
+            finite = near(finite, finite[finite.size // 2], size)
+        elif finite.max() <= 0 or finite.min() >= size:
             return None
         # Curved edges bulge between the 17 points by less than a hundredth of the span.
         margin = 2 + 0.01 * np.ptp(finite)
-        spans.append((max(math.floor(finite.min() - margin), 0), min(math.ceil(finite.max() + margin), size)))
+        first, last = math.floor(finite.min() - margin), math.ceil(finite.max() + margin)
+        spans.append((first, last) if endless else (max(first, 0), min(last, size)))
     return spans[0], spans[1]
-
-
-@cache
-def _transformer(source: str, target: str) -> pyproj.Transformer:
-    """Building one takes as long as moving ten thousand points; threads may share it."""
-    return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
 def _positions(frame: Frame, target: Frame, rows: Floats, columns: Floats) -> tuple[Floats, Floats]:
     """Return the fractional pixel (row, column) in a raster of fractional pixels of the grid; not finite where there is none."""
     x, y = target.affine.a * columns + target.affine.c, target.affine.e * rows + target.affine.f
-    if frame.crs != target.crs:
-        x, y = _transformer(target.crs, frame.crs).transform(x, y)
+    forward = None if frame.crs == target.crs else transformer(target.crs, frame.crs)
+    if forward is not None:
+        x, y = forward.transform(x, y)
     found_rows, found_columns = (y - frame.affine.f) / frame.affine.e, (x - frame.affine.c) / frame.affine.a
-    if frame.degrees:
-        # A whole turn from the raster's middle or less: rasters of 0..360 degrees, and those across the antimeridian.
-        turn = 360 / abs(frame.affine.a)
-        with np.errstate(invalid="ignore"):
-            found_columns = found_columns - turn * np.round((found_columns - frame.shape[1] / 2) / turn)
-    return found_rows, found_columns
+    found_columns = near(found_columns, frame.shape[1] / 2, frame.turn)
+    # Rounded, so that a turn more or less, which blocks at the seam add, changes no bit.
+    return found_rows, np.round(found_columns * FINEST) / FINEST if frame.goes_round else found_columns
 
 
 def _block(
     rows: Span,
     columns: Span,
     corner: Span,
+    middle: float,
     across: int,
     *pieces: npt.NDArray[Any],
     frame: Frame,
@@ -173,18 +188,22 @@ def _block(
     samples: int,
     smooth: bool,
 ) -> Values:
-    """Resample the chunks of a raster, ``across`` of them side by side from pixel ``corner``, to a block of the grid."""
+    """Resample the chunks of a raster, ``across`` of them side by side from pixel ``corner``, to a block of the grid.
+
+    Columns are those within half a turn of ``middle``.
+    """
     values = np.block([list(pieces[at : at + across]) for at in range(0, len(pieces), across)]).astype("float32", copy=False)
     if samples == 1:
         centres = np.meshgrid(np.arange(*rows) + 0.5, np.arange(*columns) + 0.5, indexing="ij")
         found = _positions(frame, target, centres[0], centres[1])
-        return (_bilinear if smooth else _nearest)(values, found[0] - corner[0], found[1] - corner[1])
+        return (_bilinear if smooth else _nearest)(values, found[0] - corner[0], near(found[1], middle, frame.turn) - corner[1])
     corners = np.meshgrid(np.arange(rows[0], rows[1] + 1.0), np.arange(columns[0], columns[1] + 1.0), indexing="ij")
     found = _positions(frame, target, corners[0], corners[1])
     total = np.zeros((rows[1] - rows[0], columns[1] - columns[0]))
     count = np.zeros(total.shape, dtype="int32")
     for down, right in product((np.arange(samples) + 0.5) / samples, repeat=2):
-        sample = _nearest(values, _between(found[0], down, right) - corner[0], _between(found[1], down, right) - corner[1])
+        row, column = _between(found[0], down, right, None), _between(found[1], down, right, frame.turn)
+        sample = _nearest(values, row - corner[0], near(column, middle, frame.turn) - corner[1])
         valid = ~np.isnan(sample)
         total[valid] += sample[valid]
         count += valid
@@ -192,11 +211,11 @@ def _block(
         return (total / count).astype("float32")
 
 
-def _between(corners: Floats, down: float, right: float) -> Floats:
-    """Interpolate values at pixels' corners to one place inside every pixel."""
-    top = corners[:-1, :-1] + right * (corners[:-1, 1:] - corners[:-1, :-1])
-    bottom = corners[1:, :-1] + right * (corners[1:, 1:] - corners[1:, :-1])
-    return np.asarray(top + down * (bottom - top), dtype="float64")
+def _between(corners: Floats, down: float, right: float, turn: float | None) -> Floats:
+    """Interpolate values at pixels' corners to one place inside every pixel, the shorter way round."""
+    corner = corners[:-1, :-1]
+    east, south, both = (near(part - corner, 0.0, turn) for part in (corners[:-1, 1:], corners[1:, :-1], corners[1:, 1:]))
+    return np.asarray(corner + (1 - down) * right * east + down * ((1 - right) * south + right * both), dtype="float64")
 
 
 def _nearest(values: Values, rows: Floats, columns: Floats) -> Values:

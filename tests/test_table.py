@@ -12,6 +12,7 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from misoxr.areas import split
 from misoxr.errors import CatalogError
 from misoxr.stac import open_stac
 from misoxr.stac.filters import area_of
@@ -81,7 +82,7 @@ def test_items_across_the_antimeridian_are_found_on_either_side(tmp_path, crs, o
         south, north = float(latitude.min()), float(latitude.max())
         assert 179.9 < west < 180 < east + 360 < 180.1
         across = [west, south, east, north]
-        item["geometry"] = shapely.geometry.mapping(area_of(across, None))
+        item["geometry"] = shapely.geometry.mapping(split(area_of(across, None)))
         item["bbox"] = across if bounds == "across" else [-180.0, south, 180.0, north]
 
     async def write() -> None:

@@ -8,21 +8,20 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyproj
-from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import AssetError
 from misoxr.stac.hrefs import redact, resolve
 from misoxr.stac.http import http_session, without_query
 from misoxr.stac.remote import open_raster
+from misoxr.stac.sampling import Indices, Sampling, Window, sampling_of, stretches
 
-__all__ = ["CLEAR", "Asset", "PatchUrl", "Reader", "transformer"]
+__all__ = ["CLEAR", "Asset", "PatchUrl", "Reader"]
 
 Floats = npt.NDArray[np.float32]
 PatchUrl = Callable[[str], str]
@@ -36,8 +35,6 @@ CLOUD_CLASSES = (3, 8, 9, 10)
 """Cloud shadow, cloud of medium and high probability, cirrus."""
 OPENING, DILATION = 1, 2
 """Pixels of the classification (20 m): clouds thinner than the opening do not grow; the others grow by the dilation."""
-LATTICE = 16
-"""Positions in another CRS are exact every so many pixels and linear between: 0.5 mm off at 10 m, 5 m at 1 km pixels."""
 
 
 @dataclass(frozen=True)
@@ -70,37 +67,6 @@ class Asset:
     nodata: float | None = None
 
 
-Indices = npt.NDArray[np.intp]
-Positions = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Which pixels of a raster a block's pixels come from. Arrays broadcast to the block's shape.
-
-    Attributes
-    ----------
-    window : (int, int, int, int)
-        First and last + 1 row and column to read.
-    shrink : int
-        So many of the raster's pixels are averaged first, along each axis; indices count the averaged ones.
-    inside : ndarray of bool
-        Whether the pixel's centre lies in the raster.
-    rows, columns : ndarray of intp
-        The raster's pixel that holds the centre.
-    around : tuple, optional
-        Rows above and below, columns left and right of the centre, and its distance from the first of each; None where every
-        centre is the centre of a pixel of the raster.
-    """
-
-    window: tuple[int, int, int, int]
-    shrink: int
-    inside: npt.NDArray[np.bool_]
-    rows: Indices
-    columns: Indices
-    around: tuple[Indices, Indices, Indices, Indices, Floats, Floats] | None
-
-
 @dataclass
 class Reader:
     """Reads assets onto one block, in any threads; positions and connections are shared between the assets it reads.
@@ -112,10 +78,13 @@ class Reader:
     patch_url : callable, optional
         Takes an href and returns the one to read, for signatures that expire; the result is checked like any other. It is called when
         an asset is opened, and again where the server then refuses.
+    whole : GeoBox, optional
+        The grid that the block is of; by default the block itself.
     """
 
     geobox: GeoBox
     patch_url: PatchUrl | None = None
+    whole: GeoBox | None = None
     _samplings: dict[tuple[Any, ...], Sampling | None] = field(default_factory=dict)
     _session: Any = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -164,20 +133,13 @@ class Reader:
         key = (raster.crs.to_wkt(), raster.transform, raster.shape)
         with self._lock:
             if key not in self._samplings:
-                self._samplings[key] = _sampling(*_positions(self.geobox, *key), raster.shape)
+                self._samplings[key] = sampling_of(self.geobox, self.whole or self.geobox, *key)
         sampling = self._samplings[key]
         if sampling is None:
             return np.full(self.geobox.shape.yx, np.nan, dtype="float32")
         decode, sample = (_reflectance, _bilinear) if asset.kind == "reflectance" else (_clear, _nearest)
         values = decode(raster, asset, sampling.window)
         return sample(values if sampling.shrink == 1 else _averaged(values, sampling.shrink), sampling)
-
-
-@lru_cache(maxsize=256)
-def transformer(source: str, target: str) -> pyproj.Transformer | None:
-    """Return what transforms coordinates, (x, y) in both; None where the two CRS are one. Kept, for it takes long to build."""
-    one, other = pyproj.CRS(source), pyproj.CRS(target)
-    return None if one.equals(other, ignore_axis_order=True) else pyproj.Transformer.from_crs(one, other, always_xy=True)
 
 
 @contextmanager
@@ -189,104 +151,19 @@ def _named(asset: Asset) -> Any:
         raise AssetError(f"Item {asset.item!r}, band {asset.band!r}, {redact(asset.href)}: {error}.") from error
 
 
-def _positions(geobox: GeoBox, wkt: str, transform: Affine, shape: tuple[int, int]) -> tuple[Positions, Positions, int]:
-    """Return where a block's pixel centres lie in a raster that is shrunk so far that no pixel is skipped.
-
-    Fractional rows and columns of the shrunk raster, a centre at +0.5, (y, 1) and (1, x) in the raster's own CRS, else (y, x);
-    and how far the raster is shrunk.
-    """
-    back = transformer(str(geobox.crs), wkt)
-    x, y = (
-        np.asarray(start + size * (np.arange(length) + 0.5), dtype="float64")
-        for start, size, length in (
-            (geobox.affine.c, geobox.affine.a, geobox.shape.x),
-            (geobox.affine.f, geobox.affine.e, geobox.shape.y),
-        )
-    )
-    if back is None and transform.b == transform.d == 0:
-        size = abs(geobox.affine.a / transform.a), abs(geobox.affine.e / transform.e)
-        return _shrunk((y[:, None] - transform.f) / transform.e, (x[None, :] - transform.c) / transform.a, min(size))
-    step = LATTICE * abs(geobox.affine.a), LATTICE * abs(geobox.affine.e)
-    first = int(np.floor(x.min() / step[0])), int(np.floor(y.min() / step[1]))
-    count = int(np.floor(x.max() / step[0])) - first[0] + 2, int(np.floor(y.max() / step[1])) - first[1] + 2
-    # the lattice is anchored in the CRS, so that every block interpolates between the same exact positions
-    east, north = np.meshgrid(*(step[axis] * (first[axis] + np.arange(count[axis])) for axis in (0, 1)))
-    nodes = (east, north) if back is None else back.transform(east, north)
-    columns, rows = (np.where(np.isfinite(part), part, np.nan) for part in _apply(~transform, *nodes))
-    along, down = (np.asarray(axis / s - f, dtype="float64") for axis, s, f in zip((x, y), step, first, strict=True))
-    ratio = _ratio(geobox, back, transform, shape)
-    return _shrunk(_between(rows, along, down), _between(columns, along, down), ratio)
-
-
-def _apply(transform: Affine, x: Any, y: Any) -> tuple[Any, Any]:
-    return transform.a * x + transform.b * y + transform.c, transform.d * x + transform.e * y + transform.f
-
-
-def _shrunk(rows: Positions, columns: Positions, ratio: float) -> tuple[Positions, Positions, int]:
-    """Return positions in the shrunk raster; rounded, so that a tie falls the same way in every block."""
-    shrink = max(1, int(ratio + 1e-3)) if np.isfinite(ratio) else 1
-    return np.round(rows / shrink, 6), np.round(columns / shrink, 6), shrink
-
-
-def _between(nodes: Positions, x: Positions, y: Positions) -> Positions:
-    """Interpolate values at the nodes of a lattice linearly to (y, x)."""
-    i, j = np.floor(y).astype(int), np.floor(x).astype(int)
-    v, u = (y - i)[:, None], x - j
-    along = nodes[:, j] * (1 - u) + nodes[:, j + 1] * u
-    return np.asarray(along[i] * (1 - v) + along[i + 1] * v)
-
-
-def _ratio(geobox: GeoBox, back: pyproj.Transformer | None, transform: Affine, shape: tuple[int, int]) -> float:
-    """Return the size of the grid's pixels in pixels of the raster, at the raster's middle whatever the block."""
-    row, column = shape[0] / 2, shape[1] / 2
-    corners = np.array([(column, row), (column + 1, row), (column, row + 1)]).T
-    east, north = _apply(transform, *corners)
-    x, y = (east, north) if back is None else back.transform(east, north, direction="INVERSE")
-    across = np.hypot((x[1] - x[0]) / geobox.affine.a, (y[1] - y[0]) / geobox.affine.e)
-    down = np.hypot((x[2] - x[0]) / geobox.affine.a, (y[2] - y[0]) / geobox.affine.e)
-    return float(1 / max(across, down))
-
-
-def _sampling(rows: Positions, columns: Positions, shrink: int, shape: tuple[int, int]) -> Sampling | None:
-    """Return what to read, and how to sample it, for positions in a raster of this shape; None where all lie outside."""
-    axes = []
-    inside = np.ones((1, 1), dtype=bool)
-    for positions, length in ((rows, shape[0]), (columns, shape[1])):
-        count = -(-length // shrink)
-        within = (positions >= 0) & (positions < count)
-        inside = inside & within
-        if not within.any():
-            return None
-        low, high = positions[within].min(), positions[within].max()
-        first, last = max(int(np.floor(low - 0.5)), 0), min(int(np.ceil(high - 0.5)) + 1, count)
-        # what lies outside is moved to the edge, and masked
-        local = np.clip(np.where(within, positions, first), 0, count) - first
-        axes.append((first, last, local))
-    (top, bottom, i), (left, right, j) = axes
-    window = top * shrink, min(bottom * shrink, shape[0]), left * shrink, min(right * shrink, shape[1])
-    (above, below, down), (before, after, along) = _neighbours(i, bottom - top), _neighbours(j, right - left)
-    around = (above, below, before, after, down, along) if down.any() or along.any() else None
-    return Sampling(window, shrink, inside, np.floor(i).astype(np.intp), np.floor(j).astype(np.intp), around)
-
-
-def _neighbours(positions: Positions, length: int) -> tuple[Indices, Indices, Floats]:
-    """Return the pixels whose centres lie before and after each position, and its distance from the first, pixels."""
-    first = np.floor(positions - 0.5)
-    distance = (positions - 0.5 - first).astype("float32")
-    before, after = (np.clip(first + step, 0, length - 1).astype(np.intp) for step in (0, 1))
-    return before, after, distance
-
-
-def _raw(raster: Any, window: tuple[int, int, int, int], margin: int = 0) -> tuple[npt.NDArray[Any], tuple[slice, slice]]:
+def _raw(raster: Any, window: Window, margin: int = 0) -> tuple[npt.NDArray[Any], tuple[slice, slice]]:
     """Read a window and a margin around it, as far as the raster goes; and the slices that cut the margin off."""
-    top, bottom, left, right = window
+    (top, bottom), (left, right) = window.rows, window.columns
     rows = max(top - margin, 0), min(bottom + margin, raster.height)
-    columns = max(left - margin, 0), min(right + margin, raster.width)
-    values = raster.read(1, window=(rows, columns))
+    columns = left - margin, right + margin
+    if not window.goes_round:
+        columns = max(columns[0], 0), min(columns[1], raster.width)
+    parts = [raster.read(1, window=(rows, part)) for part in stretches(*columns, raster.width)]
+    values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     return values, (slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0]))
 
 
-def _reflectance(raster: Any, asset: Asset, window: tuple[int, int, int, int]) -> Floats:
+def _reflectance(raster: Any, asset: Asset, window: Window) -> Floats:
     values, _ = _raw(raster, window)
     nothing = _nodata(raster, asset)
     # the offset in counts keeps integers exact: (DN - 1000) * 1e-4 is then the same number as (DN without offset) * 1e-4
@@ -297,7 +174,7 @@ def _reflectance(raster: Any, asset: Asset, window: tuple[int, int, int, int]) -
     return np.asarray(reflectance, dtype="float32")
 
 
-def _clear(raster: Any, asset: Asset, window: tuple[int, int, int, int]) -> Floats:
+def _clear(raster: Any, asset: Asset, window: Window) -> Floats:
     """Return 1 where the classification is clear and no cloud is near, 0 elsewhere, NaN where there is none.
 
     Clouds are cleaned and grown on the classification's own grid: those that survive an opening grow; a lone cloudy pixel hides

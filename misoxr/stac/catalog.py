@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+import shapely
 import shapely.geometry
 
+from misoxr.areas import split
 from misoxr.errors import AssetError, CatalogError
 from misoxr.stac.fields import checked, mappings, name_of
 from misoxr.stac.filters import Filters, rfc3339, time_of
@@ -125,8 +127,7 @@ def _searched(location: str, filters: Filters) -> Iterator[Found]:
         for interval in filters.intervals():
             search = client.search(
                 collections=None if filters.collections is None else list(filters.collections),
-                bbox=filters.bbox,
-                intersects=None if filters.area is None or filters.bbox else shapely.geometry.mapping(filters.area),
+                **_where(filters),
                 datetime=None if interval == (None, None) else rfc3339(interval),
                 query=filters.query,
                 limit=PAGE,
@@ -135,6 +136,15 @@ def _searched(location: str, filters: Filters) -> Iterator[Found]:
                 yield Found(item, _self_link(item) or location, None)
     except (APIError, OSError, NotImplementedError) as error:
         raise CatalogError(f"The STAC API {redact(location)} did not answer the search: {_short(error)}.") from error
+
+
+def _where(filters: Filters) -> dict[str, Any]:
+    """Return the area as every API takes it: a box within -180..180, else GeoJSON that is split at the antimeridian."""
+    if filters.area is None:
+        return {}
+    area = split(filters.area)
+    is_box = area.geom_type == "Polygon" and bool(shapely.equals(area, shapely.envelope(area)))
+    return {"bbox": list(area.bounds)} if is_box else {"intersects": shapely.geometry.mapping(area)}
 
 
 def _refuse_what_it_cannot(client: Any, location: str, filters: Filters) -> None:

@@ -17,13 +17,14 @@ from dask.layers import ArrayBlockwiseDep
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
+from misoxr.areas import footprint, meeting
 from misoxr.cube import reduce_time
 from misoxr.halo import part_of
 from misoxr.stac.assets import CLEAR, Asset, PatchUrl, Reader
 from misoxr.stac.hrefs import redact
 from misoxr.stac.items import Moment, Scene
 
-__all__ = ["Composite", "Items", "ItemsInHand", "composite_of", "outline", "reduce_block"]
+__all__ = ["Composite", "Items", "ItemsInHand", "composite_of", "reduce_block"]
 
 Floats = npt.NDArray[np.float32]
 Span = tuple[int, int]
@@ -35,7 +36,7 @@ Times = tuple[tuple[Mapping[str, Asset], ...], ...]
 """For each time its items; for each item its assets by band, and the classification as ``"clear"``."""
 
 EDGE = 2
-"""Pixels by which an item's outline is widened when blocks look for their items."""
+"""Pixels by which a block's outline is widened when it looks for its items."""
 AT_ONCE = 800_000_000
 """Bytes that a task may hold of all times; larger blocks are reduced strip by strip."""
 READERS = 4
@@ -47,20 +48,15 @@ SOURCE = "misoxr_composite"
 OBSERVATIONS = "observations"
 
 
-def outline(scene: Scene, target: GeoBox) -> BaseGeometry:
-    """Return what an item covers in the grid's CRS, a little widened."""
-    return scene.extent(str(target.crs), EDGE * target.affine.a)
-
-
 class Items(Protocol):
-    """Items that can be asked which of them meet a box."""
+    """Items that can be asked which of them meet a block."""
 
     @property
     def token(self) -> str:
         """What tells these items from others."""
 
-    def meeting(self, box: BaseGeometry) -> Times:
-        """Return the assets of the items that meet a box of the grid's CRS, by time."""
+    def meeting(self, block: BaseGeometry) -> Times:
+        """Return the assets of the items that meet a block, given as its outline in degrees, by time."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,9 @@ class ItemsInHand:
     ----------
     moments : sequence of Moment
         The times.
-    target : GeoBox
-        The grid whose blocks will ask.
     """
 
     moments: Sequence[Moment]
-    target: GeoBox
 
     @cached_property
     def token(self) -> str:
@@ -92,11 +85,11 @@ class ItemsInHand:
 
     @cached_property
     def _tree(self) -> shapely.STRtree:
-        return shapely.STRtree([outline(scene, self.target) for _, scene in self._scenes])
+        return shapely.STRtree([scene.outline for _, scene in self._scenes])
 
-    def meeting(self, box: BaseGeometry) -> Times:
-        """Return the assets of the items that meet a box, by time."""
-        met = np.sort(self._tree.query(box, predicate="intersects"))
+    def meeting(self, block: BaseGeometry) -> Times:
+        """Return the assets of the items that meet a block, by time."""
+        met = meeting(self._tree, block)
         members = runs((self._scenes[at] for at in met), key=lambda entry: entry[0])
         return tuple(tuple(scene.assets for _, scene in group) for _, group in members)
 
@@ -146,7 +139,7 @@ class Composite:
             What the chunks cover; they may overlap, as blocks with a halo do.
         """
         token = tokenize(self.items.token, self.bands, self.target, self.method, self.patch_url, rows, columns)
-        read = partial(_layers, bands=self.bands, method=self.method, patch_url=self.patch_url)
+        read = partial(_layers, bands=self.bands, method=self.method, patch_url=self.patch_url, whole=self.target)
         count = len(self.bands) + 1
         layers: da.Array = da.blockwise(
             read,
@@ -198,12 +191,12 @@ class _Blocks(ArrayBlockwiseDep):
     def __getitem__(self, place: tuple[int, ...]) -> tuple[Times, GeoBox]:
         (top, bottom), (left, right) = self.rows[place[0]], self.columns[place[1]]
         block = self.composite.target[top:bottom, left:right]
-        return self.composite.items.meeting(shapely.box(*block.boundingbox.bbox)), block
+        return self.composite.items.meeting(footprint(block, EDGE)), block
 
 
-def _layers(given: tuple[Times, GeoBox], bands: tuple[str, ...], method: str, patch_url: PatchUrl | None) -> Floats:
+def _layers(given: tuple[Times, GeoBox], bands: tuple[str, ...], method: str, patch_url: PatchUrl | None, whole: GeoBox) -> Floats:
     times, block = given
-    return reduce_block(times=times, bands=bands, block=block, method=method, patch_url=patch_url)
+    return reduce_block(times=times, bands=bands, block=block, method=method, patch_url=patch_url, whole=whole)
 
 
 def reduce_block(
@@ -213,6 +206,7 @@ def reduce_block(
     block: GeoBox,
     method: str,
     patch_url: PatchUrl | None,
+    whole: GeoBox,
 ) -> Floats:
     """Read, mask, merge and reduce one block, band by band, in a few threads.
 
@@ -228,6 +222,8 @@ def reduce_block(
         Of :func:`misoxr.cube.reduce_time`.
     patch_url : callable, optional
         See :func:`open_stac`.
+    whole : GeoBox
+        The grid that the block is of.
 
     Returns
     -------
@@ -239,7 +235,7 @@ def reduce_block(
     result = np.empty((len(bands) + 1, height, width), dtype="float32")
     for top in range(0, height, strip):
         rows = slice(top, min(top + strip, height))
-        _reduce(result[:, rows], times, bands, block[rows, :], method, patch_url)
+        _reduce(result[:, rows], times, bands, block[rows, :], method, patch_url, whole)
     return result
 
 
@@ -250,11 +246,12 @@ def _reduce(
     block: GeoBox,
     method: str,
     patch_url: PatchUrl | None,
+    whole: GeoBox,
 ) -> None:
     """Fill the result of a block: band by band, first all times are read side by side, then the rows reduced side by side."""
     seen = np.zeros((len(times), *block.shape.yx), dtype=bool)
     values = np.empty((len(times), *block.shape.yx), dtype="float32")
-    with Reader(block, patch_url) as reader, ThreadPoolExecutor(READERS) as pool:
+    with Reader(block, patch_url, whole) as reader, ThreadPoolExecutor(READERS) as pool:
 
         def read(place: int, index: int, shown: Sequence[_Shown]) -> None:
             values[place] = _merged(reader, shown)

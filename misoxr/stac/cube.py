@@ -17,18 +17,19 @@ from shapely.geometry.base import BaseGeometry
 
 from misoxr import grid
 from misoxr._version import __version__
+from misoxr.areas import DEGREES, bounds_of, footprint, meets
 from misoxr.cube import in_season
 from misoxr.errors import BandError, CatalogError, MisoxrWarning
 from misoxr.spec import SENTINEL2
 from misoxr.stac.assets import CLEAR, PatchUrl
 from misoxr.stac.catalog import find
-from misoxr.stac.composite import Composite, ItemsInHand, outline
+from misoxr.stac.composite import EDGE, Composite, ItemsInHand
 from misoxr.stac.engines import ENGINES
 from misoxr.stac.filters import Filters, area_of, interval_of
 from misoxr.stac.hrefs import redact
 from misoxr.stac.items import Moment, Scene, moments_of, scenes_of
-from misoxr.stac.table import ItemTable, is_table, open_table
-from misoxr.stac.target import degrees_of, given_grid, target_grid
+from misoxr.stac.table import ItemTable, boxes_of, is_table, open_table
+from misoxr.stac.target import area_on, given_grid, meridian_of, target_grid
 
 __all__ = ["open_stac"]
 
@@ -77,9 +78,11 @@ def open_stac(
     collections : str or sequence of str, optional
         Names of collections.
     bbox : (west, south, east, north), optional
-        Degrees of longitude and latitude; part of the search, and the extent of the result.
+        Degrees of longitude and latitude; part of the search, and the extent of the result. West lies east of east where it crosses
+        the antimeridian; longitudes may be of 0..360, too.
     intersects : GeoDataFrame, GeoSeries, shapely geometry or GeoJSON mapping, optional
-        As ``bbox``, an area of any shape; longitude and latitude where it carries no CRS. The result covers its bounds.
+        As ``bbox``, an area of any shape; longitude and latitude where it carries no CRS. The result covers its bounds. Across the
+        antimeridian it may go on beyond 180, be in two parts, or jump from 180 to -180.
     like : Dataset, DataArray or GeoBox, optional
         Take this object's grid.
     geobox : odc.geo.geobox.GeoBox, optional
@@ -106,7 +109,8 @@ def open_stac(
     engine : {"stackstac", "odc"}
         Library that builds the time cube; the numbers are the same. A composite needs neither.
     groupby : {"solar_day", None}
-        Make one time of the items of one solar day, the earlier item first where they overlap; or keep each item a time.
+        Make one time of the items of one solar day, the earlier item first where they overlap; or keep each item a time. Solar days
+        are counted on from the meridian in the grid's middle, so that an overpass is one time across 180 degrees as elsewhere.
     query : mapping or list of str, optional
         Passed to an API that conforms to the query extension.
     modifier : callable, optional
@@ -144,20 +148,20 @@ def open_stac(
     filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
     table = open_table(catalog, filters, names, mask, groupby, modifier) if is_table(catalog) else None
     if table is not None and reduce is not None:
-        target = target or _table_grid(table, area_of(bbox, intersects), crs, resolution)
-        table = table.on(target)
+        target = target or _table_grid(table, filters.area, crs, resolution)
+        table = table.on(target, meridian_of(target))
         cube = Composite(table, tuple(names), target, reduce, patch_url).dataset(_chunk_size(chunks, target))
         listed = {"stac_item_count": len(table.rows), "stac_items_token": table.token}
         return _described(grid.assign(cube, target), catalog, table.scenes([0]), listed)
     scenes = scenes_of(find(catalog, filters, modifier), names, mask) if table is None else table.scenes(range(len(table.rows)))
     if target is None:
-        target = target_grid(scenes, area_of(bbox, intersects), crs, resolution)
-    moments = moments_of(_on_grid(scenes, names, target), groupby)
+        target = target_grid(scenes, filters.area, crs, resolution)
+    moments = moments_of(_on_grid(scenes, names, target), groupby, meridian_of(target))
     size = _chunk_size(chunks, target)
     if reduce is None:
         cube = _cube(moments, names, target, size, mask, engine, patch_url)
     else:
-        cube = Composite(ItemsInHand(moments, target), tuple(names), target, reduce, patch_url).dataset(size)
+        cube = Composite(ItemsInHand(moments), tuple(names), target, reduce, patch_url).dataset(size)
     used = [scene for moment in moments for scene in moment.scenes]
     return _described(grid.assign(cube, target), catalog, used, {"stac_item_ids": [scene.id for scene in used]})
 
@@ -185,12 +189,10 @@ def _filters(
     asked = None if years is None else tuple(sorted({int(year) for year in ([years] if isinstance(years, int) else years)}))
     area = area_of(bbox, intersects)
     if area is None and target is not None:
-        bbox = degrees_of(target)
-        area = area_of(bbox, None)
+        area = area_on(target)
     return Filters(
         collections=None if collections is None else (collections,) if isinstance(collections, str) else tuple(collections),
         area=area,
-        bbox=None if bbox is None else tuple(float(value) for value in bbox),
         interval=interval_of(datetime),
         years=asked,
         season=None if season is None else (season[0], season[1]),
@@ -223,11 +225,11 @@ def _chunk_size(chunks: int | Mapping[str, int] | None, target: GeoBox) -> tuple
 
 def _on_grid(scenes: Sequence[Scene], names: Sequence[str], target: GeoBox) -> list[Scene]:
     """Return the scenes that meet the grid and have any of the bands."""
-    whole = shapely.box(*target.boundingbox.bbox)
-    kept = [scene for scene in scenes if any(name in scene.assets for name in names) and outline(scene, target).intersects(whole)]
+    whole = footprint(target, EDGE)
+    kept = [scene for scene in scenes if any(name in scene.assets for name in names) and meets(whole, scene.outline)]
     if not kept:
         raise CatalogError(
-            f"None of the {len(scenes)} items that match meets the grid; its bounds in {target.crs} are {whole.bounds}."
+            f"None of the {len(scenes)} items that match meets the grid; its bounds in {target.crs} are {tuple(target.boundingbox.bbox)}."
         )
     for name in names:
         without = [scene.id for scene in kept if name not in scene.assets]
@@ -244,8 +246,7 @@ def _table_grid(table: ItemTable, area: BaseGeometry | None, crs: Any, resolutio
     """Return the grid for a table's items, which are too many to ask for theirs."""
     if crs is None or resolution is None:
         raise CatalogError("A composite of a table of items needs a grid: give crs and resolution, geobox or like.")
-    (west, south), (east, north) = table.boxes[:, :2].min(axis=0), table.boxes[:, 2:].max(axis=0)
-    return target_grid(table.scenes([0]), area or shapely.box(west, south, east, north), crs, resolution)
+    return target_grid(table.scenes([0]), area or shapely.box(*bounds_of(boxes_of(table.boxes), DEGREES)), crs, resolution)
 
 
 # ---- the cube

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
+from misoxr.areas import bounds_on
 from misoxr.errors import GridError
 from misoxr.stac.assets import Asset, PatchUrl, Reader
 from misoxr.stac.items import Scene
@@ -75,7 +76,7 @@ class StackReader:
     def read(self, window: Any, **_: Any) -> npt.NDArray[np.float32]:
         """Read a window of the target grid."""
         rows, columns = window.toslices()
-        with Reader(self.geobox[rows, columns], self.patch_url) as reader:
+        with Reader(self.geobox[rows, columns], self.patch_url, self.geobox) as reader:
             return reader.read(self.asset)
 
     def close(self) -> None:
@@ -95,7 +96,7 @@ def with_odc(
         preserve_original_order=True,
         geobox=geobox,
         chunks={"time": 1, "y": chunks[0], "x": chunks[1]},
-        driver=OdcDriver(tuple(bands), patch_url),
+        driver=OdcDriver(tuple(bands), patch_url, geobox),
     )
     return {band: cube[band].data for band in bands}
 
@@ -128,6 +129,7 @@ class OdcDriver:
 
     bands: tuple[str, ...]
     patch_url: PatchUrl | None
+    whole: GeoBox
 
     dask_reader = None
     aux_reader = None
@@ -165,7 +167,7 @@ class OdcDriver:
 
     def open(self, src: Any, ctx: Any) -> "OdcReader":
         """Return the reader of one asset; nothing is opened yet."""
-        return OdcReader(src.driver_data, self.patch_url)
+        return OdcReader(src.driver_data, self.patch_url, self.whole)
 
 
 @dataclass(frozen=True)
@@ -174,16 +176,18 @@ class OdcReader:
 
     asset: Asset
     patch_url: PatchUrl | None
+    whole: GeoBox
 
     def read(self, cfg: Any, dst_geobox: GeoBox, **_: Any) -> tuple[tuple[slice, slice], npt.NDArray[np.float32]]:
         """Read a block."""
-        with Reader(dst_geobox, self.patch_url) as reader:
+        with Reader(dst_geobox, self.patch_url, self.whole) as reader:
             return np.s_[:, :], reader.read(self.asset)
 
 
 def _bounds(scene: Scene, geobox: GeoBox) -> tuple[float, float, float, float]:
-    bounds: tuple[float, float, float, float] = scene.extent(str(geobox.crs), MARGIN * geobox.affine.a).bounds
-    return bounds
+    west, south, east, north = bounds_on(scene.outline, geobox)
+    margin = MARGIN * geobox.affine.a
+    return west - margin, south - margin, east + margin, north + margin
 
 
 Engine = Callable[[Sequence[Scene], Sequence[str], GeoBox, tuple[int, int], PatchUrl | None], dict[str, da.Array]]

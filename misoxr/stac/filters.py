@@ -11,13 +11,18 @@ import shapely
 import shapely.geometry
 from shapely.geometry.base import BaseGeometry
 
+from misoxr.areas import DEGREES, as_read, checked, meets, moved
 from misoxr.cube import in_season
-from misoxr.errors import CatalogError
+from misoxr.errors import CatalogError, GridError
+from misoxr.longitude import circle_of
 from misoxr.stac.fields import name_of
 
 __all__ = ["Filters", "area_of", "footprint_of", "interval_of", "rfc3339", "time_of"]
 
 Interval = tuple[pd.Timestamp | None, pd.Timestamp | None]
+
+TURNS = 3600
+"""Degrees of longitude that are surely a mistake."""
 
 _MOMENT = re.compile(r"(19|20|21)\d\d-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?)?\s?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
 """A date, or date and time, as of RFC 3339; pandas would also read "now", or a day without a year."""
@@ -25,11 +30,10 @@ _MOMENT = re.compile(r"(19|20|21)\d\d-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9}
 
 @dataclass(frozen=True)
 class Filters:
-    """What to look for. Times are UTC without a zone, ``area`` is longitude and latitude."""
+    """What to look for. Times are UTC without a zone, ``area`` is degrees as :mod:`misoxr.areas` has them."""
 
     collections: tuple[str, ...] | None = None
     area: BaseGeometry | None = None
-    bbox: tuple[float, ...] | None = None
     interval: Interval = (None, None)
     years: tuple[int, ...] | None = None
     season: tuple[str, str] | None = None
@@ -45,7 +49,7 @@ class Filters:
             return False
         if not in_season(pd.DatetimeIndex([time]), self.season, self.years)[0]:
             return False
-        return self.area is None or bool(shapely.intersects(self.area, footprint_of(item)))
+        return self.area is None or meets(self.area, footprint_of(item))
 
     def intervals(self) -> list[Interval]:
         """Return the time intervals to ask an API for: one per year, where years are given."""
@@ -94,44 +98,58 @@ def time_of(item: Mapping[str, Any]) -> pd.Timestamp:
 
 
 def area_of(bbox: Iterable[float] | None, intersects: Any) -> BaseGeometry | None:
-    """Return the area asked for, in longitude and latitude.
+    """Return the area asked for, in degrees; beyond 180 where it crosses the antimeridian.
 
     Parameters
     ----------
     bbox : (west, south, east, north), optional
-        Degrees; west may lie east of east, across the antimeridian.
+        Degrees, of any number of turns; west may lie east of east, across the antimeridian. Heights between them are left out.
     intersects : GeoDataFrame, GeoSeries, shapely geometry or GeoJSON mapping, optional
-        Longitude and latitude where it carries no CRS.
+        Longitude and latitude where it carries no CRS. An edge longer than half a turn crosses the antimeridian, unless it is that
+        of a box which runs counterclockwise, or of an area taller than 30 degrees.
     """
     if bbox is not None and intersects is not None:
         raise CatalogError("Both bbox and intersects are given; give one of them.")
     if bbox is not None:
-        west, south, east, north = (float(value) for value in bbox)
-        if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90):
-            raise CatalogError(f"The bbox {(west, south, east, north)} is not (west, south, east, north) in degrees.")
-        if west <= east:
-            return shapely.box(west, south, east, north)
-        return shapely.MultiPolygon([shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)])
+        return _box(bbox)
     if intersects is None:
         return None
-    area = _shape(intersects)
-    if area.is_empty or not shapely.is_valid(area):
-        raise CatalogError(f"The area is {'empty' if area.is_empty else 'not valid: ' + shapely.is_valid_reason(area)}.")
-    return area
+    area, crs = _shape(intersects)
+    try:
+        circle = circle_of(crs)
+        if circle is None:
+            return moved(checked(shapely.force_2d(area)), crs, DEGREES)
+        return moved(as_read(area, circle, boxes=True, strict=True), crs, DEGREES)
+    except GridError as error:
+        raise CatalogError(str(error)) from error
 
 
-def _shape(intersects: Any) -> BaseGeometry:
+def _box(bbox: Iterable[float]) -> BaseGeometry:
+    sides = [float(value) for value in bbox]
+    if len(sides) == 6:
+        sides = [*sides[:2], *sides[3:5]]
+    if not (
+        len(sides) == 4 and np.isfinite(sides).all() and np.abs(sides[::2]).max() <= TURNS and -90 <= sides[1] < sides[3] <= 90
+    ):
+        raise CatalogError(f"The bbox {tuple(sides)} is not (west, south, east, north) in degrees.")
+    west, south, east, north = sides
+    east = west + (east - west) % 360 if east < west else min(east, west + 360)
+    return as_read(shapely.box(west, south, east, north), boxes=True)
+
+
+def _shape(intersects: Any) -> tuple[BaseGeometry, str]:
+    """Return a geometry as it is given, and its CRS."""
     if isinstance(intersects, BaseGeometry):
-        return intersects
+        return intersects, DEGREES
     if hasattr(intersects, "geometry") and hasattr(intersects.geometry, "union_all"):
         series = intersects.geometry
-        area: BaseGeometry = (series if series.crs is None else series.to_crs("EPSG:4326")).union_all()
-        return area
+        crs = DEGREES if series.crs is None else series.crs.to_wkt()
+        return shapely.GeometryCollection([part for part in series if part is not None]), crs
     mapping = getattr(intersects, "__geo_interface__", intersects)
     try:
         if mapping["type"] == "FeatureCollection":
-            return shapely.union_all([shapely.geometry.shape(feature["geometry"]) for feature in mapping["features"]])
-        return shapely.geometry.shape(mapping["geometry"] if mapping["type"] == "Feature" else mapping)
+            return shapely.GeometryCollection([shapely.geometry.shape(one["geometry"]) for one in mapping["features"]]), DEGREES
+        return shapely.geometry.shape(mapping["geometry"] if mapping["type"] == "Feature" else mapping), DEGREES
     except (TypeError, KeyError, AttributeError, ValueError, shapely.errors.ShapelyError) as error:
         raise CatalogError(
             f"intersects is a {type(intersects).__name__}; give a GeoDataFrame, a GeoSeries, a shapely geometry or GeoJSON."
@@ -182,7 +200,7 @@ def rfc3339(interval: Interval) -> str:
 
 
 def footprint_of(item: Mapping[str, Any]) -> BaseGeometry:
-    """Return an item's footprint in longitude and latitude.
+    """Return an item's footprint in degrees; beyond 180 where it crosses the antimeridian, however it is written.
 
     Raises
     ------
@@ -195,8 +213,7 @@ def footprint_of(item: Mapping[str, Any]) -> BaseGeometry:
             with np.errstate(invalid="ignore"):
                 area = shapely.geometry.shape(item["geometry"])
         else:
-            box = item["bbox"]
-            area = area_of((box[0], box[1], box[len(box) // 2], box[len(box) // 2 + 1]), None)
+            area = _box(item["bbox"])
     except (
         AttributeError,
         LookupError,
@@ -208,6 +225,6 @@ def footprint_of(item: Mapping[str, Any]) -> BaseGeometry:
     ) as error:
         raise CatalogError(f"Item {name_of(item)!r} has neither a geometry nor a bbox that can be read.") from error
     positions = shapely.get_coordinates(area)
-    if area is None or not len(positions) or not (np.abs(positions) <= (360, 90)).all():
+    if area is None or not len(positions) or not (np.abs(positions) <= (TURNS, 90)).all():
         raise CatalogError(f"Item {name_of(item)!r} has a footprint that is empty or not in degrees: {str(area)[:200]}.")
-    return area
+    return as_read(area) if item.get("geometry") else area

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby as runs
 from reprlib import repr as short
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import pyproj
 import shapely
@@ -15,14 +15,16 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
-from misoxr.errors import AssetError, BandError, CatalogError
-from misoxr.stac.assets import CLEAR, Asset, transformer
+from misoxr.areas import DEGREES, footprint, meets, moved
+from misoxr.errors import AssetError, BandError, CatalogError, GridError
+from misoxr.longitude import near
+from misoxr.stac.assets import CLEAR, Asset
 from misoxr.stac.catalog import Found
 from misoxr.stac.fields import name_of
 from misoxr.stac.filters import footprint_of, time_of
 from misoxr.stac.hrefs import resolve
 
-__all__ = ["Moment", "Scene", "moments_of", "scenes_of", "transformed"]
+__all__ = ["Moment", "Scene", "moments_of", "scenes_of", "solar_days"]
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "coastal": ("B01",),
@@ -61,7 +63,7 @@ class Scene:
     time : Timestamp
         UTC, without a zone.
     footprint : shapely geometry
-        Longitude and latitude.
+        Degrees, as :mod:`misoxr.areas` has them.
     assets : mapping of str to Asset
         By band; a band that the item lacks is not there.
     grids : mapping of str to GeoBox
@@ -81,25 +83,34 @@ class Scene:
     surface: bool
     simulated: str | None
 
-    def solar_day(self) -> pd.Timestamp:
-        """Return the date in mean solar time at the middle of the item."""
-        box = self.footprint.bounds
-        longitude = (box[0] + box[2]) / 2 if box[2] - box[0] < 180 else 180.0
-        return (self.time + pd.Timedelta(hours=longitude / 15)).normalize()
+    def solar_day(self, meridian: float) -> pd.Timestamp:
+        """Return the date in mean solar time at the middle of the item; see :func:`solar_days`."""
+        west, _, east, _ = self.footprint.bounds
+        day: pd.Timestamp = solar_days(self.time, (west + east) / 2, meridian)
+        return day
 
     def finest(self) -> GeoBox | None:
         """Return the grid with the smallest pixels among those of the bands."""
         boxes = [box for band, box in self.grids.items() if band != CLEAR]
         return min(boxes, key=lambda box: abs(box.affine.a), default=None)
 
-    def extent(self, crs: str, margin: float = 0.0) -> BaseGeometry:
-        """Return what the item covers in another CRS, grown by a margin in that CRS's units."""
+    @cached_property
+    def outline(self) -> BaseGeometry:
+        """What the item covers by its grid, else by its footprint, in degrees."""
         finest = self.finest()
-        source: Any = "EPSG:4326" if finest is None else str(finest.crs)
-        outline = shapely.box(*self.footprint.bounds) if finest is None else shapely.box(*finest.boundingbox.bbox)
         try:
-            return transformed(outline, source, crs).buffer(margin, join_style="mitre")
-        except CatalogError as error:
+            return self.footprint if finest is None else footprint(finest)
+        except GridError as error:
+            raise CatalogError(f"Item {self.id!r}: {error}") from error
+
+    def extent(self, crs: str) -> BaseGeometry:
+        """Return what the item covers in another CRS."""
+        finest = self.finest()
+        try:
+            if finest is None:
+                return moved(self.footprint, DEGREES, crs)
+            return moved(shapely.box(*finest.boundingbox.bbox), str(finest.crs), crs)
+        except GridError as error:
             raise CatalogError(f"Item {self.id!r}: {error}") from error
 
 
@@ -111,20 +122,13 @@ class Moment:
     scenes: tuple[Scene, ...]
 
 
-def transformed(area: BaseGeometry, source: str, target: str) -> BaseGeometry:
-    """Return an area in another CRS; edges are followed, not only corners."""
-    forward = transformer(source, target)
-    if forward is None:
-        return area
-    west, south, east, north = area.bounds
-    dense = shapely.segmentize(area, max(east - west, north - south) / 50 or 1.0)
-    moved = shapely.transform(dense, lambda xy: np.column_stack(forward.transform(xy[:, 0], xy[:, 1])))
-    if not np.isfinite(shapely.get_coordinates(moved)).all():
-        raise CatalogError(
-            f"The area {tuple(round(float(value), 4) for value in area.bounds)} in {source} does not lie within {target}; "
-            "choose another crs, or a smaller area."
-        )
-    return moved
+def solar_days(times: Any, longitude: Any, meridian: float) -> Any:
+    """Return the dates in mean solar time at longitudes.
+
+    They are counted on from a meridian, half a turn to either side of it, across 180 degrees as elsewhere: tiles of one overpass
+    of the Aleutians are of one day. With the calendar's date line, they would be of two.
+    """
+    return (times + pd.to_timedelta(near(longitude, meridian, 360.0) / 15, unit="h")).normalize()
 
 
 def scenes_of(found: Iterable[Found], bands: Sequence[str], mask: Literal["scl"] | None) -> list[Scene]:
@@ -148,11 +152,11 @@ def scenes_of(found: Iterable[Found], bands: Sequence[str], mask: Literal["scl"]
     return [_scene(one, per_item, mask) for one, per_item in zip(found, keys, strict=True)]
 
 
-def moments_of(scenes: Iterable[Scene], groupby: str | None) -> list[Moment]:
-    """Group scenes into times, in order of time and id."""
+def moments_of(scenes: Iterable[Scene], groupby: str | None, meridian: float) -> list[Moment]:
+    """Group scenes into times, in order of time and id; solar days are counted on from a meridian."""
 
     def day(scene: Scene) -> Any:
-        return (scene.time, scene.id, scene.collection) if groupby is None else scene.solar_day()
+        return (scene.time, scene.id, scene.collection) if groupby is None else scene.solar_day(meridian)
 
     ordered = sorted(scenes, key=lambda scene: (day(scene), scene.time, scene.id))
     groups = (tuple(group) for _, group in runs(ordered, key=day))
@@ -177,10 +181,10 @@ def _scene(found: Found, keys: Mapping[str, str], mask: str | None) -> Scene:
         surface="2a" in level.lower(),
         simulated=str(simulated) if simulated else None,
     )
-    extent, footprint = scene.extent("EPSG:4326").bounds, scene.footprint.bounds
-    if not shapely.box(*extent).intersects(shapely.box(*footprint)):
+    covers, says = scene.outline.bounds, scene.footprint.bounds
+    if not meets(shapely.box(*covers), shapely.box(*says)):
         raise CatalogError(
-            f"Item {name!r} has a grid within {extent} and a footprint within {footprint}, in degrees; its metadata contradict each other."
+            f"Item {name!r} has a grid within {covers} and a footprint within {says}, in degrees; its metadata contradict each other."
         )
     return scene
 

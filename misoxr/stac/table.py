@@ -21,22 +21,20 @@ from fsspec.implementations.local import LocalFileSystem
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
+from misoxr.areas import as_read, footprint, meeting, meets, turned
 from misoxr.cube import in_season
 from misoxr.errors import CatalogError, require
-from misoxr.stac.assets import transformer
 from misoxr.stac.catalog import Found, Modifier, modified
-from misoxr.stac.composite import Times, outline
-from misoxr.stac.filters import Filters, area_of
+from misoxr.stac.composite import EDGE, Times
+from misoxr.stac.filters import Filters
 from misoxr.stac.hrefs import is_remote, redact
-from misoxr.stac.items import Scene, scenes_of
+from misoxr.stac.items import Scene, scenes_of, solar_days
 
-__all__ = ["ItemTable", "is_table", "open_table"]
+__all__ = ["ItemTable", "boxes_of", "is_table", "open_table"]
 
 SUFFIXES = (".parquet", ".geoparquet")
 BATCH = 2048
 """Items that are copied at once."""
-ALONG = 5
-"""Points along each side of a bounding box by which it is followed into another CRS."""
 FIELDS = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
 """Columns that are an item's own fields; the others are its properties."""
 NEEDED = ("id", "bbox", "datetime")
@@ -51,7 +49,7 @@ def is_table(catalog: Any) -> bool:
 
 @dataclass(frozen=True)
 class ItemTable:
-    """The items of a table that pass the filters, in order of their times.
+    """The items of a table that pass the filters, in order of time and id.
 
     Attributes
     ----------
@@ -60,37 +58,42 @@ class ItemTable:
     copy : str
         Its copy in the local cache, as Arrow's own format: rows are read from it without the rest.
     rows : ndarray of int
-        Which rows pass, in order of day, time and id.
-    times : ndarray of int
-        For each, the number of its time: items of a solar day are one.
+        Which rows pass.
+    moments : ndarray of datetime64
+        When each was taken.
     boxes : ndarray of float, shape (item, 4)
-        West, south, east and north, degrees.
-    bands, mask, modifier
+        West, south, east and north, degrees; east lies beyond 180 across the antimeridian.
+    bands, mask, groupby, modifier
         As for :func:`misoxr.open_stac`.
-    target : GeoBox, optional
-        The grid whose blocks will ask.
+    times : ndarray of int, optional
+        For each that meets a grid, the number of its time there: items of a solar day are one.
     """
 
     uri: str
     copy: str
     rows: Integers
-    times: Integers
+    moments: npt.NDArray[np.datetime64]
     boxes: npt.NDArray[np.float64]
     bands: tuple[str, ...]
     mask: Literal["scl"] | None
+    groupby: str | None
     modifier: Modifier | None
-    target: GeoBox | None = None
+    times: Integers | None = None
     _kept: dict[int, Scene] = field(default_factory=dict, repr=False, compare=False)
 
-    def on(self, target: GeoBox) -> "ItemTable":
-        """Return the items whose boxes meet a grid, to be asked by its blocks."""
-        whole = replace(self, target=target)
-        met = np.sort(whole._tree.query(shapely.box(*target.boundingbox.bbox), predicate="intersects"))
+    def on(self, target: GeoBox, meridian: float) -> "ItemTable":
+        """Return the items whose boxes meet a grid, in order of their times there; solar days are counted on from a meridian."""
+        met = meeting(self._tree, footprint(target, EDGE))
         if not len(met):
             raise CatalogError(
                 f"None of the {len(self.rows)} items that match meets the grid, {tuple(target.boundingbox.bbox)} in {target.crs}."
             )
-        return replace(whole, rows=self.rows[met], times=self.times[met], boxes=self.boxes[met], _kept={})
+        times = np.arange(len(met))
+        if self.groupby:
+            days = solar_days(pd.DatetimeIndex(self.moments[met]), self.boxes[met][:, [0, 2]].mean(axis=1), meridian)
+            order = np.argsort(days, kind="stable")
+            met, times = met[order], pd.factorize(days[order])[0].astype(np.intp)
+        return replace(self, rows=self.rows[met], moments=self.moments[met], boxes=self.boxes[met], times=times, _kept={})
 
     @cached_property
     def token(self) -> str:
@@ -99,18 +102,17 @@ class ItemTable:
 
     @cached_property
     def _tree(self) -> shapely.STRtree:
-        assert self.target is not None
-        return shapely.STRtree(_moved(self.boxes, str(self.target.crs), self.target))
+        # edges bulge over boxes that were made from corners
+        margin = 0.05 * (self.boxes[:, 2:] - self.boxes[:, :2])
+        return shapely.STRtree(boxes_of(np.hstack([self.boxes[:, :2] - margin, self.boxes[:, 2:] + margin])))
 
-    def meeting(self, box: BaseGeometry) -> Times:
-        """Return the assets of the items that meet a box, by time; they are read now."""
-        assert self.target is not None
-        met = np.sort(self._tree.query(box, predicate="intersects"))
+    def meeting(self, block: BaseGeometry) -> Times:
+        """Return the assets of the items that meet a block, by time; they are read now."""
+        assert self.times is not None
+        met = meeting(self._tree, block)
         # boxes in degrees are wider than what they hold
         here = [
-            (int(self.times[at]), scene)
-            for at, scene in zip(met, self.scenes(met), strict=True)
-            if outline(scene, self.target).intersects(box)
+            (int(self.times[at]), scene) for at, scene in zip(met, self.scenes(met), strict=True) if meets(block, scene.outline)
         ]
         return tuple(tuple(scene.assets for _, scene in group) for _, group in runs(here, key=lambda entry: entry[0]))
 
@@ -163,18 +165,15 @@ def open_table(
     keep &= in_season(pd.DatetimeIndex(index["time"]), filters.season, filters.years)
     sides = ["west", "south", "east", "north"]
     if filters.area is not None:
-        keep &= shapely.intersects(_areas(index[sides].to_numpy()), filters.area)
+        boxes = boxes_of(index[sides].to_numpy())
+        keep &= np.any([shapely.intersects(boxes, area) for area in turned(filters.area)], axis=0)
     if not keep.any():
         raise CatalogError(
             f"None of the {len(index)} items of the table matches: {filters}. Widen the search, or check the names of the collections."
         )
-    chosen = index[keep]
-    middle = np.where((chosen.east - chosen.west).between(0, 180, "left"), (chosen.west + chosen.east) / 2, 180.0)
-    day = (chosen.time + pd.to_timedelta(middle / 15, unit="h")).dt.normalize()
-    chosen = chosen.assign(day=day if groupby else chosen.time).sort_values(["day", "time", "id"], kind="stable")
-    times = pd.factorize(chosen.day)[0] if groupby else np.arange(len(chosen))
-    rows = chosen.index.to_numpy(np.intp)
-    return ItemTable(uri, copy, rows, times.astype(np.intp), chosen[sides].to_numpy("float64"), tuple(bands), mask, modifier)
+    chosen = index[keep].sort_values(["time", "id"], kind="stable")
+    rows, moments, boxes = chosen.index.to_numpy(np.intp), chosen.time.to_numpy(), chosen[sides].to_numpy("float64")
+    return ItemTable(uri, copy, rows, moments, boxes, tuple(bands), mask, groupby, modifier)
 
 
 def _copied(uri: str) -> str:
@@ -226,7 +225,7 @@ def _index(copy: str, uri: str) -> pd.DataFrame:
     if "start_datetime" in plain:
         time = time.fillna(pd.to_datetime(plain["start_datetime"], utc=True, errors="coerce"))
     box = {key: np.array(column, dtype="float64") for key, column in _corners(table, count).items()}
-    _narrow(box, table)
+    _straighten(box, table)
     index = pd.DataFrame({"id": plain["id"].astype(str), "time": time.dt.tz_localize(None).astype("datetime64[ns]"), **box})
     index["collection"] = plain["collection"].astype(object) if "collection" in plain else None
     lacking = {"datetime": index.time.isna().to_numpy(), "bbox": ~np.isfinite(index[list(box)].to_numpy()).all(axis=1)}
@@ -254,44 +253,26 @@ def _corners(table: Any, count: int) -> dict[str, Any]:
     return dict(zip(("west", "south", "east", "north"), values.reshape(count, 4).T, strict=True))
 
 
-def _narrow(box: Mapping[str, npt.NDArray[np.float64]], table: Any) -> None:
-    """Give boxes from -180 to 180 the sides of what they hold, where that lies about the antimeridian: no grid is far from them otherwise."""
-    wide = np.flatnonzero(box["east"] - box["west"] > 180)
-    for row in wide if "geometry" in table.column_names else ():
+def _straighten(box: Mapping[str, npt.NDArray[np.float64]], table: Any) -> None:
+    """Bring boxes to areas that begin in -180..180, and go on beyond 180 across the antimeridian.
+
+    Boxes from -180 to 180 get the sides of what they hold: no grid is far from them otherwise.
+    """
+    west, east = box["west"], box["east"]
+    east += np.where(east < west, 360 * np.ceil((west - east) / 360), 0)
+    for row in np.flatnonzero(east - west > 180) if "geometry" in table.column_names else ():
         shape = table.column("geometry")[int(row)].as_py()
         if isinstance(shape, bytes):
-            longitude = shapely.get_coordinates(shapely.from_wkb(shape))[:, 0] % 360
-            if longitude.min() < 180 < longitude.max() and np.ptp(longitude) < 180:
-                box["west"][row], box["east"][row] = longitude.min(), longitude.max() - 360
+            west[row], _, east[row], _ = as_read(shapely.from_wkb(shape)).bounds
+    finite = np.isfinite(west)
+    shift = -360 * np.floor((west[finite] + 180) / 360)
+    west[finite] += shift
+    east[finite] += shift
 
 
-def _areas(boxes: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-    """Return boxes in degrees as areas: two on either side of the antimeridian, where west lies east of east."""
-    areas = np.asarray(shapely.box(*boxes.T))
-    across = boxes[:, 0] > boxes[:, 2]
-    areas[across] = [area_of(box, None) for box in boxes[across]]
-    return areas
-
-
-def _moved(boxes: npt.NDArray[np.float64], crs: str, target: GeoBox) -> npt.NDArray[Any]:
-    """Return what boxes in degrees cover in another CRS, as boxes a little wider."""
-    forward = transformer("EPSG:4326", crs)
-    if forward is None:
-        return _areas(boxes)
-    west, south, east, north = boxes.T
-    along = np.linspace(0, 1, ALONG)
-    u, v = (part.ravel() for part in np.meshgrid(along, along))
-    wide = east - west + np.where(east < west, 360, 0)  # across the antimeridian, west lies east of east
-    x, y = forward.transform(west[:, None] + wide[:, None] * u, south[:, None] + (north - south)[:, None] * v)
-    x, y = (np.where(np.isfinite(part), part, np.nan) for part in (x, y))
-    finite: Any = np.isfinite(x)
-    known = finite.any(axis=1)[:, None]
-    x, y = np.where(known, x, 1e30), np.where(known, y, 1e30)  # what lies outside the CRS meets nothing
-    low, high = ((np.nanmin(x, axis=1), np.nanmin(y, axis=1)), (np.nanmax(x, axis=1), np.nanmax(y, axis=1)))
-    margin = [0.05 * (b - a) + 2 * abs(target.affine.a) for a, b in zip(low, high, strict=True)]  # edges bulge between the points
-    # -180 to 180 may be an item on the antimeridian: its outline tells
-    margin = [np.where(wide > 180, 1e30, one) for one in margin]
-    return np.asarray(shapely.box(low[0] - margin[0], low[1] - margin[1], high[0] + margin[0], high[1] + margin[1]))
+def boxes_of(sides: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """Return boxes of their sides: west, south, east and north in (item, 4)."""
+    return np.asarray(shapely.box(*sides.T))
 
 
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:

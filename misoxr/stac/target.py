@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import shapely
 import xarray as xr
 from affine import Affine
@@ -12,11 +11,12 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
+from misoxr.areas import DEGREES, bounds_of, footprint, moved
 from misoxr.errors import CatalogError, GridError
 from misoxr.grid import geobox_of
-from misoxr.stac.items import Scene, transformed
+from misoxr.stac.items import Scene
 
-__all__ = ["degrees_of", "given_grid", "target_grid"]
+__all__ = ["area_on", "given_grid", "meridian_of", "target_grid"]
 
 LARGEST = 50_000_000
 """Rows or columns beyond which a grid is taken for a mistake of units."""
@@ -53,7 +53,7 @@ def target_grid(scenes: Sequence[Scene], area: BaseGeometry | None, crs: Any, re
     scenes : sequence of Scene
         Items with the bands that are wanted.
     area : shapely geometry, optional
-        Longitude and latitude; the union of the items by default.
+        Degrees, as :mod:`misoxr.areas` has them; the union of the items by default.
     crs : str, int or CRS, optional
         The items' by default.
     resolution : float, optional
@@ -74,21 +74,25 @@ def target_grid(scenes: Sequence[Scene], area: BaseGeometry | None, crs: Any, re
         if not (math.isfinite(resolution) and resolution > 0):
             raise GridError(f"The resolution {resolution!r} is not a positive number of the CRS's units.")
         step, anchor = (float(resolution), float(resolution)), (0.0, 0.0)
-    areas = [scene.extent(str(target)) for scene in scenes] if area is None else [transformed(area, "EPSG:4326", str(target))]
-    boxes = list(zip(*(one.bounds for one in areas), strict=True))
-    return _snapped((min(boxes[0]), min(boxes[1]), max(boxes[2]), max(boxes[3])), step, anchor, target)
+    try:
+        areas = [scene.extent(str(target)) for scene in scenes] if area is None else [moved(area, DEGREES, str(target))]
+    except GridError as error:
+        raise CatalogError(str(error)) from error
+    return _snapped(bounds_of(areas, str(target)), step, anchor, target)
 
 
-def degrees_of(target: GeoBox) -> tuple[float, float, float, float]:
-    """Return west, south, east, north of a grid in degrees; across the antimeridian, west lies east of east."""
-    outline = transformed(shapely.box(*target.boundingbox.bbox), str(target.crs), "EPSG:4326")
-    longitude, latitude = shapely.get_coordinates(outline).T
-    east_of_antimeridian = longitude % 360
-    if np.ptp(longitude) > 180 > np.ptp(east_of_antimeridian):
-        west, east = (((value + 180) % 360) - 180 for value in (east_of_antimeridian.min(), east_of_antimeridian.max()))
-    else:
-        west, east = longitude.min(), longitude.max()
-    return float(west), float(latitude.min()), float(east), float(latitude.max())
+def area_on(target: GeoBox) -> BaseGeometry:
+    """Return the box in degrees that a grid lies in, beyond 180 where it crosses the antimeridian."""
+    try:
+        return shapely.box(*footprint(target).bounds)
+    except GridError as error:
+        raise CatalogError(str(error)) from error
+
+
+def meridian_of(target: GeoBox) -> float:
+    """Return the meridian in a grid's middle, from which solar days are counted on; 0 where a grid goes round the Earth."""
+    west, _, east, _ = area_on(target).bounds
+    return (west + east) / 2 if east - west < 359 else 0.0
 
 
 def _read_crs(crs: Any) -> CRS:
