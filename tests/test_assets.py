@@ -16,10 +16,12 @@ from servers import range_server
 from misoxr.errors import AssetError
 from misoxr.stac import hrefs
 from misoxr.stac.assets import Asset, Reader
+from misoxr.stac.decoding import Encoding
 from misoxr.stac.hrefs import gdal_path, redact, resolve
 from tests.stac_scenes import counts, write_cog
 
 WEST, NORTH = 500_000.0, 7_200_000.0
+COUNTS = Encoding(scale=1e-4, nodata=(0.0,))
 
 
 def read(asset: Asset, geobox: GeoBox, **options: object) -> np.ndarray:
@@ -44,8 +46,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def local(directory: Path, name: str, **fields: object) -> Asset:
-    return Asset("item", "red", str(directory / name), root=str(directory), **fields)
+def local(directory: Path, name: str, kind: str = "numbers", **told: object) -> Asset:
+    return Asset("item", "red", str(directory / name), str(directory), kind, replace(COUNTS, **told))
 
 
 # ---- hrefs
@@ -155,7 +157,7 @@ def served(directory: Path) -> Iterator[str]:
 
 
 def remote(served: str, name: str) -> Asset:
-    return Asset("item-1", "red", f"{served}/{name}")
+    return Asset("item-1", "red", f"{served}/{name}", encoding=COUNTS)
 
 
 def test_http_and_local_files_give_the_same(served, directory):
@@ -218,7 +220,7 @@ def test_few_requests(directory, tmp_path):
     """A COG's header and a few small tiles come in one request, another window's tiles do not."""
     log = tmp_path / "log"
     with range_server(directory, log=log) as address:
-        read(Asset("item", "red", f"{address}/ten.tif"), grid((128, 160)))
+        read(Asset("item", "red", f"{address}/ten.tif", encoding=COUNTS), grid((128, 160)))
     assert len(log.read_text().splitlines()) <= 3
 
 
@@ -244,7 +246,7 @@ def test_a_block_is_a_cut_of_the_whole(directory, name, data):
     box = GRIDS[name]
     top, left = (data.draw(st.integers(0, length - 1)) for length in box.shape.yx)
     bottom, right = (data.draw(st.integers(low + 1, length)) for low, length in zip((top, left), box.shape.yx, strict=True))
-    for file, kind in (("ten.tif", "reflectance"), ("twenty.tif", "reflectance"), ("scl.tif", "clear")):
+    for file, kind in (("ten.tif", "numbers"), ("twenty.tif", "numbers"), ("scl.tif", "clear"), ("scl.tif", "classes")):
         asset = local(directory, file, kind=kind)
         whole = read(asset, box)
         assert np.isfinite(whole).any()
@@ -261,7 +263,7 @@ def test_a_plane_keeps_its_place(directory, name):
     plane = ((x - WEST) + 2 * (NORTH - y)).astype("float32")
     write_cog(directory / "plane.tif", plane, Affine(10, 0, WEST, 0, -10, NORTH), "EPSG:32605", nodata=None)
     box = GRIDS[name]
-    got = read(local(directory, "plane.tif", scale=1.0), box)
+    got = read(local(directory, "plane.tif", scale=None, nodata=()), box)
     centres = np.meshgrid(
         box.affine.c + box.affine.a * (np.arange(box.shape.x) + 0.5), box.affine.f + box.affine.e * (np.arange(box.shape.y) + 0.5)
     )
@@ -310,7 +312,7 @@ def test_declared_nodata_goes_before_the_files(directory):
     with rasterio.open(directory / "ten.tif") as file:
         value = int(file.read(1)[60, 60])
     assert np.isfinite(read(asset, grid((128, 160)))[60, 60])
-    assert np.isnan(read(replace(asset, nodata=value), grid((128, 160)))[60, 60])
+    assert np.isnan(read(local(directory, "ten.tif", nodata=(value,)), grid((128, 160)))[60, 60])
 
 
 def test_clouds_grow_and_specks_do_not(directory):

@@ -21,6 +21,7 @@ from servers import announced, range_server
 from misoxr.errors import AssetError, CatalogError
 from misoxr.stac import http, open_stac
 from misoxr.stac.assets import Asset, Reader
+from misoxr.stac.decoding import Encoding
 from misoxr.stac.remote import open_raster
 from tests.conftest import make_model, tiny_spec
 from tests.faults import FAULTS, faulty_server
@@ -57,7 +58,7 @@ def items(directory: Path, address: str) -> list[dict[str, Any]]:
 
 def read(address: str, **options: Any) -> np.ndarray:
     with Reader(WHOLE, **options) as reader:
-        return reader.read(Asset("item-1", "red", address))
+        return reader.read(Asset("item-1", "red", address, encoding=Encoding(scale=1e-4)))
 
 
 def everything(error: BaseException | None) -> str:
@@ -287,10 +288,11 @@ READ_S3 = """
 import sys
 from odc.geo.geobox import GeoBox
 from misoxr.stac.assets import Asset, Reader
+from misoxr.stac.decoding import Encoding
 from misoxr.stac.remote import open_raster
 from tests.test_faults import WHOLE
 with Reader(WHOLE) as reader:
-    sys.stdout.buffer.write(reader.read(Asset("item-1", "red", "s3://bucket/i0/red.tif")).tobytes())
+    sys.stdout.buffer.write(reader.read(Asset("item-1", "red", "s3://bucket/i0/red.tif", encoding=Encoding(scale=1e-4))).tobytes())
 """
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 MOTO = """

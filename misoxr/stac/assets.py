@@ -16,6 +16,7 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import AssetError
+from misoxr.stac.decoding import Encoding, Stored, codes, decoded, missing
 from misoxr.stac.hrefs import redact, resolve
 from misoxr.stac.http import http_session, without_query
 from misoxr.stac.remote import open_raster
@@ -49,22 +50,18 @@ class Asset:
         Checked by :func:`misoxr.stac.hrefs.resolve`.
     root : str, optional
         Directory of the local catalogue, where it is local.
-    kind : {"reflectance", "clear"}
+    kind : {"numbers", "classes", "clear"}
         ``"clear"`` turns a scene classification into the clear-sky mask.
-    scale, offset : float
-        Reflectance is DN * scale + offset.
-    nodata : float, optional
-        The value that means nothing; by default the file's own, or 0.
+    encoding : Encoding
+        What the item tells of the file's numbers.
     """
 
     item: str
     band: str
     href: str
     root: str | None = None
-    kind: Literal["reflectance", "clear"] = "reflectance"
-    scale: float = 1e-4
-    offset: float = 0.0
-    nodata: float | None = None
+    kind: Literal["numbers", "classes", "clear"] = "numbers"
+    encoding: Encoding = Encoding()
 
 
 @dataclass
@@ -102,8 +99,8 @@ class Reader:
         Returns
         -------
         ndarray of float32, shape (y, x)
-            Reflectance, resampled bilinearly, or the clear-sky mask, nearest; NaN where there is no valid pixel. Where the
-            block's pixels are at least twice as large, whole numbers of the raster's pixels are averaged first.
+            Numbers, resampled bilinearly, or codes of classes or the clear-sky mask, nearest; NaN where there is no valid pixel. Where
+            the block's pixels are at least twice as large, whole numbers of the raster's pixels are averaged first, but for codes.
 
         Raises
         ------
@@ -130,16 +127,20 @@ class Reader:
         return resolve(signed, root=asset.root)
 
     def _resampled(self, asset: Asset, raster: Any) -> Floats:
-        key = (raster.crs.to_wkt(), raster.transform, raster.shape)
-        with self._lock:
-            if key not in self._samplings:
-                self._samplings[key] = sampling_of(self.geobox, self.whole or self.geobox, *key)
-        sampling = self._samplings[key]
+        decode, sample = {"numbers": (_numbers, _bilinear), "classes": (_codes, _nearest), "clear": (_clear, _nearest)}[asset.kind]
+        sampling = self._sampling(raster, whole=asset.kind == "classes")
         if sampling is None:
             return np.full(self.geobox.shape.yx, np.nan, dtype="float32")
-        decode, sample = (_reflectance, _bilinear) if asset.kind == "reflectance" else (_clear, _nearest)
         values = decode(raster, asset, sampling.window)
         return sample(values if sampling.shrink == 1 else _averaged(values, sampling.shrink), sampling)
+
+    def _sampling(self, raster: Any, whole: bool) -> Sampling | None:
+        """Return how to sample a raster; ``whole`` leaves its pixels as they are where the block's are larger."""
+        place = (raster.crs.to_wkt(), raster.transform, raster.shape)
+        with self._lock:
+            if (place, whole) not in self._samplings:
+                self._samplings[place, whole] = sampling_of(self.geobox, self.whole or self.geobox, *place, shrinks=not whole)
+            return self._samplings[place, whole]
 
 
 @contextmanager
@@ -163,15 +164,14 @@ def _raw(raster: Any, window: Window, margin: int = 0) -> tuple[npt.NDArray[Any]
     return values, (slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0]))
 
 
-def _reflectance(raster: Any, asset: Asset, window: Window) -> Floats:
-    values, _ = _raw(raster, window)
-    nothing = _nodata(raster, asset)
-    # the offset in counts keeps integers exact: (DN - 1000) * 1e-4 is then the same number as (DN without offset) * 1e-4
-    reflectance = values.astype("float32")
-    reflectance += np.float32(asset.offset / asset.scale)
-    reflectance *= np.float32(asset.scale)
-    np.copyto(reflectance, np.nan, where=values == nothing)
-    return np.asarray(reflectance, dtype="float32")
+def _numbers(raster: Any, asset: Asset, window: Window) -> Floats:
+    counts = asset.encoding.counts(Stored.of(raster))
+    return decoded(_raw(raster, window)[0], counts)
+
+
+def _codes(raster: Any, asset: Asset, window: Window) -> Floats:
+    nodata = asset.encoding.code_nodata(Stored.of(raster))
+    return codes(_raw(raster, window)[0], nodata)
 
 
 def _clear(raster: Any, asset: Asset, window: Window) -> Floats:
@@ -187,13 +187,10 @@ def _clear(raster: Any, asset: Asset, window: Window) -> Floats:
     core = binary_erosion(cloud, iterations=OPENING, border_value=1)
     grown = binary_dilation(core, iterations=OPENING + DILATION) if core.any() else core
     clear = (np.isin(values, CLEAR_CLASSES) & ~grown).astype("float32")
-    clear[values == _nodata(raster, asset)] = np.nan
+    nothing = missing(values, asset.encoding.code_nodata(Stored.of(raster)))
+    if nothing is not None:
+        clear[nothing] = np.nan
     return np.asarray(clear[inner])
-
-
-def _nodata(raster: Any, asset: Asset) -> float:
-    declared = asset.nodata if asset.nodata is not None else raster.nodata
-    return 0.0 if declared is None else float(declared)
 
 
 def _averaged(values: Floats, shrink: int) -> Floats:

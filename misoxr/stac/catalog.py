@@ -2,8 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -11,7 +13,7 @@ import shapely
 import shapely.geometry
 
 from misoxr.areas import split
-from misoxr.errors import AssetError, CatalogError
+from misoxr.errors import AssetError, CatalogError, MisoxrError
 from misoxr.stac.fields import checked, mappings, name_of
 from misoxr.stac.filters import Filters, rfc3339, time_of
 from misoxr.stac.hrefs import CLOUD, HTTP, is_remote, redact, resolve
@@ -42,7 +44,7 @@ def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> li
 
     Parameters
     ----------
-    catalog : str, path, pystac.ItemCollection or iterable of pystac.Item or dict
+    catalog : str, path, pystac or pystac-client object, or iterable of pystac.Item or dict
         See :func:`misoxr.open_stac`.
     filters : Filters
         Part of the search of an API, and applied here to every item.
@@ -54,11 +56,7 @@ def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> li
     CatalogError
         If the catalogue cannot be reached or read, cannot do what is asked, or nothing passes.
     """
-    if isinstance(catalog, str | os.PathLike):
-        found = _opened(os.fspath(catalog), filters)
-    else:
-        found = _in_hand(catalog)
-        _refuse_query(filters, "Items in hand")
+    found = _opened(os.fspath(catalog), filters) if isinstance(catalog, str | os.PathLike) else _given(catalog, filters)
     kept: dict[tuple[Any, str], Found] = {}
     for candidate in found:
         if filters.keeps(candidate.item):
@@ -114,15 +112,20 @@ def _short(error: BaseException) -> str:
 
 
 def _searched(location: str, filters: Filters) -> Iterator[Found]:
-    """Yield items of a STAC API, page after page, one search per interval of time."""
+    """Yield items of the STAC API at an address."""
     import pystac_client
-    from pystac_client.exceptions import APIError
     from pystac_client.stac_api_io import StacApiIO
 
-    try:
-        api = StacApiIO()
-        api.session = http_session()
+    api = StacApiIO()
+    api.session = http_session()
+    with _answering(location):
         client = pystac_client.Client.open(location, stac_io=api)
+    yield from _asked(client, location, filters)
+
+
+def _asked(client: Any, location: str, filters: Filters) -> Iterator[Found]:
+    """Yield what a client finds, page after page, one search per interval of time."""
+    with _answering(location):
         _refuse_what_it_cannot(client, location, filters)
         for interval in filters.intervals():
             search = client.search(
@@ -132,9 +135,27 @@ def _searched(location: str, filters: Filters) -> Iterator[Found]:
                 query=filters.query,
                 limit=PAGE,
             )
-            for item in search.items_as_dicts():
-                yield Found(item, _self_link(item) or location, None)
-    except (APIError, OSError, NotImplementedError) as error:
+            yield from _answered(search, location)
+
+
+def _answered(search: Any, location: str) -> Iterator[Found]:
+    """Yield the items of a search."""
+    with _answering(location):
+        for item in search.items_as_dicts():
+            yield Found(item, _self_link(item) or location, None)
+
+
+@contextmanager
+def _answering(location: str) -> Iterator[None]:
+    """Say which API did not answer."""
+    from pystac import STACError
+    from pystac_client.exceptions import APIError
+
+    try:
+        yield
+    except (APIError, STACError, OSError, NotImplementedError) as error:
+        if isinstance(error, MisoxrError):
+            raise
         raise CatalogError(f"The STAC API {redact(location)} did not answer the search: {_short(error)}.") from error
 
 
@@ -224,12 +245,52 @@ def _inside(href: str, place: str, root: str | None, top: str) -> str:
     return target
 
 
+def _given(catalog: Any, filters: Filters) -> Iterator[Found]:
+    """Yield the items of objects: a client or a collection of one is searched, a search carried out, a catalogue walked."""
+    import pystac
+    import pystac_client
+
+    if isinstance(catalog, pystac_client.ItemSearch):
+        _refuse_query(filters, "A search")
+        return _answered(catalog, str(catalog.url))
+    client = catalog.get_root() if isinstance(catalog, pystac_client.CollectionClient) else catalog
+    if isinstance(client, pystac_client.Client) and client.conforms_to(pystac_client.ConformanceClasses.ITEM_SEARCH):
+        if client is not catalog:
+            filters = replace(filters, collections=(catalog.id,))
+        return _asked(client, str(client.get_self_href()), filters)
+    _refuse_query(filters, "Items in hand")
+    if isinstance(catalog, pystac.Catalog):
+        return _in_hand(_members(catalog))
+    return _in_hand([catalog] if isinstance(catalog, pystac.Item) else catalog)
+
+
+def _members(catalog: Any) -> list[Any]:
+    """Return the items of a pystac catalogue, and of those below it."""
+    import pystac
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Falling back to pystac")  # what a client that cannot search does
+            items = list(catalog.get_items(recursive=True))
+    except (pystac.STACError, OSError, ValueError, LookupError, TypeError) as error:
+        if isinstance(error, MisoxrError):
+            raise
+        raise CatalogError(f"The catalogue {catalog.id!r} has links that cannot be followed: {_short(error)}.") from error
+    return items
+
+
 def _in_hand(items: Any) -> Iterator[Found]:
     """Yield items given as objects; local files only beside an item that says that it is a local file itself."""
     if isinstance(items, Mapping):
+        if items.get("type") in ("Catalog", "Collection"):
+            raise CatalogError(f"The catalogue is a {items['type']} as a mapping; give its address or path, or a pystac object.")
         items = _features(items) if "features" in items else [items]
+    if not isinstance(items, Iterable) or isinstance(items, bytes):
+        raise CatalogError(
+            f"The catalogue is a {type(items).__name__}; give an address, a path, STAC items, or an object of pystac or pystac-client."
+        )
     for item in items:
-        if hasattr(item, "to_dict"):
+        if hasattr(item, "to_dict") and hasattr(item, "get_self_href"):
             plain = item.to_dict(include_self_link=False, transform_hrefs=False)
             base = item.get_self_href()
         elif isinstance(item, Mapping):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import groupby as runs
 from typing import Any, NamedTuple, Protocol, Self
@@ -74,9 +74,7 @@ class ItemsInHand:
     @cached_property
     def token(self) -> str:
         """What tells these items from others; signatures do not."""
-        assets = [
-            (at, name, redact(asset.href), asset.scale, asset.offset) for at, s in self._scenes for name, asset in s.assets.items()
-        ]
+        assets = [(at, replace(asset, href=redact(asset.href))) for at, scene in self._scenes for asset in scene.assets.values()]
         return str(tokenize(assets))
 
     @cached_property

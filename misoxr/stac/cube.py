@@ -20,12 +20,14 @@ from misoxr._version import __version__
 from misoxr.areas import DEGREES, bounds_of, footprint, meets
 from misoxr.cube import in_season
 from misoxr.errors import BandError, CatalogError, MisoxrWarning
-from misoxr.spec import SENTINEL2
+from misoxr.stac.arguments import band_names, box_of, chunk_sizes, collection_names, crs_of, pixel_size, refuse_unknown
 from misoxr.stac.assets import CLEAR, PatchUrl
+from misoxr.stac.bands import check_bands
 from misoxr.stac.catalog import find
 from misoxr.stac.composite import EDGE, Composite, ItemsInHand
+from misoxr.stac.dates import interval_of, years_of
 from misoxr.stac.engines import ENGINES
-from misoxr.stac.filters import Filters, area_of, interval_of
+from misoxr.stac.filters import Filters, area_of
 from misoxr.stac.hrefs import redact
 from misoxr.stac.items import Moment, Scene, moments_of, scenes_of
 from misoxr.stac.table import ItemTable, boxes_of, is_table, open_table
@@ -35,8 +37,6 @@ __all__ = ["open_stac"]
 
 Floats = npt.NDArray[np.float32]
 
-BLOCK = 1024
-"""Default chunk, pixels."""
 BLOCKS = 500_000
 """Blocks beyond which a graph is too long for Dask: six times Alaska at 10 m in default chunks."""
 
@@ -50,12 +50,12 @@ def open_stac(
     like: xr.Dataset | xr.DataArray | GeoBox | None = None,
     geobox: GeoBox | None = None,
     datetime: Any = None,
-    years: int | Iterable[int] | None = None,
+    years: int | str | Iterable[Any] | None = None,
     season: tuple[str, str] | None = None,
     bands: str | Sequence[str] | None = None,
     crs: Any = None,
-    resolution: float | None = None,
-    chunks: int | Mapping[str, int] | None = None,
+    resolution: float | Sequence[float] | None = None,
+    chunks: int | Literal["auto"] | tuple[int, int] | Mapping[str, int] | None = None,
     reduce: Literal["median"] | None = None,
     mask: Literal["scl"] | None = "scl",
     engine: Literal["stackstac", "odc"] = "stackstac",
@@ -141,23 +141,38 @@ def open_stac(
     the offset is 0 where ``earthsearch:boa_offset_applied`` is true. Bands of other pixel sizes are resampled bilinearly by
     georeferencing.
     """
-    names = _names(bands)
-    _refuse_unknown(reduce=(reduce, (None, "median")), mask=(mask, ("scl", None)), groupby=(groupby, ("solar_day", None)))
-    _refuse_unknown(engine=(engine, tuple(ENGINES)))
+    names, sizes = band_names(bands), chunk_sizes(chunks)
+    for name, value, known in (
+        ("reduce", reduce, (None, "median")),
+        ("mask", mask, ("scl", None)),
+        ("groupby", groupby, ("solar_day", None)),
+        ("engine", engine, tuple(ENGINES)),
+    ):
+        refuse_unknown(name, value, known)
+    _refuse_no_functions(modifier=modifier, patch_url=patch_url)
+    crs, resolution, bbox = crs_of(crs), pixel_size(resolution), box_of(bbox)
     target = given_grid(geobox, like, crs, resolution)
     filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
     table = open_table(catalog, filters, names, mask, groupby, modifier) if is_table(catalog) else None
     if table is not None and reduce is not None:
+        samples = table.sample()
+        check_bands([one.item for one in samples], [scene.names for scene in scenes_of(samples, names, mask)], names)
+        described = table.scenes([0])
         target = target or _table_grid(table, filters.area, crs, resolution)
         table = table.on(target, meridian_of(target))
-        cube = Composite(table, tuple(names), target, reduce, patch_url).dataset(_chunk_size(chunks, target))
+        _refuse_classes(described, names, reduce)
+        cube = Composite(table, tuple(names), target, reduce, patch_url).dataset(_chunk_size(sizes, target))
         listed = {"stac_item_count": len(table.rows), "stac_items_token": table.token}
-        return _described(grid.assign(cube, target), catalog, table.scenes([0]), listed)
-    scenes = scenes_of(find(catalog, filters, modifier), names, mask) if table is None else table.scenes(range(len(table.rows)))
+        return _described(grid.assign(cube, target), catalog, described, listed)
+    found = find(catalog, filters, modifier) if table is None else table.found()
+    scenes = scenes_of(found, names, mask)
+    check_bands([one.item for one in found], [scene.names for scene in scenes], names)
+    if reduce is not None:
+        _refuse_classes(scenes, names, reduce)
     if target is None:
-        target = target_grid(scenes, filters.area, crs, resolution)
+        target = target_grid([scene for scene in scenes if scene.assets], filters.area, crs, resolution)
     moments = moments_of(_on_grid(scenes, names, target), groupby, meridian_of(target))
-    size = _chunk_size(chunks, target)
+    size = _chunk_size(sizes, target)
     if reduce is None:
         cube = _cube(moments, names, target, size, mask, engine, patch_url)
     else:
@@ -169,46 +184,31 @@ def open_stac(
 # ---- what is asked for
 
 
-def _names(bands: str | Sequence[str] | None) -> list[str]:
-    names = [band.name for band in SENTINEL2] if bands is None else [bands] if isinstance(bands, str) else list(bands)
-    if not names or len(set(names)) < len(names) or CLEAR in names:
-        raise BandError(f"bands={names!r} is empty, or names a band twice, or {CLEAR!r}; give common names such as 'red'.")
-    return names
-
-
-def _refuse_unknown(**options: tuple[Any, tuple[Any, ...]]) -> None:
-    for name, (value, known) in options.items():
-        if value not in known:
-            raise CatalogError(f"{name}={value!r} is unknown; use one of {known}.")
+def _refuse_no_functions(**functions: Any) -> None:
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise CatalogError(f"{name}={function!r} is a {type(function).__name__}; give a function.")
 
 
 def _filters(
     collections: Any, bbox: Any, intersects: Any, target: GeoBox | None, datetime: Any, years: Any, season: Any, query: Any
 ) -> Filters:
     in_season(pd.DatetimeIndex([]), season)
-    asked = None if years is None else tuple(sorted({int(year) for year in ([years] if isinstance(years, int) else years)}))
     area = area_of(bbox, intersects)
     if area is None and target is not None:
         area = area_on(target)
     return Filters(
-        collections=None if collections is None else (collections,) if isinstance(collections, str) else tuple(collections),
+        collections=collection_names(collections),
         area=area,
         interval=interval_of(datetime),
-        years=asked,
+        years=years_of(years),
         season=None if season is None else (season[0], season[1]),
         query=query,
     )
 
 
-def _chunk_size(chunks: int | Mapping[str, int] | None, target: GeoBox) -> tuple[int, int]:
+def _chunk_size(sizes: Mapping[str, int], target: GeoBox) -> tuple[int, int]:
     """Return chunk sizes along y and x, at most the grid's own."""
-    sizes = {"y": BLOCK, "x": BLOCK}
-    if chunks is not None:
-        sizes |= {"y": chunks, "x": chunks} if isinstance(chunks, int) else dict(chunks)
-    if set(sizes) != {"y", "x"} or not all(isinstance(size, int) and (size > 0 or size == -1) for size in sizes.values()):
-        raise CatalogError(
-            f"chunks={chunks!r}: give pixels along 'y' and 'x', such as {{'y': 1024, 'x': 1024}}; a time is a chunk."
-        )
     rows, columns = (
         length if sizes[dim] == -1 else min(sizes[dim], length) for dim, length in zip("yx", target.shape.yx, strict=True)
     )
@@ -220,25 +220,36 @@ def _chunk_size(chunks: int | Mapping[str, int] | None, target: GeoBox) -> tuple
     return rows, columns
 
 
+def _refuse_classes(scenes: Iterable[Scene], names: Iterable[str], reduce: str) -> None:
+    """Refuse to reduce classes: a median of codes is no code."""
+    classes = [name for name in names if any(name in scene.contents and scene.contents[name].kind == "classes" for scene in scenes)]
+    if classes:
+        raise BandError(
+            f"The bands {classes} hold classes, and reduce={reduce!r} of classes is no class. Leave them out, or open them without reduce."
+        )
+
+
 # ---- which items make which time
 
 
 def _on_grid(scenes: Sequence[Scene], names: Sequence[str], target: GeoBox) -> list[Scene]:
-    """Return the scenes that meet the grid and have any of the bands."""
+    """Return the scenes that have any of the bands and meet the grid; warn once of what they lack."""
     whole = footprint(target, EDGE)
-    kept = [scene for scene in scenes if any(name in scene.assets for name in names) and meets(whole, scene.outline)]
+    kept = [scene for scene in scenes if scene.assets and meets(whole, scene.outline)]
     if not kept:
         raise CatalogError(
             f"None of the {len(scenes)} items that match meets the grid; its bounds in {target.crs} are {tuple(target.boundingbox.bbox)}."
         )
-    for name in names:
-        without = [scene.id for scene in kept if name not in scene.assets]
+    lacking = {name: [scene.id for scene in kept if name not in scene.assets] for name in names}
+    for name, without in lacking.items():
         if len(without) == len(kept):
             raise BandError(f"None of the {len(kept)} items on the grid has the band {name!r}.")
-        if without:
-            warn(
-                f"{len(without)} of {len(kept)} items lack the band {name!r}, such as {without[0]!r}.", MisoxrWarning, stacklevel=3
-            )
+    told = [f"{len(ids)} of {len(kept)} items lack the band {name!r}, such as {ids[0]!r}" for name, ids in lacking.items() if ids]
+    empty = [scene.id for scene in scenes if not scene.assets]
+    if empty:
+        told.append(f"{len(empty)} of {len(scenes)} items have none of the bands and are left out, such as {empty[0]!r}")
+    if told:
+        warn(f"{'; '.join(told)}.", MisoxrWarning, stacklevel=3)
     return kept
 
 
@@ -291,13 +302,11 @@ def _first_valid(values: Floats, clear: Floats | None = None) -> Floats:
 
 def _described(cube: xr.Dataset, catalog: Any, scenes: Sequence[Scene], listed: Mapping[str, Any]) -> xr.Dataset:
     """Add units, names and provenance: what all scenes have in common, and which they are."""
-    standard = "surface_bidirectional_reflectance" if all(scene.surface for scene in scenes) else "toa_bidirectional_reflectance"
-    known = all(scene.surface for scene in scenes) or not any(scene.surface for scene in scenes)
     for name, variable in cube.data_vars.items():
         if name == "observations":
             variable.attrs |= {"units": "1", "long_name": "number of times with a valid value"}
         else:
-            variable.attrs |= {"units": "1", "long_name": f"{name} reflectance"} | ({"standard_name": standard} if known else {})
+            variable.attrs |= _attributes(str(name), [scene for scene in scenes if name in scene.contents])
     cube.attrs |= {
         **listed,
         "stac_collections": sorted({scene.collection for scene in scenes if scene.collection}),
@@ -309,3 +318,32 @@ def _described(cube: xr.Dataset, catalog: Any, scenes: Sequence[Scene], listed: 
     if simulated:
         cube.attrs |= {"simulated": 1, "simulator_version": ", ".join(simulated)}
     return cube
+
+
+def _attributes(name: str, scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Return a band's attributes: those of a reflectance, of classes, or only units where all scenes tell the same."""
+    contents = [scene.contents[name] for scene in scenes]
+    units = {content.units for content in contents if content.units is not None}
+    kinds = {content.kind for content in contents}
+    if len(kinds) > 1 or len(units) > 1:
+        raise CatalogError(
+            f"The items hold different things as band {name!r}: {sorted(kinds)} in units {sorted(units)}; open their collections one by one."
+        )
+    if kinds == {"classes"}:
+        return {"long_name": f"{name} classes"} | _flags(next((content.flags for content in contents if content.flags), ()))
+    attrs: dict[str, Any] = {"units": units.pop()} if units else {}
+    if kinds != {"reflectance"}:
+        return attrs | {"long_name": name}
+    attrs["long_name"] = f"{name} reflectance"
+    surface = {scene.surface for scene in scenes}
+    if len(surface) == 1 and None not in surface:
+        attrs["standard_name"] = f"{'surface' if surface.pop() else 'toa'}_bidirectional_reflectance"
+    return attrs
+
+
+def _flags(flags: Sequence[tuple[int, int, str]]) -> dict[str, Any]:
+    """Return classes as CF writes them."""
+    if not flags:
+        return {}
+    masks = {"flag_masks": [mask for mask, _, _ in flags]} if any(mask for mask, _, _ in flags) else {}
+    return masks | {"flag_values": [code for _, code, _ in flags], "flag_meanings": " ".join(words for _, _, words in flags)}

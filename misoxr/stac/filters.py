@@ -15,11 +15,10 @@ from misoxr.areas import DEGREES, as_read, checked, meets, moved
 from misoxr.cube import in_season
 from misoxr.errors import CatalogError, GridError
 from misoxr.longitude import circle_of
+from misoxr.stac.dates import Interval, days, utc
 from misoxr.stac.fields import name_of
 
-__all__ = ["Filters", "area_of", "footprint_of", "interval_of", "rfc3339", "time_of"]
-
-Interval = tuple[pd.Timestamp | None, pd.Timestamp | None]
+__all__ = ["Filters", "area_of", "footprint_of", "rfc3339", "time_of"]
 
 TURNS = 3600
 """Degrees of longitude that are surely a mistake."""
@@ -60,7 +59,7 @@ class Filters:
         for year in self.years:
             begin, end = f"{year}-{first}", f"{year + (last < first)}-{last}"
             # not every year has a 29 February; what the wider interval brings is sifted afterwards
-            start, stop = _days(begin.replace("-02-29", "-02-28"))[0], _days(end.replace("-02-29", "-03-01"))[1]
+            start, stop = days(begin.replace("-02-29", "-02-28"))[0], days(end.replace("-02-29", "-03-01"))[1]
             spans.append(_overlap((start, stop), self.interval))
         return [span for span in spans if span is not None]
 
@@ -94,7 +93,7 @@ def time_of(item: Mapping[str, Any]) -> pd.Timestamp:
         raise CatalogError(
             f"Item {name_of(item)!r} has the datetime {text!r}; a cube needs a time for every item, such as 2020-06-20T21:00:00Z."
         )
-    return _utc(time).as_unit("ns")
+    return utc(time).as_unit("ns")
 
 
 def area_of(bbox: Iterable[float] | None, intersects: Any) -> BaseGeometry | None:
@@ -154,38 +153,6 @@ def _shape(intersects: Any) -> tuple[BaseGeometry, str]:
         raise CatalogError(
             f"intersects is a {type(intersects).__name__}; give a GeoDataFrame, a GeoSeries, a shapely geometry or GeoJSON."
         ) from error
-
-
-def interval_of(datetime: Any) -> Interval:
-    """Return the first and last moment of "2020", "2020-06", "2020-06-01/2020-08-31", "../2020", a datetime, or a pair of these."""
-    if datetime is None:
-        return None, None
-    parts = datetime.split("/") if isinstance(datetime, str) else datetime
-    if not isinstance(parts, list | tuple):
-        parts = [parts]
-    if len(parts) not in (1, 2):
-        raise CatalogError(f"The datetime {datetime!r} is neither a moment nor an interval of two.")
-    start, end = parts[0], parts[-1]
-    return (
-        None if start in (None, "..", "") else _days(start)[0],
-        None if end in (None, "..", "") else _days(end)[1],
-    )
-
-
-def _days(value: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
-    """Return the first and last moment of a year, a month, a day, or a moment."""
-    try:
-        if isinstance(value, str) and len(value) <= len("2020-06-01"):
-            period = pd.Period(value)
-            return period.start_time, period.end_time
-        moment = _utc(pd.Timestamp(value))
-    except (ValueError, TypeError) as error:
-        raise CatalogError(f"{value!r} is not a date; write it as 2020-06-20.") from error
-    return moment, moment
-
-
-def _utc(time: pd.Timestamp) -> pd.Timestamp:
-    return time if time.tzinfo is None else time.tz_convert("UTC").tz_localize(None)
 
 
 def _overlap(one: Interval, other: Interval) -> Interval | None:

@@ -16,35 +16,18 @@ from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from misoxr.areas import DEGREES, footprint, meets, moved
-from misoxr.errors import AssetError, BandError, CatalogError, GridError
+from misoxr.errors import AssetError, CatalogError, GridError
 from misoxr.longitude import near
 from misoxr.stac.assets import CLEAR, Asset
+from misoxr.stac.bands import CLASSIFICATION, Named, named_assets
 from misoxr.stac.catalog import Found
+from misoxr.stac.declared import Content, content_of
 from misoxr.stac.fields import name_of
 from misoxr.stac.filters import footprint_of, time_of
 from misoxr.stac.hrefs import resolve
+from misoxr.stac.sensors import surface_of
 
 __all__ = ["Moment", "Scene", "moments_of", "scenes_of", "solar_days"]
-
-KEYS: Mapping[str, tuple[str, ...]] = {
-    "coastal": ("B01",),
-    "blue": ("B02",),
-    "green": ("B03",),
-    "red": ("B04",),
-    "rededge071": ("B05", "rededge1"),
-    "rededge075": ("B06", "rededge2"),
-    "rededge078": ("B07", "rededge3"),
-    "nir": ("B08",),
-    "nir08": ("B8A",),
-    "nir09": ("B09",),
-    "swir16": ("B11",),
-    "swir22": ("B12",),
-    CLEAR: ("scl", "SCL"),
-}
-"""Asset keys that well-known Sentinel-2 catalogues use, by common name."""
-
-PICTURES = {"visual", "overview", "thumbnail", "metadata"}
-"""Roles of assets that are no band."""
 
 LARGEST = 10**10
 """Pixels of an asset beyond which its metadata are taken for wrong."""
@@ -68,8 +51,12 @@ class Scene:
         By band; a band that the item lacks is not there.
     grids : mapping of str to GeoBox
         By band, where the item has projection metadata.
-    surface : bool
-        Whether reflectance is that of the surface (Level-2A).
+    names : mapping of str to str
+        Common name of each band, where it is known.
+    contents : mapping of str to Content
+        What each band holds.
+    surface : bool, optional
+        Whether reflectance is that of the surface (True) or of the top of the atmosphere; None where nothing tells.
     simulated : str, optional
         Version of the simulator, if the item is simulated.
     """
@@ -80,7 +67,9 @@ class Scene:
     footprint: BaseGeometry
     assets: Mapping[str, Asset]
     grids: Mapping[str, GeoBox]
-    surface: bool
+    names: Mapping[str, str | None]
+    contents: Mapping[str, Content]
+    surface: bool | None
     simulated: str | None
 
     def solar_day(self, meridian: float) -> pd.Timestamp:
@@ -132,24 +121,18 @@ def solar_days(times: Any, longitude: Any, meridian: float) -> Any:
 
 
 def scenes_of(found: Iterable[Found], bands: Sequence[str], mask: Literal["scl"] | None) -> list[Scene]:
-    """Parse items.
+    """Parse items; one that has none of the bands is a scene without assets.
 
     Raises
     ------
     CatalogError
         If an item's metadata make no sense, or it has no scene classification and ``mask="scl"``; names the item.
     BandError
-        If no item has a band.
+        If several of an item's assets have a band's name.
     AssetError
         If an href is refused.
     """
-    wanted = [*bands, CLEAR] if mask == "scl" else list(bands)
-    keys = [_keys(one.item, wanted) for one in found]
-    for band in bands:
-        if not any(band in per_item for per_item in keys):
-            have = sorted({name for one in found for name in _available(one.item)})
-            raise BandError(f"No item has the band {band!r}; the items have {have}.")
-    return [_scene(one, per_item, mask) for one, per_item in zip(found, keys, strict=True)]
+    return [_scene(one, named_assets(one.item, dict.fromkeys((*bands, CLASSIFICATION))), bands, mask) for one in found]
 
 
 def moments_of(scenes: Iterable[Scene], groupby: str | None, meridian: float) -> list[Moment]:
@@ -163,22 +146,29 @@ def moments_of(scenes: Iterable[Scene], groupby: str | None, meridian: float) ->
     return [Moment(group[0].time, group) for group in groups]
 
 
-def _scene(found: Found, keys: Mapping[str, str], mask: str | None) -> Scene:
+def _scene(found: Found, named: Mapping[str, Named], bands: Sequence[str], mask: str | None) -> Scene:
     item, name = found.item, name_of(found.item)
     properties: Mapping[str, Any] = item.get("properties") or {}
-    if mask == "scl" and CLEAR not in keys:
-        raise CatalogError(f"Item {name!r} has no scene classification (asset 'scl'); pass mask=None to use it unmasked.")
-    grids = {band: _grid(item, item["assets"][key]) for band, key in keys.items()}
-    level = str(properties.get("processing:level") or properties.get("s2:product_type") or item.get("collection"))
+    chosen = {band: named[band] for band in bands if band in named}
+    contents = {band: content_of(item, one) for band, one in chosen.items()}
+    assets = {band: _asset(found, band, one, contents[band]) for band, one in chosen.items()}
+    if mask == "scl" and chosen:
+        if CLASSIFICATION not in named:
+            raise CatalogError(f"Item {name!r} has no scene classification (asset 'scl'); pass mask=None to use it unmasked.")
+        chosen[CLEAR] = named[CLASSIFICATION]
+        assets[CLEAR] = _asset(found, CLEAR, chosen[CLEAR], content_of(item, chosen[CLEAR]))
+    grids = {band: _grid(item, item["assets"][one.key]) for band, one in chosen.items()}
     simulated = properties.get("misoxr:simulator_version", "unknown") if properties.get("misoxr:simulated") else None
     scene = Scene(
         id=name,
         collection=item.get("collection"),
         time=time_of(item),
         footprint=footprint_of(item),
-        assets={band: _asset(found, band, key) for band, key in keys.items()},
+        assets=assets,
         grids={band: box for band, box in grids.items() if box is not None},
-        surface="2a" in level.lower(),
+        names={band: chosen[band].common for band in contents},
+        contents=contents,
+        surface=surface_of(item),
         simulated=str(simulated) if simulated else None,
     )
     covers, says = scene.outline.bounds, scene.footprint.bounds
@@ -189,114 +179,15 @@ def _scene(found: Found, keys: Mapping[str, str], mask: str | None) -> Scene:
     return scene
 
 
-# ---- which asset is which band
-
-
-def _keys(item: Mapping[str, Any], bands: Iterable[str]) -> dict[str, str]:
-    """Return the asset key of each band that the item has."""
-    chosen = {}
-    for band in bands:
-        ranked = [(rank, key) for key, asset in _assets(item).items() if (rank := _rank(band, key, asset)) is not None]
-        if ranked:
-            chosen[band] = min(ranked)[1]
-    return chosen
-
-
-def _assets(item: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    assets = item.get("assets")
-    if not isinstance(assets, Mapping):
-        raise CatalogError(f"Item {name_of(item)!r} has no assets.")
-    return assets
-
-
-def _rank(band: str, key: str, asset: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Return how well an asset fits a band, smaller is better: by common name, by key, by a well-known key; JPEG 2000 last."""
-    if PICTURES & set(asset.get("roles") or ()):
-        return None
-    matches = (_common_names(asset) == [band], key == band, key.removesuffix("-jp2") == band or key in KEYS.get(band, ()))
-    if not any(matches):
-        return None
-    jpeg = "jp2" in f"{key} {asset.get('type')} {asset.get('href')}".lower()
-    return int(jpeg), matches.index(True)
-
-
-def _common_names(asset: Mapping[str, Any]) -> list[str | None]:
-    listed = asset.get("bands") or asset.get("eo:bands") or [asset]
-    names = [entry.get("common_name") or entry.get("eo:common_name") for entry in listed]
-    return [name if isinstance(name, str) else None for name in names]
-
-
-def _available(item: Mapping[str, Any]) -> set[str]:
-    """Return the names of the bands an item has."""
-    listed = {name for asset in _assets(item).values() for name in _common_names(asset)[:1] if len(_common_names(asset)) == 1}
-    return {name for name in {*listed, *KEYS} if name and name != CLEAR and name in _keys(item, [name])}
-
-
-# ---- what is known about an asset
-
-
-def _entry(asset: Mapping[str, Any], *names: str) -> Any:
-    """Return the first value of these names that the asset's one band, or the asset itself, declares."""
-    listed = [*(asset.get("bands") or ())[:1], *(asset.get("raster:bands") or ())[:1], asset]
-    for part in listed:
-        for name in names:
-            if part.get(name) is not None:
-                return part[name]
-    return None
-
-
-def _asset(found: Found, band: str, key: str) -> Asset:
-    item, asset = found.item, found.item["assets"][key]
-    name = name_of(item)
+def _asset(found: Found, band: str, named: Named, content: Content) -> Asset:
+    name, asset = name_of(found.item), found.item["assets"][named.key]
     try:
         href = resolve(asset.get("href"), found.base, found.root)
     except AssetError as error:
         raise AssetError(f"Item {name!r}, band {band!r}: {error}") from error
-    nodata = _entry(asset, "nodata")
-    number = None if nodata is None else _number(nodata, name, "nodata")
-    if band == CLEAR:
-        return Asset(name, band, href, found.root, kind="clear", nodata=number)
-    scale, offset = _scaling(item, asset)
-    return Asset(name, band, href, found.root, scale=scale, offset=offset, nodata=number)
-
-
-def _scaling(item: Mapping[str, Any], asset: Mapping[str, Any]) -> tuple[float, float]:
-    """Return scale and offset from counts to reflectance.
-
-    Since processing baseline 04.00 Sentinel-2 counts are 1000 too high, unless the catalogue has taken that off. Earth Search
-    declares the offset in ``raster:bands`` whether or not it did, so its flag decides over that (its issues 9 and 66).
-    """
-    properties, name = item.get("properties") or {}, name_of(item)
-    taken_off = properties.get("earthsearch:boa_offset_applied") is True
-    scale, offset = _entry(asset, "raster:scale", "scale"), _entry(asset, "raster:offset", "offset")
-    if scale is not None or offset is not None:
-        factor = 1.0 if scale is None else _number(scale, name, "scale")
-        if not 1e-30 < abs(factor) < 1e30:
-            raise CatalogError(f"Item {name!r} declares the scale {scale!r}; reflectance is counts * scale + offset.")
-        return factor, 0.0 if taken_off or offset is None else _finite(offset, name, "offset")
-    if str(_entry(asset, "data_type")).startswith("float"):
-        return 1.0, 0.0
-    return 1e-4, -0.1 if not taken_off and _baseline(properties, name) >= 4 else 0.0
-
-
-def _baseline(properties: Mapping[str, Any], name: str) -> float:
-    """Return the processing baseline as a number; 0 where the item has none."""
-    value = properties.get("s2:processing_baseline")
-    return 0.0 if value is None else _finite(str(value).lstrip("N"), name, "s2:processing_baseline")
-
-
-def _number(value: Any, name: str, what: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CatalogError(f"Item {name!r} declares the {what} {short(value)}, which is no number.") from error
-
-
-def _finite(value: Any, name: str, what: str) -> float:
-    number = _number(value, name, what)
-    if not abs(number) < 1e30:
-        raise CatalogError(f"Item {name!r} declares the {what} {value!r}; a finite number is needed.")
-    return number
+    kind: Literal["clear", "classes", "numbers"]
+    kind = "clear" if band == CLEAR else "classes" if content.kind == "classes" else "numbers"
+    return Asset(name, band, href, found.root, kind, content.encoding)
 
 
 def _grid(item: Mapping[str, Any], asset: Mapping[str, Any]) -> GeoBox | None:

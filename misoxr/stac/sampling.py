@@ -73,7 +73,9 @@ def stretches(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
         first += count
 
 
-def sampling_of(block: GeoBox, whole: GeoBox, wkt: str, transform: Affine, shape: tuple[int, int]) -> Sampling | None:
+def sampling_of(
+    block: GeoBox, whole: GeoBox, wkt: str, transform: Affine, shape: tuple[int, int], *, shrinks: bool = True
+) -> Sampling | None:
     """Return what to read of a raster for a block of a grid, and how to sample it; None where they do not meet.
 
     Parameters
@@ -82,12 +84,14 @@ def sampling_of(block: GeoBox, whole: GeoBox, wkt: str, transform: Affine, shape
         The block, and the grid that it is of.
     wkt, transform, shape
         The raster's CRS, transform, and height and width.
+    shrinks : bool, optional
+        Whether pixels are averaged where the grid's are at least twice as large.
     """
     height, width = shape
     turn = columns_of_turn(wkt, transform.a, width) if transform.b == transform.d == 0 else None
     back = transformer(str(block.crs), wkt)
     rows, columns = _positions(block, back, transform, turn, width)
-    shrink = _shrink(_ratio(whole, back, transform, turn, shape), turn, width)
+    shrink = _shrink(_ratio(whole, back, transform, turn, shape), turn, width) if shrinks else 1
     rows, columns = (np.round(part / shrink * FINEST) / FINEST for part in (rows, columns))
     count = None
     if turn == width:

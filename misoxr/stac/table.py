@@ -35,6 +35,8 @@ __all__ = ["ItemTable", "boxes_of", "is_table", "open_table"]
 SUFFIXES = (".parquet", ".geoparquet")
 BATCH = 2048
 """Items that are copied at once."""
+SAMPLE = 100
+"""Items that are looked at before a graph is built: a band that none of them has is not there."""
 FIELDS = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
 """Columns that are an item's own fields; the others are its properties."""
 NEEDED = ("id", "bbox", "datetime")
@@ -127,6 +129,14 @@ class ItemTable:
         for at in list(self._kept)[: max(0, len(self._kept) - max(4 * len(wanted), 1000))]:
             del self._kept[at]
         return scenes
+
+    def found(self, places: Iterable[int] | None = None) -> list[Found]:
+        """Read items as they stand in the table; all that pass by default."""
+        return [self._found(int(self.rows[at])) for at in (range(len(self.rows)) if places is None else places)]
+
+    def sample(self) -> list[Found]:
+        """Read a few items, spread evenly."""
+        return self.found(np.unique(np.linspace(0, len(self.rows) - 1, SAMPLE).astype(int)))
 
     def _found(self, row: int) -> Found:
         item = _item(_opened(self.copy).slice(row, 1).to_pylist()[0])

@@ -1,0 +1,77 @@
+"""Sentinel-2's offset: since processing baseline 04.00 counts are 1000 too high, unless the catalogue has taken that off.
+
+Catalogues spell the baseline in many ways: as a property of any namespace, within a product's name, or as the processing extension's version.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from misoxr.errors import CatalogError
+from misoxr.stac.fields import name_of
+
+__all__ = ["offset_of", "taken_off"]
+
+OFFSET = -0.1
+"""Reflectance of what baseline 04.00 and later add to counts."""
+
+_PRODUCT = re.compile(r"(?<![A-Z0-9])S2[A-D]?_\w*?_N(\d\d)\.?(\d\d)(?!\d)", re.IGNORECASE)
+
+
+def taken_off(item: Mapping[str, Any]) -> bool:
+    """Whether the catalogue says that it has taken the offset off the counts, in any namespace."""
+    return any(_last(key) == "boaoffsetapplied" and str(value).lower() == "true" for key, value in _properties(item).items())
+
+
+def offset_of(item: Mapping[str, Any]) -> float:
+    """Return the offset of an item's reflectance; 0 where it names no baseline.
+
+    Raises
+    ------
+    CatalogError
+        If it names a baseline that is no number.
+    """
+    return 0.0 if taken_off(item) or (_baseline(item) or 0.0) < 4 else OFFSET
+
+
+def _baseline(item: Mapping[str, Any]) -> float | None:
+    """Return the processing baseline, such as 5.09, from where an item tells it first."""
+    for key, value in _properties(item).items():
+        if _last(key) == "processingbaseline" and value is not None:
+            number = _number(value)
+            if number is None:
+                raise CatalogError(f"Item {name_of(item)!r} declares the {key} {value!r}; a baseline such as '05.09' is needed.")
+            return number
+    for text in _texts(item):
+        named = _PRODUCT.search(text)
+        if named:
+            return int(named[1]) + int(named[2]) / 100
+    return _number(_properties(item).get("processing:version"))
+
+
+def _number(value: Any) -> float | None:
+    """Return a baseline spelt as "05.09", "N0509", "0509", 5.09 or 509 as 5.09; None where it is none of these."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, int) and value >= 100:
+        value = f"{value:04d}"
+    spelt = re.fullmatch(r"\s*N?(\d{1,2})(?:\.(\d{1,2})|(\d\d))?\s*", str(value), re.IGNORECASE)
+    if spelt is None:
+        return None
+    return int(spelt[1]) + float(f"0.{spelt[2] or spelt[3] or 0}")
+
+
+def _texts(item: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a product's name may stand: the item's id, its properties, and its assets' addresses."""
+    yield name_of(item)
+    yield from (value for value in _properties(item).values() if isinstance(value, str))
+    yield from (str(asset.get("href")) for asset in (item.get("assets") or {}).values())
+
+
+def _properties(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    return item.get("properties") or {}
+
+
+def _last(key: str) -> str:
+    """Return a property's name without its namespace and what spellings differ in."""
+    return re.sub(r"[-_. ]", "", key.rpartition(":")[2]).lower()
