@@ -1,5 +1,7 @@
 """One tree of exceptions. A message says the fact, the value and the remedy."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 
@@ -15,6 +17,8 @@ __all__ = [
     "PointsError",
     "SpecError",
     "StoreError",
+    "near",
+    "require",
 ]
 
 
@@ -83,3 +87,10 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingDependencyError(
             f"This step needs {module!r}, which is not installed ({error}). Install it with: pip install 'misoxr[{extra}]'"
         ) from error
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return ``' Did you mean "x"?'`` for the known name that is nearest, or "" where none is near."""
+    by_small = {str(one).lower(): str(one) for one in known}
+    found = get_close_matches(str(name).lower(), by_small, n=1)
+    return f' Did you mean "{by_small[found[0]]}"?' if found else ""

@@ -3,7 +3,6 @@
 import inspect
 import os
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from numbers import Integral
@@ -21,12 +20,13 @@ from misoxr._version import __version__
 from misoxr.baseline import is_baseline
 from misoxr.clusters import here, holds_futures
 from misoxr.cube import check, named
-from misoxr.errors import BandError, MisoxrError, MisoxrWarning, PointsError, SpecError
+from misoxr.errors import BandError, MisoxrError, PointsError, SpecError
 from misoxr.features import values_at
 from misoxr.folds import KFold, PredefinedFolds, check_apart
 from misoxr.grid import geobox_of
 from misoxr.kept import Kept, Unit, digest, fingerprint
 from misoxr.model.checkpoint import Model, forget
+from misoxr.notes import flush, gathered, note
 from misoxr.points import encode, place, read_points, regions_of, simulated
 from misoxr.predict_at import predict_at
 from misoxr.recipe import Recipe
@@ -44,6 +44,7 @@ NUMBER = "misoxr:number"
 """Column that follows points while some are left out."""
 
 
+@gathered
 def cross_validate(
     ds: xr.Dataset,
     estimators: Any,
@@ -131,6 +132,7 @@ def cross_validate(
         )
     kept = Kept(store, {} if store is None else fingerprint(ds, rivals, specs, imagery, placed, labels, folds))
     found = {unit: kept.read(unit) for unit in units}
+    flush()
     todo = [unit for unit in units if found[unit] is None]
 
     def arguments(unit: Unit) -> tuple[Any, ...]:
@@ -206,7 +208,7 @@ def _usable(
         raise BandError(f"None of the {len(placed)} points has a label and lies where the cube has a valid pixel.")
     if not usable.all():
         words = f"{(~usable).sum()} of {len(placed)} points have no label, or no valid imagery, and are left out."
-        warnings.warn(words, MisoxrWarning, stacklevel=4)
+        note(words)
     places = placed[NUMBER].to_numpy()[usable]
     return placed[usable].drop(columns=NUMBER), {name: values[usable] for name, values in labels.items()}, places, imagery
 
