@@ -87,7 +87,7 @@ def years_of(years: Any) -> list[int]:
     SpecError
         If one is no year, or there is none.
     """
-    several = [years] if isinstance(years, str | Real | np.ndarray) and np.ndim(years) == 0 else years
+    several = np.atleast_1d(years).tolist() if isinstance(years, str | Real | np.ndarray) else years
     words = f"years is {short(years)}; give a year, or several, such as range(2019, 2024)."
     check_spec(isinstance(several, Iterable) and not isinstance(several, Mapping), words)
     found = []
@@ -122,8 +122,8 @@ def _days(ds: xr.Dataset) -> Days:
     try:
         if values.dtype.kind not in "MOUT":
             raise ValueError(f"they are {values.dtype}")
-        dates = pd.DatetimeIndex(values) if values.dtype.kind == "M" else values
-        dates = [date if hasattr(date, "month") else pd.Timestamp(str(date)) for date in dates]
+        held = pd.DatetimeIndex(values) if values.dtype.kind == "M" else values
+        dates = [date if hasattr(date, "month") else pd.Timestamp(str(date)) for date in held]
         return Days(*(np.array([getattr(date, part) for date in dates], dtype="int64") for part in Days._fields))
     except (TypeError, ValueError) as error:
         raise SpecError(
@@ -329,7 +329,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     missing = [name for name in needed if name not in ds.data_vars]
     if missing:
         raise BandError(
-            f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}.{near(missing[0], ds.data_vars)} "
+            f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}.{near(missing[0], map(str, ds.data_vars))} "
             "Rename its variables, or join the rasters with ds.miso.add."
         )
     for band in spec.bands:

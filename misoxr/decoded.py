@@ -41,6 +41,7 @@ _CLASS_NAMES = {
     *("scl", "fmask", "qa", "qa60", "mask", "flag", "flags", "class", "classes", "classification", "landcover", "landuse"),
     *("lulc", "lccs", "nlcd", "cdl", "worldcover", "corine", "biome", "ecoregion", "geology", "lithology", "landform"),
 }
+_MEASURES = {"probability", "prob", "fraction", "share", "percent", "confidence", "score", "count", "density"}
 _BAND_NAMES = re.compile(r"b(and)?_?\d+a?|red|green|blue|coastal|pan|nir\w*|swir\w*|rededge\w*|[vh][vh]", re.IGNORECASE)
 
 
@@ -215,8 +216,8 @@ def is_class(name: Hashable, array: xr.DataArray) -> bool:
 def is_told(name: Hashable, array: xr.DataArray) -> bool:
     """Whether flags, the type bool, or a name such as "scl" or "land_cover" tell that values are classes."""
     words = {word for word in re.split(r"[\W_]+", str(name).lower()) if word}
-    named = bool(words & _CLASS_NAMES) or {"land", "cover"} <= words
-    return named or array.dtype.kind == "b" or any(_CLASS_KEYS.search(str(key)) for key in array.attrs)
+    named = (words & _CLASS_NAMES or {"land", "cover"} <= words) and not words & _MEASURES
+    return bool(named) or array.dtype.kind == "b" or any(_CLASS_KEYS.search(str(key)) for key in array.attrs)
 
 
 def is_whole(array: xr.DataArray) -> bool:
@@ -227,4 +228,5 @@ def is_whole(array: xr.DataArray) -> bool:
 
 def _stored(array: xr.DataArray) -> np.dtype[Any]:
     """Return the type in which the variable lies in its file."""
-    return np.dtype(array.encoding.get("rasterio_dtype", array.encoding.get("dtype", array.dtype)))
+    stored: np.dtype[Any] = np.dtype(array.encoding.get("rasterio_dtype", array.encoding.get("dtype", array.dtype)))
+    return stored

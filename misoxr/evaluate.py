@@ -20,13 +20,14 @@ from misoxr._version import __version__
 from misoxr.baseline import is_baseline
 from misoxr.clusters import here, holds_futures
 from misoxr.cube import check, named
-from misoxr.errors import BandError, MisoxrError, PointsError, SpecError
+from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, near
 from misoxr.features import values_at
 from misoxr.folds import KFold, PredefinedFolds, check_apart
 from misoxr.grid import geobox_of
 from misoxr.kept import Kept, Unit, digest, fingerprint
 from misoxr.model.checkpoint import Model, forget
 from misoxr.notes import flush, gathered, note
+from misoxr.parts import check_flags
 from misoxr.points import encode, place, read_points, regions_of, simulated
 from misoxr.predict_at import predict_at
 from misoxr.recipe import Recipe
@@ -112,6 +113,14 @@ def cross_validate(
     StoreError
         If the store holds folds of other points, folds or settings, or a file that is damaged.
     """
+    check_flags(progress=progress)
+    if not isinstance(store, str | os.PathLike | None):
+        raise SpecError(f"store is {store!r}; give a path or a URL.")
+    if client is not None and not hasattr(client, "submit"):
+        raise SpecError(f"client is {client!r}; give a distributed.Client.")
+    for name in settings:
+        if name not in NETWORKS and (hint := near(name, (*OWN, *NETWORKS))):
+            raise SpecError(f"cross_validate has no argument {name!r}.{hint}")
     rivals = rivals_of(estimators, settings, OWN)
     seeds = _seeds(seeds)
     points = _read(points, cv)
@@ -154,6 +163,8 @@ def cross_validate(
     return Scores.joined(tables, tasks, about)
 
 
+NETWORKS = {*inspect.signature(fit).parameters, *Recipe.__dataclass_fields__}
+"""Settings of networks."""
 OWN = [name for name in inspect.signature(cross_validate).parameters if name not in ("ds", "settings")]
 """Its arguments, for who misspells one."""
 

@@ -117,10 +117,10 @@ def _layers(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
         mapping = {v.encoding.get("grid_mapping", v.attrs.get("grid_mapping")) for v in raster.data_vars.values()}
         raster = raster.set_coords([name for name in {*mapping, "spatial_ref", "crs"} if name in raster.data_vars])
         box = geobox_of(raster)
-        bands = {name: assign(array, box) for name, array in raster.data_vars.items() if {"y", "x"} & set(array.dims)}
-        if not bands:
+        maps = {name: assign(array, box) for name, array in raster.data_vars.items() if {"y", "x"} & set(array.dims)}
+        if not maps:
             raise BandError(f"The raster {label!r} has the variables {list(raster.data_vars)}, and none over y and x.")
-        return bands
+        return {name: band for own, array in maps.items() for name, band in _bands(own, array).items()}
     if not isinstance(raster, xr.DataArray):
         remedy = (
             "name each of several rasters: add(one=..., other=...)"
@@ -130,6 +130,11 @@ def _layers(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
         raise SpecError(
             f"The raster {label!r} is a {type(raster).__name__}; give a path, or a DataArray or Dataset with y, x and a CRS; {remedy}."
         )
+    return _bands(label, raster)
+
+
+def _bands(label: Hashable, raster: xr.DataArray) -> dict[Hashable, xr.DataArray]:
+    """Return the bands of an array as a file has them, by name."""
     if "band" not in raster.dims:
         return {label: raster}
     names = _band_names(raster)

@@ -110,9 +110,9 @@ def plot(maps: xr.Dataset, *, image: xr.Dataset | None = None, **figure: Any) ->
     options = {"figsize": (6 * len(panels), 5), "layout": "constrained", **figure}
     try:
         canvas, axes = pyplot.subplots(1, len(panels), squeeze=False, **options)
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise SpecError(
-            f"matplotlib.pyplot.subplots cannot take {sorted(figure)} ({error}); plot itself takes image.{near(next(iter(figure), ''), ['image', 'figsize', 'dpi', 'layout'])}"
+            f"matplotlib.pyplot.subplots cannot take {figure} ({error}); plot itself takes image.{near(next(iter(figure)), ['image'])}"
         ) from error
     for panel, axis in zip(panels, axes[0], strict=True):
         if isinstance(panel, xr.Dataset):

@@ -25,6 +25,7 @@ from misoxr.model.checkpoint import Address, Model, resolve
 from misoxr.model.field import Block, Grid, Positions, Source, blend, from_location
 from misoxr.model.inference import choose_device, choose_precision, inference
 from misoxr.notes import gathered, note
+from misoxr.parts import check_flags
 from misoxr.spec import PRESETS, ModelSpec, Task, WindowSpec
 from misoxr.stack import chunks_of, stack, stack_with_halo
 from misoxr.windows import Axis, Plan, plan
@@ -230,6 +231,12 @@ class Settings:
     batch_size: int | None
     compiled: bool
 
+    def __post_init__(self) -> None:
+        check_flags(location=self.location, compile=self.compiled)
+        for name in ("device", "precision"):
+            if not isinstance(getattr(self, name), str):
+                raise SpecError(f"{name} is {getattr(self, name)!r}; give text, such as 'auto'.")
+
     def arguments(self) -> dict[str, Any]:
         """Return them as keyword arguments."""
         arguments = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -271,10 +278,8 @@ def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, xr.
     spec, chosen = model.spec, settings.tasks_of(model.spec)
     if settings.location and spec.location is None:
         raise SpecError("location=True needs a model with a location branch, and this one has none.")
-    for name in ("location", "compiled"):
-        if not isinstance(getattr(settings, name), bool | np.bool_):
-            raise SpecError(f"{name.replace('compiled', 'compile')} is {getattr(settings, name)!r}; give True or False.")
-    if settings.batch_size is not None and not (isinstance(settings.batch_size, Integral) and settings.batch_size >= 1):
+    size: Any = settings.batch_size
+    if size is not None and (not isinstance(size, Integral) or isinstance(size, bool) or int(size) < 1):
         raise SpecError(f"The batch size is {settings.batch_size!r}; it must be a whole number, 1 or more.")
     if not isinstance(settings.windows, WindowSpec | None):
         raise SpecError(
@@ -293,8 +298,8 @@ def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, xr.
         location=settings.location,
         device=device,
         precision=settings.precision,
-        batch_size=None if settings.batch_size is None else int(settings.batch_size),
-        compiled=bool(settings.compiled),
+        batch_size=None if size is None else int(size),
+        compiled=settings.compiled,
     )
     return model, ds, job, chosen
 
@@ -359,7 +364,7 @@ def _step(job: Job, resolution: Any) -> float:
     """Return the map's pixel size in pixels of the cube."""
     if resolution is None:
         return 1.0
-    if not isinstance(resolution, Real):
+    if not isinstance(resolution, Real) or isinstance(resolution, bool):
         raise SpecError(f"resolution is {resolution!r}; give a number, in units of the CRS.")
     step = float(resolution) / abs(job.geobox.affine.a)
     longest = min(job.plan.y.size, job.plan.x.size)

@@ -152,7 +152,7 @@ class Recipe:
         if "criterion" in defaults and all(task.kind == "regression" for task in spec.tasks):
             defaults["criterion"] = "loss"
         # NumPy's numbers are no JSON.
-        plain = {key: value.item() if hasattr(value, "item") else value for key, value in changes.items()}
+        plain = {key: value.item() if getattr(value, "shape", None) == () else value for key, value in changes.items()}
         return cls(**{**defaults, **plain})
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import inspect
 import json
 import os
 import sys
@@ -34,6 +35,7 @@ from misoxr.model.inference import choose_device, choose_precision, logits_at
 from misoxr.model.miso import Miso
 from misoxr.model.published import load_backbone
 from misoxr.notes import flush, gathered, note
+from misoxr.parts import check_flags
 from misoxr.points import read_points, simulated
 from misoxr.recipe import Recipe
 from misoxr.samples import Labelled, Samples, Windows, read_samples
@@ -187,6 +189,9 @@ def fit(
     validation points alone are read.
     """
     check_dataset(ds)
+    check_flags(calibrate=calibrate, resume=resume, progress=progress)
+    if not isinstance(directory, str | os.PathLike | None):
+        raise SpecError(f"directory is {directory!r}; give a path.")
     points = read_points(points)
     if is_baseline(spec):
         networks = {"val": val is not None, "pretrained": pretrained, "directory": directory, "workers": workers}
@@ -254,6 +259,10 @@ def fit(
     return Model(spec, data.scaling, network.cpu(), record, calibration)
 
 
+OWN = [name for name in inspect.signature(fit).parameters if name not in ("ds", "settings")]
+"""Its arguments, for who misspells one."""
+
+
 def check_room(spec: ModelSpec, geobox: GeoBox) -> None:
     """Refuse a cube that is smaller than one of the network's windows: there is nothing to learn from nodata."""
     size, (height, width) = spec.windows.size, geobox.shape
@@ -283,6 +292,9 @@ def prepared(
         raise SpecError("like gives a baseline its bands and tasks, and a network has its own; leave it out.")
     if pretrained is not None and not isinstance(pretrained, Mapping):
         raise SpecError(f"pretrained is {pretrained!r}; give the weights of each modality, such as {{'sat': path}}.")
+    for name in settings.keys() - Recipe.__dataclass_fields__.keys():
+        if hint := near(name, OWN):
+            raise SpecError(f"fit has no argument {name!r}.{hint}")
     recipe = Recipe.of(spec, **settings)
     _check_settings(recipe, spec, val, seed, scaling, pretrained)
     for source in (pretrained or {}).values():

@@ -2,8 +2,10 @@
 
 import itertools
 import warnings
+from dataclasses import replace
 
 import dask.array as da
+import geopandas as gpd
 import numpy as np
 import pytest
 import xarray as xr
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from misoxr.decoded import PLAIN, coding_of, decode, decoded, is_class
-from misoxr.errors import BandError
+from misoxr.errors import BandError, MisoxrWarning
 from misoxr.grid import assign
 from misoxr.stack import stack, stack_with_halo
 from tests.conftest import make_cube, make_model, tiny_spec
@@ -121,6 +123,7 @@ def test_what_cannot_be_decoded_is_refused(array, words):
         ("anything", held([1], "uint16"), False),
         ("masked_red", held([1.0]), False),
         ("slope", held([1.0]), False),
+        ("class_probability", held([1.0]), False),
     ],
 )
 def test_classes_are_known(name, array, yes):
@@ -206,6 +209,28 @@ def test_every_verb_reads_measurements():
     points = {"x": cube.x.values[[2, 6]], "y": cube.y.values[[2, 6]]}
     at = stored.miso.predict_at(model, points, device="cpu")["permafrost_probability"].values
     assert np.isnan(at).tolist() == [False, True]
+
+
+def test_estimators_learn_from_measurements():
+    from sklearn.tree import DecisionTreeClassifier
+
+    cube = make_cube((40, 40), SPEC.bands)
+    cube["red"][4:9, 4:9] = cube["nir"][4:9, 4:9] = np.nan
+    stored = cube.assign({name: packed_counts(cube[name]) for name in ("red", "nir")})
+    clean = cube.assign({name: decoded(name, stored[name]) for name in ("red", "nir")})
+    x, y = (part.ravel() for part in np.meshgrid(cube.x.values[2::4], cube.y.values[2::4]))
+    labels = {"permafrost": (np.arange(len(x)) // 3) % 2}
+    points = gpd.GeoDataFrame(labels, geometry=gpd.points_from_xy(x, y), crs="EPSG:3338")
+    tree, spec = DecisionTreeClassifier(random_state=0), replace(SPEC, tasks=SPEC.tasks[:1])
+    found = []
+    for ds in (stored, clean):
+        with pytest.warns(MisoxrWarning, match="1 of 100 points lie where the cube has no valid imagery"):
+            model = ds.miso.fit(tree, points, like=spec)
+        with pytest.warns(MisoxrWarning, match="1 of 100 points have no label, or no valid imagery"):
+            scores = ds.miso.cross_validate([(tree, {"like": spec})], points, cv=2, progress=False)
+        found.append((ds.miso.predict(model)["permafrost_probability"].values, scores.predictions["p0"].to_numpy()))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def packed_counts(array: xr.DataArray) -> xr.DataArray:

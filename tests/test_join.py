@@ -313,6 +313,7 @@ def test_a_band_of_a_file_in_hand_has_its_own_nodata():
     both[:, 0, 0], both[:, 0, 1] = -1, -2
     both.attrs |= {"nodatavals": (-1.0, -2.0), "scales": (1.0, 1.0)}
     out = add(image(), both=both, second=both.isel(band=1))  # its coordinate tells which band of the file it is
+    assert set(add(image(), file=both.to_dataset(name="band_data"))) == {"red", "nir", "band_data_1", "band_data_2"}
     assert [out[name].isnull().values[0, :2].tolist() for name in ("both_1", "both_2", "second")] == [
         [True, False],
         *[[False, True]] * 2,

@@ -119,6 +119,7 @@ def test_circular_bands_become_sine_and_cosine(spec):
     np.testing.assert_array_equal(out[2], values[1])
 
 
+@settings(deadline=None)
 @given(st.floats(0, 360, width=32))
 def test_north_is_one_direction(angle):
     """359 and 1 degrees are neighbours: a small turn is a small change of the channels, whatever the direction."""
