@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
-from misoxr import cube
+from misoxr import cube, join
 from misoxr.write import to_zarr
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ class MisoAccessor:
         self._ds = ds
 
     def composite(
-        self, season: tuple[str, str] | None = None, years: Iterable[int] | None = None, method: str = "median"
+        self, season: tuple[str, str] | None = None, years: int | Iterable[int] | None = None, method: str = "median"
     ) -> xr.Dataset:
         """Reduce a time cube to one image; see :func:`misoxr.cube.composite`."""
         return cube.composite(self._ds, season=season, years=years, method=method)
 
     def add(self, *, resampling: str | Mapping[str, str] = "auto", **rasters: Any) -> xr.Dataset:
-        """Put rasters on this dataset's grid, lazily; see :func:`misoxr.cube.add`."""
-        return cube.add(self._ds, resampling=resampling, **rasters)
+        """Put rasters on this dataset's grid, lazily; see :func:`misoxr.join.add`."""
+        return join.add(self._ds, resampling=resampling, **rasters)
 
     def fit(
         self,

@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,8 +19,9 @@ from odc.geo.geobox import GeoBox
 from misoxr._version import __version__
 from misoxr.clusters import computed
 from misoxr.cube import check, named
-from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError, require
+from misoxr.errors import BandError, PointsError, SpecError, require
 from misoxr.features import Features, features, features_at
+from misoxr.notes import note
 from misoxr.points import read_points, simulated
 from misoxr.samples import Labelled, read_samples
 from misoxr.scaling import METHODS, Scaling
@@ -302,7 +302,7 @@ def refuse_unseen(seen: npt.NDArray[np.bool_]) -> None:
         raise BandError(f"None of the {len(seen)} points lies where the cube has a valid pixel; give a cube with data there.")
     if not seen.all():
         words = f"{(~seen).sum()} of {len(seen)} points lie where the cube has no valid imagery, and are left out."
-        warnings.warn(words, MisoxrWarning, stacklevel=5)
+        note(words)
 
 
 def check_labels(task: Task, labels: Floats, when: str = "") -> None:

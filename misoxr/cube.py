@@ -1,14 +1,14 @@
-"""Cubes in hand: composites in time, joining rasters, and checking a cube against a model."""
+"""Cubes in hand: composites in time, and checking a cube against a model."""
 
-import os
 import re
-import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import reduce
+from numbers import Real
 from operator import or_
+from reprlib import repr as short
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,32 +16,43 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.errors import AssetError, BandError, GridError, MisoxrWarning, SpecError
-from misoxr.grid import assign, crs_of, geobox_of
-from misoxr.resample import RESAMPLINGS, on_grid, pixel_ratio
+from misoxr.decoded import decoded, is_class, is_told, may_lack
+from misoxr.errors import BandError, GridError, SpecError, near
+from misoxr.grid import assign, geobox_of
+from misoxr.notes import gathered, note
+from misoxr.parts import check as check_spec
 from misoxr.spec import ModelSpec
 
-__all__ = ["add", "check", "composite", "in_season", "named", "reduce_time"]
+__all__ = ["check", "check_dataset", "composite", "in_season", "named", "reduce_time", "years_of"]
 
-BLOCK = 2048
-"""Chunks of files, and of what is put on an image without chunks, in pixels."""
+OBSERVATIONS = "observations"
+"""The variable of a composite that counts what is behind each pixel."""
 
+Integers = npt.NDArray[np.int64]
 Cube = npt.NDArray[np.float32]
 
 
+class Days(NamedTuple):
+    """Days of any calendar, as far as a season needs to know them."""
+
+    year: Integers
+    month: Integers
+    day: Integers
+
+
 def in_season(
-    times: pd.DatetimeIndex, season: tuple[str, str] | None = None, years: Iterable[int] | None = None
+    times: pd.DatetimeIndex | Days, season: tuple[str, str] | None = None, years: int | Iterable[int] | None = None
 ) -> npt.NDArray[np.bool_]:
     """Return which times lie in a season of some years.
 
     Parameters
     ----------
-    times : DatetimeIndex
+    times : DatetimeIndex or Days
         Times, in UTC where they carry no time zone.
     season : (str, str), optional
         First and last day as "MM-DD", both inclusive; the whole year by default. A season that ends before it starts wraps
         over new year and belongs to the year it starts in.
-    years : iterable of int, optional
+    years : int or iterable of int, optional
         Years to keep; all by default.
 
     Returns
@@ -51,27 +62,47 @@ def in_season(
     Raises
     ------
     SpecError
-        If a day is not a day of the calendar in the form "MM-DD".
+        If a day is not a day of the calendar in the form "MM-DD", or a year is none.
     """
-    year = np.asarray(times.year, dtype="int64")
-    inside = np.ones(len(times), dtype=bool)
+    year, month, day = (np.asarray(part, dtype="int64") for part in (times.year, times.month, times.day))
+    inside = np.ones(len(year), dtype=bool)
     if season is not None:
-        first, last = (_month_day(day) for day in _pair(season))
-        day = np.asarray(times.month, dtype="int64") * 100 + np.asarray(times.day, dtype="int64")
+        first, last = (_month_day(text) for text in _pair(season))
+        place = month * 100 + day
         if first <= last:
-            inside = (day >= first) & (day <= last)
+            inside = (place >= first) & (place <= last)
         else:
-            inside = (day >= first) | (day <= last)
-            year = year - (day <= last)
+            inside = (place >= first) | (place <= last)
+            year = year - (place <= last)
     if years is not None:
-        inside = inside & np.isin(year, [int(value) for value in years])
+        inside = inside & np.isin(year, years_of(years))
     return inside
 
 
-def _pair(season: tuple[str, str]) -> tuple[str, str]:
-    if isinstance(season, str) or len(season) != 2:
+def years_of(years: Any) -> list[int]:
+    """Return the years that are asked for: one, or several, as whole numbers or text.
+
+    Raises
+    ------
+    SpecError
+        If one is no year, or there is none.
+    """
+    several = np.atleast_1d(years).tolist() if isinstance(years, str | Real | np.ndarray) else years
+    words = f"years is {short(years)}; give a year, or several, such as range(2019, 2024)."
+    check_spec(isinstance(several, Iterable) and not isinstance(several, Mapping), words)
+    found = []
+    for year in several:
+        digits = str(year).removesuffix(".0")
+        check_spec(bool(re.fullmatch(r"\d{1,4}", digits)), words)
+        found.append(int(digits))
+    check_spec(bool(found), words)
+    return found
+
+
+def _pair(season: Any) -> tuple[str, str]:
+    if isinstance(season, str) or not isinstance(season, Sequence) or len(season) != 2:
         raise SpecError(f'The season {season!r} is not a pair of days; write (first, last), such as ("06-20", "08-20").')
-    return season
+    return season[0], season[1]
 
 
 def _month_day(text: str) -> int:
@@ -83,6 +114,32 @@ def _month_day(text: str) -> int:
     except (TypeError, ValueError):
         raise SpecError(f'{text!r} is not a day of the year; write "MM-DD", such as "06-20".') from None
     return day.month * 100 + day.day
+
+
+def _days(ds: xr.Dataset) -> Days:
+    """Return the days of a cube's times, which may be of another calendar (cftime), or text."""
+    values = ds["time"].values
+    try:
+        if values.dtype.kind not in "MOUT":
+            raise ValueError(f"they are {values.dtype}")
+        held = pd.DatetimeIndex(values) if values.dtype.kind == "M" else values
+        dates = [date if hasattr(date, "month") else pd.Timestamp(str(date)) for date in held]
+        return Days(*(np.array([getattr(date, part) for date in dates], dtype="int64") for part in Days._fields))
+    except (TypeError, ValueError) as error:
+        raise SpecError(
+            f"The {len(values)} times of the cube, such as {values[:1]}, are no dates, or some are missing ({error}); "
+            "give dates: ds.assign_coords(time=pd.to_datetime([...])), or leave some out: ds.sel(time=ds.time.notnull())."
+        ) from error
+
+
+def _span(days: Days) -> str:
+    """Return the first and the last day, in words."""
+    found = sorted(zip(*days, strict=True))
+    return (
+        "none at all"
+        if not found
+        else " to ".join(f"{year:04d}-{month:02d}-{day:02d}" for year, month, day in (found[0], found[-1]))
+    )
 
 
 def _median(values: Cube) -> Cube:
@@ -102,6 +159,17 @@ def _mean(values: Cube) -> Cube:
     total = np.where(valid, values, 0).sum(axis=0, dtype="float64")
     count = valid.sum(axis=0)
     return np.where(count, total / np.maximum(count, 1), np.nan).astype("float32")
+
+
+def _mode(values: Cube) -> Cube:
+    """Return the most frequent code, the least of those that are as frequent."""
+    found = np.full(values.shape[1:], np.nan, dtype="float32")
+    most = np.zeros(values.shape[1:], dtype="int64")
+    for code in np.unique(values[~np.isnan(values)]):
+        count = (values == code).sum(axis=0)
+        better = count > most
+        found[better], most[better] = code, count[better]
+    return found
 
 
 METHODS: Mapping[str, Callable[[Cube], Cube]] = MappingProxyType({"median": _median, "mean": _mean})
@@ -135,230 +203,110 @@ def reduce_time(values: Cube, method: str) -> Cube:
     return METHODS[method](values)
 
 
+@gathered
 def composite(
-    ds: xr.Dataset, season: tuple[str, str] | None = None, years: Iterable[int] | None = None, method: str = "median"
+    ds: xr.Dataset, season: tuple[str, str] | None = None, years: int | Iterable[int] | None = None, method: str = "median"
 ) -> xr.Dataset:
     """Reduce a time cube to one image, lazily.
 
     Parameters
     ----------
     ds : Dataset
-        Bands (time, y, x), NaN where nothing was observed; variables without a time are kept as they are.
+        Bands (time, y, x), NaN where nothing was observed; nodata, scale and offset that attributes tell of are honoured.
+        Variables without a time are kept as they are, and variables along time alone, such as a cloud cover, are dropped.
     season : (str, str), optional
         First and last day as "MM-DD"; see :func:`in_season`.
-    years : iterable of int, optional
+    years : int or iterable of int, optional
         Years in which the season starts.
     method : {"median", "mean"}, optional
-        How to reduce.
+        How to reduce. Classes are never averaged: of variables with flags, booleans, those with names such as "scl" or
+        "landcover", and bytes without units, the most frequent code is kept, the least where two are as frequent.
 
     Returns
     -------
     Dataset
         Bands (y, x) float32 with their attributes, and ``observations`` (y, x) uint16: the number of times at which at
-        least one band is valid.
+        least one band is valid. Classes, and variables that cannot be missing beside some that can, are no bands in this. Where
+        the cube has ``observations`` of its own, as composites of several years have, these are summed.
 
     Raises
     ------
     GridError
         If there is no time dimension or no usable grid.
     SpecError
-        If no time lies in the season, or the season or method is malformed.
+        If no time lies in the season, or the season, years, times or method is malformed.
+    BandError
+        If no variable has a time, or one holds no numbers.
     """
-    geobox = geobox_of(ds)
+    geobox = geobox_of(check_dataset(ds))
     if "time" not in ds.dims or "time" not in ds.coords:
         raise GridError(f"The dataset has dimensions {tuple(ds.dims)} and no time to reduce; it may be a composite already.")
-    if method not in METHODS:
-        raise SpecError(f"Unknown way {method!r} to reduce time; use one of {sorted(METHODS)}.")
-    times = pd.DatetimeIndex(ds["time"].values)
-    years = None if years is None else list(years)
-    chosen = np.flatnonzero(in_season(times, season, years))
+    if not isinstance(method, str) or method not in METHODS:
+        raise SpecError(f"Unknown way {method!r} to reduce time; use one of {sorted(METHODS)}.{near(str(method), METHODS)}")
+    days = _days(ds)
+    asked = None if years is None else years_of(years)
+    chosen = np.flatnonzero(in_season(days, season, asked))
     if not chosen.size:
-        span = f"from {times.min():%Y-%m-%d} to {times.max():%Y-%m-%d}" if len(times) else "none at all"
-        raise SpecError(f"No time of the cube ({len(times)} times, {span}) lies in season {season} of years {years}; widen them.")
+        span = f"{len(days.year)} times, from {_span(days)}" if len(days.year) else "no times"
+        raise SpecError(f"No time of the cube ({span}) lies in season {season} of years {asked}; widen them.")
     cube = ds.isel(time=chosen)
-    bands = {name: _masked(array) for name, array in cube.data_vars.items() if "time" in array.dims}
-    if not bands:
-        raise BandError(f"No variable of {list(cube.data_vars)} has a time to reduce.")
+    held = {name: array for name, array in cube.data_vars.items() if {"time", "y", "x"} <= set(array.dims) and name != OBSERVATIONS}
+    if not held:
+        raise BandError(f"No variable of {list(cube.data_vars)} has a time to reduce, beside y and x.")
+    values = {name: decoded(name, array) for name, array in held.items()}
+    classes = [name for name, array in held.items() if is_class(name, array)]
+    _note_bytes({name: held[name] for name in classes})
     out = cube.drop_vars([name for name, array in cube.variables.items() if "time" in array.dims])
-    out = out.assign({name: _reduced(array, method) for name, array in bands.items()})
-    seen = reduce(or_, (array.notnull() for array in bands.values()))
-    count = seen.sum("time", dtype="uint16", keep_attrs=False).variable
+    out = out.assign({name: _reduced(array, _mode if name in classes else METHODS[method]) for name, array in values.items()})
+    bands = [name for name in held if name not in classes] or classes
+    lacking = [name for name in bands if may_lack(name, held[name])] or bands
+    count = _count([values[name] for name in lacking], cube.get(OBSERVATIONS))
+    return assign(out.assign({OBSERVATIONS: count}), geobox)  # type: ignore[no-any-return]
+
+
+def _count(bands: Sequence[xr.DataArray], before: xr.DataArray | None) -> xr.Variable:
+    """Count the times with a valid value in any band; where these are composites, the observations behind them."""
+    seen = reduce(or_, (array.notnull().any([dim for dim in array.dims if dim not in ("time", "y", "x")]) for array in bands))
+    if before is not None and set(before.dims) == {"time", "y", "x"}:
+        seen = decoded(OBSERVATIONS, before).where(seen, 0).fillna(0)
+    count: xr.Variable = seen.sum("time", dtype="uint16", keep_attrs=False).transpose("y", "x").variable
     count.attrs = {"long_name": "times with at least one valid band", "units": "1"}
-    return assign(out.assign(observations=count), geobox)  # type: ignore[no-any-return]
+    count.encoding = {}
+    return count
 
 
-def _reduced(array: xr.DataArray, method: str) -> xr.Variable:
+def _note_bytes(classes: Mapping[Hashable, xr.DataArray]) -> None:
+    """Warn of variables whose type alone tells that they are classes."""
+    guessed = [name for name, array in classes.items() if not is_told(name, array)]
+    if guessed:
+        note(
+            f"{guessed} hold bytes without units and are taken for classes, of which the most frequent is kept. "
+            f'If they are measured, write so: ds["{guessed[0]}"].attrs["units"] = "1".'
+        )
+
+
+def _reduced(array: xr.DataArray, work: Callable[[Cube], Cube]) -> xr.Variable:
     lazy = array.transpose("time", ...)
     dims = lazy.dims[1:]
     if lazy.chunks is None:
-        return xr.Variable(dims, reduce_time(lazy.values, method), array.attrs)
+        return xr.Variable(dims, work(lazy.values), array.attrs)
     data = lazy.chunk(time=-1).data
     empty = np.empty((0,) * len(dims), dtype="float32")
-    return xr.Variable(dims, data.map_blocks(reduce_time, method=method, drop_axis=0, dtype="float32", meta=empty), array.attrs)
+    return xr.Variable(dims, data.map_blocks(work, drop_axis=0, dtype="float32", meta=empty), array.attrs)
 
 
-Raster = str | os.PathLike[str] | xr.DataArray | xr.Dataset
-
-
-def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters: Raster) -> xr.Dataset:
-    """Join rasters to a dataset on its grid, lazily.
-
-    Parameters
-    ----------
-    ds : Dataset
-        The image, with dimensions y and x and a CRS.
-    resampling : str or mapping of variable name to str, optional
-        "nearest", "bilinear" or "average"; "auto" (also for names that a mapping leaves out) takes nearest for classes (flags,
-        and integers without units) and for compass directions, average where a raster's pixel is less than half the
-        image's, and bilinear else.
-    **rasters : path, URL, DataArray or Dataset
-        A raster file (its bands become ``name``, or ``name_<description or number>`` where there are several), a Zarr
-        store ending in ``.zarr``, or data in hand. A DataArray becomes the variable ``name``; a Dataset's variables
-        keep their own names.
-
-    Returns
-    -------
-    Dataset
-        The image with the new variables (y, x), float32 with NaN as nodata, in the image's chunks.
-
-    Raises
-    ------
-    GridError
-        If a raster has no CRS, no y and x, an irregular grid, or does not overlap the image.
-    BandError
-        If a name is taken, or a variable has dimensions other than y and x.
-    AssetError
-        If a file or store cannot be opened.
-    """
-    geobox = geobox_of(ds)
-    sizes = _chunks(ds)
-    joined: dict[Hashable, xr.Variable] = {}
-    for label, raster in rasters.items():
-        for name, array in _layers(label, raster).items():
-            if name in ds.variables or name in joined:
-                raise BandError(f"The dataset has a variable {name!r} already; join the raster under another name.")
-            joined[name] = _joined(name, array, geobox, resampling, sizes)
-    return assign(ds.assign(joined), geobox)  # type: ignore[no-any-return]
-
-
-def _chunks(ds: xr.Dataset) -> Mapping[str, tuple[int, ...]] | None:
-    """Return the chunks along y and x of the first lazy variable, or None where all are in memory."""
-    lazy = (array.chunksizes for array in ds.data_vars.values() if array.chunks is not None)
-    return next(({dim: sizes[dim] for dim in ("y", "x")} for sizes in lazy if {"y", "x"} <= set(sizes)), None)
-
-
-def _layers(label: str, raster: Raster) -> dict[Hashable, xr.DataArray]:
-    """Return a raster's variables by the names they are to have, each with its CRS."""
-    if isinstance(raster, (str, os.PathLike)):
-        raster = _open(os.fspath(raster))
-    if isinstance(raster, xr.Dataset):
-        mapping = {v.encoding.get("grid_mapping", v.attrs.get("grid_mapping")) for v in raster.data_vars.values()}
-        raster = raster.set_coords([name for name in {*mapping, "spatial_ref", "crs"} if name in raster.data_vars])
-        box = geobox_of(raster)
-        return {name: assign(array, box) for name, array in raster.data_vars.items()}
-    if "band" not in raster.dims:
-        return {label: raster}
-    return {
-        (label if raster.sizes["band"] == 1 else f"{label}_{_band_name(raster, at)}"): _band(raster, at)
-        for at in range(raster.sizes["band"])
-    }
-
-
-def _open(path: str) -> xr.Dataset | xr.DataArray:
-    import rioxarray
-
-    blocks = {"band": 1, "y": BLOCK, "x": BLOCK}
-    try:
-        if path.rstrip("/").endswith(".zarr"):
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata", RuntimeWarning)
-                return xr.open_zarr(path, decode_coords="all")  # type: ignore[no-any-return]
-        raster = rioxarray.open_rasterio(path, chunks=blocks, mask_and_scale=True, lock=False)
-    except (OSError, ValueError, ImportError) as error:  # Zarr's and fsspec's own are among them
-        raise AssetError(f"The raster {path} cannot be opened: {error}") from error
-    if isinstance(raster, list):
-        raise GridError(f"{path} holds {len(raster)} rasters of different grids; open the one you mean and give it as a Dataset.")
-    return raster
-
-
-def _band_name(raster: xr.DataArray, at: int) -> str:
-    described = raster.attrs.get("long_name")
-    if isinstance(described, (tuple, list)) and described[at]:
-        return str(described[at]).strip().replace(" ", "_")
-    return str(raster["band"].values[at]) if "band" in raster.coords else str(at + 1)
-
-
-def _band(raster: xr.DataArray, at: int) -> xr.DataArray:
-    """Select one band, with its own of the attributes that list one value for each band."""
-    one = raster.isel(band=at, drop=True)
-    listed = {key: value for key, value in raster.attrs.items() if isinstance(value, (tuple, list))}
-    one.attrs.update({key: value[at] for key, value in listed.items() if len(value) == raster.sizes["band"]})
-    one.attrs = {key: value for key, value in one.attrs.items() if value is not None}
-    return one
-
-
-def _joined(
-    name: Hashable,
-    array: xr.DataArray,
-    geobox: GeoBox,
-    resampling: str | Mapping[str, str],
-    sizes: Mapping[str, tuple[int, ...]] | None,
-) -> xr.Variable:
-    """Put one layer on the grid, in the image's chunks; in memory where both the image and the layer are."""
-    if set(array.dims) != {"y", "x"}:
-        raise BandError(f"Variable {name!r} has dimensions {array.dims}, not (y, x); rename, select or reduce the others first.")
-    if crs_of(array) is None:
-        raise GridError(
-            f'Raster {name!r} carries no CRS. Write one, for example with raster.rio.write_crs("EPSG:3338") of rioxarray.'
-        )
-    asked = resampling if isinstance(resampling, str) else resampling.get(str(name), "auto")
-    if asked not in ("auto", *RESAMPLINGS):
-        raise GridError(f"Unknown resampling {asked!r} of {name!r}; use 'auto' or one of {RESAMPLINGS}.")
-    method = _resampling(name, array, geobox) if asked == "auto" else asked
-    block = (BLOCK, BLOCK) if sizes is None else (max(sizes["y"]), max(sizes["x"]))
-    out = on_grid(_masked(array), geobox, method, block)
-    if sizes is not None:
-        out = out.chunk({"y": sizes["y"], "x": sizes["x"]})
-    elif array.chunks is None:
-        out = out.load()
-    return out.transpose("y", "x").variable
-
-
-def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
-    stored = np.dtype(array.encoding.get("rasterio_dtype", array.encoding.get("dtype", array.dtype)))
-    scaled = array.encoding.get("scale_factor", 1) != 1
-    words = f"{name} {array.attrs.get('standard_name', '')} {array.attrs.get('long_name', '')}".lower()
-    # DEM tools write aspect without units; in degrees or without, 359 and 1 have no middle.
-    compass = str(array.attrs.get("units", "degree")).lower() in ("degree", "degrees", "deg", "°") and any(
-        word in words for word in ("aspect", "direction")
-    )
-    classes = "flag_values" in array.attrs or "flag_meanings" in array.attrs
-    integers = stored.kind in "iub" and not scaled and "units" not in array.attrs
-    if compass or classes or integers:
-        return "nearest"
-    return "average" if pixel_ratio(geobox_of(array), geobox) > 2 else "bilinear"
-
-
-def _masked(array: xr.DataArray) -> xr.DataArray:
-    """Return float32 with NaN where the attributes' nodata value stands, and without those attributes."""
-    values = [array.attrs[key] for key in ("_FillValue", "missing_value", "nodata") if key in array.attrs]
-    out = array.astype("float32")
-    for value in values:
-        # Compared as stored: -3e38 in float64 is another number than in float32.
-        if array.dtype.kind == "f" or _fits(float(value), array.dtype):
-            out = out.where(array != np.asarray(value, dtype=array.dtype))
-    out.attrs = {key: value for key, value in array.attrs.items() if key not in ("_FillValue", "missing_value", "nodata")}
-    out.encoding = {}
-    return out
-
-
-def _fits(value: float, dtype: np.dtype[Any]) -> bool:
-    return dtype.kind in "iu" and value.is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+def check_dataset(ds: Any) -> xr.Dataset:
+    """Return what is a Dataset; refuse the rest."""
+    if isinstance(ds, xr.Dataset):
+        return ds
+    remedy = ", such as array.to_dataset(name=...)" if isinstance(ds, xr.DataArray) else ""
+    raise GridError(f"The cube is a {type(ds).__name__}; give a Dataset with a variable for each band{remedy}.")
 
 
 def named(ds: xr.Dataset, spec: ModelSpec) -> xr.Dataset:
     """Return the dataset with a model's bands under the model's names, where it has them under an alias."""
-    found = {alias: band.name for band in spec.bands if band.name not in ds for alias in band.aliases[::-1] if alias in ds}
+    here = check_dataset(ds).data_vars
+    found = {alias: band.name for band in spec.bands if band.name not in here for alias in band.aliases[::-1] if alias in here}
     return ds.rename_vars(found)
 
 
@@ -381,7 +329,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     missing = [name for name in needed if name not in ds.data_vars]
     if missing:
         raise BandError(
-            f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}. "
+            f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}.{near(missing[0], map(str, ds.data_vars))} "
             "Rename its variables, or join the rasters with ds.miso.add."
         )
     for band in spec.bands:
@@ -417,10 +365,8 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
             )
     absent = [band.name for band in spec.bands if band.name not in ds.data_vars]
     if absent:
-        warnings.warn(
+        note(
             f"The dataset lacks the optional bands {absent} of model {spec.name!r}, which enter as the network's zero. "
-            "Join them with ds.miso.add under these names.",
-            MisoxrWarning,
-            stacklevel=4,
+            "Join them with ds.miso.add under these names."
         )
     return geobox

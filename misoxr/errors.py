@@ -17,6 +17,8 @@ __all__ = [
     "PointsError",
     "SpecError",
     "StoreError",
+    "near",
+    "require",
 ]
 
 
@@ -92,3 +94,10 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingDependencyError(
             f"This step needs {module!r}, which is not installed ({error}). Install it with: pip install 'misoxr[{extra}]'"
         ) from error
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return ``' Did you mean "x"?'`` for the known name that is nearest, or "" where none is near."""
+    by_small = {str(one).lower(): str(one) for one in known}
+    found = get_close_matches(str(name).lower(), by_small, n=1)
+    return f' Did you mean "{by_small[found[0]]}"?' if found else ""

@@ -3,7 +3,6 @@
 import inspect
 import os
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from numbers import Integral
@@ -21,12 +20,14 @@ from misoxr._version import __version__
 from misoxr.baseline import is_baseline
 from misoxr.clusters import here, holds_futures
 from misoxr.cube import check, named
-from misoxr.errors import BandError, MisoxrError, MisoxrWarning, PointsError, SpecError
+from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, near
 from misoxr.features import values_at
 from misoxr.folds import KFold, PredefinedFolds, check_apart
 from misoxr.grid import geobox_of
 from misoxr.kept import Kept, Unit, digest, fingerprint
 from misoxr.model.checkpoint import Model, forget
+from misoxr.notes import flush, gathered, note
+from misoxr.parts import check_flags
 from misoxr.points import encode, place, read_points, regions_of, simulated
 from misoxr.predict_at import predict_at
 from misoxr.recipe import Recipe
@@ -44,6 +45,7 @@ NUMBER = "misoxr:number"
 """Column that follows points while some are left out."""
 
 
+@gathered
 def cross_validate(
     ds: xr.Dataset,
     estimators: Any,
@@ -111,6 +113,14 @@ def cross_validate(
     StoreError
         If the store holds folds of other points, folds or settings, or a file that is damaged.
     """
+    check_flags(progress=progress)
+    if not isinstance(store, str | os.PathLike | None):
+        raise SpecError(f"store is {store!r}; give a path or a URL.")
+    if client is not None and not hasattr(client, "submit"):
+        raise SpecError(f"client is {client!r}; give a distributed.Client.")
+    for name in settings:
+        if name not in NETWORKS and (hint := near(name, (*OWN, *NETWORKS))):
+            raise SpecError(f"cross_validate has no argument {name!r}.{hint}")
     rivals = rivals_of(estimators, settings, OWN)
     seeds = _seeds(seeds)
     points = _read(points, cv)
@@ -131,6 +141,7 @@ def cross_validate(
         )
     kept = Kept(store, {} if store is None else fingerprint(ds, rivals, specs, imagery, placed, labels, folds))
     found = {unit: kept.read(unit) for unit in units}
+    flush()
     todo = [unit for unit in units if found[unit] is None]
 
     def arguments(unit: Unit) -> tuple[Any, ...]:
@@ -152,6 +163,8 @@ def cross_validate(
     return Scores.joined(tables, tasks, about)
 
 
+NETWORKS = {*inspect.signature(fit).parameters, *Recipe.__dataclass_fields__}
+"""Settings of networks."""
 OWN = [name for name in inspect.signature(cross_validate).parameters if name not in ("ds", "settings")]
 """Its arguments, for who misspells one."""
 
@@ -206,7 +219,7 @@ def _usable(
         raise BandError(f"None of the {len(placed)} points has a label and lies where the cube has a valid pixel.")
     if not usable.all():
         words = f"{(~usable).sum()} of {len(placed)} points have no label, or no valid imagery, and are left out."
-        warnings.warn(words, MisoxrWarning, stacklevel=4)
+        note(words)
     places = placed[NUMBER].to_numpy()[usable]
     return placed[usable].drop(columns=NUMBER), {name: values[usable] for name, values in labels.items()}, places, imagery
 

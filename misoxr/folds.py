@@ -2,7 +2,6 @@
 
 import json
 import os
-import warnings
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -17,8 +16,9 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial import cKDTree
 from scipy.stats import wasserstein_distance
 
-from misoxr.errors import MisoxrWarning, PointsError
+from misoxr.errors import PointsError
 from misoxr.groups import blocks_of, chained, check_crs, coordinates_of, dealt, merged, polygon_of
+from misoxr.notes import note
 
 __all__ = [
     "KNNDM",
@@ -294,7 +294,7 @@ class KNNDM(Splitter):
         extent = float(np.hypot(*np.ptp(self._xy(X), axis=0)))
         if left > extent:
             words = f"The targets lie farther from the points ({left:.3g}, after matching) than these reach ({extent:.3g})"
-            warnings.warn(f"{words}; check that the targets are in the CRS of the points.", MisoxrWarning, stacklevel=2)
+            note(f"{words}; check that the targets are in the CRS of the points.")
         return folds
 
     def _candidates(self, xy: Floats) -> Iterator[Indices]:
@@ -364,7 +364,7 @@ class PredefinedFolds(Splitter):
             message = f"{len(absent)} of {len(held)} identifiers in {str(path)!r} are not among the {len(keys)} points"
             if absent == held:
                 raise PointsError(f"{message}, such as {min(absent)!r}; give ids of the kind in the file.")
-            warnings.warn(f"{message} and are skipped.", MisoxrWarning, stacklevel=2)
+            note(f"{message} and are skipped.")
         places = [[np.flatnonzero(np.isin(keys, side)) for side in sides] for sides in folds]
         return cls([(train, test) for train, test in places], buffer)
 
@@ -412,7 +412,7 @@ def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> n
         text = (
             f"All {len(points)} points lie in one block of {size:g}; blocks of {smaller:g} separate the validation points instead."
         )
-        warnings.warn(text, MisoxrWarning, stacklevel=2)
+        note(text)
     blocks, counts = blocks_of(points, smaller)
     target, total = fraction * len(blocks), 0
     chosen = np.zeros(len(counts), dtype=bool)
@@ -441,7 +441,7 @@ def _warn_alone(xy: Floats, groups: Indices, length: float, what: str) -> None:
     gap = float(np.median(np.asarray(cKDTree(xy).query(xy, k=2)[0])[:, 1]))
     if gap > 100 * length:
         words = f"Every point is one of the {what} of {length:g}, as points lie {gap:.3g} apart: the folds are random ones."
-        warnings.warn(f"{words} Give a length in units of the coordinates, metres as a rule.", MisoxrWarning, stacklevel=2)
+        note(f"{words} Give a length in units of the coordinates, metres as a rule.")
 
 
 def check_apart(fold: str, train: Iterable[Any], test: Iterable[Any]) -> None:

@@ -1,7 +1,7 @@
 """The pixel grid: the one place that turns pixels into coordinates, and coordinates into locations."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,13 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
                 if variable.attrs.get(key):
                     return str(variable.attrs[key])
     for name in ("epsg", "proj:epsg"):
-        if name in obj.coords and obj.coords[name].size == 1:
+        if name in obj.coords and obj.coords[name].size == 1 and obj.coords[name].dtype.kind in "iu":
             return f"EPSG:{int(obj.coords[name])}"
     value = obj.attrs.get("crs")
-    return str(value) if value else None
+    if isinstance(value, Mapping):  # as rasterio wrote it once: {"init": "epsg:3338"}
+        value = value.get("init")
+    code = str(value or "")
+    return f"EPSG:{code}" if code.isdecimal() else code or None
 
 
 def _variable(obj: xr.Dataset | xr.DataArray, name: Hashable | None) -> xr.DataArray | None:
@@ -61,7 +64,7 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
     Raises
     ------
     GridError
-        If y or x is missing, the coordinates are irregular, or there is no CRS.
+        If y or x is missing, the coordinates are irregular, or there is no CRS, or none that can be read.
     """
     for dim in ("y", "x"):
         if dim not in obj.dims or dim not in obj.coords:
@@ -75,7 +78,12 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
     if not (y.size and x.size):
         raise GridError(f"The dataset has {y.size} x {x.size} pixels; give one that is not empty.")
     transform = _written_transform(obj, y, x) or _transform_of(y, x)
-    return GeoBox((y.size, x.size), transform, crs)
+    try:
+        return GeoBox((y.size, x.size), transform, crs)
+    except pyproj.exceptions.CRSError as error:
+        raise GridError(
+            f'The CRS {crs!r} cannot be read ({error}); write one, for example with .rio.write_crs("EPSG:3338") of rioxarray.'
+        ) from error
 
 
 def _written_transform(obj: xr.Dataset | xr.DataArray, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> Affine | None:

@@ -9,13 +9,19 @@ import pyproj
 
 from misoxr.errors import SpecError
 
-__all__ = ["Band", "EncoderSpec", "LocationSpec", "LossSpec", "Modality", "Task", "WindowSpec", "check"]
+__all__ = ["Band", "EncoderSpec", "LocationSpec", "LossSpec", "Modality", "Task", "WindowSpec", "check", "check_flags"]
 
 
 def check(condition: bool, message: str) -> None:
     """Raise a :class:`~misoxr.errors.SpecError` with the message unless the condition holds."""
     if not condition:
         raise SpecError(message)
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuse what is neither true nor false, for whoever writes a setting of another argument there."""
+    for name, value in flags.items():
+        check(isinstance(value, bool), f"{name} is {value!r}; give True or False.")
 
 
 @dataclass(frozen=True)

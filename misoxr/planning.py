@@ -104,6 +104,8 @@ def plan(ds: xr.Dataset, *, timed: bool | Block = True, compact: bool = False) -
     StoreError
         If there is no such block, or ``timed`` is none.
     """
+    if not isinstance(compact, bool):
+        raise StoreError(f"compact is {compact!r}; give True or False.")
     layout = layout_of(ds, compact=compact)
     rows, columns = layout.shape
     try:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from misoxr.errors import BandError, require
+from misoxr.decoded import decoded
+from misoxr.errors import BandError, SpecError, near, require
 from misoxr.grid import geobox_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def true_colour(ds: xr.Dataset, axis: Any) -> None:
     missing = [name for name in ("red", "green", "blue") if name not in ds]
     if missing:
         raise BandError(f"True colour needs red, green and blue; {missing} are missing.")
-    rgb = np.stack([_coarse(ds[name]).values for name in ("red", "green", "blue")], axis=-1)
+    rgb = np.stack([decoded(name, _coarse(ds[name])).values for name in ("red", "green", "blue")], axis=-1)
     low, high = np.nanpercentile(rgb, [2, 98], axis=(0, 1))
     axis.imshow(np.nan_to_num(np.clip((rgb - low) / (high - low), 0, 1), nan=1.0), extent=_extent(ds["red"]))
 
@@ -91,7 +92,11 @@ def plot(maps: xr.Dataset, *, image: xr.Dataset | None = None, **figure: Any) ->
     ------
     BandError
         If there are neither probabilities nor class maps.
+    SpecError
+        If matplotlib does not know an argument.
     """
+    if not isinstance(image, xr.Dataset | None):
+        raise BandError(f"image is a {type(image).__name__}; give a Dataset with red, green and blue.")
     pyplot = require("matplotlib.pyplot", "plot")
     probabilities = [array for name, array in maps.items() if str(name).endswith("_probability") and array.ndim == 2]
     # A binary class map says less than its probability, so only maps of several classes are drawn.
@@ -103,7 +108,12 @@ def plot(maps: xr.Dataset, *, image: xr.Dataset | None = None, **figure: Any) ->
         )
     panels = ([image] if image is not None else []) + probabilities + several
     options = {"figsize": (6 * len(panels), 5), "layout": "constrained", **figure}
-    canvas, axes = pyplot.subplots(1, len(panels), squeeze=False, **options)
+    try:
+        canvas, axes = pyplot.subplots(1, len(panels), squeeze=False, **options)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SpecError(
+            f"matplotlib.pyplot.subplots cannot take {figure} ({error}); plot itself takes image.{near(next(iter(figure)), ['image'])}"
+        ) from error
     for panel, axis in zip(panels, axes[0], strict=True):
         if isinstance(panel, xr.Dataset):
             true_colour(panel, axis)

@@ -1,7 +1,6 @@
 """Labelled points: reading them, encoding their labels, and placing them on a grid."""
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,10 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.errors import MisoxrWarning, PointsError
+from misoxr.errors import PointsError
 from misoxr.grid import beside, extent, geobox_of, pixels
 from misoxr.groups import polygon_of
+from misoxr.notes import note
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.tables import (
     check_geometry,
@@ -221,7 +221,7 @@ def place(points: gpd.GeoDataFrame, geobox: GeoBox) -> tuple[gpd.GeoDataFrame, F
             "Check the CRS of the points, and open the cube over their area."
         )
     if outside:
-        warnings.warn(f"{outside} of {len(moved)} points lie outside the cube and are left out.", MisoxrWarning, stacklevel=2)
+        note(f"{outside} of {len(moved)} points lie outside the cube and are left out.")
     return moved[inside], rows[inside], columns[inside]
 
 

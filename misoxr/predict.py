@@ -1,12 +1,11 @@
 """Maps and point answers from a datacube, lazily: each Dask chunk with its halo, by windows that belong to the ground."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import ceil
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import dask.array as da
@@ -19,12 +18,14 @@ from odc.geo.geobox import GeoBox
 from misoxr.baseline import BASELINES, PixelModel
 from misoxr.cube import check, named
 from misoxr.ensemble import averaged
-from misoxr.errors import MisoxrWarning, SpecError
+from misoxr.errors import SpecError
 from misoxr.grid import assign, lattice_offset, locations
 from misoxr.maps import attributes, variables
 from misoxr.model.checkpoint import Address, Model, resolve
 from misoxr.model.field import Block, Grid, Positions, Source, blend, from_location
 from misoxr.model.inference import choose_device, choose_precision, inference
+from misoxr.notes import gathered, note
+from misoxr.parts import check_flags
 from misoxr.spec import PRESETS, ModelSpec, Task, WindowSpec
 from misoxr.stack import chunks_of, stack, stack_with_halo
 from misoxr.windows import Axis, Plan, plan
@@ -125,6 +126,7 @@ class Edges:
         return np.asarray((np.arange(first, stop, dtype="float64") + 0.5) * self.step)
 
 
+@gathered
 def predict(
     ds: xr.Dataset,
     model: Model | PixelModel | str | os.PathLike[str] | Sequence[Any],
@@ -229,6 +231,12 @@ class Settings:
     batch_size: int | None
     compiled: bool
 
+    def __post_init__(self) -> None:
+        check_flags(location=self.location, compile=self.compiled)
+        for name in ("device", "precision"):
+            if not isinstance(getattr(self, name), str):
+                raise SpecError(f"{name} is {getattr(self, name)!r}; give text, such as 'auto'.")
+
     def arguments(self) -> dict[str, Any]:
         """Return them as keyword arguments."""
         arguments = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -239,6 +247,8 @@ class Settings:
         """Return the tasks that are asked for."""
         if isinstance(self.tasks, str):
             raise SpecError(f"tasks is {self.tasks!r}; give a list of names, [{self.tasks!r}].")
+        if not isinstance(self.tasks, Sequence | np.ndarray | None):
+            raise SpecError(f"tasks is {self.tasks!r}; give a list of names, such as {[task.name for task in spec.tasks]}.")
         if self.tasks is not None and not len(self.tasks):
             raise SpecError(f"tasks is empty; name some of {[task.name for task in spec.tasks]}, or leave it out for all.")
         return [spec.task(name) for name in self.tasks] if self.tasks is not None else list(spec.tasks)
@@ -268,7 +278,8 @@ def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, xr.
     spec, chosen = model.spec, settings.tasks_of(model.spec)
     if settings.location and spec.location is None:
         raise SpecError("location=True needs a model with a location branch, and this one has none.")
-    if settings.batch_size is not None and not (isinstance(settings.batch_size, int) and settings.batch_size >= 1):
+    size: Any = settings.batch_size
+    if size is not None and (not isinstance(size, Integral) or isinstance(size, bool) or int(size) < 1):
         raise SpecError(f"The batch size is {settings.batch_size!r}; it must be a whole number, 1 or more.")
     if not isinstance(settings.windows, WindowSpec | None):
         raise SpecError(
@@ -287,7 +298,7 @@ def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, xr.
         location=settings.location,
         device=device,
         precision=settings.precision,
-        batch_size=settings.batch_size,
+        batch_size=None if size is None else int(size),
         compiled=settings.compiled,
     )
     return model, ds, job, chosen
@@ -297,11 +308,9 @@ def _warn_outside(geobox: GeoBox, spec: ModelSpec) -> None:
     assert spec.location is not None
     rows, columns = np.meshgrid([0, geobox.shape.y], [0, geobox.shape.x])
     if np.abs(locations(geobox, rows, columns, spec.location)).max() > 1 + 1e-6:
-        warnings.warn(
+        note(
             f"The cube reaches beyond the extent {spec.location.extent} ({spec.location.crs}) of the model's locations, where its "
-            "location head has learnt nothing.",
-            MisoxrWarning,
-            stacklevel=5,
+            "location head has learnt nothing."
         )
 
 
@@ -311,10 +320,8 @@ def _plan(geobox: GeoBox, spec: ModelSpec, windows: WindowSpec | None) -> Plan:
         raise SpecError(f"The model reads inputs of {spec.windows.input_size} pixels; windows.input_size is {windows.input_size}.")
     shape = geobox.shape.y, geobox.shape.x
     if spec.modalities and min(shape) < windows.size:
-        warnings.warn(
-            f"The cube has {shape[0]} x {shape[1]} pixels, less than a window of {windows.size}; it is padded with the network's zero.",
-            MisoxrWarning,
-            stacklevel=5,
+        note(
+            f"The cube has {shape[0]} x {shape[1]} pixels, less than a window of {windows.size}; it is padded with the network's zero."
         )
     return plan(shape, windows, lattice_offset(geobox))
 
@@ -357,7 +364,7 @@ def _step(job: Job, resolution: Any) -> float:
     """Return the map's pixel size in pixels of the cube."""
     if resolution is None:
         return 1.0
-    if not isinstance(resolution, Real):
+    if not isinstance(resolution, Real) or isinstance(resolution, bool):
         raise SpecError(f"resolution is {resolution!r}; give a number, in units of the CRS.")
     step = float(resolution) / abs(job.geobox.affine.a)
     longest = min(job.plan.y.size, job.plan.x.size)

@@ -1,7 +1,6 @@
 """Answers of a model at any coordinates of a datacube, lazily: each chunk read once, and only around the points."""
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -18,11 +17,12 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.baseline import PixelModel
 from misoxr.ensemble import averaged
-from misoxr.errors import MisoxrWarning, PointsError
+from misoxr.errors import PointsError
 from misoxr.grid import assign, pixels
 from misoxr.maps import attributes, variables
 from misoxr.model.checkpoint import Model
 from misoxr.model.field import Crops, Scatter, Window
+from misoxr.notes import gathered, note
 from misoxr.points import coordinates
 from misoxr.predict import Job, Settings, dtype_of, layers_of, pixel_bands, prepared
 from misoxr.spec import ModelSpec, WindowSpec
@@ -36,6 +36,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
 
 
+@gathered
 def predict_at(
     ds: xr.Dataset,
     model: Model | PixelModel | str | os.PathLike[str] | Sequence[Any],
@@ -118,7 +119,7 @@ def _inside(geobox: GeoBox, x: Floats, y: Floats) -> tuple[Integers, Floats, Flo
         raise PointsError(f"All {len(rows)} points lie outside the cube; check their CRS and the cube's extent.")
     if len(inside) < len(rows):
         words = f"{len(rows) - len(inside)} of {len(rows)} points lie outside the cube, and have no answer."
-        warnings.warn(words, MisoxrWarning, stacklevel=4)
+        note(words)
     return inside, rows, columns
 
 

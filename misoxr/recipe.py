@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
+from misoxr.errors import near
 from misoxr.parts import Turns, check
 from misoxr.spec import ModelSpec
 
@@ -140,7 +141,9 @@ class Recipe:
         """
         known = {field.name for field in fields(cls)}
         unknown = sorted(changes.keys() - known)
-        check(not unknown, f"Training has no settings {unknown}; it has {sorted(known)}.")
+        check(
+            not unknown, f"Training has no settings {unknown}; it has {sorted(known)}.{near(unknown[0], known) if unknown else ''}"
+        )
         defaults: dict[str, Any] = {}
         if any(modality.encoder.backbone.startswith("swin") for modality in spec.modalities):
             defaults = dict(_PUBLISHED) if spec.width >= 1024 else {"learning_rate": 5e-4, "max_epochs": 20}
@@ -149,7 +152,7 @@ class Recipe:
         if "criterion" in defaults and all(task.kind == "regression" for task in spec.tasks):
             defaults["criterion"] = "loss"
         # NumPy's numbers are no JSON.
-        plain = {key: value.item() if hasattr(value, "item") else value for key, value in changes.items()}
+        plain = {key: value.item() if getattr(value, "shape", None) == () else value for key, value in changes.items()}
         return cls(**{**defaults, **plain})
 
 

@@ -1,6 +1,6 @@
 """Named bands to network inputs: units, channels, and the scaling that training fits and prediction repeats."""
 
-import warnings
+import re
 from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass
 from reprlib import repr as short
@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from misoxr.errors import BandError, CheckpointError, MisoxrWarning, SpecError
+from misoxr.errors import BandError, CheckpointError, SpecError
 from misoxr.spec import Band, Modality, ModelSpec, build
 
 __all__ = ["ModalityScaling", "Scaling", "channels", "conversion", "valid_pixels"]
@@ -20,23 +20,34 @@ METHODS = ("whiten", "log", "standard")
 """How a scaling is fitted."""
 
 _SYNONYMS = {
-    **dict.fromkeys(("", "dimensionless", "reflectance", "unitless", "-"), "1"),
+    **dict.fromkeys(("", "1", "dimensionless", "reflectance", "unitless", "-"), "1"),
     **dict.fromkeys(("dn", "counts", "count"), "DN"),
-    **dict.fromkeys(("degrees", "deg", "°", "arc_degree"), "degree"),
-    **dict.fromkeys(("rad", "radians"), "radian"),
-    **dict.fromkeys(("meter", "meters", "metre", "metres"), "m"),
-    **dict.fromkeys(("1/m", "m^-1", "m**-1", "per metre", "per meter"), "m-1"),
-    **dict.fromkeys(("millimeter", "millimetre", "millimeters", "millimetres", "mm/year", "mm yr-1", "kg m-2"), "mm"),
-    **dict.fromkeys(("c", "°c", "celsius", "degree_celsius", "degrees_celsius", "deg_c"), "degC"),
-    **dict.fromkeys(("kelvin", "k"), "K"),
-    **dict.fromkeys(("feet", "foot"), "ft"),
-    **dict.fromkeys(("percent",), "%"),
+    **dict.fromkeys(("degree", "deg", "°", "arcdegree", "degreetrue", "degreet", "degt", "degtrue", "°t", "truedegree"), "degree"),
+    **dict.fromkeys(("radian", "rad"), "radian"),
+    **dict.fromkeys(("gon", "grad", "gradian"), "gon"),
+    **dict.fromkeys(("m", "meter", "metre", "masl"), "m"),
+    **dict.fromkeys(("m-1", "1/m", "permetre", "permeter", "/m"), "m-1"),
+    **dict.fromkeys(("mm", "millimeter", "millimetre", "mm/year", "mm/yr", "mm/a", "mmyr-1", "mmyear-1", "mma-1"), "mm"),
+    **dict.fromkeys(("kgm-2", "kg/m2"), "mm"),
+    **dict.fromkeys(("degc", "c", "°c", "celsius", "degreecelsius", "degreec", "cel"), "degC"),
+    **dict.fromkeys(("kelvin", "k", "degk", "degreekelvin"), "K"),
+    **dict.fromkeys(("ft", "feet", "foot"), "ft"),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), "cm"),
+    **dict.fromkeys(("km", "kilometer", "kilometre"), "km"),
+    **dict.fromkeys(("%", "percent"), "%"),
 }
+"""Units by their spellings: small letters, without blanks, underscores, signs of powers and the plural's s."""
+
+_UNTOLD = ("", "none", "null", "nan", "n/a", "na", "unknown", "?")
+"""Texts that tell no units."""
+
+_ANGLES = ("degree", "radian", "gon")
 
 _CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
     ("1", "DN"): (10_000.0, 0.0),
     ("%", "1"): (0.01, 0.0),
     ("radian", "degree"): (180.0 / np.pi, 0.0),
+    ("gon", "degree"): (0.9, 0.0),
     ("K", "degC"): (1.0, -273.15),
     ("degC", "K"): (1.0, 273.15),
     ("m", "mm"): (1000.0, 0.0),
@@ -47,32 +58,27 @@ _CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
 }
 
 
-def conversion(found: object, band: Band) -> tuple[float, float]:
+def conversion(found: object, band: Band) -> tuple[float, float] | None:
     """Return factor and summand that turn values in the units found into the band's units.
+
+    None where they are not told, and where those of a direction are no angle: tools copy an elevation's metres to the aspect.
 
     Raises
     ------
     BandError
         If the units cannot be converted.
-
-    Warns
-    -----
-    MisoxrWarning
-        If no units are given; the values are then taken to be in the band's own units.
     """
-    if found is None:
-        warnings.warn(
-            f"Band {band.name!r} has no units and is taken to be in {band.units!r}. Write them down: "
-            f'ds["{band.name}"].attrs["units"] = "{band.units}"',
-            MisoxrWarning,
-            stacklevel=2,
-        )
-        return 1.0, 0.0
-    have, want = _canonical(str(found)), _canonical(band.units)
+    text = (found.decode(errors="replace") if isinstance(found, bytes) else "" if found is None else str(found)).strip()
+    have, want = _canonical(text), _canonical(band.units)
+    if text.lower() in _UNTOLD:
+        # A ratio's units are often written as an empty text.
+        return (1.0, 0.0) if found is not None and not text and want == "1" else None
     if have == want:
         return 1.0, 0.0
     if (have, want) in _CONVERSIONS:
         return _CONVERSIONS[have, want]
+    if band.kind == "circular" and have in _SYNONYMS.values() and have not in _ANGLES:
+        return None
     hint = (
         "raw counts may carry the offset of processing baseline 04.00, so open them with misoxr.open_stac"
         if (have, want) == ("DN", "1")
@@ -82,7 +88,10 @@ def conversion(found: object, band: Band) -> tuple[float, float]:
 
 
 def _canonical(units: str) -> str:
-    return _SYNONYMS.get(units.strip().lower(), units.strip())
+    plain = re.sub(r"[\s_^]|\*\*", "", units.lower())
+    one = plain.replace("degrees", "degree")
+    one = one.removesuffix("s") if len(one) > 3 else one  # "ms" is no metre
+    return _SYNONYMS.get(plain) or _SYNONYMS.get(one) or units.strip()
 
 
 def channels(modality: Modality, bands: Array) -> Array:

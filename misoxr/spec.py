@@ -8,7 +8,7 @@ from reprlib import repr as short
 from types import UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from misoxr.errors import SpecError
+from misoxr.errors import SpecError, near
 from misoxr.parts import Band, EncoderSpec, LocationSpec, LossSpec, Modality, Task, WindowSpec, check
 
 __all__ = [
@@ -102,7 +102,8 @@ class ModelSpec:
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise SpecError(f"The model has no task {name!r}; it has {[t.name for t in self.tasks]}.")
+        names = [task.name for task in self.tasks]
+        raise SpecError(f"The model has no task {name!r}; it has {names}.{near(str(name), names)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the specification as JSON values."""
@@ -156,12 +157,12 @@ class ModelSpec:
         ----------
         arXiv 2506.17302 for the architecture and the default bands.
         """
-        try:
-            parts = PRESETS[name]
-        except KeyError:
+        parts = PRESETS.get(name) if isinstance(name, str) else None
+        if parts is None:
             raise SpecError(
-                f"Unknown preset {name!r}; use one of {sorted(PRESETS)}, or, where models are fitted, a baseline of misoxr.baseline.BASELINES."
-            ) from None
+                f"Unknown preset {name!r}; use one of {sorted(PRESETS)}, or, where models are fitted, a baseline of "
+                f"misoxr.baseline.BASELINES.{near(str(name), PRESETS)}"
+            )
         bands = {"sat": _bands(SENTINEL2 if sat is None else sat), "cov": _bands(COVARIATES if cov is None else cov)}
         modalities = [Modality(key, value, parts[key], required=key == "sat") for key, value in bands.items() if value]
         check(bool(modalities), "A model built from a preset needs at least one modality; give bands for sat or cov.")

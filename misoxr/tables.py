@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 from pyproj.exceptions import CRSError
 
-from misoxr.errors import MisoxrWarning, PointsError
+from misoxr.errors import PointsError
+from misoxr.notes import note
 from misoxr.spec import Task
 
 __all__ = [
@@ -295,9 +296,7 @@ def settled(points: gpd.GeoDataFrame, tasks: list[str], roles: Mapping[str, str]
     words = f"Observations of one place differ and are set to missing: {words}."
     if lost.all():
         raise PointsError(f"{words} No point is left with a label; settle the labels of each place first.")
-    warnings.warn(
-        f"{words} {lost.sum()} of {len(points)} points are left without a label and dropped.", MisoxrWarning, stacklevel=3
-    )
+    note(f"{words} {lost.sum()} of {len(points)} points are left without a label and dropped.")
     return points[~lost]
 
 

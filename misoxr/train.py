@@ -2,11 +2,11 @@
 
 import difflib
 import hashlib
+import inspect
 import json
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,8 +23,9 @@ from odc.geo.geobox import GeoBox
 from misoxr._version import __version__
 from misoxr.baseline import PixelModel, check_labels, fit_baseline, is_baseline, prepared_baseline, refuse_unseen
 from misoxr.calibration import Calibration, fit_temperature
-from misoxr.cube import check, named
-from misoxr.errors import GridError, MisoxrWarning, PointsError, SpecError, StoreError
+from misoxr.cube import check, check_dataset, named
+from misoxr.decoded import is_class
+from misoxr.errors import GridError, PointsError, SpecError, StoreError, near
 from misoxr.folds import separate
 from misoxr.grid import geobox_of
 from misoxr.loop import Hardware, centre, draw_of, run
@@ -33,6 +34,8 @@ from misoxr.model.files import fetch, sha256_of
 from misoxr.model.inference import choose_device, choose_precision, logits_at
 from misoxr.model.miso import Miso
 from misoxr.model.published import load_backbone
+from misoxr.notes import flush, gathered, note
+from misoxr.parts import check_flags
 from misoxr.points import read_points, simulated
 from misoxr.recipe import Recipe
 from misoxr.samples import Labelled, Samples, Windows, read_samples
@@ -59,15 +62,14 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
     SpecError
         If the cube has none of the bands, or the points none of the tasks.
     """
-    geobox = geobox_of(ds)
+    geobox = geobox_of(check_dataset(ds))
     known = {band.name for band in (*SENTINEL2, *COVARIATES)}
-    unused = [str(name) for name, array in ds.data_vars.items() if name not in known and array.dtype.kind == "f"]
+    others = {name: array for name, array in ds.data_vars.items() if name not in known and {"y", "x"} <= set(array.dims)}
+    unused = [str(name) for name, array in others.items() if array.dtype.kind == "f" and not is_class(name, array)]
     if unused:
-        warnings.warn(
+        note(
             f"{unused} are none of a preset's bands {sorted(known)} and are not used. Rename them, or give a ModelSpec with bands "
-            "of your own: misoxr.ModelSpec.preset(name, cov=[...]).",
-            MisoxrWarning,
-            stacklevel=3,
+            "of your own: misoxr.ModelSpec.preset(name, cov=[...])."
         )
     tasks = [task for task in (PERMAFROST, TAXONOMY) if task.name in points]
     if not tasks:
@@ -79,19 +81,20 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
         near = [name for name in map(str, points.columns) if difflib.get_close_matches(missing, [name.lower()], cutoff=0.8)]
         if near:
             words = f"The column {near[0]!r} is not {missing!r}, which the model does not learn then; rename it if it was meant."
-            warnings.warn(words, MisoxrWarning, stacklevel=3)
+            note(words)
     bounds = geobox.boundingbox
     extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
     return ModelSpec.preset(
         name,
-        sat=[band for band in SENTINEL2 if band.name in ds],
-        cov=[band for band in COVARIATES if band.name in ds],
+        sat=[band for band in SENTINEL2 if band.name in ds.data_vars],
+        cov=[band for band in COVARIATES if band.name in ds.data_vars],
         tasks=tasks,
         pixel_size=abs(float(geobox.affine.a)),
         location=LocationSpec(str(geobox.crs), extent),
     )
 
 
+@gathered
 def fit(
     ds: xr.Dataset,
     spec: Any,
@@ -185,6 +188,10 @@ def fit(
     out for testing may be among them, as among the pixels that the scaling is fitted on. Without, the surroundings of training and
     validation points alone are read.
     """
+    check_dataset(ds)
+    check_flags(calibrate=calibrate, resume=resume, progress=progress)
+    if not isinstance(directory, str | os.PathLike | None):
+        raise SpecError(f"directory is {directory!r}; give a path.")
     points = read_points(points)
     if is_baseline(spec):
         networks = {"val": val is not None, "pretrained": pretrained, "directory": directory, "workers": workers}
@@ -231,6 +238,7 @@ def fit(
                 "pretrained": sources,
             }
             folder = None if directory is None else _folder(Path(directory), data, mask, run_of, resume=resume)
+            flush()
             result = run(network, data, train, check_points, recipe, hardware, seed=seed, directory=folder, progress=progress)
         network.load_state_dict(dict(result.weights))
         met = data.met(train, draw_of(recipe), seed)
@@ -249,6 +257,10 @@ def fit(
         **simulated(ds, points),
     }
     return Model(spec, data.scaling, network.cpu(), record, calibration)
+
+
+OWN = [name for name in inspect.signature(fit).parameters if name not in ("ds", "settings")]
+"""Its arguments, for who misspells one."""
 
 
 def check_room(spec: ModelSpec, geobox: GeoBox) -> None:
@@ -278,6 +290,11 @@ def prepared(
     """Return a network's recipe, and what trains it; refuse what is known to fail, before a cube is read."""
     if like is not None:
         raise SpecError("like gives a baseline its bands and tasks, and a network has its own; leave it out.")
+    if pretrained is not None and not isinstance(pretrained, Mapping):
+        raise SpecError(f"pretrained is {pretrained!r}; give the weights of each modality, such as {{'sat': path}}.")
+    for name in settings.keys() - Recipe.__dataclass_fields__.keys():
+        if hint := near(name, OWN):
+            raise SpecError(f"fit has no argument {name!r}.{hint}")
     recipe = Recipe.of(spec, **settings)
     _check_settings(recipe, spec, val, seed, scaling, pretrained)
     for source in (pretrained or {}).values():
@@ -298,8 +315,8 @@ def _check_settings(
         raise SpecError(f"The seed is {seed!r}; it must be a whole number, 0 or more.")
     if isinstance(val, Real) and not 0 < float(val) < 1:
         raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
-    if isinstance(scaling, str) and scaling not in METHODS:
-        raise SpecError(f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.")
+    if scaling is not None and not isinstance(scaling, Scaling) and scaling not in METHODS:
+        raise SpecError(f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.{near(str(scaling), METHODS)}")
     if isinstance(scaling, Scaling):
         scaling.check(spec)
     if set(pretrained or {}) - set(names):
@@ -316,8 +333,8 @@ def _check_settings(
 
 
 def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardware:
-    if devices < 1 or workers < 0:
-        raise SpecError(f"devices is {devices} and workers {workers}; use 1 or more devices, and 0 or more workers.")
+    if not all(isinstance(count, Integral) for count in (devices, workers)) or devices < 1 or workers < 0:
+        raise SpecError(f"devices is {devices!r} and workers {workers!r}; use 1 or more devices, and 0 or more workers.")
     if devices > 1 and hasattr(sys, "ps1"):
         raise SpecError(
             f"devices={devices} starts processes, which an interactive session cannot; run fit in a script, or use devices=1."
@@ -366,7 +383,7 @@ def _warn_of_shared(points: Labelled, held: Labelled) -> None:
     shared = {tuple(place) for place in points.xy} & {tuple(place) for place in held.xy}
     if shared:
         words = f"{len(shared)} places are among both the points and the validation points, which tell nothing new then; drop them from one."
-        warnings.warn(words, MisoxrWarning, stacklevel=4)
+        note(words)
 
 
 def _folder(directory: Path, data: Windows, mask: Any, settings: Mapping[str, Any], *, resume: bool) -> Path:

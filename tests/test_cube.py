@@ -3,11 +3,9 @@
 import warnings
 from functools import partial
 
-import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
-import rasterio
 import xarray as xr
 from affine import Affine
 from hypothesis import given, settings
@@ -15,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube import add, check, composite, in_season, reduce_time
-from misoxr.errors import AssetError, BandError, GridError, MisoxrWarning, SpecError
+from misoxr.cube import check, composite, in_season, reduce_time
+from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid import assign, geobox_of, same_grid
+from misoxr.join import add
 from misoxr.spec import ModelSpec
 
 BOX = GeoBox((40, 50), Affine(10, 0, 300_000, 0, -10, 1_500_000), "EPSG:3338")
@@ -37,24 +36,10 @@ def box_at(west: float, north: float, size: float, shape: tuple[int, int], crs: 
     return GeoBox(shape, Affine(size, 0, west, 0, -size, north), crs)
 
 
-def write_tiff(path, values: np.ndarray, box: GeoBox, **profile: object) -> str:
-    values = values[None] if values.ndim == 2 else values
-    descriptions, units = profile.pop("descriptions", None), profile.pop("units", None)
-    with rasterio.open(
-        path, "w", driver="GTiff", height=values.shape[1], width=values.shape[2], count=len(values), dtype=values.dtype,
-        crs=str(box.crs), transform=box.affine, **profile,
-    ) as file:  # fmt: skip
-        file.write(values)
-        if descriptions:
-            file.descriptions = descriptions
-        if units:
-            file.units = units
-    return str(path)
-
-
 # --- seasons ---------------------------------------------------------------------------------------------------------------
 
 DAYS = pd.date_range("2018-01-01", "2021-12-31", freq="D")
+TEXT = DAYS.strftime("%m-%d")
 
 
 def test_both_days_of_a_season_belong_to_it():
@@ -71,12 +56,12 @@ def test_a_season_over_new_year_belongs_to_the_year_it_starts_in():
     assert in_season(times, ("12-01", "02-28")).tolist() == [True, False, True, True, False, True]
 
 
+@settings(deadline=None)
 @given(st.dates(), st.dates())
 def test_a_wrapping_season_is_the_complement_of_the_rest_of_the_year(one, other):
     first, last = f"{one:%m-%d}", f"{other:%m-%d}"
     inside = in_season(DAYS, (first, last))
-    text = DAYS.strftime("%m-%d")
-    expected = (text >= first) & (text <= last) if first <= last else (text >= first) | (text <= last)
+    expected = (first <= TEXT) & (last >= TEXT) if first <= last else (first <= TEXT) | (last >= TEXT)
     assert (inside == expected).all()
     by_year = [in_season(DAYS, (first, last), [year]) for year in range(2017, 2022)]
     assert (np.sum(by_year, axis=0) == inside).all()  # each day belongs to one year's season
@@ -103,6 +88,7 @@ cubes = arrays(
 )
 
 
+@settings(deadline=None)
 @given(cubes, st.sampled_from(["median", "mean"]))
 def test_reductions_equal_numpys(values, method):
     with warnings.catch_warnings():
@@ -196,256 +182,138 @@ def test_a_composite_that_cannot_be_made_is_refused():
         composite(time_cube().drop_vars("spatial_ref"))
 
 
-# --- add -------------------------------------------------------------------------------------------------------------------
+def masked(**beside: object) -> xr.Dataset:
+    """A band that is seen twice but for the last pixel, which is never seen, and what stands beside it."""
+    red = np.stack([np.full((4, 5), value, "float32") for value in (1, 2)])
+    red[:, 3, 4] = np.nan
+    coords = {"time": pd.DatetimeIndex(["2020-07-01", "2020-07-15"])}
+    return assign(xr.Dataset({"red": (DIMS, red, {"units": "1"}), **beside}, coords), box_at(0, 0, 10, (4, 5)))
 
 
-def test_a_raster_of_the_same_grid_is_joined_exactly():
-    dem = layer(seed=5, units="m")
-    nearly = dem.assign_coords(x=dem.x + 1e-4, y=dem.y - 1e-4)  # floating-point noise must not empty the join
-    out = add(image(), dem=nearly)
-    np.testing.assert_array_equal(out["dem"], dem)
-    np.testing.assert_array_equal(out["x"], image()["x"])
-    assert out["dem"].attrs["units"] == "m"
-    assert not out["dem"].isnull().any()
-    assert same_grid(geobox_of(out["dem"]), BOX)
+DIMS = ("time", "y", "x")
+SCL = np.stack([np.full((4, 5), code, "uint8") for code in (4, 9)])
+BESIDE = {
+    "cover": ("time", [10.0, 20.0]),
+    "id": ("time", np.array(["a", "b"], dtype=object)),
+    "scl": (DIMS, SCL),
+    "flags": (DIMS, SCL.astype("float32"), {"flag_values": [4, 9], "flag_meanings": "vegetation cloud"}),
+    "classified": (DIMS, SCL.astype("int16"), {"classification:classes": "4, 9"}),
+    "clear": (DIMS, np.zeros((2, 4, 5), bool)),
+    "n_seen": (DIMS, np.zeros((2, 4, 5), "uint16"), {"units": "1"}),
+    "rows": (("time", "y"), np.zeros((2, 4))),
+}
 
 
-def test_a_larger_raster_of_the_same_lattice_keeps_its_values():
-    wide = box_at(299_900, 1_500_200, 10, (90, 90))
-    dem = layer(wide, 6)
-    np.testing.assert_allclose(add(image(), dem=dem)["dem"], dem[20:60, 10:60], rtol=1e-6)
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("lazy", [False, True])
+def test_only_bands_are_observations(name, lazy):
+    ds = masked(**{name: BESIDE[name]})
+    out = composite(ds.chunk(time=1) if lazy else ds)
+    assert out["observations"].values[3, 4] == 0
+    assert (out["observations"].values[:3] == 2).all()
+    assert (name in out) == ({"time", "y", "x"} <= set(ds[name].dims))
 
 
-def test_files_stores_arrays_and_datasets_are_joined_lazily(tmp_path, no_compute):
-    coarse = box_at(299_000, 1_501_000, 30, (100, 100))
-    rng = np.random.default_rng(0)
-    elevation = rng.random(coarse.shape).astype("float32") * 100
-    elevation[40, 40] = -9999
-    one = write_tiff(tmp_path / "dem.tif", elevation, coarse, nodata=-9999, units=("m",))
-    two = write_tiff(
-        tmp_path / "wet.tif",
-        np.stack([elevation, np.where(elevation == -9999, -9999, 2 * elevation)]),
-        coarse,
-        nodata=-9999,
-        descriptions=("spi", "wetness index"),
-        units=("1", "m"),
-    )
-    bare = write_tiff(tmp_path / "bare.tif", np.stack([elevation, elevation * 3]), coarse)
-    climate = assign(xr.Dataset({"rain": layer(coarse, 7, units="mm"), "warmth": layer(coarse, 8)}), coarse)
-    climate.to_zarr(tmp_path / "climate.zarr", consolidated=False)
-    climate.drop_vars("spatial_ref").assign(spatial_ref=climate.spatial_ref.variable).rename(
-        rain="rain2", warmth="warmth2"
-    ).to_zarr(tmp_path / "variable.zarr", consolidated=False)
-    ds = image(chunks={"y": 16, "x": (20, 30)})
-    with no_compute():
-        out = add(
-            ds, dem=one, wet=two, bare=bare, climate=tmp_path / "climate.zarr", other=str(tmp_path / "variable.zarr"),
-            soil=layer(coarse, 9, units="1"), both=climate.rename(rain="rain3", warmth="warmth3"),
-        )  # fmt: skip
-    names = {
-        "dem",
-        "wet_spi",
-        "wet_wetness_index",
-        "bare_1",
-        "bare_2",
-        "rain",
-        "warmth",
-        "rain2",
-        "warmth2",
-        "rain3",
-        "warmth3",
-        "soil",
-    }
-    assert set(out.data_vars) == {"red", "nir"} | names
-    assert all(out[name].chunksizes == ds["red"].chunksizes for name in names)
-    assert all(out[name].dtype == "float32" for name in names)
-    assert [out[name].attrs.get("units") for name in ("dem", "wet_spi", "wet_wetness_index", "rain", "warmth")] == [
-        "m",
-        "1",
-        "m",
-        "mm",
-        None,
-    ]
-    values = out.compute()
-    assert np.isnan(values["dem"]).any()
-    assert values["dem"].min() >= 0
-    assert values["dem"].max() <= 100
-    np.testing.assert_allclose(values["wet_wetness_index"], 2 * values["dem"], rtol=1e-6)
-    np.testing.assert_array_equal(values["rain"], values["rain2"])
-    np.testing.assert_array_equal(values["rain"], values["rain3"])
+def test_classes_of_a_composite_are_whole_codes():
+    codes = np.array([[[4, 9, 0]], [[9, 9, 0]], [[9, 4, 7]], [[4, 5, 0]]], "uint8")
+    times = {"time": pd.date_range("2020-07-01", periods=4)}
+    dims = {"scl": {"nodata": 0}, "landcover": {}, "qa_pixel": {"scale_factor": 0.5, "_FillValue": 0}}
+    ds = xr.Dataset({name: (DIMS, codes.astype("float32" if attrs else "uint8"), attrs) for name, attrs in dims.items()}, times)
+    out = composite(assign(ds, box_at(0, 0, 10, (1, 3))), method="mean")
+    np.testing.assert_array_equal(out["scl"], [[4, 9, 7]])  # the least of two that are as frequent, and nodata is no code
+    np.testing.assert_array_equal(out["landcover"], [[4, 9, 0]])
+    np.testing.assert_array_equal(out["qa_pixel"], [[4, 9, 7]])  # a class is never scaled
+    np.testing.assert_array_equal(out["observations"], [[4, 4, 1]])
 
 
-def test_in_memory_data_stay_in_memory():
-    out = add(image(), dem=layer(box_at(299_000, 1_501_000, 30, (100, 100))))
-    assert isinstance(out["dem"].data, np.ndarray)
-    assert not out["dem"].isnull().any()
+def test_bytes_without_units_are_classes_with_a_warning():
+    with pytest.warns(MisoxrWarning, match=r"\['cover', 'kind'\] hold bytes without units.*ds\[\"cover\"\]") as warned:
+        out = composite(masked(cover=(DIMS, SCL), kind=(DIMS, SCL), blue=(DIMS, SCL), share=(DIMS, SCL, {"units": "%"})))
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    assert [float(out[name][0, 0]) for name in ("cover", "kind", "blue", "share")] == [4, 4, 6.5, 6.5]
 
 
-def ramp(box: GeoBox, **attrs: object) -> xr.DataArray:
-    """A plane in x and y: bilinear must reproduce it exactly."""
-    blank = assign(xr.DataArray(np.zeros(box.shape, "float32"), dims=("y", "x")), box)
-    plane = ((blank.x - 300_000) * 0.01 + (1_500_000 - blank.y) * 0.02).transpose("y", "x").astype("float32")
-    plane.attrs = attrs
-    return assign(plane, box)
+def test_observations_of_composites_are_those_behind_them():
+    first, second = composite(masked()), composite(masked().isel(time=[0]))
+    both = xr.concat([first, second], dim=pd.DatetimeIndex(["2019-07-15", "2020-07-15"], name="time"))
+    seen = composite(both)["observations"]
+    assert seen.dtype == "uint16"
+    assert (seen.values[:3] == 3).all()
+    assert seen.values[3, 4] == 0
+    holed = both.assign(red=both.red.where(both.time.dt.year == 2019))
+    assert (composite(holed)["observations"].values[:3] == 2).all()
 
 
-def test_bilinear_reproduces_a_plane():
-    out = add(image(), dem=ramp(box_at(299_003, 1_501_011, 30, (100, 100)), units="m"))
-    np.testing.assert_allclose(out["dem"], ramp(BOX), atol=2e-4)
+def test_a_count_in_a_cube_is_masked_and_scaled_before_the_median():
+    counts = np.full((3, *BOX.shape), 1500, "uint16")
+    counts[0] = 0
+    attrs = {"scale_factor": "0.0001", "add_offset": -0.1, "nodatavals": (0.0,), "units": "1", "valid_range": [1, 20_000]}
+    ds = assign(xr.Dataset({"red": (DIMS, counts, attrs)}, {"time": pd.date_range("2020", periods=3)}), BOX)
+    for cube in (ds, ds.chunk(time=1, y=9)):
+        out = composite(cube)
+        np.testing.assert_allclose(out["red"], 0.05, atol=1e-7)
+        assert set(out["red"].attrs) == {"units", "grid_mapping"}
+        assert (out["observations"] == 2).all()
 
 
-def test_fine_rasters_are_averaged_over_the_pixel():
-    fine = box_at(300_000, 1_500_000, 2, (200, 250))
-    dem = layer(fine, 11, units="m")
-    expected = dem.values.reshape(40, 5, 50, 5).mean(axis=(1, 3))
-    np.testing.assert_allclose(add(image(), dem=dem)["dem"], expected, rtol=1e-5)
-    holed = dem.where(dem > 0.5)
-    expected = np.nanmean(holed.values.reshape(40, 5, 50, 5), axis=(1, 3))
-    np.testing.assert_allclose(add(image(), dem=holed)["dem"], expected, rtol=1e-5)
+class Noleap:
+    """A day of a calendar without leap years, as cftime has them."""
+
+    def __init__(self, year: int, month: int, day: int) -> None:
+        self.year, self.month, self.day = year, month, day
 
 
-def test_classes_and_compass_directions_are_not_mixed():
-    coarse = box_at(299_000, 1_501_000, 30, (100, 100))
-    rng = np.random.default_rng(1)
-    codes = assign(xr.DataArray(rng.integers(0, 9, coarse.shape).astype("uint8"), dims=("y", "x")), coarse)
-    flags = codes.astype("float32")
-    flags.attrs = {"flag_values": list(range(9))}
-    aspect = (codes.astype("float32") * 40).assign_attrs(units="degree")
-    height = codes.assign_attrs(units="m")  # integers with units are quantities
-    out = add(image(), geology=codes, flags=flags, aspect=aspect, slope=aspect, height=height)
-    bare = add(image(), aspect=aspect.drop_attrs(deep=False).assign_attrs(grid_mapping="spatial_ref"))
-    np.testing.assert_array_equal(bare["aspect"], out["aspect"])  # as DEM tools write it, without units
-    assert set(np.unique(out["geology"])) <= set(range(9))
-    assert set(np.unique(out["flags"])) <= set(range(9))
-    assert set(np.unique(out["aspect"])) <= set(np.arange(9) * 40.0)
-    assert len(np.unique(out["slope"])) > 9
-    assert len(np.unique(out["height"])) > 9
-
-
-def test_a_resampling_that_is_asked_for_is_used():
-    codes = layer(box_at(299_000, 1_501_000, 30, (100, 100)), units="1")
-    every = add(image(), "nearest", a=codes, b=codes)
-    one = add(image(), {"a": "nearest"}, a=codes, b=codes)
-    np.testing.assert_array_equal(every["a"], one["a"])
-    assert np.isin(one["a"], codes).all()
-    assert not np.isin(one["b"], codes).all()
-    with pytest.raises(GridError, match="Unknown resampling 'cubic'"):
-        add(image(), "cubic", a=codes)
-
-
-def utm_box() -> GeoBox:
-    return box_at(300_000, 1_500_000, 10, (40, 50)).to_crs("EPSG:32606", resolution=30).pad(30)
-
-
-@settings(max_examples=12, deadline=None)
-@given(
-    st.integers(3, 40),
-    st.integers(3, 50),
-    st.integers(5, 60),
-    st.integers(5, 60),
-    st.sampled_from(["nearest", "bilinear", "average"]),
+@pytest.mark.parametrize(
+    "times",
+    [
+        [Noleap(2019, 12, 31), Noleap(2020, 7, 1)],
+        [pd.Timestamp("2019-12-31", tz="UTC"), pd.Timestamp("2020-07-01", tz="UTC")],
+        [pd.Timestamp("2019-12-31").date(), pd.Timestamp("2020-07-01").date()],
+        ["2019-12-31", "2020-07-01T21:00:00Z"],
+    ],
 )
-def test_no_chunking_changes_a_value(down, across, source_down, source_across, resampling):
-    box = utm_box()
-    dem = layer(box, 12, units="m").where(layer(box, 13) > 0.1)
-    whole = add(image(), resampling, dem=dem)["dem"]
-    lazy = add(image(chunks={"y": down, "x": across}), resampling, dem=dem.chunk(y=source_down, x=source_across))
-    np.testing.assert_array_equal(lazy["dem"].compute(), whole)
-    assert whole.notnull().mean() > 0.8
+def test_times_of_any_kind_are_dates(times):
+    index = np.empty(2, dtype=object)
+    index[:] = times
+    ds = masked().assign_coords(time=("time", index if not isinstance(times[0], str) else times))
+    assert (composite(ds, ("06-20", "08-20"))["red"].values[0] == 2).all()
+    assert (composite(ds, years=2019)["red"].values[0] == 1).all()
+    with pytest.raises(SpecError, match="2 times, from 2019-12-31 to 2020-07-01"):
+        composite(ds, years=2030)
 
 
-@pytest.mark.parametrize(("size", "resampling"), [(30, "bilinear"), (30, "nearest"), (3, "average")])
-def test_reprojection_agrees_with_gdal(size, resampling):
-    import rioxarray  # noqa: F401
-    from rasterio.enums import Resampling
-    from scipy.ndimage import gaussian_filter
-
-    box = BOX.to_crs("EPSG:32606", resolution=size).pad(1200 // size)
-    smooth = gaussian_filter(np.random.default_rng(2).standard_normal(box.shape), 60 / size).astype("float32")
-    dem = assign(xr.DataArray(smooth, dims=("y", "x")), box)
-    ours = add(image(), resampling, dem=dem)["dem"]
-    theirs = dem.rio.reproject("EPSG:3338", shape=tuple(BOX.shape), transform=BOX.affine, resampling=Resampling[resampling])
-    assert float(ours.std()) > 0.01
-    # GDAL approximates positions to an eighth of a pixel, which moves single pixels of the nearest.
-    assert float(np.abs(ours - theirs.values).mean()) < 0.01 * float(ours.std())
+@pytest.mark.parametrize("times", [[2019, 2020], [0.5, 1.5], ["soon", "later"], pd.DatetimeIndex(["2020-07-01", "NaT"])])
+def test_times_that_are_no_dates_are_refused(times):
+    with pytest.raises(SpecError, match="2 times of the cube.*are no dates.*pd.to_datetime"):
+        composite(masked().assign_coords(time=("time", times)))
 
 
-@pytest.mark.parametrize("west", [-180.0, 0.0])
-def test_longitudes_of_either_convention_and_across_the_antimeridian(west):
-    world = GeoBox((100, 720), Affine(0.5, 0, west, 0, -0.5, 80), "EPSG:4326")
-    east = assign(xr.DataArray(np.zeros(world.shape, "float32"), dims=("y", "x")), world)
-    sines = np.sin(np.deg2rad(east.x)).broadcast_like(east).astype("float32").assign_attrs(units="1")
-    aleutians = box_at(-2_100_000, 500_000, 20_000, (20, 30))
-    lon = xr.DataArray(np.zeros(aleutians.shape, "float32"), dims=("y", "x"))
-    out = add(assign(xr.Dataset({"red": lon}), aleutians), wave=assign(sines, world))["wave"]
-    import pyproj
-
-    grid = np.meshgrid(out.x, out.y)
-    longitude, _ = pyproj.Transformer.from_crs("EPSG:3338", "EPSG:4326", always_xy=True).transform(*grid)
-    assert longitude.min() < -175
-    assert longitude.max() > 175
-    inside = np.abs(np.abs(longitude) - 180) > 1
-    np.testing.assert_allclose(out.values[inside], np.sin(np.deg2rad(longitude))[inside], atol=1e-3)
-    assert not out.isnull().any()
+@pytest.mark.parametrize(
+    "years", [2020, np.int64(2020), "2020", ["2020"], range(2020, 2021), np.array([2020]), {2020.0}, np.array(2020)]
+)
+def test_years_in_any_form(years):
+    ds = masked().assign_coords(time=pd.DatetimeIndex(["2019-07-01", "2020-07-01"]))
+    assert (composite(ds, years=years)["red"].values[0] == 2).all()
 
 
-def test_outside_the_raster_is_nodata():
-    out = add(image(), dem=layer(box_at(300_100, 1_499_900, 30, (200, 200)), units="m"))["dem"]
-    assert out[:10].isnull().all()
-    assert out[:, :10].isnull().all()
-    assert out[10:, 10:].notnull().all()
+@pytest.mark.parametrize("years", ["2019-2021", 2020.5, [], [None], "last", pd.Timestamp("2020"), True, {"a": 1}])
+def test_what_is_no_year_is_refused(years):
+    with pytest.raises(SpecError, match=r"years is .*give a year, or several, such as range\(2019, 2024\)"):
+        composite(masked(), years=years)
 
 
-def test_nodata_in_attributes_is_masked_as_it_is_stored():
-    values = layer(seed=3).values.copy()
-    values[5, 6] = np.float32(-3e38)
-    dem = assign(xr.DataArray(values, dims=("y", "x"), attrs={"_FillValue": np.float64(-3e38), "units": "m"}), BOX)
-    counts = assign(
-        xr.DataArray(np.arange(2000, dtype="int16").reshape(40, 50), dims=("y", "x"), attrs={"nodata": 0, "units": "1"}), BOX
-    )
-    out = add(image(), dem=dem, counts=counts)
-    for name, hole in (("dem", (5, 6)), ("counts", (0, 0))):
-        assert np.isnan(out[name].values[hole])
-        assert out[name].isnull().sum() == 1
-        assert not {"_FillValue", "nodata"} & set(out[name].attrs)
-
-
-def test_rasters_that_do_not_fit_are_refused():
-    ds = image()
-    with pytest.raises(GridError, match="carries no CRS"):
-        add(ds, dem=layer().drop_vars("spatial_ref"))
-    with pytest.raises(GridError, match=r"\(900000, .* and the image \(300000, 1499600, 300500, 1500000\).*do not overlap"):
-        add(ds, dem=layer(box_at(900_000, 1_500_000, 10, (20, 20))))
-    with pytest.raises(GridError, match=r"covers \(10, .*do not overlap"):
-        add(ds, dem=layer(GeoBox((9, 9), Affine(1, 0, 10, 0, -1, 50), "EPSG:4326")))
-    with pytest.raises(BandError, match="variable 'red' already"):
-        add(ds, red=layer())
-    with pytest.raises(BandError, match="variable 'dem' already"):
-        add(ds, dem=layer(), more=assign(xr.Dataset({"dem": layer()}), BOX))
-    with pytest.raises(BandError, match=r"'dem' has dimensions \('lat', 'lon'\)"):
-        add(ds, dem=layer().drop_vars(["x", "y"]).rename(y="lat", x="lon"))
-    with pytest.raises(BandError, match=r"'rain' has dimensions \('month', 'y', 'x'\)"):
-        add(ds, climate=assign(xr.Dataset({"rain": layer().expand_dims(month=3)}), BOX))
-    with pytest.raises(GridError, match="irregular"):
-        add(ds, dem=layer().assign_coords(x=layer().x + np.arange(50) ** 2 * 0.01))
-    with pytest.raises(GridError, match="no CRS"):
-        add(ds.drop_vars("spatial_ref"), dem=layer())
-    for absent in ("absent.tif", "absent.zarr", "nosuch://x/absent.zarr"):
-        with pytest.raises(AssetError, match=f"The raster {absent} cannot be opened"):
-            add(ds, dem=absent)
-
-
-def test_a_reprojection_graph_grows_with_the_chunks_only(no_compute):
-    import pickle
-
-    box = box_at(300_000, 1_500_000, 10, (4096, 4096))
-    ds = assign(xr.Dataset({"red": (("y", "x"), da.zeros((4096, 4096), "float32", chunks=256))}), box)
-    coarse = box_at(299_000, 1_501_000, 30, (1500, 1500))
-    dem = assign(xr.DataArray(da.zeros((1500, 1500), chunks=256, dtype="float32"), dims=("y", "x"), attrs={"units": "m"}), coarse)
-    with no_compute():
-        out = add(ds, dem=dem)["dem"]
-    tasks = [len(pickle.dumps(task)) for task in dict(out.__dask_graph__()).values()]
-    assert max(tasks) < 4000
+def test_other_arguments_of_a_composite_are_checked():
+    for season in (620, slice("06-20", "08-20"), {"06-20", "08-20"}):
+        with pytest.raises(SpecError, match="not a pair of days"):
+            composite(masked(), season)
+    for method, hint in (("medain", 'Did you mean "median"'), (["median"], ""), (None, "")):
+        with pytest.raises(SpecError, match=f"Unknown way .*{hint}"):
+            composite(masked(), method=method)
+    with pytest.raises(GridError, match="The cube is a DataArray; give a Dataset"):
+        composite(masked()["red"])
+    with pytest.raises(BandError, match="'text' holds <U1, no numbers"):
+        composite(masked(text=(DIMS, np.full((2, 4, 5), "a"))))
 
 
 # --- check -----------------------------------------------------------------------------------------------------------------

@@ -443,9 +443,15 @@ def test_folds_and_seeds_as_others_write_them(scene, monkeypatch):  # noqa: F811
     for seeds in ((0, 0), (-1,), "12", None, [0.5]):
         with pytest.raises(SpecError, match="give a number of seeds, or different whole numbers from 0"):
             cube.miso.cross_validate(CONTROL, points, cv=2, seeds=seeds, **options)
+    with pytest.raises(SpecError, match="store is 5; give a path or a URL"):
+        cube.miso.cross_validate(CONTROL, points, cv=2, **options | {"store": 5})
+    with pytest.raises(SpecError, match="client is 'local'; give a distributed.Client"):
+        cube.miso.cross_validate(CONTROL, points, cv=2, client="local", **options)
     with pytest.raises(SpecError, match=r"\['seed'\] of 'all' cannot be set here: give seeds="):
         cube.miso.cross_validate(CONTROL, points, cv=2, seed=1, **options)
     with pytest.raises(SpecError, match="cross_validate itself takes .*'regions'"):
+        cube.miso.cross_validate(CONTROL, points, cv=2, places=1, **options)
+    with pytest.raises(SpecError, match="cross_validate has no argument 'regoins'. Did you mean \"regions\""):
         cube.miso.cross_validate(CONTROL, points, cv=2, regoins=1, **options)
 
     class Both:

@@ -10,7 +10,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from misoxr.errors import BandError, CheckpointError, MisoxrWarning
+from misoxr.errors import BandError, CheckpointError
 from misoxr.scaling import ModalityScaling, Scaling, channels, conversion, valid_pixels
 from misoxr.spec import Band, ModelSpec
 from misoxr.stack import stack
@@ -59,9 +59,11 @@ def test_raw_counts_are_refused_with_the_reason():
         conversion("DN", RED)
 
 
-def test_no_units_are_taken_with_a_warning():
-    with pytest.warns(MisoxrWarning, match=r"no units and is taken to be in 'm'.*attrs\[\"units\"\] = \"m\""):
-        assert conversion(None, ELEVATION) == (1.0, 0.0)
+def test_units_that_tell_nothing_are_none():
+    for nothing in (None, "none", "N/A", " unknown ", float("nan")):
+        assert conversion(nothing, ELEVATION) is None
+    assert conversion("", ELEVATION) is None
+    assert conversion("m", ASPECT) is None  # copied from the elevation: no angle is in metres
 
 
 # The stack of bands
@@ -117,6 +119,7 @@ def test_circular_bands_become_sine_and_cosine(spec):
     np.testing.assert_array_equal(out[2], values[1])
 
 
+@settings(deadline=None)
 @given(st.floats(0, 360, width=32))
 def test_north_is_one_direction(angle):
     """359 and 1 degrees are neighbours: a small turn is a small change of the channels, whatever the direction."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from misoxr.calibration import Calibration
-from misoxr.errors import SpecError
+from misoxr.errors import SpecError, near
 from misoxr.model.checkpoint import Model
 from misoxr.model.miso import Miso
 from misoxr.spec import ModelSpec
@@ -62,6 +62,8 @@ def choose_device(device: str) -> str:
     SpecError
         If the device is neither a CPU nor CUDA, or torch cannot reach it.
     """
+    if not isinstance(device, str):
+        raise SpecError(f"The device is {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:<number>'.")
     if device in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{torch.cuda.current_device()}"  # one name for one device: it has one lock and one model
     if device == "auto":
@@ -79,8 +81,8 @@ def choose_precision(precision: str, device: str) -> torch.dtype:
     """Resolve "auto" to bfloat16 on CUDA and float32 elsewhere: on a CPU, bfloat16 is beyond the tolerance of a map (1e-5)."""
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
     kinds["auto"] = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    if precision not in kinds:
-        raise SpecError(f"Unknown precision {precision!r}; use one of {sorted(kinds)}.")
+    if not isinstance(precision, str) or precision not in kinds:
+        raise SpecError(f"Unknown precision {precision!r}; use one of {sorted(kinds)}.{near(str(precision), kinds)}")
     return kinds[precision]
 
 

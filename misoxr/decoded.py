@@ -1,0 +1,232 @@
+"""Variables as they are held, turned into what was measured: float32 in physical values, NaN where there is nothing.
+
+How values are stored is told by attributes or encoding, in several spellings. This is the only place that reads them.
+"""
+
+import math
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from misoxr.errors import BandError
+from misoxr.spec import COVARIATES, SENTINEL2
+
+__all__ = ["PLAIN", "Coding", "coding_of", "decode", "decoded", "is_class", "is_told", "is_whole", "may_lack"]
+
+Array = npt.NDArray[Any]
+
+FILLS = ("fillvalue", "missingvalue")
+"""Attributes whose nodata values xarray moves to the encoding when it decodes; keys without case and punctuation."""
+NODATA = (*FILLS, "nodata", "nodatavalue", "nodatavals", "nodatavalues")
+SCALES = ("scalefactor", "scales", "scale")
+OFFSETS = ("addoffset", "offsets", "offset")
+XARRAYS = ("scale_factor", "add_offset")
+"""What xarray calls them, in attributes and in the encoding."""
+RANGES = ("validrange", "validmin", "validmax", "actualrange")
+"""Attributes in stored units, which are stale once values are scaled."""
+ABSENT = ("", "none", "null", "nan", "na", "n/a")
+"""What stands for no value in text."""
+ENDLESS = 1e30
+"""Nothing measured is as large. Nodata values beyond it are often written with fewer digits than the values have."""
+SAME = 5e-7
+"""Relative difference of floats that are the same number in single precision."""
+
+_CLASS_KEYS = re.compile(r"flag_|classif|classes|class_|categor", re.IGNORECASE)
+_CLASS_NAMES = {
+    *("scl", "fmask", "qa", "qa60", "mask", "flag", "flags", "class", "classes", "classification", "landcover", "landuse"),
+    *("lulc", "lccs", "nlcd", "cdl", "worldcover", "corine", "biome", "ecoregion", "geology", "lithology", "landform"),
+}
+_MEASURES = {"probability", "prob", "fraction", "share", "percent", "confidence", "score", "count", "density"}
+_BAND_NAMES = re.compile(r"b(and)?_?\d+a?|red|green|blue|coastal|pan|nir\w*|swir\w*|rededge\w*|[vh][vh]", re.IGNORECASE)
+
+
+class Coding(NamedTuple):
+    """How measurements are stored: ``stored * scale + offset``, and nodata values.
+
+    Attributes
+    ----------
+    nodata : tuple of float
+        Values that mean nodata, as they stand among the values.
+    scale, offset : float
+        Factor and summand that turn stored values into physical ones.
+    turned : bool
+        Whether integers are to be read with a sign where their type has none, and without where it has one.
+    """
+
+    nodata: tuple[float, ...] = ()
+    scale: float = 1.0
+    offset: float = 0.0
+    turned: bool = False
+
+
+PLAIN = Coding()
+
+
+def coding_of(name: Hashable, array: xr.DataArray) -> Coding:
+    """Read how a variable is stored.
+
+    Attributes hold what has not been applied to the values yet. Encoding holds what has been: its scale is never applied again,
+    and its nodata values, which may have been filled in again, are those that a store would read as nodata.
+
+    Raises
+    ------
+    BandError
+        If the variable holds no numbers, or what an attribute says of them is no number, or several where one is needed.
+    """
+    kind = array.dtype.kind
+    if kind not in "fiub":
+        raise BandError(f"Variable {name!r} holds {array.dtype}, no numbers; leave it out, or convert it: .astype('float32').")
+    if kind == "b":
+        return PLAIN
+    found: dict[str, list[float]] = {}
+    for key, value in array.attrs.items():
+        if _plain(key) in NODATA or _tells_scale(array, key):
+            found.setdefault(_plain(key), []).extend(_numbers(name, key, _of_band(array, value)))
+    kept = {_plain(key): list(_numbers(name, key, array.encoding.get(key))) for key in (*XARRAYS, "_FillValue", "missing_value")}
+    applied = _scaling(name, kept)
+    is_scaled = kind == "f" and applied != (1.0, 0.0)
+    scale, offset = (1.0, 0.0) if is_scaled or is_class(name, array) else _scaling(name, found)
+    nodata: list[float] = [] if is_scaled else [value for key in FILLS for value in kept[key]]
+    for key in found.keys() & set(NODATA):
+        # What others than xarray call nodata is scaled by xarray as the rest is.
+        factor, summand = applied if is_scaled and key not in FILLS else (1, 0)
+        nodata += [value * factor + summand for value in found[key]]
+    turned = kind in "iu" and str(array.attrs.get("_Unsigned", "")).lower() == {"i": "true", "u": "false"}[kind]
+    return Coding(tuple(sorted({value for value in nodata if not math.isnan(value)})), scale, offset, turned)
+
+
+def _scaling(name: Hashable, found: Mapping[str, list[float]]) -> tuple[float, float]:
+    """Return scale and offset of what is found under any of their names."""
+    parts = [1.0, 0.0]
+    for at, keys in enumerate((SCALES, OFFSETS)):
+        for key in keys:
+            values = found.get(key)
+            if values:
+                parts[at] = float(values[0])
+                if len(set(values)) > 1 or not math.isfinite(parts[at]) or parts[0] == 0:
+                    raise BandError(f"Variable {name!r} has the {key} {values}; set the attribute to one number, this band's own.")
+    return parts[0], parts[1]
+
+
+def _tells_scale(array: xr.DataArray, key: Hashable) -> bool:
+    """Whether an attribute holds scale or offset; "scale" of floats, or as text, may be anything, such as a map's scale."""
+    if _plain(key) in ("scale", "offset"):
+        return array.dtype.kind in "iu" and not isinstance(array.attrs[key], str)
+    return _plain(key) in (*SCALES, *OFFSETS)
+
+
+def _plain(key: Hashable) -> str:
+    return re.sub(r"[\W_]", "", str(key)).lower()
+
+
+def _of_band(array: xr.DataArray, value: Any) -> Any:
+    """Return a band's own of the values that a file of several bands lists, where the variable tells which band it was."""
+    band = array.coords.get("band")
+    if isinstance(value, tuple | list) and band is not None and band.ndim == 0 and band.dtype.kind in "iu":
+        return value[int(band) - 1] if 1 <= int(band) <= len(value) else value
+    return value
+
+
+def _numbers(name: Hashable, key: Hashable, value: Any) -> Iterator[float]:
+    """Yield the numbers of an attribute: one, several, as text, or none."""
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, str):
+        for text in re.split(r"[\s,;{}()\[\]]+", value):
+            if text.lower() not in ABSENT:
+                try:
+                    yield int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+                except ValueError:
+                    raise BandError(f"Variable {name!r} has {key} {value!r}, which is no number; correct the attribute.") from None
+    elif isinstance(value, np.ndarray | tuple | list):
+        for item in value.tolist() if isinstance(value, np.ndarray) else value:
+            yield from _numbers(name, key, item)
+    elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        yield value.item() if isinstance(value, np.generic) else value
+
+
+def decode(values: Array, coding: Coding) -> npt.NDArray[np.float32]:
+    """Turn stored values into physical ones, float32 with NaN as nodata; what needs nothing is given back as it is."""
+    if coding.turned:
+        kind = {"i": "u", "u": "i"}[values.dtype.kind]
+        values = values.view(np.dtype(f"{kind}{values.dtype.itemsize}").newbyteorder(values.dtype.byteorder))
+    if coding == PLAIN:
+        return values.astype("float32", copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if (coding.scale, coding.offset) == (1.0, 0.0):
+            out = values.astype("float32")
+        else:
+            out = (values.astype("float64") * coding.scale + coding.offset).astype("float32")
+        for value in coding.nodata:
+            out[_is(values, value, turned=coding.turned)] = np.nan
+    return out
+
+
+def _is(values: Array, value: float, *, turned: bool) -> Any:
+    """Return where a nodata value stands."""
+    if values.dtype.kind == "f":
+        if abs(value) >= ENDLESS:
+            return np.abs(values) >= ENDLESS
+        return np.abs(values - np.asarray(value, values.dtype)) <= abs(value) * SAME
+    limits = np.iinfo(values.dtype)
+    if turned and math.isfinite(value):  # -1 is 255 to who reads bytes without a sign
+        value = (int(value) - limits.min) % 2**limits.bits + limits.min
+    return values == int(value) if limits.min <= value <= limits.max and value == int(value) else False
+
+
+def decoded(name: Hashable, array: xr.DataArray) -> xr.DataArray:
+    """Return a variable as float32 in physical values with NaN as nodata, lazily, without the attributes that told of its storage.
+
+    Raises
+    ------
+    BandError
+        As :func:`coding_of`.
+    """
+    coding = coding_of(name, array)
+    data = array.data
+    if coding != PLAIN or array.dtype != np.dtype("float32"):
+        work = partial(decode, coding=coding)
+        data = (
+            work(data) if array.chunks is None else data.map_blocks(work, dtype="float32", meta=np.empty((0,) * array.ndim, "f4"))
+        )
+    out = array.copy(data=data)
+    is_scaled = (coding.scale, coding.offset) != (1.0, 0.0)
+    gone = {*NODATA, "unsigned", *(RANGES if is_scaled else ())}
+    out.attrs = {key: value for key, value in array.attrs.items() if not (_plain(key) in gone or _tells_scale(array, key))}
+    out.encoding = {}
+    return out
+
+
+def may_lack(name: Hashable, array: xr.DataArray) -> bool:
+    """Whether a variable can say that nothing was observed."""
+    return array.dtype.kind == "f" or bool(coding_of(name, array).nodata)
+
+
+def is_class(name: Hashable, array: xr.DataArray) -> bool:
+    """Whether values are classes, which are never scaled and never averaged: they are told to be, or bytes that nothing tells to be measured."""
+    known = any(name == band.name for band in (*SENTINEL2, *COVARIATES)) or _BAND_NAMES.fullmatch(str(name))
+    return is_told(name, array) or (is_whole(array) and _stored(array).itemsize == 1 and not known)
+
+
+def is_told(name: Hashable, array: xr.DataArray) -> bool:
+    """Whether flags, the type bool, or a name such as "scl" or "land_cover" tell that values are classes."""
+    words = {word for word in re.split(r"[\W_]+", str(name).lower()) if word}
+    named = (words & _CLASS_NAMES or {"land", "cover"} <= words) and not words & _MEASURES
+    return bool(named) or array.dtype.kind == "b" or any(_CLASS_KEYS.search(str(key)) for key in array.attrs)
+
+
+def is_whole(array: xr.DataArray) -> bool:
+    """Whether a variable is stored as whole numbers that may be codes: without a scale, and without units."""
+    scaled = any(key in array.encoding for key in XARRAYS) or any(_tells_scale(array, key) for key in array.attrs)
+    return _stored(array).kind in "iub" and not scaled and "units" not in array.attrs
+
+
+def _stored(array: xr.DataArray) -> np.dtype[Any]:
+    """Return the type in which the variable lies in its file."""
+    stored: np.dtype[Any] = np.dtype(array.encoding.get("rasterio_dtype", array.encoding.get("dtype", array.dtype)))
+    return stored
