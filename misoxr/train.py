@@ -27,7 +27,7 @@ from misoxr.cube import check, named
 from misoxr.errors import GridError, MisoxrWarning, PointsError, SpecError, StoreError
 from misoxr.folds import separate
 from misoxr.grid import geobox_of
-from misoxr.loop import Hardware, centre, draw_of, run
+from misoxr.loop import Hardware, centre, draw_of, run, standardised
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import fetch, sha256_of
 from misoxr.model.inference import choose_device, choose_precision, logits_at
@@ -216,9 +216,10 @@ def fit(
         mask = held_out(spec, data.labelled.xy, val, seed) if held is None else (np.arange(len(both)) >= len(labelled))[seen]
         check_held(spec, data.labelled.labels, mask, recipe.criterion)
         train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
+        standardisation = standardised(data, train)
         with _seeded(seed):
             network = Miso(spec)
-            centre(network, data, train)
+            centre(network, spec.tasks)
             stems = _pretrain(network, spec, data.scaling, pretrained or {})
             sources = {
                 name: {"source": os.fspath(source), "sha256": sha256_of(source), "stem": stems[name]}
@@ -231,7 +232,18 @@ def fit(
                 "pretrained": sources,
             }
             folder = None if directory is None else _folder(Path(directory), data, mask, run_of, resume=resume)
-            result = run(network, data, train, check_points, recipe, hardware, seed=seed, directory=folder, progress=progress)
+            result = run(
+                network,
+                data,
+                train,
+                check_points,
+                recipe,
+                hardware,
+                seed=seed,
+                standardisation=standardisation,
+                directory=folder,
+                progress=progress,
+            )
         network.load_state_dict(dict(result.weights))
         met = data.met(train, draw_of(recipe), seed)
         calibration = _calibrated(network.eval(), data, check_points, hardware.device) if calibrate else {}
@@ -248,7 +260,7 @@ def fit(
         "misoxr_version": __version__,
         **simulated(ds, points),
     }
-    return Model(spec, data.scaling, network.cpu(), record, calibration)
+    return Model(spec, data.scaling, network.cpu(), record, calibration, standardisation)
 
 
 def check_room(spec: ModelSpec, geobox: GeoBox) -> None:
