@@ -183,8 +183,9 @@ class PixelModel:
 
 def _outputs(estimator: Any, task: Task, table: Array, standardisation: Mapping[str, Standardisation]) -> Floats:
     if task.kind == "regression":
-        values: Floats = standardisation[task.name].invert(np.asarray(estimator.predict(table), dtype="float64"))
-        return values.reshape(-1, 1)
+        values = np.asarray(estimator.predict(table), dtype="float64").reshape(-1, 1)
+        answers: Floats = standardisation.get(task.name, Standardisation()).invert(values)
+        return answers
     full = np.zeros((len(table), len(task.classes)))
     codes = np.asarray(estimator.classes_).astype(int)
     if hasattr(estimator, "predict_proba"):
@@ -254,9 +255,10 @@ def fit_baseline(
         labels = labelled.labels[task.name]
         known = valid & np.isfinite(labels)
         check_labels(task, labels[known])
-        if task.kind == "regression":  # so that the units of labels do not count: estimators have tolerances and penalties
+        if task.kind == "regression":
+            # Units must not count: estimators have tolerances and penalties, and trees break ties by the last digits.
             standardisation[task.name] = Standardisation.fit(labels[known])
-            labels = standardisation[task.name].apply(labels)
+            labels = standardisation[task.name].apply(labels).astype("float32")
         estimator = base.clone(rival.estimator)
         estimator.set_params(**_params(estimator, "random_state", int(seed)))
         estimator.fit(filled[known], labels[known] if task.kind == "regression" else labels[known].astype(int))

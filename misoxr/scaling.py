@@ -262,7 +262,10 @@ def _fit_modality(modality: Modality, values: Array, method: str) -> ModalitySca
     if method != "whiten":
         return plain
     standard = plain.apply(values).astype("float64")
-    variances, axes = np.linalg.eigh(standard @ standard.T / standard.shape[1])
+    # Each channel counts alike: pixels where it is missing are 0, and must not make the others look small.
+    length = np.linalg.norm(standard, axis=1, keepdims=True)
+    standard /= np.where(length > 0, length, 1.0)
+    variances, axes = np.linalg.eigh(standard @ standard.T)
     # The first of the largest entries is positive: of two bands both are, and rounding must not tell which.
     size = np.abs(axes)
     axes *= np.sign(axes[(size > 0.999 * size.max(axis=0)).argmax(axis=0), np.arange(len(axes))])
