@@ -21,6 +21,7 @@ from misoxr.clusters import computed
 from misoxr.cube import check, named
 from misoxr.errors import BandError, PointsError, SpecError, require
 from misoxr.features import Features, features, features_at
+from misoxr.moments import Standardisation
 from misoxr.notes import note
 from misoxr.points import read_points, simulated
 from misoxr.samples import Labelled, read_samples
@@ -126,6 +127,8 @@ class PixelModel:
         Values that missing features are given; 0 where there are fewer.
     record : mapping
         How it was fitted.
+    standardisation : mapping of str to Standardisation
+        By task, how the labels of a regression were learnt; the estimator's answers are turned back to the labels' units.
     """
 
     spec: ModelSpec
@@ -134,6 +137,7 @@ class PixelModel:
     scaling: Scaling | None = None
     fill: tuple[float, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+    standardisation: Mapping[str, Standardisation] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """What it is, reads and answers, in a line."""
@@ -143,7 +147,7 @@ class PixelModel:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the pickled estimators, which tells models apart; it is never unpickled."""
-        return hashlib.sha256(pickle.dumps((self.estimators, self.fill, self.scaling))).hexdigest()
+        return hashlib.sha256(pickle.dumps((self.estimators, self.fill, self.scaling, self.standardisation))).hexdigest()
 
     def layers(self, bands: da.Array, geobox: GeoBox) -> da.Array:
         """Map stacked bands (band, y, x), lazily, to the tasks' outputs (layer, y, x), NaN where there is no valid input."""
@@ -172,14 +176,16 @@ class PixelModel:
         fill = np.zeros(table.shape[1], "float32")
         fill[: len(self.fill)] = self.fill
         table = np.where(np.isfinite(table), table, fill)
-        parts = [_outputs(self.estimators[task.name], task, table) for task in self.spec.tasks]
+        parts = [_outputs(self.estimators[task.name], task, table, self.standardisation) for task in self.spec.tasks]
         answers: Array = np.concatenate(parts, axis=1).astype("float32")
         return answers
 
 
-def _outputs(estimator: Any, task: Task, table: Array) -> Floats:
+def _outputs(estimator: Any, task: Task, table: Array, standardisation: Mapping[str, Standardisation]) -> Floats:
     if task.kind == "regression":
-        return np.asarray(estimator.predict(table), dtype="float64")[:, None]
+        values = np.asarray(estimator.predict(table), dtype="float64").reshape(-1, 1)
+        answers: Floats = standardisation.get(task.name, Standardisation()).invert(values)
+        return answers
     full = np.zeros((len(table), len(task.classes)))
     codes = np.asarray(estimator.classes_).astype(int)
     if hasattr(estimator, "predict_proba"):
@@ -244,11 +250,15 @@ def fit_baseline(
     with np.errstate(all="ignore"):
         fill = np.nan_to_num([np.nanmedian(column) if np.isfinite(column).any() else 0.0 for column in table[valid].T])
     filled = np.where(np.isfinite(table), table, fill)
-    estimators = {}
+    estimators, standardisation = {}, {}
     for task in spec.tasks:
         labels = labelled.labels[task.name]
         known = valid & np.isfinite(labels)
         check_labels(task, labels[known])
+        if task.kind == "regression":
+            # Units must not count: estimators have tolerances and penalties, and trees break ties by the last digits.
+            standardisation[task.name] = Standardisation.fit(labels[known])
+            labels = standardisation[task.name].apply(labels).astype("float32")
         estimator = base.clone(rival.estimator)
         estimator.set_params(**_params(estimator, "random_state", int(seed)))
         estimator.fit(filled[known], labels[known] if task.kind == "regression" else labels[known].astype(int))
@@ -262,7 +272,8 @@ def fit_baseline(
         "misoxr_version": __version__,
         **simulated(ds, points),
     }
-    return PixelModel(spec, estimators, rival.features, fitted, tuple(float(value) for value in fill), record)
+    missing = tuple(float(value) for value in fill)
+    return PixelModel(spec, estimators, rival.features, fitted, missing, record, standardisation)
 
 
 def _params(estimator: Any, name: str, value: Any) -> dict[str, Any]:
@@ -312,6 +323,11 @@ def check_labels(task: Task, labels: Floats, when: str = "") -> None:
     if task.kind != "regression" and len(np.unique(labels)) < 2:
         only = task.classes[int(labels[0])]
         raise PointsError(f"All {len(labels)} labels of {task.name!r} are {only!r}{when}; give points of two classes or more.")
+    info, size = np.finfo("float32"), np.abs(labels).max()
+    if task.kind == "regression" and (size > info.max or 0 < size < info.tiny):
+        raise PointsError(
+            f"The labels of {task.name!r} reach {size:g}, and maps hold values of {info.tiny:.1g} to {info.max:.1g}; give them in other units."
+        )
     if task.loss == "mse_log1p" and labels.min() <= -1:
         raise PointsError(
             f"A label of {task.name!r} is {labels.min():g}, and its loss learns log(1 + value); give values above -1, or loss='mse'."

@@ -47,7 +47,8 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
         if variable.dtype.kind != "f":
             continue
         layers = da.stack([answer[name].data for answer in answers])
-        out[name] = variable.copy(data=layers.mean(axis=0))
+        # In float64: the sum of values with an offset is rounded by more than they deviate from each other.
+        out[name] = variable.copy(data=layers.mean(axis=0, dtype="float64").astype(variable.dtype))
         task = str(name).removesuffix("_probability")
         if str(name).endswith("_location_probability"):
             continue
@@ -55,7 +56,7 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
             out[f"{task}_entropy"] = _entropy(out[name], task)
         else:
             words = {"long_name": f"standard deviation of {variable.attrs.get('long_name', name)} between {len(answers)} models"}
-            out[f"{task}_std"] = variable.copy(data=layers.std(axis=0)).assign_attrs(words)
+            out[f"{task}_std"] = variable.copy(data=layers.std(axis=0, dtype="float64").astype(variable.dtype)).assign_attrs(words)
         if f"{task}_probability" == name:
             out[task] = class_map(out[name], first[task])
     out.attrs = joint_attributes([answer.attrs for answer in answers])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from misoxr.clusters import computed
+from misoxr.moments import is_rounding
 from misoxr.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
 
@@ -36,11 +37,7 @@ def features(kind: Features, scaling: Scaling | None, spec: ModelSpec, bands: da
     seen = _blockwise(partial(_scaled, spec=spec, scaling=scaling), bands, _channels(scaling, spec))
     parts = [seen]
     if kind == "surroundings":
-        parts += [
-            da.map_overlap(partial(_around, side=side, spread=spread), seen, depth=(0, side // 2, side // 2), boundary="none")
-            for side in SIDES
-            for spread in (False, True)
-        ]
+        parts += [_overlapping(partial(_around, side=side), seen, side // 2) for side in SIDES]
     both: da.Array = da.concatenate([*parts, valid]).rechunk({0: -1})
     return both
 
@@ -102,6 +99,13 @@ def _blockwise(function: Any, bands: da.Array, channels: int) -> da.Array:
     return found
 
 
+def _overlapping(function: Any, bands: da.Array, reach: int) -> da.Array:
+    """Apply a function, which gives each band twice, to blocks that reach into each other."""
+    blocks = da.overlap.overlap(bands, {1: reach, 2: reach}, "none")
+    found: da.Array = da.overlap.trim_internal(_blockwise(function, blocks, 2 * len(bands)), {1: reach, 2: reach}, "none")
+    return found
+
+
 def _squares(bands: da.Array, row: Any, column: Any, reach: int) -> da.Array:
     """Gather the square of pixels around each of N pixels: (N, side, side, band), NaN beyond the cube."""
     offset = np.arange(-reach, reach + 1)
@@ -154,22 +158,60 @@ def _moments(squares: Array) -> list[Array]:
     values, count = np.where(valid, squares, 0.0).astype("float64"), valid.sum((-2, -1))
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = values.sum((-2, -1)) / count
-        spread = np.sqrt((np.where(valid, values - mean[..., None, None], 0.0) ** 2).sum((-2, -1)) / count)
-    return [mean, spread]
+        squares = (np.where(valid, values - mean[..., None, None], 0.0) ** 2).sum((-2, -1))
+        return [mean, _spread(mean, squares, count)]
 
 
-def _around(bands: Array, side: int, spread: bool) -> Array:
-    """Mean, or standard deviation, of the valid pixels in the square around each pixel; NaN where there is none."""
-    from scipy.ndimage import uniform_filter
-
-    valid = np.isfinite(bands)
-    values = np.where(valid, bands, 0.0).astype("float64")
-    size = (0, side, side)
-    share = uniform_filter(valid.astype("float64"), size, mode="constant")
+def _spread(mean: Any, squares: Any, count: Any) -> Any:
+    """Standard deviation from a mean, a sum of squared deviations and a count; 0 where it is rounding of the values."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = uniform_filter(values, size, mode="constant") / share
-        if spread:
-            square = uniform_filter(values**2, size, mode="constant") / share
-            mean = np.sqrt(np.maximum(square - mean**2, 0.0))
-    mean[share < 0.5 / side**2] = np.nan
-    return mean.astype("float32")
+        spread = np.sqrt(squares / count)
+    return np.where(is_rounding(spread, np.abs(mean), "float32"), 0.0, spread)
+
+
+def _around(bands: Array, side: int) -> Array:
+    """Means (band, y, x) and, behind them, standard deviations of the valid pixels in the square around each; NaN where none is."""
+    reach = side // 2
+    out = np.empty((2, *bands.shape), "float32")
+    for values, means, spreads in zip(
+        np.pad(bands, [(0, 0), (reach, reach), (reach, reach)], constant_values=np.nan), *out, strict=True
+    ):
+        valid = np.isfinite(values)
+        moments = valid.astype("float64"), np.where(valid, values, 0.0).astype("float64"), np.zeros(values.shape)
+        for _ in range(2):  # down, then across
+            moments = tuple(part.T for part in _in_windows(moments, side))
+        count, mean, squares = moments
+        mean[count == 0] = np.nan
+        means[...], spreads[...] = mean, _spread(mean, squares, count)
+    return out.reshape(-1, *bands.shape[1:])
+
+
+Moments = tuple[Any, Any, Any]
+"""Counts, means, and sums of squared deviations from these."""
+
+
+def _in_windows(moments: Moments, side: int) -> Moments:
+    """Merge the moments of each ``side`` rows that follow each other, from those of half as many."""
+    if side == 1:
+        return moments
+    half = side // 2
+    part = _in_windows(moments, half)
+    both = _merged(_rows(part, None, -half), _rows(part, half, None))
+    return both if side % 2 == 0 else _merged(_rows(both, None, -1), _rows(moments, side - 1, None))
+
+
+def _rows(moments: Moments, start: int | None, stop: int | None) -> Moments:
+    count, mean, squares = (part[start:stop] for part in moments)
+    return count, mean, squares
+
+
+def _merged(one: Moments, other: Moments) -> Moments:
+    """Merge moments of pixels that are apart, without squares of the values themselves: these leave nothing of small deviations.
+
+    References
+    ----------
+    Chan et al. 1983, "Algorithms for computing the sample variance", The American Statistician 37, 242-247.
+    """
+    count, step = one[0] + other[0], other[1] - one[1]
+    share = other[0] / np.maximum(count, 1.0)
+    return count, one[1] + step * share, one[2] + other[2] + step**2 * one[0] * share

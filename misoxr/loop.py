@@ -6,7 +6,7 @@ import math
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from misoxr.errors import SpecError, require
 from misoxr.model.losses import contrasts, learnt, total_loss
 from misoxr.model.miso import Miso
+from misoxr.moments import Standardisation
 from misoxr.parts import check
 from misoxr.recipe import Recipe
 from misoxr.samples import Batch, Draw, Integers, Windows
@@ -32,7 +33,7 @@ import pytorch_lightning as lightning  # noqa: E402
 from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 
-__all__ = ["Hardware", "Result", "centre", "draw_of", "run"]
+__all__ = ["Hardware", "Result", "centre", "draw_of", "run", "standardised"]
 
 Step = tuple[int, int, int]
 """Epoch, step in it, and device."""
@@ -109,9 +110,19 @@ class _Checks(Dataset[Batch]):
 class _Loop(lightning.LightningModule):
     """The steps of training and validation, and the weights of the best epoch."""
 
-    def __init__(self, network: Miso, spec: ModelSpec, recipe: Recipe, steps: int, weights: Mapping[str, Tensor], seed: int):
+    def __init__(
+        self,
+        network: Miso,
+        spec: ModelSpec,
+        recipe: Recipe,
+        steps: int,
+        weights: Mapping[str, Tensor],
+        seed: int,
+        standardisation: Mapping[str, Standardisation] | None = None,
+    ):
         super().__init__()
         self.network, self.spec, self.recipe, self.seed = network, spec, recipe, seed
+        self.standardisation = dict(standardisation or {})
         self.total_steps = steps * recipe.max_epochs
         for name in recipe.freeze:  # before devices share the network: all of them wait for every gradient
             network.encoders[name].backbone.requires_grad_(False)
@@ -162,8 +173,10 @@ class _Loop(lightning.LightningModule):
         return loss
 
     def _own(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
-        spec = self.spec
-        return total_loss(spec.tasks, logits, labels, self.recipe.label_smoothing, dict(self.weights), spec.losses.focus)
+        recipe, spec = self.recipe, self.spec
+        return total_loss(
+            spec.tasks, logits, labels, recipe.label_smoothing, dict(self.weights), spec.losses.focus, self.standardisation
+        )
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Follow the weights with their moving average, which begins at the first step's."""
@@ -197,9 +210,8 @@ class _Loop(lightning.LightningModule):
             if task.kind != "regression" and bool(known.any()):
                 answers = logits[task.name].argmax(-1) if task.kind == "multiclass" else (logits[task.name][:, 0] > 0)
                 right.append(float((answers == labels[task.name])[known].float().mean()))
-        regressions = {task.name: self.weights[task.name] for task in self.spec.tasks if task.kind == "regression"}
-        loss = float(total_loss(self.spec.tasks, logits, labels, weights=regressions, focus=self.spec.losses.focus))
-        return {"loss": loss, "accuracy": float(np.mean(right)) if right else math.nan}
+        loss = total_loss(self.spec.tasks, logits, labels, focus=self.spec.losses.focus, standardisation=self.standardisation)
+        return {"loss": float(loss), "accuracy": float(np.mean(right)) if right else math.nan}
 
     def on_validation_epoch_end(self) -> None:
         """Keep the averaged weights where they are the best so far, and stop where they have not been for long."""
@@ -329,6 +341,7 @@ def run(
     hardware: Hardware,
     *,
     seed: int,
+    standardisation: Mapping[str, Standardisation] | None = None,
     directory: Path | None = None,
     progress: bool = True,
 ) -> Result:
@@ -340,12 +353,14 @@ def run(
         Batches around the points.
     train, held : array
         The points to learn from, and to validate with.
+    standardisation : mapping of str to Standardisation, optional
+        How the labels of regressions are learnt (:func:`standardised`).
     directory : Path, optional
         Where the state after every epoch (``last.ckpt``) and the logs go. A state that lies there is taken up.
     """
     steps = math.ceil(len(train) / (recipe.batch_size * (1 - recipe.unlabelled) * hardware.devices))
     weights = _weights(data, train, recipe, seed)
-    loop = _Loop(network, data.spec, recipe, steps, weights, seed)
+    loop = _Loop(network, data.spec, recipe, steps, weights, seed, standardisation)
     with _quiet(), tempfile.TemporaryDirectory(prefix="misoxr-") as temporary:
         # Processes of their own hand the result over in a file.
         folder = directory or (Path(temporary) if hardware.devices > 1 else None)
@@ -406,39 +421,32 @@ def _loggers(directory: Path | None) -> Any:
     return loggers
 
 
-def centre(network: Miso, data: Windows, points: Integers) -> None:
-    """Let the heads of regressions begin at the mean of the labels, and spread as they do."""
-    for task in data.spec.tasks:
-        if task.kind == "regression":
-            mean, spread = _moments(task, data, points)
-            heads = [
-                branch[task.name] for name in ("heads", "location_heads") if (branch := getattr(network, name, None)) is not None
-            ]
-            for layer in (head[-1] for head in heads):
-                nn.init.constant_(layer.bias, mean)
-                layer.weight.data.mul_(spread)
+def standardised(data: Windows, points: Integers) -> dict[str, Standardisation]:
+    """Fit how the labels of each regression are learnt on some of the points, so that their units do not count."""
+    regressions = [task for task in data.spec.tasks if task.kind == "regression"]
+    labels = {task.name: learnt(task, torch.from_numpy(data.labelled.labels[task.name][points])) for task in regressions}
+    return {name: Standardisation.fit(values.numpy()) for name, values in labels.items()}
 
 
-def _moments(task: Task, data: Windows, points: Integers) -> tuple[float, float]:
-    """Return the mean and the standard deviation (1 where they are all equal) of a regression's labels, as they are learnt."""
-    values = learnt(task, torch.from_numpy(data.labelled.labels[task.name][points]))
-    values = values[values.isfinite()]
-    return (float(values.mean()), float(values.std(correction=0)) or 1.0) if len(values) else (0.0, 1.0)
+def centre(network: Miso, tasks: Sequence[Task]) -> None:
+    """Let the heads of regressions begin at the mean of the labels, which is 0 as they are learnt."""
+    branches = [branch for name in ("heads", "location_heads") if (branch := getattr(network, name, None)) is not None]
+    for head in (branch[task.name] for branch in branches for task in tasks if task.kind == "regression"):
+        nn.init.zeros_(head[-1].bias)
 
 
 def _weights(data: Windows, points: Integers, recipe: Recipe, seed: int) -> dict[str, Tensor]:
-    """Return the weights of losses: 1/variance of a regression's labels, so that its units do not count; and where asked,
-    1/share of each class, as often as its labels are met, with a mean of 1 (0 for classes without a label).
-    """
-    weights, balanced = {}, recipe.class_weight == "balanced"
-    met = data.met(points, draw_of(recipe), seed) if balanced else np.empty(0)
+    """Return, where asked, the weights of classes: 1/share, as often as their labels are met, with a mean of 1 (0 without a label)."""
+    weights: dict[str, Tensor] = {}
+    if recipe.class_weight != "balanced":
+        return weights
+    met = data.met(points, draw_of(recipe), seed)
     for task in data.spec.tasks:
+        if task.kind == "regression":
+            continue
         labels = data.labelled.labels[task.name][points]
         known = np.isfinite(labels)
-        if task.kind == "regression":
-            weights[task.name] = torch.tensor([_moments(task, data, points)[1] ** -2])
-        elif balanced:
-            shares = np.bincount(labels[known].astype(int), met[known] / met[known].sum(), minlength=len(task.classes))
-            inverse = np.where(shares > 0, 1 / np.maximum(shares, 1e-12) / (shares > 0).sum(), 0.0)
-            weights[task.name] = torch.from_numpy(inverse.astype("float32"))
+        shares = np.bincount(labels[known].astype(int), met[known] / met[known].sum(), minlength=len(task.classes))
+        inverse = np.where(shares > 0, 1 / np.maximum(shares, 1e-12) / (shares > 0).sum(), 0.0)
+        weights[task.name] = torch.from_numpy(inverse.astype("float32"))
     return weights

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from misoxr.errors import PointsError, require
+from misoxr.moments import is_rounding
 from misoxr.spec import Task
 
 __all__ = ["check_codes", "class_scores", "confusion", "reliability", "scores"]
@@ -290,6 +291,8 @@ def _regression(truth: Floats, predicted: Floats) -> dict[str, float]:
     return {
         "rmse": float(metrics.root_mean_squared_error(truth, predicted)),
         "mae": float(metrics.mean_absolute_error(truth, predicted)),
-        "r2": float(metrics.r2_score(truth, predicted)) if np.ptp(truth) > 0 else np.nan,
+        "r2": float(metrics.r2_score(truth, predicted))
+        if not is_rounding(np.ptp(truth), np.abs(truth).max(), "float64")
+        else np.nan,
         "bias": float(np.mean(predicted - truth)),
     }

@@ -173,7 +173,12 @@ class Task:
             f"Task {self.name!r} is multiclass and needs 3 to 254 classes.",
         )
         check(self.kind != "regression" or not self.classes, f"Task {self.name!r} is a regression and has no classes.")
-        check(len(set(self.classes)) == len(self.classes), f"Task {self.name!r} names a class twice: {self.classes}.")
+        check(
+            all(isinstance(name, str) for name in self.classes),
+            f"The classes of task {self.name!r} are {self.classes}; give their names as text, such as {tuple(map(str, self.classes))}.",
+        )
+        names = {name.strip() for name in self.classes}
+        check(len(names) == len(self.classes), f"Task {self.name!r} names a class twice: {self.classes}.")
         check(
             len(self.colors) in (0, len(self.classes)),
             f"Task {self.name!r} has {len(self.classes)} classes and {len(self.colors)} colors.",

@@ -14,14 +14,13 @@ from odc.geo.geobox import GeoBox
 from misoxr.errors import PointsError
 from misoxr.grid import beside, extent, geobox_of, pixels
 from misoxr.groups import polygon_of
+from misoxr.labels import codes, named
 from misoxr.notes import note
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.tables import (
     check_geometry,
-    codes,
     dates,
     located,
-    named,
     read_file,
     renamed,
     require_columns,
@@ -115,7 +114,8 @@ def encode(points: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, Floats]:
     Parameters
     ----------
     points : DataFrame
-        Columns named after tasks. Classes stand as names or codes 0, 1, ... (for binary tasks also as booleans).
+        Columns named after tasks. Classes stand as names, or as codes 0, 1, ... (for binary tasks also as booleans). Where
+        classes are named by numbers, numbers are names, in any type: 1, 1.0 and "1.0" are the class "1".
     tasks : sequence of Task
         The tasks; one without a column is unknown everywhere.
 
@@ -127,7 +127,8 @@ def encode(points: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, Floats]:
     Raises
     ------
     PointsError
-        If a label is no known class or number, or no task has any label.
+        If a label is no known class or number, or the name of several classes; a task's labels are names and codes; or no task
+        has any label.
     """
     labels = {
         task.name: codes(points[task.name], task) if task.name in points.columns else np.full(len(points), np.nan) for task in tasks

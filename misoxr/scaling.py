@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from reprlib import repr as short
 from typing import Any, Self
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from misoxr.errors import BandError, CheckpointError, SpecError
+from misoxr.moments import is_rounding
 from misoxr.spec import Band, Modality, ModelSpec, build
 
 __all__ = ["ModalityScaling", "Scaling", "channels", "conversion", "valid_pixels"]
@@ -56,6 +57,9 @@ _CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
     ("cm", "m"): (0.01, 0.0),
     ("km", "m"): (1000.0, 0.0),
 }
+
+_ORIGINS = {units: abs(summand) for (_, units), (_, summand) in _CONVERSIONS.items() if summand}
+"""By units, how far their zero lies from that of others which values may have had before."""
 
 
 def conversion(found: object, band: Band) -> tuple[float, float] | None:
@@ -195,7 +199,7 @@ class Scaling:
 
         Channels are clipped to their 0.1 and 99.9 percentiles, and standardised. With "log" and "whiten", positive ratios (units
         "1", such as reflectance) become logarithms before; with "whiten", channels are then decorrelated by PCA whitening,
-        modality by modality.
+        modality by modality. A channel without data, or whose deviation is rounding of its values, enters as 0 for good.
 
         Parameters
         ----------
@@ -260,29 +264,40 @@ class Scaling:
 
 def _fit_modality(modality: Modality, values: Array, method: str) -> ModalityScaling:
     """Fit one modality on channels (channel, pixel)."""
-    valid = np.isfinite(values).any(axis=1)
-    # A channel without data is clipped to 0 for good: what training never saw must not enter a map.
-    lower, upper = np.zeros(len(values)), np.zeros(len(values))
-    if valid.any():
-        lower[valid], upper[valid] = np.nanpercentile(values[valid], [0.1, 99.9], axis=1)
-    linear = [band for band in modality.bands for _ in range(band.channels)]
-    log = [
-        bool(method != "standard" and band.kind == "linear" and band.units == "1" and low > 0)
-        for band, low in zip(linear, lower, strict=True)
-    ]
-    clipped = np.clip(values.astype("float64"), lower[:, None], upper[:, None])
-    clipped[log] = np.log(clipped[log])
-    shift, scale = np.zeros(len(values)), np.ones(len(values))
-    shift[valid] = np.nanmean(clipped[valid], axis=1)
-    deviation = np.nanstd(clipped[valid], axis=1)
-    scale[valid] = np.where(deviation > 0, deviation, 1.0)
-    floats = [tuple(float(value) for value in part) for part in (lower, upper, shift, scale)]
+    bands = [band for band in modality.bands for _ in range(band.channels)]
+    fitted = [_fit_channel(band, channel, log=method != "standard") for band, channel in zip(bands, values, strict=True)]
+    lower, upper, log, shift, scale = zip(*fitted, strict=True)
+    plain = ModalityScaling(lower, upper, log, shift, scale)
     if method != "whiten":
-        return ModalityScaling(floats[0], floats[1], tuple(log), floats[2], floats[3])
-    standard = np.nan_to_num((clipped - shift[:, None]) / scale[:, None])
-    variances, axes = np.linalg.eigh(standard @ standard.T / standard.shape[1])
-    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(axes))])
+        return plain
+    standard = plain.apply(values).astype("float64")
+    # Each channel counts alike: pixels where it is missing are 0, and must not make the others look small.
+    length = np.linalg.norm(standard, axis=1, keepdims=True)
+    standard /= np.where(length > 0, length, 1.0)
+    variances, axes = np.linalg.eigh(standard @ standard.T)
+    # The first of the largest entries is positive: of two bands both are, and rounding must not tell which.
+    size = np.abs(axes)
+    axes *= np.sign(axes[(size > 0.999 * size.max(axis=0)).argmax(axis=0), np.arange(len(axes))])
     # A floor keeps nearly constant directions, which hold noise alone, from being blown up.
     whiten = axes.T / np.sqrt(np.maximum(variances, 1e-3 * max(variances.max(), 1e-12)))[:, None]
     rows = [tuple(float(value) for value in row) for row in whiten[::-1]]
-    return ModalityScaling(floats[0], floats[1], tuple(log), floats[2], floats[3], tuple(rows))
+    return replace(plain, whiten=tuple(rows))
+
+
+def _fit_channel(band: Band, values: Array, *, log: bool) -> tuple[float, float, bool, float, float]:
+    """Return limits, whether the logarithm is taken, shift and scale of one channel (pixel,) of a band."""
+    # Clipped to 0 for good: what training never saw must not enter a map, nor rounding as if it were a signal.
+    held = 0.0, 0.0, False, 0.0, 1.0
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return held
+    lower, upper = (float(limit) for limit in np.percentile(values, [0.1, 99.9]))
+    log = log and band.kind == "linear" and band.units == "1" and lower > 0
+    clipped = np.clip(values.astype("float64"), lower, upper)
+    clipped = np.log(clipped) if log else clipped
+    shift, deviation = float(clipped.mean()), float(clipped.std())
+    # What a channel was made of is rounded, too: a value, its logarithm, an angle, or a temperature in other units.
+    origin = 2 * np.pi if band.kind == "circular" else 1.0 if log else _ORIGINS.get(_canonical(band.units), 0.0)
+    if is_rounding(deviation, max(origin, float(np.abs(clipped).max())), "float32"):
+        return held
+    return lower, upper, log, shift, deviation

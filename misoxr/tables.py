@@ -4,7 +4,9 @@ import datetime
 import json
 import os
 import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from numbers import Real
 from typing import Any
 
 import fsspec
@@ -16,16 +18,15 @@ from pyproj.exceptions import CRSError
 
 from misoxr.errors import PointsError
 from misoxr.notes import note
-from misoxr.spec import Task
 
 __all__ = [
     "agreed",
     "check_geometry",
-    "codes",
     "dates",
+    "is_missing",
     "lengths",
     "located",
-    "named",
+    "number_of",
     "read_file",
     "renamed",
     "require_columns",
@@ -221,7 +222,7 @@ def check_geometry(points: gpd.GeoDataFrame) -> None:
         )
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: None, NaN, NA, NaT or blank text."""
     if isinstance(value, str):
         return not value.strip()
@@ -242,7 +243,7 @@ def agreed(column: pd.Series) -> tuple[pd.Series, npt.NDArray[np.bool_]]:
         return column, np.zeros(len(column), dtype=bool)
     values, differ = [], []
     for value in column:
-        known = [item for item in _members(value) if not _is_missing(item)]
+        known = [item for item in _members(value) if not is_missing(item)]
         differ.append(any(_bare(item) != _bare(known[0]) for item in known))
         values.append(known[0] if known and not differ[-1] else None)
     return pd.Series(values, index=column.index, name=column.name), np.array(differ, dtype=bool)
@@ -254,8 +255,21 @@ def _members(value: Any) -> Iterable[Any]:
     return value if isinstance(value, LISTS) else [value]
 
 
+def number_of(value: Any) -> Decimal | None:
+    """Return the number that is written, exactly: 1, 1.0 and "1.0" are one, and 0.1 is in any precision; None for anything else."""
+    if not isinstance(value, str | Real | Decimal) or "_" in str(value):
+        return None
+    try:
+        number = Decimal(str(value).strip())
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
 def _bare(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
+    """Return what a value is, however it is spelt."""
+    number = number_of(value)
+    return number if number is not None else value.strip() if isinstance(value, str) else value
 
 
 def settled(points: gpd.GeoDataFrame, tasks: list[str], roles: Mapping[str, str]) -> gpd.GeoDataFrame:
@@ -291,7 +305,7 @@ def settled(points: gpd.GeoDataFrame, tasks: list[str], roles: Mapping[str, str]
         return points
     lost = np.any([single[task][1] for task in tasks] or [np.zeros(len(points), dtype=bool)], axis=0)
     for task in tasks:
-        lost &= [_is_missing(value) for value in columns[task]]
+        lost &= [is_missing(value) for value in columns[task]]
     words = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
     words = f"Observations of one place differ and are set to missing: {words}."
     if lost.all():
@@ -347,60 +361,7 @@ def lengths(column: pd.Series) -> pd.Series:
 
 
 def _refuse(column: pd.Series, invalid: npt.NDArray[np.bool_], what: str, remedy: str) -> None:
-    known = np.array([not _is_missing(value) for value in column], dtype=bool)
+    known = np.array([not is_missing(value) for value in column], dtype=bool)
     wrong = column[invalid & known].tolist()
     if wrong:
         raise PointsError(f"{len(wrong)} values of column {column.name!r} are not {what}, for example {wrong[0]!r}; {remedy}.")
-
-
-def codes(column: pd.Series, task: Task) -> npt.NDArray[np.float64]:
-    """Return labels as class codes, or as the values of a regression; NaN where missing.
-
-    Raises
-    ------
-    PointsError
-        If a known label is no class of the task, or no number.
-    """
-    values = [None if _is_missing(value) else value for value in column]
-    found = np.array([np.nan if value is None else _code(value, task) for value in values], dtype="float64")
-    unknown = [value for value, code in zip(values, found, strict=True) if value is not None and not np.isfinite(code)]
-    if unknown:
-        kinds = sorted({repr(value) for value in unknown})
-        known = f"the classes are {list(task.classes)} or their codes from 0" if task.classes else "the task takes numbers"
-        more = ", ..." if len(kinds) > 10 else ""
-        codes_from_1 = {str(len(task.classes)), f"{len(task.classes)}.0"} & set(kinds) and 0 not in found
-        remedy = "The codes seem to begin at 1: subtract 1" if codes_from_1 else "Rename those labels, or set them to missing"
-        raise PointsError(f"{len(unknown)} labels of {task.name!r} are unknown ({', '.join(kinds[:10])}{more}); {known}. {remedy}.")
-    return found
-
-
-def _code(value: Hashable, task: Task) -> float:
-    """Return the code of one label, NaN where it is unknown."""
-    if isinstance(value, str):
-        name = value.strip()
-        if name in task.classes:
-            return float(task.classes.index(name))
-        try:
-            value = float(name)  # one word in a column makes text of its numbers
-        except ValueError:
-            return np.nan
-    if isinstance(value, (bool, np.bool_)):
-        return float(value) if task.kind == "binary" else np.nan
-    if not isinstance(value, (int, float, np.integer, np.floating)):
-        return np.nan
-    number = float(value)
-    return number if task.kind == "regression" or number in range(len(task.classes)) else np.nan
-
-
-def named(column: pd.Series, task: Task | str) -> pd.Series:
-    """Return labels in words, None where missing: a known class by its name, whichever way it is written."""
-
-    def words(value: Any) -> str | None:
-        if _is_missing(value):
-            return None
-        code = np.nan if isinstance(task, str) or not task.classes else _code(value, task)
-        if not isinstance(task, str) and np.isfinite(code):
-            return task.classes[int(code)]
-        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-
-    return pd.Series([words(value) for value in column], dtype=object)

@@ -28,7 +28,7 @@ from misoxr.decoded import is_class
 from misoxr.errors import GridError, PointsError, SpecError, StoreError, near
 from misoxr.folds import separate
 from misoxr.grid import geobox_of
-from misoxr.loop import Hardware, centre, draw_of, run
+from misoxr.loop import Hardware, centre, draw_of, run, standardised
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import fetch, sha256_of
 from misoxr.model.inference import choose_device, choose_precision, logits_at
@@ -223,9 +223,10 @@ def fit(
         mask = held_out(spec, data.labelled.xy, val, seed) if held is None else (np.arange(len(both)) >= len(labelled))[seen]
         check_held(spec, data.labelled.labels, mask, recipe.criterion)
         train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
+        standardisation = standardised(data, train)
         with _seeded(seed):
             network = Miso(spec)
-            centre(network, data, train)
+            centre(network, spec.tasks)
             stems = _pretrain(network, spec, data.scaling, pretrained or {})
             sources = {
                 name: {"source": os.fspath(source), "sha256": sha256_of(source), "stem": stems[name]}
@@ -239,7 +240,18 @@ def fit(
             }
             folder = None if directory is None else _folder(Path(directory), data, mask, run_of, resume=resume)
             flush()
-            result = run(network, data, train, check_points, recipe, hardware, seed=seed, directory=folder, progress=progress)
+            result = run(
+                network,
+                data,
+                train,
+                check_points,
+                recipe,
+                hardware,
+                seed=seed,
+                standardisation=standardisation,
+                directory=folder,
+                progress=progress,
+            )
         network.load_state_dict(dict(result.weights))
         met = data.met(train, draw_of(recipe), seed)
         calibration = _calibrated(network.eval(), data, check_points, hardware.device) if calibrate else {}
@@ -256,7 +268,7 @@ def fit(
         "misoxr_version": __version__,
         **simulated(ds, points),
     }
-    return Model(spec, data.scaling, network.cpu(), record, calibration)
+    return Model(spec, data.scaling, network.cpu(), record, calibration, standardisation)
 
 
 OWN = [name for name in inspect.signature(fit).parameters if name not in ("ds", "settings")]

@@ -9,6 +9,7 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeClassifier
 
 from misoxr.baseline import Baseline, PixelModel, baseline, fit_baseline
@@ -143,6 +144,45 @@ def test_regressors_answer_values(scene, spec):  # noqa: F811
     found = cube.miso.predict(model).compute().thickness
     assert found.attrs["units"] == "cm"
     assert 0 <= float(found.min()) < float(found.max()) <= 40
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1e-6, 2e-6), (1.0, 1e5), (1e6, -1e9), (0.0, 0.1 + 0.2)])
+def test_regressors_learn_labels_in_any_units(scene, spec, factor, offset):  # noqa: F811
+    """Also those with tolerances of their own, and sums of squares, whose digits an offset would eat."""
+    cube, points = scene
+    spec = replace(spec, tasks=(Task("soc", "regression"),))
+    labels = np.sin(np.arange(len(points)) / 30)
+    for estimator in (SVR(epsilon=0.1), RandomForestRegressor(5, max_depth=5, random_state=0)):
+        one, other = (
+            cube.miso.predict(fit_baseline(cube, Baseline(estimator, scaling="log"), points.assign(soc=soc), spec)).soc.values
+            for soc in (labels, labels * factor + offset)
+        )
+        expected = one.astype("float64") * factor + offset
+        np.testing.assert_allclose(other, expected, rtol=1e-7, atol=1e-3 * factor)
+
+
+@pytest.mark.parametrize("scaling", ["log", "whiten", "standard"])
+def test_a_band_of_one_value_takes_no_part(scene, spec, scaling):  # noqa: F811
+    """0.529 has a logarithm that means round by 1e-16, which is no deviation to divide by."""
+    cube, points = scene
+    maps = []
+    for value in (0.5, 0.529):
+        flat = cube.assign(nir=cube.nir.copy(data=np.full(cube.nir.shape, value, "float32")))
+        flat.nir[3, 3] = 0.2  # beyond the percentiles
+        fitted = fit_baseline(flat, Baseline(LogisticRegression(), "surroundings", scaling), points, spec)
+        maps.append(flat.miso.predict(fitted).permafrost_probability.values)
+    np.testing.assert_allclose(*maps, atol=1e-3)
+    assert ((maps[0] > 0.5) == (cube.red.values > np.median(cube.red.values))).mean() > 0.8
+
+
+def test_labels_that_no_map_can_hold_are_refused(scene, spec):  # noqa: F811
+    cube, points = scene
+    spec = replace(spec, tasks=(Task("soc", "regression"),))
+    for value, size in ((1e39, r"1e\+39"), (1e-40, "1e-40")):
+        with pytest.raises(
+            PointsError, match=f"labels of 'soc' reach {size}, and maps hold values of .*; give them in other units"
+        ):
+            fit_baseline(cube, RandomForestRegressor(2), points.assign(soc=value), spec)
 
 
 def test_seeds_reach_into_pipelines(scene, spec):  # noqa: F811

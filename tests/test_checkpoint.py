@@ -22,6 +22,8 @@ import misoxr.model.checkpoint as checkpoint
 from misoxr.errors import CheckpointError
 from misoxr.model.checkpoint import Address, Model, resolve
 from misoxr.model.inference import activate
+from misoxr.moments import Standardisation
+from misoxr.spec import Task
 from tests.conftest import make_model, tiny_spec
 
 
@@ -93,6 +95,36 @@ def test_the_record_comes_along(model, path):
     again.save(path)
     assert Model.load(path).record == {"seed": 3, "losses": [0.5, 0.25]}
     assert again.sha256 != model.sha256
+
+
+def test_the_standardisation_of_labels_comes_along(tmp_path):
+    """And a file of before, without, answers in the units that its labels had then."""
+    model = make_model(tiny_spec(tasks=(Task("soc", "regression"),)))
+    learnt = replace(model, standardisation={"soc": Standardisation(0.1 + 0.2, 1e-7)})
+    learnt.save(tmp_path / "learnt.safetensors")
+    again = Model.load(tmp_path / "learnt.safetensors")
+    assert again.standardisation == learnt.standardisation
+    assert again.sha256 == learnt.sha256 != model.sha256
+    header = header_of(tmp_path / "learnt.safetensors")
+    assert header.pop("standardisation") == {"soc": {"shift": 0.1 + 0.2, "scale": 1e-7}}
+    before = Model.load(rewritten(tmp_path / "learnt.safetensors", header=header))
+    assert before.standardisation == {}
+    assert before.sha256 == model.sha256
+
+
+@pytest.mark.parametrize(
+    ("standardisation", "message"),
+    [
+        ({"permafrost": {"shift": 0.0, "scale": 1.0}}, "labels of 'permafrost' are standardised, and it is binary"),
+        ({"peat": {"shift": 0.0, "scale": 1.0}}, "no task 'peat'"),
+        ({"permafrost": None}, "labels of 'permafrost' are standardised"),
+        ([], "A mapping is needed"),
+    ],
+)
+def test_a_standardisation_that_cannot_be(path, standardisation, message):
+    header = header_of(path) | {"standardisation": standardisation}
+    with pytest.raises(CheckpointError, match=message):
+        Model.load(rewritten(path, header=header))
 
 
 def test_other_weights_have_another_hash(model):

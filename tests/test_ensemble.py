@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from misoxr.errors import SpecError
-from misoxr.spec import PERMAFROST, TAXONOMY
+from misoxr.moments import Standardisation
+from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from tests.conftest import make_cube, make_model
 
 
@@ -41,6 +42,17 @@ def test_at_points_too(spec, models):
     each = np.stack([cube.miso.predict_at(model, points, device="cpu").permafrost_probability for model in models])
     np.testing.assert_allclose(found.permafrost_probability, each.mean(0), atol=1e-6)
     assert found.permafrost_std.dims == ("point",)
+
+
+@pytest.mark.parametrize("shift", [0.1, 1e5 + 0.1, 1e9])
+def test_models_that_agree_have_no_spread(spec, shift):
+    """However large the values: the mean of three that are equal is that value."""
+    cube = make_cube((40, 50), spec.bands)
+    model = make_model(replace(spec, tasks=(Task("soc", "regression"),)))
+    model = replace(model, standardisation={"soc": Standardisation(shift, 0.3)})
+    one, three = (cube.miso.predict(which, device="cpu").compute() for which in (model, [model] * 3))
+    np.testing.assert_array_equal(three.soc, one.soc)
+    assert not three.soc_std.any()
 
 
 def test_only_like_models_are_averaged(spec, models):

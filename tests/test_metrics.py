@@ -256,6 +256,8 @@ def test_regression_scores():
     found = scores(DEPTH, [1.0, 2.0, 3.0, np.nan], [1.0, 3.0, 1.0, 9.0])
     assert found == pytest.approx({"rmse": np.sqrt(5 / 3), "mae": 1.0, "r2": 1 - 5 / 2, "bias": -1 / 3})
     assert np.isnan(scores(DEPTH, [2.0, 2.0], [1.0, 2.0])["r2"])
+    assert np.isnan(scores(DEPTH, [0.1 + 0.2, 0.3], [0.3, 0.4])["r2"]), "equal but for rounding"
+    assert scores(DEPTH, [1e9, 1e9 + 1, 1e9 + 2], [1e9, 1e9 + 1, 1e9 + 4])["r2"] == pytest.approx(-1)
     single = scores(DEPTH, [2.0], [5.0])
     assert np.isnan(single.pop("r2"))
     assert single == {"rmse": 3, "mae": 3, "bias": 3}

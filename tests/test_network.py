@@ -13,9 +13,10 @@ from misoxr.errors import SpecError
 from misoxr.model.encoder import Encoder, shape_of
 from misoxr.model.inference import activate
 from misoxr.model.location import LocationEncoder
-from misoxr.model.losses import contrast, contrasts, task_loss, total_loss
+from misoxr.model.losses import contrast, contrasts, learnt, task_loss, total_loss
 from misoxr.model.miso import Miso
 from misoxr.model.query import neighbours
+from misoxr.moments import Standardisation
 from misoxr.spec import (
     ALASKA,
     COVARIATES,
@@ -298,6 +299,23 @@ def test_a_regression_of_logarithms():
     assert float(loss) == pytest.approx(0, abs=1e-10)
     answers = activate(replace(tiny_spec(), tasks=(task,)), {"organic_thickness": torch.tensor([[1.0], [0.0]])})
     torch.testing.assert_close(answers[:, 0], torch.tensor([math.e - 1, 0.0]))
+
+
+@pytest.mark.parametrize("loss", ["mse", "mse_log1p"])
+@pytest.mark.parametrize(("factor", "offset"), [(1.0, 0.0), (1e-6, 2e-6), (3.0, 1e9)])
+def test_standardised_labels_are_learnt_and_answered(loss, factor, offset):
+    """The loss is of standardised labels, and answers are in the labels' units, with digits beyond those of float32."""
+    task = Task("soc", "regression", loss=loss)
+    labels = torch.tensor([1.0, 2.0, torch.nan, 4.5], dtype=torch.float64) * factor + offset
+    standard = {"soc": Standardisation.fit(learnt(task, labels).numpy())}
+    values = standard["soc"].apply(learnt(task, labels))
+    logits = {"soc": values.nan_to_num()[:, None].float()}
+    assert float(total_loss((task,), logits, {"soc": labels}, standardisation=standard)) == pytest.approx(0, abs=1e-10)
+    assert float(total_loss((task,), {"soc": logits["soc"] + 1}, {"soc": labels}, standardisation=standard)) == pytest.approx(1)
+    answers = activate(replace(tiny_spec(), tasks=(task,)), logits, standardisation=standard)[:, 0]
+    assert answers.dtype == torch.float64
+    known = labels.isfinite()
+    torch.testing.assert_close(answers[known], labels[known], rtol=1e-13, atol=1e-6 * factor)
 
 
 def test_contrast_leaves_out_what_is_not_valid():

@@ -17,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 
 from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
 from misoxr.maps import FILL
-from misoxr.spec import ModelSpec, WindowSpec
+from misoxr.moments import Standardisation
+from misoxr.spec import PERMAFROST, ModelSpec, Task, WindowSpec
 from tests.conftest import make_cube, make_model, tiny_spec
 
 
@@ -235,13 +236,35 @@ def test_the_graph_of_a_16_chunk_map_stays_small():
 
 
 def test_regressions_give_values(spec, cube):
-    from misoxr.spec import Task
-
     model = make_model(replace(spec, tasks=(Task("organic_thickness", "regression", long_name="organic layer", units="cm"),)))
     maps = cube.miso.predict(model, location=True, device="cpu").compute()
     assert set(maps.data_vars) == {"organic_thickness", "organic_thickness_location"}
     assert maps.organic_thickness.dtype == "float32"
     assert maps.organic_thickness.attrs["units"] == "cm"
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(2e-6, 1e-6), (1e5, 1.0), (-1e9, 1e3), (3.25, 0.0)])
+def test_regressions_are_answered_in_the_units_of_their_labels(spec, shift, scale):
+    """By imagery and by location, on maps and at points, blended, averaged over turns and over models: as the labels were, to
+    float32's digits.
+    """
+    cube, plain = make_cube((25, 28), spec.bands), make_model(replace(spec, tasks=(PERMAFROST, Task("soc", "regression"))))
+    windows = replace(spec.windows, turns="mirror")
+    models = [replace(plain, standardisation={"soc": Standardisation(shift + k * scale, scale)}) for k in (0, 1)]
+    ways = {
+        "map": lambda model: cube.miso.predict(model, location=True, windows=windows, device="cpu"),
+        "points": lambda model: cube.miso.predict_at(model, {"x": [300_333.0], "y": [1_499_744.0]}, location=True, device="cpu"),
+    }
+    for way in ways.values():
+        before, after, mean = (way(which).compute() for which in (plain, models[0], models))
+        room = {"rtol": float(np.finfo("float32").eps), "atol": 1e-5 * scale}
+        for name in ("soc", "soc_location"):
+            assert after[name].dtype == "float32"
+            np.testing.assert_allclose(after[name], before[name].values.astype("float64") * scale + shift, **room)
+            np.testing.assert_allclose(mean[name], before[name].values.astype("float64") * scale + shift + scale / 2, **room)
+        spread = max(scale / 2, np.spacing(np.float32(abs(shift))))
+        assert np.abs(mean.soc_std - scale / 2).max() <= spread
+        np.testing.assert_allclose(after.permafrost_probability, before.permafrost_probability, atol=1e-6)
 
 
 @pytest.mark.gpu

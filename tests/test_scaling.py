@@ -212,12 +212,92 @@ def test_outliers_are_clipped(spec):
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_constant_channels_are_held(spec):
+@pytest.mark.parametrize("method", ["whiten", "log", "standard"])
+@pytest.mark.parametrize("value", [1e-4, 0.02, 0.5, 0.529, 0.7, 0.8, 1.0, 90.0, 273.15, 1e9, -1e-30, 0.0])
+def test_bands_of_one_value_enter_as_zero(spec, method, value):
+    """Also where the logarithm of the value is no float, a few pixels lie beyond the percentiles, or values waver by rounding."""
+    steps = np.nextafter(np.full(5000, value, "float32"), np.float32(np.inf))
+    few = np.where(np.arange(5000) < 4, np.float32(0.2), np.float32(value))
+    for made in (np.full(5000, value, "float32"), few, np.where(np.arange(5000) % 3, steps, np.float32(value))):
+        for held, inputs_of in (([0], [0]), ([3], [4]), ([0, 1], [0, 1]), ([0, 1, 3], [0, 1, 4])):
+            bands = noise(spec)
+            bands[held] = made
+            scaling = Scaling.fit(spec, bands, method)
+            alone = replace(scaling, modalities={k: replace(m, whiten=None) for k, m in scaling.modalities.items()})
+            assert not np.concatenate(list(alone.apply(spec, bands).values()))[inputs_of].any()
+            elsewhere = scaling.apply(spec, noise(spec, seed=1) * 3)  # what was one value in training is nothing in a map, too
+            assert max(np.abs(values).max() for values in elsewhere.values()) < 50
+
+
+def test_aspect_of_one_direction_enters_as_zero(spec):
+    for angle in (-1.0, 0.0, 90.0, 300.0):
+        bands = noise(spec)
+        bands[2] = angle
+        assert not Scaling.fit(spec, bands, "standard").apply(spec, bands)["cov"][:2].any()
+
+
+def test_rounding_of_other_units_is_no_deviation():
+    """A temperature of one value in kelvin that wavers by rounding is 0 degrees and next to it; so are sine and cosine of an angle."""
+    spec = tiny_spec()
+    warm, turned = np.float32(273.15), np.float32(180)
+    waver = np.arange(5000) % 2 == 0
     bands = noise(spec)
-    bands[3] = 7.0
-    inputs = Scaling.fit(spec, bands).apply(spec, bands)
-    assert np.isfinite(inputs["cov"]).all()
-    assert np.abs(inputs["cov"]).max() < 50
+    bands[2] = np.where(waver, turned, np.nextafter(turned, np.float32(0)))
+    bands[3] = np.where(waver, warm, np.nextafter(warm, np.float32(0))) - warm
+    band = replace(ELEVATION, units="degC")
+    spec = replace(spec, modalities=(spec.modalities[0], replace(spec.modalities[1], bands=(spec.modalities[1].bands[0], band))))
+    assert not Scaling.fit(spec, bands).apply(spec, bands)["cov"].any()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    method=st.sampled_from(["whiten", "log", "standard"]),
+    found=st.sampled_from(
+        [("%", "1"), ("1", "DN"), ("km", "m"), ("cm", "m"), ("ft", "m"), ("m", "mm"), ("K", "degC"), ("degC", "K")]
+    ),
+    seed=st.integers(0, 20),
+)
+def test_units_of_bands_change_nothing(method, found, seed):
+    """Bands in other units, converted as a cube's are, enter the network as they would in its own."""
+    spec = tiny_spec()
+    units = replace(ELEVATION, units=found[1])
+    factor, summand = conversion(found[0], units)
+    covariates = replace(spec.modalities[1], bands=(ASPECT, units))
+    spec = replace(spec, modalities=(spec.modalities[0], covariates))
+    bands = noise(spec, 400, seed)
+    other = bands.copy()
+    other[3] = ((bands[3].astype("float64") - summand) / factor).astype("float32") * np.float32(factor) + np.float32(summand)
+    one, same = (Scaling.fit(spec, values, method).apply(spec, values) for values in (bands, other))
+    for name in one:
+        np.testing.assert_allclose(one[name], same[name], atol=1e-4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    method=st.sampled_from(["log", "standard"]),
+    power=st.integers(-25, 25),
+    offset=st.sampled_from([0.0, 1.0, -100.0, 1e4]),
+    seed=st.integers(0, 20),
+)
+def test_factors_and_offsets_of_bands_change_nothing(method, power, offset, seed):
+    """Any factor, and any offset of which float32 leaves digits: in deviations, inputs are the same."""
+    spec, factor = tiny_spec(), np.float32(10.0**power)
+    bands = noise(spec, 400, seed)
+    other = bands.copy()
+    other[0] *= factor  # reflectance, of which the logarithm is taken
+    metres = bands[3].astype("float64")
+    other[3] = (metres + offset * metres.std()) * float(factor)
+    one, same = (Scaling.fit(spec, values, method).apply(spec, values) for values in (bands, other))
+    np.testing.assert_allclose(one["sat"], same["sat"], atol=1e-4)
+    np.testing.assert_allclose(one["cov"], same["cov"], atol=1e-5 + 1e-6 * abs(offset))
+
+
+def test_of_two_bands_the_first_direction_is_their_sum(spec):
+    """Directions of two bands are told by rounding, if by the largest entry, and might turn with the units."""
+    for seed in range(20):
+        whiten = np.array(Scaling.fit(spec, noise(spec, seed=seed)).modalities["sat"].whiten)
+        assert whiten[0, 0] > 0
+        assert whiten[1, 0] > 0
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -231,6 +311,16 @@ def test_what_training_never_saw_does_not_enter(spec, empty):
     bands[empty] = noise(spec)[empty]
     np.testing.assert_array_equal(scaling.apply(spec, bands)["cov"], before)
     assert np.abs(before).max() < 50
+
+
+@pytest.mark.parametrize("method", ["whiten", "log", "standard"])
+def test_what_training_rarely_saw_enters_at_the_size_of_the_rest(spec, method):
+    """A covariate that was there in one pixel of a thousand, and is there in the whole of a map."""
+    bands = noise(spec)
+    full = Scaling.fit(spec, bands, method).apply(spec, bands)["cov"]
+    bands[2:, np.arange(5000) % 500 > 0] = np.nan
+    found = Scaling.fit(spec, bands, method).apply(spec, noise(spec))["cov"]
+    np.testing.assert_allclose(found.std(axis=1), full.std(axis=1), rtol=0.8)
 
 
 def test_an_empty_required_band_is_refused(spec):

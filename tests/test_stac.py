@@ -358,7 +358,11 @@ def test_a_grid_across_the_antimeridian_is_searched_there(tmp_path):
         ({"bbox": (0, 0, 1, 1), "intersects": shapely.box(0, 0, 1, 1)}, CatalogError, "Both bbox and intersects"),
         ({"bbox": (5, 10, 6, 9)}, CatalogError, r"is not \(west, south, east, north\)"),
         ({"intersects": 5}, CatalogError, "give a GeoDataFrame"),
-        ({"bands": "ultraviolet"}, BandError, r"No item has the band 'ultraviolet'; the items have \['nir', 'red', 'scl', 'swir16'\]"),
+        (
+            {"bands": "ultraviolet"},
+            BandError,
+            r"No item has the band 'ultraviolet'; the items have \['nir', 'red', 'scl', 'swir16'\]",
+        ),
         ({"bands": []}, BandError, "is empty"),
         ({"chunks": {"time": 1}}, CatalogError, "give pixels along 'y' and 'x'"),
         ({"reduce": "mode"}, CatalogError, "reduce='mode' is unknown"),

@@ -577,6 +577,30 @@ def test_regressions_are_learnt_in_any_units(scene, loss, low):
         cube.miso.fit(refused, points.assign(carbon=-2.0), progress=False)
 
 
+def test_units_of_labels_change_no_map(scene, tmp_path):
+    """y and y * a + b: the same map in their units, by both heads, from the file too; and labels of one value give it."""
+    cube, points = scene
+    rows, columns = ((1_499_990 - points.geometry.y) / 20).astype(int), ((points.geometry.x - 300_010) / 20).astype(int)
+    value = np.log(cube.red.values)[rows, columns].astype("float64")
+    spec = tiny_spec(tasks=(Task("soc", "regression"),))
+    cube = cube.isel(y=slice(0, 60), x=slice(0, 60))
+
+    def mapped(labels):
+        inside = points.assign(soc=labels)[(rows < 60) & (columns < 60)]
+        model = cube.miso.fit(spec, inside, max_epochs=1, learning_rate=4e-3, progress=False, device="cpu")
+        model.save(tmp_path / "model.safetensors")
+        maps = cube.miso.predict(tmp_path / "model.safetensors", location=True, device="cpu").compute()
+        return np.stack([maps.soc, maps.soc_location]).astype("float64"), model
+
+    plain, first = mapped(value)
+    for factor, offset in ((1e-6, 2e-6), (1.0, 1e5)):
+        found, model = mapped(value * factor + offset)
+        np.testing.assert_allclose(found, plain * factor + offset, rtol=1e-7, atol=2e-2 * abs(factor) * value.std())
+        losses = [[epoch["loss"] for epoch in one.record["validation"]] for one in (first, model)]
+        np.testing.assert_allclose(*losses, rtol=1e-2)
+    np.testing.assert_allclose(mapped(0.1 + 0.2)[0], 0.3, rtol=1e-7)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_validation_lies_apart_from_training(scene, spec, seed, monkeypatch):
     """No block of the ground holds both training and validation points, and windows are drawn around training points alone."""

@@ -23,6 +23,7 @@ from misoxr.calibration import Calibration, prevalence_bias
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.model.files import cache, fetch, write
 from misoxr.model.miso import Miso
+from misoxr.moments import Standardisation
 from misoxr.scaling import Scaling
 from misoxr.spec import ModelSpec, build
 
@@ -46,6 +47,7 @@ class _Header:
     scaling: Mapping[str, Any]
     record: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    standardisation: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Model:
         How the model was trained: settings, losses, package version.
     calibration : mapping of str to Calibration
         By task, how logits become probabilities that hold; of the visual head alone.
+    standardisation : mapping of str to Standardisation
+        By task, how the labels of a regression were learnt; answers are turned back to the labels' units.
     """
 
     spec: ModelSpec
@@ -88,6 +92,7 @@ class Model:
     network: Miso
     record: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    standardisation: Mapping[str, Standardisation] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Put the network in evaluation mode, and leave it there: dropout and stochastic depth are for training alone."""
@@ -103,6 +108,8 @@ class Model:
         header = {"spec": self.spec.to_dict(), "scaling": self.scaling.to_dict(), "record": dict(self.record)}
         if self.calibration:
             header["calibration"] = {name: found.to_dict() for name, found in self.calibration.items()}
+        if self.standardisation:
+            header["standardisation"] = {name: found.to_dict() for name, found in self.standardisation.items()}
         state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
         # One metadata key alone: safetensors does not keep the order of several, and the hash would change.
         return serialise(state, {_KEY: json.dumps(header, sort_keys=True)})
@@ -183,6 +190,7 @@ class Model:
             spec: ModelSpec = header.spec
             scaling = Scaling.from_dict(header.scaling, spec)
             calibration = {task: Calibration.from_dict(found, spec.task(task)) for task, found in header.calibration.items()}
+            learnt_as = {task: Standardisation.from_dict(found, spec.task(task)) for task, found in header.standardisation.items()}
             with torch.device("meta"), _Undrawn(), _bounded(sum(value.numel() for value in state.values()) + _SPARE):
                 plan = Miso(spec)  # without memory: what the header asks for is compared with the file before it is built
         except (KeyError, ValueError, RuntimeError) as error:
@@ -192,7 +200,7 @@ class Model:
         with _Undrawn():
             network = Miso(spec)
         network.load_state_dict(state)
-        return cls(spec, scaling, network, header.record, calibration)
+        return cls(spec, scaling, network, header.record, calibration, learnt_as)
 
     def with_prevalence(self, **shares: float | Mapping[str, float]) -> Self:
         """Return the model corrected for how common classes are where it is applied.
@@ -222,7 +230,7 @@ class Model:
                 )
             before = calibration.get(name, Calibration())
             calibration[name] = replace(before, bias=prevalence_bias(task, assumed, wanted))
-        return type(self)(self.spec, self.scaling, self.network, self.record, calibration)
+        return replace(self, calibration=calibration)
 
     def address(self) -> Address:
         """Leave a content-addressed copy in the local cache, and return its address."""

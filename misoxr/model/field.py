@@ -215,17 +215,19 @@ def blend(
         answers = [sum(others, start=first) / len(views) for first, *others in zip(*views, strict=True)]
         return list(zip(shares, answers, strict=True))
 
-    total = np.zeros((len(mask), sum(task.outputs for task in model.spec.tasks)), dtype=run.dtype)
-    weights = np.zeros((len(mask), 1), dtype=run.dtype)
+    # Values with an offset are summed in float64; see activate.
+    kind = "float64" if model.standardisation else run.dtype
+    total = np.zeros((len(mask), sum(task.outputs for task in model.spec.tasks)), dtype=kind)
+    weights = np.zeros((len(mask), 1), dtype=kind)
     windows = [window for window in positions.windows(plan) if len(positions.share(plan, window, mask).at)]
     for batch in in_batches(ask, windows, run, group_size(model.spec, run.batch_size)):
         for share, answers in batch:
-            weight = share.weight[:, None].astype(run.dtype)
+            weight = share.weight[:, None].astype(kind)
             total[share.at] += answers * weight
             weights[share.at] += weight
     # Nobody answered where nobody asked: 0/0 is nodata.
     with np.errstate(invalid="ignore"):
-        return np.divide(total, weights, out=total).T
+        return np.divide(total, weights, out=total).astype(run.dtype, copy=False).T
 
 
 def from_location(model: Model, geobox: GeoBox, positions: Positions, mask: Mask, run: Run) -> Array:

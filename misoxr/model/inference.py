@@ -20,6 +20,7 @@ from misoxr.calibration import Calibration
 from misoxr.errors import SpecError, near
 from misoxr.model.checkpoint import Model
 from misoxr.model.miso import Miso
+from misoxr.moments import Standardisation
 from misoxr.spec import ModelSpec
 
 __all__ = [
@@ -185,10 +186,16 @@ def _reset_peak(device: str) -> int:
     return torch.cuda.memory_allocated(device)
 
 
-def activate(spec: ModelSpec, logits: Mapping[str, Tensor], calibration: Mapping[str, Calibration] | None = None) -> Tensor:
+def activate(
+    spec: ModelSpec,
+    logits: Mapping[str, Tensor],
+    calibration: Mapping[str, Calibration] | None = None,
+    standardisation: Mapping[str, Standardisation] | None = None,
+) -> Tensor:
     """Concatenate the tasks' probabilities (regression: values) along the last axis, in the order of the specification.
 
-    Logits are calibrated first, task by task, where a calibration is given.
+    Logits are calibrated first, task by task, where a calibration is given. Where labels were standardised, values are in the
+    labels' units, and all in float64: an offset may take more digits than float32 has.
     """
     parts = []
     for task in spec.tasks:
@@ -197,6 +204,9 @@ def activate(spec: ModelSpec, logits: Mapping[str, Tensor], calibration: Mapping
         found = (calibration or {}).get(task.name)
         if found is not None:
             values = values / found.temperature + values.new_tensor(found.bias or 0.0)
+        learnt_as = (standardisation or {}).get(task.name)
+        if learnt_as is not None:
+            values = learnt_as.invert(values.double())
         if task.kind == "regression":
             values = values.expm1() if task.loss == "mse_log1p" else values
         else:
@@ -253,7 +263,8 @@ def answer(model: Model, windows: Sequence[Mapping[str, Array]], points: Sequenc
 
     def one(block: Any) -> Array:
         cells, left, sample, here = block
-        values: Array = activate(model.spec, network(cells, sample, here), model.calibration)[:left].cpu().numpy()
+        answers = activate(model.spec, network(cells, sample, here), model.calibration, model.standardisation)
+        values: Array = answers[:left].cpu().numpy()
         return values
 
     at_once = block_size(network, run.kind)
@@ -280,11 +291,14 @@ def _split(values: npt.NDArray[Any], size: int, run: Run) -> tuple[Tensor, ...]:
 
 def locate(model: Model, location: Floats, run: Run) -> Array:
     """Answer from scaled locations (N, 2) alone: (N, output)."""
-    network, spec = model.network, model.spec
+    network = model.network
+
+    def one(block: Tensor) -> Array:
+        values: Array = activate(model.spec, network.locate(block), standardisation=model.standardisation).cpu().numpy()
+        return values
+
     blocks = _split(location, block_size(network, run.kind), run)
-    answers = run(lambda block: activate(spec, network.locate(block)).cpu().numpy(), blocks)
-    values: Array = np.concatenate(answers)[: len(location)]
-    return values
+    return np.concatenate(run(one, blocks))[: len(location)]
 
 
 def logits_at(network: Miso, batches: Iterable[tuple[Mapping[str, Array], Array]], device: str) -> dict[str, Floats]:

@@ -6,13 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from misoxr.moments import Standardisation
 from misoxr.spec import LossSpec, Task
 
 __all__ = ["contrast", "contrasts", "learnt", "task_loss", "total_loss"]
 
 
 def task_loss(
-    task: Task, logits: Tensor, labels: Tensor, smoothing: float = 0.0, weights: Tensor | None = None, focus: float = 2.0
+    task: Task,
+    logits: Tensor,
+    labels: Tensor,
+    smoothing: float = 0.0,
+    weights: Tensor | None = None,
+    focus: float = 2.0,
+    standardisation: Standardisation | None = None,
 ) -> Tensor:
     """Mean loss of one task over the points that have its label.
 
@@ -27,9 +34,11 @@ def task_loss(
     smoothing : float
         Label smoothing of classes.
     weights : Tensor, optional
-        (class,) weight of each class; the mean is then the weighted one. Of a regression (1,), which multiplies its loss.
+        (class,) weight of each class; the mean is then the weighted one.
     focus : float
         Exponent of the focal loss.
+    standardisation : Standardisation, optional
+        How a regression's labels are standardised.
 
     Returns
     -------
@@ -45,8 +54,8 @@ def task_loss(
         return logits.sum() * 0
     logits, labels = logits[known].float(), labels[known]
     if task.kind == "regression":
-        loss = F.mse_loss(logits[:, 0], learnt(task, labels).float())
-        return loss if weights is None else loss * weights[0]
+        values = learnt(task, labels)
+        return F.mse_loss(logits[:, 0], (values if standardisation is None else standardisation.apply(values)).float())
     if task.kind == "binary":
         # As a softmax over two classes, of which the first one's logit is 0: the same loss, and one form for all.
         logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
@@ -61,7 +70,7 @@ def task_loss(
 
 
 def learnt(task: Task, labels: Tensor) -> Tensor:
-    """Return a regression's labels as they are learnt: as they are, or as log(1 + value)."""
+    """Return what is standardised of a regression's labels: they themselves, or log(1 + value)."""
     return labels.log1p() if task.loss == "mse_log1p" else labels
 
 
@@ -72,10 +81,13 @@ def total_loss(
     smoothing: float = 0.0,
     weights: Mapping[str, Tensor] | None = None,
     focus: float = 2.0,
+    standardisation: Mapping[str, Standardisation] | None = None,
 ) -> Tensor:
     """Sum of the losses of all tasks."""
+    weights, standards = weights or {}, standardisation or {}
     losses = [
-        task_loss(task, logits[task.name], labels[task.name], smoothing, (weights or {}).get(task.name), focus) for task in tasks
+        task_loss(task, logits[task.name], labels[task.name], smoothing, weights.get(task.name), focus, standards.get(task.name))
+        for task in tasks
     ]
     return torch.stack(losses).sum()
 
