@@ -13,6 +13,7 @@ from misoxr.stac import open_stac
 from misoxr.store import open_maps
 
 if TYPE_CHECKING:
+    from misoxr.loading import load
     from misoxr.model.checkpoint import Model
     from misoxr.scores import Scores
 
@@ -30,6 +31,7 @@ __all__ = [
     "Scores",
     "WindowSpec",
     "__version__",
+    "load",
     "open_maps",
     "open_stac",
     "read_points",
@@ -38,7 +40,7 @@ __all__ = [
 del _accessor
 
 
-_LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.scores"}
+_LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.scores", "load": "misoxr.loading"}
 
 
 def __getattr__(name: str) -> Any:

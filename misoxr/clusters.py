@@ -1,10 +1,12 @@
 """Inside a task of a Dask cluster, as folds of a cross-validation are: nothing there may wait for the places that tasks hold."""
 
+import multiprocessing
+import os
 from typing import Any
 
 import dask.base
 
-__all__ = ["computed", "here", "holds_futures", "in_task"]
+__all__ = ["computed", "cores", "here", "holds_futures", "in_task"]
 
 
 def in_task() -> bool:
@@ -35,6 +37,16 @@ def holds_futures(*lazy: Any) -> bool:
     except ImportError:
         return False
     return bool(futures_of(list(lazy)))
+
+
+def cores() -> int:
+    """Return the cores that this process may use: a Dask worker's threads, one in a worker of a process pool, else all."""
+    threads = _threads()
+    if threads is not None:
+        return threads
+    if multiprocessing.parent_process() is not None:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _threads() -> int | None:

@@ -16,7 +16,7 @@ from misoxr.moments import is_rounding
 from misoxr.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
 
-__all__ = ["SIDES", "Features", "features", "features_at", "values_at"]
+__all__ = ["SIDES", "Features", "features", "features_at", "values_at", "width"]
 
 Array = npt.NDArray[np.float32]
 Features = Literal["pixel", "surroundings", "coordinates"]
@@ -26,6 +26,8 @@ SIDES = (5, 15)
 
 def features(kind: Features, scaling: Scaling | None, spec: ModelSpec, bands: da.Array, geobox: GeoBox) -> da.Array:
     """Return the features of stacked bands (band, y, x), lazily: (feature + 1, y, x)."""
+    if kind == "pixel":  # one task a block: features of all bands, and where they are valid
+        return _blockwise(partial(_pixels, spec=spec, scaling=scaling), bands, width(kind, scaling, spec) + 1)
     valid = _blockwise(partial(_valid, spec=spec), bands, 1)
     if kind == "coordinates":
         x, y = _coordinates(geobox, *(np.arange(length) for length in bands.shape[1:]))
@@ -35,10 +37,10 @@ def features(kind: Features, scaling: Scaling | None, spec: ModelSpec, bands: da
         placed: da.Array = da.concatenate([da.stack(list(grids)), valid]).rechunk({0: -1})
         return placed
     seen = _blockwise(partial(_scaled, spec=spec, scaling=scaling), bands, _channels(scaling, spec))
-    parts = [seen]
+    around = []
     if kind == "surroundings":
-        parts += [_overlapping(partial(_around, side=side), seen, side // 2) for side in SIDES]
-    both: da.Array = da.concatenate([*parts, valid]).rechunk({0: -1})
+        around = [_overlapping(partial(_around, side=side), seen, side // 2) for side in SIDES]
+    both: da.Array = da.concatenate([seen, *around, valid]).rechunk({0: -1})
     return both
 
 
@@ -65,12 +67,12 @@ def features_at(
     row, column = (np.floor(np.asarray(part)).astype("int64") for part in (rows, columns))
     reach = max(SIDES) // 2 if kind == "surroundings" else 0
     around = _squares(bands, row, column, reach)
-    wide = 1 + 2 * len(SIDES) if kind == "surroundings" else int(kind == "pixel")
+    own = 0 if kind == "coordinates" else width(kind, scaling, spec)
     table: da.Array = da.map_blocks(
         partial(_table, kind=kind, scaling=scaling, spec=spec),
         around,
         drop_axis=[1, 2],
-        chunks=(around.chunks[0], (wide * _channels(scaling, spec) + 1,)),
+        chunks=(around.chunks[0], (own + 1,)),
         dtype="float32",
         meta=np.empty((0, 0), "float32"),
     ).T
@@ -87,6 +89,13 @@ def values_at(bands: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike) -> A
     (picked,) = computed(bands.vindex[:, row, column])
     values: Array = picked.T
     return values
+
+
+def width(kind: Features, scaling: Scaling | None, spec: ModelSpec) -> int:
+    """Return how many features there are."""
+    if kind == "coordinates":
+        return 2
+    return _channels(scaling, spec) * (1 + 2 * len(SIDES) if kind == "surroundings" else 1)
 
 
 def _channels(scaling: Scaling | None, spec: ModelSpec) -> int:
@@ -136,6 +145,13 @@ def _table(squares: Array, kind: Features, scaling: Scaling | None, spec: ModelS
 
 def _valid(bands: Array, spec: ModelSpec) -> Array:
     return valid_pixels(spec, bands)[None].astype("float32")
+
+
+def _pixels(bands: Array, spec: ModelSpec, scaling: Scaling | None) -> Array:
+    out = np.empty((width("pixel", scaling, spec) + 1, *bands.shape[1:]), "float32")
+    out[:-1], out[-1:] = bands if scaling is None else _scaled(bands, spec, scaling), _valid(bands, spec)
+    np.copyto(out[:-1], np.float32(np.nan), where=~np.isfinite(out[:-1]))
+    return out
 
 
 def _coordinates(geobox: GeoBox, rows: Any, columns: Any) -> tuple[Any, Any]:

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from misoxr._version import __version__
+from misoxr.baseline import PixelModel
 from misoxr.halo import part_of
 from misoxr.spec import ModelSpec, Task, WindowSpec
 
 if TYPE_CHECKING:
-    from misoxr.baseline import PixelModel
     from misoxr.model.checkpoint import Model
 
 __all__ = ["FILL", "attributes", "class_map", "coded", "joint_attributes", "variables"]
@@ -101,8 +101,6 @@ def attributes(
     ds: xr.Dataset, model: "Model | PixelModel", windows: WindowSpec | None, settings: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Provenance: the whole of it as JSON, which `to_zarr` moves beside the map, and its hash."""
-    from misoxr.model.checkpoint import Model
-
     provenance = {
         "misoxr_version": __version__,
         "model_sha256": model.sha256,
@@ -112,10 +110,10 @@ def attributes(
         "settings": dict(settings or {}),
         "input": {key: _plain(value) for key, value in ds.attrs.items()},
     }
-    if isinstance(model, Model) and model.calibration:
+    if not isinstance(model, PixelModel) and model.calibration:
         provenance["calibration"] = {name: found.to_dict() for name, found in model.calibration.items()}
     text = json.dumps(provenance, sort_keys=True)
-    name = model.spec.name if isinstance(model, Model) else str(model.record.get("estimator", "scikit-learn estimator"))
+    name = str(model.record.get("estimator", "scikit-learn estimator")) if isinstance(model, PixelModel) else model.spec.name
     attrs: dict[str, Any] = {
         "Conventions": "CF-1.11",
         "title": f"{name}: " + ", ".join(task.long_name or task.name for task in model.spec.tasks),

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import ceil
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -15,20 +15,22 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from misoxr.baseline import BASELINES, PixelModel
+from misoxr.baseline import PixelModel
 from misoxr.cube import check, named
 from misoxr.ensemble import averaged
 from misoxr.errors import SpecError
 from misoxr.grid import assign, lattice_offset, locations
+from misoxr.loading import opened
 from misoxr.maps import attributes, variables
-from misoxr.model.checkpoint import Address, Model, resolve
-from misoxr.model.field import Block, Grid, Positions, Source, blend, from_location
-from misoxr.model.inference import choose_device, choose_precision, inference
 from misoxr.notes import gathered, note
 from misoxr.parts import check_flags
-from misoxr.spec import PRESETS, ModelSpec, Task, WindowSpec
+from misoxr.spec import ModelSpec, Task, WindowSpec
 from misoxr.stack import chunks_of, stack, stack_with_halo
 from misoxr.windows import Axis, Plan, plan
+
+if TYPE_CHECKING:
+    from misoxr.model.checkpoint import Address, Model
+    from misoxr.model.field import Positions, Source
 
 __all__ = ["predict"]
 
@@ -40,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 class Job:
     """What every block's task carries: an address and settings, never weights."""
 
-    address: Address
+    address: "Address"
     plan: Plan
     geobox: GeoBox
     location: bool
@@ -54,8 +56,12 @@ class Job:
         names = ("device", "precision", "batch_size", "compiled")
         return {name: getattr(self, name) for name in names} | {"threads": 1}
 
-    def answer(self, source: Source, positions: Positions) -> Array:
+    def answer(self, source: "Source", positions: "Positions") -> Array:
         """Answer at positions: (layer, N), NaN where there is no valid input."""
+        from misoxr.model.checkpoint import resolve  # here: a map by fitted estimators needs no torch
+        from misoxr.model.field import blend, from_location
+        from misoxr.model.inference import choose_device, choose_precision, inference
+
         device = choose_device(self.device)
         precision = choose_precision(self.precision, device)
         model = resolve(self.address, device, precision, compiled=self.compiled)
@@ -129,7 +135,7 @@ class Edges:
 @gathered
 def predict(
     ds: xr.Dataset,
-    model: Model | PixelModel | str | os.PathLike[str] | Sequence[Any],
+    model: "Model | PixelModel | str | os.PathLike[str] | Sequence[Any]",
     *,
     tasks: Sequence[str] | None = None,
     windows: WindowSpec | None = None,
@@ -148,8 +154,8 @@ def predict(
         The model's bands as variables (y, x), with units and a CRS. Dask chunks smaller than a window are merged; chunks
         of 1024 to 4096 pixels serve best.
     model : Model, PixelModel, str, path or list of these
-        A model, or the path or URL of its checkpoint; a fitted rival. Several are averaged, and the spread between them is added
-        (:func:`misoxr.ensemble.averaged`).
+        A model or fitted estimators, or the path or URL of their file (:func:`misoxr.load`). Several are averaged, and the spread
+        between them is added (:func:`misoxr.ensemble.averaged`).
     tasks : sequence of str, optional
         The tasks to map; all by default.
     windows : WindowSpec, optional
@@ -185,7 +191,7 @@ def predict(
     GridError
         If the cube has no regular grid or CRS, or another pixel size than the model's.
     CheckpointError
-        If the checkpoint cannot be read.
+        If the file cannot be read.
     SpecError
         If a task, window, resolution, device, precision or batch size is not valid.
 
@@ -201,9 +207,10 @@ def predict(
     settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
     if isinstance(model, list | tuple):
         return averaged([predict(ds, one, resolution=resolution, **settings.arguments()) for one in model])
-    if isinstance(model, PixelModel):
-        return _predict_pixels(ds, model, settings, resolution)
-    found, cube, job, chosen = prepared(ds, model, settings)
+    found = opened(model)
+    if isinstance(found, PixelModel):
+        return _predict_pixels(ds, found, settings, resolution)
+    cube, job, chosen = prepared(ds, found, settings)
     layers, geobox = _map(cube, job, found.spec, resolution)
     out: xr.Dataset = assign(variables(layers, ("y", "x"), found.spec, chosen, location=location), geobox)
     out.attrs = attributes(ds, found, job.plan.y.spec, job.settings())
@@ -214,7 +221,9 @@ def _predict_pixels(ds: xr.Dataset, model: PixelModel, settings: "Settings", res
     if resolution is not None:
         raise SpecError(f"resolution is {resolution!r}, and a model of pixels answers at the cube's own; leave it out.")
     bands, geobox, chosen = pixel_bands(ds, model, settings)
-    out: xr.Dataset = assign(variables(model.layers(bands, geobox), ("y", "x"), model.spec, chosen, location=False), geobox)
+    answered = replace(model.spec, tasks=tuple(chosen))
+    layers = model.layers(bands, geobox, chosen)
+    out: xr.Dataset = assign(variables(layers, ("y", "x"), answered, chosen, location=False), geobox)
     out.attrs = attributes(ds, model, None)
     return out
 
@@ -244,14 +253,15 @@ class Settings:
         return arguments
 
     def tasks_of(self, spec: ModelSpec) -> list[Task]:
-        """Return the tasks that are asked for."""
+        """Return the tasks that are asked for, in the model's order."""
         if isinstance(self.tasks, str):
             raise SpecError(f"tasks is {self.tasks!r}; give a list of names, [{self.tasks!r}].")
         if not isinstance(self.tasks, Sequence | np.ndarray | None):
             raise SpecError(f"tasks is {self.tasks!r}; give a list of names, such as {[task.name for task in spec.tasks]}.")
         if self.tasks is not None and not len(self.tasks):
             raise SpecError(f"tasks is empty; name some of {[task.name for task in spec.tasks]}, or leave it out for all.")
-        return [spec.task(name) for name in self.tasks] if self.tasks is not None else list(spec.tasks)
+        asked = list(spec.tasks) if self.tasks is None else [spec.task(name) for name in self.tasks]
+        return [task for task in spec.tasks if task in asked]
 
 
 def pixel_bands(ds: xr.Dataset, model: PixelModel, settings: Settings) -> tuple[da.Array, GeoBox, list[Task]]:
@@ -265,16 +275,10 @@ def pixel_bands(ds: xr.Dataset, model: PixelModel, settings: Settings) -> tuple[
     return stack(ds, model.spec), geobox, settings.tasks_of(model.spec)
 
 
-def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, xr.Dataset, Job, list[Task]]:
-    """Check everything that metadata tell, and return the model, the cube by its names, the blocks' job and the tasks."""
-    if isinstance(model, str) and model in (*PRESETS, *BASELINES) and not os.path.exists(model):
-        raise SpecError(f"{model!r} is to be trained first: model = ds.miso.fit({model!r}, points).")
-    if not isinstance(model, Model | str | os.PathLike):
-        raise SpecError(
-            f"{type(model).__name__} is no model of misoxr: an estimator does not tell which bands it has learnt from. Fit it with "
-            "ds.miso.fit(estimator, points), and predict with what that returns."
-        )
-    model = model if isinstance(model, Model) else Model.load(model)
+def prepared(ds: xr.Dataset, model: "Model", settings: Settings) -> tuple[xr.Dataset, Job, list[Task]]:
+    """Check everything that metadata tell, and return the cube by its names, the blocks' job and the tasks."""
+    from misoxr.model.inference import choose_device, choose_precision
+
     spec, chosen = model.spec, settings.tasks_of(model.spec)
     if settings.location and spec.location is None:
         raise SpecError("location=True needs a model with a location branch, and this one has none.")
@@ -301,7 +305,7 @@ def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, xr.
         batch_size=None if size is None else int(size),
         compiled=settings.compiled,
     )
-    return model, ds, job, chosen
+    return ds, job, chosen
 
 
 def _warn_outside(geobox: GeoBox, spec: ModelSpec) -> None:
@@ -376,6 +380,8 @@ def _step(job: Job, resolution: Any) -> float:
 
 def _map_block(bands: Array, job: Job, y: Edges, x: Edges, block_id: tuple[int, int, int]) -> Array:
     """Predict one block: raw bands with halo (band, y, x) -> (layer, y, x), NaN where there is no valid input."""
+    from misoxr.model.field import Block, Grid
+
     _, row, column = block_id
     positions = Grid(y.positions(row), x.positions(column))
     answers = job.answer(Block(bands, (y.origin(row), x.origin(column))), positions)

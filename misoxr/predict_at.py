@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import geopandas as gpd
@@ -19,15 +20,18 @@ from misoxr.baseline import PixelModel
 from misoxr.ensemble import averaged
 from misoxr.errors import PointsError
 from misoxr.grid import assign, pixels
+from misoxr.loading import opened
 from misoxr.maps import attributes, variables
-from misoxr.model.checkpoint import Model
-from misoxr.model.field import Crops, Scatter, Window
 from misoxr.notes import gathered, note
 from misoxr.points import coordinates
 from misoxr.predict import Job, Settings, dtype_of, layers_of, pixel_bands, prepared
 from misoxr.spec import ModelSpec, WindowSpec
 from misoxr.stack import stack
 from misoxr.windows import Cut, cuts
+
+if TYPE_CHECKING:
+    from misoxr.model.checkpoint import Model
+    from misoxr.model.field import Scatter, Window
 
 __all__ = ["predict_at"]
 
@@ -39,7 +43,7 @@ Integers = npt.NDArray[np.intp]
 @gathered
 def predict_at(
     ds: xr.Dataset,
-    model: Model | PixelModel | str | os.PathLike[str] | Sequence[Any],
+    model: "Model | PixelModel | str | os.PathLike[str] | Sequence[Any]",
     points: gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any],
     *,
     crs: Any = None,
@@ -90,20 +94,21 @@ def predict_at(
     settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
     if isinstance(model, list | tuple):
         return averaged([predict_at(ds, one, points, crs=crs, **settings.arguments()) for one in model])
-    found: Model | PixelModel
-    if isinstance(model, PixelModel):
-        found, plan_of = model, None
-        bands, geobox, chosen = pixel_bands(ds, model, settings)
+    found = opened(model)
+    answered, plan_of = found.spec, None
+    if isinstance(found, PixelModel):
+        bands, geobox, chosen = pixel_bands(ds, found, settings)
+        answered = replace(found.spec, tasks=tuple(chosen))
         x, y, index = coordinates(points, geobox, crs)
         inside, rows, columns = _inside(geobox, x, y)
-        layers = _spread(model.layers_at(bands, geobox, rows[inside], columns[inside]), inside, len(rows))
+        layers = _spread(found.layers_at(bands, geobox, rows[inside], columns[inside], chosen), inside, len(rows))
     else:
-        found, cube, job, chosen = prepared(ds, model, settings)
+        cube, job, chosen = prepared(ds, found, settings)
         geobox, plan_of = job.geobox, job.plan.y.spec
         x, y, index = coordinates(points, geobox, crs)
         inside, rows, columns = _inside(geobox, x, y)
         layers = _gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
-    out = variables(layers, ("point",), found.spec, chosen, location=location)
+    out = variables(layers, ("point",), answered, chosen, location=location)
     reference = assign(ds[[]], geobox)
     place = {name: xr.Variable("point", values, reference[name].attrs) for name, values in (("x", x), ("y", y))}
     out = out.assign_coords({"point": index, **place, "spatial_ref": reference.spatial_ref})
@@ -134,6 +139,8 @@ def _spread(answers: da.Array, at: Integers, count: int) -> da.Array:
 
 def _gather(bands: da.Array, job: Job, spec: ModelSpec, inside: Integers, rows: Floats, columns: Floats) -> da.Array:
     """Lay the answers at points out: a task that cuts the windows from each chunk, and one that answers its points."""
+    from misoxr.model.field import Scatter  # here: fitted estimators need no torch
+
     edges = [np.cumsum([0, *sizes]) for sizes in bands.chunks[1:]]
     chunk = [np.searchsorted(edge, part[inside], side="right") - 1 for edge, part in zip(edges, (rows, columns), strict=True)]
     number = chunk[0] * len(edges[1]) + chunk[1]
@@ -168,8 +175,10 @@ def _cut(bands: Array, wanted: Mapping[int, Sequence[Cut]]) -> dict[int, list[tu
     return {index: [(cut, bands[:, *cut.here].copy()) for cut in mine] for index, mine in wanted.items()}
 
 
-def _point_block(pieces: Sequence[Sequence[tuple[Cut, Array]]], job: Job, positions: Scatter) -> Array:
+def _point_block(pieces: Sequence[Sequence[tuple[Cut, Array]]], job: Job, positions: "Scatter") -> Array:
     """Put windows together from their parts in chunks, and answer the points among them: (layer, N)."""
+    from misoxr.model.field import Crops
+
     windows: dict[Window, Array] = {}
     for cut, part in chain.from_iterable(pieces):
         shape = (len(part), job.plan.y.size, job.plan.x.size)

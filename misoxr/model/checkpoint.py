@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import fsspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse
@@ -21,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from misoxr.calibration import Calibration, prevalence_bias
 from misoxr.errors import CheckpointError, SpecError
-from misoxr.model.files import cache, fetch, write
+from misoxr.fitted import holds_estimators
+from misoxr.model.files import cache, fetch, put
 from misoxr.model.miso import Miso
 from misoxr.moments import Standardisation
 from misoxr.scaling import Scaling
@@ -121,12 +121,7 @@ class Model:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the checkpoint to a path or fsspec URL; a local file appears only when it is complete."""
-        uri = os.fspath(path)
-        if "://" in uri:
-            with fsspec.open(uri, "wb") as file:
-                file.write(self._bytes)
-            return
-        write(Path(uri), self._bytes)
+        put(path, self._bytes)
 
     @classmethod
     def load(cls, uri: str | os.PathLike[str], *, sha256: str | None = None) -> Self:
@@ -149,9 +144,7 @@ class Model:
         found = hashlib.sha256(data).hexdigest()
         if sha256 is not None and found != sha256:
             raise CheckpointError(f"The checkpoint {uri} has changed: its SHA-256 is {found}, expected {sha256}.")
-        model = cls.from_bytes(data, uri)
-        model.__dict__.update(sha256=found, _bytes=data)
-        return model
+        return cls.from_bytes(data, uri)
 
     @classmethod
     def from_published(
@@ -200,7 +193,9 @@ class Model:
         with _Undrawn():
             network = Miso(spec)
         network.load_state_dict(state)
-        return cls(spec, scaling, network, header.record, calibration, learnt_as)
+        model = cls(spec, scaling, network, header.record, calibration, learnt_as)
+        model.__dict__.update(sha256=hashlib.sha256(data).hexdigest(), _bytes=data)
+        return model
 
     def with_prevalence(self, **shares: float | Mapping[str, float]) -> Self:
         """Return the model corrected for how common classes are where it is applied.
@@ -242,6 +237,8 @@ class Model:
 
 def _parse(data: bytes, name: str) -> tuple[str, dict[str, torch.Tensor]]:
     """Return misoxr's header, as text, and the weights."""
+    if holds_estimators(data):
+        raise CheckpointError(f"{name} holds fitted estimators, and no network; read it with misoxr.load.")
     try:
         state = parse(data)
     except (SafetensorError, KeyError) as error:  # a key: safetensors knows more kinds of numbers than torch

@@ -8,17 +8,17 @@ import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import platformdirs
-import torch
-from safetensors.torch import load as parse
-from torch import Tensor
 
 from misoxr.errors import CheckpointError
 
-__all__ = ["cache", "fetch", "read_state", "sha256_of", "write"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["cache", "fetch", "put", "read_state", "sha256_of", "write"]
 
 _VALIDATORS = ("ETag", "etag", "sha256", "LastModified", "Last-Modified", "last_modified", "mtime", "blob_id")
 """What file systems of fsspec tell of a file's version."""
@@ -38,6 +38,16 @@ def write(path: Path, data: bytes) -> None:
     partial.replace(path)
 
 
+def put(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file to a path or fsspec URL; a local file appears only when it is complete."""
+    uri = os.fspath(path)
+    if "://" not in uri:
+        write(Path(uri).expanduser(), data)
+        return
+    with fsspec.open(uri, "wb") as file:
+        file.write(data)
+
+
 def fetch(uri: str | os.PathLike[str]) -> bytes:
     """Read a file by local path or URL (http(s)://, s3://, hf://, ... of fsspec).
 
@@ -51,7 +61,7 @@ def fetch(uri: str | os.PathLike[str]) -> bytes:
     """
     uri = os.fspath(uri)
     try:
-        return Path(uri).read_bytes() if "://" not in uri else _remote(uri)
+        return Path(uri).expanduser().read_bytes() if "://" not in uri else _remote(uri)
     except Exception as error:
         # Remote file systems raise errors of their own: of credentials, of bodies cut short, of servers.
         hint = " Credentials and options are those of fsspec's configuration, such as FSSPEC_S3_ANON=true." * uri.startswith(
@@ -84,7 +94,7 @@ def _remote(uri: str) -> bytes:
     return data
 
 
-def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
+def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> "dict[str, Tensor]":
     """Return the tensors of a state dict in hand, or of a ``.pth`` or ``.safetensors`` file (:func:`fetch`).
 
     Pickled files are read with ``weights_only=True``. A state dict inside another under "state_dict", "model_state_dict" or
@@ -95,6 +105,8 @@ def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, 
     CheckpointError
         If the file cannot be read, or holds anything but tensors by name.
     """
+    import torch  # here: fitted estimators are read without it
+
     name = "given" if isinstance(source, Mapping) else os.fspath(source)
     state: Any = source if isinstance(source, Mapping) else _unpacked(fetch(source), name)
     for key in _WRAPPERS:
@@ -111,8 +123,10 @@ def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, 
     return tensors
 
 
-def _dense(value: Tensor) -> Tensor:
+def _dense(value: "Tensor") -> "Tensor":
     """Refuse what pickles of weights may hold beside arrays of real numbers."""
+    import torch
+
     # is_nested comes first: a nested tensor has no size to look at
     if value.is_nested or value.is_meta or value.layout != torch.strided or value.is_complex() or value.is_quantized:
         raise ValueError(f"one is {value.layout} of {value.dtype} on {value.device}, and dense real numbers are needed")
@@ -121,6 +135,9 @@ def _dense(value: Tensor) -> Tensor:
 
 def _unpacked(data: bytes, name: str) -> Any:
     import io
+
+    import torch
+    from safetensors.torch import load as parse
 
     # By its content: names of downloads carry queries, and hubs rename files. A safetensors file begins with a length.
     pickled = data[:2] == b"PK" or data[:1] == b"\x80"

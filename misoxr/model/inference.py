@@ -1,7 +1,5 @@
 """Running a network: device, precision, threads, batches, and the one place of inference mode."""
 
-import multiprocessing
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from misoxr.calibration import Calibration
+from misoxr.clusters import cores as _cores
 from misoxr.errors import SpecError, near
 from misoxr.model.checkpoint import Model
 from misoxr.model.miso import Miso
@@ -85,18 +84,6 @@ def choose_precision(precision: str, device: str) -> torch.dtype:
     if not isinstance(precision, str) or precision not in kinds:
         raise SpecError(f"Unknown precision {precision!r}; use one of {sorted(kinds)}.{near(str(precision), kinds)}")
     return kinds[precision]
-
-
-def _cores() -> int:
-    """Cores that this process may use: a Dask worker's threads, one in a worker of a process pool, else all."""
-    try:
-        from distributed import get_worker
-
-        return int(get_worker().state.nthreads)
-    except (ImportError, ValueError):
-        if multiprocessing.parent_process() is not None:
-            return 1
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
