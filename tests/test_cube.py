@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from odc.geo.geobox import GeoBox

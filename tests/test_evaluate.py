@@ -314,7 +314,7 @@ def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
         run({}, points, **options)
     with pytest.raises(SpecError, match="nothing to run"):
         run("rf-11", points, seeds=[], **options)
-    with pytest.raises(SpecError, match=r"settings \['stroe'\] are for networks"):
+        with pytest.raises(SpecError, match='has no argument .stroe.. Did you mean "store"'):
         run("rf-11", points, stroe="x", **options)
     with pytest.raises(SpecError, match=r"no settings \['stroe'\]"):
         run(spec, points, stroe="x", **options)
