@@ -314,10 +314,11 @@ def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
         run({}, points, **options)
     with pytest.raises(SpecError, match="nothing to run"):
         run("rf-11", points, seeds=[], **options)
-        with pytest.raises(SpecError, match='has no argument .stroe.. Did you mean "store"'):
-        run("rf-11", points, stroe="x", **options)
-    with pytest.raises(SpecError, match=r"no settings \['stroe'\]"):
-        run(spec, points, stroe="x", **options)
+    for what in ("rf-11", spec):
+        with pytest.raises(SpecError, match="no argument 'stroe'. Did you mean \"store\""):
+            run(what, points, stroe="x", **options)
+        with pytest.raises(SpecError, match=r"settings \['zzz'\]"):
+            run(what, points, zzz="x", **options)
     with pytest.raises(SpecError, match=r"\['directory'\] of 'miso-nano' cannot be set here"):
         run(spec, points, directory="x", **options)
     with pytest.raises(SpecError, match="val of 'miso-nano' is a GeoDataFrame, whose points may be test points of a fold"):
