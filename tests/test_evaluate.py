@@ -314,10 +314,11 @@ def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
         run({}, points, **options)
     with pytest.raises(SpecError, match="nothing to run"):
         run("rf-11", points, seeds=[], **options)
-    with pytest.raises(SpecError, match=r"settings \['stroe'\] are for networks"):
-        run("rf-11", points, stroe="x", **options)
-    with pytest.raises(SpecError, match=r"no settings \['stroe'\]"):
-        run(spec, points, stroe="x", **options)
+    for what in ("rf-11", spec):
+        with pytest.raises(SpecError, match="no argument 'stroe'. Did you mean \"store\""):
+            run(what, points, stroe="x", **options)
+        with pytest.raises(SpecError, match=r"settings \['zzz'\]"):
+            run(what, points, zzz="x", **options)
     with pytest.raises(SpecError, match=r"\['directory'\] of 'miso-nano' cannot be set here"):
         run(spec, points, directory="x", **options)
     with pytest.raises(SpecError, match="val of 'miso-nano' is a GeoDataFrame, whose points may be test points of a fold"):
@@ -369,11 +370,9 @@ def test_given_folds_are_refused_where_reading_drops_points(scene):  # noqa: F81
     points = labelled(points).reset_index(drop=True)[["permafrost", "geometry"]].astype({"permafrost": object})
     points.at[0, "permafrost"] = [0, 1]
     at = np.arange(len(points))
-    with (
-        pytest.warns(MisoxrWarning),
-        pytest.raises(PointsError, match="1 of .* points are dropped .* folds that cv gives would shift"),
-    ):
+    with pytest.raises(PointsError, match="1 of .* points are dropped .* folds that cv gives would shift") as raised:
         cube.miso.cross_validate(CONTROL, points, cv=[(at[:200], at[200:])], progress=False)
+    assert "Observations of one place differ" in raised.value.__notes__[0]
 
 
 def test_models_of_the_same_bands_see_them_each_in_its_way(scene, spec, tmp_path):  # noqa: F811
@@ -450,7 +449,7 @@ def test_folds_and_seeds_as_others_write_them(scene, monkeypatch):  # noqa: F811
     with pytest.raises(SpecError, match=r"\['seed'\] of 'all' cannot be set here: give seeds="):
         cube.miso.cross_validate(CONTROL, points, cv=2, seed=1, **options)
     with pytest.raises(SpecError, match="cross_validate itself takes .*'regions'"):
-        cube.miso.cross_validate(CONTROL, points, cv=2, places=1, **options)
+        cube.miso.cross_validate(CONTROL, points, cv=2, zzz=1, **options)
     with pytest.raises(SpecError, match="cross_validate has no argument 'regoins'. Did you mean \"regions\""):
         cube.miso.cross_validate(CONTROL, points, cv=2, regoins=1, **options)
 
