@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -102,12 +102,12 @@ def chunk_sizes(chunks: Any) -> dict[str, int]:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and (value > 0 or value == -1)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and (int(value) > 0 or int(value) == -1)
 
 
 def _is_number(value: Any) -> bool:
-    plain = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
-    return isinstance(plain, Real) and not isinstance(plain, bool) and not math.isnan(plain)
+    plain = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    return isinstance(plain, int | float | np.integer | np.floating) and not isinstance(plain, bool) and not math.isnan(plain)
 
 
 def _listed(values: Any) -> list[Any]:

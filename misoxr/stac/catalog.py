@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import shapely.geometry
 
-from misoxr.errors import AssetError, CatalogError, MisoxrError
+from misoxr.errors import AssetError, CatalogError, MisoxrError, did_you_mean
 from misoxr.stac.fields import checked, mappings, name_of
 from misoxr.stac.filters import Filters, rfc3339, time_of
 from misoxr.stac.hrefs import CLOUD, HTTP, is_remote, redact, resolve
@@ -56,11 +56,15 @@ def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> li
     """
     found = _opened(os.fspath(catalog), filters) if isinstance(catalog, str | os.PathLike) else _given(catalog, filters)
     kept: dict[tuple[Any, str], Found] = {}
+    seen: set[str] = set()
     for candidate in found:
+        seen.add(str(candidate.item.get("collection")))
         if filters.keeps(candidate.item):
             kept.setdefault((candidate.item.get("collection"), name_of(candidate.item)), candidate)
     if not kept:
-        raise CatalogError(f"No item matches: {filters}. Widen the search, or check the names of the collections.")
+        others = sorted(seen.difference(filters.collections or seen))
+        hint = f" There are items of {others}.{did_you_mean((filters.collections or ('',))[0], others)}" if others else ""
+        raise CatalogError(f"No item matches: {filters}. Widen the search, or check the names of the collections.{hint}")
     chosen = sorted(kept.values(), key=lambda one: (time_of(one.item), name_of(one.item)))
     return chosen if modifier is None else [modified(one, modifier) for one in chosen]
 

@@ -151,9 +151,7 @@ def open_stac(
     filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
     table = open_table(catalog, filters, names, mask, groupby, modifier) if is_table(catalog) else None
     if table is not None and reduce is not None:
-        samples = table.sample()
-        check_bands([one.item for one in samples], [scene.names for scene in scenes_of(samples, names, mask)], names)
-        described = table.scenes([0])
+        described = table.described()
         target = target or _table_grid(table, area_of(bbox, intersects), crs, resolution)
         table = table.on(target)
         _refuse_classes(described, names, reduce)

@@ -36,8 +36,10 @@ _ROLES = {"classification", "land-cover", "cloud-shadow", "snow-ice", "land-wate
 """Roles of assets that hold classes or bits."""
 _COVERS = re.compile(r"land[-_]?cover|lulc|worldcover|\bcdl\b|usda-cdl|nlcd", re.IGNORECASE)
 
-_SCL = ("no_data", "saturated_or_defective", "dark_area", "cloud_shadow", "vegetation", "not_vegetated", "water", "unclassified")
-_SCL += ("cloud_medium_probability", "cloud_high_probability", "thin_cirrus", "snow_or_ice")
+_SCL = (
+    *("no_data", "saturated_or_defective", "dark_area", "cloud_shadow", "vegetation", "not_vegetated", "water", "unclassified"),
+    *("cloud_medium_probability", "cloud_high_probability", "thin_cirrus", "snow_or_ice"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def content_of(item: Mapping[str, Any], band: Named) -> Content:
     data_type, units = str(_first(parts, DATA_TYPE)), _first(parts, UNITS)
     units = units if isinstance(units, str) and units.lower() not in UNITLESS else None
     usual = usual_counts(item, band.common, band.short)
-    if _is_classes(item, band, data_type, units or (usual and usual.units)):
+    if _is_classes(item, band, data_type, units or (usual.units if usual else None)):
         return Content("classes", Encoding(nodata=nodata, usual=usual), flags=_flags(asset, band))
     optical = band.common in OPTICAL and units is None
     scale, offset = _scaling(parts, name, optical)
@@ -91,7 +93,7 @@ def content_of(item: Mapping[str, Any], band: Named) -> Content:
     encoding = Encoding(scale, offset, nodata, data_type, usual)
     if optical and (told or usual is None):
         return Content("reflectance", encoding, "1")
-    return Content("numbers", encoding, units or (usual and usual.units))
+    return Content("numbers", encoding, units or (usual.units if usual else None))
 
 
 # ---- scale and offset
@@ -170,10 +172,10 @@ def _listed(asset: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
 def _flags(asset: Mapping[str, Any], band: Named) -> Flags:
     """Return the classes that an asset declares; those of Sentinel-2's scene classification are known."""
     found = [
-        (_mask(bits), int(code) << int(bits["offset"]), f"{_word(bits)} {_word(one)}")
+        (_mask(bits), int(one["value"]) << int(bits["offset"]), f"{_word(bits)} {_word(one)}")
         for bits in _listed(asset, "classification:bitfields")
         for one in _inner(bits)
-        if _is_bit(bits) and _is_code(code := one.get("value"))
+        if _is_bit(bits) and _is_code(one.get("value"))
     ]
     found += [(0, int(one["value"]), _word(one)) for one in _listed(asset, "classification:classes") if _is_code(one.get("value"))]
     found += [
@@ -194,8 +196,8 @@ def _mask(bits: Mapping[str, Any]) -> int:
 
 
 def _is_bit(bits: Mapping[str, Any]) -> bool:
-    offset, length = bits.get("offset"), bits.get("length", 1)
-    return _is_code(offset) and _is_code(length) and 0 <= int(offset) < 64 and 0 < int(length) < 64  # type: ignore[arg-type]
+    offset, length = bits.get("offset", -1), bits.get("length", 1)
+    return _is_code(offset) and _is_code(length) and 0 <= int(offset) < 64 and 0 < int(length) < 64
 
 
 def _is_code(value: Any) -> bool:
