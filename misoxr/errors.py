@@ -17,6 +17,8 @@ __all__ = [
     "PointsError",
     "SpecError",
     "StoreError",
+    "near",
+    "require",
 ]
 
 
@@ -64,13 +66,6 @@ class MisoxrWarning(UserWarning):
     """Base of every warning that misoxr issues."""
 
 
-def did_you_mean(value: object, known: Iterable[object]) -> str:
-    """Return " Did you mean 'red'?", where a known name is near what was given, else nothing."""
-    names = {str(name).lower(): str(name) for name in known}
-    near = get_close_matches(str(value).lower(), names, n=1, cutoff=0.6) if isinstance(value, str) else []
-    return f" Did you mean {names[near[0]]!r}?" if near else ""
-
-
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency, or say how to install it.
 
@@ -92,3 +87,10 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingDependencyError(
             f"This step needs {module!r}, which is not installed ({error}). Install it with: pip install 'misoxr[{extra}]'"
         ) from error
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return ``' Did you mean "x"?'`` for the known name that is nearest, or "" where none is near."""
+    by_small = {str(one).lower(): str(one) for one in known}
+    found = get_close_matches(str(name).lower(), by_small, n=1)
+    return f' Did you mean "{by_small[found[0]]}"?' if found else ""

@@ -44,7 +44,7 @@ def test_chunks_that_are_none(chunks):
 
 @pytest.mark.parametrize("key", ["Y", "yy", "x "])
 def test_a_near_key_of_chunks_is_named(key):
-    with pytest.raises(CatalogError, match=f"Did you mean '{key.strip().lower()[0]}'"):
+    with pytest.raises(CatalogError, match=f'Did you mean "{key.strip().lower()[0]}"'):
         chunk_sizes({key: 512})
 
 
@@ -89,5 +89,5 @@ def test_boxes_and_codes():
 def test_unknown_options(value):
     with pytest.raises(CatalogError, match="reduce=.*is unknown; use one of") as error:
         refuse_unknown("reduce", value, (None, "median"))
-    assert ("Did you mean 'median'?" in str(error.value)) == isinstance(value, str)
+    assert ('Did you mean "median"?' in str(error.value)) == isinstance(value, str)
     refuse_unknown("reduce", np.str_("median"), (None, "median"))

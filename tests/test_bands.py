@@ -32,6 +32,7 @@ PLAIN = dict.fromkeys(["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "
     [
         (item(collection="sentinel-2-l2a", **PLAIN), {"rededge071": "B05", "nir": "B08", "nir08": "B8A", "swir22": "B12"}),
         (item(properties={"platform": "sentinel-2b"}, **PLAIN), {"rededge071": "B05", "nir": "B08"}),
+        (item(properties={"platform": "S2A"}, **PLAIN), {"rededge071": "B05"}),
         (item(properties={"constellation": "Sentinel-2"}, **PLAIN), {"rededge071": "B05"}),
         (item(properties={"instruments": ["msi"]}, **PLAIN), {"rededge071": "B05"}),
         (item(properties={"s2:mgrs_tile": "05WNR"}, **PLAIN), {"rededge071": "B05"}),
@@ -96,7 +97,7 @@ def names(items: list[dict[str, Any]], bands: list[str]) -> list[dict[str, str |
 
 def test_what_no_item_has_is_answered_with_what_they_have():
     items = [item("a", collection="sentinel-2-l2a", B04=None, B08="nir"), item("b", scl=None, preview={"roles": ["overview"]})]
-    with pytest.raises(BandError, match=r"band 'nit'; the items have \['B04', 'B08', 'nir', 'red', 'scl'\]. Did you mean 'nir'\?"):
+    with pytest.raises(BandError, match=r"band 'nit'; the items have \['B04', 'B08', 'nir', 'red', 'scl'\]. Did you mean .nir.\?"):
         check_bands(items, names(items, ["nit"]), ["nit"])
     check_bands(items, names(items, ["nir", "red", "scl"]), ["nir", "red", "scl"])
 

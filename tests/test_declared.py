@@ -230,6 +230,8 @@ BITS = [{"name": "cloud", "offset": 3, "length": 1, "classes": [{"value": 0, "na
         item("landsat-c2-l2", "QA_RADSAT"),
         item("HLSL30_2.0", "Fmask"),
         item(key="cloud_mask"),
+        item(key="watermask"),
+        item(key="sur_refl_qc_500m"),
         item(key="map", classification__classes=CLASSES),
         item(key="map", bands=[{"name": "map", "classification:classes": CLASSES}]),
         item(key="map", raster__bands=[{"classification:bitfields": BITS}]),
@@ -253,7 +255,8 @@ def test_classes_are_known_by_what_declares_or_names_them(made):
         item(key="water", roles=["water-mask"], unit="%"),
         item(key="mask_probability", data_type="float32"),
         item("landsat-c2-l2", "red", roles=["data", "saturation"], **RED),
-        item(key="unmasked"),
+        item(key="unmasked", scale=0.5),
+        item("landsat-c2-l2", "ST_QA", scale=0.01),
     ],
     ids=str,
 )

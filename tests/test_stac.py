@@ -368,11 +368,11 @@ def test_a_grid_across_the_antimeridian_is_searched_there(tmp_path):
         ({"chunks": {"time": 1}}, CatalogError, "give pixels along 'y' and 'x'"),
         ({"reduce": "mode"}, CatalogError, "reduce='mode' is unknown"),
         ({"engine": "gdal"}, CatalogError, "engine='gdal' is unknown"),
-        ({"engine": "stackstak"}, CatalogError, r"engine='stackstak' is unknown; .* Did you mean 'stackstac'\?"),
-        ({"mask": "slc"}, CatalogError, r"Did you mean 'scl'\?"),
-        ({"groupby": "solarday"}, CatalogError, r"Did you mean 'solar_day'\?"),
-        ({"bands": "rad"}, BandError, r"Did you mean 'red'\?"),
-        ({"chunks": {"Y": 512}}, CatalogError, r"Did you mean 'y'\?"),
+        ({"engine": "stackstak"}, CatalogError, r"engine='stackstak' is unknown; .* Did you mean .stackstac.\?"),
+        ({"mask": "slc"}, CatalogError, r"Did you mean .scl.\?"),
+        ({"groupby": "solarday"}, CatalogError, r"Did you mean .solar_day.\?"),
+        ({"bands": "rad"}, BandError, r"Did you mean .red.\?"),
+        ({"chunks": {"Y": 512}}, CatalogError, r"Did you mean .y.\?"),
         ({"resolution": (10, 20)}, GridError, "not square"),
         ({"years": 20}, CatalogError, "20 is not a year"),
         ({"season": ("06-20", "02-30")}, SpecError, "02-30"),
@@ -481,7 +481,7 @@ def test_what_is_no_catalogue(source):
 
 
 def test_a_misspelt_collection_is_named(service):
-    with pytest.raises(CatalogError, match=r"There are items of \['sentinel-2-l2a', 'winter'\]. Did you mean 'sentinel-2-l2a'\?"):
+    with pytest.raises(CatalogError, match=r"There are items of \['sentinel-2-l2a', 'winter'\]. Did you mean .sentinel-2-l2a.\?"):
         open_stac(items_of(service), bands="red", collections="sentinel2-l2a")
 
 

@@ -27,8 +27,8 @@ LARGEST = 1.0
 """A scale or an offset of reflectance beyond it is one of something else."""
 
 _CLASSES = re.compile(
-    r"(?:^|[-_. ])(?:scl|fmask|qa[-_]?(?:pixel|radsat|aerosol|60)|bqa|cloud[-_]?qa|(?:\w*[-_])?mask|land[-_]?cover|lulc|worldcover|cdl|nlcd|"
-    r"classification|classes)(?:$|[-_. ])",
+    r"(?:^|[-_. ])(?:scl|fmask|\w*mask|qa[-_]?(?:pixel|radsat|aerosol|60)|qc|bqa|cloud[-_]?qa|flags|land[-_]?cover|lulc|worldcover|cdl|nlcd|"
+    r"classification|class(?:es)?)(?:$|[-_. ])|^qa$",
     re.IGNORECASE,
 )
 """Names of assets that hold classes or bits."""

@@ -172,7 +172,7 @@ def open_table(
     CatalogError
         If it cannot be read, lacks a column that is needed, cannot be queried, or nothing passes.
     """
-    uri = os.fspath(catalog).removeprefix("file://")
+    uri = os.path.expanduser(os.fspath(catalog).removeprefix("file://"))
     if filters.query is not None:
         raise CatalogError(f"The table {redact(uri)} cannot be queried; filter it yourself instead of query={filters.query!r}.")
     copy = _copied(uri)
