@@ -93,7 +93,7 @@ def sentinel2(draw: st.DrawFn, raised: bool) -> dict[str, Any]:
     code = "0509" if raised else "0301"
     product = f"S2A_MSIL2A_20220701T213911_N{code}_R043_T05WNR_20220702T010203"
     made, properties = item(collection, key, **asset), {}
-    way = draw(st.sampled_from(["property", "id", "uri", "version", "href", "flag"]))
+    way = draw(st.sampled_from(["property", "id", "uri", "version", "href", "flag", *([] if raised else ["collection"])]))
     if way == "property":
         word = draw(st.sampled_from(["processing_baseline", "processingBaseline", "processing-baseline"]))
         properties[f"{draw(NAMESPACES)}:{word}"] = draw(BASELINES[raised])
@@ -105,6 +105,8 @@ def sentinel2(draw: st.DrawFn, raised: bool) -> dict[str, Any]:
         properties["processing:version"] = f"{code[:2]}.{code[2:]}"
     elif way == "href":
         made["assets"][key]["href"] = f"https://example.org/{product}.SAFE/B04.tif"
+    elif way == "collection":
+        made["collection"], made["id"] = f"{collection}-harmonized", product.replace("N0301", "N0509")
     else:
         properties |= {"s2:processing_baseline": "05.09", f"{draw(NAMESPACES)}:boa_offset_applied": not raised}
     if way in ("property", "flag") and not raised and draw(st.booleans()):  # such catalogues may declare an offset all the same

@@ -7,6 +7,7 @@ either. What is not in the tables is not known, and never assumed.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from misoxr.stac.sentinel2 import offset_of
@@ -122,6 +123,7 @@ _TOP = _names(r"(?<![a-z])l[- ]?1|level[- ]?1|msil?1|(?<![a-z])toa(?![a-z])")
 _SURFACE = _names(r"(?<![a-z])l[- ]?2|level[- ]?2|msil?2|(?<![a-z])(boa|sr)(?![a-z])")
 
 
+@lru_cache(maxsize=4096)
 def short_key(key: str) -> str:
     """Return an asset key without what spellings differ in: case, leading zeros, and what tells the format or the pixel size."""
     short = re.sub(r"([-_]jp2|[-_]\d+m)+$", "", key.strip().lower())
