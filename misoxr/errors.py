@@ -66,13 +66,6 @@ class MisoxrWarning(UserWarning):
     """Base of every warning that misoxr issues."""
 
 
-def did_you_mean(value: object, known: Iterable[object]) -> str:
-    """Return " Did you mean 'red'?", where a known name is near what was given, else nothing."""
-    names = {str(name).lower(): str(name) for name in known}
-    near = get_close_matches(str(value).lower(), names, n=1, cutoff=0.6) if isinstance(value, str) else []
-    return f" Did you mean {names[near[0]]!r}?" if near else ""
-
-
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency, or say how to install it.
 

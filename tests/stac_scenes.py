@@ -106,6 +106,38 @@ def outline(origin: tuple[float, float], size: tuple[int, int], crs: str) -> dic
     return {"geometry": {"type": "Polygon", "coordinates": [ring]}, "bbox": [min(x), min(y), max(x), max(y)]}
 
 
+def plain_item(
+    directory: Path,
+    name: str,
+    time: str,
+    assets: Mapping[str, tuple[npt.NDArray[Any], Mapping[str, Any]]],
+    *,
+    collection: str = "sentinel-2-l2a",
+    properties: Mapping[str, Any] | None = None,
+    nodata: float | None = 0,
+    crs: str = "EPSG:32605",
+) -> dict[str, Any]:
+    """Write any rasters of 10 m, a few pixels large, and return their item; each asset is its values and further fields."""
+    transform = Affine(10, 0, ORIGIN[0], 0, -10, ORIGIN[1])
+    for key, (values, _) in assets.items():
+        write_cog(directory / name / f"{key}.tif", values, transform, crs, nodata, tile=16)
+    shape = max(values.shape for values, _ in assets.values())
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "stac_extensions": [],
+        "id": name,
+        "collection": collection,
+        **outline(ORIGIN, shape, crs),
+        "properties": {"datetime": time, "proj:code": crs, **(properties or {})},
+        "links": [],
+        "assets": {
+            key: {"href": f"{name}/{key}.tif", "proj:transform": list(transform)[:6], "proj:shape": list(values.shape), **fields}
+            for key, (values, fields) in assets.items()
+        },
+    }
+
+
 def write_collection(path: Path, items: list[dict[str, Any]]) -> Path:
     path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
     return path

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyproj
 import pystac
+import pystac_client
 import pytest
 import shapely
 import xarray as xr
@@ -367,6 +368,13 @@ def test_a_grid_across_the_antimeridian_is_searched_there(tmp_path):
         ({"chunks": {"time": 1}}, CatalogError, "give pixels along 'y' and 'x'"),
         ({"reduce": "mode"}, CatalogError, "reduce='mode' is unknown"),
         ({"engine": "gdal"}, CatalogError, "engine='gdal' is unknown"),
+        ({"engine": "stackstak"}, CatalogError, r"engine='stackstak' is unknown; .* Did you mean .stackstac.\?"),
+        ({"mask": "slc"}, CatalogError, r"Did you mean .scl.\?"),
+        ({"groupby": "solarday"}, CatalogError, r"Did you mean .solar_day.\?"),
+        ({"bands": "rad"}, BandError, r"Did you mean .red.\?"),
+        ({"chunks": {"Y": 512}}, CatalogError, r"Did you mean .y.\?"),
+        ({"resolution": (10, 20)}, GridError, "not square"),
+        ({"years": 20}, CatalogError, "20 is not a year"),
         ({"season": ("06-20", "02-30")}, SpecError, "02-30"),
         ({"datetime": "last summer"}, CatalogError, "is not a date"),
         ({"collections": "landsat"}, CatalogError, "No item matches: collections=.*landsat"),
@@ -402,6 +410,100 @@ def test_the_same_filters_hold_everywhere(service):
     for source in sources:
         for options, expected in cases:
             assert "".join(ids(open_stac(source, bands="red", **options))) == expected, (source, options)
+
+
+def test_objects_of_pystac_are_catalogues_too(service, tmp_path):
+    items = [pystac.Item.from_dict(item) for item in items_of(service)]
+    whole = pystac.Catalog("top", "")
+    nested = pystac.Catalog("nested", "")
+    nested.add_items(item.clone() for item in items[:3])
+    whole.add_child(nested)
+    whole.add_items(item.clone() for item in items[3:])
+    for source in (whole, pystac.ItemCollection(items), tuple(items)):
+        assert "".join(ids(open_stac(source, bands="red"))) == "abcde"
+        assert "".join(ids(open_stac(source, bands="red", collections="winter"))) == "e"
+    assert ids(open_stac(items[0], bands="red")) == ["a"]
+    assert np.isfinite(open_stac(items[0], bands="red").red.compute()).any()
+    for source in (items[0], nested, whole):
+        with pytest.raises(CatalogError, match="cannot be queried"):
+            open_stac(source, bands="red", query={"eo:cloud_cover": {"lt": 20}})
+
+
+def test_clients_are_searched_and_searches_carried_out(service, monkeypatch):
+    client = pystac_client.Client.open(service.api)
+    asked = []
+    search = pystac_client.Client.search
+    monkeypatch.setattr(pystac_client.Client, "search", lambda self, **kwargs: asked.append(kwargs) or search(self, **kwargs))
+    options = {"bands": "red", "years": [2020, 2022], "season": ("06-20", "08-20")}
+    assert "".join(ids(open_stac(client, **options))) == "abd"
+    assert len(asked) == 2  # the search is the API's, not ours of all that it has
+    winter = client.get_collection("winter")
+    assert ids(open_stac(winter, bands="red")) == ["e"]
+    assert asked[-1]["collections"] == ["winter"]
+    for found in (client.search(collections=["sentinel-2-l2a"]), client.search(max_items=4, sortby="datetime")):
+        assert set(ids(open_stac(found, bands="red", datetime="2020"))) <= set("ab")
+    found = client.search(collections=["sentinel-2-l2a"], datetime="2020")
+    assert ids(open_stac(found, bands="red")) == ids(open_stac(found.item_collection(), bands="red")) == ["a", "b"]
+    with pytest.raises(CatalogError, match="A search cannot be queried"):
+        open_stac(found, bands="red", query={"eo:cloud_cover": {"lt": 20}})
+    with pytest.raises(CatalogError, match=r"127.0.0.1:9/search did not answer the search"):
+        open_stac(pystac_client.ItemSearch("http://127.0.0.1:9/search"), bands="red")
+
+
+def test_a_client_of_a_static_catalogue_is_walked(tmp_path, service, recwarn):
+    item = items_of(service)[0]
+    item["links"] = []
+    (tmp_path / "a.json").write_text(json.dumps(item))
+    top = {
+        "type": "Catalog",
+        "id": "top",
+        "stac_version": "1.0.0",
+        "description": "",
+        "links": [{"rel": "item", "href": "./a.json"}],
+    }
+    (tmp_path / "catalog.json").write_text(json.dumps(top))
+    for source in (pystac_client.Client.open(str(tmp_path / "catalog.json")), pystac.Catalog.from_file(tmp_path / "catalog.json")):
+        recwarn.clear()
+        assert ids(open_stac(source, bands="red")) == ["a"]
+        assert not [one for one in recwarn if "Falling back" in str(one.message)]
+    empty = pystac_client.Client("id", "d", href="http://127.0.0.1:9/")
+    with pytest.raises(CatalogError, match="No item matches"):
+        open_stac(empty, bands="red")
+    broken = pystac.Catalog.from_dict({**top, "links": [{"rel": "item", "href": "http://127.0.0.1:9/a.json"}]})
+    with pytest.raises(CatalogError, match="The catalogue 'top' has links that cannot be followed"):
+        open_stac(broken, bands="red")
+
+
+@pytest.mark.parametrize("source", [5, None, b"a.json", ["a.json"], {"type": "Catalog", "id": "x"}, {"a": 1}, object()], ids=repr)
+def test_what_is_no_catalogue(source):
+    with pytest.raises(CatalogError, match=r"The catalogue is a|The catalogue holds a|An item has the id None"):
+        open_stac(source, bands="red")
+
+
+def test_a_misspelt_collection_is_named(service):
+    with pytest.raises(CatalogError, match=r"There are items of \['sentinel-2-l2a', 'winter'\]. Did you mean .sentinel-2-l2a.\?"):
+        open_stac(items_of(service), bands="red", collections="sentinel2-l2a")
+
+
+def test_arguments_in_other_forms(service):
+    items = items_of(service)
+    expected = open_stac(items, bands="red", years=2020, crs="EPSG:32605", resolution=20, chunks=64)
+    forms = {
+        "years": np.int64(2020),
+        "resolution": (20, 20),
+        "chunks": (np.int64(64), 64),
+        "crs": np.int64(32605),
+        "bands": np.array(["red"]),
+    }
+    for form in ({}, *({name: value} for name, value in forms.items()), {"years": None, "datetime": np.datetime64("2020")}):
+        asked = {"bands": "red", "years": 2020, "crs": "EPSG:32605", "resolution": 20, "chunks": 64, **form}
+        cube = open_stac(items, **asked)
+        assert geobox_of(cube) == geobox_of(expected)
+        assert cube.red.chunks == expected.red.chunks
+        assert ids(cube) == ids(expected)
+    assert open_stac(items, bands="red", chunks="auto").red.chunks == open_stac(items, bands="red").red.chunks
+    with pytest.raises(CatalogError, match=r"modifier='sign' is a str; give a function"):
+        open_stac(items, bands="red", modifier="sign")
 
 
 def test_pages_are_followed_and_items_come_once(service, monkeypatch):

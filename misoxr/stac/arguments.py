@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from misoxr.errors import BandError, CatalogError, GridError, did_you_mean
+from misoxr.errors import BandError, CatalogError, GridError, near
 from misoxr.spec import SENTINEL2
 from misoxr.stac.assets import CLEAR
 
@@ -26,7 +26,8 @@ def refuse_unknown(name: str, value: Any, known: Sequence[str | None]) -> None:
         If it is none.
     """
     if value is not None and not isinstance(value, str) or value not in known:
-        raise CatalogError(f"{name}={value!r} is unknown; use one of {tuple(known)}.{did_you_mean(value, filter(None, known))}")
+        hint = near(value, filter(None, known)) if isinstance(value, str) else ""
+        raise CatalogError(f"{name}={value!r} is unknown; use one of {tuple(known)}.{hint}")
 
 
 def band_names(bands: str | Iterable[str] | None) -> list[str]:
@@ -94,20 +95,20 @@ def chunk_sizes(chunks: Any) -> dict[str, int]:
     sizes = {key: BLOCK if size is None or (isinstance(size, str) and size == "auto") else size for key, size in given.items()}
     unknown = [key for key in sizes if key not in ("y", "x")]
     if unknown or not all(_is_size(size) for size in sizes.values()):
-        near = did_you_mean(unknown[0], ("y", "x")) if unknown else ""
+        hint = near(str(unknown[0]), ("y", "x")) if unknown else ""
         raise CatalogError(
-            f"chunks={chunks!r}: give pixels along 'y' and 'x', such as {{'y': 1024, 'x': 1024}}, (1024, 1024) or 1024; a time is a chunk.{near}"
+            f"chunks={chunks!r}: give pixels along 'y' and 'x', such as {{'y': 1024, 'x': 1024}}, (1024, 1024) or 1024; a time is a chunk.{hint}"
         )
     return {"y": BLOCK, "x": BLOCK} | {key: int(size) for key, size in sizes.items()}
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and (value > 0 or value == -1)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and (int(value) > 0 or int(value) == -1)
 
 
 def _is_number(value: Any) -> bool:
-    plain = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
-    return isinstance(plain, Real) and not isinstance(plain, bool) and not math.isnan(plain)
+    plain = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    return isinstance(plain, int | float | np.integer | np.floating) and not isinstance(plain, bool) and not math.isnan(plain)
 
 
 def _listed(values: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from misoxr.errors import BandError, CatalogError, did_you_mean
+from misoxr.errors import BandError, CatalogError, near
 from misoxr.stac.fields import name_of
 from misoxr.stac.sensors import instrument_keys, short_key
 
@@ -50,19 +50,13 @@ class Named:
         """Common name: the item's own, unless the instrument knows a narrower one."""
         return self.usual if self.own is None or self.usual in BROADER.get(self.own, ()) else self.own
 
-    def rank(self, band: str) -> tuple[float, ...] | None:
-        """Return how well the asset fits a band, smaller is better; None where it does not.
+    def rank(self, band: str, short: str) -> tuple[float, ...] | None:
+        """Return how well the asset fits a band and its short key, smaller is better; None where it does not.
 
         GeoTIFF goes before JPEG 2000; then the common name, key, band's name, another spelling of the key, and the instrument's; fine pixels first.
         """
-        fits = (
-            self.own == band,
-            self.key == band,
-            self.label == band,
-            self.short == short_key(band),
-            self.common == band,
-        )
-        if not any(fits) or (self.picture and self.short != short_key(band)):
+        fits = (self.own == band, self.key == band, self.label == band, self.short == short, self.common == band)
+        if True not in fits or (self.picture and self.short != short):
             return None
         return int(self.jpeg), fits.index(True), self.pixel
 
@@ -77,12 +71,9 @@ def named_assets(item: Mapping[str, Any], bands: Iterable[str]) -> dict[str, Nam
     """
     candidates, chosen = _candidates(item), {}
     for band in bands:
-        ranks = {one.key: rank for one in candidates if (rank := one.rank(band)) is not None}
-        best = (
-            sorted((one for one in candidates if ranks.get(one.key) == min(ranks.values())), key=lambda one: one.key)
-            if ranks
-            else []
-        )
+        ranked = [(rank, one) for one in candidates if (rank := one.rank(band, short_key(band))) is not None]
+        least = min((rank for rank, _ in ranked), default=None)
+        best = sorted((one for rank, one in ranked if rank == least), key=lambda one: one.key)
         if len({one.label or one.short for one in best}) > 1:
             keys = [one.key for one in best]
             raise BandError(
@@ -113,7 +104,7 @@ def check_bands(items: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str,
     for band in bands:
         if not any(band in names for names in found):
             have = sorted({name for item in items for name in _available(item)})
-            raise BandError(f"No item has the band {band!r}; the items have {have}.{did_you_mean(band, have)}")
+            raise BandError(f"No item has the band {band!r}; the items have {have}.{near(band, have)}")
         first: dict[str, str] = {}
         for item, names in zip(items, found, strict=True):
             common = names.get(band)
@@ -138,26 +129,27 @@ def _candidates(item: Mapping[str, Any]) -> list[Named]:
 
 
 def _candidate(key: str, asset: Mapping[str, Any], usual: Mapping[str, str]) -> Named:
-    own, label, short = _text(asset, "common_name"), _text(asset, "name"), short_key(key)
-    several = max(len(asset.get(listed) or ()) for listed in ("bands", "eo:bands")) > 1
+    listed = [bands for bands in (asset.get("bands"), asset.get("eo:bands")) if bands]
+    one = all(len(bands) == 1 for bands in listed)
+    parts = [bands[0] for bands in listed] if one else []
+    own, label, short = _text(parts + [asset] * one, "common_name"), _text(parts, "name"), short_key(key)
+    roles = asset.get("roles")
     return Named(
         key=key,
         short=short,
         own=own,
         label=label,
-        usual=None if several else usual.get(short) or usual.get(short_key(label or "")),
-        picture=bool(PICTURES & set(asset.get("roles") or ())),
+        usual=usual.get(short) or usual.get(short_key(label or "")) if one else None,
+        picture=bool(roles and PICTURES.intersection(roles)),
         jpeg="jp2" in f"{key} {asset.get('type')} {asset.get('href')}".lower(),
         pixel=_pixel(asset),
     )
 
 
-def _text(asset: Mapping[str, Any], field: str) -> str | None:
-    """Return a field of an asset's one band, as the EO extension or STAC 1.1 spell it."""
-    for listed in (asset.get("bands"), asset.get("eo:bands"), [asset] if field == "common_name" else None):
-        if listed and len(listed) > 1:
-            return None
-        value = (listed[0].get(f"eo:{field}") or listed[0].get(field)) if listed else None
+def _text(parts: Iterable[Mapping[str, Any]], field: str) -> str | None:
+    """Return the first text of a field, as the EO extension or STAC 1.1 spell it."""
+    for part in parts:
+        value = part.get(f"eo:{field}") or part.get(field)
         if isinstance(value, str) and value:
             return value
     return None

@@ -13,7 +13,7 @@ import shapely
 import shapely.geometry
 
 from misoxr.areas import split
-from misoxr.errors import AssetError, CatalogError, MisoxrError
+from misoxr.errors import AssetError, CatalogError, MisoxrError, near
 from misoxr.stac.fields import checked, mappings, name_of
 from misoxr.stac.filters import Filters, rfc3339, time_of
 from misoxr.stac.hrefs import CLOUD, HTTP, is_remote, redact, resolve
@@ -58,11 +58,15 @@ def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> li
     """
     found = _opened(os.fspath(catalog), filters) if isinstance(catalog, str | os.PathLike) else _given(catalog, filters)
     kept: dict[tuple[Any, str], Found] = {}
+    seen: set[str] = set()
     for candidate in found:
+        seen.add(str(candidate.item.get("collection")))
         if filters.keeps(candidate.item):
             kept.setdefault((candidate.item.get("collection"), name_of(candidate.item)), candidate)
     if not kept:
-        raise CatalogError(f"No item matches: {filters}. Widen the search, or check the names of the collections.")
+        others = sorted(seen.difference(filters.collections or seen))
+        hint = f" There are items of {others}.{near((filters.collections or ('',))[0], others)}" if others else ""
+        raise CatalogError(f"No item matches: {filters}. Widen the search, or check the names of the collections.{hint}")
     chosen = sorted(kept.values(), key=lambda one: (time_of(one.item), name_of(one.item)))
     return chosen if modifier is None else [modified(one, modifier) for one in chosen]
 
@@ -71,7 +75,7 @@ def _opened(location: str, filters: Filters) -> Iterator[Found]:
     """Yield items of the API or the static catalogue at an address or path."""
     local = not is_remote(location)
     if local:
-        location = os.path.realpath(location.removeprefix("file://"))
+        location = os.path.realpath(os.path.expanduser(location.removeprefix("file://")))
     document = _json(location)
     if document.get("conformsTo") or any(link.get("rel") == "search" for link in _links(document)):
         yield from _searched(location, filters)

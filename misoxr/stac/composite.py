@@ -74,7 +74,9 @@ class ItemsInHand:
     @cached_property
     def token(self) -> str:
         """What tells these items from others; signatures do not."""
-        assets = [(at, replace(asset, href=redact(asset.href))) for at, scene in self._scenes for asset in scene.assets.values()]
+        assets = [
+            (at, repr(replace(asset, href=redact(asset.href)))) for at, scene in self._scenes for asset in scene.assets.values()
+        ]
         return str(tokenize(assets))
 
     @cached_property

@@ -64,17 +64,18 @@ def open_stac(
     modifier: Callable[[Any], Any] | None = None,
     patch_url: PatchUrl | None = None,
 ) -> xr.Dataset:
-    """Open Sentinel-2 imagery of a STAC catalogue as reflectance, lazily.
+    """Open imagery of a STAC catalogue, lazily: reflectance, other numbers and classes, each as its metadata tell.
 
     Nothing but the catalogue's JSON is read before the result is computed.
 
     Parameters
     ----------
-    catalog : str, path, pystac.ItemCollection or iterable of pystac.Item or dict
+    catalog : str, path, object of pystac or pystac-client, or iterable of pystac.Item or dict
         Address of a STAC API; address or path of a static catalogue, collection, item or item collection, whose links are
         followed below its own directory; a table of items (stac-geoparquet, ``.parquet``), of which a composite reads only those
-        that a block needs; or items in hand. Local files are read only from below the directory of a catalogue
-        opened by its local path, or beside an item in hand whose own self link is local.
+        that a block needs; a ``pystac_client.Client`` or its collection, which is searched, or an ``ItemSearch``; a ``pystac.Catalog``
+        or ``Collection``, whose items are walked; or items in hand. Local files are read only from below the directory of a
+        catalogue opened by its local path, or beside an item in hand whose own self link is local.
     collections : str or sequence of str, optional
         Names of collections.
     bbox : (west, south, east, north), optional
@@ -87,25 +88,28 @@ def open_stac(
         Take this object's grid.
     geobox : odc.geo.geobox.GeoBox, optional
         Take this grid.
-    datetime : str, datetime or pair, optional
-        A moment or an interval, such as "2020-06/2020-08", UTC.
+    datetime : str, date, datetime, Period, datetime64, pair of these, slice or index of times, optional
+        A moment or an interval, such as "2020-06/2020-08", UTC. Days, months and years are whole, and so are times at midnight without
+        a zone, which are how most libraries write days.
     years, season : optional
-        Years, and the first and last day of the season as ("MM-DD", "MM-DD"), both inclusive, in UTC. A season may wrap over
-        new year and belongs to the year it starts in.
+        One or several years, and the first and last day of the season as ("MM-DD", "MM-DD"), both inclusive, in UTC. A season may
+        wrap over new year and belongs to the year it starts in.
     bands : str or sequence of str, optional
-        STAC common names; by default the nine of :data:`misoxr.spec.SENTINEL2`.
+        STAC common names, or keys of assets; by default the nine of :data:`misoxr.spec.SENTINEL2`. A key such as B05 stands for a common
+        name only where it is that of the item's own sensor. Items that have none of the bands are left out, with a warning.
     crs : str, int or CRS, optional
         CRS of the result; by default the items'.
-    resolution : float, optional
+    resolution : float or pair of equal floats, optional
         Pixel size in units of the CRS; pixel edges are then multiples of it. By default the smallest pixels of the bands.
-    chunks : int or mapping of {"y", "x"} to int, optional
-        Chunk size in pixels; -1 is the whole axis. By default 1024.
+    chunks : int, pair along (y, x), mapping of {"y", "x"} to int, or "auto", optional
+        Chunk size in pixels; -1 is the whole axis. By default, and with "auto", 1024.
     reduce : {None, "median"}
         ``None`` gives dimensions (time, y, x). ``"median"`` gives the median of the valid values of all times, (y, x), and
-        ``observations``, the number of times with a valid value in any band; one task reads, masks and reduces one block.
+        ``observations``, the number of times with a valid value in any band; one task reads, masks and reduces one block. Bands that
+        hold classes have no median, and are refused.
     mask : {"scl", None}
-        ``"scl"`` keeps what the scene classification calls vegetation, bare ground or water (4, 5, 6). Clouds and their shadows
-        (3, 8, 9, 10) are cleaned of specks and grown by 40 m on the classification's own grid.
+        ``"scl"`` keeps what the scene classification calls vegetation, bare ground or water (4, 5, 6), in all bands. Clouds and their
+        shadows (3, 8, 9, 10) are cleaned of specks and grown by 40 m on the classification's own grid.
     engine : {"stackstac", "odc"}
         Library that builds the time cube; the numbers are the same. A composite needs neither.
     groupby : {"solar_day", None}
@@ -122,24 +126,28 @@ def open_stac(
     Returns
     -------
     Dataset
-        One float32 variable per band, units "1", NaN where nothing is valid. Dimensions (y, x) or (time, y, x).
+        One float32 variable per band, NaN where nothing is valid. Dimensions (y, x) or (time, y, x). Reflectance has the units "1",
+        other numbers have units as far as they are told; classes have ``flag_values`` and ``flag_meanings``.
 
     Raises
     ------
     CatalogError
         If the catalogue cannot be reached, cannot do what is asked, holds no matching item, or its items cannot make a cube.
     BandError
-        If no item has a band.
+        If no item has a band, a name is that of several bands, or classes would be reduced.
     GridError
         If the grid is contradictory.
     AssetError
-        If an item's href is refused; when computing, if an asset cannot be read.
+        If an item's href is refused; when computing, if an asset cannot be read, or nothing tells the scale of its whole numbers.
 
     Notes
     -----
-    Scale and offset are decided for each item. What the asset declares counts, else 1e-4, and -0.1 since processing baseline 04.00;
-    the offset is 0 where ``earthsearch:boa_offset_applied`` is true. Bands of other pixel sizes are resampled bilinearly by
-    georeferencing.
+    Scale, offset and nodata are looked up one by one, for each item: as the item declares them, else in the file's own tags, else
+    for a product that is known by name (Sentinel-2, Landsat Collection 2 level 2, HLS, elevation models). A scale of 1 and an offset of 0, which tools
+    write where they know nothing, leave them to the file and the product. A file's own nodata is never valid. Floats are what they
+    are. Sentinel-2's offset is -0.1 since processing baseline 04.00, found in any of its spellings; it is 0 where the catalogue says that it has taken the offset
+    off, which goes before all else, and where no baseline is named. What nothing tells can be written into the items by ``modifier``,
+    as ``raster:bands``. Bands of other pixel sizes are resampled by georeferencing: numbers bilinearly, classes by the nearest pixel.
     """
     names, sizes = band_names(bands), chunk_sizes(chunks)
     for name, value, known in (
@@ -155,9 +163,7 @@ def open_stac(
     filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
     table = open_table(catalog, filters, names, mask, groupby, modifier) if is_table(catalog) else None
     if table is not None and reduce is not None:
-        samples = table.sample()
-        check_bands([one.item for one in samples], [scene.names for scene in scenes_of(samples, names, mask)], names)
-        described = table.scenes([0])
+        described = table.described()
         target = target or _table_grid(table, filters.area, crs, resolution)
         table = table.on(target, meridian_of(target))
         _refuse_classes(described, names, reduce)

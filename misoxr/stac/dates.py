@@ -32,7 +32,7 @@ def years_of(years: Any) -> tuple[int, ...] | None:
     """
     if years is None:
         return None
-    several = isinstance(years, Iterable) and not isinstance(years, str) and getattr(years, "ndim", 1)
+    several = isinstance(years, Iterable) and not isinstance(years, str) and getattr(years, "shape", None) != ()
     found = sorted({_year(year) for year in (years if several else [years])})
     if not found:
         raise CatalogError(f"years={short(years)} holds no year; leave it away, or give years such as 2020 or range(2019, 2024).")
@@ -122,7 +122,7 @@ def days(value: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
         value = np.asarray(value)[()]
     try:
         period = _period(value)
-        if period is not None and not pd.isna(period):
+        if period is not None:
             return period.start_time, period.end_time
         if isinstance(value, bool | int | float | np.number):
             raise TypeError
@@ -138,6 +138,8 @@ def _period(value: Any) -> pd.Period | None:
     """Return what a value spans, where it is more than a moment."""
     if isinstance(value, pd.Period):
         return value
+    if value is pd.NaT:
+        raise ValueError(value)
     if isinstance(value, str):
         if not _YEAR.search(value):  # pandas would also read "now", or a day without a year
             raise ValueError(value)

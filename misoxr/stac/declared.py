@@ -20,15 +20,15 @@ Flags = tuple[tuple[int, int, str], ...]
 
 SCALE = ("raster:scale", "scale", "scale_factor")
 OFFSET = ("raster:offset", "offset", "add_offset")
-NODATA = ("nodata", "raster:nodata", "file:nodata", "_FillValue")
+NODATA = ("nodata", "raster:nodata", "file:nodata", "nodata_value", "nodatavals", "_FillValue")
 DATA_TYPE = ("data_type", "raster:data_type", "file:data_type")
 UNITS = ("unit", "raster:unit", "file:unit", "units")
 LARGEST = 1.0
 """A scale or an offset of reflectance beyond it is one of something else."""
 
 _CLASSES = re.compile(
-    r"(?:^|[-_. ])(?:scl|fmask|qa[-_]?(?:pixel|radsat|aerosol|60)|bqa|cloud[-_]?qa|(?:\w*[-_])?mask|land[-_]?cover|lulc|worldcover|cdl|nlcd|"
-    r"classification|classes)(?:$|[-_. ])",
+    r"(?:^|[-_. ])(?:scl|fmask|\w*mask|qa[-_]?(?:pixel|radsat|aerosol|60)|qc|bqa|cloud[-_]?qa|flags|land[-_]?cover|lulc|worldcover|cdl|nlcd|"
+    r"classification|class(?:es)?)(?:$|[-_. ])|^qa$",
     re.IGNORECASE,
 )
 """Names of assets that hold classes or bits."""
@@ -36,8 +36,10 @@ _ROLES = {"classification", "land-cover", "cloud-shadow", "snow-ice", "land-wate
 """Roles of assets that hold classes or bits."""
 _COVERS = re.compile(r"land[-_]?cover|lulc|worldcover|\bcdl\b|usda-cdl|nlcd", re.IGNORECASE)
 
-_SCL = ("no_data", "saturated_or_defective", "dark_area", "cloud_shadow", "vegetation", "not_vegetated", "water", "unclassified")
-_SCL += ("cloud_medium_probability", "cloud_high_probability", "thin_cirrus", "snow_or_ice")
+_SCL = (
+    *("no_data", "saturated_or_defective", "dark_area", "cloud_shadow", "vegetation", "not_vegetated", "water", "unclassified"),
+    *("cloud_medium_probability", "cloud_high_probability", "thin_cirrus", "snow_or_ice"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,16 @@ def content_of(item: Mapping[str, Any], band: Named) -> Content:
         If what the item declares makes no sense.
     """
     asset, name = item["assets"][band.key], name_of(item)
-    parts = [*_parts(asset), _common(item)]
+    own = _parts(asset)
+    parts = [*own, _common(item)]
     nodata = tuple(_number(value, name, "nodata") for value in _values(_first(parts, NODATA)))
     data_type, units = str(_first(parts, DATA_TYPE)), _first(parts, UNITS)
     units = units if isinstance(units, str) and units.lower() not in UNITLESS else None
     usual = usual_counts(item, band.common, band.short)
-    if _is_classes(item, band, data_type, units or (usual and usual.units)):
-        return Content("classes", Encoding(nodata=nodata, usual=usual), flags=_flags(asset, band))
+    declared = any(_listed(own, field) for field in ("classification:classes", "classification:bitfields", "file:values"))
+    numbers = band.common in OPTICAL or units is not None or bool(usual and usual.units) or data_type.startswith("float")
+    if declared or (not numbers and _named_as_classes(item, band)):
+        return Content("classes", Encoding(nodata=nodata, usual=usual), flags=_flags(own, band))
     optical = band.common in OPTICAL and units is None
     scale, offset = _scaling(parts, name, optical)
     plain = scale == 1 and offset in (None, 0)
@@ -91,7 +96,7 @@ def content_of(item: Mapping[str, Any], band: Named) -> Content:
     encoding = Encoding(scale, offset, nodata, data_type, usual)
     if optical and (told or usual is None):
         return Content("reflectance", encoding, "1")
-    return Content("numbers", encoding, units or (usual and usual.units))
+    return Content("numbers", encoding, units or (usual.units if usual else None))
 
 
 # ---- scale and offset
@@ -151,33 +156,29 @@ def _values(value: Any) -> Iterator[Any]:
 # ---- classes
 
 
-def _is_classes(item: Mapping[str, Any], band: Named, data_type: str, units: str | None) -> bool:
-    """Whether an asset holds codes of classes, or bits: as it declares, or by its name, role or collection."""
-    asset = item["assets"][band.key]
-    if any(_listed(asset, field) for field in ("classification:classes", "classification:bitfields", "file:values")):
-        return True
-    if band.common in OPTICAL or units is not None or data_type.startswith("float"):
-        return False
+def _named_as_classes(item: Mapping[str, Any], band: Named) -> bool:
+    """Whether an asset is named as classes or bits are: itself, its role or its collection."""
     named = any(_CLASSES.search(name) for name in (band.key, band.short, band.label) if name)
-    return named or bool(_ROLES & set(asset.get("roles") or ())) or bool(_COVERS.search(str(item.get("collection"))))
+    roles = item["assets"][band.key].get("roles") or ()
+    return named or bool(_ROLES.intersection(roles)) or bool(_COVERS.search(str(item.get("collection"))))
 
 
-def _listed(asset: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
-    value = _first(_parts(asset), (field,))
+def _listed(parts: list[Mapping[str, Any]], field: str) -> list[Mapping[str, Any]]:
+    value = _first(parts, (field,))
     return list(value) if value and mappings(value) else []
 
 
-def _flags(asset: Mapping[str, Any], band: Named) -> Flags:
+def _flags(parts: list[Mapping[str, Any]], band: Named) -> Flags:
     """Return the classes that an asset declares; those of Sentinel-2's scene classification are known."""
     found = [
-        (_mask(bits), int(code) << int(bits["offset"]), f"{_word(bits)} {_word(one)}")
-        for bits in _listed(asset, "classification:bitfields")
+        (_mask(bits), int(one["value"]) << int(bits["offset"]), f"{_word(bits)} {_word(one)}")
+        for bits in _listed(parts, "classification:bitfields")
         for one in _inner(bits)
-        if _is_bit(bits) and _is_code(code := one.get("value"))
+        if _is_bit(bits) and _is_code(one.get("value"))
     ]
-    found += [(0, int(one["value"]), _word(one)) for one in _listed(asset, "classification:classes") if _is_code(one.get("value"))]
+    found += [(0, int(one["value"]), _word(one)) for one in _listed(parts, "classification:classes") if _is_code(one.get("value"))]
     found += [
-        (0, int(code), _word(one)) for one in _listed(asset, "file:values") for code in _values(one.get("values")) if _is_code(code)
+        (0, int(code), _word(one)) for one in _listed(parts, "file:values") for code in _values(one.get("values")) if _is_code(code)
     ]
     if not found and band.short == CLASSIFICATION:
         found = [(0, code, name) for code, name in enumerate(_SCL)]
@@ -194,8 +195,8 @@ def _mask(bits: Mapping[str, Any]) -> int:
 
 
 def _is_bit(bits: Mapping[str, Any]) -> bool:
-    offset, length = bits.get("offset"), bits.get("length", 1)
-    return _is_code(offset) and _is_code(length) and 0 <= int(offset) < 64 and 0 < int(length) < 64  # type: ignore[arg-type]
+    offset, length = bits.get("offset", -1), bits.get("length", 1)
+    return _is_code(offset) and _is_code(length) and 0 <= int(offset) < 64 and 0 < int(length) < 64
 
 
 def _is_code(value: Any) -> bool:

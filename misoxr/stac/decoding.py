@@ -94,14 +94,14 @@ class Encoding:
         if floats and scale is None:
             scale, usual = 1.0, None
         plain = stored.offset != 0 or str(stored.units or "").lower() not in UNITLESS
-        scale = _first(scale, usual and usual.scale, 1.0 if plain else None)
+        scale = _first(scale, usual.scale if usual else None, 1.0 if plain else None)
         if scale is None:
             raise AssetError(
                 f"it holds {stored.dtype}, and neither the item, nor the file, nor a known product tells its scale and offset. Write them "
                 'into the item\'s asset with modifier=, as "raster:bands": [{"scale": 0.0001, "offset": 0}] (a scale of 1 where the '
                 "numbers are what they are), or into the file's tags"
             )
-        offset = _first(self.offset, stored.offset or None, usual and usual.offset, 0.0)
+        offset = _first(self.offset, stored.offset or None, usual.offset if usual else None, 0.0)
         if usual is not None and usual.units == "1" and abs(offset or 0.0) > 1:
             raise AssetError(
                 f"it tells the offset {offset:g} of a reflectance, which is counts * scale + offset; correct its tags, or write "

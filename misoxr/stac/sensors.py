@@ -7,6 +7,7 @@ either. What is not in the tables is not known, and never assumed.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from misoxr.stac.sentinel2 import offset_of
@@ -64,12 +65,12 @@ _TM = {"b1": "blue", "b2": "green", "b3": "red", "b4": "nir08", "b5": "swir16", 
 
 INSTRUMENTS: tuple[tuple[re.Pattern[str], Mapping[str, str]], ...] = (
     (_names(r"hls\w*?[-._ ]?l30"), _OLI | {"b9": "cirrus", "b10": "lwir11", "b11": "lwir12"}),
-    (_names(r"hls\w*?[-._ ]?s30|sentinel[-_ ]?s?2|\bs2[a-d]?[-_]|\bs2msi|\bmsi\b"), _MSI),
+    (_names(r"hls\w*?[-._ ]?s30|sentinel[-_ ]?s?2|\bs2[a-d]?(?![a-z0-9])|\bs2msi|\bmsi\b"), _MSI),
     (
-        _names(r"landsat[-_ ]?[89](?!\d)|\bl[co]0[89]_|\bls[89]_|\boli\b"),
+        _names(r"landsat[-_ ]?[89](?!\d)|\bl[co]0[89](?!\d)|\bls[89](?![a-z0-9])|\boli\b"),
         _OLI | {"b8": "pan", "b9": "cirrus", "b10": "lwir11", "b11": "lwir12"},
     ),
-    (_names(r"landsat[-_ ]?[4-7](?!\d)|\bl[te]0[4-7]_|\bls[4-7]_|\betm\b|\btm\b"), _TM),
+    (_names(r"landsat[-_ ]?[4-7](?!\d)|\bl[te]0[4-7](?!\d)|\bls[4-7](?![a-z0-9])|\betm\b|\btm\b"), _TM),
 )
 """What short asset keys mean, by what collection, item, platform, constellation or instruments are named; the first that fits counts."""
 
@@ -122,6 +123,7 @@ _TOP = _names(r"(?<![a-z])l[- ]?1|level[- ]?1|msil?1|(?<![a-z])toa(?![a-z])")
 _SURFACE = _names(r"(?<![a-z])l[- ]?2|level[- ]?2|msil?2|(?<![a-z])(boa|sr)(?![a-z])")
 
 
+@lru_cache(maxsize=4096)
 def short_key(key: str) -> str:
     """Return an asset key without what spellings differ in: case, leading zeros, and what tells the format or the pixel size."""
     short = re.sub(r"([-_]jp2|[-_]\d+m)+$", "", key.strip().lower())

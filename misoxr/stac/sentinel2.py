@@ -15,12 +15,15 @@ __all__ = ["offset_of", "taken_off"]
 OFFSET = -0.1
 """Reflectance of what baseline 04.00 and later add to counts."""
 
+_SEPARATORS = re.compile(r"[-_. ]")
+_HARMONIZED = re.compile(r"harmoni[sz]ed", re.IGNORECASE)
 _PRODUCT = re.compile(r"(?<![A-Z0-9])S2[A-D]?_\w*?_N(\d\d)\.?(\d\d)(?!\d)", re.IGNORECASE)
 
 
 def taken_off(item: Mapping[str, Any]) -> bool:
-    """Whether the catalogue says that it has taken the offset off the counts, in any namespace."""
-    return any(_last(key) == "boaoffsetapplied" and str(value).lower() == "true" for key, value in _properties(item).items())
+    """Whether the catalogue says that it has taken the offset off the counts: by a flag of any namespace, or its collection's name."""
+    flags = [str(value).lower() for _, value in _named(item, "boaoffsetapplied")]
+    return "true" in flags or (not flags and bool(_HARMONIZED.search(str(item.get("collection")))))
 
 
 def offset_of(item: Mapping[str, Any]) -> float:
@@ -36,12 +39,11 @@ def offset_of(item: Mapping[str, Any]) -> float:
 
 def _baseline(item: Mapping[str, Any]) -> float | None:
     """Return the processing baseline, such as 5.09, from where an item tells it first."""
-    for key, value in _properties(item).items():
-        if _last(key) == "processingbaseline" and value is not None:
-            number = _number(value)
-            if number is None:
-                raise CatalogError(f"Item {name_of(item)!r} declares the {key} {value!r}; a baseline such as '05.09' is needed.")
-            return number
+    for key, value in _named(item, "processingbaseline"):
+        number = _number(value)
+        if number is None:
+            raise CatalogError(f"Item {name_of(item)!r} declares the {key} {value!r}; a baseline such as '05.09' is needed.")
+        return number
     for text in _texts(item):
         named = _PRODUCT.search(text)
         if named:
@@ -72,6 +74,8 @@ def _properties(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return item.get("properties") or {}
 
 
-def _last(key: str) -> str:
-    """Return a property's name without its namespace and what spellings differ in."""
-    return re.sub(r"[-_. ]", "", key.rpartition(":")[2]).lower()
+def _named(item: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """Yield properties of a name, whatever their namespace, and whether words are set off by lines or capitals."""
+    for key, value in _properties(item).items():
+        if value is not None and key.lower().endswith(name[-7:]) and _SEPARATORS.sub("", key.rpartition(":")[2]).lower() == name:
+            yield key, value

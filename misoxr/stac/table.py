@@ -24,6 +24,7 @@ from shapely.geometry.base import BaseGeometry
 from misoxr.areas import as_read, footprint, meeting, meets, turned
 from misoxr.cube import in_season
 from misoxr.errors import CatalogError, require
+from misoxr.stac.bands import check_bands
 from misoxr.stac.catalog import Found, Modifier, modified
 from misoxr.stac.composite import EDGE, Times
 from misoxr.stac.filters import Filters
@@ -36,7 +37,7 @@ SUFFIXES = (".parquet", ".geoparquet")
 BATCH = 2048
 """Items that are copied at once."""
 SAMPLE = 100
-"""Items that are looked at before a graph is built: a band that none of them has is not there."""
+"""Items that are looked at where the first lacks a band: one that none of them has is not there."""
 FIELDS = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
 """Columns that are an item's own fields; the others are its properties."""
 NEEDED = ("id", "bbox", "datetime")
@@ -130,13 +131,25 @@ class ItemTable:
             del self._kept[at]
         return scenes
 
-    def found(self, places: Iterable[int] | None = None) -> list[Found]:
-        """Read items as they stand in the table; all that pass by default."""
-        return [self._found(int(self.rows[at])) for at in (range(len(self.rows)) if places is None else places)]
+    def found(self) -> list[Found]:
+        """Read all items that pass, as they stand in the table."""
+        return [self._found(int(row)) for row in self.rows]
 
-    def sample(self) -> list[Found]:
-        """Read a few items, spread evenly."""
-        return self.found(np.unique(np.linspace(0, len(self.rows) - 1, SAMPLE).astype(int)))
+    def described(self) -> list[Scene]:
+        """Read what tells what the bands are: the first item where it has them all, else a few, spread evenly.
+
+        Raises
+        ------
+        BandError
+            If none of these has a band.
+        """
+        scenes = self.scenes([0])
+        if all(band in scenes[0].names for band in self.bands):
+            return scenes
+        places = np.unique(np.linspace(0, len(self.rows) - 1, SAMPLE).astype(int))
+        scenes = self.scenes(places)
+        check_bands([self._found(int(self.rows[at])).item for at in places], [scene.names for scene in scenes], self.bands)
+        return scenes
 
     def _found(self, row: int) -> Found:
         item = _item(_opened(self.copy).slice(row, 1).to_pylist()[0])
@@ -161,7 +174,7 @@ def open_table(
     CatalogError
         If it cannot be read, lacks a column that is needed, cannot be queried, or nothing passes.
     """
-    uri = os.fspath(catalog).removeprefix("file://")
+    uri = os.path.expanduser(os.fspath(catalog).removeprefix("file://"))
     if filters.query is not None:
         raise CatalogError(f"The table {redact(uri)} cannot be queried; filter it yourself instead of query={filters.query!r}.")
     copy = _copied(uri)
