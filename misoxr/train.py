@@ -238,6 +238,8 @@ def fit(
                 "hardware": [hardware.devices, hardware.precision],
                 "pretrained": sources,
             }
+            if standardisation:  # of a run that goes on: its heads answer in these units alone
+                run_of["standardisation"] = {name: found.to_dict() for name, found in standardisation.items()}
             folder = None if directory is None else _folder(Path(directory), data, mask, run_of, resume=resume)
             flush()
             result = run(

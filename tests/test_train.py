@@ -585,14 +585,23 @@ def test_units_of_labels_change_no_map(scene, tmp_path):
     spec = tiny_spec(tasks=(Task("soc", "regression"),))
     cube = cube.isel(y=slice(0, 60), x=slice(0, 60))
 
-    def mapped(labels):
+    def learnt(labels, directory=None):
         inside = points.assign(soc=labels)[(rows < 60) & (columns < 60)]
-        model = cube.miso.fit(spec, inside, max_epochs=1, learning_rate=4e-3, progress=False, device="cpu")
+        options = {"max_epochs": 1, "learning_rate": 4e-3, "progress": False, "device": "cpu"}
+        return cube.miso.fit(spec, inside, directory=directory, **options)
+
+    def mapped(labels, directory=None):
+        model = learnt(labels, directory)
         model.save(tmp_path / "model.safetensors")
         maps = cube.miso.predict(tmp_path / "model.safetensors", location=True, device="cpu").compute()
         return np.stack([maps.soc, maps.soc_location]).astype("float64"), model
 
-    plain, first = mapped(value)
+    plain, first = mapped(value, tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    del run["standardisation"]  # as a run of before has it, whose heads answer in the labels' units
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    with pytest.raises(SpecError, match="The run in .* has another standardisation; give another directory"):
+        learnt(value, tmp_path / "run")
     for factor, offset in ((1e-6, 2e-6), (1.0, 1e5)):
         found, model = mapped(value * factor + offset)
         np.testing.assert_allclose(found, plain * factor + offset, rtol=1e-7, atol=2e-2 * abs(factor) * value.std())
