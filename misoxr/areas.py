@@ -216,6 +216,8 @@ def _parts(area: BaseGeometry) -> list[BaseGeometry]:
 
 
 def _is_box(ring: Positions) -> bool:
+    if len(ring) != 5 or (ring[0] != ring[-1]).any():
+        return False
     shell = shapely.LinearRing(ring)
     return bool(shapely.is_ccw(shell) and shapely.equals(shapely.Polygon(shell), shapely.envelope(shell)))
 

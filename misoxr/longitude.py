@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 SLACK = 1e-9
 """How near two places count as one, in turns: less than a decimetre."""
-ROUND = 0.1
+ROUND = 0.5
 """Columns by which a raster may miss a whole turn and still go round: pixel sizes are written with few digits."""
 
 

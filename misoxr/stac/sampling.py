@@ -13,7 +13,7 @@ import pyproj
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from misoxr.longitude import columns_of_turn, near, transformer
+from misoxr.longitude import circle_of, columns_of_turn, near, transformer
 
 __all__ = ["Indices", "Sampling", "Window", "sampling_of", "stretches"]
 
@@ -92,13 +92,19 @@ def sampling_of(
     back = transformer(str(block.crs), wkt)
     rows, columns = _positions(block, back, transform, turn, width)
     shrink = _shrink(_ratio(whole, back, transform, turn, shape), turn, width) if shrinks else 1
-    rows, columns = (np.round(part / shrink * FINEST) / FINEST for part in (rows, columns))
-    count = None
-    if turn == width:
-        count = width // shrink
-        known = columns[np.isfinite(columns)]
-        columns = near(columns, known[known.size // 2] if known.size else 0.0, count)
-    return _sampling(rows, columns, shrink, shape, goes_round=count is not None)
+    circle = circle_of(wkt) if turn == width else None
+    if circle is None:
+        return _sampling(_rounded(rows / shrink), _rounded(columns / shrink), shrink, shape)
+    # squares are counted from where the CRS begins, not from where the raster does
+    first = round((circle.west - transform.c) / transform.a)
+    columns = _rounded(near(columns - first, width / 2, width) / shrink)
+    known = columns[np.isfinite(columns)]
+    columns = near(columns, known[known.size // 2] if known.size else 0.0, width // shrink)
+    return _sampling(_rounded(rows / shrink), columns, shrink, shape, first)
+
+
+def _rounded(positions: Positions) -> Positions:
+    return np.asarray(np.round(positions * FINEST) / FINEST)
 
 
 def _positions(
@@ -131,31 +137,33 @@ def _positions(
     along, down = (np.asarray(axis / s - f, dtype="float64") for axis, s, f in zip((x, y), step, first, strict=True))
     nodes = exact(*np.meshgrid(*(step[axis] * (first[axis] + np.arange(count[axis])) for axis in (0, 1))))
     middles = exact(*np.meshgrid(*(step[axis] * (first[axis] + np.arange(count[axis] - 1) + 0.5) for axis in (0, 1))))
-    rows, columns = (_between(part, along, down) for part in nodes)
-    # between nodes either side of a pole, of the raster's edge of the circle or of its projection's, nothing is linear
-    bent = np.logical_or(*(_bent(part, middle) for part, middle in zip(nodes, middles, strict=True)))
+    turns = (None, turn)
+    rows, columns = (_between(part, along, down, way) for part, way in zip(nodes, turns, strict=True))
+    # about a pole, and across the edge of the raster's projection, nothing is linear
+    bent = np.logical_or(*map(_bent, nodes, middles, turns))
     if bent.any():
         at = np.nonzero(bent[np.floor(down).astype(int)[:, None], np.floor(along).astype(int)])
         rows[at], columns[at] = exact(x[at[1]], y[at[0]])
-    return rows, columns
+    return rows, near(columns, width / 2, turn)
 
 
 def _apply(transform: Affine, x: Any, y: Any) -> tuple[Any, Any]:
     return transform.a * x + transform.b * y + transform.c, transform.d * x + transform.e * y + transform.f
 
 
-def _between(nodes: Positions, x: Positions, y: Positions) -> Positions:
-    """Interpolate values at the nodes of a lattice linearly to (y, x)."""
+def _between(nodes: Positions, x: Positions, y: Positions, turn: float | None) -> Positions:
+    """Interpolate values at the nodes of a lattice linearly to (y, x), the shorter way round."""
     i, j = np.floor(y).astype(int), np.floor(x).astype(int)
     v, u = (y - i)[:, None], x - j
-    along = nodes[:, j] * (1 - u) + nodes[:, j + 1] * u
-    return np.asarray(along[i] * (1 - v) + along[i + 1] * v)
+    along = nodes[:, j] + u * near(nodes[:, j + 1] - nodes[:, j], 0.0, turn)
+    return np.asarray(along[i] + v * near(along[i + 1] - along[i], 0.0, turn))
 
 
-def _bent(nodes: Positions, middles: Positions) -> npt.NDArray[np.bool_]:
+def _bent(nodes: Positions, middles: Positions, turn: float | None) -> npt.NDArray[np.bool_]:
     """Return in which cells of a lattice positions are not linear enough, or not all known."""
-    linear = (nodes[:-1, :-1] + nodes[:-1, 1:] + nodes[1:, :-1] + nodes[1:, 1:]) / 4
-    return ~(np.abs(linear - middles) <= BENT)
+    corner = nodes[:-1, :-1]
+    others = (near(part - corner, 0.0, turn) for part in (nodes[:-1, 1:], nodes[1:, :-1], nodes[1:, 1:]))
+    return ~(np.abs(near(corner + sum(others) / 4 - middles, 0.0, turn)) <= BENT)
 
 
 def _ratio(whole: GeoBox, back: pyproj.Transformer | None, transform: Affine, turn: float | None, shape: tuple[int, int]) -> float:
@@ -179,11 +187,16 @@ def _shrink(ratio: float, turn: float | None, width: int) -> int:
     return next(size for size in range(shrink, 0, -1) if width % size == 0) if turn == width else shrink
 
 
-def _sampling(rows: Positions, columns: Positions, shrink: int, shape: tuple[int, int], *, goes_round: bool) -> Sampling | None:
-    """Return what to read, and how to sample it, for positions in a shrunk raster; None where all lie outside."""
+def _sampling(
+    rows: Positions, columns: Positions, shrink: int, shape: tuple[int, int], first_column: int | None = None
+) -> Sampling | None:
+    """Return what to read, and how to sample it, for positions in a shrunk raster; None where all lie outside.
+
+    Of one that goes round, columns are counted on from a first one, with no end.
+    """
     axes = []
     inside = np.ones((1, 1), dtype=bool)
-    for positions, length, endless in ((rows, shape[0], False), (columns, shape[1], goes_round)):
+    for positions, length, endless in ((rows, shape[0], False), (columns, shape[1], first_column is not None)):
         count = -(-length // shrink)
         within = np.isfinite(positions) if endless else (positions >= 0) & (positions < count)
         inside = inside & within
@@ -191,16 +204,16 @@ def _sampling(rows: Positions, columns: Positions, shrink: int, shape: tuple[int
             return None
         low, high = positions[within].min(), positions[within].max()
         first, last = int(np.floor(low - 0.5)), int(np.ceil(high - 0.5)) + 1
-        if not endless:
-            first, last = max(first, 0), min(last, count)
+        first, last = (first, last) if endless else (max(first, 0), min(last, count))
         # what lies outside is moved to the edge, and masked
         local = np.clip(np.where(within, positions, first) - first, 0, last - first)
-        axes.append((first, last, local))
-    (top, bottom, i), (left, right, j) = axes
-    columns_read = (left * shrink, right * shrink) if goes_round else (left * shrink, min(right * shrink, shape[1]))
-    window = Window((top * shrink, min(bottom * shrink, shape[0])), columns_read, goes_round)
-    (above, below, down), (before, after, along) = _neighbours(i, bottom - top), _neighbours(j, right - left)
-    around = (above, below, before, after, down, along) if down.any() or along.any() else None
+        read = (first * shrink, last * shrink if endless else min(last * shrink, length))
+        axes.append((read, last - first, local))
+    (down, height, i), ((left, right), width, j) = axes
+    start = first_column or 0
+    window = Window(down, (left + start, right + start), first_column is not None)
+    (above, below, low), (before, after, along) = _neighbours(i, height), _neighbours(j, width)
+    around = (above, below, before, after, low, along) if low.any() or along.any() else None
     return Sampling(window, shrink, inside, np.floor(i).astype(np.intp), np.floor(j).astype(np.intp), around)
 
 
