@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from misoxr.errors import GridError
-from misoxr.longitude import Circle, circle_of, gathered, near, transformer
+from misoxr.longitude import Circle, circle_of, gathered, near, transformer, unwrapped
 
 __all__ = ["DEGREES", "as_read", "bounds_of", "bounds_on", "checked", "footprint", "meeting", "meets", "moved", "split", "turned"]
 
@@ -64,12 +64,11 @@ def as_read(area: BaseGeometry, circle: Circle = DEGREE, *, boxes: bool = False,
 
     def straight(ring: Positions) -> Positions:
         x, y = ring.T
-        steps = np.diff(x)
+        steps = np.abs(np.diff(x))
         if not len(steps) or np.ptp(y) > TALL * degree or (boxes and _is_box(ring)):
             return ring
-        long = (np.abs(steps) > circle.turn / 2) & (np.abs(np.abs(steps) - circle.turn) > WRITTEN * degree)
-        steps = np.where(long, near(steps, 0.0, circle.turn), steps)
-        return _closed(np.append(x[0], x[0] + np.cumsum(steps)), y, circle, circle.turn / 4)
+        jump = (steps > circle.turn / 2) & (np.abs(steps - circle.turn) > WRITTEN * degree)
+        return _closed(unwrapped(x, circle.turn, jump), y, circle, circle.turn / 4)
 
     parts = [_rebuilt(part, straight, circle) for part in _parts(shapely.force_2d(area)) if not part.is_empty]
     if strict:
@@ -111,7 +110,7 @@ def moved(area: BaseGeometry, source: str, target: str, step: float | None = Non
         if circle is None:
             return np.column_stack([x, y])
         capped = _cap(ring, y, forward, circle, step) if target == DEGREES else None
-        return _closed(np.unwrap(x, period=circle.turn), y, circle, pole) if capped is None else capped
+        return _closed(unwrapped(x, circle.turn), y, circle, pole) if capped is None else capped
 
     parts = [_rebuilt(part, across, circle) for part in _parts(shapely.segmentize(area, step))]
     return _joined(parts, circle)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 
-__all__ = ["Circle", "circle_of", "columns_of_turn", "gathered", "near", "transformer"]
+__all__ = ["Circle", "circle_of", "columns_of_turn", "gathered", "near", "transformer", "unwrapped"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -75,6 +75,14 @@ def near(x: Any, middle: Any, turn: float | None) -> Any:
         return x
     with np.errstate(invalid="ignore"):
         return x - turn * np.floor((x - middle) / turn + 0.5)
+
+
+def unwrapped(x: Floats, turn: float, jump: npt.NDArray[np.bool_] | None = None) -> Floats:
+    """Move x along a line by whole turns, so that each step is the shorter way; or only the steps that are a jump."""
+    turns = np.floor(np.diff(x) / turn + 0.5)
+    if jump is not None:
+        turns = np.where(jump, turns, 0.0)
+    return np.asarray(x - turn * np.concatenate([[0.0], np.cumsum(turns)]), dtype="float64")
 
 
 def columns_of_turn(crs: str, pixel: float, width: int) -> float | None:

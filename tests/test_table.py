@@ -67,7 +67,7 @@ def test_a_table_gives_what_its_items_give(tables, asked):
     assert other.attrs["stac_item_count"] <= 6
 
 
-@pytest.mark.parametrize("bounds", ["across", "around"])
+@pytest.mark.parametrize("bounds", ["across", "around", "beyond"])
 @pytest.mark.parametrize(
     ("crs", "origin"),
     [("EPSG:32601", (357_200.0, 7_200_000.0)), ("EPSG:32660", (641_200.0, 7_200_000.0)), ("EPSG:32601", (166_050.0, 450_000.0))],
@@ -83,7 +83,9 @@ def test_items_across_the_antimeridian_are_found_on_either_side(tmp_path, crs, o
         assert 179.9 < west < 180 < east + 360 < 180.1
         across = [west, south, east, north]
         item["geometry"] = shapely.geometry.mapping(split(area_of(across, None)))
-        item["bbox"] = across if bounds == "across" else [-180.0, south, 180.0, north]
+        item["bbox"] = {"across": across, "around": [-180.0, south, 180.0, north], "beyond": [west - 360, south, east, north]}[
+            bounds
+        ]
 
     async def write() -> None:
         await rustac.write(str(tmp_path / "items.parquet"), items)

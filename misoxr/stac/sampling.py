@@ -163,7 +163,7 @@ def _bent(nodes: Positions, middles: Positions, turn: float | None) -> npt.NDArr
     """Return in which cells of a lattice positions are not linear enough, or not all known."""
     corner = nodes[:-1, :-1]
     others = (near(part - corner, 0.0, turn) for part in (nodes[:-1, 1:], nodes[1:, :-1], nodes[1:, 1:]))
-    return ~(np.abs(near(corner + sum(others) / 4 - middles, 0.0, turn)) <= BENT)
+    return np.asarray(~(np.abs(near(corner + sum(others) / 4 - middles, 0.0, turn)) <= BENT))
 
 
 def _ratio(whole: GeoBox, back: pyproj.Transformer | None, transform: Affine, turn: float | None, shape: tuple[int, int]) -> float:
