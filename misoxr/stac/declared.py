@@ -82,6 +82,8 @@ def content_of(item: Mapping[str, Any], band: Named) -> Content:
     declared = any(_listed(own, field) for field in ("classification:classes", "classification:bitfields", "file:values"))
     numbers = band.common in OPTICAL or units is not None or bool(usual and usual.units) or data_type.startswith("float")
     if declared or (not numbers and _named_as_classes(item, band)):
+        if usual is None and band.short == CLASSIFICATION:
+            usual = Counts(nodata=(0.0,))
         return Content("classes", Encoding(nodata=nodata, usual=usual), flags=_flags(own, band))
     optical = band.common in OPTICAL and units is None
     scale, offset = _scaling(parts, name, optical)
