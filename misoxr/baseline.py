@@ -21,7 +21,7 @@ from odc.geo.geobox import GeoBox
 from misoxr._version import __version__
 from misoxr.clusters import computed
 from misoxr.cube import check, named
-from misoxr.errors import BandError, CheckpointError, MisoxrError, PointsError, SpecError, require
+from misoxr.errors import BandError, CheckpointError, MisoxrError, PointsError, SpecError, near, require
 from misoxr.features import Features, features, features_at, width
 from misoxr.fitted import pack, unpack
 from misoxr.model.files import put
@@ -393,7 +393,8 @@ def _params(estimator: Any, name: str, value: Any) -> dict[str, Any]:
 def prepared_baseline(rival: Any, spec: ModelSpec, *, seed: Any = 0, scaling: Any = None, **settings: Any) -> Baseline:
     """Return a rival as a baseline; refuse what is known to fail, before a cube is read."""
     if settings:
-        raise SpecError(f"A baseline has no settings {sorted(settings)}; it takes seed, scaling and like alone.")
+        hint = near(min(settings), ("seed", "scaling", "like"))
+        raise SpecError(f"A baseline has no settings {sorted(settings)}; it takes seed, scaling and like alone.{hint}")
     if not isinstance(spec, ModelSpec):
         raise SpecError(f"like is {spec!r}; give a ModelSpec, such as misoxr.train.spec_for makes for a cube and points.")
     if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:

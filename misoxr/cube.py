@@ -87,7 +87,7 @@ def years_of(years: Any) -> list[int]:
     SpecError
         If one is no year, or there is none.
     """
-    several = np.atleast_1d(years).tolist() if isinstance(years, str | Real | np.ndarray) else years
+    several = np.array([years]).ravel().tolist() if isinstance(years, str | Real | np.ndarray) else years
     words = f"years is {short(years)}; give a year, or several, such as range(2019, 2024)."
     check_spec(isinstance(several, Iterable) and not isinstance(several, Mapping), words)
     found = []

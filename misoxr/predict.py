@@ -283,7 +283,7 @@ def prepared(ds: xr.Dataset, model: "Model", settings: Settings) -> tuple[xr.Dat
     if settings.location and spec.location is None:
         raise SpecError("location=True needs a model with a location branch, and this one has none.")
     size: Any = settings.batch_size
-    if size is not None and (not isinstance(size, Integral) or isinstance(size, bool) or int(size) < 1):
+    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1):
         raise SpecError(f"The batch size is {settings.batch_size!r}; it must be a whole number, 1 or more.")
     if not isinstance(settings.windows, WindowSpec | None):
         raise SpecError(
@@ -368,7 +368,7 @@ def _step(job: Job, resolution: Any) -> float:
     """Return the map's pixel size in pixels of the cube."""
     if resolution is None:
         return 1.0
-    if not isinstance(resolution, Real) or isinstance(resolution, bool):
+    if isinstance(resolution, bool) or not isinstance(resolution, Real):
         raise SpecError(f"resolution is {resolution!r}; give a number, in units of the CRS.")
     step = float(resolution) / abs(job.geobox.affine.a)
     longest = min(job.plan.y.size, job.plan.x.size)

@@ -329,7 +329,7 @@ def _check_settings(
         raise SpecError(f"The seed is {seed!r}; it must be a whole number, 0 or more.")
     if isinstance(val, Real) and not 0 < float(val) < 1:
         raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
-    if scaling is not None and not isinstance(scaling, Scaling) and scaling not in METHODS:
+    if not isinstance(scaling, Scaling | str | None) or (isinstance(scaling, str) and scaling not in METHODS):
         raise SpecError(f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.{near(str(scaling), METHODS)}")
     if isinstance(scaling, Scaling):
         scaling.check(spec)

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
 from misoxr.maps import FILL
 from misoxr.moments import Standardisation
+from misoxr.predict import predict
 from misoxr.spec import PERMAFROST, ModelSpec, Task, WindowSpec
 from tests.conftest import make_cube, make_model, tiny_spec
 
@@ -318,6 +319,37 @@ def test_bad_input_is_refused_when_the_graph_is_built(cube, model, spec, no_comp
         bare = cube.assign(red=cube.red.drop_attrs())
         with pytest.warns(MisoxrWarning, match="no units"):
             bare.miso.predict(model)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"tasks": 5}, "tasks is 5; give a list of names"),
+        ({"tasks": ["permafrst"]}, "no task 'permafrst'.*Did you mean \"permafrost\""),
+        ({"resolution": True}, "resolution is True; give a number"),
+        ({"batch_size": True}, "batch size is True"),
+        ({"location": "yes"}, "location is 'yes'; give True or False"),
+        ({"compile": 1}, "compile is 1; give True or False"),
+        ({"device": 0}, "device is 0; give text"),
+        ({"precision": ["float32"]}, "precision is .*give text"),
+        ({"precision": "float46"}, 'Did you mean "float64"'),
+    ],
+)
+def test_the_type_of_every_argument_is_checked(cube, model, wrong, words):
+    with pytest.raises(SpecError, match=words):
+        cube.miso.predict(model, **wrong)
+    if "resolution" not in wrong:
+        with pytest.raises(SpecError, match=words):
+            cube.miso.predict_at(model, {"x": cube.x.values[:1], "y": cube.y.values[:1]}, **wrong)
+
+
+def test_a_batch_size_may_be_numpy_s(cube, model):
+    assert "permafrost" in cube.miso.predict(model, batch_size=np.int64(4))
+
+
+def test_what_is_no_dataset_is_refused(cube, model):
+    with pytest.raises(GridError, match="The cube is a DataArray; give a Dataset.*to_dataset"):
+        predict(cube["red"], model)
 
 
 def test_beyond_the_extent_of_the_locations(spec):

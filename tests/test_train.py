@@ -147,6 +147,43 @@ def test_a_preset_is_built_for_the_cube(scene):
         spec_for("miso-nano", cube.rename(elevation="dem"), points)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"sclaing": "log"}, "fit has no argument 'sclaing'. Did you mean \"scaling\""),
+        ({"max_epoch": 3}, 'no settings .*Did you mean "max_epochs"'),
+        ({"max_epochs": np.array([1, 2])}, "max_epochs is .*give a number"),
+        ({"scaling": "withen"}, 'Unknown scaling.*Did you mean "whiten"'),
+        ({"scaling": np.array([1, 2])}, "Unknown scaling"),
+        ({"pretrained": "weights.safetensors"}, "pretrained is .*give the weights of each modality"),
+        ({"directory": 5}, "directory is 5; give a path"),
+        ({"calibrate": "no"}, "calibrate is 'no'; give True or False"),
+        ({"resume": None}, "resume is None; give True or False"),
+        ({"progress": 1}, "progress is 1; give True or False"),
+        ({"devices": "2"}, "devices is '2'"),
+        ({"device": 0}, "device is 0"),
+    ],
+)
+def test_the_type_of_every_argument_of_fit_is_checked(scene, spec, wrong, words):
+    cube, points = scene
+    with pytest.raises(SpecError, match=words):
+        cube.miso.fit(spec, points, **wrong)
+
+
+def test_names_of_models_are_known(scene):
+    cube, points = scene
+    with pytest.raises(SpecError, match="Unknown preset 'miso-nono'.*Did you mean \"miso-nano\""):
+        cube.miso.fit("miso-nono", points)
+    with pytest.raises(SpecError, match="Unknown preset 5"):
+        ModelSpec.preset(5)
+
+
+def test_counts_and_classes_are_none_of_a_preset_s_bands(scene):
+    cube, points = scene
+    beside = cube.assign(landcover=cube.red, cloud=("time", np.zeros(2)), title="a scene")
+    assert spec_for("miso-nano", beside, points) == spec_for("miso-nano", cube, points)
+
+
 def test_what_cannot_be_learnt_is_refused(scene, spec):
     cube, points = scene
     options = {"max_epochs": 1, "progress": False, "device": "cpu"}
