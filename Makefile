@@ -1,9 +1,9 @@
-# Both targets need Python 3.11 or newer, make and a package index; they create .venv when it is missing.
+# Every target needs Python 3.11 or newer, make and a package index, and creates the environment it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test check test-lowest lint docs clean
 
 demo: .venv/.users
 	$(BIN)/python examples/demo.py
@@ -11,6 +11,18 @@ demo: .venv/.users
 # Two processes with a thread each: most tests are too small for more.
 test: .venv/.developers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Lint, and the tests of files that need no training, no server and no other process.
+FAST := assets baseline calibration cube ensemble files folds grid halo lowest metrics network planning points predict query samples \
+	scaling spec store tiles windows
+check: .venv/.developers lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST:%=tests/test_%.py)
+
+# What users run, on the lowest versions that pyproject.toml declares.
+LOWEST := cube grid lowest pipeline points scaling stac store export table baseline
+test-lowest: .venv-lowest/.installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n 2 --dist loadfile -p no:cacheprovider $(LOWEST:%=tests/test_%.py) \
+		tests/test_evaluate.py::test_every_point_is_predicted_once_by_each_model_and_seed
 
 lint: .venv/.developers
 	$(BIN)/ruff check .
@@ -39,5 +51,18 @@ docs: .venv/.developers
 	$(BIN)/python -m pip install -q -c .venv/.versions --group dev
 	touch $@
 
+# torch is the one of .venv, linked rather than installed once more (5 GB); pip installs it where links cannot be made.
+# The test tools come last, each to go with what is there.
+TORCH := torch torch-* torchgen functorch torchvision* triton* nvidia* cuda*
+.venv-lowest/.installed: .venv/.users pyproject.toml tests/lowest.txt
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install -q "pip>=25.1"
+	-site=$$(cd .venv && echo lib/python3*/site-packages) && cd .venv/$$site && cp -al $(TORCH) ../../../../.venv-lowest/$$site/
+	.venv-lowest/bin/python -m pip install -q -c tests/lowest.txt torch torchvision timm -e ".[all,icechunk]"
+	.venv-lowest/bin/python -m pip freeze --exclude-editable > .venv-lowest/.versions
+	.venv-lowest/bin/python -m pip install -q -c .venv-lowest/.versions --group test
+	touch $@
+
 clean:
-	rm -rf .venv demo docs/_build docs/api
+	rm -rf .venv .venv-lowest demo docs/_build docs/api

@@ -4,22 +4,29 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from multiprocessing import forkserver
+from typing import TYPE_CHECKING
 
 import dask
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
 import misoxr  # noqa: F401
 from misoxr.grid import assign
-from misoxr.model.checkpoint import Model
-from misoxr.model.miso import Miso
 from misoxr.scaling import Scaling
 from misoxr.spec import Band, EncoderSpec, LossSpec, ModelSpec, WindowSpec
 
+if TYPE_CHECKING:  # torch takes seconds to import, and each process of the tests imports this module
+    from misoxr.model.checkpoint import Model
+
 ORIGIN = (300_000.0, 1_500_000.0)
+
+if "MISOXR_TEST_CORES" in os.environ:
+    from misoxr.model import inference
+
+    inference._cores = lambda: int(os.environ["MISOXR_TEST_CORES"])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,6 +39,16 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["MISOXR_CACHE"]
     else:
         os.environ["MISOXR_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[None]:
+    """Fork the processes of tests and their clusters from one that has imported what they need: imports cost each 7 s of CPU."""
+    preload = ["tests.conftest", "tests.writer", "distributed", "distributed.nanny", "pytorch_lightning", "misoxr.write"]
+    forkserver.set_forkserver_preload([*preload, "misoxr.predict", "misoxr.evaluate"])
+    forkserver.ensure_running()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 def make_cube(
@@ -61,8 +78,13 @@ def tiny_spec(size: int = 16, stride: int = 12, taper: str = "cosine", **changes
     return replace(spec, modalities=modalities, width=16, windows=WindowSpec(size, size, stride, taper), **changes)
 
 
-def make_model(spec: ModelSpec, seed: int = 0) -> Model:
+def make_model(spec: ModelSpec, seed: int = 0) -> "Model":
     """A model with random weights and a scaling fitted on a cube of noise."""
+    import torch
+
+    from misoxr.model.checkpoint import Model
+    from misoxr.model.miso import Miso
+
     cube = make_cube((64, 64), spec.bands, seed=seed)
     pixels = np.stack([cube[band.name].values.ravel() for band in spec.bands])
     with torch.random.fork_rng():
@@ -81,7 +103,7 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture(scope="session")
-def model(spec: ModelSpec) -> Model:
+def model(spec: ModelSpec) -> "Model":
     return make_model(spec)
 
 

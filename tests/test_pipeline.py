@@ -49,7 +49,7 @@ def test_the_composite_is_the_lands_reflectance(scene):
         assert np.nanmedian(difference) < 0.03
 
 
-def test_train_predict_and_write_on_a_cluster_of_processes(scene, tmp_path):
+def test_train_predict_and_write_on_a_cluster_of_processes(forked, scene, tmp_path):
     image, written, _ = scene
     cube = image[[band.name for band in SENTINEL2] + ["aspect", "elevation", "slope"]]
     points = misoxr.read_points(written.points, labels={"permafrost": "permafrost", "taxonomy": "taxonomy"})

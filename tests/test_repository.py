@@ -290,7 +290,7 @@ def test_what_others_commit_beside_is_kept(repo, batches, tmp_path):
 
 
 @pytest.mark.parametrize("processes", [True, False])
-def test_workers_write_to_forks_that_are_merged(whole, batches, tmp_path, processes):
+def test_workers_write_to_forks_that_are_merged(forked, whole, batches, tmp_path, processes):
     distributed = pytest.importorskip("distributed")
     repo = on_disk(tmp_path / "repo")
     settings = {"n_workers": 2, "threads_per_worker": 1, "processes": processes, "dashboard_address": None}

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import dask
@@ -35,7 +36,7 @@ from misoxr.spec import SENTINEL2
 from misoxr.store import layout_of, open_maps, progress_of
 from misoxr.write import _plan, to_zarr
 from tests.conftest import make_cube, make_model, tiny_spec
-from tests.writer import BLOCKS, noted, slow_map
+from tests.writer import BLOCKS, noted, slow_map, write
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,9 +47,10 @@ def bytes_of(store: Path) -> dict[str, str]:
     return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def start(store: Path, log: Path, pause: float) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "tests.writer", store, log, str(pause)], cwd=ROOT, env=environment)
+def start(store: Path, log: Path, pause: float) -> BaseProcess:
+    process = get_context("forkserver").Process(target=write, args=(str(store), log, pause))
+    process.start()
+    return process
 
 
 def wait_for(condition, seconds: float = 120) -> None:
@@ -70,7 +72,7 @@ def whole(tmp_path_factory) -> Path:
 # Killed
 
 
-def test_a_killed_write_goes_on_to_the_same_bytes(whole, tmp_path):
+def test_a_killed_write_goes_on_to_the_same_bytes(forked, whole, tmp_path):
     """Three kills at moments drawn from a seed; ``benchmarks/kills.py`` tries twenty."""
     rng = random.Random(0)
     store, log = tmp_path / "maps.zarr", tmp_path / "log"
@@ -80,8 +82,8 @@ def test_a_killed_write_goes_on_to_the_same_bytes(whole, tmp_path):
         wanted = before + rng.randrange(0, 8)
         wait_for(lambda wanted=wanted: len(noted(log)) > wanted)
         time.sleep(rng.random() * 0.1)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert not Ledger(progress_of(str(store))).has(COMPLETE), f"kill {kill} came too late to try anything"
     recorded = set(Ledger(progress_of(str(store))).done())
     assert 0 < len(recorded) < BLOCKS
@@ -92,7 +94,7 @@ def test_a_killed_write_goes_on_to_the_same_bytes(whole, tmp_path):
     assert bytes_of(store) == bytes_of(whole)
 
 
-def test_killed_workers_of_a_cluster_are_made_up_for(whole, tmp_path):
+def test_killed_workers_of_a_cluster_are_made_up_for(forked, whole, tmp_path):
     distributed = pytest.importorskip("distributed")
     store, log = tmp_path / "maps.zarr", tmp_path / "log"
     settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None, "host": "127.0.0.1"}
@@ -123,10 +125,12 @@ def test_a_finished_store_is_left_alone(whole, tmp_path):
 # Shared
 
 
-def test_two_processes_finish_one_map_and_write_no_block_twice(whole, tmp_path):
+def test_two_processes_finish_one_map_and_write_no_block_twice(forked, whole, tmp_path):
     store, log = tmp_path / "maps.zarr", tmp_path / "log"
     both = [start(store, log, pause=0.3) for _ in range(2)]
-    assert [process.wait(180) for process in both] == [0, 0]
+    for process in both:
+        process.join(180)
+    assert [process.exitcode for process in both] == [0, 0]
     assert Counter(block[1:] for block in noted(log)) == dict.fromkeys(np.ndindex(5, 6), 1)
     assert {process for process, _, _ in noted(log)} == {process.pid for process in both}
     assert bytes_of(store) == bytes_of(whole)
@@ -193,8 +197,8 @@ def test_every_local_scheduler_gives_the_same_bytes(whole, tmp_path, scheduler):
     assert bytes_of(tmp_path / "maps.zarr") == bytes_of(whole)
 
 
-def test_processes_give_the_same_bytes(whole, tmp_path):
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool, dask.config.set(scheduler=pool):
+def test_processes_give_the_same_bytes(forked, whole, tmp_path):
+    with ProcessPoolExecutor(2, get_context("forkserver")) as pool, dask.config.set(scheduler=pool):
         to_zarr(slow_map(tmp_path / "log"), tmp_path / "maps.zarr", progress=False)
     assert os.getpid() not in {process for process, _, _ in noted(tmp_path / "log")}
     assert bytes_of(tmp_path / "maps.zarr") == bytes_of(whole)
@@ -686,7 +690,7 @@ def test_records_are_read_by_people(whole):
 # Workers elsewhere
 
 
-def test_workers_without_the_clients_files_fetch_the_model_once_a_host(whole, tmp_path, monkeypatch):
+def test_workers_without_the_clients_files_fetch_the_model_once_a_host(forked, whole, tmp_path, monkeypatch):
     """Workers with a cache of their own stand for another machine; the client's path of the model does not exist there."""
     distributed = pytest.importorskip("distributed")
     from misoxr import staging
@@ -697,8 +701,15 @@ def test_workers_without_the_clients_files_fetch_the_model_once_a_host(whole, tm
     monkeypatch.setattr(Model, "address", lambda model: Address("/nowhere/model.safetensors", address(model).sha256))
     maps = slow_map(tmp_path / "log")
     sha256 = maps.attrs["model_sha256"]
-    monkeypatch.setenv("MISOXR_CACHE", str(tmp_path / "theirs"))
-    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None, "host": "127.0.0.1"}
+    theirs = {"MISOXR_CACHE": str(tmp_path / "theirs")}
+    settings = {
+        "env": theirs,
+        "n_workers": 2,
+        "threads_per_worker": 1,
+        "processes": True,
+        "dashboard_address": None,
+        "host": "127.0.0.1",
+    }
     with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
         monkeypatch.undo()
         monkeypatch.setattr(staging, "elsewhere", lambda client: True)

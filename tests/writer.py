@@ -67,13 +67,13 @@ def noted(log: Path) -> list[tuple[int, int, int]]:
     return [tuple(map(int, line.split())) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def main() -> None:
+def write(store: str, log: Path, pause: float, rows: int = CHUNK) -> None:
+    """Write the slow map."""
     from misoxr.write import to_zarr
 
-    store, log = sys.argv[1:3]
     dask.config.set(num_workers=2)
-    to_zarr(slow_map(Path(log), float(sys.argv[3]), *map(int, sys.argv[4:])), store, progress=False)
+    to_zarr(slow_map(log, pause, rows), store, progress=False)
 
 
 if __name__ == "__main__":
-    main()
+    write(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), *map(int, sys.argv[4:]))
