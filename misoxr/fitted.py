@@ -154,7 +154,7 @@ def unpack(data: bytes, name: str, trusted: Collection[str] = ()) -> tuple[dict[
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn on its own version, once a tree
-            estimators = skops.loads(data, trusted=sorted({*ALLOWED, *trusted}))
+            estimators = skops.loads(data, trusted=types)
         if not isinstance(header, dict) or not isinstance(estimators, dict):
             raise ValueError("it holds no mapping of estimators")
         check_indices(estimators)
