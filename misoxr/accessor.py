@@ -51,9 +51,14 @@ class MisoAccessor:
         **settings: Any,
     ) -> "Model | PixelModel":
         """Train a model or a rival on labelled points; see :func:`misoxr.train.fit` for the further settings."""
-        from misoxr.train import fit
+        from misoxr.baseline import fit_estimator, is_baseline
 
-        return fit(self._ds, spec, points, val=val, seed=seed, device=device, progress=progress, **settings)
+        common = {"val": val, "seed": seed, "device": device, "progress": progress, **settings}
+        if is_baseline(spec):
+            return fit_estimator(self._ds, spec, points, **common)
+        from misoxr.train import fit  # with torch, which estimators do without
+
+        return fit(self._ds, spec, points, **common)
 
     def predict(
         self,

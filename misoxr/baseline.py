@@ -1,37 +1,29 @@
 """Rivals of the network: scikit-learn estimators that answer pixel by pixel, wherever a model does."""
 
-import hashlib
-import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
-import cloudpickle
 import dask.array as da
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from dask.base import tokenize
-from dask.delayed import delayed
-from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
 from misoxr.clusters import computed
-from misoxr.cube import check, named
-from misoxr.errors import BandError, CheckpointError, MisoxrError, PointsError, SpecError, near, require
-from misoxr.features import Features, features, features_at, width
-from misoxr.fitted import pack, unpack
-from misoxr.model.files import put
+from misoxr.cube import check, check_dataset, named
+from misoxr.errors import BandError, PointsError, SpecError, near, require
+from misoxr.features import Features, features_at
 from misoxr.moments import Standardisation
-from misoxr.notes import note
-from misoxr.parallel import in_slabs
+from misoxr.notes import gathered, note
+from misoxr.pixelmodel import PixelModel
 from misoxr.points import read_points, simulated
+from misoxr.presets import spec_for
 from misoxr.samples import Labelled, read_samples
 from misoxr.scaling import METHODS, Scaling
-from misoxr.spec import ModelSpec, Task, build
+from misoxr.spec import ModelSpec, Task
 from misoxr.stack import stack
 
 __all__ = [
@@ -41,12 +33,12 @@ __all__ = [
     "baseline",
     "check_labels",
     "fit_baseline",
+    "fit_estimator",
     "is_baseline",
     "prepared_baseline",
     "refuse_unseen",
 ]
 
-Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 BASELINES = ("rf-11", "rf-11-balanced", "rf-surroundings", "rf-coordinates")
 """Baselines with a name."""
@@ -114,204 +106,40 @@ def is_baseline(what: Any) -> bool:
     return what in BASELINES if isinstance(what, str) else not isinstance(what, ModelSpec)
 
 
-@dataclass(frozen=True, repr=False)
-class PixelModel:
-    """Fitted estimators of the tasks, which answer pixel by pixel wherever a :class:`misoxr.Model` does.
-
-    Attributes
-    ----------
-    spec : ModelSpec
-        Bands, pixel size and tasks; its encoders play no part.
-    estimators : mapping of str to object
-        A fitted scikit-learn estimator by task; a classifier's classes are codes.
-    features : {"pixel", "surroundings", "coordinates"}
-        As in :class:`Baseline`.
-    scaling : Scaling or None
-        The bands' scaling; None takes them as they are.
-    fill : tuple of float
-        Values that missing features are given; 0 where there are fewer.
-    record : mapping
-        How it was fitted.
-    standardisation : mapping of str to Standardisation
-        By task, how the labels of a regression were learnt; the estimator's answers are turned back to the labels' units.
-    """
-
-    spec: ModelSpec
-    estimators: Mapping[str, Any]
-    features: Features = "pixel"
-    scaling: Scaling | None = None
-    fill: tuple[float, ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict)
-    standardisation: Mapping[str, Standardisation] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        """What it is, reads and answers, in a line."""
-        tasks = ", ".join(task.name for task in self.spec.tasks)
-        return f"<misoxr.PixelModel {self.record.get('estimator', '')}: {self.features} ({len(self.spec.bands)} bands) -> {tasks}>"
-
-    def __dask_tokenize__(self) -> str:
-        """What a graph does depends on what the file would hold, in whichever process it was fitted or loaded."""
-        return self.sha256
-
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the file that :meth:`save` writes; where skops cannot write it, of its pickle, which nothing unpickles."""
-        try:
-            data = self._bytes()
-        except SpecError:
-            data = cloudpickle.dumps((self._header(), self.estimators))
-        return hashlib.sha256(data).hexdigest()
-
-    def _header(self) -> dict[str, Any]:
-        return {
-            "spec": self.spec.to_dict(),
-            "features": self.features,
-            "scaling": None if self.scaling is None else self.scaling.to_dict(),
-            "fill": list(self.fill),
-            "standardisation": {name: found.to_dict() for name, found in self.standardisation.items()},
-            "record": dict(self.record),
-            "sklearn_version": require("sklearn", "train").__version__,
-        }
-
-    def _bytes(self) -> bytes:
-        return pack(self._header(), self.estimators)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimators to a path or fsspec URL, by skops; a local file appears only when it is complete.
-
-        :func:`misoxr.load` reads it, and ``predict`` takes the path. Estimators of the same fit give the same bytes.
-
-        Raises
-        ------
-        SpecError
-            If an estimator holds what skops cannot write, such as a lambda.
-        """
-        put(path, self._bytes())
-
-    @classmethod
-    def from_bytes(cls, data: bytes, name: str = "", trusted: Collection[str] = ()) -> Self:
-        """Build fitted estimators from a file's bytes (:func:`misoxr.load`); ``name`` stands in errors.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is damaged, contradicts itself, or holds a type that is not allowed.
-        """
-        values, estimators = unpack(data, name, trusted)
-        try:
-            header = build(_Header, values)
-            spec: ModelSpec = header.spec
-            scaling = None if header.scaling is None else Scaling.from_dict(header.scaling, spec)
-            learnt_as = {task: Standardisation.from_dict(found, spec.task(task)) for task, found in header.standardisation.items()}
-            model = cls(spec, estimators, header.features, scaling, header.fill, header.record, learnt_as)
-            model._check()
-        except MisoxrError as error:
-            raise CheckpointError(f"The header of {name} does not fit what it holds: {error}") from error
-        model.__dict__["sha256"] = hashlib.sha256(data).hexdigest()
-        return model
-
-    def _check(self) -> None:
-        """Refuse estimators that cannot answer their tasks from their features."""
-        Baseline(next(iter(self.estimators.values()), None), self.features)
-        names, columns = [task.name for task in self.spec.tasks], width(self.features, self.scaling, self.spec)
-        if list(self.estimators) != names:
-            raise CheckpointError(f"there are estimators of {list(self.estimators)} for the tasks {names}.")
-        if len(self.fill) not in (0, columns):
-            raise CheckpointError(f"there are {len(self.fill)} values for {columns} features.")
-        for task in self.spec.tasks:
-            try:
-                nothing = self._filled(np.full((1, columns), np.nan, "float32"))
-                answer = _outputs(self.estimators[task.name], task, nothing, self.standardisation)
-            except Exception as error:  # an estimator of others raises what it likes
-                raise CheckpointError(
-                    f"the estimator of {task.name!r} does not answer ({type(error).__name__}: {error})."
-                ) from error
-            if answer.shape != (1, task.outputs):
-                raise CheckpointError(f"the estimator of {task.name!r} answers {answer.shape[1:]}, and not {task.outputs} values.")
-
-    def layers(self, bands: da.Array, geobox: GeoBox, tasks: Sequence[Task]) -> da.Array:
-        """Map stacked bands (band, y, x), lazily, to the outputs of tasks (layer, y, x), NaN where there is no valid input."""
-        return self._lazily(features(self.features, self.scaling, self.spec, bands, geobox), tasks)
-
-    def layers_at(
-        self, bands: da.Array, geobox: GeoBox, rows: npt.ArrayLike, columns: npt.ArrayLike, tasks: Sequence[Task]
-    ) -> da.Array:
-        """Answer, lazily, at the pixels that hold positions: (layer, point), as :meth:`layers` has them."""
-        return self._lazily(features_at(self.features, self.scaling, self.spec, bands, geobox, rows, columns), tasks)
-
-    def _lazily(self, seen: da.Array, tasks: Sequence[Task]) -> da.Array:
-        """Answer from features (feature + 1, ...), the last of which is 1 where there is valid input."""
-        asked = replace(
-            self,
-            spec=replace(self.spec, tasks=tuple(tasks)),
-            estimators={task.name: self.estimators[task.name] for task in tasks},
-        )
-        # Their hash would take another packing; what they are follows from the whole.
-        token = tokenize(self.sha256, list(asked.estimators))
-        asked.__dict__["sha256"] = token
-        # The estimators ride along once, as one key of the graph.
-        layers: da.Array = da.map_blocks(
-            _answer,
-            seen,
-            model=delayed(asked, name=f"estimators-{token}"),
-            chunks=((sum(task.outputs for task in tasks),), *seen.chunks[1:]),
-            dtype="float32",
-            meta=np.empty((0,) * seen.ndim, "f4"),
-        )
-        return layers
-
-    def answer(self, table: Array) -> Array:
-        """Answer from features (pixel, feature): (pixel, output)."""
-        table = self._filled(table)
-        parts = [_outputs(self.estimators[task.name], task, table, self.standardisation) for task in self.spec.tasks]
-        answers: Array = np.concatenate(parts, axis=1).astype("float32")
-        return answers
-
-    def _filled(self, table: Array) -> Array:
-        """Fill what is missing of features (pixel, feature)."""
-        fill = np.zeros(table.shape[1], "float32")
-        fill[: len(self.fill)] = self.fill
-        return np.where(np.isfinite(table), table, fill)
+_OF_NETWORKS: Mapping[str, Any] = {
+    "val": None,
+    "pretrained": None,
+    "calibrate": True,
+    "directory": None,
+    "resume": True,
+    "device": "auto",
+    "devices": 1,
+    "precision": "auto",
+    "workers": 0,
+    "progress": True,
+}
+"""Arguments of :func:`misoxr.train.fit` that an estimator has no use for, and what says nothing."""
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What stands beside the estimators in a file, as JSON."""
-
-    spec: ModelSpec
-    features: str
-    sklearn_version: str
-    scaling: Mapping[str, Any] | None = None
-    fill: tuple[float, ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict)
-    standardisation: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _outputs(estimator: Any, task: Task, table: Array, standardisation: Mapping[str, Standardisation]) -> Floats:
-    if task.kind == "regression":
-        values = np.asarray(estimator.predict(table), dtype="float64").reshape(-1, 1)
-        answers: Floats = standardisation.get(task.name, Standardisation()).invert(values)
-        return answers
-    full = np.zeros((len(table), len(task.classes)))
-    codes = np.asarray(estimator.classes_).astype(int)
-    if hasattr(estimator, "predict_proba"):
-        full[:, codes] = estimator.predict_proba(table)
-    else:
-        full[np.arange(len(table)), np.asarray(estimator.predict(table)).astype(int)] = 1.0
-    return full[:, 1:] if task.kind == "binary" else full
-
-
-def _answer(block: Array, model: PixelModel) -> Array:
-    """Answer one block: features and, last, the mask (feature + 1, ...) -> (layer, ...)."""
-    outputs = sum(task.outputs for task in model.spec.tasks)
-    out = np.full((outputs, block[-1].size), np.nan, dtype="float32")
-    seen, valid = block[:-1].reshape(len(block) - 1, -1), np.flatnonzero(block[-1] > 0)
-
-    def answer(part: npt.NDArray[np.intp]) -> None:
-        out[:, part] = model.answer(np.ascontiguousarray(seen[:, part].T)).T
-
-    in_slabs(answer, valid)
-    return out.reshape(outputs, *block.shape[1:])
+@gathered
+def fit_estimator(
+    ds: xr.Dataset,
+    rival: Any,
+    points: gpd.GeoDataFrame,
+    *,
+    seed: int = 0,
+    scaling: Scaling | str | None = None,
+    like: ModelSpec | None = None,
+    **settings: Any,
+) -> PixelModel:
+    """Fit an estimator as :func:`misoxr.train.fit` does, which takes the same arguments; torch is not needed."""
+    check_dataset(ds)
+    points = read_points(points)
+    like = like or spec_for("miso-nano", ds, points)
+    idle = {name for name in settings.keys() & _OF_NETWORKS if _OF_NETWORKS[name] is settings[name] or name == "progress"}
+    given = {name: value for name, value in settings.items() if name not in idle}
+    prepared_baseline(rival, like, seed=seed, scaling=scaling, **given)
+    return fit_baseline(ds, rival, points, like, seed=seed, scaling=scaling)
 
 
 def fit_baseline(

@@ -16,7 +16,7 @@ from misoxr.moments import is_rounding
 from misoxr.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
 
-__all__ = ["SIDES", "Features", "features", "features_at", "values_at", "width"]
+__all__ = ["SIDES", "Features", "features", "features_at", "scaled", "values_at", "width"]
 
 Array = npt.NDArray[np.float32]
 Features = Literal["pixel", "surroundings", "coordinates"]
@@ -26,8 +26,6 @@ SIDES = (5, 15)
 
 def features(kind: Features, scaling: Scaling | None, spec: ModelSpec, bands: da.Array, geobox: GeoBox) -> da.Array:
     """Return the features of stacked bands (band, y, x), lazily: (feature + 1, y, x)."""
-    if kind == "pixel":  # one task a block: features of all bands, and where they are valid
-        return _blockwise(partial(_pixels, spec=spec, scaling=scaling), bands, width(kind, scaling, spec) + 1)
     valid = _blockwise(partial(_valid, spec=spec), bands, 1)
     if kind == "coordinates":
         x, y = _coordinates(geobox, *(np.arange(length) for length in bands.shape[1:]))
@@ -36,7 +34,7 @@ def features(kind: Features, scaling: Scaling | None, spec: ModelSpec, bands: da
         grids = (da.broadcast_to(line, bands.shape[1:], chunks=(high, wide)) for line in lines)
         placed: da.Array = da.concatenate([da.stack(list(grids)), valid]).rechunk({0: -1})
         return placed
-    seen = _blockwise(partial(_scaled, spec=spec, scaling=scaling), bands, _channels(scaling, spec))
+    seen = _blockwise(partial(scaled, spec=spec, scaling=scaling), bands, _channels(scaling, spec))
     around = []
     if kind == "surroundings":
         around = [_overlapping(partial(_around, side=side), seen, side // 2) for side in SIDES]
@@ -134,7 +132,7 @@ def _table(squares: Array, kind: Features, scaling: Scaling | None, spec: ModelS
     valid = _valid(bands[..., reach, reach], spec)
     if kind == "coordinates":
         return valid.T
-    seen = _scaled(bands, spec, scaling)
+    seen = scaled(bands, spec, scaling)
     parts = [seen[..., reach, reach]]
     if kind == "surroundings":
         for side in SIDES:
@@ -147,19 +145,12 @@ def _valid(bands: Array, spec: ModelSpec) -> Array:
     return valid_pixels(spec, bands)[None].astype("float32")
 
 
-def _pixels(bands: Array, spec: ModelSpec, scaling: Scaling | None) -> Array:
-    out = np.empty((width("pixel", scaling, spec) + 1, *bands.shape[1:]), "float32")
-    out[:-1], out[-1:] = bands if scaling is None else _scaled(bands, spec, scaling), _valid(bands, spec)
-    np.copyto(out[:-1], np.float32(np.nan), where=~np.isfinite(out[:-1]))
-    return out
-
-
 def _coordinates(geobox: GeoBox, rows: Any, columns: Any) -> tuple[Any, Any]:
     affine = geobox.affine
     return affine.c + affine.a * (columns + 0.5), affine.f + affine.e * (rows + 0.5)
 
 
-def _scaled(bands: Array, spec: ModelSpec, scaling: Scaling | None) -> Array:
+def scaled(bands: Array, spec: ModelSpec, scaling: Scaling | None) -> Array:
     """Scale as for the network, where there is a scaling; a pixel without any band stays missing."""
     if scaling is None:
         return np.where(np.isfinite(bands), bands, np.nan)

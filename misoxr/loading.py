@@ -4,10 +4,11 @@ import os
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from misoxr.baseline import BASELINES, PixelModel
+from misoxr.baseline import BASELINES
 from misoxr.errors import SpecError
 from misoxr.fitted import holds_estimators
 from misoxr.model.files import fetch
+from misoxr.pixelmodel import PixelModel
 from misoxr.spec import PRESETS
 
 if TYPE_CHECKING:

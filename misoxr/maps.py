@@ -12,8 +12,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from misoxr._version import __version__
-from misoxr.baseline import PixelModel
 from misoxr.halo import part_of
+from misoxr.pixelmodel import PixelModel
 from misoxr.spec import ModelSpec, Task, WindowSpec
 
 if TYPE_CHECKING:

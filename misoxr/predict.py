@@ -15,7 +15,6 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from misoxr.baseline import PixelModel
 from misoxr.cube import check, named
 from misoxr.ensemble import averaged
 from misoxr.errors import SpecError
@@ -24,6 +23,7 @@ from misoxr.loading import opened
 from misoxr.maps import attributes, variables
 from misoxr.notes import gathered, note
 from misoxr.parts import check_flags
+from misoxr.pixelmodel import PixelModel
 from misoxr.spec import ModelSpec, Task, WindowSpec
 from misoxr.stack import chunks_of, stack, stack_with_halo
 from misoxr.windows import Axis, Plan, plan

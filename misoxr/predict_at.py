@@ -16,13 +16,13 @@ import xarray as xr
 from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 
-from misoxr.baseline import PixelModel
 from misoxr.ensemble import averaged
 from misoxr.errors import PointsError
 from misoxr.grid import assign, pixels
 from misoxr.loading import opened
 from misoxr.maps import attributes, variables
 from misoxr.notes import gathered, note
+from misoxr.pixelmodel import PixelModel
 from misoxr.points import coordinates
 from misoxr.predict import Job, Settings, dtype_of, layers_of, pixel_bands, prepared
 from misoxr.spec import ModelSpec, WindowSpec

@@ -1,6 +1,5 @@
 """Training on labelled points of a datacube: all tasks at once, labels missing where unknown."""
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -21,13 +20,11 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
-from misoxr.baseline import PixelModel, check_labels, fit_baseline, is_baseline, prepared_baseline, refuse_unseen
+from misoxr.baseline import PixelModel, check_labels, fit_estimator, is_baseline, refuse_unseen
 from misoxr.calibration import Calibration, fit_temperature
 from misoxr.cube import check, check_dataset, named
-from misoxr.decoded import is_class
 from misoxr.errors import GridError, PointsError, SpecError, StoreError, near
 from misoxr.folds import separate
-from misoxr.grid import geobox_of
 from misoxr.loop import Hardware, centre, draw_of, run, standardised
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import fetch, sha256_of
@@ -37,10 +34,11 @@ from misoxr.model.published import load_backbone
 from misoxr.notes import flush, gathered, note
 from misoxr.parts import check_flags
 from misoxr.points import read_points, simulated
+from misoxr.presets import spec_for
 from misoxr.recipe import Recipe
 from misoxr.samples import Labelled, Samples, Windows, read_samples
 from misoxr.scaling import METHODS, Scaling, valid_pixels
-from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec
+from misoxr.spec import ModelSpec
 from misoxr.stack import stack
 
 __all__ = ["check_held", "check_room", "fit", "held_out", "prepared", "spec_for"]
@@ -49,49 +47,6 @@ VAL = 0.2
 """Fraction of the points that is held out for validation by default."""
 _ONE_AT_A_TIME = threading.Lock()
 """Trainings in one process would draw from torch's random numbers in turns, and no longer repeat themselves."""
-
-
-def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
-    """Build a preset for a cube and points at hand.
-
-    The preset takes those of its default bands that the cube has, the tasks that the points have columns for, the cube's
-    pixel size, and the cube's extent for locations.
-
-    Raises
-    ------
-    SpecError
-        If the cube has none of the bands, or the points none of the tasks.
-    """
-    geobox = geobox_of(check_dataset(ds))
-    known = {band.name for band in (*SENTINEL2, *COVARIATES)}
-    others = {name: array for name, array in ds.data_vars.items() if name not in known and {"y", "x"} <= set(array.dims)}
-    unused = [str(name) for name, array in others.items() if array.dtype.kind == "f" and not is_class(name, array)]
-    if unused:
-        note(
-            f"{unused} are none of a preset's bands {sorted(known)} and are not used. Rename them, or give a ModelSpec with bands "
-            "of your own: misoxr.ModelSpec.preset(name, cov=[...])."
-        )
-    tasks = [task for task in (PERMAFROST, TAXONOMY) if task.name in points]
-    if not tasks:
-        raise SpecError(
-            f"The points have columns {list(points.columns)} and none named 'permafrost' or 'taxonomy'; name the labels with "
-            "misoxr.read_points(..., labels={'permafrost': column}), or give a ModelSpec with tasks of your own."
-        )
-    for missing in sorted({PERMAFROST.name, TAXONOMY.name} - {task.name for task in tasks}):
-        near = [name for name in map(str, points.columns) if difflib.get_close_matches(missing, [name.lower()], cutoff=0.8)]
-        if near:
-            words = f"The column {near[0]!r} is not {missing!r}, which the model does not learn then; rename it if it was meant."
-            note(words)
-    bounds = geobox.boundingbox
-    extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
-    return ModelSpec.preset(
-        name,
-        sat=[band for band in SENTINEL2 if band.name in ds.data_vars],
-        cov=[band for band in COVARIATES if band.name in ds.data_vars],
-        tasks=tasks,
-        pixel_size=abs(float(geobox.affine.a)),
-        location=LocationSpec(str(geobox.crs), extent),
-    )
 
 
 @gathered
@@ -192,16 +147,18 @@ def fit(
     check_flags(calibrate=calibrate, resume=resume, progress=progress)
     if not isinstance(directory, str | os.PathLike | None):
         raise SpecError(f"directory is {directory!r}; give a path.")
-    points = read_points(points)
     if is_baseline(spec):
-        networks = {"val": val is not None, "pretrained": pretrained, "directory": directory, "workers": workers}
-        networks |= {"calibrate": not calibrate, "resume": not resume, "devices": devices != 1}
-        networks |= {"device": device != "auto", "precision": precision != "auto"}
-        like = like or spec_for("miso-nano", ds, points)
-        prepared_baseline(
-            spec, like, seed=seed, scaling=scaling, **settings, **{name: True for name, given in networks.items() if given}
-        )
-        return fit_baseline(ds, spec, points, like, seed=seed, scaling=scaling)
+        ours = {
+            "val": val,
+            "pretrained": pretrained,
+            "calibrate": calibrate,
+            "directory": directory,
+            "resume": resume,
+            "device": device,
+        }
+        ours |= {"devices": devices, "precision": precision, "workers": workers, "progress": progress}
+        return fit_estimator(ds, spec, points, seed=seed, scaling=scaling, like=like, **ours, **settings)
+    points = read_points(points)
     spec = spec if isinstance(spec, ModelSpec) else spec_for(spec, ds, points)
     hard: dict[str, Any] = {"device": device, "devices": devices, "precision": precision, "workers": workers}
     recipe, hardware = prepared(spec, val=val, seed=seed, scaling=scaling, like=like, pretrained=pretrained, **hard, **settings)

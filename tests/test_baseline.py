@@ -1,7 +1,11 @@
 """Rivals: what they see, that they answer lazily wherever a model does, and what they refuse."""
 
+import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +56,80 @@ def test_a_forest_maps_lazily_and_learns(scene, forest, no_compute):  # noqa: F8
     # One key of the graph holds the estimators, however many chunks there are.
     held = [key for key, task in dict(maps.__dask_graph__()).items() if "PixelModel" in repr(task)[:200]]
     assert len(held) <= 1
+
+
+def test_only_the_tasks_that_are_asked_for_are_answered(scene, forest, monkeypatch):  # noqa: F811
+    cube, points = scene
+    whole, at = cube.miso.predict(forest), cube.miso.predict_at(forest, points)
+
+    def refused(*_):
+        raise AssertionError("nobody asked")
+
+    monkeypatch.setattr(forest.estimators["permafrost"], "predict_proba", refused)
+    for tasks in (["taxonomy"], ["taxonomy", "taxonomy"]):
+        one = cube.miso.predict(forest, tasks=tasks)
+        assert list(one) == ["taxonomy_probability", "taxonomy"]
+        one, some = one.compute(), cube.miso.predict_at(forest, points, tasks=tasks).compute()
+        assert one.attrs["model_sha256"] == forest.sha256
+    monkeypatch.undo()
+    np.testing.assert_array_equal(one.taxonomy_probability, whole.taxonomy_probability)
+    np.testing.assert_array_equal(some.taxonomy_probability, at.taxonomy_probability)
+    assert list(cube.miso.predict(forest, tasks=["taxonomy", "permafrost"])) == list(whole)
+    with pytest.raises(SpecError, match="no task 'ice'"):
+        cube.miso.predict(forest, tasks=["ice"])
+
+
+def test_a_map_is_what_scikit_learn_answers(scene, forest):  # noqa: F811
+    cube, _ = scene
+    table = stack(cube, forest.spec).compute().reshape(len(forest.spec.bands), -1).T
+    wanted = forest.estimators["taxonomy"].predict_proba(table).astype("float32").T.reshape(-1, 160, 160)
+    codes = forest.estimators["taxonomy"].classes_
+    for chunks in ({}, {"y": 50, "x": 70}):
+        found = cube.chunk(chunks).miso.predict(forest, tasks=["taxonomy"]).taxonomy_probability
+        np.testing.assert_array_equal(found.values[codes], wanted)
+
+
+@pytest.mark.parametrize("kind", ["pixel", "surroundings", "coordinates"])
+def test_the_same_estimators_make_the_same_graph(scene, spec, kind, tmp_path):  # noqa: F811
+    """Then to_zarr goes on with what another call has begun."""
+    cube, points = scene
+    chosen = Baseline(DecisionTreeClassifier(max_depth=3), kind)
+    model, same, other = (fit_baseline(cube, chosen, points, spec, seed=seed) for seed in (0, 0, 1))
+    model.save(tmp_path / "model.skops")
+    lazy = cube.chunk({"y": 80})
+    names = [
+        (lazy.miso.predict(one).permafrost.data.name, lazy.miso.predict_at(one, points[:9]).permafrost.data.name)
+        for one in (model, model, same, tmp_path / "model.skops", other)
+    ]
+    assert len(set(names[:4])) == 1
+    assert names[4] != names[0]
+    part = lazy.isel(x=slice(0, 80))
+    part.miso.predict(model).miso.to_zarr(tmp_path / "maps.zarr", progress=False)
+    part.miso.predict(tmp_path / "model.skops").miso.to_zarr(tmp_path / "maps.zarr", progress=False)
+
+
+def test_estimators_need_no_torch(tmp_path):
+    """Imports of it take seconds, and more memory than a forest."""
+    code = """if True:
+        import sys, geopandas as gpd, numpy as np
+        sys.modules["torch"] = None
+        import xarray as xr, misoxr
+        from odc.geo.geobox import GeoBox
+        from affine import Affine
+        from misoxr.grid import assign
+        from sklearn.tree import DecisionTreeClassifier
+        noise = np.random.default_rng(0).random((20, 20))
+        cube = xr.Dataset({name: (("y", "x"), noise.astype("f4"), {"units": "1"}) for name in ("red", "nir")})
+        cube = assign(cube, GeoBox((20, 20), Affine(10, 0, 300_000, 0, -10, 1_500_000), "EPSG:3338"))
+        at = gpd.points_from_xy(cube.x.values, cube.y.values)
+        points = gpd.GeoDataFrame({"permafrost": noise.diagonal() > 0.5}, geometry=at, crs="EPSG:3338")
+        cube.miso.fit(DecisionTreeClassifier(), points).save("tree.skops")
+        assert (cube.miso.predict("tree.skops").permafrost.values == (noise > 0.5)).mean() > 0.7
+        assert cube.miso.predict_at("tree.skops", points).permafrost.values.tolist() == points.permafrost.tolist()
+        assert "timm" not in sys.modules
+    """
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)})
 
 
 def test_chunks_change_nothing_surroundings_included(scene, spec):  # noqa: F811
