@@ -145,6 +145,10 @@ class PixelModel:
         """SHA-256 of the pickled estimators, which tells models apart; it is never unpickled."""
         return hashlib.sha256(pickle.dumps((self.estimators, self.fill, self.scaling))).hexdigest()
 
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """What is fitted has one name in every graph, so that a map of it can be resumed."""
+        return type(self).__name__, self.sha256, self.spec.to_dict(), self.features
+
     def layers(self, bands: da.Array, geobox: GeoBox) -> da.Array:
         """Map stacked bands (band, y, x), lazily, to the tasks' outputs (layer, y, x), NaN where there is no valid input."""
         return self._lazily(features(self.features, self.scaling, self.spec, bands, geobox))
@@ -160,7 +164,7 @@ class PixelModel:
         layers: da.Array = da.map_blocks(
             _answer,
             seen,
-            model=delayed(self),
+            model=delayed(self, pure=True),
             chunks=((outputs,), *seen.chunks[1:]),
             dtype="float32",
             meta=np.empty((0,) * seen.ndim, "f4"),

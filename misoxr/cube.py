@@ -18,6 +18,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.errors import AssetError, BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid import assign, crs_of, geobox_of
+from misoxr.paths import expanded
 from misoxr.resample import RESAMPLINGS, on_grid, pixel_ratio
 from misoxr.spec import ModelSpec
 
@@ -250,7 +251,7 @@ def _chunks(ds: xr.Dataset) -> Mapping[str, tuple[int, ...]] | None:
 def _layers(label: str, raster: Raster) -> dict[Hashable, xr.DataArray]:
     """Return a raster's variables by the names they are to have, each with its CRS."""
     if isinstance(raster, (str, os.PathLike)):
-        raster = _open(os.fspath(raster))
+        raster = _open(expanded(raster))
     if isinstance(raster, xr.Dataset):
         mapping = {v.encoding.get("grid_mapping", v.attrs.get("grid_mapping")) for v in raster.data_vars.values()}
         raster = raster.set_coords([name for name in {*mapping, "spatial_ref", "crs"} if name in raster.data_vars])

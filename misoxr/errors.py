@@ -1,5 +1,7 @@
 """One tree of exceptions. A message says the fact, the value and the remedy."""
 
+import sys
+import warnings
 from importlib import import_module
 from types import ModuleType
 
@@ -15,6 +17,8 @@ __all__ = [
     "PointsError",
     "SpecError",
     "StoreError",
+    "require",
+    "warn",
 ]
 
 
@@ -60,6 +64,14 @@ class MissingDependencyError(MisoxrError, ImportError):
 
 class MisoxrWarning(UserWarning):
     """Base of every warning that misoxr issues."""
+
+
+def warn(message: str) -> None:
+    """Issue a MisoxrWarning at the line of the first caller outside this package, however deep the warning arises."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, MisoxrWarning, stacklevel=level)
 
 
 def require(module: str, extra: str) -> ModuleType:

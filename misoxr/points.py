@@ -15,6 +15,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.errors import MisoxrWarning, PointsError
 from misoxr.grid import extent, geobox_of, pixels
 from misoxr.groups import polygon_of
+from misoxr.paths import expanded
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.tables import (
     check_geometry,
@@ -96,7 +97,7 @@ def read_points(
     if not isinstance(labels, Mapping | None):
         raise PointsError(f"labels is {labels!r}; give the column of each task, such as {{'permafrost': 'pf'}}.")
     roles = {name: column for name, column in (("date", date), ("accuracy", accuracy), ("id", id)) if column is not None}
-    table, records = (source, False) if isinstance(source, pd.DataFrame) else read_file(os.fspath(source))
+    table, records = (source, False) if isinstance(source, pd.DataFrame) else read_file(expanded(source))
     if len(table) == 0:
         raise PointsError("There are no points: the table has 0 rows.")
     if labels is None:

@@ -25,6 +25,7 @@ from misoxr.maps import attributes, variables
 from misoxr.model.checkpoint import Address, Model, resolve
 from misoxr.model.field import Block, Grid, Positions, Source, blend, from_location
 from misoxr.model.inference import choose_device, choose_precision, inference
+from misoxr.paths import expanded
 from misoxr.spec import PRESETS, ModelSpec, Task, WindowSpec
 from misoxr.stack import chunks_of, stack, stack_with_halo
 from misoxr.windows import Axis, Plan, plan
@@ -257,7 +258,7 @@ def pixel_bands(ds: xr.Dataset, model: PixelModel, settings: Settings) -> tuple[
 
 def prepared(ds: xr.Dataset, model: Any, settings: Settings) -> tuple[Model, xr.Dataset, Job, list[Task]]:
     """Check everything that metadata tell, and return the model, the cube by its names, the blocks' job and the tasks."""
-    if isinstance(model, str) and model in (*PRESETS, *BASELINES) and not os.path.exists(model):
+    if isinstance(model, str) and model in (*PRESETS, *BASELINES) and not os.path.exists(expanded(model)):
         raise SpecError(f"{model!r} is to be trained first: model = ds.miso.fit({model!r}, points).")
     if not isinstance(model, Model | str | os.PathLike):
         raise SpecError(

@@ -33,6 +33,7 @@ from misoxr.model.files import fetch, sha256_of
 from misoxr.model.inference import choose_device, choose_precision, logits_at
 from misoxr.model.miso import Miso
 from misoxr.model.published import load_backbone
+from misoxr.paths import expanded
 from misoxr.points import read_points, simulated
 from misoxr.recipe import Recipe
 from misoxr.samples import Labelled, Samples, Windows, read_samples
@@ -230,7 +231,7 @@ def fit(
                 "hardware": [hardware.devices, hardware.precision],
                 "pretrained": sources,
             }
-            folder = None if directory is None else _folder(Path(directory), data, mask, run_of, resume=resume)
+            folder = None if directory is None else _folder(Path(expanded(directory)), data, mask, run_of, resume=resume)
             result = run(network, data, train, check_points, recipe, hardware, seed=seed, directory=folder, progress=progress)
         network.load_state_dict(dict(result.weights))
         met = data.met(train, draw_of(recipe), seed)

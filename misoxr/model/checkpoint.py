@@ -23,6 +23,7 @@ from misoxr.calibration import Calibration, prevalence_bias
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.model.files import cache, fetch, write
 from misoxr.model.miso import Miso
+from misoxr.paths import expanded
 from misoxr.scaling import Scaling
 from misoxr.spec import ModelSpec, build
 
@@ -114,7 +115,7 @@ class Model:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the checkpoint to a path or fsspec URL; a local file appears only when it is complete."""
-        uri = os.fspath(path)
+        uri = expanded(path)
         if "://" in uri:
             with fsspec.open(uri, "wb") as file:
                 file.write(self._bytes)
@@ -137,7 +138,7 @@ class Model:
         CheckpointError
             If the file is missing, truncated, not one of misoxr, or belongs to another specification.
         """
-        uri = os.fspath(uri)
+        uri = expanded(uri)
         data = fetch(uri)
         found = hashlib.sha256(data).hexdigest()
         if sha256 is not None and found != sha256:

@@ -17,6 +17,7 @@ from safetensors.torch import load as parse
 from torch import Tensor
 
 from misoxr.errors import CheckpointError
+from misoxr.paths import expanded
 
 __all__ = ["cache", "fetch", "read_state", "sha256_of", "write"]
 
@@ -27,7 +28,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 def cache(kind: str) -> Path:
     """Return a folder of the local cache: ``MISOXR_CACHE``, or the user's cache directory."""
-    return Path(os.environ.get("MISOXR_CACHE") or platformdirs.user_cache_dir("misoxr")) / kind
+    return Path(expanded(os.environ.get("MISOXR_CACHE") or platformdirs.user_cache_dir("misoxr"))) / kind
 
 
 def write(path: Path, data: bytes) -> None:
@@ -49,7 +50,7 @@ def fetch(uri: str | os.PathLike[str]) -> bytes:
     CheckpointError
         If the file cannot be read.
     """
-    uri = os.fspath(uri)
+    uri = expanded(uri)
     try:
         return Path(uri).read_bytes() if "://" not in uri else _remote(uri)
     except Exception as error:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import shapely.geometry
 
 from misoxr.errors import AssetError, CatalogError
+from misoxr.paths import expanded
 from misoxr.stac.fields import checked, mappings, name_of
 from misoxr.stac.filters import Filters, rfc3339, time_of
 from misoxr.stac.hrefs import CLOUD, HTTP, is_remote, redact, resolve
@@ -53,7 +54,7 @@ def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> li
         If the catalogue cannot be reached or read, cannot do what is asked, or nothing passes.
     """
     if isinstance(catalog, str | os.PathLike):
-        found = _opened(os.fspath(catalog), filters)
+        found = _opened(expanded(catalog), filters)
     else:
         found = _in_hand(catalog)
         _refuse_query(filters, "Items in hand")
