@@ -22,13 +22,15 @@ from rasterio.dtypes import check_dtype
 from rasterio.windows import Window
 from tqdm.auto import tqdm
 
+from misoxr.codes import coded, codes_of, float_classes, settled
 from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
-from misoxr.grid import geobox_of
+from misoxr.geozarr import pyramid, unreferenced
+from misoxr.grid import assign, geobox_of
 from misoxr.ledger import Ledger
 from misoxr.levels import coarser, is_map
-from misoxr.maps import coded
 from misoxr.replace import located, move
-from misoxr.store import fill_of, open_maps, progress_of
+from misoxr.storable import storable
+from misoxr.store import FINGERPRINT, consolidate, fill_of, open_maps, progress_of
 from misoxr.write import to_zarr
 
 __all__ = ["to_cog", "to_pyramid"]
@@ -39,11 +41,6 @@ _CACHE = 64 * 2**20
 """What GDAL keeps of tiles, bytes, and twice what it copies or reduces at once: by default, they are shares of the machine's memory
 and too little for several bands, whose tiles are then read several times."""
 _GDAL = {"GDAL_CACHEMAX": _CACHE, "GDAL_SWATH_SIZE": _CACHE // 2, "GDAL_OVR_CHUNK_MAX_SIZE": _CACHE // 2}
-_MULTISCALES = {
-    "uuid": "d35379db-88df-4056-af3a-620245f8e347",
-    "name": "multiscales",
-    "spec_url": "https://github.com/zarr-conventions/multiscales/blob/v0.1/README.md",
-}
 _LEFT_OUT = {"provenance", "_FillValue", "grid_mapping"}
 """Attributes that are no tags: the whole provenance is JSON of many kilobytes; its hash stays."""
 _COLOR = re.compile("#[0-9a-fA-F]{6}")
@@ -106,8 +103,9 @@ def to_cog(
         raise SpecError(f"classes is {classes!r}; it must be 'mode' or 'nearest'.")
     if blocksize < 128 or blocksize % 16:
         raise SpecError(f"The block size is {blocksize}; it must be a multiple of 16 of at least 128, such as 512.")
-    maps = _chosen(ds, variables)
-    palettes = {name: _palette(array) for name, array in maps.items()}
+    maps = _held(_chosen(ds, variables))
+    for array in maps.values():
+        _palette(array)  # tells what is wrong with it
     uri, system, path = located(directory)
     there = [f"{name}.tif" for name in maps if system.exists(f"{path}/{name}.tif")]
     if there and not overwrite:
@@ -115,10 +113,11 @@ def to_cog(
     with _told(uri), _scratch(uri, system, path) as (stage, files):
         to_zarr(maps, stage, progress=progress)
         stored = zarr.open_group(stage, mode="r", use_consolidated=False)
+        maps = _settled(maps, stage)
         for name in tqdm(maps, desc="to_cog", unit="file", disable=not progress):
             file = files / f"{name}.tif"
             with rasterio.Env(**_GDAL):
-                _write(file, maps, name, stored[str(name)], palettes[name], classes, blocksize)
+                _write(file, maps, name, stored[str(name)], classes, blocksize)
             if isinstance(system, LocalFileSystem):
                 file.replace(f"{path}/{file.name}")
             else:
@@ -132,7 +131,7 @@ def to_pyramid(
     store: str | os.PathLike[str],
     *,
     levels: int | None = None,
-    classes: str = "probability",
+    classes: str = "mode",
     overwrite: bool = False,
     progress: bool = True,
 ) -> None:
@@ -140,7 +139,8 @@ def to_pyramid(
 
     Level 0 is the dataset as :func:`misoxr.write.to_zarr` writes it; each further level has pixels twice as large, and is
     computed from the stored level below. Every level opens by itself (``open_maps(f"{store}/2")``), with coordinates, CRS and
-    transform of its own. The attributes of the store follow the Zarr conventions multiscales, proj and spatial.
+    transform of its own. The attributes of the store follow the Zarr conventions multiscales, proj and spatial; its metadata are
+    consolidated.
 
     Parameters
     ----------
@@ -150,9 +150,9 @@ def to_pyramid(
         A local path or fsspec URL.
     levels : int, optional
         How many levels coarser than the dataset; by default as many as make it fit in 512 pixels.
-    classes : {"probability", "mode", "nearest"}, optional
-        How class maps are made coarser: as the most probable class of the averaged ``<task>_probability`` where the dataset has it
-        (else by mode), by the most frequent of four pixels' classes, or by the upper left one.
+    classes : {"mode", "nearest", "probability"}, optional
+        How class maps are made coarser: by the most frequent of four pixels' classes, by the upper left one, or, where the dataset has
+        ``<task>_probability``, as the most probable class of its mean, whatever has been done to the class map since ``predict``.
         Everything else is the mean of valid pixels; integers without ``flag_values`` go by mode.
     overwrite : bool, optional
         Replace a Zarr store that is there, once the new one is complete; otherwise a store that exists is an error.
@@ -172,7 +172,7 @@ def to_pyramid(
     """
     if classes not in ("probability", "mode", "nearest"):
         raise SpecError(f"classes is {classes!r}; it must be 'probability', 'mode' or 'nearest'.")
-    maps = ds.assign(_chosen(ds, None).data_vars)
+    maps = _held(ds.assign(_chosen(ds, None).data_vars))
     box = geobox_of(maps)
     most = ceil(log2(max(box.shape)))
     count = max(0, ceil(log2(max(box.shape) / _SMALLEST))) if levels is None else levels
@@ -192,7 +192,8 @@ def to_pyramid(
             system.rm(path + suffix, recursive=True)
         root = zarr.open_group(uri + suffix, mode="w", zarr_format=3)
         _store_levels(maps, uri + suffix, count, classes, progress=progress)
-        root.attrs.put(_multiscales(uri + suffix, count, set(ds.attrs)))
+        root.attrs.put(pyramid([_attributes(f"{uri}{suffix}/{level}") for level in range(count + 1)]))
+        consolidate(uri + suffix)
         if there:
             system.rm(path, recursive=True)
         if suffix:
@@ -203,7 +204,7 @@ def to_pyramid(
 
 
 def _chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
-    """Return the chosen variables with y and x last, and class maps as codes where plain xarray has made them floats."""
+    """Return the chosen variables with y and x last."""
     if isinstance(variables, str):
         raise BandError(f"variables is {variables!r}; give a list of names, [{variables!r}].")
     there = [name for name, array in ds.data_vars.items() if is_map(array)]
@@ -221,9 +222,25 @@ def _chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
             )
         if not check_dtype(ds[name].dtype.name):
             raise BandError(f"{name!r} is {ds[name].dtype}, which GDAL does not know; turn it into uint8 or float32.")
-    maps = coded(ds[names].transpose(..., "y", "x"))
-    geobox_of(maps)  # tells what is wrong with the grid
-    return maps
+    return ds[names].transpose(..., "y", "x")
+
+
+def _held(maps: xr.Dataset) -> xr.Dataset:
+    """Return maps as a store holds them, on their grid."""
+    geobox = geobox_of(maps)
+    out = assign(storable(coded(maps)), geobox)
+    out.attrs = unreferenced(out.attrs)
+    return out  # type: ignore[no-any-return]
+
+
+def _settled(maps: xr.Dataset, stage: str) -> xr.Dataset:
+    """Return maps with lazy class maps of floats as codes, where what is stored of them is codes."""
+    floats = float_classes(maps)
+    stored = settled(open_maps(stage)[floats]) if floats else {}
+    codes = {name: array for name, array in stored.items() if array.dtype.kind in "iu"}
+    return maps.assign(
+        {name: maps[name].copy(data=array.data).assign_attrs(_FillValue=fill_of(array)) for name, array in codes.items()}
+    )
 
 
 def _palette(array: xr.DataArray) -> dict[int, tuple[int, ...]]:
@@ -247,11 +264,10 @@ def _words(value: Any) -> str:
 # GeoTIFFs
 
 
-def _write(
-    file: Path, maps: xr.Dataset, name: Hashable, pixels: Any, palette: dict[int, tuple[int, ...]], classes: str, side: int
-) -> None:
+def _write(file: Path, maps: xr.Dataset, name: Hashable, pixels: Any, classes: str, side: int) -> None:
     """Write a stored map to a GeoTIFF, tile by tile, with all that is known of it, and let GDAL make a cloud-optimised one of that."""
     array, box, plain = maps[name], geobox_of(maps), file.with_suffix(".plain.tif")
+    palette, are_codes = _palette(array), array.dtype.kind in "iu" and pixels.dtype.kind == "f"
     bands = array[array.dims[0]].values if array.ndim == 3 else [array.attrs.get("long_name", name)]
     image = {"height": box.shape.y, "width": box.shape.x, "count": len(bands), "dtype": array.dtype.name, "nodata": fill_of(array)}
     tiles = {"tiled": True, "blockxsize": side, "blockysize": side, "compress": "deflate", "zlevel": 1, "bigtiff": "if_safer"}
@@ -264,7 +280,7 @@ def _write(
             target.write_colormap(1, palette)
         for _, window in target.block_windows(1):
             rows, columns = window.toslices()
-            part = pixels[..., rows, columns]
+            part = codes_of(pixels[..., rows, columns], str(name)) if are_codes else pixels[..., rows, columns]
             target.write(part.reshape(len(bands), *part.shape[-2:]), window=window)
     options = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BIGTIFF": "IF_SAFER", "NUM_THREADS": CPU_COUNT, "BLOCKSIZE": side}
     how = "average" if array.dtype.kind == "f" else classes
@@ -280,25 +296,20 @@ def _write(
 def _store_levels(ds: xr.Dataset, uri: str, count: int, classes: str, *, progress: bool) -> None:
     """Write a dataset and coarser levels of it as the groups 0, 1, … of a store, each from the one below as it is stored."""
     for level in range(count + 1):
+        place = f"{uri}/{level}"
         if level:
-            ds = coarser(open_maps(f"{uri}/{level - 1}"), classes)
-        to_zarr(ds, f"{uri}/{level}", progress=progress)
+            ds = coarser(coded(open_maps(f"{uri}/{level - 1}")), classes)
+        to_zarr(ds, place, progress=progress)
+        if not level and float_classes(maps := settled(open_maps(place))) != float_classes(ds):
+            to_zarr(maps, place, overwrite=True, progress=progress)  # lazy floats that turned out to be codes
         # Levels are not resumed, and in a pyramid records would be files that are no part of it.
-        Ledger(progress_of(f"{uri}/{level}")).clear()
+        Ledger(progress_of(place)).clear()
 
 
-def _multiscales(uri: str, count: int, own: set[Hashable]) -> dict[str, Any]:
-    """Attributes of a pyramid: those of the dataset, and the conventions multiscales, proj and spatial."""
-    grids: list[dict[str, Any]] = [zarr.open_group(f"{uri}/{level}", mode="r").attrs.asdict() for level in range(count + 1)]
-    kept = {key: value for key, value in grids[0].items() if key in own or key.startswith(("proj:", "spatial:"))}
-    layout = [
-        {"asset": str(level), "spatial:shape": grid["spatial:shape"], "spatial:transform": grid["spatial:transform"]}
-        for level, grid in enumerate(grids)
-    ]
-    for level, entry in enumerate(layout[1:]):
-        entry |= {"derived_from": str(level), "transform": {"scale": [2.0, 2.0], "translation": [0.0, 0.0]}}
-    conventions = [*grids[0]["zarr_conventions"], _MULTISCALES]
-    return {**kept, "zarr_conventions": conventions, "multiscales": {"layout": layout, "resampling_method": "average"}}
+def _attributes(level: str) -> dict[str, Any]:
+    """Return the attributes of a level that hold for all of a pyramid."""
+    attrs = zarr.open_group(level, mode="r", use_consolidated=False).attrs.asdict()
+    return {key: value for key, value in attrs.items() if key not in (FINGERPRINT, "coordinates")}
 
 
 # Where it goes

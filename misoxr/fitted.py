@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from misoxr.errors import CheckpointError, MisoxrWarning, SpecError, require
+from misoxr.errors import CheckpointError, SpecError, require
 from misoxr.indices import check_indices, parts
+from misoxr.notes import note
 
 __all__ = ["ALLOWED", "holds_estimators", "pack", "unpack"]
 
@@ -198,11 +199,7 @@ def _is_found(function: FunctionType) -> bool:
 def _warn_of_version(header: Mapping[str, Any], name: str) -> None:
     here, there = require("sklearn", "train").__version__, header.get("sklearn_version")
     if there != here:
-        warnings.warn(
-            f"{name} was written with scikit-learn {there}, and {here} may answer otherwise; fit again, or install that version.",
-            MisoxrWarning,
-            stacklevel=5,
-        )
+        note(f"{name} was written with scikit-learn {there}, and {here} may answer otherwise; fit again, or install that version.")
 
 
 def _tidy(name: str, content: bytes) -> bytes:

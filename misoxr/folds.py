@@ -19,6 +19,7 @@ from scipy.stats import wasserstein_distance
 from misoxr.errors import PointsError
 from misoxr.groups import blocks_of, chained, check_crs, coordinates_of, dealt, merged, polygon_of
 from misoxr.notes import note
+from misoxr.paths import expanded
 
 __all__ = [
     "KNNDM",
@@ -358,7 +359,7 @@ class PredefinedFolds(Splitter):
         buffer : float, optional
             As for :class:`BlockKFold`.
         """
-        folds, keys = _read_folds(Path(path)), _keys(np.asarray(ids).tolist())
+        folds, keys = _read_folds(Path(expanded(path))), _keys(np.asarray(ids).tolist())
         held = {key for sides in folds for side in sides for key in side}
         if absent := held - set(keys):
             message = f"{len(absent)} of {len(held)} identifiers in {str(path)!r} are not among the {len(keys)} points"

@@ -14,6 +14,7 @@ from misoxr.decoded import decoded, is_class, is_whole
 from misoxr.errors import AssetError, BandError, GridError, SpecError, near
 from misoxr.grid import assign, crs_of, geobox_of
 from misoxr.notes import gathered
+from misoxr.paths import expanded
 from misoxr.resample import RESAMPLINGS, on_grid, pixel_ratio
 
 __all__ = ["add"]
@@ -145,7 +146,7 @@ def _open(label: str, path: str) -> xr.Dataset | xr.DataArray:
     import rioxarray
 
     blocks = {"band": 1, "y": BLOCK, "x": BLOCK}
-    local = os.path.expanduser(path)
+    local = expanded(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata", RuntimeWarning)

@@ -341,9 +341,15 @@ def refuse_different(store: str, different: list[str]) -> None:
     StoreError
         If there are differences; it names the first of them.
     """
+    if any(line.startswith("format") for line in different):
+        raise StoreError(
+            f"{store} was begun by another version of misoxr, which recorded otherwise what it wrote, so it is not gone on with. What is "
+            "written opens as ever; give another path, or overwrite=True to replace it."
+        )
     different = [line for line in different if not line.startswith("fingerprint")]
     # All enters the names of the graph: they say something only where nothing else differs.
     plain = [line for line in different if not line.startswith("input")] or different
+    plain.sort(key=lambda line: line.startswith("attributes"))  # some of them tell of the model, which tells more of itself
     if plain:
         more = f"; and {len(plain) - MOST} more" if len(plain) > MOST else ""
         raise StoreError(

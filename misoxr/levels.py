@@ -29,7 +29,7 @@ def coarser(ds: xr.Dataset, classes: str) -> xr.Dataset:
     out: xr.Dataset = assign(xr.Dataset(data, kept, ds.attrs), geobox_of(ds).zoom_out(2)).chunk(sides)
     if classes == "probability":
         for name, array in out.data_vars.items():
-            if "flag_values" in array.attrs and f"{name}_probability" in out:
+            if "flag_values" in array.attrs and array.dtype.kind in "iu" and f"{name}_probability" in out:
                 out[name] = class_map(out[f"{name}_probability"], array)
     return out
 

@@ -19,21 +19,11 @@ from misoxr.spec import ModelSpec, Task, WindowSpec
 if TYPE_CHECKING:
     from misoxr.model.checkpoint import Model
 
-__all__ = ["FILL", "attributes", "class_map", "coded", "joint_attributes", "variables"]
+__all__ = ["FILL", "attributes", "class_map", "joint_attributes", "variables"]
 
 Array = npt.NDArray[np.float32]
 FILL = 255
 """Fill value of class maps."""
-
-
-def coded(ds: xr.Dataset) -> xr.Dataset:
-    """Return a dataset with class maps as codes, where plain xarray or a mask has made floats of them."""
-    floats = {name: array for name, array in ds.data_vars.items() if "flag_values" in array.attrs and array.dtype.kind == "f"}
-    codes = {
-        name: array.fillna(FILL).astype("uint8").drop_encoding().assign_attrs(array.attrs | {"_FillValue": np.uint8(FILL)})
-        for name, array in floats.items()
-    }
-    return ds.assign(codes)
 
 
 def variables(layers: da.Array, dims: Sequence[Hashable], spec: ModelSpec, chosen: Sequence[Task], *, location: bool) -> xr.Dataset:

@@ -16,6 +16,7 @@ from misoxr.grid import beside, extent, geobox_of, pixels
 from misoxr.groups import polygon_of
 from misoxr.labels import codes, named
 from misoxr.notes import note
+from misoxr.paths import expanded
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.tables import (
     check_geometry,
@@ -95,7 +96,7 @@ def read_points(
     if not isinstance(labels, Mapping | None):
         raise PointsError(f"labels is {labels!r}; give the column of each task, such as {{'permafrost': 'pf'}}.")
     roles = {name: column for name, column in (("date", date), ("accuracy", accuracy), ("id", id)) if column is not None}
-    table, records = (source, False) if isinstance(source, pd.DataFrame) else read_file(os.fspath(source))
+    table, records = (source, False) if isinstance(source, pd.DataFrame) else read_file(expanded(source))
     if len(table) == 0:
         raise PointsError("There are no points: the table has 0 rows.")
     if labels is None:

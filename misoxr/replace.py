@@ -9,6 +9,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from misoxr.errors import StoreError
 from misoxr.ledger import COMPLETE, PLAN, POLL, Ledger, system_of
+from misoxr.paths import expanded
 from misoxr.store import progress_of
 
 __all__ = ["aside", "located", "move", "put_in_place", "refuse_busy", "settle"]
@@ -28,7 +29,7 @@ def located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
     """
     if not isinstance(store, str | os.PathLike):
         raise StoreError(f"A {type(store).__name__} is no place for this; give a path or a URL.")
-    uri = os.fspath(store).rstrip("/")
+    uri = expanded(store).rstrip("/")
     system, path = system_of(uri)
     return (path if isinstance(system, LocalFileSystem) else uri), system, path
 

@@ -167,7 +167,7 @@ class Draft:
     def put(self, values: Array, name: str, region: tuple[slice, ...], pack: bool) -> "Draft":
         """Write a part of a variable."""
         group: Any = zarr.open_group(self.session.store, mode="r+", use_consolidated=False)
-        group[name][region] = packed(values) if pack else values
+        group[name][region] = packed(values, name) if pack else values
         return self
 
     def gather(self, drafts: Sequence["Draft"]) -> "Draft":

@@ -13,41 +13,50 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
-from odc.geo.geobox import GeoBox
 from zarr.abc.store import Store
 
-from misoxr.errors import MisoxrWarning, StoreError
+from misoxr.codes import READ, as_codes, coded, float_classes, read_from
+from misoxr.errors import StoreError
+from misoxr.geozarr import georeferenced, unreferenced
 from misoxr.grid import assign, geobox_of
 from misoxr.ledger import COMPLETE, PLAN, Block, Ledger, system_of
-from misoxr.maps import coded
+from misoxr.notes import note
+from misoxr.paths import expanded
+from misoxr.storable import numbers, spelt, storable
 
 if TYPE_CHECKING:
     from icechunk import Repository
 
-__all__ = ["RECORD", "Layout", "fill_of", "lay_out", "layout_of", "note_masked", "open_maps", "packed", "progress_of"]
+__all__ = [
+    "FINGERPRINT",
+    "RECORD",
+    "Layout",
+    "consolidate",
+    "fill_of",
+    "lay_out",
+    "layout_of",
+    "note_masked",
+    "open_maps",
+    "packed",
+    "progress_of",
+]
 
-FINGERPRINT = "misoxr_fingerprint"
-"""Attribute of a store that tells which records are its own."""
+FINGERPRINT, MASKED = "misoxr_fingerprint", "masked_blocks"
+"""Attributes of a store: which records are its own, and which blocks nodata stand in for."""
 TILE = 512
 """Side of the chunks that readers load, pixels; a block of several is one shard."""
 BLOCK = 2048
 """Side of the blocks of what is in memory, pixels."""
 STEP = 1 / 254
 """Step of packed probabilities: at most half of it, 0.00197, is lost."""
+ROUNDING = 1e-5
+"""How far beyond 0 and 1 the rounding of a float may put a probability."""
 _PACKED = {"dtype": "uint8", "scale_factor": STEP, "_FillValue": np.uint8(255), "fill_value": np.uint8(255)}
 
 SIDECAR = "provenance"
 """Group whose attributes hold the provenance: zarr warns of files in a store that are no part of its hierarchy."""
 RECORD = "progress"
 """Group of a repository whose array ``blocks`` says which blocks are done, and whose attributes are the plan."""
-
-_CONVENTIONS = [
-    {"uuid": uuid, "name": f"{name}:", "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md"}
-    for name, uuid in (
-        ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f"),
-        ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4"),
-    )
-]
 
 
 @dataclass(frozen=True)
@@ -107,9 +116,7 @@ class Layout:
 
 def fill_of(variable: xr.DataArray | xr.Variable) -> Any:
     """Return what stands where nothing is known: NaN in floats, and in integers their fill value, None where they have none."""
-    if np.issubdtype(variable.dtype, np.floating):
-        return np.nan
-    return variable.attrs.get("_FillValue", variable.encoding.get("_FillValue"))
+    return np.nan if np.issubdtype(variable.dtype, np.floating) else variable.attrs.get("_FillValue")
 
 
 def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
@@ -119,11 +126,12 @@ def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
     ------
     GridError
         If it has no regular grid or CRS.
+    StoreError
+        If a store has no place for a variable's name, or values are yet to be scaled.
     """
     geobox = geobox_of(ds)
-    attrs = {**{key: value for key, value in ds.attrs.items() if key != FINGERPRINT}, **_geozarr(geobox)}
-    out = assign(_uniform(coded(ds)), geobox)
-    out.attrs = attrs
+    out = assign(_uniform(storable(coded(ds))), geobox)
+    out.attrs = georeferenced({key: value for key, value in out.attrs.items() if key not in (FINGERPRINT, MASKED)}, geobox)
     blocked = tuple(
         str(name)
         for name, array in out.data_vars.items()
@@ -146,9 +154,12 @@ def lay_out(layout: Layout, store: str | Store, fingerprint: str) -> None:
         # Never computed: one chunk, so that its graph is small.
         out[name] = array.copy(data=da.zeros(array.shape, dtype=array.dtype, chunks=array.shape))
         encoding[name] |= _tiling(array, layout.block) | (_PACKED if layout.is_packed(name) else {})
+    out.attrs = spelt(out.attrs)
+    for variable in out.variables.values():
+        variable.attrs = spelt(variable.attrs)
     out.to_zarr(store, mode="w", zarr_format=3, consolidated=False, compute=False, encoding=encoding, safe_chunks=False)
     if provenance is not None:
-        beside = xr.Dataset(attrs=json.loads(provenance))
+        beside = xr.Dataset(attrs=spelt(json.loads(provenance)))
         beside.to_zarr(store, group=SIDECAR, mode="w", zarr_format=3, consolidated=False)
 
 
@@ -161,22 +172,45 @@ def _tiling(array: xr.DataArray, block: tuple[int, int]) -> dict[str, Any]:
     return {"chunks": inner, "shards": whole}
 
 
-def packed(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Pack probabilities into bytes: 254 steps, and 255 for NaN."""
+def packed(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
+    """Pack a block of probabilities into bytes: 254 steps, and 255 for NaN.
+
+    Raises
+    ------
+    StoreError
+        If a value is no probability.
+    """
+    valid = values[~np.isnan(values)]
+    least, most = (valid.min(), valid.max()) if valid.size else (0.0, 1.0)
+    if least < -ROUNDING or most > 1 + ROUNDING:
+        raise StoreError(
+            f"compact=True packs probabilities, 0 to 1, and {name!r} holds values from {least:g} to {most:g}. Begin the store anew with "
+            f"overwrite=True and compact=False, or with probabilities (percent / 100), or under a name that does not end in _probability."
+        )
     steps = np.rint(np.clip(values, 0.0, 1.0) / STEP)
     return np.where(np.isnan(values), 255, steps).astype("uint8")
+
+
+def consolidate(store: str | Store) -> None:
+    """Gather the metadata of a finished store in one place, where plain xarray looks for them."""
+    place = zarr.open_group(store, mode="r+", use_consolidated=False).store
+    if place.supports_consolidated_metadata:
+        with warnings.catch_warnings():
+            # Zarr says that the format does not specify it; xarray warns where it is missing.
+            warnings.filterwarnings("ignore", "Consolidated metadata", zarr.errors.ZarrUserWarning)
+            zarr.consolidate_metadata(store, zarr_format=3)
 
 
 def note_masked(group: zarr.Group, layout: Layout, errors: Mapping[Block, str]) -> None:
     """Note in a store the blocks that nodata stand in for, and why."""
     if errors:
-        group.attrs["masked_blocks"] = [
+        group.attrs[MASKED] = [
             {"block": list(block), "rows": list(rows), "columns": list(columns), "error": error}
             for block, error in sorted(errors.items())
             for rows, columns in [layout.spans(block)]
         ]
-    elif "masked_blocks" in group.attrs:
-        del group.attrs["masked_blocks"]
+    elif MASKED in group.attrs:
+        del group.attrs[MASKED]
 
 
 def progress_of(uri: str) -> str:
@@ -184,20 +218,23 @@ def progress_of(uri: str) -> str:
     return f"{uri.rstrip('/')}.progress"
 
 
-def open_maps(store: "str | os.PathLike[str] | Store | Repository") -> xr.Dataset:
-    """Open a map lazily, with class maps as uint8 codes (plain xarray would turn them into floats).
+def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bool = False) -> xr.Dataset:
+    """Open a map lazily.
 
     Parameters
     ----------
     store : str, path, Store or Repository
         What :func:`to_zarr` wrote; of an Icechunk repository, the latest commit of the branch ``main``, of one of its sessions,
         ``session.store``.
+    codes : bool, optional
+        Class maps as uint8 codes, 255 where there is no valid input; by default as float32 with NaN there, as plain ``xr.open_zarr`` has
+        them, so that means and areas count valid pixels alone. Either is written as codes again.
 
     Returns
     -------
     Dataset
-        Probabilities float32 with NaN, class maps uint8 with 255 where there is no valid input; the provenance, as JSON, in
-        ``attrs["provenance"]``.
+        Probabilities float32 with NaN, and class maps with their flags; the provenance, as JSON, in ``attrs["provenance"]``, and
+        blocks that nodata stand in for, as JSON, in ``attrs["masked_blocks"]``.
 
     Raises
     ------
@@ -216,24 +253,44 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository") -> xr.Datase
     # Maps that plain xarray wrote again have lost the group.
     with suppress(FileNotFoundError):
         beside = xr.open_zarr(place, group=SIDECAR, consolidated=False).attrs
-        maps.attrs["provenance"] = json.dumps(beside, sort_keys=True)
-    maps.attrs.pop(FINGERPRINT, None)
-    packed = [key for key, variable in maps.data_vars.items() if "scale_factor" in variable.attrs]
-    for key in packed:
-        maps[key].attrs["scale_factor"] = np.float32(maps[key].attrs["scale_factor"])  # its type is that of what is decoded
-    maps = maps.assign(xr.decode_cf(maps[packed]).data_vars) if packed else maps
-    for variable in maps.variables.values():
-        if np.issubdtype(variable.dtype, np.floating):
-            variable.attrs.pop("_FillValue", None)  # NaN, which needs no words
+        maps.attrs["provenance"] = json.dumps(numbers(beside), sort_keys=True)
+    maps = _decoded(maps, codes=codes)
+    own = {key: value for key, value in maps.attrs.items() if key != FINGERPRINT}
+    maps.attrs = unreferenced({key: value if key == "provenance" else numbers(value) for key, value in own.items()})
+    if MASKED in maps.attrs:
+        maps.attrs[MASKED] = json.dumps(maps.attrs[MASKED])  # text, which netCDF holds, too
     written = _written_of_unfinished(place)
     if written is not None:
-        warnings.warn(
+        note(
             f"The store {name} is not finished: {written} of its blocks are written, and the others are nodata. "
-            "to_zarr, called as before, does what is left.",
-            MisoxrWarning,
-            stacklevel=2,
+            "to_zarr, called as before, does what is left."
         )
     return maps
+
+
+def _decoded(maps: xr.Dataset, *, codes: bool) -> xr.Dataset:
+    """Return what a store holds as what it stands for; integers that are no classes keep their type and fill value."""
+    stored = {name: variable for name, variable in maps.data_vars.items() if _is_encoded(variable, codes=codes)}
+    for variable in stored.values():
+        if "scale_factor" in variable.attrs and variable.dtype.itemsize <= 2:
+            variable.attrs["scale_factor"] = np.float32(variable.attrs["scale_factor"])  # its type is that of what is decoded
+    maps = maps.assign(xr.decode_cf(maps[list(stored)]).data_vars) if stored else maps
+    for name, one in maps.variables.items():
+        if one.dtype.kind == "f":
+            one.attrs.pop("_FillValue", None)  # NaN, which needs no words
+        one.attrs = numbers(one.attrs)
+        if name in maps.data_vars and one.dtype.kind in "fiub":
+            read = read_from(maps[name]) if "flag_values" in one.attrs else None
+            one.encoding = {READ: read} if read else {}  # what else it says holds for this store, not for another file
+    return maps.assign({name: as_codes(maps[name]) for name in float_classes(maps)}) if codes else maps
+
+
+def _is_encoded(variable: xr.DataArray, *, codes: bool) -> bool:
+    """Whether what is stored of a variable is to be decoded."""
+    fill = variable.attrs.get("_FillValue")
+    if variable.dtype.kind == "f":
+        return "scale_factor" in variable.attrs or (fill is not None and bool(np.isfinite(fill)))
+    return "scale_factor" in variable.attrs or ("flag_values" in variable.attrs and fill is not None and not codes)
 
 
 def _readable(store: "str | os.PathLike[str] | Store | Repository") -> str | Store:
@@ -244,7 +301,7 @@ def _readable(store: "str | os.PathLike[str] | Store | Repository") -> str | Sto
         return store
     if not isinstance(store, str | os.PathLike):
         raise StoreError(f"Maps are not opened from a {type(store).__name__}; give a path, a URL, a Repository, or session.store.")
-    uri = os.fspath(store)
+    uri = expanded(store)
     system_of(uri)  # tells what is wrong with a URL
     return uri
 
@@ -261,12 +318,13 @@ def _written_of_unfinished(place: str | Store) -> int | None:
 
 
 def _uniform(ds: xr.Dataset) -> xr.Dataset:
-    """Give every variable chunks of one size (the first along each axis), as Zarr needs, each chunk written by one task."""
+    """Give every map chunks of one size (the largest along each axis), as Zarr needs, each chunk written by one task."""
+    maps = ds[[name for name, variable in ds.data_vars.items() if {"y", "x"} <= set(variable.dims)]]
     sizes: dict[Hashable, int] = {}
-    for variable in ds.data_vars.values():
+    for variable in maps.data_vars.values():
         for dim, chunks in variable.chunksizes.items():
             sizes[dim] = max(sizes.get(dim, 0), max(chunks))
-    return ds.chunk(sizes or {"y": BLOCK, "x": BLOCK})
+    return ds.assign(maps.chunk(sizes or {"y": BLOCK, "x": BLOCK}).data_vars)
 
 
 def _encoding(variable: xr.Variable, *, data: bool) -> dict[str, Any]:
@@ -274,23 +332,4 @@ def _encoding(variable: xr.Variable, *, data: bool) -> dict[str, Any]:
     if np.issubdtype(variable.dtype, np.floating):
         return {"_FillValue": np.array(np.nan, dtype=variable.dtype)[()]} if data else {}
     fill = fill_of(variable)
-    own = {key: value for key, value in variable.encoding.items() if key == "_FillValue"}
-    return own | ({} if fill is None else {"fill_value": fill})  # so that a block that is not written yet is nodata
-
-
-def _geozarr(geobox: GeoBox) -> dict[str, Any]:
-    """Attributes of the GeoZarr conventions proj and spatial."""
-    assert geobox.crs is not None
-    bounds = geobox.boundingbox
-    attrs: dict[str, Any] = {
-        "zarr_conventions": _CONVENTIONS,
-        "proj:wkt2": geobox.crs.to_wkt(),
-        "spatial:dimensions": ["y", "x"],
-        "spatial:transform": [float(value) for value in tuple(geobox.affine)[:6]],
-        "spatial:bbox": [bounds.left, bounds.bottom, bounds.right, bounds.top],
-        "spatial:shape": [int(geobox.shape.y), int(geobox.shape.x)],
-        "spatial:registration": "pixel",
-    }
-    if geobox.crs.epsg:
-        attrs["proj:code"] = f"EPSG:{geobox.crs.epsg}"
-    return attrs
+    return {} if fill is None else {"fill_value": fill}  # so that a block that is not written yet is nodata

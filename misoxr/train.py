@@ -33,6 +33,7 @@ from misoxr.model.miso import Miso
 from misoxr.model.published import load_backbone
 from misoxr.notes import flush, gathered, note
 from misoxr.parts import check_flags
+from misoxr.paths import expanded
 from misoxr.points import read_points, simulated
 from misoxr.presets import spec_for
 from misoxr.recipe import Recipe
@@ -197,7 +198,7 @@ def fit(
             }
             if standardisation:  # of a run that goes on: its heads answer in these units alone
                 run_of["standardisation"] = {name: found.to_dict() for name, found in standardisation.items()}
-            folder = None if directory is None else _folder(Path(directory), data, mask, run_of, resume=resume)
+            folder = None if directory is None else _folder(Path(expanded(directory)), data, mask, run_of, resume=resume)
             flush()
             result = run(
                 network,

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.base
+import numpy as np
 import xarray as xr
 import zarr
 
@@ -15,16 +16,30 @@ from misoxr._version import __version__
 from misoxr.blocks import Target, runner_of, write_blocks
 from misoxr.clusters import in_task
 from misoxr.errors import MisoxrError, StoreError
+from misoxr.geozarr import unreferenced
 from misoxr.grid import geobox_of
 from misoxr.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of, unreachable
+from misoxr.origins import reads_from
 from misoxr.replace import aside, located, put_in_place, refuse_busy, settle
 from misoxr.repository import to_repository
-from misoxr.store import FINGERPRINT, Layout, lay_out, layout_of, note_masked, progress_of
+from misoxr.storable import spelt
+from misoxr.store import FINGERPRINT, Layout, consolidate, lay_out, layout_of, note_masked, progress_of
 
 if TYPE_CHECKING:
     from icechunk import Repository
 
 __all__ = ["to_zarr"]
+
+FORMAT = 2
+"""Of plans: the first, of misoxr before it, told nothing of coordinates, tables and attributes."""
+GRID = ("y", "x", "spatial_ref")
+"""Coordinates that the grid makes."""
+TOLD = ("provenance", "provenance_sha256")
+"""Attributes of the dataset that a plan holds already."""
+TIMES = ("history", "date_created", "date_modified", "date_issued", "date_metadata_modified", "created", "updated")
+"""Attributes that tell when something was made."""
+FEW = 100
+"""Values of a table that a plan holds as they are."""
 
 
 def to_zarr(
@@ -50,8 +65,12 @@ def to_zarr(
     writes to it, with a client on many machines. With ``overwrite`` the commits go to the branch ``main.new`` until all is written.
 
     The store opens with plain ``xr.open_zarr``, rioxarray and odc-geo with its CRS: CF ``spatial_ref`` and
-    ``grid_mapping``, and the GeoZarr ``proj:`` and ``spatial:`` attributes. The provenance goes to the attributes of the
-    group ``provenance`` in the store.
+    ``grid_mapping``, and the GeoZarr conventions ``proj`` and ``spatial``; its metadata are consolidated when it is finished. The
+    provenance goes to the attributes of the group ``provenance`` in the store.
+
+    Values are written as they are, whatever attributes are left over on them, but for three things. Floats are NaN where they have a
+    fill value of their own. Class maps that :func:`misoxr.open_maps` or plain xarray has made floats, or floats in memory that are
+    codes, are written as codes. What Zarr cannot hold, such as an ``Affine`` among the attributes, is left out with a warning.
 
     Parameters
     ----------
@@ -70,7 +89,8 @@ def to_zarr(
         What becomes of a block for which an asset cannot be read: an error, or nodata, recorded in the store's attribute
         ``masked_blocks`` with rows, columns and the reason. A later call with "raise" tries such blocks again.
     compact : bool, optional
-        Store probabilities as uint8 with CF ``scale_factor`` and ``_FillValue``: a quarter of the size, at most 0.002 off.
+        Store probabilities (``…_probability``) as uint8 with CF ``scale_factor`` and ``_FillValue``: a quarter of the size, at most
+        0.002 off. Values outside 0 to 1 are an error.
     client : distributed.Client, optional
         Where to compute; the active client by default, or Dask's local scheduler where there is none; inside a task of a cluster, the
         threads of its worker's process. A cluster that has no worker yet is waited for.
@@ -80,8 +100,9 @@ def to_zarr(
     Raises
     ------
     StoreError
-        If the store exists and was not begun with the same input, model and settings; is to be replaced and is no Zarr
-        store; or cannot be written. What is written stays valid. Also if others commit to the same part of a repository meanwhile.
+        If the store exists and was not begun with the same input, model, settings, coordinates, tables and attributes; is to be
+        replaced and is no Zarr store; or cannot be written. What is written stays valid. Also if others commit to the same part of a
+        repository meanwhile; if a name would be a path in the store; or if values are none that ``compact`` or a class map can hold.
     GridError
         If the dataset has no regular grid or CRS.
     AssetError
@@ -100,6 +121,11 @@ def to_zarr(
         to_repository(store, layout, plan, runner, **settings)
         return
     uri, system, path = located(store)
+    if not overwrite and reads_from(layout.ds, uri):
+        raise StoreError(
+            f"The dataset is read from the store {uri}, onto which it would be written; give another path, or overwrite=True, which puts the "
+            "new store in its place when it is finished."
+        )
     try:
         settle(uri)
         target = _target(uri, system, path, overwrite=overwrite)
@@ -157,9 +183,14 @@ def _plan(layout: Layout, client: Any, *, compact: bool) -> dict[str, Any]:
     attrs = ds.attrs
     provenance = json.loads(attrs.get("provenance", "{}")) if "provenance_sha256" in attrs else {}
     geobox = geobox_of(ds)
+    named = {str(name): variable.attrs for name, variable in ds.variables.items() if name not in GRID}
     plan = {
+        "format": FORMAT,
         "version": __version__,
-        "provenance": _resolved(provenance, client),
+        "provenance": _timeless(_resolved(provenance, client)),
+        "attributes": _timeless({key: value for key, value in unreferenced(attrs).items() if key not in TOLD}),
+        "attributes_of": _timeless(named),
+        "tables": {str(name): _told(ds[name]) for name in ds.variables if name not in (*layout.blocked, *GRID)},
         "compact": compact,
         "grid": {
             "crs": str(geobox.crs),
@@ -172,6 +203,24 @@ def _plan(layout: Layout, client: Any, *, compact: bool) -> dict[str, Any]:
     }
     plan["fingerprint"] = hashlib.sha256(json.dumps(plan, sort_keys=True, default=str).encode()).hexdigest()
     return plan
+
+
+def _timeless(value: Any) -> Any:
+    """Return attributes without those that tell when something was made, which no map depends on; numbers as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(key): _timeless(item) for key, item in value.items() if key not in TIMES}
+    return value.item() if isinstance(value, np.generic) else spelt(value)
+
+
+def _told(variable: xr.DataArray) -> str:
+    """Return what tells a coordinate or table: its values, or where they are many or lazy, a hash."""
+    if variable.chunks is not None:
+        return str(dask.base.tokenize(variable.data))
+    values = variable.values.astype(str) if variable.dtype.kind in "mM" else variable.values
+    if values.size <= FEW or values.dtype.kind == "O":
+        text = str(values.tolist())
+        return text if values.size <= FEW else hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def _resolved(provenance: dict[str, Any], client: Any) -> dict[str, Any]:
@@ -257,6 +306,7 @@ def _reach(client: Any, layout: Layout) -> None:
 
 
 def _finish(layout: Layout, target: str, ledger: Ledger) -> None:
-    """Note in the store what is masked, and in the records that all is done."""
+    """Note in the store what is masked, gather its metadata, and note in the records that all is done."""
     note_masked(zarr.open_group(target, mode="r+", use_consolidated=False), layout, ledger.masked())
+    consolidate(target)
     ledger.create(COMPLETE, True)

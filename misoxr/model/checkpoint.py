@@ -139,12 +139,11 @@ class Model:
         CheckpointError
             If the file is missing, truncated, not one of misoxr, or belongs to another specification.
         """
-        uri = os.fspath(uri)
         data = fetch(uri)
         found = hashlib.sha256(data).hexdigest()
         if sha256 is not None and found != sha256:
             raise CheckpointError(f"The checkpoint {uri} has changed: its SHA-256 is {found}, expected {sha256}.")
-        return cls.from_bytes(data, uri)
+        return cls.from_bytes(data, os.fspath(uri))
 
     @classmethod
     def from_published(

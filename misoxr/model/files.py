@@ -14,6 +14,7 @@ import fsspec
 import platformdirs
 
 from misoxr.errors import CheckpointError
+from misoxr.paths import expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 def cache(kind: str) -> Path:
     """Return a folder of the local cache: ``MISOXR_CACHE``, or the user's cache directory."""
-    return Path(os.environ.get("MISOXR_CACHE") or platformdirs.user_cache_dir("misoxr")) / kind
+    return Path(expanded(os.environ.get("MISOXR_CACHE") or platformdirs.user_cache_dir("misoxr"))) / kind
 
 
 def write(path: Path, data: bytes) -> None:
@@ -40,9 +41,9 @@ def write(path: Path, data: bytes) -> None:
 
 def put(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file to a path or fsspec URL; a local file appears only when it is complete."""
-    uri = os.fspath(path)
+    uri = expanded(path)
     if "://" not in uri:
-        write(Path(uri).expanduser(), data)
+        write(Path(uri), data)
         return
     with fsspec.open(uri, "wb") as file:
         file.write(data)
@@ -59,9 +60,9 @@ def fetch(uri: str | os.PathLike[str]) -> bytes:
     CheckpointError
         If the file cannot be read.
     """
-    uri = os.fspath(uri)
+    uri = expanded(uri)
     try:
-        return Path(uri).expanduser().read_bytes() if "://" not in uri else _remote(uri)
+        return Path(uri).read_bytes() if "://" not in uri else _remote(uri)
     except Exception as error:
         # Remote file systems raise errors of their own: of credentials, of bodies cut short, of servers.
         hint = " Credentials and options are those of fsspec's configuration, such as FSSPEC_S3_ANON=true." * uri.startswith(

@@ -20,6 +20,7 @@ from scipy import sparse
 from misoxr.errors import GridError, PointsError
 from misoxr.grid import assign, geobox_of, pixels
 from misoxr.metrics import scores
+from misoxr.paths import expanded
 from misoxr.simulate import nature
 from misoxr.simulate.granules import ACQUISITIONS, Acquisition, write_covariates, write_granules
 from misoxr.simulate.nature import GELISOLS, SIMULATOR_VERSION
@@ -366,7 +367,7 @@ def write(
     Simulation
         The paths of what was written.
     """
-    folder = Path(directory)
+    folder = Path(expanded(directory))
     folder.mkdir(parents=True, exist_ok=True)
     truth = landscape(shape, pixel_size=pixel_size, seed=seed, origin=origin)
     items = write_granules(folder, truth, acquisitions, seed=seed, base_url=base_url)

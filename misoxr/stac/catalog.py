@@ -14,6 +14,7 @@ import shapely.geometry
 
 from misoxr.areas import split
 from misoxr.errors import AssetError, CatalogError, MisoxrError, near
+from misoxr.paths import expanded
 from misoxr.stac.fields import checked, mappings, name_of
 from misoxr.stac.filters import Filters, rfc3339, time_of
 from misoxr.stac.hrefs import CLOUD, HTTP, is_remote, redact, resolve
@@ -56,7 +57,7 @@ def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> li
     CatalogError
         If the catalogue cannot be reached or read, cannot do what is asked, or nothing passes.
     """
-    found = _opened(os.fspath(catalog), filters) if isinstance(catalog, str | os.PathLike) else _given(catalog, filters)
+    found = _opened(expanded(catalog), filters) if isinstance(catalog, str | os.PathLike) else _given(catalog, filters)
     kept: dict[tuple[Any, str], Found] = {}
     seen: set[str] = set()
     for candidate in found:
@@ -75,7 +76,7 @@ def _opened(location: str, filters: Filters) -> Iterator[Found]:
     """Yield items of the API or the static catalogue at an address or path."""
     local = not is_remote(location)
     if local:
-        location = os.path.realpath(os.path.expanduser(location.removeprefix("file://")))
+        location = os.path.realpath(expanded(location.removeprefix("file://")))
     document = _json(location)
     if document.get("conformsTo") or any(link.get("rel") == "search" for link in _links(document)):
         yield from _searched(location, filters)

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
-from warnings import warn
 
 import dask.array as da
 import numpy as np
@@ -19,7 +18,8 @@ from misoxr import grid
 from misoxr._version import __version__
 from misoxr.areas import DEGREES, bounds_of, footprint, meets
 from misoxr.cube import in_season
-from misoxr.errors import BandError, CatalogError, MisoxrWarning
+from misoxr.errors import BandError, CatalogError
+from misoxr.notes import gathered, note
 from misoxr.stac.arguments import band_names, box_of, chunk_sizes, collection_names, crs_of, pixel_size, refuse_unknown
 from misoxr.stac.assets import CLEAR, PatchUrl
 from misoxr.stac.bands import check_bands
@@ -41,6 +41,7 @@ BLOCKS = 500_000
 """Blocks beyond which a graph is too long for Dask: six times Alaska at 10 m in default chunks."""
 
 
+@gathered
 def open_stac(
     catalog: Any,
     *,
@@ -255,7 +256,7 @@ def _on_grid(scenes: Sequence[Scene], names: Sequence[str], target: GeoBox) -> l
     if empty:
         told.append(f"{len(empty)} of {len(scenes)} items have none of the bands and are left out, such as {empty[0]!r}")
     if told:
-        warn(f"{'; '.join(told)}.", MisoxrWarning, stacklevel=3)
+        note(f"{'; '.join(told)}.")
     return kept
 
 

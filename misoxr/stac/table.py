@@ -24,6 +24,7 @@ from shapely.geometry.base import BaseGeometry
 from misoxr.areas import as_read, footprint, meeting, meets, turned
 from misoxr.cube import in_season
 from misoxr.errors import CatalogError, require
+from misoxr.paths import expanded
 from misoxr.stac.bands import check_bands
 from misoxr.stac.catalog import Found, Modifier, modified
 from misoxr.stac.composite import EDGE, Times
@@ -174,7 +175,7 @@ def open_table(
     CatalogError
         If it cannot be read, lacks a column that is needed, cannot be queried, or nothing passes.
     """
-    uri = os.path.expanduser(os.fspath(catalog).removeprefix("file://"))
+    uri = expanded(catalog).removeprefix("file://")
     if filters.query is not None:
         raise CatalogError(f"The table {redact(uri)} cannot be queried; filter it yourself instead of query={filters.query!r}.")
     copy = _copied(uri)
@@ -211,7 +212,7 @@ def _copied(uri: str) -> str:
         info = system.info(path)
         version = [uri if not isinstance(system, LocalFileSystem) else os.path.realpath(path)]
         version += [str(info.get(key)) for key in ("size", "mtime", "ETag", "etag", "LastModified", "Last-Modified")]
-        folder = Path(os.environ.get("MISOXR_CACHE") or user_cache_dir("misoxr")) / "tables"
+        folder = Path(expanded(os.environ.get("MISOXR_CACHE") or user_cache_dir("misoxr"))) / "tables"
         copy = folder / f"{hashlib.sha256(repr(version).encode()).hexdigest()}.arrow"
         if copy.exists():
             return str(copy)
