@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from servers import stac_api
 
+from misoxr.areas import split
 from misoxr.grid import assign, geobox_of, locations, pixels
 from misoxr.longitude import circle_of
 from misoxr.points import coordinates, duplicates, place, read_points, regions_of
@@ -64,7 +65,7 @@ def written(item: dict[str, Any], style: str) -> dict[str, Any]:
     moved = way.get(style, lambda x: x + {"beyond in the east": 360, "beyond in the west": -360}.get(style, 0))(longitude)
     shape = shapely.Polygon(np.column_stack([moved, latitude]))
     if style == "in two parts":
-        shape = catalog.split(area_of(None, shape))
+        shape = split(area_of(None, shape))
     item["geometry"] = shapely.geometry.mapping(shape)
     item["bbox"] = [float(moved.min()), latitude.min(), 0.0, float(moved.max()), latitude.max(), 100.0]
     return item
