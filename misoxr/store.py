@@ -154,8 +154,8 @@ def lay_out(layout: Layout, store: str | Store, fingerprint: str) -> None:
         out[name] = array.copy(data=da.zeros(array.shape, dtype=array.dtype, chunks=array.shape))
         encoding[name] |= _tiling(array, layout.block) | (_PACKED if layout.is_packed(name) else {})
     out.attrs = spelt(out.attrs)
-    for name in out.variables:
-        out[name].attrs = spelt(out[name].attrs)
+    for variable in out.variables.values():
+        variable.attrs = spelt(variable.attrs)
     out.to_zarr(store, mode="w", zarr_format=3, consolidated=False, compute=False, encoding=encoding, safe_chunks=False)
     if provenance is not None:
         beside = xr.Dataset(attrs=spelt(json.loads(provenance)))
