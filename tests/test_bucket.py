@@ -85,6 +85,16 @@ def test_a_store_in_a_bucket_is_replaced(served):
         np.testing.assert_array_equal(found[band.name], other[band.name])
 
 
+def test_plain_xarray_opens_a_finished_store_without_a_warning(served):
+    from tests.test_storable import cube, plainly
+
+    store = f"s3://{NAME}/plain.zarr"
+    codes = (np.arange(48, dtype="uint8") % 3).reshape(8, 6)
+    flags = {"flag_values": [0, 1, 2], "flag_meanings": "a b c", "_FillValue": np.uint8(255)}
+    to_zarr(cube(k=(codes, flags)), store, progress=False)
+    plainly(store, **served)
+
+
 def test_a_bucket_that_is_not_there(served):
     with pytest.raises(StoreError, match="cannot be written"):
         to_zarr(make_cube((8, 6), SENTINEL2[:1]), "s3://nobody/maps.zarr", progress=False)

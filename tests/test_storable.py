@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -348,9 +349,7 @@ print("plain")
 
 
 def plainly(address: str, **environment: str) -> None:
-    """Open a store with plain xarray in a process where every warning is an error."""
-    import os
-
+    """Open a store with plain xarray in a process where warnings are errors."""
     # What other packages warn of when they are imported is not the store's.
     command = [
         sys.executable,

@@ -16,7 +16,7 @@ def main(cube: str, model: str, store: str) -> None:
     from dask_cuda import LocalCUDACluster
 
     with LocalCUDACluster() as cluster, Client(cluster) as client:
-        image = xr.open_zarr(cube, consolidated=False, decode_coords="all", chunks={"y": 2048, "x": 2048})
+        image = xr.open_zarr(cube, decode_coords="all", chunks={"y": 2048, "x": 2048})
         maps = image.miso.predict(model, device="auto")  # on the workers: CUDA
         maps.miso.to_zarr(store, client=client)
 

@@ -19,7 +19,7 @@ def main(cube: str, model: str, store: str) -> None:
     with Gateway().new_cluster(worker_cores=4, worker_memory=16) as cluster:
         cluster.adapt(minimum=2, maximum=50)
         with cluster.get_client() as client:
-            image = xr.open_zarr(cube, consolidated=False, decode_coords="all", chunks={"y": 2048, "x": 2048})
+            image = xr.open_zarr(cube, decode_coords="all", chunks={"y": 2048, "x": 2048})
             maps = image.miso.predict(model)
             maps.miso.to_zarr(store, client=client)
 

@@ -17,7 +17,7 @@ import misoxr  # noqa: F401
 def main(cube: str, model: str, store: str, side: str = "2048") -> None:
     with LocalCluster(threads_per_worker=2) as cluster, Client(cluster) as client:
         print(client.dashboard_link)
-        image = xr.open_zarr(cube, consolidated=False, decode_coords="all", chunks={"y": int(side), "x": int(side)})
+        image = xr.open_zarr(cube, decode_coords="all", chunks={"y": int(side), "x": int(side)})
         maps = image.miso.predict(model)
         print(maps.miso.plan(timed=False))
         maps.miso.to_zarr(store, client=client)

@@ -28,7 +28,7 @@ def main(cube: str, model: str, store: str) -> None:
     ) as cluster:
         cluster.adapt(maximum_jobs=20)
         with Client(cluster) as client:
-            image = xr.open_zarr(cube, consolidated=False, decode_coords="all", chunks={"y": 2048, "x": 2048})
+            image = xr.open_zarr(cube, decode_coords="all", chunks={"y": 2048, "x": 2048})
             maps = image.miso.predict(model)
             maps.miso.to_zarr(store, client=client, resources={"GPU": 1})
 
