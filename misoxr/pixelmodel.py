@@ -209,16 +209,31 @@ class _Header:
 
 def _outputs(estimator: Any, task: Task, table: Array, standardisation: Mapping[str, Standardisation]) -> Floats:
     if task.kind == "regression":
-        values = np.asarray(estimator.predict(table), dtype="float64").reshape(-1, 1)
+        values = np.asarray(_asked(estimator, "predict", table), dtype="float64").reshape(-1, 1)
         answers: Floats = standardisation.get(task.name, Standardisation()).invert(values)
         return answers
     full = np.zeros((len(table), len(task.classes)))
     codes = np.asarray(estimator.classes_).astype(int)
     if hasattr(estimator, "predict_proba"):
-        full[:, codes] = estimator.predict_proba(table)
+        full[:, codes] = _asked(estimator, "predict_proba", table)
     else:
         full[np.arange(len(table)), np.asarray(estimator.predict(table)).astype(int)] = 1.0
     return full[:, 1:] if task.kind == "binary" else full
+
+
+def _asked(estimator: Any, method: str, table: Array) -> Any:
+    """Return what an estimator answers, a forest tree by tree, to the same bits.
+
+    scikit-learn sets the process's filters of warnings anew for every tree of a forest, and several threads that do so leave none.
+    """
+    forest = require("sklearn.ensemble._forest", "train")
+    base = forest.ForestRegressor if method == "predict" else forest.ForestClassifier
+    if getattr(type(estimator), method) is not getattr(base, method, None) or estimator.n_outputs_ > 1:
+        return getattr(estimator, method)(table)
+    total = 0.0
+    for tree in estimator.estimators_:
+        total += getattr(tree, method)(table, check_input=False)
+    return total / len(estimator.estimators_)
 
 
 def _answer(block: Array, model: PixelModel, *, raw: bool) -> Array:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -83,10 +83,17 @@ def test_a_map_is_what_scikit_learn_answers(scene, forest):  # noqa: F811
     cube, _ = scene
     table = stack(cube, forest.spec).compute().reshape(len(forest.spec.bands), -1).T
     wanted = forest.estimators["taxonomy"].predict_proba(table).astype("float32").T.reshape(-1, 160, 160)
-    codes = forest.estimators["taxonomy"].classes_
+    codes, filters = forest.estimators["taxonomy"].classes_, list(warnings.filters)
     for chunks in ({}, {"y": 50, "x": 70}):
-        found = cube.chunk(chunks).miso.predict(forest, tasks=["taxonomy"]).taxonomy_probability
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = cube.chunk(chunks).miso.predict(forest, tasks=["taxonomy"]).taxonomy_probability.compute()
         np.testing.assert_array_equal(found.values[codes], wanted)
+    assert warnings.filters == filters, "scikit-learn's threads leave none"
+    rows = np.abs(np.random.default_rng(0).normal(size=(50, 4))).astype("float32")
+    grown = ExtraTreesRegressor(5, random_state=0).fit(rows, rows[:, 0])
+    model = PixelModel(replace(forest.spec, tasks=(Task("t", "regression"),)), {"t": grown})
+    np.testing.assert_array_equal(model.answer(rows)[:, 0], grown.predict(rows).astype("float32"))
 
 
 @pytest.mark.parametrize("kind", ["pixel", "surroundings", "coordinates"])
