@@ -58,7 +58,7 @@ TORCH := torch torch-* torchgen functorch torchvision* triton* nvidia* cuda*
 	rm -rf .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install -q "pip>=25.1"
-	-site=$$(cd .venv && echo lib/python3*/site-packages) && cd .venv/$$site && cp -al $(TORCH) ../../../../.venv-lowest/$$site/
+	-site=$$(cd .venv && echo lib/python3*/site-packages) && cd .venv/$$site && cp -al $(TORCH) $(CURDIR)/.venv-lowest/$$site/
 	.venv-lowest/bin/python -m pip install -q -c tests/lowest.txt torch torchvision timm -e ".[all,icechunk]"
 	.venv-lowest/bin/python -m pip freeze --exclude-editable > .venv-lowest/.versions
 	.venv-lowest/bin/python -m pip install -q -c .venv-lowest/.versions --group test

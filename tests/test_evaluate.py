@@ -1,7 +1,6 @@
 """Cross-validation: no leak, resumption, regions, tidy tables, and what is refused."""
 
 import os
-import warnings
 from dataclasses import replace
 
 import geopandas as gpd
@@ -233,6 +232,7 @@ def test_an_interrupted_run_goes_on_at_its_fold(scene, rivals, tmp_path, monkeyp
         cube.miso.cross_validate({"miso": (rivals["miso"][0], FAST | {"noise": 0.5})}, points, **options)
 
 
+@pytest.mark.filterwarnings("ignore:.*have no label:misoxr.errors.MisoxrWarning")
 def test_folds_run_on_a_cluster(forked, scene, rivals, found):  # noqa: F811
     """More fits than places for them, of a cube in memory and one that the workers hold."""
     from distributed import Client, LocalCluster
@@ -243,7 +243,6 @@ def test_folds_run_on_a_cluster(forked, scene, rivals, found):  # noqa: F811
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None) as cluster,
         Client(cluster) as client,
-        warnings.catch_warnings(action="ignore", category=MisoxrWarning),  # points have no label, as told in other tests
     ):
         persisted = cube.chunk({"y": 32}).persist()
         held = [persisted.miso.cross_validate(pixelwise, points, client=one, **options) for one in (client, None)]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube import add
 from misoxr.grid import assign
+from misoxr.join import add
 from misoxr.resample import on_grid
 
 RESAMPLINGS = ("nearest", "bilinear", "average")
