@@ -230,7 +230,7 @@ def _asked(estimator: Any, method: str, table: Array) -> Any:
     base = forest.ForestRegressor if method == "predict" else forest.ForestClassifier
     if getattr(type(estimator), method) is not getattr(base, method, None) or estimator.n_outputs_ > 1:
         return getattr(estimator, method)(table)
-    total = 0.0
+    total, table = 0.0, table.astype("float32", copy=False)  # the type in which forests compare
     for tree in estimator.estimators_:
         total += getattr(tree, method)(table, check_input=False)
     return total / len(estimator.estimators_)

@@ -78,7 +78,8 @@ def test_names():
 
 def test_boxes_and_codes():
     assert box_of(np.array([1, 2, 3, 4])) == box_of((1, 2, 3.0, np.int8(4))) == (1, 2, 3, 4)
-    for bbox in ((1, 2, 3), (1, 2, 3, 4, 5, 6), "1,2,3,4", 5, (1, 2, 3, "4"), (1, 2, 3, np.nan)):
+    assert box_of((1, 2, 0, 3, 4, 9)) == (1, 2, 0, 3, 4, 9)  # heights between
+    for bbox in ((1, 2, 3), (1, 2, 3, 4, 5), "1,2,3,4", 5, (1, 2, 3, "4"), (1, 2, 3, np.nan)):
         with pytest.raises(CatalogError, match="bbox=.*is not four numbers"):
             box_of(bbox)
     assert crs_of(np.int64(3338)) == 3338

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from misoxr.stac.assets import Asset, Reader
+from misoxr.stac.decoding import Encoding
 from misoxr.stac.sampling import sampling_of, stretches
 from tests.stac_scenes import write_cog
 
@@ -18,6 +19,7 @@ DEGREES = pyproj.CRS("EPSG:4326").to_wkt()
 ALEUTIANS = GeoBox((40, 60), Affine(1000, 0, -1_790_000, 0, -1000, 600_000), "EPSG:3338")
 LONDON = GeoBox((40, 60), Affine(1000, 0, 680_000, 0, -1000, 5_730_000), "EPSG:32630")
 POLE = GeoBox((40, 60), Affine(5000, 0, -150_000, 0, -5000, 100_000), "EPSG:3413")
+REFLECTANCE = Encoding(scale=1e-4, offset=0.0, nodata=(0.0,))
 GRIDS = {"Aleutians": ALEUTIANS, "London": LONDON, "pole": POLE}
 
 
@@ -70,7 +72,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Asset]:
     for west in (-180.0, 0.0, 100.0, 180.0, 300.0):
         path = Path(directory) / f"{west:g}.tif"
         write_cog(path, np.roll(values, -int(2 * west), axis=1), Affine(0.5, 0, west, 0, -0.5, 90), "EPSG:4326")
-        found[west] = Asset("item", "red", str(path), root=str(directory))
+        found[west] = Asset("item", "red", str(path), root=str(directory), encoding=REFLECTANCE)
     return found
 
 
@@ -118,7 +120,7 @@ def test_projections_of_the_whole_earth_have_no_seam(tmp_path, crs):
     write_cog(tmp_path / "a.tif", np.broadcast_to(np.where(np.abs(x) > 9e6, 2000, 500), shape).astype("uint16"), transform, crs)
     grid = GeoBox((40, 60), ALEUTIANS.affine, "EPSG:3338")
     with Reader(grid) as reader:
-        values = reader.read(Asset("item", "red", str(tmp_path / "a.tif"), root=str(tmp_path)))
+        values = reader.read(Asset("item", "red", str(tmp_path / "a.tif"), root=str(tmp_path), encoding=REFLECTANCE))
     longitude, latitude = positions(grid)
     if crs == "EPSG:6933":
         assert np.isfinite(values).all()
