@@ -14,7 +14,7 @@ from misoxr.errors import require
 
 __all__ = ["in_slabs"]
 
-SLAB = 2**14
+SLAB = 2**15
 """Pixels answered at once: few enough for a core's cache, many enough for the way to an answer to cost nothing."""
 
 

@@ -188,10 +188,12 @@ class PixelModel:
         return answers
 
     def _filled(self, table: Array) -> Array:
-        """Fill what is missing of features (pixel, feature)."""
+        """Return a copy of features (pixel, feature), row by row in memory, with what is missing filled."""
         fill = np.zeros(table.shape[1], "float32")
         fill[: len(self.fill)] = self.fill
-        return np.where(np.isfinite(table), table, fill)
+        filled = np.array(table, order="C")
+        np.copyto(filled, fill, where=~np.isfinite(filled))
+        return filled
 
 
 @dataclass(frozen=True)
@@ -245,9 +247,8 @@ def _answer(block: Array, model: PixelModel, *, raw: bool) -> Array:
     seen = (block if raw else block[:-1]).reshape(-1, mask.size)
 
     def answer(pixels: npt.NDArray[np.intp]) -> None:
-        values = seen[:, pixels]
-        table = scaled(values, model.spec, model.scaling) if raw else values
-        answers[:, pixels] = model.answer(np.ascontiguousarray(table.T)).T
+        table = scaled(seen[:, pixels], model.spec, model.scaling) if raw else seen[:, pixels]
+        answers[:, pixels] = model.answer(table.T).T
 
     in_slabs(answer, np.flatnonzero(mask))
     return out
