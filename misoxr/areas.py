@@ -4,7 +4,8 @@ An area here is a shapely geometry without a jump: what crosses the antimeridian
 its CRS, -180..180 for degrees.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -139,6 +140,7 @@ def _joined(parts: Sequence[BaseGeometry], circle: Circle | None) -> BaseGeometr
     return parts[0] if len(parts) == 1 else shapely.union_all(parts)
 
 
+@lru_cache(maxsize=4096)
 def footprint(box: GeoBox, margin: float = 0.0) -> BaseGeometry:
     """Return what a grid covers, grown by a margin in pixels, in degrees; edges are followed to half a pixel.
 
@@ -163,7 +165,7 @@ def turned(area: BaseGeometry) -> npt.NDArray[np.object_]:
 
 def meets(one: BaseGeometry, other: BaseGeometry) -> bool:
     """Whether two areas in degrees meet."""
-    return bool(shapely.intersects(turned(one), other).any())
+    return any(shapely.intersects(area, other) for area in _beside(one, other))
 
 
 def meeting(tree: shapely.STRtree, area: BaseGeometry) -> npt.NDArray[np.intp]:
@@ -194,12 +196,21 @@ def bounds_on(area: BaseGeometry, box: GeoBox) -> tuple[float, float, float, flo
     crs, circle = str(box.crs), circle_of(str(box.crs))
     here = footprint(box, 8 + 0.01 * max(box.shape))
     middle = (box.boundingbox.left + box.boundingbox.right) / 2
-    found = [moved(part, DEGREES, crs).bounds for part in shapely.intersection(turned(area), here) if not part.is_empty]
+    parts = [shapely.intersection(one, here) for one in _beside(area, here)]
+    found = [moved(part, DEGREES, crs).bounds for part in parts if not part.is_empty]
     west, south, east, north = np.array(found).T
     if circle is not None:
         shift = near((west + east) / 2, middle, circle.turn) - (west + east) / 2
         west, east = west + shift, east + shift
     return float(west.min()), float(south.min()), float(east.max()), float(north.max())
+
+
+def _beside(area: BaseGeometry, other: BaseGeometry) -> Iterator[BaseGeometry]:
+    """Yield an area in degrees in the turns, of the three, in which its bounds meet another's."""
+    (west, _, east, _), (first, _, last, _) = area.bounds, other.bounds
+    for by in (-DEGREE.turn, 0.0, DEGREE.turn):
+        if west + by <= last and east + by >= first:
+            yield _shifted(area, by)
 
 
 def _shifted(area: BaseGeometry, by: float) -> BaseGeometry:

@@ -14,7 +14,7 @@ import xarray as xr
 from misoxr._version import __version__
 from misoxr.clusters import computed
 from misoxr.cube import check, check_dataset, named
-from misoxr.errors import BandError, PointsError, SpecError, near, require
+from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, require
 from misoxr.features import Features, features_at
 from misoxr.moments import Standardisation
 from misoxr.notes import gathered, note
@@ -221,7 +221,7 @@ def _params(estimator: Any, name: str, value: Any) -> dict[str, Any]:
 def prepared_baseline(rival: Any, spec: ModelSpec, *, seed: Any = 0, scaling: Any = None, **settings: Any) -> Baseline:
     """Return a rival as a baseline; refuse what is known to fail, before a cube is read."""
     if settings:
-        hint = near(min(settings), ("seed", "scaling", "like"))
+        hint = did_you_mean(min(settings), ("seed", "scaling", "like"))
         raise SpecError(f"A baseline has no settings {sorted(settings)}; it takes seed, scaling and like alone.{hint}")
     if not isinstance(spec, ModelSpec):
         raise SpecError(f"like is {spec!r}; give a ModelSpec, such as misoxr.train.spec_for makes for a cube and points.")

@@ -17,7 +17,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.decoded import decoded, is_class, is_told, may_lack
-from misoxr.errors import BandError, GridError, SpecError, near
+from misoxr.errors import BandError, GridError, SpecError, did_you_mean
 from misoxr.grid import assign, geobox_of
 from misoxr.notes import gathered, note
 from misoxr.parts import check as check_spec
@@ -242,7 +242,7 @@ def composite(
     if "time" not in ds.dims or "time" not in ds.coords:
         raise GridError(f"The dataset has dimensions {tuple(ds.dims)} and no time to reduce; it may be a composite already.")
     if not isinstance(method, str) or method not in METHODS:
-        raise SpecError(f"Unknown way {method!r} to reduce time; use one of {sorted(METHODS)}.{near(str(method), METHODS)}")
+        raise SpecError(f"Unknown way {method!r} to reduce time; use one of {sorted(METHODS)}.{did_you_mean(str(method), METHODS)}")
     days = _days(ds)
     asked = None if years is None else years_of(years)
     chosen = np.flatnonzero(in_season(days, season, asked))
@@ -329,7 +329,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     missing = [name for name in needed if name not in ds.data_vars]
     if missing:
         raise BandError(
-            f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}.{near(missing[0], map(str, ds.data_vars))} "
+            f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}.{did_you_mean(missing[0], map(str, ds.data_vars))} "
             "Rename its variables, or join the rasters with ds.miso.add."
         )
     for band in spec.bands:

@@ -17,7 +17,7 @@ __all__ = [
     "PointsError",
     "SpecError",
     "StoreError",
-    "near",
+    "did_you_mean",
     "require",
 ]
 
@@ -89,7 +89,7 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``' Did you mean "x"?'`` for the known name that is nearest, or "" where none is near."""
     by_small = {str(one).lower(): str(one) for one in known}
     found = get_close_matches(str(name).lower(), by_small, n=1)

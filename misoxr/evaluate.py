@@ -20,7 +20,7 @@ from misoxr._version import __version__
 from misoxr.baseline import is_baseline
 from misoxr.clusters import here, holds_futures
 from misoxr.cube import check, named
-from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, near
+from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, did_you_mean
 from misoxr.features import values_at
 from misoxr.folds import KFold, PredefinedFolds, check_apart
 from misoxr.grid import geobox_of
@@ -119,7 +119,7 @@ def cross_validate(
     if client is not None and not hasattr(client, "submit"):
         raise SpecError(f"client is {client!r}; give a distributed.Client.")
     for name in settings:
-        if name not in NETWORKS and (hint := near(name, (*OWN, *NETWORKS))):
+        if name not in NETWORKS and (hint := did_you_mean(name, (*OWN, *NETWORKS))):
             raise SpecError(f"cross_validate has no argument {name!r}.{hint}")
     rivals = rivals_of(estimators, settings, OWN)
     seeds = _seeds(seeds)

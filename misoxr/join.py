@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube import check_dataset
 from misoxr.decoded import decoded, is_class, is_whole
-from misoxr.errors import AssetError, BandError, GridError, SpecError, near
+from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean
 from misoxr.grid import assign, crs_of, geobox_of
 from misoxr.notes import gathered
 from misoxr.paths import expanded
@@ -82,14 +82,16 @@ def _check_resampling(resampling: Any) -> None:
         raise SpecError(f"resampling is {resampling!r}; give one of {('auto', *RESAMPLINGS)}, or a mapping of names to them.")
     for name, method in resampling.items() if isinstance(resampling, Mapping) else [("all", resampling)]:
         if method not in ("auto", *RESAMPLINGS):
-            hint = near(str(method), RESAMPLINGS)
+            hint = did_you_mean(str(method), RESAMPLINGS)
             raise GridError(f"Unknown resampling {method!r} of {name!r}; use 'auto' or one of {RESAMPLINGS}.{hint}")
 
 
 def _refuse_unknown(resampling: Mapping[str, str], names: Sequence[str]) -> None:
     for name in resampling:
         if name not in names:
-            raise SpecError(f"resampling names {name!r}, which is none of the rasters {sorted(set(names))}.{near(name, names)}")
+            raise SpecError(
+                f"resampling names {name!r}, which is none of the rasters {sorted(set(names))}.{did_you_mean(name, names)}"
+            )
 
 
 def _check_name(name: Hashable) -> None:
@@ -155,7 +157,7 @@ def _open(label: str, path: str) -> xr.Dataset | xr.DataArray:
                 return xr.open_zarr(local, decode_coords="all")  # type: ignore[no-any-return]
             raster = rioxarray.open_rasterio(local, chunks=blocks, mask_and_scale=True, lock=False)
     except (OSError, ValueError, ImportError) as error:  # Zarr's and fsspec's own are among them
-        hint = near(label, ["resampling"])
+        hint = did_you_mean(label, ["resampling"])
         raise AssetError(f"The raster {path} cannot be opened: {error}{hint}") from error
     if isinstance(raster, list):
         raise GridError(f"{path} holds {len(raster)} rasters of different grids; open the one you mean and give it as a Dataset.")

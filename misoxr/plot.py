@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from misoxr.decoded import decoded
-from misoxr.errors import BandError, SpecError, near, require
+from misoxr.errors import BandError, SpecError, did_you_mean, require
 from misoxr.grid import geobox_of
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def plot(maps: xr.Dataset, *, image: xr.Dataset | None = None, **figure: Any) ->
         canvas, axes = pyplot.subplots(1, len(panels), squeeze=False, **options)
     except (AttributeError, TypeError, ValueError) as error:
         raise SpecError(
-            f"matplotlib.pyplot.subplots cannot take {figure} ({error}); plot itself takes image.{near(next(iter(figure)), ['image'])}"
+            f"matplotlib.pyplot.subplots cannot take {figure} ({error}); plot itself takes image.{did_you_mean(next(iter(figure)), ['image'])}"
         ) from error
     for panel, axis in zip(panels, axes[0], strict=True):
         if isinstance(panel, xr.Dataset):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
-from misoxr.errors import near
+from misoxr.errors import did_you_mean
 from misoxr.parts import Turns, check
 from misoxr.spec import ModelSpec
 
@@ -142,7 +142,8 @@ class Recipe:
         known = {field.name for field in fields(cls)}
         unknown = sorted(changes.keys() - known)
         check(
-            not unknown, f"Training has no settings {unknown}; it has {sorted(known)}.{near(unknown[0], known) if unknown else ''}"
+            not unknown,
+            f"Training has no settings {unknown}; it has {sorted(known)}.{did_you_mean(unknown[0], known) if unknown else ''}",
         )
         defaults: dict[str, Any] = {}
         if any(modality.encoder.backbone.startswith("swin") for modality in spec.modalities):

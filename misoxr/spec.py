@@ -8,7 +8,7 @@ from reprlib import repr as short
 from types import UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from misoxr.errors import SpecError, near
+from misoxr.errors import SpecError, did_you_mean
 from misoxr.parts import Band, EncoderSpec, LocationSpec, LossSpec, Modality, Task, WindowSpec, check
 
 __all__ = [
@@ -103,7 +103,7 @@ class ModelSpec:
             if task.name == name:
                 return task
         names = [task.name for task in self.tasks]
-        raise SpecError(f"The model has no task {name!r}; it has {names}.{near(str(name), names)}")
+        raise SpecError(f"The model has no task {name!r}; it has {names}.{did_you_mean(str(name), names)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the specification as JSON values."""
@@ -161,7 +161,7 @@ class ModelSpec:
         if parts is None:
             raise SpecError(
                 f"Unknown preset {name!r}; use one of {sorted(PRESETS)}, or, where models are fitted, a baseline of "
-                f"misoxr.baseline.BASELINES.{near(str(name), PRESETS)}"
+                f"misoxr.baseline.BASELINES.{did_you_mean(str(name), PRESETS)}"
             )
         bands = {"sat": _bands(SENTINEL2 if sat is None else sat), "cov": _bands(COVARIATES if cov is None else cov)}
         modalities = [Modality(key, value, parts[key], required=key == "sat") for key, value in bands.items() if value]

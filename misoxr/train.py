@@ -23,7 +23,7 @@ from misoxr._version import __version__
 from misoxr.baseline import PixelModel, check_labels, fit_estimator, is_baseline, refuse_unseen
 from misoxr.calibration import Calibration, fit_temperature
 from misoxr.cube import check, check_dataset, named
-from misoxr.errors import GridError, PointsError, SpecError, StoreError, near
+from misoxr.errors import GridError, PointsError, SpecError, StoreError, did_you_mean
 from misoxr.folds import separate
 from misoxr.loop import Hardware, centre, draw_of, run, standardised
 from misoxr.model.checkpoint import Model
@@ -265,7 +265,7 @@ def prepared(
     if pretrained is not None and not isinstance(pretrained, Mapping):
         raise SpecError(f"pretrained is {pretrained!r}; give the weights of each modality, such as {{'sat': path}}.")
     for name in settings.keys() - Recipe.__dataclass_fields__.keys():
-        if hint := near(name, OWN):
+        if hint := did_you_mean(name, OWN):
             raise SpecError(f"fit has no argument {name!r}.{hint}")
     recipe = Recipe.of(spec, **settings)
     _check_settings(recipe, spec, val, seed, scaling, pretrained)
@@ -288,7 +288,9 @@ def _check_settings(
     if isinstance(val, Real) and not 0 < float(val) < 1:
         raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
     if not isinstance(scaling, Scaling | str | None) or (isinstance(scaling, str) and scaling not in METHODS):
-        raise SpecError(f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.{near(str(scaling), METHODS)}")
+        raise SpecError(
+            f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.{did_you_mean(str(scaling), METHODS)}"
+        )
     if isinstance(scaling, Scaling):
         scaling.check(spec)
     if set(pretrained or {}) - set(names):

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import misoxr
-from misoxr.errors import BandError, MisoxrWarning, near
+from misoxr.errors import BandError, MisoxrWarning, did_you_mean
 from misoxr.notes import flush, gathered, note
 from misoxr.predict import predict
 from misoxr.stack import stack
@@ -99,6 +99,6 @@ def test_units_that_are_none_of_a_direction_are_told():
 
 
 def test_near():
-    assert near("landcovr", ["landcover", "dem"]) == ' Did you mean "landcover"?'
-    assert near("NIR", ["nir", "red"]) == ' Did you mean "nir"?'
-    assert near("x", ["landcover"]) == near("x", []) == ""
+    assert did_you_mean("landcovr", ["landcover", "dem"]) == ' Did you mean "landcover"?'
+    assert did_you_mean("NIR", ["nir", "red"]) == ' Did you mean "nir"?'
+    assert did_you_mean("x", ["landcover"]) == did_you_mean("x", []) == ""

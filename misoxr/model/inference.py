@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from misoxr.calibration import Calibration
 from misoxr.clusters import cores as _cores
-from misoxr.errors import SpecError, near
+from misoxr.errors import SpecError, did_you_mean
 from misoxr.model.checkpoint import Model
 from misoxr.model.miso import Miso
 from misoxr.moments import Standardisation
@@ -82,7 +82,7 @@ def choose_precision(precision: str, device: str) -> torch.dtype:
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
     kinds["auto"] = torch.bfloat16 if device.startswith("cuda") else torch.float32
     if not isinstance(precision, str) or precision not in kinds:
-        raise SpecError(f"Unknown precision {precision!r}; use one of {sorted(kinds)}.{near(str(precision), kinds)}")
+        raise SpecError(f"Unknown precision {precision!r}; use one of {sorted(kinds)}.{did_you_mean(str(precision), kinds)}")
     return kinds[precision]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from misoxr.errors import BandError, CatalogError, GridError, near
+from misoxr.errors import BandError, CatalogError, GridError, did_you_mean
 from misoxr.spec import SENTINEL2
 from misoxr.stac.assets import CLEAR
 
@@ -26,7 +26,7 @@ def refuse_unknown(name: str, value: Any, known: Sequence[str | None]) -> None:
         If it is none.
     """
     if value is not None and not isinstance(value, str) or value not in known:
-        hint = near(value, filter(None, known)) if isinstance(value, str) else ""
+        hint = did_you_mean(value, filter(None, known)) if isinstance(value, str) else ""
         raise CatalogError(f"{name}={value!r} is unknown; use one of {tuple(known)}.{hint}")
 
 
@@ -95,7 +95,7 @@ def chunk_sizes(chunks: Any) -> dict[str, int]:
     sizes = {key: BLOCK if size is None or (isinstance(size, str) and size == "auto") else size for key, size in given.items()}
     unknown = [key for key in sizes if key not in ("y", "x")]
     if unknown or not all(_is_size(size) for size in sizes.values()):
-        hint = near(str(unknown[0]), ("y", "x")) if unknown else ""
+        hint = did_you_mean(str(unknown[0]), ("y", "x")) if unknown else ""
         raise CatalogError(
             f"chunks={chunks!r}: give pixels along 'y' and 'x', such as {{'y': 1024, 'x': 1024}}, (1024, 1024) or 1024; a time is a chunk.{hint}"
         )

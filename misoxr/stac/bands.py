@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from misoxr.errors import BandError, CatalogError, near
+from misoxr.errors import BandError, CatalogError, did_you_mean
 from misoxr.stac.fields import name_of
 from misoxr.stac.sensors import instrument_keys, short_key
 
@@ -104,7 +104,7 @@ def check_bands(items: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str,
     for band in bands:
         if not any(band in names for names in found):
             have = sorted({name for item in items for name in _available(item)})
-            raise BandError(f"No item has the band {band!r}; the items have {have}.{near(band, have)}")
+            raise BandError(f"No item has the band {band!r}; the items have {have}.{did_you_mean(band, have)}")
         first: dict[str, str] = {}
         for item, names in zip(items, found, strict=True):
             common = names.get(band)

@@ -13,7 +13,7 @@ import shapely
 import shapely.geometry
 
 from misoxr.areas import split
-from misoxr.errors import AssetError, CatalogError, MisoxrError, near
+from misoxr.errors import AssetError, CatalogError, MisoxrError, did_you_mean
 from misoxr.paths import expanded
 from misoxr.stac.fields import checked, mappings, name_of
 from misoxr.stac.filters import Filters, rfc3339, time_of
@@ -66,7 +66,7 @@ def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> li
             kept.setdefault((candidate.item.get("collection"), name_of(candidate.item)), candidate)
     if not kept:
         others = sorted(seen.difference(filters.collections or seen))
-        hint = f" There are items of {others}.{near((filters.collections or ('',))[0], others)}" if others else ""
+        hint = f" There are items of {others}.{did_you_mean((filters.collections or ('',))[0], others)}" if others else ""
         raise CatalogError(f"No item matches: {filters}. Widen the search, or check the names of the collections.{hint}")
     chosen = sorted(kept.values(), key=lambda one: (time_of(one.item), name_of(one.item)))
     return chosen if modifier is None else [modified(one, modifier) for one in chosen]

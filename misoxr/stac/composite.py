@@ -144,7 +144,7 @@ class Composite:
         layers: da.Array = da.blockwise(
             read,
             "byx",
-            _Blocks(self, rows, columns),
+            _Blocks(self, rows, columns, token),
             "yx",
             new_axes={"b": count},
             name=f"composite-{token}",
@@ -184,9 +184,13 @@ def _spans(length: int, size: int) -> list[Span]:
 class _Blocks(ArrayBlockwiseDep):
     """What each task gets: the items that meet its block, looked up when the task is made, and the block."""
 
-    def __init__(self, composite: Composite, rows: Sequence[Span], columns: Sequence[Span]) -> None:
+    def __init__(self, composite: Composite, rows: Sequence[Span], columns: Sequence[Span], token: str) -> None:
         super().__init__(tuple(tuple(stop - start for start, stop in spans) for spans in (rows, columns)))
-        self.composite, self.rows, self.columns = composite, rows, columns
+        self.composite, self.rows, self.columns, self.token = composite, rows, columns, token
+
+    def __dask_tokenize__(self) -> str:
+        """Dask asks for it with every band, and would else pickle all items each time."""
+        return self.token
 
     def __getitem__(self, place: tuple[int, ...]) -> tuple[Times, GeoBox]:
         (top, bottom), (left, right) = self.rows[place[0]], self.columns[place[1]]

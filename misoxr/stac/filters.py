@@ -46,7 +46,8 @@ class Filters:
         start, end = self.interval
         if (start is not None and time < start) or (end is not None and time > end):
             return False
-        if not in_season(pd.DatetimeIndex([time]), self.season, self.years)[0]:
+        sifts = self.season is not None or self.years is not None
+        if sifts and not in_season(pd.DatetimeIndex([time]), self.season, self.years)[0]:
             return False
         return self.area is None or meets(self.area, footprint_of(item))
 
