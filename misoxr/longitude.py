@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyproj
+from pyproj.exceptions import ProjError
+
+from misoxr.errors import GridError
 
 __all__ = ["Circle", "circle_of", "columns_of_turn", "gathered", "near", "transformer", "unwrapped"]
 
@@ -38,9 +41,19 @@ class Circle(NamedTuple):
 
 @lru_cache(maxsize=256)
 def transformer(source: str, target: str) -> pyproj.Transformer | None:
-    """Return what transforms coordinates, (x, y) in both; None where the two CRS are one. Kept, for it takes long to build."""
-    one, other = pyproj.CRS(source), pyproj.CRS(target)
-    return None if one.equals(other, ignore_axis_order=True) else pyproj.Transformer.from_crs(one, other, always_xy=True)
+    """Return what transforms coordinates, (x, y) in both; None where the two CRS are one. Kept, for it takes long to build.
+
+    Raises
+    ------
+    GridError
+        If no transformation leads from one to the other.
+    """
+    try:
+        one, other = pyproj.CRS(source), pyproj.CRS(target)
+        return None if one.equals(other, ignore_axis_order=True) else pyproj.Transformer.from_crs(one, other, always_xy=True)
+    except ProjError as error:
+        names = " to ".join(text if len(text) < 40 else pyproj.CRS(text).name for text in (source, target))
+        raise GridError(f"No transformation leads from {names} ({error}); give another CRS.") from error
 
 
 @lru_cache(maxsize=256)

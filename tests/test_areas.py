@@ -1,3 +1,5 @@
+import json
+
 import geopandas
 import numpy as np
 import pyproj
@@ -10,7 +12,9 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.areas import DEGREES, as_read, bounds_of, bounds_on, footprint, meeting, meets, moved, split
 from misoxr.errors import CatalogError, GridError
+from misoxr.longitude import transformer
 from misoxr.stac.filters import area_of
+from misoxr.stac.target import target_grid
 
 ACROSS = (179.95, 51.99, 180.05, 52.01)
 """15 square kilometres of the Aleutians."""
@@ -185,3 +189,31 @@ def test_bounds_together_are_the_shortest_way_round():
     assert bounds_of(boxes, "EPSG:4326") == (179, 0, 181, 2)
     assert bounds_of([shapely.box(-180 + k, 0, -179 + k, 1) for k in range(360)], "EPSG:4326") == (-180, 0, 180, 1)
     assert bounds_of(boxes, "EPSG:3338") == (-180, 0, 180, 2)
+
+
+def test_an_area_that_names_its_crs_is_of_it():
+    from odc.geo.geom import Geometry
+
+    box = shapely.box(500_000, 7_190_000, 510_000, 7_200_000)
+    frame = geopandas.GeoDataFrame(geometry=[box], crs="EPSG:32605")
+    expected = area_of(None, frame)
+    for one in (Geometry(box, "EPSG:32605"), json.loads(frame.to_json())):
+        assert area_of(None, one).symmetric_difference(expected).area < 1e-9
+    empty = {"type": "Feature", "properties": {}, "geometry": None}
+    other = frame.to_crs(4326).to_json()
+    both = json.loads(other)
+    both["features"].append(empty)
+    assert area_of(None, both).symmetric_difference(area_of(None, json.loads(other))).area < 1e-9
+    with pytest.raises(CatalogError, match="of the GeoJSON cannot be read"):
+        area_of(None, json.loads(other) | {"crs": {"type": "name", "properties": {"name": "Mars"}}})
+
+
+@pytest.mark.parametrize("crs", [5773, 4978])
+def test_a_crs_without_a_map_is_refused(crs):
+    with pytest.raises(GridError, match="is no map's"):
+        target_grid([], shapely.box(0, 0, 1, 1), crs, 10)
+
+
+def test_a_crs_that_is_of_another_body_is_refused():
+    with pytest.raises(GridError, match="No transformation leads from IAU_2015:30100 to EPSG:4326"):
+        transformer("IAU_2015:30100", "EPSG:4326")

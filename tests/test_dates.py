@@ -139,3 +139,10 @@ def test_years():
 def test_what_is_no_year_is_refused(years):
     with pytest.raises(CatalogError, match=r"years.*range\(2019, 2024\)"):
         years_of(years)
+
+
+@pytest.mark.parametrize("when", ["05-06-2020", "5/6/2020 12:00", "20.06.2020"])
+def test_a_day_that_could_be_another_is_refused(when):
+    with pytest.raises(CatalogError, match="is not a date; write it as 2020-06-20"):
+        interval_of([when])
+    assert interval_of("June 2020")[0] == pd.Timestamp("2020-06-01")

@@ -288,3 +288,49 @@ def test_codes_stay_whole_or_are_refused():
     np.testing.assert_array_equal(codes(np.array([2**24, 2**31]), ()), [2**24, 2**31])
     with pytest.raises(AssetError, match="codes that float32 does not hold, such as 16777217"):
         codes(np.array([2**24 + 1]), ())
+
+
+# ---- what other words say
+
+
+@pytest.mark.parametrize("unit", ["bit index", "class", "Flags", "rank"])
+def test_units_of_codes_are_those_of_classes(unit):
+    made = item("landsat-c2-l2", "qa", raster__bands=[{"unit": unit, "data_type": "uint16"}])
+    assert content(made).kind == "classes"
+
+
+def test_a_band_in_other_units_is_not_scaled_as_reflectance():
+    made = item("sentinel-2-l2a", **RED, raster__bands=[{"scale": 1, "offset": 0, "unit": "%"}])
+    np.testing.assert_allclose(read(made, np.array([15], "uint16")), 15)
+    assert content(made).units == "%"
+
+
+@pytest.mark.parametrize("unit", ["DN", "counts"])
+def test_counts_are_no_units(unit):
+    made = item("sentinel-2-l2a", **RED, raster__bands=[{"unit": unit}])
+    np.testing.assert_allclose(read(made, np.array([1500], "uint16"), units=unit), 0.15)
+    assert (content(made).kind, content(made).units) == ("reflectance", "1")
+    with pytest.raises(AssetError, match="neither the item, nor the file, nor a known product tells its scale"):
+        read(item(**RED), np.array([1500], "uint16"), units=unit)
+
+
+def test_an_offset_of_counts_that_is_to_be_added():
+    made = item("sentinel-2-l2a", properties={"s2:boa_add_offset": -1000}, **RED)
+    np.testing.assert_allclose(read(made, np.array([1500], "uint16")), 0.05, atol=1e-7)
+    with pytest.raises(CatalogError, match="boa_add_offset 'all', a number of counts is needed".replace(",", ";")):
+        content(item("sentinel-2-l2a", properties={"boa_add_offset": "all"}, **RED))
+
+
+@pytest.mark.parametrize("baseline", ["99.99", "N9999"])
+def test_a_baseline_of_ones_own_tells_no_offset(baseline):
+    properties = {"s2:processing_baseline": baseline}
+    with pytest.raises(AssetError, match="99.99, is one of a processor of one's own, and tells no offset"):
+        read(item("sentinel-2-l2a", properties=properties, **RED), np.array([1500], "uint16"))
+    told = item("sentinel-2-l2a", properties=properties, **RED, raster__bands=[{"scale": 1e-4, "offset": -0.1}])
+    np.testing.assert_allclose(read(told, np.array([1500], "uint16")), 0.05, atol=1e-7)
+
+
+@pytest.mark.parametrize("field", ["scale", "offset", "nodata"])
+def test_true_is_no_number(field):
+    with pytest.raises(CatalogError, match=f"declares the {field} True, which is no number"):
+        content(item(**RED, raster__bands=[{field: True}]))

@@ -19,6 +19,8 @@ FIRST, LAST = 1900, 2199
 """Years that imagery may be of."""
 _OPEN = ("", "..")
 _YEAR = re.compile(r"(19|20|21)\d\d", re.ASCII)
+_FIRST, _MONTH = re.compile(r"\s*\d{4}", re.ASCII), re.compile(r"[a-z]{3}", re.IGNORECASE | re.ASCII)
+"""A year that stands first, a month by its name."""
 _CLOCK = re.compile(r":|\dt\d", re.IGNORECASE)
 
 
@@ -142,6 +144,8 @@ def _period(value: Any) -> pd.Period | None:
         raise ValueError(value)
     if isinstance(value, str):
         if not _YEAR.search(value):  # pandas would also read "now", or a day without a year
+            raise ValueError(value)
+        if not (_FIRST.match(value) or _MONTH.search(value)):  # 05-06-2020 is May or June
             raise ValueError(value)
         return None if _CLOCK.search(value) else pd.Period(value.strip())
     if isinstance(value, np.datetime64):

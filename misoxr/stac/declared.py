@@ -10,7 +10,7 @@ from misoxr.errors import CatalogError
 from misoxr.stac.bands import CLASSIFICATION, Named
 from misoxr.stac.decoding import Encoding
 from misoxr.stac.fields import mappings, name_of
-from misoxr.stac.sensors import OPTICAL, UNITLESS, Counts, usual_counts
+from misoxr.stac.sensors import CODES, OPTICAL, UNITLESS, Counts, usual_counts
 from misoxr.stac.sentinel2 import taken_off
 
 __all__ = ["Content", "content_of"]
@@ -79,7 +79,10 @@ def content_of(item: Mapping[str, Any], band: Named) -> Content:
     data_type, units = str(_first(parts, DATA_TYPE)), _first(parts, UNITS)
     units = units if isinstance(units, str) and units.lower() not in UNITLESS else None
     usual = usual_counts(item, band.common, band.short)
+    if units is not None and usual is not None and usual.units == "1":
+        usual = Counts(nodata=usual.nodata)  # what has other units is not what the product's scale is for
     declared = any(_listed(own, field) for field in ("classification:classes", "classification:bitfields", "file:values"))
+    declared |= units is not None and units.strip().lower() in CODES
     numbers = band.common in OPTICAL or units is not None or bool(usual and usual.units) or data_type.startswith("float")
     if declared or (not numbers and _named_as_classes(item, band)):
         if usual is None and band.short == CLASSIFICATION:
@@ -123,6 +126,8 @@ def _scaling(parts: list[Mapping[str, Any]], name: str, reflectance: bool) -> tu
 
 def _number(value: Any, name: str, what: str) -> float:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise CatalogError(f"Item {name!r} declares the {what} {short(value)}, which is no number.") from error

@@ -102,6 +102,11 @@ class Encoding:
                 "numbers are what they are), or into the file's tags"
             )
         offset = _first(self.offset, stored.offset or None, usual.offset if usual else None, 0.0)
+        if offset is not None and np.isnan(offset):
+            raise AssetError(
+                "its processing baseline, 99.99, is one of a processor of one's own, and tells no offset. Write scale and offset into the "
+                'item\'s asset with modifier=, as "raster:bands": [{"scale": 0.0001, "offset": -0.1}]'
+            )
         if usual is not None and usual.units == "1" and abs(offset or 0.0) > 1:
             raise AssetError(
                 f"it tells the offset {offset:g} of a reflectance, which is counts * scale + offset; correct its tags, or write "

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyproj
 import shapely
 import shapely.geometry
+from odc.geo.geom import Geometry
+from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
 from misoxr.areas import DEGREES, as_read, checked, meets, moved
@@ -145,11 +148,21 @@ def _shape(intersects: Any) -> tuple[BaseGeometry, str]:
         series = intersects.geometry
         crs = DEGREES if series.crs is None else series.crs.to_wkt()
         return shapely.GeometryCollection([part for part in series if part is not None]), crs
+    if isinstance(intersects, Geometry):
+        return intersects.geom, DEGREES if intersects.crs is None else intersects.crs.to_wkt()
     mapping = getattr(intersects, "__geo_interface__", intersects)
     try:
+        # Older GeoJSON names its CRS, as geopandas still does.
+        named = mapping.get("crs")
+        crs = DEGREES if named is None else pyproj.CRS(named["properties"]["name"]).to_wkt()
         if mapping["type"] == "FeatureCollection":
-            return shapely.GeometryCollection([shapely.geometry.shape(one["geometry"]) for one in mapping["features"]]), DEGREES
-        return shapely.geometry.shape(mapping["geometry"] if mapping["type"] == "Feature" else mapping), DEGREES
+            parts = [shapely.geometry.shape(one["geometry"]) for one in mapping["features"] if one["geometry"] is not None]
+            return shapely.GeometryCollection(parts), crs
+        return shapely.geometry.shape(mapping["geometry"] if mapping["type"] == "Feature" else mapping), crs
+    except CRSError as error:
+        raise CatalogError(
+            f"The CRS {named!r} of the GeoJSON cannot be read ({error}); give the area in longitude and latitude."
+        ) from error
     except (TypeError, KeyError, AttributeError, ValueError, shapely.errors.ShapelyError) as error:
         raise CatalogError(
             f"intersects is a {type(intersects).__name__}; give a GeoDataFrame, a GeoSeries, a shapely geometry or GeoJSON."

@@ -12,13 +12,19 @@ from typing import Any
 
 from misoxr.stac.sentinel2 import offset_of
 
-__all__ = ["OPTICAL", "UNITLESS", "Counts", "instrument_keys", "short_key", "surface_of", "usual_counts"]
+__all__ = ["CODES", "OPTICAL", "UNITLESS", "Counts", "instrument_keys", "short_key", "surface_of", "usual_counts"]
 
 _REDDEST = {"rededge", "rededge071", "rededge075", "rededge078", "nir", "nir08", "nir09", "cirrus", "swir16", "swir22"}
 OPTICAL = frozenset({"coastal", "blue", "green", "green05", "yellow", "red", "pan", *_REDDEST})
 """Common names of the EO extension whose values are reflectance."""
-UNITLESS = frozenset({"", "1", "-", "none", "unitless", "dimensionless", "reflectance"})
+COUNTS = frozenset({"dn", "digital number", "digital numbers", "digital_number", "count", "counts"})
+"""Units that say that numbers are yet to be scaled."""
+UNITLESS = frozenset({"", "1", "-", "none", "unitless", "dimensionless", "reflectance", *COUNTS})
 """Spellings of no units."""
+CODES = frozenset(
+    {"bit", "bits", "bit index", "bitfield", "class", "classes", "category", "categories", "flag", "flags", "code", "codes", "rank"}
+)
+"""Units that say that numbers are codes."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,10 @@ __all__ = ["offset_of", "taken_off"]
 
 OFFSET = -0.1
 """Reflectance of what baseline 04.00 and later add to counts."""
+STEP = 1e-4
+"""Reflectance of a count."""
+OWN = 99
+"""Baselines from here on are of processors of one's own (Sen2Cor writes 99.99), which may add the offset or not."""
 
 _SEPARATORS = re.compile(r"[-_. ]")
 _HARMONIZED = re.compile(r"harmoni[sz]ed", re.IGNORECASE)
@@ -27,14 +31,24 @@ def taken_off(item: Mapping[str, Any]) -> bool:
 
 
 def offset_of(item: Mapping[str, Any]) -> float:
-    """Return the offset of an item's reflectance; 0 where it names no baseline.
+    """Return the offset of an item's reflectance; 0 where it names no baseline, NaN where its baseline tells nothing.
 
     Raises
     ------
     CatalogError
-        If it names a baseline that is no number.
+        If it names a baseline or an offset that is no number.
     """
-    return 0.0 if taken_off(item) or (_baseline(item) or 0.0) < 4 else OFFSET
+    if taken_off(item):
+        return 0.0
+    for key, value in _named(item, "boaaddoffset"):
+        try:
+            return float(value) * STEP
+        except (TypeError, ValueError) as error:
+            raise CatalogError(f"Item {name_of(item)!r} declares the {key} {value!r}; a number of counts is needed.") from error
+    baseline = _baseline(item) or 0.0
+    if baseline >= OWN:
+        return float("nan")
+    return 0.0 if baseline < 4 else OFFSET
 
 
 def _baseline(item: Mapping[str, Any]) -> float | None:
@@ -77,5 +91,5 @@ def _properties(item: Mapping[str, Any]) -> Mapping[str, Any]:
 def _named(item: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
     """Yield properties of a name, whatever their namespace, and whether words are set off by lines or capitals."""
     for key, value in _properties(item).items():
-        if value is not None and key.lower().endswith(name[-7:]) and _SEPARATORS.sub("", key.rpartition(":")[2]).lower() == name:
+        if value is not None and key.lower().endswith(name[-6:]) and _SEPARATORS.sub("", key.rpartition(":")[2]).lower() == name:
             yield key, value

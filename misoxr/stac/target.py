@@ -97,9 +97,14 @@ def meridian_of(target: GeoBox) -> float:
 
 def _read_crs(crs: Any) -> CRS:
     try:
-        return CRS(f"EPSG:{crs}" if isinstance(crs, int) else crs)
+        found = CRS(f"EPSG:{crs}" if isinstance(crs, int) else crs)
     except (ValueError, TypeError, RuntimeError) as error:
         raise GridError(f"The CRS {crs!r} cannot be read; write it as 'EPSG:3338'.") from error
+    if not (found.projected or found.geographic):
+        raise GridError(
+            f"The CRS {crs!r} ({found.proj.name}) is no map's: it has no x and y; give a projected one, such as 'EPSG:3338'."
+        )
+    return found
 
 
 def _common_crs(scenes: Sequence[Scene]) -> CRS:
