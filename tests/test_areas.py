@@ -217,3 +217,8 @@ def test_a_crs_without_a_map_is_refused(crs):
 def test_a_crs_that_is_of_another_body_is_refused():
     with pytest.raises(GridError, match="No transformation leads from IAU_2015:30100 to EPSG:4326"):
         transformer("IAU_2015:30100", "EPSG:4326")
+
+
+def test_metres_without_a_crs_are_no_degrees():
+    with pytest.raises(CatalogError, match="carries no CRS, and its bounds .* are no degrees; give a GeoSeries"):
+        area_of(None, shapely.box(500_000, 7_190_000, 510_000, 7_200_000))

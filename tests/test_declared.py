@@ -334,3 +334,9 @@ def test_a_baseline_of_ones_own_tells_no_offset(baseline):
 def test_true_is_no_number(field):
     with pytest.raises(CatalogError, match=f"declares the {field} True, which is no number"):
         content(item(**RED, raster__bands=[{field: True}]))
+
+
+@pytest.mark.parametrize("word", ["", "none", "null", None])
+def test_what_is_said_to_be_nothing_is_not_told(word):
+    made = item("sentinel-2-l2a", **RED, raster__bands=[{"scale": word, "offset": word, "nodata": word, "unit": word}])
+    np.testing.assert_allclose(read(made, np.array([1500, 0], "uint16")), [0.15, np.nan])

@@ -10,6 +10,7 @@ import rasterio
 import xarray as xr
 
 from misoxr.errors import AssetError, BandError, CatalogError, MisoxrWarning
+from misoxr.grid import geobox_of
 from misoxr.stac import open_stac
 from tests.stac_scenes import plain_item, write_collection
 
@@ -171,3 +172,12 @@ def test_one_warning_names_all_bands_at_the_callers_line(tmp_path):
     assert len(told) == 1
     assert told[0].filename == __file__
     assert all(f"the band {band!r}" in str(told[0].message) for band in bands[1:])
+
+
+@pytest.mark.parametrize("code", [32605, "32605", "EPSG:32605", "epsg:32605"])
+def test_the_code_of_a_crs_however_it_is_spelt(tmp_path, code):
+    properties = {"proj:code": None, "proj:epsg": code}
+    item = plain_item(tmp_path, "i", "2020-07-01T21:00:00Z", {"red": (full(1500), named("red"))}, properties=properties)
+    cube = cube_of(tmp_path, item, bands=["red"])
+    assert geobox_of(cube).crs.epsg == 32605
+    assert values(cube, "red") == [0.15]

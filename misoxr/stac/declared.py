@@ -150,14 +150,16 @@ def _common(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _first(parts: list[Mapping[str, Any]], names: tuple[str, ...]) -> Any:
     """Return the first value of these names that is given."""
-    return next((part[name] for part in parts for name in names if part.get(name) is not None), None)
+    return next((part[name] for part in parts for name in names if _is_told(part.get(name))), None)
 
 
 def _values(value: Any) -> Iterator[Any]:
     """Yield one value, or those of a list."""
-    for each in value if isinstance(value, list | tuple) else [value]:
-        if each is not None:
-            yield each
+    yield from filter(_is_told, value if isinstance(value, list | tuple) else [value])
+
+
+def _is_told(value: Any) -> bool:
+    return value is not None and not (isinstance(value, str) and value.strip().lower() in ("", "none", "null"))
 
 
 # ---- classes

@@ -118,6 +118,15 @@ def area_of(bbox: Iterable[float] | None, intersects: Any) -> BaseGeometry | Non
     if intersects is None:
         return None
     area, crs = _shape(intersects)
+    if (
+        crs == DEGREES
+        and not area.is_empty
+        and not (max(np.abs(area.bounds[::2])) <= TURNS and max(np.abs(area.bounds[1::2])) <= 90)
+    ):
+        bounds = tuple(round(value, 3) for value in area.bounds)
+        raise CatalogError(
+            f"The area carries no CRS, and its bounds {bounds} are no degrees; give a GeoSeries or GeoDataFrame with its CRS."
+        )
     try:
         circle = circle_of(crs)
         if circle is None:

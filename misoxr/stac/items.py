@@ -214,7 +214,7 @@ def _grid(item: Mapping[str, Any], asset: Mapping[str, Any]) -> GeoBox | None:
 
 def _crs(fields: Mapping[str, Any], name: str) -> CRS | None:
     """Return the CRS that the projection extension declares."""
-    epsg = fields.get("proj:epsg")
+    epsg = str(fields.get("proj:epsg") or "").strip().upper().removeprefix("EPSG:")
     declared = fields.get("proj:code") or (f"EPSG:{epsg}" if epsg else None) or fields.get("proj:wkt2")
     try:
         if declared is None and isinstance(fields.get("proj:projjson"), Mapping):
