@@ -174,7 +174,7 @@ def test_a_store_of_the_version_before_is_not_gone_on_with_and_can_be_replaced(b
     [
         (lambda p: p * 100, "from [0-9.]+ to [0-9.]+"),
         (lambda p: p - 0.5, "from -0.4[0-9]+ to"),
-        (lambda p: np.log(p / (1 - p)), "from [-0-9.inf]+ to [0-9.inf]+"),
+        (lambda p: np.log(p / (1 - p)), "from [-0-9.inf]+ to [-0-9.inf]+"),
         (lambda p: p / 0, "from inf to inf"),
     ],
 )
