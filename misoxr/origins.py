@@ -19,7 +19,7 @@ def reads_from(ds: xr.Dataset, store: str) -> bool:
     return any(_place(array).startswith(f"{place}/") for array in _arrays(ds))
 
 
-def _arrays(ds: xr.Dataset) -> Iterator[zarr.Array[Any]]:
+def _arrays(ds: xr.Dataset) -> "Iterator[zarr.Array[Any]]":
     """Yield the Zarr arrays that a dataset's graph begins with, as xarray opens them."""
     for variable in ds.variables.values():
         layers = variable.data.__dask_graph__().layers if variable.chunks is not None else {}
