@@ -13,13 +13,14 @@ test: .venv/.developers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Lint, and the tests of files that need no training, no server and no other process.
-FAST := assets baseline calibration cube ensemble files folds grid halo lowest metrics network planning points predict query samples \
-	scaling spec store tiles windows
+FAST := areas arguments assets bands baseline calibration codes cube dates declared decoded ensemble features files folds \
+	geozarr grid halo inference join labels longitude lowest metrics moments network notes paths planning points predict \
+	query samples scaling spec store tiles windows
 check: .venv/.developers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST:%=tests/test_%.py)
 
 # What users run, on the lowest versions that pyproject.toml declares.
-LOWEST := cube grid lowest pipeline points scaling stac store export table baseline
+LOWEST := baseline codes cube decoded export fitted geozarr grid join lowest pipeline points scaling stac storable store table
 test-lowest: .venv-lowest/.installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n 2 --dist loadfile -p no:cacheprovider $(LOWEST:%=tests/test_%.py) \
 		tests/test_evaluate.py::test_every_point_is_predicted_once_by_each_model_and_seed
