@@ -13,17 +13,20 @@ test: .venv/.developers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Lint, and the tests of files that need no training, no server and no other process.
-FAST := areas arguments assets bands baseline calibration codes cube dates declared decoded ensemble features files folds \
-	geozarr grid halo inference join labels longitude lowest metrics moments network notes paths planning points predict \
-	query samples scaling spec store tiles windows
+FAST := tests/cube tests/grid tests/points tests/sensors tests/spec $(patsubst %,tests/%.py,assets/test_read io/test_codes io/test_geozarr \
+	io/test_layout io/test_plan mapping/test_ensemble mapping/test_predict model/test_calibration model/test_files model/test_inference \
+	model/test_network model/test_query stac/test_arguments stac/test_dates test_errors test_lowest test_metrics test_paths \
+	training/test_baselines training/test_cutouts training/test_windows)
 check: .venv/.developers lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST:%=tests/test_%.py)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST)
 
 # What users run, on the lowest versions that pyproject.toml declares.
-LOWEST := baseline codes cube decoded export fitted geozarr grid join lowest pipeline points scaling stac storable store table
+LOWEST := tests/cube tests/io/test_codes.py tests/io/test_geotiff.py tests/io/test_geozarr.py tests/io/test_layout.py tests/io/test_storable.py \
+	tests/grid/test_geobox.py tests/points/test_read.py tests/stac/test_item_table.py tests/stac/test_open.py tests/test_lowest.py \
+	tests/test_pipeline.py tests/training/test_baselines.py tests/training/test_estimator_files.py \
+	tests/evaluation/test_cross_validate.py::test_every_point_is_predicted_once_by_each_model_and_seed
 test-lowest: .venv-lowest/.installed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n 2 --dist loadfile -p no:cacheprovider $(LOWEST:%=tests/test_%.py) \
-		tests/test_evaluate.py::test_every_point_is_predicted_once_by_each_model_and_seed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n 2 --dist loadfile -p no:cacheprovider $(LOWEST)
 
 lint: .venv/.developers
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
-from misoxr.scores import Scores, compared
+from misoxr.evaluation.scores import Scores, compared
 
 __all__ = ["at_equal_alarms", "json_line", "paired", "table", "with_averages", "workers"]
 

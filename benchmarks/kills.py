@@ -22,10 +22,10 @@ sys.path.insert(0, str(ROOT))
 
 def main(kills: int, seed: int) -> None:
     """Run, and print."""
-    from misoxr.ledger import COMPLETE, Ledger
-    from misoxr.store import progress_of
-    from misoxr.write import to_zarr
-    from tests.test_write import bytes_of
+    from misoxr.io.layout import progress_of
+    from misoxr.io.ledger import COMPLETE, Ledger
+    from misoxr.io.zarr import to_zarr
+    from tests.io.test_zarr import bytes_of
     from tests.writer import BLOCKS, noted, slow_map
 
     rng = random.Random(seed)

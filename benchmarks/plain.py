@@ -2,7 +2,7 @@
 
 Four whole MLPs a point and stage, at all points of a window at once, with the axes mixed as published (arXiv 2506.17302); the
 location branch at every point; crops on a grid, averaged with the Gaussian window. Written from the paper's facts on the
-weights of :class:`misoxr.model.miso.Miso`.
+weights of :class:`misoxr.model.network.Miso`.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from misoxr.model.checkpoint import Model
 from misoxr.model.encoder import Encoder
 from misoxr.model.inference import activate
-from misoxr.model.miso import Miso
+from misoxr.model.network import Miso
 from misoxr.model.query import Query
 
 __all__ = ["crop_points", "encode", "gaussian_window", "plain_answer", "plain_map", "plain_query"]

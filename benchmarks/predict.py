@@ -30,11 +30,11 @@ from plain import plain_map
 from query import peak, remaining
 from scipy.ndimage import gaussian_filter
 
-from misoxr.grid import assign, geobox_of, locations
+from misoxr.cube.scaling import Scaling
+from misoxr.grid.geobox import assign, geobox_of, locations
 from misoxr.model.checkpoint import Model
-from misoxr.model.miso import Miso
+from misoxr.model.network import Miso
 from misoxr.model.published import WINDOWS
-from misoxr.scaling import Scaling
 from misoxr.spec import PERMAFROST, ModelSpec
 
 TILE_CROPS, TILE_PIXELS = 1521, 5000 * 5000

@@ -18,10 +18,10 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from misoxr.grid import assign
+from misoxr.cube.scaling import Scaling
+from misoxr.grid.geobox import assign
 from misoxr.model.checkpoint import Model
-from misoxr.model.miso import Miso
-from misoxr.scaling import Scaling
+from misoxr.model.network import Miso
 from misoxr.spec import ModelSpec
 
 

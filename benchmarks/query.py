@@ -21,7 +21,7 @@ from plain import crop_points, encode, plain_answer, plain_query
 from torch import Tensor
 
 from misoxr.model.inference import Run, block_size, inference
-from misoxr.model.miso import Miso
+from misoxr.model.network import Miso
 from misoxr.model.query import neighbours
 from misoxr.spec import PERMAFROST, ModelSpec
 

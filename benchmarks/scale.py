@@ -43,9 +43,9 @@ def model_of(preset: str) -> Any:
     """A model with random weights."""
     import torch
 
+    from misoxr.cube.scaling import Scaling
     from misoxr.model.checkpoint import Model
-    from misoxr.model.miso import Miso
-    from misoxr.scaling import Scaling
+    from misoxr.model.network import Miso
     from misoxr.spec import ModelSpec
 
     torch.manual_seed(0)
@@ -56,7 +56,7 @@ def model_of(preset: str) -> Any:
 
 def image(shape: tuple[int, int], chunk: int, model: Any) -> xr.Dataset:
     """Imagery for a model, of which nothing is in memory."""
-    from misoxr.grid import assign
+    from misoxr.grid.geobox import assign
 
     variables = {}
     for seed, band in enumerate(model.spec.bands):
@@ -146,9 +146,9 @@ def graph(directory: str) -> dict[str, float]:
     import cloudpickle
     from dask.highlevelgraph import HighLevelGraph
 
-    from misoxr.blocks import AT_ONCE, Target, batch_of
-    from misoxr.ledger import Ledger, in_order
-    from misoxr.store import layout_of
+    from misoxr.io.blocks import AT_ONCE, Target, batch_of
+    from misoxr.io.layout import layout_of
+    from misoxr.io.ledger import Ledger, in_order
 
     model = model_of("miso-nano")
     layout = layout_of(image((240_000, 370_000), 1024, model).miso.predict(model))
@@ -170,10 +170,10 @@ def overhead(directory: str) -> dict[str, float]:
     """Time of a map over that of a bare loop over the same windows, each the least of two."""
     import torch
 
+    from misoxr.grid.windows import plan
     from misoxr.model.checkpoint import resolve
     from misoxr.model.field import Block, Grid, blend
     from misoxr.model.inference import inference
-    from misoxr.windows import plan
 
     model = model_of("miso-small")
     cube = image((2048, 2048), 2048, model).compute().chunk({"y": 2048, "x": 2048})

@@ -46,9 +46,9 @@ def a_model() -> object:
     """A model with random weights and scaling."""
     import torch
 
+    from misoxr.cube.scaling import Scaling
     from misoxr.model.checkpoint import Model
-    from misoxr.model.miso import Miso
-    from misoxr.scaling import Scaling
+    from misoxr.model.network import Miso
     from misoxr.spec import ModelSpec
 
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def zarr_cube(directory: Path) -> Path:
     """A store of the whole state, with data around the first block alone: absent chunks are nodata."""
     import dask.array as da
 
-    from misoxr.grid import assign
+    from misoxr.grid.geobox import assign
 
     path = directory / "cube.zarr"
     empty = da.zeros(SHAPE, chunks=SHAPE, dtype="float32")

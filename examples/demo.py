@@ -21,10 +21,10 @@ from servers import range_server, stac_api
 
 import misoxr
 from misoxr import simulate
-from misoxr.grid import geobox_of
+from misoxr.display.maps import classes, probability, true_colour
+from misoxr.grid.geobox import geobox_of
 from misoxr.metrics import scores
-from misoxr.plot import classes, probability, true_colour
-from misoxr.points import encode, place
+from misoxr.points.read import encode, place
 from misoxr.spec import PERMAFROST, SENTINEL2, TAXONOMY
 
 matplotlib.use("Agg")

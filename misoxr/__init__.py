@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 from misoxr import accessor as _accessor
 from misoxr._version import __version__
-from misoxr.folds import KNNDM, BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds
-from misoxr.points import read_points
-from misoxr.recipe import Recipe
+from misoxr.io.layout import open_maps
+from misoxr.points.folds import KNNDM, BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds
+from misoxr.points.read import read_points
 from misoxr.spec import LossSpec, ModelSpec, WindowSpec
+from misoxr.spec.recipe import Recipe
 from misoxr.stac import open_stac
-from misoxr.store import open_maps
 
 if TYPE_CHECKING:
-    from misoxr.loading import load
+    from misoxr.evaluation.scores import Scores
+    from misoxr.mapping.load import load
     from misoxr.model.checkpoint import Model
-    from misoxr.scores import Scores
 
 __all__ = [
     "KNNDM",
@@ -40,7 +40,7 @@ __all__ = [
 del _accessor
 
 
-_LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.scores", "load": "misoxr.loading"}
+_LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.evaluation.scores", "load": "misoxr.mapping.load"}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
-from misoxr import cube, join
-from misoxr.write import to_zarr
+from misoxr.cube import composite as cube
+from misoxr.cube import join
+from misoxr.io.zarr import to_zarr
 
 if TYPE_CHECKING:
     import geopandas as gpd
     from icechunk import Repository
 
-    from misoxr.baseline import Baseline, PixelModel
+    from misoxr.evaluation.scores import Scores
+    from misoxr.io.plan import Plan
     from misoxr.model.checkpoint import Model
-    from misoxr.planning import Plan
-    from misoxr.scores import Scores
     from misoxr.spec import ModelSpec, WindowSpec
+    from misoxr.training.baselines import Baseline, PixelModel
 
 __all__ = ["MisoAccessor"]
 
@@ -32,11 +33,11 @@ class MisoAccessor:
     def composite(
         self, season: tuple[str, str] | None = None, years: int | Iterable[int] | None = None, method: str = "median"
     ) -> xr.Dataset:
-        """Reduce a time cube to one image; see :func:`misoxr.cube.composite`."""
+        """Reduce a time cube to one image; see :func:`misoxr.cube.composite.composite`."""
         return cube.composite(self._ds, season=season, years=years, method=method)
 
     def add(self, *, resampling: str | Mapping[str, str] = "auto", **rasters: Any) -> xr.Dataset:
-        """Put rasters on this dataset's grid, lazily; see :func:`misoxr.join.add`."""
+        """Put rasters on this dataset's grid, lazily; see :func:`misoxr.cube.join.add`."""
         return join.add(self._ds, resampling=resampling, **rasters)
 
     def fit(
@@ -50,13 +51,13 @@ class MisoAccessor:
         progress: bool = True,
         **settings: Any,
     ) -> "Model | PixelModel":
-        """Train a model or a rival on labelled points; see :func:`misoxr.train.fit` for the further settings."""
-        from misoxr.baseline import fit_estimator, is_baseline
+        """Train a model or a rival on labelled points; see :func:`misoxr.training.fit.fit` for the further settings."""
+        from misoxr.training.baselines import fit_estimator, is_baseline
 
         common = {"val": val, "seed": seed, "device": device, "progress": progress, **settings}
         if is_baseline(spec):
             return fit_estimator(self._ds, spec, points, **common)
-        from misoxr.train import fit  # with torch, which estimators do without
+        from misoxr.training.fit import fit  # with torch, which estimators do without
 
         return fit(self._ds, spec, points, **common)
 
@@ -73,8 +74,8 @@ class MisoAccessor:
         batch_size: int | None = None,
         **settings: Any,
     ) -> xr.Dataset:
-        """Map a model over this dataset, lazily; see :func:`misoxr.predict.predict`."""
-        from misoxr.predict import predict
+        """Map a model over this dataset, lazily; see :func:`misoxr.mapping.predict.predict`."""
+        from misoxr.mapping.predict import predict
 
         options = {"location": location, "device": device, "precision": precision, "batch_size": batch_size, **settings}
         return predict(self._ds, model, tasks=tasks, windows=windows, resolution=resolution, **options)
@@ -82,20 +83,20 @@ class MisoAccessor:
     def predict_at(
         self, model: "Model | PixelModel | str | os.PathLike[str] | list[Any]", points: Any, **options: Any
     ) -> xr.Dataset:
-        """Answer a model at any coordinates of this dataset, lazily; see :func:`misoxr.predict_at.predict_at`."""
-        from misoxr.predict_at import predict_at
+        """Answer a model at any coordinates of this dataset, lazily; see :func:`misoxr.mapping.predict_at.predict_at`."""
+        from misoxr.mapping.predict_at import predict_at
 
         return predict_at(self._ds, model, points, **options)
 
     def cross_validate(self, estimators: Any, points: "gpd.GeoDataFrame", *, cv: Any = 5, **options: Any) -> "Scores":
-        """Fit and score models on folds of labelled points; see :func:`misoxr.evaluate.cross_validate`."""
-        from misoxr.evaluate import cross_validate
+        """Fit and score models on folds of labelled points; see :func:`misoxr.evaluation.cross_validate.cross_validate`."""
+        from misoxr.evaluation.cross_validate import cross_validate
 
         return cross_validate(self._ds, estimators, points, cv=cv, **options)
 
     def plan(self, *, timed: "bool | tuple[int, int]" = True, compact: bool = False) -> "Plan":
-        """Tell what writing this dataset will take, before anything is written; see :func:`misoxr.planning.plan`."""
-        from misoxr.planning import plan
+        """Tell what writing this dataset will take, before anything is written; see :func:`misoxr.io.plan.plan`."""
+        from misoxr.io.plan import plan
 
         return plan(self._ds, timed=timed, compact=compact)
 
@@ -111,28 +112,28 @@ class MisoAccessor:
         client: Any = None,
         **options: Any,
     ) -> None:
-        """Compute this dataset block by block into Zarr, or go on where it stopped; see :func:`misoxr.write.to_zarr`."""
+        """Compute this dataset block by block into Zarr, or go on where it stopped; see :func:`misoxr.io.zarr.to_zarr`."""
         settings = {"resume": resume, "progress": progress, "on_error": on_error, "compact": compact, "client": client, **options}
         to_zarr(self._ds, store, overwrite=overwrite, **settings)
 
     def to_cog(
         self, directory: str | os.PathLike[str], *, variables: Sequence[str] | None = None, overwrite: bool = False, **options: Any
     ) -> list[str]:
-        """Compute maps block by block into cloud-optimised GeoTIFFs; see :func:`misoxr.export.to_cog`."""
-        from misoxr.export import to_cog
+        """Compute maps block by block into cloud-optimised GeoTIFFs; see :func:`misoxr.io.geotiff.to_cog`."""
+        from misoxr.io.geotiff import to_cog
 
         return to_cog(self._ds, directory, variables=variables, overwrite=overwrite, **options)
 
     def to_pyramid(
         self, store: str | os.PathLike[str], *, levels: int | None = None, overwrite: bool = False, **options: Any
     ) -> None:
-        """Compute this dataset block by block into Zarr with coarser levels; see :func:`misoxr.export.to_pyramid`."""
-        from misoxr.export import to_pyramid
+        """Compute this dataset block by block into Zarr with coarser levels; see :func:`misoxr.io.geotiff.to_pyramid`."""
+        from misoxr.io.geotiff import to_pyramid
 
         to_pyramid(self._ds, store, levels=levels, overwrite=overwrite, **options)
 
     def plot(self, **options: Any) -> Any:
-        """Draw the maps of this dataset; see :func:`misoxr.plot.plot`."""
-        from misoxr.plot import plot
+        """Draw the maps of this dataset; see :func:`misoxr.display.maps.plot`."""
+        from misoxr.display.maps import plot
 
         return plot(self._ds, **options)

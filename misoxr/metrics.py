@@ -5,8 +5,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from misoxr.errors import PointsError, require
-from misoxr.moments import is_rounding
 from misoxr.spec import Task
+from misoxr.spec.standardisation import is_rounding
 
 __all__ = ["check_codes", "class_scores", "confusion", "reliability", "scores"]
 

@@ -14,8 +14,8 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 import misoxr  # noqa: F401
-from misoxr.grid import assign
-from misoxr.scaling import Scaling
+from misoxr.cube.scaling import Scaling
+from misoxr.grid.geobox import assign
 from misoxr.spec import Band, EncoderSpec, LossSpec, ModelSpec, WindowSpec
 
 if TYPE_CHECKING:  # torch takes seconds to import, and each process of the tests imports this module
@@ -44,8 +44,8 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def forked() -> Iterator[None]:
     """Fork the processes of tests and their clusters from one that has imported what they need: imports cost each 7 s of CPU."""
-    preload = ["tests.conftest", "tests.writer", "distributed", "distributed.nanny", "pytorch_lightning", "misoxr.write"]
-    forkserver.set_forkserver_preload([*preload, "misoxr.predict", "misoxr.evaluate"])
+    preload = ["tests.conftest", "tests.writer", "distributed", "distributed.nanny", "pytorch_lightning", "misoxr.io.zarr"]
+    forkserver.set_forkserver_preload([*preload, "misoxr.mapping.predict", "misoxr.evaluation.cross_validate"])
     forkserver.ensure_running()
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         yield
@@ -83,7 +83,7 @@ def make_model(spec: ModelSpec, seed: int = 0) -> "Model":
     import torch
 
     from misoxr.model.checkpoint import Model
-    from misoxr.model.miso import Miso
+    from misoxr.model.network import Miso
 
     cube = make_cube((64, 64), spec.bands, seed=seed)
     pixels = np.stack([cube[band.name].values.ravel() for band in spec.bands])

@@ -12,7 +12,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 import misoxr  # noqa: F401
-from misoxr.grid import assign
+from misoxr.grid.geobox import assign
 
 SIDE = 1024
 

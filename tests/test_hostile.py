@@ -31,13 +31,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from servers import range_server
 
-from misoxr.calibration import Calibration
+from misoxr.cube.scaling import Scaling
 from misoxr.errors import AssetError, CatalogError, CheckpointError, MisoxrError, MisoxrWarning
+from misoxr.model.calibration import Calibration
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import read_state
-from misoxr.parts import EncoderSpec
-from misoxr.scaling import Scaling
 from misoxr.spec import ModelSpec
+from misoxr.spec.components import EncoderSpec
 from misoxr.stac import open_stac
 from tests.conftest import make_model, tiny_spec
 from tests.stac_scenes import make_item

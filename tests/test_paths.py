@@ -8,12 +8,12 @@ import pytest
 import rioxarray  # noqa: F401
 
 import misoxr
-from misoxr.folds import PredefinedFolds
+from misoxr.mapping.predict import predict
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import cache, sha256_of
 from misoxr.paths import expanded
-from misoxr.points import read_points
-from misoxr.predict import predict
+from misoxr.points.folds import PredefinedFolds
+from misoxr.points.read import read_points
 from misoxr.spec import SENTINEL2
 from tests.conftest import make_cube
 

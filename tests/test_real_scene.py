@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 import misoxr
-from misoxr.maps import FILL
+from misoxr.cube.variables import FILL
 from misoxr.spec import PERMAFROST, TAXONOMY, Band, ModelSpec
 from tests.conftest import make_model
 

@@ -16,7 +16,7 @@ BLOCKS = 30
 
 def slow_map(log: Path, pause: float = 0.0, rows: int = CHUNK) -> xr.Dataset:
     """A predicted map of 5 x 6 blocks (2 x 6 of 40 rows), each of which takes a while and is noted in a log when it is computed."""
-    from misoxr.predict import predict
+    from misoxr.mapping.predict import predict
     from tests.conftest import make_cube, make_model, tiny_spec
 
     spec = tiny_spec()
@@ -34,7 +34,7 @@ def slow_cube(log: Path, pause: float = 0.0) -> xr.Dataset:
     from affine import Affine
     from odc.geo.geobox import GeoBox
 
-    from misoxr.grid import assign
+    from misoxr.grid.geobox import assign
 
     values = np.arange(SIZE[0] * SIZE[1], dtype="float32").reshape(SIZE)
     noted = da.from_array(values, chunks=CHUNK).map_blocks(
@@ -69,7 +69,7 @@ def noted(log: Path) -> list[tuple[int, int, int]]:
 
 def write(store: str, log: Path, pause: float, rows: int = CHUNK) -> None:
     """Write the slow map."""
-    from misoxr.write import to_zarr
+    from misoxr.io.zarr import to_zarr
 
     dask.config.set(num_workers=2)
     to_zarr(slow_map(log, pause, rows), store, progress=False)

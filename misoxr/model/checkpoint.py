@@ -18,14 +18,14 @@ from safetensors.torch import save as serialise
 from torch.nn.modules.module import register_module_buffer_registration_hook, register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from misoxr.calibration import Calibration, prevalence_bias
+from misoxr.cube.scaling import Scaling
 from misoxr.errors import CheckpointError, SpecError
-from misoxr.fitted import holds_estimators
+from misoxr.model.calibration import Calibration, prevalence_bias
 from misoxr.model.files import cache, fetch, put
-from misoxr.model.miso import Miso
-from misoxr.moments import Standardisation
-from misoxr.scaling import Scaling
+from misoxr.model.network import Miso
 from misoxr.spec import ModelSpec, build
+from misoxr.spec.standardisation import Standardisation
+from misoxr.training.estimator_files import holds_estimators
 
 __all__ = ["Address", "Model", "resolve"]
 

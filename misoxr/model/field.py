@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from misoxr.grid import locations
+from misoxr.cube.augment import TURNS, padded, turned, turned_points
+from misoxr.cube.scaling import valid_pixels
+from misoxr.grid.geobox import locations
+from misoxr.grid.windows import Axis, Plan
 from misoxr.model.checkpoint import Model
 from misoxr.model.inference import Run, answer, group_size, in_batches, locate
-from misoxr.scaling import valid_pixels
 from misoxr.spec import ModelSpec
-from misoxr.turns import TURNS, padded, turned, turned_points
-from misoxr.windows import Axis, Plan
 
 __all__ = ["Block", "Crops", "Grid", "Positions", "Scatter", "Source", "Window", "blend", "from_location"]
 

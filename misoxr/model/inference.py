@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from misoxr.calibration import Calibration
 from misoxr.clusters import cores as _cores
 from misoxr.errors import SpecError, did_you_mean
+from misoxr.model.calibration import Calibration
 from misoxr.model.checkpoint import Model
-from misoxr.model.miso import Miso
-from misoxr.moments import Standardisation
+from misoxr.model.network import Miso
 from misoxr.spec import ModelSpec
+from misoxr.spec.standardisation import Standardisation
 
 __all__ = [
     "Precision",

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from misoxr.moments import Standardisation
 from misoxr.spec import LossSpec, Task
+from misoxr.spec.standardisation import Standardisation
 
 __all__ = ["contrast", "contrasts", "learnt", "task_loss", "total_loss"]
 

@@ -9,11 +9,11 @@ import torch
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
+from misoxr.cube.scaling import ModalityScaling, Scaling
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.model.encoder import Encoder
 from misoxr.model.files import read_state
-from misoxr.model.miso import Miso
-from misoxr.scaling import ModalityScaling, Scaling
+from misoxr.model.network import Miso
 from misoxr.spec import ALASKA, PERMAFROST, SENTINEL2, TAXONOMY, Band, Modality, ModelSpec, WindowSpec
 
 __all__ = ["WINDOWS", "load_backbone", "load_published"]

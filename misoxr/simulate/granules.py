@@ -17,7 +17,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
-from misoxr.grid import geobox_of
+from misoxr.grid.geobox import geobox_of
 from misoxr.simulate.nature import CLEAR_SUN, SIMULATOR_VERSION, incidence
 from misoxr.simulate.terrain import Floats, generator, noise
 from misoxr.spec import COVARIATES, SENTINEL2

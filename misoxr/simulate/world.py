@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from scipy import sparse
 
 from misoxr.errors import GridError, PointsError
-from misoxr.grid import assign, geobox_of, pixels
+from misoxr.grid.geobox import assign, geobox_of, pixels
 from misoxr.metrics import scores
 from misoxr.paths import expanded
 from misoxr.simulate import nature

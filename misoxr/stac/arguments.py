@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from misoxr.assets.read import CLEAR
 from misoxr.errors import BandError, CatalogError, GridError, did_you_mean
 from misoxr.spec import SENTINEL2
-from misoxr.stac.assets import CLEAR
 
 __all__ = ["band_names", "box_of", "chunk_sizes", "collection_names", "crs_of", "pixel_size", "refuse_unknown"]
 

@@ -12,13 +12,13 @@ from urllib.parse import unquote
 import shapely
 import shapely.geometry
 
-from misoxr.areas import split
+from misoxr.assets.hrefs import CLOUD, HTTP, is_remote, redact, resolve
+from misoxr.assets.http import follow, http_session, without_query
 from misoxr.errors import AssetError, CatalogError, MisoxrError, did_you_mean
+from misoxr.grid.footprints import split
 from misoxr.paths import expanded
-from misoxr.stac.fields import checked, mappings, name_of
+from misoxr.sensors.item_fields import checked, mappings, name_of
 from misoxr.stac.filters import Filters, rfc3339, time_of
-from misoxr.stac.hrefs import CLOUD, HTTP, is_remote, redact, resolve
-from misoxr.stac.http import follow, http_session, without_query
 
 __all__ = ["Found", "Modifier", "find", "modified"]
 

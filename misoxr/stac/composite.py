@@ -17,11 +17,11 @@ from dask.layers import ArrayBlockwiseDep
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
-from misoxr.areas import footprint, meeting
-from misoxr.cube import reduce_time
-from misoxr.halo import part_of
-from misoxr.stac.assets import CLEAR, Asset, PatchUrl, Reader
-from misoxr.stac.hrefs import redact
+from misoxr.assets.hrefs import redact
+from misoxr.assets.read import CLEAR, Asset, PatchUrl, Reader
+from misoxr.cube.composite import reduce_time
+from misoxr.grid.footprints import footprint, meeting
+from misoxr.grid.halo import part_of
 from misoxr.stac.items import Moment, Scene
 
 __all__ = ["Composite", "Items", "ItemsInHand", "composite_of", "reduce_block"]
@@ -115,7 +115,7 @@ class Composite:
     target : GeoBox
         Its grid.
     method : str
-        Of :func:`misoxr.cube.reduce_time`.
+        Of :func:`misoxr.cube.composite.reduce_time`.
     patch_url : callable, optional
         See :func:`misoxr.open_stac`.
     """
@@ -223,7 +223,7 @@ def reduce_block(
     block : GeoBox
         The block.
     method : str
-        Of :func:`misoxr.cube.reduce_time`.
+        Of :func:`misoxr.cube.composite.reduce_time`.
     patch_url : callable, optional
         See :func:`open_stac`.
     whole : GeoBox

@@ -1,6 +1,6 @@
 """stackstac and odc-stac as builders of lazy cubes over one reader of our own, so that both are safe and give the same numbers.
 
-Each engine gets items that carry nothing but an extent on the target grid and, for each band, an :class:`~misoxr.stac.assets.Asset`;
+Each engine gets items that carry nothing but an extent on the target grid and, for each band, an :class:`~misoxr.assets.read.Asset`;
 each returns (item, y, x) arrays in the order of the scenes.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from misoxr.areas import bounds_on
+from misoxr.assets.read import Asset, PatchUrl, Reader
 from misoxr.errors import GridError
-from misoxr.stac.assets import Asset, PatchUrl, Reader
+from misoxr.grid.footprints import bounds_on
 from misoxr.stac.items import Scene
 
 __all__ = ["ENGINES"]

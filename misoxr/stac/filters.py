@@ -14,12 +14,12 @@ from odc.geo.geom import Geometry
 from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
-from misoxr.areas import DEGREES, as_read, checked, meets, moved
-from misoxr.cube import in_season
+from misoxr.cube.composite import in_season
 from misoxr.errors import CatalogError, GridError
-from misoxr.longitude import circle_of
+from misoxr.grid.footprints import DEGREES, as_read, checked, meets, moved
+from misoxr.grid.longitude import circle_of
+from misoxr.sensors.item_fields import name_of
 from misoxr.stac.dates import Interval, days, utc
-from misoxr.stac.fields import name_of
 
 __all__ = ["Filters", "area_of", "footprint_of", "rfc3339", "time_of"]
 
@@ -32,7 +32,7 @@ _MOMENT = re.compile(r"(19|20|21)\d\d-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9}
 
 @dataclass(frozen=True)
 class Filters:
-    """What to look for. Times are UTC without a zone, ``area`` is degrees as :mod:`misoxr.areas` has them."""
+    """What to look for. Times are UTC without a zone, ``area`` is degrees as :mod:`misoxr.grid.footprints` has them."""
 
     collections: tuple[str, ...] | None = None
     area: BaseGeometry | None = None

@@ -15,17 +15,17 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
-from misoxr.areas import DEGREES, footprint, meets, moved
+from misoxr.assets.hrefs import resolve
+from misoxr.assets.read import CLEAR, Asset
 from misoxr.errors import AssetError, CatalogError, GridError
-from misoxr.longitude import near
-from misoxr.stac.assets import CLEAR, Asset
-from misoxr.stac.bands import CLASSIFICATION, Named, named_assets
+from misoxr.grid.footprints import DEGREES, footprint, meets, moved
+from misoxr.grid.longitude import near
+from misoxr.sensors.bands import CLASSIFICATION, Named, named_assets
+from misoxr.sensors.declared import Content, content_of
+from misoxr.sensors.item_fields import name_of
+from misoxr.sensors.known import surface_of
 from misoxr.stac.catalog import Found
-from misoxr.stac.declared import Content, content_of
-from misoxr.stac.fields import name_of
 from misoxr.stac.filters import footprint_of, time_of
-from misoxr.stac.hrefs import resolve
-from misoxr.stac.sensors import surface_of
 
 __all__ = ["Moment", "Scene", "moments_of", "scenes_of", "solar_days"]
 
@@ -46,7 +46,7 @@ class Scene:
     time : Timestamp
         UTC, without a zone.
     footprint : shapely geometry
-        Degrees, as :mod:`misoxr.areas` has them.
+        Degrees, as :mod:`misoxr.grid.footprints` has them.
     assets : mapping of str to Asset
         By band; a band that the item lacks is not there.
     grids : mapping of str to GeoBox

@@ -11,9 +11,9 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
-from misoxr.areas import DEGREES, bounds_of, footprint, moved
 from misoxr.errors import CatalogError, GridError
-from misoxr.grid import geobox_of
+from misoxr.grid.footprints import DEGREES, bounds_of, footprint, moved
+from misoxr.grid.geobox import geobox_of
 from misoxr.stac.items import Scene
 
 __all__ = ["area_on", "given_grid", "meridian_of", "target_grid"]
@@ -53,7 +53,7 @@ def target_grid(scenes: Sequence[Scene], area: BaseGeometry | None, crs: Any, re
     scenes : sequence of Scene
         Items with the bands that are wanted.
     area : shapely geometry, optional
-        Degrees, as :mod:`misoxr.areas` has them; the union of the items by default.
+        Degrees, as :mod:`misoxr.grid.footprints` has them; the union of the items by default.
     crs : str, int or CRS, optional
         The items' by default.
     resolution : float, optional

@@ -1,0 +1,160 @@
+"""Hrefs are data from outside: which of them are opened, and how, so that an item can never reach what it should not.
+
+The rules: only the schemes http(s), s3, gs, az and abfs(s); local paths only below the directory of a local catalogue; no GDAL
+virtual path, driver prefix or inline XML; no redirect to another scheme, or from elsewhere to this machine's network; and only the
+GeoTIFF and JPEG 2000 drivers see the bytes. Over HTTP, GDAL reads through :class:`~misoxr.assets.remote.RemoteFile`, because its own
+client follows redirects that cannot be checked.
+"""
+
+import ipaddress
+import os
+import re
+import socket
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+
+from misoxr.errors import AssetError
+
+__all__ = ["gdal_path", "is_remote", "redact", "redirected", "resolve"]
+
+HTTP = ("http", "https")
+CLOUD = ("s3", "gs", "az", "abfs", "abfss")
+
+_PREFIX = re.compile(r"^[A-Za-z][A-Za-z0-9_+.\-]*:")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
+
+
+def is_remote(href: str) -> bool:
+    """Whether the href has one of the remote schemes."""
+    return href.partition(":")[0].strip().lower() in (*HTTP, *CLOUD)
+
+
+def redact(href: str) -> str:
+    """Return the href without what may be a secret: user name, password, query and fragment."""
+    if "://" not in href:
+        return href
+    try:
+        parts = urlsplit(href)
+    except ValueError:
+        return f"{href.partition('://')[0]}://..."
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def resolve(href: str, base: str | None = None, root: str | None = None) -> str:
+    """Return an href in full, if it may be opened.
+
+    Parameters
+    ----------
+    href : str
+        As an item, or a function that signs, gives it.
+    base : str, optional
+        Address or path of the document that holds the href; relative hrefs start from there.
+    root : str, optional
+        Directory of the local catalogue. Without it no local path is opened.
+
+    Raises
+    ------
+    AssetError
+        If the scheme is refused, the path leaves the catalogue's directory, or the href is an instruction to GDAL.
+    """
+    if not isinstance(href, str) or not href or _CONTROL.search(href) or href.lstrip().startswith("<"):
+        raise AssetError(f"The href {href!r} is refused: it is not an address of a file.")
+    if href.lower().startswith("/vsi"):
+        raise AssetError(f"The href {redact(href)!r} is refused: it names a GDAL virtual file system.")
+    try:
+        if base is not None and is_remote(base) and not _PREFIX.match(href):
+            href = _joined(base, href)
+        scheme, host = urlsplit(href).scheme.lower(), urlsplit(href).hostname
+        _ = (host or "").encode("idna"), urlsplit(href).port, href.encode()  # what cannot be asked for is refused here
+    except ValueError as error:
+        raise AssetError(f"The href {redact(href)!r} is refused: it is no address that can be asked for ({error}).") from error
+    if scheme in HTTP and host:
+        return href
+    if scheme in CLOUD:
+        gdal_path(href)
+        return href
+    if scheme == "file" and href.startswith("file://"):
+        parts = urlsplit(href)
+        if parts.netloc not in ("", "localhost") or parts.query:
+            raise AssetError(f"The href {href!r} is refused: a file address has no host and no query.")
+        return _local(unquote(parts.path), None, root, href)
+    if _PREFIX.match(href):
+        raise AssetError(
+            f"The href {redact(href)!r} is refused: {scheme or href.partition(':')[0]!r} is none of the schemes that are opened "
+            f"({', '.join((*HTTP, *CLOUD))}, and local paths inside a local catalogue)."
+        )
+    return _local(href, base, root, href)
+
+
+def _joined(base: str, href: str) -> str:
+    """Join a relative href to a remote base; urljoin knows only http among the schemes used here."""
+    scheme = urlsplit(base).scheme
+    stand_in = urljoin("http" + base[len(scheme) :], href)
+    return scheme + stand_in[len("http") :]
+
+
+def _local(path: str, base: str | None, root: str | None, href: str) -> str:
+    if root is None:
+        raise AssetError(
+            f"The href {href!r} is refused: it is a local path, and the catalogue is not a local one. Local files are read "
+            "only from below the directory of a catalogue that is opened by its local path."
+        )
+    start = os.path.dirname(base) if base is not None and not is_remote(base) else root
+    real, top = os.path.realpath(os.path.join(start, path)), os.path.realpath(root)
+    if "/vsi" in f"{path}\n{real}".lower().replace("\\", "/"):
+        raise AssetError(f"The href {href!r} is refused: it names a GDAL virtual file system.")
+    if not Path(real).is_relative_to(top):
+        raise AssetError(f"The href {href!r} is refused: it leads out of the catalogue's directory {top!r}, to {real!r}.")
+    return real
+
+
+def gdal_path(href: str) -> tuple[str, dict[str, str]]:
+    """Return GDAL's path of an object in a bucket, and the options it needs.
+
+    Raises
+    ------
+    AssetError
+        If bucket or key have a form that could mean anything else.
+    """
+    parts = urlsplit(href)
+    account: dict[str, str] = {}
+    container, _, host = parts.netloc.rpartition("@")
+    if parts.scheme.lower() in ("abfs", "abfss") and container:
+        bucket, account = container, {"AZURE_STORAGE_ACCOUNT": host.partition(".")[0]}
+    else:
+        bucket = parts.netloc
+    segments = unquote(parts.path).strip("/").split("/")
+    if parts.query or parts.fragment or not _BUCKET.match(bucket) or {"", ".", ".."} & set(segments):
+        raise AssetError(f"The href {redact(href)!r} is refused: write it as {parts.scheme}://bucket/path, without a query.")
+    system = {"s3": "vsis3", "gs": "vsigs"}.get(parts.scheme.lower(), "vsiaz")
+    return f"/{system}/{bucket}/{'/'.join(segments)}", account
+
+
+def redirected(href: str, location: str) -> str:
+    """Return where a redirect leads.
+
+    Raises
+    ------
+    AssetError
+        If it leads to another scheme, or from outside into a private network.
+    """
+    target = urljoin(href, location)
+    here, there = urlsplit(href), urlsplit(target)
+    if there.scheme.lower() != here.scheme.lower() or not there.hostname:
+        raise AssetError(
+            f"it is refused: it redirects to another scheme, {redact(target)!r}. "
+            "If that address is right, put it into the catalogue, or rewrite the href with patch_url"
+        )
+    if there.hostname != here.hostname and _is_internal(there.hostname) and not _is_internal(here.hostname or ""):
+        raise AssetError(f"it is refused: it redirects from outside into a private network, to {redact(target)!r}")
+    return target
+
+
+def _is_internal(host: str) -> bool:
+    """Whether a host name leads to this machine or a private network."""
+    try:
+        addresses = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return not all(ipaddress.ip_address(address).is_global for address in addresses)

@@ -1,0 +1,242 @@
+"""One asset of one item, read onto a block of a grid as numbers: opened safely, decoded, resampled by georeferencing.
+
+Where a pixel's value comes from never depends on the block it is read in: reading a block gives what reading the whole and
+cutting gives. GDAL only decodes; resampling is done here, because GDAL's warper approximates positions block by block.
+"""
+
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+
+from misoxr.assets.hrefs import redact, resolve
+from misoxr.assets.http import http_session, without_query
+from misoxr.assets.remote import open_raster
+from misoxr.assets.sampling import Indices, Sampling, Window, sampling_of, stretches
+from misoxr.errors import AssetError
+from misoxr.sensors.decoding import Encoding, Stored, codes, decoded, missing
+
+__all__ = ["CLEAR", "Asset", "PatchUrl", "Reader"]
+
+Floats = npt.NDArray[np.float32]
+PatchUrl = Callable[[str], str]
+
+CLEAR = "clear"
+"""Name under which the clear-sky mask, 1 where the scene classification is clear and 0 elsewhere, is read like a band."""
+
+CLEAR_CLASSES = (4, 5, 6)
+"""Vegetation, bare ground, water; not 11, snow."""
+CLOUD_CLASSES = (3, 8, 9, 10)
+"""Cloud shadow, cloud of medium and high probability, cirrus."""
+OPENING, DILATION = 1, 2
+"""Pixels of the classification (20 m): clouds thinner than the opening do not grow; the others grow by the dilation."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """What a worker needs to read one band of one item.
+
+    Attributes
+    ----------
+    item, band : str
+        Named in errors.
+    href : str
+        Checked by :func:`misoxr.assets.hrefs.resolve`.
+    root : str, optional
+        Directory of the local catalogue, where it is local.
+    kind : {"numbers", "classes", "clear"}
+        ``"clear"`` turns a scene classification into the clear-sky mask.
+    encoding : Encoding
+        What the item tells of the file's numbers.
+    """
+
+    item: str
+    band: str
+    href: str
+    root: str | None = None
+    kind: Literal["numbers", "classes", "clear"] = "numbers"
+    encoding: Encoding = Encoding()
+
+
+@dataclass
+class Reader:
+    """Reads assets onto one block, in any threads; positions and connections are shared between the assets it reads.
+
+    Attributes
+    ----------
+    geobox : GeoBox
+        The block.
+    patch_url : callable, optional
+        Takes an href and returns the one to read, for signatures that expire; the result is checked like any other. It is called when
+        an asset is opened, and again where the server then refuses.
+    whole : GeoBox, optional
+        The grid that the block is of; by default the block itself.
+    """
+
+    geobox: GeoBox
+    patch_url: PatchUrl | None = None
+    whole: GeoBox | None = None
+    _samplings: dict[tuple[Any, ...], Sampling | None] = field(default_factory=dict)
+    _session: Any = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Self:
+        self._session = http_session()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def read(self, asset: Asset) -> Floats:
+        """Read one asset.
+
+        Returns
+        -------
+        ndarray of float32, shape (y, x)
+            Numbers, resampled bilinearly, or codes of classes or the clear-sky mask, nearest; NaN where there is no valid pixel. Where
+            the block's pixels are at least twice as large, whole numbers of the raster's pixels are averaged first, but for codes.
+
+        Raises
+        ------
+        AssetError
+            If the href is refused or cannot be read; names item and band.
+        """
+        with _named(asset):
+            address = partial(self._address, asset)
+            with open_raster(address(), self._session, address) as raster:
+                if raster.crs is None:
+                    raise AssetError("it has no CRS")
+                if raster.count != 1:
+                    raise AssetError(f"it has {raster.count} bands, and one is expected")
+                return self._resampled(asset, raster)
+
+    def _address(self, asset: Asset) -> str:
+        """Return the address to read an asset from, signed now."""
+        if self.patch_url is None:
+            return asset.href
+        try:
+            signed = self.patch_url(asset.href)
+        except Exception as error:
+            raise AssetError(f"patch_url raised {type(error).__name__}: {without_query(error)}") from error
+        return resolve(signed, root=asset.root)
+
+    def _resampled(self, asset: Asset, raster: Any) -> Floats:
+        decode, sample = {"numbers": (_numbers, _bilinear), "classes": (_codes, _nearest), "clear": (_clear, _nearest)}[asset.kind]
+        sampling = self._sampling(raster, whole=asset.kind == "classes")
+        if sampling is None:
+            return np.full(self.geobox.shape.yx, np.nan, dtype="float32")
+        values = decode(raster, asset, sampling.window)
+        return sample(values if sampling.shrink == 1 else _averaged(values, sampling.shrink), sampling)
+
+    def _sampling(self, raster: Any, whole: bool) -> Sampling | None:
+        """Return how to sample a raster; ``whole`` leaves its pixels as they are where the block's are larger."""
+        place = (raster.crs.to_wkt(), raster.transform, raster.shape)
+        with self._lock:
+            if (place, whole) not in self._samplings:
+                self._samplings[place, whole] = sampling_of(self.geobox, self.whole or self.geobox, *place, shrinks=not whole)
+            return self._samplings[place, whole]
+
+
+@contextmanager
+def _named(asset: Asset) -> Any:
+    """Name item and band in what goes wrong."""
+    try:
+        yield
+    except AssetError as error:
+        raise AssetError(f"Item {asset.item!r}, band {asset.band!r}, {redact(asset.href)}: {error}.") from error
+
+
+def _raw(raster: Any, window: Window, margin: int = 0) -> tuple[npt.NDArray[Any], tuple[slice, slice]]:
+    """Read a window and a margin around it, as far as the raster goes; and the slices that cut the margin off."""
+    (top, bottom), (left, right) = window.rows, window.columns
+    rows = max(top - margin, 0), min(bottom + margin, raster.height)
+    columns = left - margin, right + margin
+    if not window.goes_round:
+        columns = max(columns[0], 0), min(columns[1], raster.width)
+    parts = [raster.read(1, window=(rows, part)) for part in stretches(*columns, raster.width)]
+    values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return values, (slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0]))
+
+
+def _numbers(raster: Any, asset: Asset, window: Window) -> Floats:
+    counts = asset.encoding.counts(Stored.of(raster))
+    return decoded(_raw(raster, window)[0], counts)
+
+
+def _codes(raster: Any, asset: Asset, window: Window) -> Floats:
+    nodata = asset.encoding.code_nodata(Stored.of(raster))
+    return codes(_raw(raster, window)[0], nodata)
+
+
+def _clear(raster: Any, asset: Asset, window: Window) -> Floats:
+    """Return 1 where the classification is clear and no cloud is near, 0 elsewhere, NaN where there is none.
+
+    Clouds are cleaned and grown on the classification's own grid: those that survive an opening grow; a lone cloudy pixel hides
+    itself only. (A pixel of any class but the clear ones is never clear.)
+    """
+    from scipy.ndimage import binary_dilation, binary_erosion
+
+    values, inner = _raw(raster, window, margin=2 * OPENING + DILATION)
+    cloud = np.isin(values, CLOUD_CLASSES)
+    core = binary_erosion(cloud, iterations=OPENING, border_value=1)
+    grown = binary_dilation(core, iterations=OPENING + DILATION) if core.any() else core
+    clear = (np.isin(values, CLEAR_CLASSES) & ~grown).astype("float32")
+    nothing = missing(values, asset.encoding.code_nodata(Stored.of(raster)))
+    if nothing is not None:
+        clear[nothing] = np.nan
+    return np.asarray(clear[inner])
+
+
+def _averaged(values: Floats, shrink: int) -> Floats:
+    """Average squares of valid pixels; the window starts at a whole square, and may end inside one."""
+    height, width = (-(-length // shrink) for length in values.shape)
+    padded = np.full((height * shrink, width * shrink), np.nan, dtype="float32")
+    padded[: values.shape[0], : values.shape[1]] = values
+    squares = padded.reshape(height, shrink, width, shrink)
+    valid = np.isfinite(squares)
+    count = valid.sum(axis=(1, 3))
+    total = np.where(valid, squares, 0).sum(axis=(1, 3), dtype="float64")
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype("float32")
+
+
+def _nearest(values: Floats, sampling: Sampling) -> Floats:
+    """Return the value of the pixel that holds each centre; NaN outside."""
+    rows, columns = sampling.rows, sampling.columns
+    separate = rows.shape[1:] == columns.shape[:1] == (1,)  # (y, 1) and (1, x)
+    taken = values[_cut(rows[:, 0])][:, _cut(columns[0])] if separate else values[rows, columns]
+    return taken if sampling.inside.all() else np.where(sampling.inside, taken, np.float32(np.nan))
+
+
+def _cut(index: Indices) -> Indices | slice:
+    """Return consecutive indices as a slice, which copies nothing."""
+    consecutive = (np.diff(index) == 1).all()
+    return slice(int(index[0]), int(index[-1]) + 1) if consecutive else index
+
+
+def _bilinear(values: Floats, sampling: Sampling) -> Floats:
+    """Interpolate between valid pixel centres, their weights made up to 1; NaN where the pixel that holds the centre is."""
+    holder = _nearest(values, sampling)
+    if sampling.around is None:
+        return holder
+    above, below, before, after, down, along = sampling.around
+    valid = np.isfinite(values)
+    everywhere = bool(valid.all())
+    filled = values if everywhere else np.where(valid, values, np.float32(0))
+    total, weights = np.zeros(holder.shape, dtype="float32"), np.zeros(holder.shape, dtype="float32")
+    for rows, row_weight in ((above, 1 - down), (below, down)):
+        for columns, column_weight in ((before, 1 - along), (after, along)):
+            weight = row_weight * column_weight
+            total += filled[rows, columns] * weight
+            if not everywhere:
+                weights += valid[rows, columns] * weight
+    if not everywhere:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            total /= weights
+    total[np.isnan(holder)] = np.nan
+    return total

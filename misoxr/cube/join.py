@@ -1,0 +1,212 @@
+"""Rasters joined to a cube in hand: files, stores and arrays, put on its grid."""
+
+import os
+import re
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from misoxr.cube.composite import check_dataset
+from misoxr.cube.decode import decoded, is_class, is_whole
+from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean
+from misoxr.grid.geobox import assign, crs_of, geobox_of
+from misoxr.grid.resample import RESAMPLINGS, on_grid, pixel_ratio
+from misoxr.notes import gathered
+from misoxr.paths import expanded
+
+__all__ = ["add"]
+
+BLOCK = 2048
+"""Chunks of files, and of what is put on an image without chunks, in pixels."""
+
+_DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading", re.IGNORECASE)
+
+Raster = str | os.PathLike[str] | xr.DataArray | xr.Dataset
+
+
+@gathered
+def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters: Raster) -> xr.Dataset:
+    """Join rasters to a dataset on its grid, lazily.
+
+    Parameters
+    ----------
+    ds : Dataset
+        The image, with dimensions y and x and a CRS.
+    resampling : str or mapping of name to str, optional
+        "nearest", "bilinear" or "average", for all or by the names of variables or rasters. "auto" (also for names that a mapping
+        leaves out) takes nearest for classes (flags, booleans, integers without units and scale, names such as "landcover") and
+        for compass directions, whatever their units; average where a raster's pixel is less than half the image's, and
+        bilinear else.
+    **rasters : path, URL, DataArray or Dataset
+        A raster file (its bands become ``name``, or ``name_<description or number>`` where there are several), a Zarr
+        store ending in ``.zarr``, or data in hand. A DataArray becomes the variable ``name``; a Dataset's variables over y and x
+        keep their own names. Nodata, scale and offset that attributes tell of are honoured.
+
+    Returns
+    -------
+    Dataset
+        The image with the new variables (y, x), float32 with NaN as nodata, in the image's chunks.
+
+    Raises
+    ------
+    GridError
+        If a raster has no CRS, no y and x, an irregular grid, or does not overlap the image; or a resampling is unknown.
+    BandError
+        If a name is taken or cannot stand in a store, or a variable has dimensions other than y and x, or holds no numbers.
+    AssetError
+        If a file or store cannot be opened.
+    SpecError
+        If a raster is nothing of the kind, or ``resampling`` names none of them.
+    """
+    geobox = geobox_of(check_dataset(ds))
+    _check_resampling(resampling)
+    sizes = _chunks(ds)
+    layers = [(label, name, array) for label, raster in rasters.items() for name, array in _layers(label, raster).items()]
+    if isinstance(resampling, Mapping):
+        _refuse_unknown(resampling, [*rasters, *(str(name) for _, name, _ in layers)])
+    joined: dict[Hashable, xr.Variable] = {}
+    for label, name, array in layers:
+        if name in ds.variables or name in joined:
+            raise BandError(f"The dataset has a variable {name!r} already; join the raster under another name.")
+        _check_name(name)
+        asked = resampling if isinstance(resampling, str) else resampling.get(str(name), resampling.get(label, "auto"))
+        joined[name] = _joined(name, array, geobox, asked, sizes)
+    return assign(ds.assign(joined), geobox)  # type: ignore[no-any-return]
+
+
+def _check_resampling(resampling: Any) -> None:
+    if not isinstance(resampling, str | Mapping):
+        raise SpecError(f"resampling is {resampling!r}; give one of {('auto', *RESAMPLINGS)}, or a mapping of names to them.")
+    for name, method in resampling.items() if isinstance(resampling, Mapping) else [("all", resampling)]:
+        if method not in ("auto", *RESAMPLINGS):
+            hint = did_you_mean(str(method), RESAMPLINGS)
+            raise GridError(f"Unknown resampling {method!r} of {name!r}; use 'auto' or one of {RESAMPLINGS}.{hint}")
+
+
+def _refuse_unknown(resampling: Mapping[str, str], names: Sequence[str]) -> None:
+    for name in resampling:
+        if name not in names:
+            raise SpecError(
+                f"resampling names {name!r}, which is none of the rasters {sorted(set(names))}.{did_you_mean(name, names)}"
+            )
+
+
+def _check_name(name: Hashable) -> None:
+    if not isinstance(name, str) or _kept(name) != name or not name:
+        raise BandError(
+            f"The raster has a variable {name!r}, a name that a store cannot keep; rename it, for example to {_kept(str(name)) or 'band'!r}."
+        )
+
+
+def _kept(name: str) -> str:
+    """Return a name as stores can keep it: no path, no blanks."""
+    return re.sub(r"[\s/\\\x00-\x1f]+", "_", name.strip()).lstrip(".")
+
+
+def _chunks(ds: xr.Dataset) -> Mapping[str, tuple[int, ...]] | None:
+    """Return the chunks along y and x of the first lazy variable, or None where all are in memory."""
+    lazy = (array.chunksizes for array in ds.data_vars.values() if array.chunks is not None)
+    return next(({dim: sizes[dim] for dim in ("y", "x")} for sizes in lazy if {"y", "x"} <= set(sizes)), None)
+
+
+def _layers(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
+    """Return a raster's variables by the names they are to have, each with its CRS."""
+    if isinstance(raster, str | os.PathLike):
+        raster = _open(label, os.fspath(raster))
+    if isinstance(raster, xr.Dataset):
+        mapping = {v.encoding.get("grid_mapping", v.attrs.get("grid_mapping")) for v in raster.data_vars.values()}
+        raster = raster.set_coords([name for name in {*mapping, "spatial_ref", "crs"} if name in raster.data_vars])
+        box = geobox_of(raster)
+        maps = {name: assign(array, box) for name, array in raster.data_vars.items() if {"y", "x"} & set(array.dims)}
+        if not maps:
+            raise BandError(f"The raster {label!r} has the variables {list(raster.data_vars)}, and none over y and x.")
+        return {name: band for own, array in maps.items() for name, band in _bands(own, array).items()}
+    if not isinstance(raster, xr.DataArray):
+        remedy = (
+            "name each of several rasters: add(one=..., other=...)"
+            if isinstance(raster, list | tuple)
+            else "values alone have no grid"
+        )
+        raise SpecError(
+            f"The raster {label!r} is a {type(raster).__name__}; give a path, or a DataArray or Dataset with y, x and a CRS; {remedy}."
+        )
+    return _bands(label, raster)
+
+
+def _bands(label: Hashable, raster: xr.DataArray) -> dict[Hashable, xr.DataArray]:
+    """Return the bands of an array as a file has them, by name."""
+    if "band" not in raster.dims:
+        return {label: raster}
+    names = _band_names(raster)
+    return {label if len(names) == 1 else f"{label}_{name}": _band(raster, at) for at, name in enumerate(names)}
+
+
+def _open(label: str, path: str) -> xr.Dataset | xr.DataArray:
+    import rioxarray
+
+    blocks = {"band": 1, "y": BLOCK, "x": BLOCK}
+    local = expanded(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata", RuntimeWarning)
+            warnings.filterwarnings("ignore", "(Scales|Offsets) differ across bands")  # each band is given its own
+            if local.rstrip("/").endswith(".zarr"):
+                return xr.open_zarr(local, decode_coords="all")  # type: ignore[no-any-return]
+            raster = rioxarray.open_rasterio(local, chunks=blocks, mask_and_scale=True, lock=False)
+    except (OSError, ValueError, ImportError) as error:  # Zarr's and fsspec's own are among them
+        hint = did_you_mean(label, ["resampling"])
+        raise AssetError(f"The raster {path} cannot be opened: {error}{hint}") from error
+    if isinstance(raster, list):
+        raise GridError(f"{path} holds {len(raster)} rasters of different grids; open the one you mean and give it as a Dataset.")
+    return raster
+
+
+def _band_names(raster: xr.DataArray) -> list[str]:
+    """Return what the bands of a file are called: their descriptions where all have their own, else their numbers."""
+    count = raster.sizes["band"]
+    described = raster.attrs.get("long_name")
+    listed = described if isinstance(described, tuple | list) and len(described) == count else [None] * count
+    numbers = raster["band"].values if "band" in raster.coords else range(1, count + 1)
+    names = [_kept(str(text)) if text else "" for text in listed]
+    names = [name or _kept(str(number)) for name, number in zip(names, numbers, strict=True)]
+    return [name if names.count(name) == 1 else f"{name}_{number}" for name, number in zip(names, numbers, strict=True)]
+
+
+def _band(raster: xr.DataArray, at: int) -> xr.DataArray:
+    """Select one band, with its own of the attributes that list one value for each band."""
+    one = raster.isel(band=at, drop=True)
+    listed = {key: value for key, value in raster.attrs.items() if isinstance(value, tuple | list)}
+    one.attrs.update({key: value[at] for key, value in listed.items() if len(value) == raster.sizes["band"]})
+    one.attrs = {key: value for key, value in one.attrs.items() if value is not None}
+    return one
+
+
+def _joined(
+    name: Hashable, array: xr.DataArray, geobox: GeoBox, asked: str, sizes: Mapping[str, tuple[int, ...]] | None
+) -> xr.Variable:
+    """Put one layer on the grid, in the image's chunks; in memory where both the image and the layer are."""
+    if set(array.dims) != {"y", "x"}:
+        raise BandError(f"Variable {name!r} has dimensions {array.dims}, not (y, x); rename, select or reduce the others first.")
+    if crs_of(array) is None:
+        raise GridError(
+            f'Raster {name!r} carries no CRS. Write one, for example with raster.rio.write_crs("EPSG:3338") of rioxarray.'
+        )
+    method = _resampling(name, array, geobox) if asked == "auto" else asked
+    block = (BLOCK, BLOCK) if sizes is None else (max(sizes["y"]), max(sizes["x"]))
+    out = on_grid(decoded(name, array), geobox, method, block)
+    if sizes is not None:
+        out = out.chunk({"y": sizes["y"], "x": sizes["x"]})
+    elif array.chunks is None:
+        out = out.load()
+    return out.transpose("y", "x").variable
+
+
+def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
+    # By the name: DEM tools write a direction's units in many ways, not at all, or copy the elevation's; 359 and 1 have no middle.
+    words = f"{name} {array.attrs.get('standard_name', '')} {array.attrs.get('long_name', '')}"
+    if _DIRECTIONS.search(words) or is_class(name, array) or is_whole(array):
+        return "nearest"
+    return "average" if pixel_ratio(geobox_of(array), geobox) > 2 else "bilinear"

@@ -1,0 +1,303 @@
+"""Named bands to network inputs: units, channels, and the scaling that training fits and prediction repeats."""
+
+import re
+from collections.abc import Mapping, Sized
+from dataclasses import asdict, dataclass, replace
+from reprlib import repr as short
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from misoxr.errors import BandError, CheckpointError, SpecError
+from misoxr.spec import Band, Modality, ModelSpec, build
+from misoxr.spec.standardisation import is_rounding
+
+__all__ = ["ModalityScaling", "Scaling", "channels", "conversion", "valid_pixels"]
+
+Array = npt.NDArray[np.float32]
+
+METHODS = ("whiten", "log", "standard")
+"""How a scaling is fitted."""
+
+_SYNONYMS = {
+    **dict.fromkeys(("", "1", "dimensionless", "reflectance", "unitless", "-"), "1"),
+    **dict.fromkeys(("dn", "counts", "count"), "DN"),
+    **dict.fromkeys(("degree", "deg", "°", "arcdegree", "degreetrue", "degreet", "degt", "degtrue", "°t", "truedegree"), "degree"),
+    **dict.fromkeys(("radian", "rad"), "radian"),
+    **dict.fromkeys(("gon", "grad", "gradian"), "gon"),
+    **dict.fromkeys(("m", "meter", "metre", "masl"), "m"),
+    **dict.fromkeys(("m-1", "1/m", "permetre", "permeter", "/m"), "m-1"),
+    **dict.fromkeys(("mm", "millimeter", "millimetre", "mm/year", "mm/yr", "mm/a", "mmyr-1", "mmyear-1", "mma-1"), "mm"),
+    **dict.fromkeys(("kgm-2", "kg/m2"), "mm"),
+    **dict.fromkeys(("degc", "c", "°c", "celsius", "degreecelsius", "degreec", "cel"), "degC"),
+    **dict.fromkeys(("kelvin", "k", "degk", "degreekelvin"), "K"),
+    **dict.fromkeys(("ft", "feet", "foot"), "ft"),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), "cm"),
+    **dict.fromkeys(("km", "kilometer", "kilometre"), "km"),
+    **dict.fromkeys(("%", "percent"), "%"),
+}
+"""Units by their spellings: small letters, without blanks, underscores, signs of powers and the plural's s."""
+
+_UNTOLD = ("", "none", "null", "nan", "n/a", "na", "unknown", "?")
+"""Texts that tell no units."""
+
+_ANGLES = ("degree", "radian", "gon")
+
+_CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
+    ("1", "DN"): (10_000.0, 0.0),
+    ("%", "1"): (0.01, 0.0),
+    ("radian", "degree"): (180.0 / np.pi, 0.0),
+    ("gon", "degree"): (0.9, 0.0),
+    ("K", "degC"): (1.0, -273.15),
+    ("degC", "K"): (1.0, 273.15),
+    ("m", "mm"): (1000.0, 0.0),
+    ("cm", "mm"): (10.0, 0.0),
+    ("ft", "m"): (0.3048, 0.0),
+    ("cm", "m"): (0.01, 0.0),
+    ("km", "m"): (1000.0, 0.0),
+}
+
+_ORIGINS = {units: abs(summand) for (_, units), (_, summand) in _CONVERSIONS.items() if summand}
+"""By units, how far their zero lies from that of others which values may have had before."""
+
+
+def conversion(found: object, band: Band) -> tuple[float, float] | None:
+    """Return factor and summand that turn values in the units found into the band's units.
+
+    None where they are not told, and where those of a direction are no angle: tools copy an elevation's metres to the aspect.
+
+    Raises
+    ------
+    BandError
+        If the units cannot be converted.
+    """
+    text = (found.decode(errors="replace") if isinstance(found, bytes) else "" if found is None else str(found)).strip()
+    have, want = _canonical(text), _canonical(band.units)
+    if text.lower() in _UNTOLD:
+        # A ratio's units are often written as an empty text.
+        return (1.0, 0.0) if found is not None and not text and want == "1" else None
+    if have == want:
+        return 1.0, 0.0
+    if (have, want) in _CONVERSIONS:
+        return _CONVERSIONS[have, want]
+    if band.kind == "circular" and have in _SYNONYMS.values() and have not in _ANGLES:
+        return None
+    hint = (
+        "raw counts may carry the offset of processing baseline 04.00, so open them with misoxr.open_stac"
+        if (have, want) == ("DN", "1")
+        else "convert the band"
+    )
+    raise BandError(f"Band {band.name!r} is in {found!r} and the model takes {band.units!r}; {hint} and set its units attribute.")
+
+
+def _canonical(units: str) -> str:
+    plain = re.sub(r"[\s_^]|\*\*", "", units.lower())
+    one = plain.replace("degrees", "degree")
+    one = one.removesuffix("s") if len(one) > 3 else one  # "ms" is no metre
+    return _SYNONYMS.get(plain) or _SYNONYMS.get(one) or units.strip()
+
+
+def channels(modality: Modality, bands: Array) -> Array:
+    """Expand raw bands (band, ...) to channels (channel, ...): circular bands become sine and cosine, 0 and 0 where negative."""
+    out = np.empty((modality.channels, *bands.shape[1:]), dtype="float32")
+    at = 0
+    for band, values in zip(modality.bands, bands, strict=True):
+        if band.kind == "circular":
+            angle = np.deg2rad(values)
+            out[at], out[at + 1] = np.sin(angle), np.cos(angle)
+            out[at : at + 2, values < 0] = 0.0
+        else:
+            out[at] = values
+        at += band.channels
+    return out
+
+
+def valid_pixels(spec: ModelSpec, bands: Array) -> npt.NDArray[np.bool_]:
+    """Return where every required modality has at least one valid band, from raw bands (band, ...)."""
+    valid = np.ones(bands.shape[1:], dtype=bool)
+    at = 0
+    for modality in spec.modalities:
+        if modality.required:
+            valid &= np.isfinite(bands[at : at + len(modality.bands)]).any(axis=0)
+        at += len(modality.bands)
+    return valid
+
+
+@dataclass(frozen=True)
+class ModalityScaling:
+    """Scaling of one modality's channels: clip, logarithm, standardise, whiten.
+
+    A channel becomes ``(f(clip(value)) - shift) / scale`` with ``f`` the natural logarithm where ``log``, 0 where it is
+    missing; the channels are then mixed by ``whiten`` where it is given.
+
+    Attributes
+    ----------
+    lower, upper, shift, scale : tuple of float
+        One value per channel.
+    log : tuple of bool
+        Whether the channel's logarithm is taken.
+    whiten : tuple of tuple of float or None
+        Matrix (channel, channel).
+    """
+
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    log: tuple[bool, ...]
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+    whiten: tuple[tuple[float, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if any(abs(scale) < np.finfo("float32").tiny for scale in self.scale):
+            raise SpecError(f"A scale is 0 in single precision: {short(self.scale)}; nothing is divided by it.")
+        limits = list(zip(self.lower, self.upper, self.log, strict=False))
+        if any(lower > upper or (log and lower <= 0) for lower, upper, log in limits):
+            raise SpecError(f"Limits cross, or leave values without a logarithm; (lower, upper, log) are {short(limits)}.")
+
+    def apply(self, values: Array) -> Array:
+        """Scale channels (channel, y, x), NaN where missing, to network input of the same shape, 0 where missing."""
+        lower, upper, shift, scale = (
+            np.asarray(part, dtype="float32").reshape(-1, *[1] * (values.ndim - 1))
+            for part in (self.lower, self.upper, self.shift, self.scale)
+        )
+        out = np.clip(values, lower, upper)
+        for channel in np.flatnonzero(self.log):
+            np.log(out[channel], out=out[channel])
+        out -= shift
+        out /= scale
+        np.nan_to_num(out, copy=False, nan=0.0)
+        if self.whiten is not None:
+            out = np.tensordot(np.asarray(self.whiten, dtype="float32"), out, axes=1)
+        return out
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The scaling of every modality of a model, as kept in its checkpoint."""
+
+    modalities: Mapping[str, ModalityScaling]
+
+    def apply(self, spec: ModelSpec, bands: Array) -> dict[str, Array]:
+        """Scale raw bands (band, y, x) in the order of ``spec.bands`` to network inputs (channel, y, x) by modality."""
+        inputs, at = {}, 0
+        for modality in spec.modalities:
+            part = bands[at : at + len(modality.bands)]
+            inputs[modality.name] = self.modalities[modality.name].apply(channels(modality, part))
+            at += len(modality.bands)
+        return inputs
+
+    def check(self, spec: ModelSpec) -> None:
+        """Refuse to scale a model that has modalities beside these."""
+        names = [modality.name for modality in spec.modalities]
+        if lacking := sorted(set(names) - set(self.modalities)):
+            raise SpecError(f"The scaling lacks {lacking}; the model's modalities are {names}.")
+
+    @classmethod
+    def fit(cls, spec: ModelSpec, bands: Array, method: str = "whiten") -> Self:
+        """Fit a scaling on unlabelled pixels.
+
+        Channels are clipped to their 0.1 and 99.9 percentiles, and standardised. With "log" and "whiten", positive ratios (units
+        "1", such as reflectance) become logarithms before; with "whiten", channels are then decorrelated by PCA whitening,
+        modality by modality. A channel without data, or whose deviation is rounding of its values, enters as 0 for good.
+
+        Parameters
+        ----------
+        spec : ModelSpec
+            The model.
+        bands : array
+            Raw values (band, pixel), NaN where missing.
+        method : {"whiten", "log", "standard"}
+            How far to go.
+
+        Raises
+        ------
+        BandError
+            If a band has no valid pixel.
+        SpecError
+            If the method is not known.
+        """
+        if method not in METHODS:
+            raise SpecError(f"Unknown scaling {method!r}; use one of {METHODS}, or a Scaling in hand.")
+        modalities, at = {}, 0
+        for modality in spec.modalities:
+            part = bands[at : at + len(modality.bands)]
+            for band, values in zip(modality.bands, part, strict=True):
+                if modality.required and not np.isfinite(values).any():
+                    raise BandError(f"Band {band.name!r} has no valid pixel around the points; give a cube with data there.")
+            modalities[modality.name] = _fit_modality(modality, channels(modality, part), method)
+            at += len(modality.bands)
+        return cls(modalities)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scaling as JSON values."""
+        return {name: asdict(scaling) for name, scaling in self.modalities.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], spec: ModelSpec) -> Self:
+        """Rebuild a scaling from :meth:`to_dict` and check that it fits the model.
+
+        Raises
+        ------
+        CheckpointError
+            If a modality is missing or not the model's, a value cannot be used, or a scaling has another number of channels.
+        """
+        unknown = sorted(set(values) - {modality.name for modality in spec.modalities})
+        if unknown:
+            raise CheckpointError(f"The scaling has the modalities {short(unknown)}, which the model does not have.")
+        modalities = {}
+        for modality in spec.modalities:
+            try:
+                scaling = build(ModalityScaling, values.get(modality.name))
+            except SpecError as error:
+                raise CheckpointError(f"The scaling of modality {modality.name!r} cannot be read. {error}") from error
+            parts: list[Sized] = [scaling.scale, scaling.shift, scaling.log, scaling.lower, scaling.upper]
+            parts += [] if scaling.whiten is None else [scaling.whiten, *scaling.whiten]
+            for part in parts:
+                if len(part) != modality.channels:
+                    raise CheckpointError(
+                        f"The scaling of modality {modality.name!r} has {len(part)} channels, the model {modality.channels}."
+                    )
+            modalities[modality.name] = scaling
+        return cls(modalities)
+
+
+def _fit_modality(modality: Modality, values: Array, method: str) -> ModalityScaling:
+    """Fit one modality on channels (channel, pixel)."""
+    bands = [band for band in modality.bands for _ in range(band.channels)]
+    fitted = [_fit_channel(band, channel, log=method != "standard") for band, channel in zip(bands, values, strict=True)]
+    lower, upper, log, shift, scale = zip(*fitted, strict=True)
+    plain = ModalityScaling(lower, upper, log, shift, scale)
+    if method != "whiten":
+        return plain
+    standard = plain.apply(values).astype("float64")
+    # Each channel counts alike: pixels where it is missing are 0, and must not make the others look small.
+    length = np.linalg.norm(standard, axis=1, keepdims=True)
+    standard /= np.where(length > 0, length, 1.0)
+    variances, axes = np.linalg.eigh(standard @ standard.T)
+    # The first of the largest entries is positive: of two bands both are, and rounding must not tell which.
+    size = np.abs(axes)
+    axes *= np.sign(axes[(size > 0.999 * size.max(axis=0)).argmax(axis=0), np.arange(len(axes))])
+    # A floor keeps nearly constant directions, which hold noise alone, from being blown up.
+    whiten = axes.T / np.sqrt(np.maximum(variances, 1e-3 * max(variances.max(), 1e-12)))[:, None]
+    rows = [tuple(float(value) for value in row) for row in whiten[::-1]]
+    return replace(plain, whiten=tuple(rows))
+
+
+def _fit_channel(band: Band, values: Array, *, log: bool) -> tuple[float, float, bool, float, float]:
+    """Return limits, whether the logarithm is taken, shift and scale of one channel (pixel,) of a band."""
+    # Clipped to 0 for good: what training never saw must not enter a map, nor rounding as if it were a signal.
+    held = 0.0, 0.0, False, 0.0, 1.0
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return held
+    lower, upper = (float(limit) for limit in np.percentile(values, [0.1, 99.9]))
+    log = log and band.kind == "linear" and band.units == "1" and lower > 0
+    clipped = np.clip(values.astype("float64"), lower, upper)
+    clipped = np.log(clipped) if log else clipped
+    shift, deviation = float(clipped.mean()), float(clipped.std())
+    # What a channel was made of is rounded, too: a value, its logarithm, an angle, or a temperature in other units.
+    origin = 2 * np.pi if band.kind == "circular" else 1.0 if log else _ORIGINS.get(_canonical(band.units), 0.0)
+    if is_rounding(deviation, max(origin, float(np.abs(clipped).max())), "float32"):
+        return held
+    return lower, upper, log, shift, deviation

@@ -1,0 +1,186 @@
+"""The stack of a model's bands: one lazy array in its order and units, with or without the halo that windows reach into."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from dask.base import annotate
+
+from misoxr.cube.decode import PLAIN, Coding, coding_of, decode
+from misoxr.cube.scaling import conversion
+from misoxr.grid.halo import with_halo
+from misoxr.notes import note
+from misoxr.spec import Band, ModelSpec
+from misoxr.stac.composite import composite_of
+
+__all__ = ["chunks_of", "stack", "stack_with_halo"]
+
+MANY = 10_000
+"""Blocks beyond which no graph is made of all of them."""
+
+Array = npt.NDArray[Any]
+Span = tuple[tuple[int, int], tuple[int, int]]
+"""A chunk along an axis and what it holds with its halo: first pixel, and the one behind the last, of each."""
+
+
+def chunks_of(ds: xr.Dataset, spec: ModelSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the chunks along y and x in which a model's bands are stacked: those of the first lazy band."""
+    present = [ds[name] for name in _present(ds, spec)] or [a for a in ds.values() if {"y", "x"} <= set(a.dims)]
+    lazy = next((array for array in present if array.chunks is not None), None)
+    chunks = ("auto", "auto") if lazy is None else (lazy.chunksizes["y"], lazy.chunksizes["x"])
+    rows, columns = da.core.normalize_chunks(chunks, (ds.sizes["y"], ds.sizes["x"]), dtype="float64")
+    return rows, columns
+
+
+def stack(ds: xr.Dataset, spec: ModelSpec) -> da.Array:
+    """Stack a model's bands in its order and units: a lazy float32 array (band, y, x), one chunk along band.
+
+    Nodata, scale and offset that attributes tell of are honoured (:mod:`misoxr.cube.decode`). Bands that are missing (of a modality
+    that is not required) are NaN, and so are values below a band's ``valid_min``. A model without bands gets the dataset's
+    chunks with none in them. NumPy-backed data are chunked as Dask sees fit.
+
+    Raises
+    ------
+    BandError
+        If units cannot be converted, or a band holds no numbers.
+
+    Warns
+    -----
+    MisoxrWarning
+        If bands have no units.
+    """
+    chunks = chunks_of(ds, spec)
+    names = _present(ds, spec)
+    layers = [da.asarray(ds[name].transpose("y", "x").data).rechunk(chunks) for name in names]
+    return _stacked(layers, list(range(len(layers))), [coding_of(name, ds[name]) for name in names], ds, spec, chunks)
+
+
+def stack_with_halo(ds: xr.Dataset, spec: ModelSpec, y: Sequence[Span], x: Sequence[Span]) -> da.Array:
+    """Stack a model's bands as :func:`stack` does, in chunks that reach into each other.
+
+    Bands of a composite are read so, and nothing twice; others take what they need from the chunks beside.
+
+    Parameters
+    ----------
+    y, x : sequence of Span
+        For each chunk, its own pixels and those it is to hold, as (first, last + 1) each.
+    """
+    names = _present(ds, spec)
+    made = composite_of(ds, names)
+    layers: list[da.Array] = []
+    order: dict[str, int] = {}
+    chunks = tuple(tuple(stop - start for _, (start, stop) in axis) for axis in (y, x))
+    if made is not None:
+        composite, at = made
+        layers.append(composite.layers([span for _, span in y], [span for _, span in x]))
+        order |= at
+    codings = [coding_of(name, ds[name]) for name in names]
+    rest = [name for name in names if name not in order]
+    if rest:
+        own = tuple(tuple(stop - start for (start, stop), _ in axis) for axis in (y, x))
+        held = [da.asarray(ds[name].transpose("y", "x").data).rechunk(own) for name in rest]
+        bands = _together(held, [codings[names.index(name)] for name in rest])
+        depth = {
+            0: 0,
+            **{at + 1: max(max(own[0] - span[0], span[1] - own[1]) for own, span in axis) for at, axis in enumerate((y, x))},
+        }
+        before = sum(len(layer) for layer in layers)
+        layers.append(with_halo(bands, depth))
+        order |= {name: before + at for at, name in enumerate(rest)}
+    left = [PLAIN if name in rest else coding for name, coding in zip(names, codings, strict=True)]
+    return _stacked(layers, [order[name] for name in names], left, ds, spec, chunks)
+
+
+def _present(ds: xr.Dataset, spec: ModelSpec) -> list[str]:
+    return [band.name for band in spec.bands if band.name in ds.data_vars]
+
+
+def _together(layers: Sequence[da.Array], codings: Sequence[Coding]) -> da.Array:
+    """Decode and stack (y, x) to (layer, y, x) block by block: Dask's own stack spells every block out, of however large a map."""
+    # Before it looks which blocks are asked for, Dask would make the tasks of all to fuse those that read; an annotation keeps it from that.
+    apart = annotate(misoxr="many blocks") if layers[0].npartitions > MANY else nullcontext()
+    with apart:
+        together: da.Array = da.map_blocks(
+            partial(_stack_blocks, codings=tuple(codings)),
+            *layers,
+            new_axis=0,
+            chunks=((len(layers),), *layers[0].chunks),
+            dtype="float32",
+            meta=np.empty((0, 0, 0), "float32"),
+        )
+    return together
+
+
+def _stack_blocks(*blocks: Array, codings: Sequence[Coding]) -> Array:
+    stacked: Array = np.stack([decode(block, coding) for block, coding in zip(blocks, codings, strict=True)])
+    return stacked
+
+
+def _stacked(
+    layers: Sequence[da.Array], order: Sequence[int], codings: Sequence[Coding], ds: xr.Dataset, spec: ModelSpec, chunks: Any
+) -> da.Array:
+    """Put layers in a model's order and units; bands that are missing are NaN."""
+    place = {name: (at, coding) for name, at, coding in zip(_present(ds, spec), order, codings, strict=True)}
+    taken, untold = [], []
+    for band in spec.bands:
+        at, coding = place.get(band.name, (None, PLAIN))
+        units = (1.0, 0.0) if at is None else conversion(ds[band.name].attrs.get("units"), band)
+        if units is None:
+            untold.append(band)
+        taken.append(_Taken(at, coding, *(units or (1.0, 0.0)), band.valid_min))
+    if untold:
+        _note_units(ds, untold)
+    shape = ((len(taken),), *chunks)
+    if not layers:
+        nothing: da.Array = da.full(tuple(map(sum, shape)), np.nan, dtype="float32", chunks=shape)
+        return nothing
+    planar = layers[0].ndim == 2
+    stacked: da.Array = da.map_blocks(
+        partial(_take, taken=tuple(taken)),
+        *layers,
+        **({"new_axis": 0} if planar else {}),
+        chunks=shape,
+        dtype="float32",
+        meta=np.empty((0, 0, 0), "float32"),
+    )
+    return stacked
+
+
+def _note_units(ds: xr.Dataset, bands: Sequence[Band]) -> None:
+    """Warn once of all bands that tell no units, or none that such values can have."""
+    names = [band.name for band in bands]
+    told = {name: ds[name].attrs["units"] for name in names if ds[name].attrs.get("units")}
+    words = f" (but for {told}, which are no units of such values)" if told else ""
+    note(
+        f"Bands {names} have no units{words} and are taken to be in {[band.units for band in bands]}. Write them down: "
+        f'ds["{names[0]}"].attrs["units"] = "{bands[0].units}"'
+    )
+
+
+class _Taken(NamedTuple):
+    """Which layer a band is, how it is stored, and how it comes into the model's units."""
+
+    layer: int | None
+    coding: Coding
+    factor: float
+    summand: float
+    valid_min: float | None
+
+
+def _take(*blocks: Array, taken: Sequence[_Taken]) -> Array:
+    layers = [layer for block in blocks for layer in (block if block.ndim == 3 else block[None])]
+    out: Array = np.full((len(taken), *layers[0].shape), np.nan, dtype="float32")
+    for values, (at, coding, factor, summand, least) in zip(out, taken, strict=True):
+        if at is None:
+            continue
+        values[...] = decode(layers[at], coding)
+        if (factor, summand) != (1.0, 0.0):
+            values[...] = values * np.float32(factor) + np.float32(summand)
+        if least is not None:
+            values[~(values >= np.float32(least))] = np.nan
+    return out

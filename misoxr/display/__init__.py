@@ -1,0 +1,1 @@
+"""Pictures: ``maps`` draws imagery, probabilities and class maps; ``scores`` draws a comparison of models."""

@@ -1,0 +1,374 @@
+"""Cross-validation on a datacube: models, folds and seeds to out-of-fold predictions, resumable fold by fold."""
+
+import inspect
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from numbers import Integral
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+from odc.geo.geobox import GeoBox
+from tqdm.auto import tqdm
+
+from misoxr._version import __version__
+from misoxr.clusters import here, holds_futures
+from misoxr.cube.composite import check, named
+from misoxr.cube.features import values_at
+from misoxr.cube.scaling import valid_pixels
+from misoxr.cube.stack import stack
+from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, did_you_mean
+from misoxr.evaluation.cache import Kept, Unit, digest, fingerprint
+from misoxr.evaluation.estimators import check_models, common_tasks, rivals_of, specs_of
+from misoxr.evaluation.scores import Scores, stacked
+from misoxr.grid.geobox import geobox_of
+from misoxr.mapping.predict_at import predict_at
+from misoxr.model.checkpoint import Model, forget
+from misoxr.notes import flush, gathered, note
+from misoxr.points.folds import KFold, PredefinedFolds, check_apart
+from misoxr.points.read import encode, place, read_points, regions_of, simulated
+from misoxr.spec import ModelSpec, Task
+from misoxr.spec.components import check_flags
+from misoxr.spec.recipe import Recipe
+from misoxr.training.baselines import is_baseline
+from misoxr.training.fit import check_held, fit, held_out
+
+__all__ = ["cross_validate"]
+
+Indices = npt.NDArray[np.intp]
+NUMBER = "misoxr:number"
+"""Column that follows points while some are left out."""
+
+
+@gathered
+def cross_validate(
+    ds: xr.Dataset,
+    estimators: Any,
+    points: gpd.GeoDataFrame,
+    *,
+    cv: Any = 5,
+    seeds: int | Sequence[int] = (0,),
+    regions: gpd.GeoDataFrame | None = None,
+    region: str | None = None,
+    store: str | os.PathLike[str] | None = None,
+    client: Any = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Scores:
+    """Fit and score models on folds of labelled points.
+
+    For each model, seed and fold, a model is fitted on the labels of the fold's training points alone (validation, calibration and early
+    stopping among them) and answers at its test points, as :func:`misoxr.mapping.predict_at.predict_at` does. With ``unlabelled`` above 0, imagery
+    without labels comes from the whole cube (:func:`misoxr.training.fit.fit`).
+
+    Parameters
+    ----------
+    ds : Dataset
+        The cube, as for :func:`misoxr.mapping.predict.predict`. One that is persisted is fetched from its cluster, whole.
+    estimators : estimator, list or mapping
+        What to compare: names of presets or baselines ("miso-nano", "rf-11"), specifications, baselines, scikit-learn estimators; a
+        mapping gives them names. A pair (estimator, dict) has settings of its own, for :func:`misoxr.training.fit.fit`.
+    points : GeoDataFrame
+        As for :func:`misoxr.training.fit.fit`. Points outside the cube, or where it has no valid imagery, are left out with a warning.
+    cv : splitter, int or list, optional
+        One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or scikit-learn's, split by the points' coordinates in the cube's
+        CRS (those that need classes or groups: give the list of their folds); a number stands for that many
+        random folds, which say little of remote places. All points are split; those that are left out are left out of their folds.
+    seeds : int or sequence of int, optional
+        Seeds of the models, each of which is fitted once with each; a number stands for that many, from 0.
+    regions : GeoDataFrame, optional
+        Polygons for scores by region, such as permafrost zones, in their own CRS; where they overlap, the first has the point; a
+        point in none of them is in the region "none".
+    region : str, optional
+        Column of the regions' names; their index by default.
+    store : path or URL, optional
+        Directory where the predictions of each fold go as Parquet. Folds that are there are not run again, as long as points, folds,
+        models and settings are the same, and the imagery at the points and half a window away from them. Models are told apart by all
+        their values.
+    client : distributed.Client, optional
+        A Dask cluster that runs the folds, one a task.
+    progress : bool, optional
+        Show a progress bar.
+    **settings
+        Further settings of :func:`misoxr.training.fit.fit` for the networks, but for ``seed``, ``directory`` and a table of validation points.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    PointsError
+        If there are too few points or clusters for the folds, a fold lacks labels to learn from, also beside those held out for
+        validation, given folds would shift as reading drops points, or regions do not overlap the points.
+    GridError
+        If the cube is smaller than a network's window.
+    SpecError
+        If models differ in tasks, have the same name, or a setting is not known.
+    StoreError
+        If the store holds folds of other points, folds or settings, or a file that is damaged.
+    """
+    check_flags(progress=progress)
+    if not isinstance(store, str | os.PathLike | None):
+        raise SpecError(f"store is {store!r}; give a path or a URL.")
+    if client is not None and not hasattr(client, "submit"):
+        raise SpecError(f"client is {client!r}; give a distributed.Client.")
+    for name in settings:
+        if name not in NETWORKS and (hint := did_you_mean(name, (*OWN, *NETWORKS))):
+            raise SpecError(f"cross_validate has no argument {name!r}.{hint}")
+    rivals = rivals_of(estimators, settings, OWN)
+    seeds = _seeds(seeds)
+    points = _read(points, cv)
+    specs = specs_of(rivals, ds, points)
+    tasks = common_tasks(specs)
+    recipes = check_models(rivals, specs, seeds, geobox_of(ds), elsewhere=client is not None)
+    points = _told_apart(points)
+    placed, labels, usable, imagery = _usable(ds, specs, points, tasks)
+    folds = _folds(cv, points.to_crs(placed.crs), usable)
+    _check_folds(folds, tasks, labels)
+    for name, recipe in recipes.items():
+        _check_validation(name, specs[name], recipe, rivals[name][1].get("val"), seeds, folds, placed, labels)
+    parts = _regions(placed, regions, region)
+    units = [Unit(name, seed, fold) for name in rivals for seed in seeds for fold in range(len(folds))]
+    if not units:
+        raise SpecError(
+            f"There is nothing to run: {len(rivals)} models, {len(seeds)} seeds and {len(folds)} folds; give one or more of each."
+        )
+    kept = Kept(store, {} if store is None else fingerprint(ds, rivals, specs, imagery, placed, labels, folds))
+    found = {unit: kept.read(unit) for unit in units}
+    flush()
+    todo = [unit for unit in units if found[unit] is None]
+
+    def arguments(unit: Unit) -> tuple[Any, ...]:
+        (rival, options), spec = rivals[unit.model], specs[unit.model]
+        what = (rival, {**options, "like": spec}) if is_baseline(rival) else (spec, {"progress": False, **options})
+        return *what, placed, *folds[unit.fold], unit.seed
+
+    for unit, answers in tqdm(_run(todo, ds, arguments, client), total=len(todo), desc="cross_validate", disable=not progress):
+        found[unit] = answers
+        kept.write(unit, answers)
+    about = {
+        "cv": repr(_splitter(cv)),
+        "seeds": seeds,
+        "points": len(placed),
+        "misoxr_version": __version__,
+        "simulated": bool(simulated(ds, points)),
+    }
+    tables = [_tidy(answers, unit, tasks, labels, parts, placed.index) for unit, answers in found.items() if answers is not None]
+    return Scores.joined(tables, tasks, about)
+
+
+NETWORKS = {*inspect.signature(fit).parameters, *Recipe.__dataclass_fields__}
+"""Settings of networks."""
+OWN = [name for name in inspect.signature(cross_validate).parameters if name not in ("ds", "settings")]
+"""Its arguments, for who misspells one."""
+
+
+def _seeds(seeds: Any) -> list[int]:
+    """Return the seeds, each once."""
+    if isinstance(seeds, Integral):
+        return list(range(int(seeds)))
+    several = list(seeds) if isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str) else [seeds]
+    if not all(isinstance(seed, Integral) and int(seed) >= 0 for seed in several) or len(set(several)) < len(several):
+        raise SpecError(f"seeds is {seeds!r}; give a number of seeds, or different whole numbers from 0.")
+    return [int(seed) for seed in several]
+
+
+def _read(points: Any, cv: Any) -> gpd.GeoDataFrame:
+    """Read the points; refuse folds that are given by place where places have moved."""
+    found = read_points(points)
+    if isinstance(_splitter(cv), PredefinedFolds) and isinstance(points, pd.DataFrame) and len(found) < len(points):
+        raise PointsError(
+            f"{len(points) - len(found)} of {len(points)} points are dropped when they are read, so the folds that cv gives would shift; "
+            "make the folds of points = misoxr.read_points(points), and give both."
+        )
+    return found
+
+
+def _told_apart(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return points with an index that tells them apart, in Parquet, too."""
+    if isinstance(points.index, pd.MultiIndex) or points.index.inferred_type.startswith("mixed"):
+        points = points.set_axis(points.index.map(str))
+    return points if points.index.is_unique else points.reset_index(drop=True)
+
+
+def _usable(
+    ds: xr.Dataset, specs: Mapping[str, ModelSpec], points: gpd.GeoDataFrame, tasks: Sequence[Task]
+) -> tuple[gpd.GeoDataFrame, dict[str, Any], Indices, dict[str, str]]:
+    """Return the points that every model can answer, with a label, in the cube's CRS; their labels; where they stand among all;
+    and for each model a hash of what it sees there.
+    """
+    numbered = points.assign(**{NUMBER: np.arange(len(points))})
+    placed, rows, columns = place(numbered, geobox_of(ds))
+    labels = encode(placed.drop(columns=NUMBER), tasks)
+    usable = np.any([np.isfinite(values) for values in labels.values()], axis=0)
+    read: dict[Any, Any] = {}
+    for spec in specs.values():
+        cube, seen = named(ds, spec), (spec.bands, spec.windows.size)
+        geobox = check(cube, spec)
+        if seen not in read:
+            read[seen] = values_at(stack(cube, spec), *_with_corners(rows, columns, spec.windows.size // 2, geobox))
+        usable &= valid_pixels(spec, read[seen][:, : len(rows)])
+    imagery = {name: digest(read[spec.bands, spec.windows.size]) for name, spec in specs.items()}
+    if not usable.any():
+        raise BandError(f"None of the {len(placed)} points has a label and lies where the cube has a valid pixel.")
+    if not usable.all():
+        words = f"{(~usable).sum()} of {len(placed)} points have no label, or no valid imagery, and are left out."
+        note(words)
+    places = placed[NUMBER].to_numpy()[usable]
+    return placed[usable].drop(columns=NUMBER), {name: values[usable] for name, values in labels.items()}, places, imagery
+
+
+def _with_corners(rows: Any, columns: Any, half: int, geobox: GeoBox) -> tuple[Any, Any]:
+    """Return pixels and, behind them, the corners of the squares around them, within the grid."""
+    moved = [
+        [np.clip(place + way * half, 0, length - 1) if way else place for way in ways]
+        for place, length, ways in zip((rows, columns), geobox.shape, ((0, -1, -1, 1, 1), (0, -1, 1, -1, 1)), strict=True)
+    ]
+    return np.concatenate(moved[0]), np.concatenate(moved[1])
+
+
+def _folds(cv: Any, points: gpd.GeoDataFrame, usable: Indices) -> list[tuple[Indices, Indices]]:
+    """Split all points, and return each fold's as places among the usable ones."""
+    splitter = _splitter(cv)
+    place_of = np.full(len(points), -1)
+    place_of[usable] = np.arange(len(usable))
+    try:
+        folds = list(splitter.split(points))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, MisoxrError):
+            raise
+        raise SpecError(f"{splitter!r} cannot split points by coordinates alone ({error}); give the list of its folds.") from error
+    for number, fold in enumerate(folds):
+        check_apart(f"Fold {number}", *fold)
+    found = [tuple(place_of[side][place_of[side] >= 0] for side in fold) for fold in folds]
+    for number, (train, test) in enumerate(found):
+        if not len(train) or not len(test):
+            raise PointsError(f"Fold {number} has {len(train)} training and {len(test)} test points with imagery; use other folds.")
+    return [(train, test) for train, test in found]
+
+
+def _splitter(cv: Any) -> Any:
+    """Return what splits points: random folds for a number, given ones for a list."""
+    if isinstance(cv, Integral):
+        return KFold(int(cv))
+    if isinstance(cv, list | tuple):
+        return PredefinedFolds(cv)
+    if isinstance(cv, str | type) or not hasattr(cv, "split"):
+        raise SpecError(
+            f"cv is {cv!r}; give a number of folds, a list of folds, or a splitter such as misoxr.ClusterKFold(10_000)."
+        )
+    return cv
+
+
+def _check_folds(folds: Sequence[tuple[Indices, Indices]], tasks: Sequence[Task], labels: Mapping[str, Any]) -> None:
+    """Refuse folds that leave nothing to learn of a task, before hours are spent on others."""
+    for number, (train, _) in enumerate(folds):
+        for task in tasks:
+            known = labels[task.name][train]
+            known = known[np.isfinite(known)]
+            if not len(known):
+                raise PointsError(f"The training points of fold {number} have no label of {task.name!r}; use other folds.")
+            if task.kind != "regression" and len(np.unique(known)) < 2:
+                only = task.classes[int(known[0])]
+                raise PointsError(
+                    f"The {len(known)} training labels of {task.name!r} in fold {number} are all {only!r}; use other folds, or points."
+                )
+
+
+def _check_validation(
+    name: str,
+    spec: ModelSpec,
+    recipe: Recipe,
+    val: float | None,
+    seeds: Sequence[int],
+    folds: Sequence[tuple[Indices, Indices]],
+    points: gpd.GeoDataFrame,
+    labels: Mapping[str, Any],
+) -> None:
+    """Refuse validation points that leave a network nothing to learn, or nothing to choose an epoch by."""
+    xy = np.stack([points.geometry.x, points.geometry.y], axis=-1)
+    for seed, (number, (train, _)) in product(seeds, enumerate(folds)):
+        mine = {task: values[train] for task, values in labels.items()}
+        try:
+            check_held(spec, mine, held_out(spec, xy[train], val, seed), recipe.criterion)
+        except PointsError as error:
+            raise PointsError(f"In fold {number} of {name!r}, seed {seed}: {error}") from error
+
+
+def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column: str | None) -> npt.NDArray[Any]:
+    """Return the region of each point, "none" for those in no polygon; None each without regions."""
+    if regions is None:
+        if column is not None:
+            raise PointsError(f"region is {column!r} and there are no regions; give both, or neither.")
+        return np.full(len(points), None, dtype=object)
+    groups, names = regions_of(points, regions, column)
+    taken = [name for name, most in (("all", 0), ("none", 1)) if names.count(name) > most]
+    if taken:
+        raise PointsError(f"A region is named {taken[0]!r}, as all points are in the scores, or those in no region; rename it.")
+    return groups.to_numpy()
+
+
+def _run(units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any) -> Iterator[tuple[Unit, Any]]:
+    """Run the units, here or on a cluster, and yield each with its answers as it is done."""
+    if not units:
+        return
+
+    def held() -> xr.Dataset:
+        """The cube, as a fold can read it by itself: not from workers of a cluster, as what is persisted."""
+        return ds.compute() if holds_futures(ds) else ds
+
+    if client is None:
+        cube = held()
+        for unit in units:
+            yield unit, _answers(cube, *arguments(unit))
+        return
+    from distributed import as_completed
+
+    cube = client.submit(held, pure=False)  # held by the cluster, not sent along with each fold; made again where it is lost
+    futures = {client.submit(_answers, cube, *arguments(unit), pure=False): unit for unit in units}
+    for future, answers in as_completed(futures, with_results=True):
+        yield futures[future], answers
+
+
+def _answers(
+    ds: xr.Dataset, what: Any, options: Mapping[str, Any], points: gpd.GeoDataFrame, train: Indices, test: Indices, seed: int
+) -> pd.DataFrame:
+    """Fit on the training points of a fold, and answer at its test points: columns (task, output), a row for each test point."""
+    start = time.perf_counter()
+    model = fit(ds, what, points.iloc[train], seed=seed, **options)
+    # Labels stay behind: where to answer is all that a model is told of the test points.
+    hardware = {name: options[name] for name in ("device", "precision") if name in options}
+    answers = predict_at(ds, model, points.iloc[test][[points.geometry.name]], **hardware).compute(**here())
+    if isinstance(model, Model):
+        forget(model)  # nobody asks for a fold's model again
+    columns: dict[str, Any] = {}
+    for task in model.spec.tasks:
+        values = answers[task.name if task.kind == "regression" else f"{task.name}_probability"]
+        table = values.transpose("point", ...).to_numpy().reshape(len(test), -1)
+        columns |= {f"{task.name}:{k}": table[:, k] for k in range(task.outputs)}
+    return pd.DataFrame({"test": test, **columns, "seconds": time.perf_counter() - start})
+
+
+def _tidy(
+    answers: pd.DataFrame, unit: Unit, tasks: Sequence[Task], labels: Mapping[str, Any], regions: Any, index: pd.Index
+) -> pd.DataFrame:
+    parts = []
+    test = answers["test"].to_numpy()
+    widest = max(task.outputs for task in tasks)
+    for task in tasks:
+        truth = labels[task.name][test]
+        known = np.isfinite(truth)
+        values = {f"p{k}": answers[f"{task.name}:{k}"].to_numpy()[known] if k < task.outputs else np.nan for k in range(widest)}
+        base = {"model": unit.model, "seed": unit.seed, "fold": unit.fold, "task": task.name, "point": index[test][known]}
+        parts.append(
+            pd.DataFrame(
+                {**base, "region": regions[test][known], "truth": truth[known], **values, "seconds": answers["seconds"].iloc[0]}
+            )
+        )
+    return stacked(parts)

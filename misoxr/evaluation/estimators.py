@@ -1,0 +1,121 @@
+"""The rivals of a cross-validation: what to compare, by name, with settings and specification."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import geopandas as gpd
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from misoxr.errors import SpecError
+from misoxr.spec import ModelSpec, Task
+from misoxr.spec.recipe import Recipe
+from misoxr.training.baselines import Baseline, is_baseline, prepared_baseline
+from misoxr.training.fit import check_room, prepared, spec_for
+
+__all__ = ["check_models", "common_tasks", "rivals_of", "specs_of"]
+
+SIDES = ("calibrate", "progress")
+"""Keyword arguments of fit that nothing can be wrong with."""
+ELSEWHERE = ("device", "devices", "precision")
+"""Those that only a cluster's workers can tell about."""
+
+
+def rivals_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[str]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Give every estimator a name and its settings: those of its own, and for networks the common ones beneath.
+
+    Parameters
+    ----------
+    estimators : estimator, list or mapping
+        As for :func:`misoxr.evaluation.cross_validate.cross_validate`.
+    settings : mapping
+        The common settings.
+    own : sequence of str
+        Arguments that are none of a network, for who misspells one.
+    """
+    if not isinstance(estimators, Mapping):
+        several = estimators if isinstance(estimators, list) else [estimators]
+        names = [_name(_pair(one)[0]) for one in several]
+        if len(set(names)) < len(names):
+            raise SpecError(f"Two of the models are named alike: {names}. Give a mapping with a name for each.")
+        estimators = dict(zip(names, several, strict=True))
+    out = {}
+    for name, one in estimators.items():
+        rival, options = _pair(one)
+        out[str(name)] = (rival, dict(options) if is_baseline(rival) else {**settings, **options})
+    for name, options in (*((name, options) for name, (_, options) in out.items()), ("all", settings)):
+        kept = sorted({"seed", "directory", "resume"} & options.keys())
+        if kept:
+            raise SpecError(f"{kept} of {name!r} cannot be set here: give seeds= and store=, and every fold has its own.")
+        if not isinstance(options.get("val"), Real | None):
+            raise SpecError(
+                f"val of {name!r} is a {type(options['val']).__name__}, whose points may be test points of a fold; give a fraction."
+            )
+    if settings and all(is_baseline(rival) for rival, _ in out.values()):
+        raise SpecError(
+            f"The settings {sorted(settings)} are for networks, and there is none among {list(out)}; leave them out. "
+            f"cross_validate itself takes {list(own)}."
+        )
+    return out
+
+
+def _pair(one: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Return an estimator and its own settings."""
+    if not isinstance(one, tuple):
+        return one, {}
+    if len(one) != 2 or not isinstance(one[1], Mapping):
+        raise SpecError(f"{one!r} is no pair (estimator, settings); give a list or a mapping of several models.")
+    return one[0], one[1]
+
+
+def _name(rival: Any) -> str:
+    if isinstance(rival, str):
+        return rival
+    if isinstance(rival, ModelSpec):
+        return rival.name
+    return f"{type(rival.estimator).__name__} ({rival.features})" if isinstance(rival, Baseline) else type(rival).__name__
+
+
+def specs_of(rivals: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, ModelSpec]:
+    """Return every model's specification; baselines see the bands they are told, those of the first network, or a preset's."""
+    specs = {
+        name: rival if isinstance(rival, ModelSpec) else spec_for(rival, ds, points)
+        for name, (rival, _) in rivals.items()
+        if not is_baseline(rival)
+    }
+    told = {name: options["like"] for name, (rival, options) in rivals.items() if is_baseline(rival) and "like" in options}
+    for name, like in told.items():
+        if not isinstance(like, ModelSpec):
+            raise SpecError(f"like of {name!r} is {like!r}; give a ModelSpec.")
+    if len(specs) + len(told) < len(rivals):
+        like = next(iter([*specs.values(), *told.values()]), None) or spec_for("miso-nano", ds, points)
+        specs |= {name: like for name in rivals if name not in specs}
+    return {name: {**specs, **told}[name] for name in rivals}
+
+
+def common_tasks(specs: Mapping[str, ModelSpec]) -> tuple[Task, ...]:
+    """Return the tasks, which must be the same but for how they are learnt and drawn."""
+    if not specs:
+        raise SpecError("There are no models to compare; give one or more.")
+    (first, spec), *others = specs.items()
+    told = {name: [(task.name, task.kind, task.classes) for task in one.tasks] for name, one in specs.items()}
+    for name, _ in others:
+        if told[name] != told[first]:
+            raise SpecError(f"Models to be compared need the same tasks; {first!r} has {told[first]} and {name!r} {told[name]}.")
+    return spec.tasks
+
+
+def check_models(
+    rivals: Mapping[str, tuple[Any, Any]], specs: Mapping[str, ModelSpec], seeds: Sequence[int], geobox: GeoBox, *, elsewhere: bool
+) -> dict[str, Recipe]:
+    """Refuse models that are known to fail, before hours are spent on others, and return the recipes of networks."""
+    recipes, untold = {}, (*SIDES, *(ELSEWHERE if elsewhere else ()))
+    for name, (rival, options) in rivals.items():
+        if is_baseline(rival):
+            prepared_baseline(rival, specs[name], seed=max(seeds, default=0), **{k: v for k, v in options.items() if k != "like"})
+        else:
+            known = {k: v for k, v in options.items() if k not in untold}
+            recipes[name], _ = prepared(specs[name], seed=min(seeds, default=0), **known)
+            check_room(specs[name], geobox)
+    return recipes

@@ -1,0 +1,282 @@
+"""Out-of-fold predictions of several models, and every score that follows from them."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import fsspec
+import numpy as np
+import pandas as pd
+
+from misoxr.errors import PointsError, StoreError, require
+from misoxr.metrics import class_scores, confusion, reliability, scores
+from misoxr.spec import Task, build
+
+__all__ = ["Scores", "compared", "stacked"]
+
+KEYS = ["model", "seed", "fold", "task"]
+SHOWN = {
+    "binary": ("roc_auc", "pr_auc", "recall", "macro_f1"),
+    "multiclass": ("accuracy", "macro_recall", "macro_f1"),
+    "regression": ("rmse", "r2"),
+}
+"""Metrics of :meth:`Scores.summary`."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What :func:`misoxr.evaluation.cross_validate.cross_validate` found: predictions at every test point, from which all scores follow.
+
+    Attributes
+    ----------
+    predictions : DataFrame
+        One row for each model, seed, fold, task and test point that has the task's label: ``model``, ``seed``, ``fold``, ``task``,
+        ``point`` (its index among the points given), ``region``, ``truth`` (class code or value), and ``p0``, ``p1``, ...: the
+        probability of a binary task's second class or a regression's value in ``p0``, the classes' probabilities otherwise; and
+        ``seconds``, the time that the fold took.
+    tasks : tuple of Task
+        The tasks.
+    about : mapping
+        The folds, the seeds, how many points, misoxr's version, and whether anything was simulated.
+    """
+
+    predictions: pd.DataFrame
+    tasks: tuple[Task, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        words = "SIMULATED; " if self.about.get("simulated") else ""
+        return f"Scores ({words}cv={self.about.get('cv')}, pooled over folds)\n{self.summary().to_string(float_format='%.3f')}"
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, in the order given."""
+        return list(dict.fromkeys(self.predictions["model"]))
+
+    def task(self, name: str | None = None) -> Task:
+        """Return a task by its name; without one, the only task."""
+        known = {task.name: task for task in self.tasks}
+        if name is None and len(known) == 1:
+            return self.tasks[0]
+        if name not in known:
+            raise PointsError(f"Name one of the tasks {sorted(known)}; {name!r} is none of them.")
+        return known[name]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return all scores as a tidy table.
+
+        Returns
+        -------
+        DataFrame
+            ``model``, ``seed``, ``cv``, ``fold`` (a number, or "pooled" over all folds), ``region`` ("all", or a region, pooled),
+            ``task``, ``metric``, ``class`` (empty for scores of the whole task), ``value``, and ``points``, the number of labelled
+            test points. Metrics as in :func:`misoxr.metrics.scores` and :func:`misoxr.metrics.class_scores`.
+        """
+        return self._table.copy()
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        rows = []
+        for keys, part in self.predictions.groupby(KEYS, sort=False):
+            rows.append(self._scored(part, dict(zip(KEYS, keys, strict=True)) | {"region": "all"}))
+        for keys, part in self.predictions.groupby(["model", "seed", "task"], sort=False):
+            named = dict(zip(("model", "seed", "task"), keys, strict=True)) | {"fold": "pooled"}
+            rows.append(self._scored(part, named | {"region": "all"}))
+            for region, inside in part.groupby("region", sort=True):
+                rows.append(self._scored(inside, named | {"region": region}))
+        table = pd.concat(rows, ignore_index=True)
+        table.insert(2, "cv", str(self.about.get("cv", "")))
+        return table[["model", "seed", "cv", "fold", "region", "task", "metric", "class", "value", "points"]]
+
+    def _scored(self, part: pd.DataFrame, named: Mapping[str, Any]) -> pd.DataFrame:
+        task = self.task(named["task"])
+        truth, answers = _arrays(part, task)
+        records: list[Any] = [{"metric": name, "class": "", "value": value} for name, value in scores(task, truth, answers).items()]
+        if task.kind != "regression":
+            by_class = class_scores(task, truth, answers).reset_index().melt("class", var_name="metric")
+            records += by_class.to_dict("records")
+        return pd.DataFrame(records).assign(points=len(part), **named)
+
+    def summary(self) -> pd.DataFrame:
+        """Return the main scores, pooled over folds and averaged over seeds: a row for each model, with its
+        numbers of folds, seeds and points, and the mean of the seconds that a fold took.
+        """
+        rows = []
+        for model, part in self.predictions.groupby("model", sort=False):
+            row: dict[str, Any] = {
+                "folds": part["fold"].nunique(),
+                "seeds": part["seed"].nunique(),
+                "points": part["point"].nunique(),
+                "seconds": part.groupby(["seed", "fold"])["seconds"].first().mean(),
+            }
+            for task in self.tasks:
+                mine = part[part["task"] == task.name]
+                each = [scores(task, *_arrays(one, task)) for _, one in mine.groupby("seed", sort=False)]
+                row |= {
+                    f"{task.name} {metric}": float(np.mean([found[metric] for found in each]))
+                    for metric in SHOWN[task.kind]
+                    if each
+                }
+            rows.append(pd.Series(row, name=model))
+        return pd.DataFrame(rows).astype({"folds": int, "seeds": int, "points": int})
+
+    def averaged(self, each: int | None = None) -> Self:
+        """Return the scores of seeds averaged: probabilities are the mean over a model's seeds, and their times add up.
+
+        Parameters
+        ----------
+        each : int, optional
+            So many seeds at a time, in their order; what is left over is dropped. The first average is called seed 0, the next 1, and
+            so on, and each compares with one seed of another model. By default all seeds are averaged, and the seed is "mean".
+
+        Raises
+        ------
+        PointsError
+            If a model has fewer seeds.
+        """
+        whole = self.predictions.assign(seed="mean")
+        if each is not None:
+            numbers = []
+            for model, mine in self.predictions.groupby("model", sort=False):
+                at, seeds = pd.factorize(mine["seed"])
+                if not 1 <= each <= len(seeds):
+                    raise PointsError(f"{model!r} has {len(seeds)} seeds, so {each} cannot be averaged at a time.")
+                numbers.append(pd.Series(at // each, mine.index)[at < len(seeds) // each * each])
+            number = pd.concat(numbers)
+            whole = self.predictions.loc[number.index].assign(seed=number).sort_index()
+        answers = [name for name in whole if str(name).startswith("p") and str(name)[1:].isdigit()]
+        keys = ["model", "seed", "fold", "task", "point", "region", "truth"]
+        groups = whole.groupby(keys, sort=False, dropna=False)
+        mean = groups[answers].mean().assign(seconds=groups["seconds"].sum()).reset_index()
+        return type(self)(mean[self.predictions.columns], self.tasks, self.about)
+
+    def compare(self, one: str, other: str, metric: str, task: str | None = None) -> pd.Series:
+        """Compare two models by a score, in pairs of the same fold and seed.
+
+        Returns
+        -------
+        Series
+            Of the differences, one minus other, as :func:`compared` tells them.
+
+        Raises
+        ------
+        PointsError
+            If a model, task or score is not among these, or the models have no fold and seed in common.
+        """
+        for model in (one, other):
+            if model not in self.models:
+                raise PointsError(f"There is no model {model!r} among the scores; there are {self.models}.")
+        whole = self.whole(metric, task)
+        found = whole[whole["fold"] != "pooled"].set_index(["fold", "seed", "model"])["value"].unstack("model")
+        if not found[[one, other]].notna().all(axis=1).any():
+            seeds = [sorted(map(str, whole[whole["model"] == model]["seed"].unique())) for model in (one, other)]
+            raise PointsError(
+                f"{one!r} and {other!r} have no pair of fold and seed with a score {metric!r}; their seeds are {seeds[0]} and {seeds[1]}."
+            )
+        return compared(found[one] - found[other])
+
+    def whole(self, metric: str | None = None, task: str | None = None) -> pd.DataFrame:
+        """Return the part of :meth:`to_dataframe` about whole tasks and all points: of one task, and of one metric where it is named."""
+        name, table = self.task(task).name, self._table
+        mine = table[(table["task"] == name) & (table["class"] == "") & (table["region"] == "all")]
+        if metric is None:
+            return mine.copy()
+        if metric not in set(mine["metric"]):
+            raise PointsError(f"There is no score {metric!r} of {name!r}; there are {list(mine['metric'].unique())}.")
+        return mine[mine["metric"] == metric].copy()
+
+    def confusion(self, model: str, task: str | None = None) -> pd.DataFrame:
+        """Return a model's confusion matrix, counts over all folds and seeds (:func:`misoxr.metrics.confusion`)."""
+        return confusion(self.task(task), *self._of(model, task))
+
+    def reliability(self, model: str, task: str | None = None, bins: int = 10) -> pd.DataFrame:
+        """Return a model's reliability curve over all folds and seeds (:func:`misoxr.metrics.reliability`)."""
+        return reliability(self.task(task), *self._of(model, task), bins)
+
+    def _of(self, model: str, task: str | None) -> tuple[Any, Any]:
+        if model not in self.models:
+            raise PointsError(f"There is no model {model!r} among the scores; there are {self.models}.")
+        mine = self.predictions[(self.predictions["model"] == model) & (self.predictions["task"] == self.task(task).name)]
+        return _arrays(mine, self.task(task))
+
+    def plot(self, metric: str | None = None, task: str | None = None, ax: Any = None) -> Any:
+        """Draw a score of every model, a dot for each fold and seed; see :func:`misoxr.display.maps.comparison`."""
+        from misoxr.display.maps import comparison
+
+        return comparison(self, metric, task, ax)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write predictions and what they are about to a Parquet file, a path or fsspec URL."""
+        arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
+        table = arrow.Table.from_pandas(self.predictions.astype({"seed": str, "region": "string"}), preserve_index=False)
+        header = {"tasks": [asdict(task) for task in self.tasks], "about": dict(self.about)}
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"misoxr": json.dumps(header).encode()})
+        with fsspec.open(os.fspath(path), "wb") as file:
+            parquet.write_table(table, file)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        StoreError
+            If the file cannot be read, or is none of misoxr's scores.
+        """
+        parquet = require("pyarrow.parquet", "parquet")
+        try:
+            with fsspec.open(os.fspath(path), "rb") as file:
+                table = parquet.read_table(file)
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"The scores {os.fspath(path)} cannot be read ({error}); give what Scores.save wrote. Of a store of cross_validate, the "
+                "same call gives the scores at once."
+            ) from error
+        header = (table.schema.metadata or {}).get(b"misoxr")
+        if header is None:
+            raise StoreError(f"{os.fspath(path)} is a Parquet file without misoxr's header; was it written by Scores.save?")
+        values = json.loads(header)
+        predictions = table.to_pandas().astype({"region": object})
+        predictions["region"] = predictions["region"].where(predictions["region"].notna(), None)
+        predictions["seed"] = [int(seed) if str(seed).lstrip("-").isdigit() else seed for seed in predictions["seed"]]
+        tasks = tuple(build(Task, task) for task in values["tasks"])
+        return cls(predictions, tasks, values["about"])
+
+    @classmethod
+    def joined(cls, parts: Sequence[pd.DataFrame], tasks: Sequence[Task], about: Mapping[str, Any]) -> Self:
+        """Put the predictions of folds together."""
+        return cls(stacked(parts), tuple(tasks), about)
+
+
+def compared(differences: pd.Series) -> pd.Series:
+    """Sum differences between two models up.
+
+    Parameters
+    ----------
+    differences : Series
+        One for each fold and seed, the levels of its index; missing ones play no part.
+
+    Returns
+    -------
+    Series
+        ``difference``, their mean; ``standard_error`` of it over ``pairs`` of fold and seed, as if these were independent; and
+        ``fold_error``, its standard error over folds, a fold's seeds averaged first (NaN for one fold). Pairs of one fold share its test
+        and training points, so with several seeds the first is too small; folds share training points, so both are somewhat.
+    """
+    known = differences.dropna()
+    folds = known.groupby("fold").mean()
+    errors = {name: one.std(ddof=1) / len(one) ** 0.5 for name, one in (("standard_error", known), ("fold_error", folds))}
+    return pd.Series({"difference": known.mean(), **errors, "pairs": len(known)})
+
+
+def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put tables of the same columns below each other, whatever is missing in them."""
+    return pd.DataFrame({name: np.concatenate([part[name].to_numpy() for part in parts]) for name in parts[0]})
+
+
+def _arrays(part: pd.DataFrame, task: Task) -> tuple[Any, Any]:
+    answers = part[[f"p{k}" for k in range(task.outputs)]].to_numpy(dtype="float64")
+    return part["truth"].to_numpy(dtype="float64"), answers if task.kind == "multiclass" else answers[:, 0]

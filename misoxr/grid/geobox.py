@@ -1,0 +1,227 @@
+"""The pixel grid: the one place that turns pixels into coordinates, and coordinates into locations."""
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyproj
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from misoxr.errors import GridError
+from misoxr.grid.longitude import circle_of, near
+from misoxr.spec import LocationSpec
+
+__all__ = ["assign", "beside", "crs_of", "extent", "geobox_of", "lattice_offset", "locations", "pixels", "same_grid"]
+
+GRID_TOLERANCE = 1e-3
+"""Largest departure from a regular grid, and between two equal grids, in pixels."""
+
+
+def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
+    """Return the CRS as WKT (or authority code), or None where the object carries none.
+
+    Looked for in the CF grid mapping (``spatial_ref`` or the variable that ``grid_mapping`` names), then in an ``epsg`` or
+    ``proj:epsg`` coordinate (stackstac), then in ``attrs["crs"]``.
+    """
+    arrays = [obj] if isinstance(obj, xr.DataArray) else list(obj.data_vars.values())
+    names: list[Hashable] = [a.encoding.get("grid_mapping", a.attrs.get("grid_mapping")) for a in arrays]
+    for name in [*names, "spatial_ref", "crs"]:
+        variable = _variable(obj, name)
+        if variable is not None:
+            for key in ("crs_wkt", "spatial_ref"):
+                if variable.attrs.get(key):
+                    return str(variable.attrs[key])
+    for name in ("epsg", "proj:epsg"):
+        if name in obj.coords and obj.coords[name].size == 1 and obj.coords[name].dtype.kind in "iu":
+            return f"EPSG:{int(obj.coords[name])}"
+    value = obj.attrs.get("crs")
+    if isinstance(value, Mapping):  # as rasterio wrote it once: {"init": "epsg:3338"}
+        value = value.get("init")
+    code = str(value or "")
+    return f"EPSG:{code}" if code.isdecimal() else code or None
+
+
+def _variable(obj: xr.Dataset | xr.DataArray, name: Hashable | None) -> xr.DataArray | None:
+    if name is None:
+        return None
+    if name in obj.coords:
+        return obj.coords[name]
+    return obj[name] if isinstance(obj, xr.Dataset) and name in obj.data_vars else None
+
+
+def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
+    """Return the pixel grid of an object with dimensions y and x.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Coordinates y and x are pixel centres, regular to a thousandth of a pixel; the CRS is in ``spatial_ref``.
+
+    Raises
+    ------
+    GridError
+        If y or x is missing, the coordinates are irregular, or there is no CRS, or none that can be read.
+    """
+    for dim in ("y", "x"):
+        if dim not in obj.dims or dim not in obj.coords:
+            raise GridError(
+                f"The dataset has dimensions {tuple(obj.dims)} and no {dim!r} coordinate; name its pixel-centre coordinates 'y' and 'x'."
+            )
+    crs = crs_of(obj)
+    if crs is None:
+        raise GridError('The dataset carries no CRS. Write one, for example with ds.rio.write_crs("EPSG:3338") of rioxarray.')
+    y, x = (np.asarray(obj.coords[dim].values, dtype="float64") for dim in ("y", "x"))
+    if not (y.size and x.size):
+        raise GridError(f"The dataset has {y.size} x {x.size} pixels; give one that is not empty.")
+    transform = _written_transform(obj, y, x) or _transform_of(y, x)
+    try:
+        return GeoBox((y.size, x.size), transform, crs)
+    except pyproj.exceptions.CRSError as error:
+        raise GridError(
+            f'The CRS {crs!r} cannot be read ({error}); write one, for example with .rio.write_crs("EPSG:3338") of rioxarray.'
+        ) from error
+
+
+def _written_transform(obj: xr.Dataset | xr.DataArray, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> Affine | None:
+    """Return the transform that GDAL or odc wrote, where the coordinates still agree with it (slicing leaves it stale)."""
+    variable = _variable(obj, "spatial_ref")
+    if variable is None or "GeoTransform" not in variable.attrs:
+        return None
+    affine = Affine.from_gdal(*(float(part) for part in str(variable.attrs["GeoTransform"]).split()))
+    if affine.b or affine.d:
+        raise GridError(f"The grid is rotated ({affine!r}); reproject it onto a north-up grid first.")
+    expected_x = affine.c + affine.a * (np.arange(x.size) + 0.5)
+    expected_y = affine.f + affine.e * (np.arange(y.size) + 0.5)
+    agree = np.abs(x - expected_x).max(initial=0) <= GRID_TOLERANCE * abs(affine.a) and np.abs(y - expected_y).max(
+        initial=0
+    ) <= GRID_TOLERANCE * abs(affine.e)
+    return affine if agree else None
+
+
+def _transform_of(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> Affine:
+    steps = []
+    for name, values in (("y", y), ("x", x)):
+        if values.size < 2:
+            raise GridError(
+                f"The dataset has {values.size} pixel along {name!r} and no GeoTransform, so its pixel size is unknown."
+            )
+        step = (values[-1] - values[0]) / (values.size - 1)
+        if step == 0 or not np.isfinite(step):
+            raise GridError(f"The {name!r} coordinates do not advance; give pixel centres of a regular grid.")
+        error = np.abs(values - (values[0] + step * np.arange(values.size))).max() / abs(step)
+        if error > GRID_TOLERANCE:
+            raise GridError(
+                f"The {name!r} coordinates are irregular, by up to {error:.3g} pixels; put the data on a regular grid first."
+            )
+        steps.append(step)
+    dy, dx = steps
+    return Affine(dx, 0.0, x[0] - dx / 2, 0.0, dy, y[0] - dy / 2)
+
+
+def same_grid(one: GeoBox, other: GeoBox) -> bool:
+    """Whether two grids have the same CRS, shape and pixel centres, to a thousandth of a pixel."""
+    if one.shape != other.shape or one.crs != other.crs:
+        return False
+    ours, theirs = (np.array(box.boundingbox.bbox).reshape(2, 2) for box in (one, other))
+    size = np.array([abs(one.affine.a), abs(one.affine.e)])
+    same_way = one.affine.a * other.affine.a > 0 and one.affine.e * other.affine.e > 0
+    return bool(same_way and (np.abs(ours - theirs) <= GRID_TOLERANCE * size).all())
+
+
+def extent(box: GeoBox) -> str:
+    """Return the extent of a grid in words, for messages."""
+    west, south, east, north = box.boundingbox
+    return f"({west:.10g}, {south:.10g}, {east:.10g}, {north:.10g}) in {pyproj.CRS(str(box.crs)).name}"
+
+
+def assign(obj: Any, geobox: GeoBox) -> Any:
+    """Return the object with exactly this grid's coordinates, ``spatial_ref`` and ``grid_mapping``.
+
+    The y and x dimensions must have the grid's shape. Nothing is resampled.
+    """
+    y = geobox.affine.f + geobox.affine.e * (np.arange(geobox.shape.y) + 0.5)
+    x = geobox.affine.c + geobox.affine.a * (np.arange(geobox.shape.x) + 0.5)
+    projected = geobox.crs is None or not geobox.crs.geographic
+    names = ("projection_y_coordinate", "projection_x_coordinate") if projected else ("latitude", "longitude")
+    length = geobox.crs.proj.axis_info[0].unit_name if geobox.crs and projected else ""
+    length = {"metre": "m", "": "1"}.get(length, length)
+    units = (length, length) if projected else ("degrees_north", "degrees_east")
+    stale = {name for name in obj.coords if name in ("spatial_ref", "y", "x", "epsg", "proj:epsg")}
+    coords: dict[str, xr.Variable] = {
+        "y": xr.Variable("y", y, {"standard_name": names[0], "units": units[0], "axis": "Y"}),
+        "x": xr.Variable("x", x, {"standard_name": names[1], "units": units[1], "axis": "X"}),
+        "spatial_ref": xr.Variable((), np.int64(_epsg(geobox)), _grid_mapping(geobox)),
+    }
+    out = obj.drop_vars(stale).assign_coords(coords)
+    arrays = [out] if isinstance(out, xr.DataArray) else out.data_vars.values()
+    for array in arrays:
+        if {"y", "x"} <= set(array.dims):
+            array.encoding.pop("grid_mapping", None)
+            array.attrs["grid_mapping"] = "spatial_ref"
+    return out
+
+
+def _epsg(geobox: GeoBox) -> int:
+    return int(geobox.crs.epsg or 0) if geobox.crs else 0
+
+
+def _grid_mapping(geobox: GeoBox) -> dict[str, Any]:
+    """CF grid mapping attributes, with the WKT and transform that GDAL, rioxarray and odc-geo read."""
+    if geobox.crs is None:
+        raise GridError("The grid has no CRS; give one, such as 'EPSG:3338'.")
+    attrs = pyproj.CRS(geobox.crs.wkt).to_cf()
+    affine = geobox.affine
+    transform = " ".join(repr(float(value)) for value in affine.to_gdal())
+    return {**attrs, "spatial_ref": attrs["crs_wkt"], "GeoTransform": transform}
+
+
+def lattice_offset(geobox: GeoBox) -> tuple[int, int]:
+    """Return row and column of the grid's first pixel, counted in whole pixels from the origin of the CRS.
+
+    Two grids of one pixel size agree on it where they overlap; half-pixel grids (centres at multiples of the pixel size)
+    are counted without wavering at the half.
+    """
+    columns, rows = geobox.affine.c / geobox.affine.a, geobox.affine.f / geobox.affine.e
+    return math.floor(rows + 0.25), math.floor(columns + 0.25)
+
+
+def beside(geobox: GeoBox, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return x of a grid's CRS, moved by whole turns to the grid's side of the Earth where x is a longitude."""
+    circle, middle = circle_of(str(geobox.crs)), geobox.affine.c + geobox.affine.a * geobox.shape.x / 2
+    return np.asarray(near(np.asarray(x, dtype="float64"), middle, circle.turn if circle else None))
+
+
+def pixels(geobox: GeoBox, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return fractional pixel (row, column) of coordinates in the grid's CRS; a pixel's centre is at +0.5. Longitudes may be of any turn."""
+    inverse = ~geobox.affine
+    x, y = beside(geobox, x), np.asarray(y, dtype="float64")
+    columns = inverse.a * x + inverse.b * y + inverse.c
+    rows = inverse.d * x + inverse.e * y + inverse.f
+    return rows, columns
+
+
+def locations(geobox: GeoBox, rows: npt.ArrayLike, columns: npt.ArrayLike, location: LocationSpec) -> npt.NDArray[np.float64]:
+    """Return scaled locations (..., 2) of fractional pixels: x from west to east and y from north to south, -1..1.
+
+    Parameters
+    ----------
+    geobox : GeoBox
+        The grid the pixels belong to; its coordinates are transformed to the CRS of ``location``.
+    rows, columns : array_like
+        Fractional pixel positions, a centre at +0.5; broadcast against each other.
+    location : LocationSpec
+        CRS and extent.
+    """
+    rows, columns = np.broadcast_arrays(np.asarray(rows, dtype="float64"), np.asarray(columns, dtype="float64"))
+    x, y = geobox.affine.a * columns + geobox.affine.c, geobox.affine.e * rows + geobox.affine.f
+    source, target = pyproj.CRS(str(geobox.crs)), pyproj.CRS(location.crs)
+    if source != target:
+        x, y = pyproj.Transformer.from_crs(source, target, always_xy=True).transform(x, y)
+    west, south, east, north = location.extent
+    circle = circle_of(location.crs)
+    x = near(x, (west + east) / 2, circle.turn if circle else None)
+    return np.stack([2 * (x - west) / (east - west) - 1, 2 * (north - y) / (north - south) - 1], axis=-1)

@@ -1,0 +1,339 @@
+"""Maps for other programs: cloud-optimised GeoTIFFs, and Zarr pyramids of coarser and coarser levels."""
+
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil, log2
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+import xarray as xr
+import zarr
+from dask.system import CPU_COUNT
+from fsspec.implementations.local import LocalFileSystem
+from rasterio._err import CPLE_BaseError
+from rasterio.dtypes import check_dtype
+from rasterio.windows import Window
+from tqdm.auto import tqdm
+
+from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
+from misoxr.grid.geobox import assign, geobox_of
+from misoxr.io.codes import coded, codes_of, float_classes, settled
+from misoxr.io.geozarr import pyramid, unreferenced
+from misoxr.io.layout import FINGERPRINT, consolidate, fill_of, open_maps, progress_of
+from misoxr.io.ledger import Ledger
+from misoxr.io.pyramid import coarser, is_map
+from misoxr.io.replace import located, move
+from misoxr.io.storable import storable
+from misoxr.io.zarr import to_zarr
+
+__all__ = ["to_cog", "to_pyramid"]
+
+_SMALLEST = 512
+"""A pyramid ends with the level that is at most so long, pixels."""
+_CACHE = 64 * 2**20
+"""What GDAL keeps of tiles, bytes, and twice what it copies or reduces at once: by default, they are shares of the machine's memory
+and too little for several bands, whose tiles are then read several times."""
+_GDAL = {"GDAL_CACHEMAX": _CACHE, "GDAL_SWATH_SIZE": _CACHE // 2, "GDAL_OVR_CHUNK_MAX_SIZE": _CACHE // 2}
+_LEFT_OUT = {"provenance", "_FillValue", "grid_mapping"}
+"""Attributes that are no tags: the whole provenance is JSON of many kilobytes; its hash stays."""
+_COLOR = re.compile("#[0-9a-fA-F]{6}")
+
+
+def to_cog(
+    ds: xr.Dataset,
+    directory: str | os.PathLike[str],
+    *,
+    variables: Sequence[str] | None = None,
+    classes: str = "mode",
+    blocksize: int = 512,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> list[str]:
+    """Compute maps block by block and write each to a cloud-optimised GeoTIFF, ``<directory>/<variable>.tif``.
+
+    :func:`misoxr.io.zarr.to_zarr` computes all variables together into a store in the directory, which is removed in the end, and GDAL makes the
+    files from it: nothing is computed twice, and no map is ever in memory. Each file appears under its name when it is complete.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Lazy or not, on a grid with CRS: maps (y, x), or of several bands (class, y, x).
+    directory : str or path
+        A local path or fsspec URL (``s3://…``); created where it is missing. Dask workers must reach it too.
+    variables : sequence of str, optional
+        Which variables; by default all with dimensions y and x.
+    classes : {"mode", "nearest"}, optional
+        How GDAL makes overviews of class maps and other integers. Overviews of everything else are means of valid pixels.
+    blocksize : int, optional
+        Side of the tiles in pixels, a multiple of 16 of at least 128. Overviews go on until the map fits in a tile.
+    overwrite : bool, optional
+        Replace files that are there, each once the new one is complete; otherwise a file that exists is an error.
+    progress : bool, optional
+        Show progress bars.
+
+    Returns
+    -------
+    list of str
+        Paths or URLs of the files, in the order of the variables.
+
+    Raises
+    ------
+    BandError
+        If a variable is missing, or its values or colours have no place in a GeoTIFF.
+    GridError
+        If the dataset has no regular grid or CRS, or a variable is not (y, x) or (band, y, x).
+    SpecError
+        If ``classes`` or ``blocksize`` is not valid.
+    StoreError
+        If a file exists, or the directory cannot be written.
+
+    Notes
+    -----
+    Attributes of the dataset and the variable are tags of the file, so simulated maps say so. The palette of class maps is their
+    ``flag_colors``; the names are in the tag ``flag_meanings``.
+    """
+    if classes not in ("mode", "nearest"):
+        raise SpecError(f"classes is {classes!r}; it must be 'mode' or 'nearest'.")
+    if blocksize < 128 or blocksize % 16:
+        raise SpecError(f"The block size is {blocksize}; it must be a multiple of 16 of at least 128, such as 512.")
+    maps = _held(_chosen(ds, variables))
+    for array in maps.values():
+        _palette(array)  # tells what is wrong with it
+    uri, system, path = located(directory)
+    there = [f"{name}.tif" for name in maps if system.exists(f"{path}/{name}.tif")]
+    if there and not overwrite:
+        raise StoreError(f"{there} exist in {uri}; give another directory, or overwrite=True to replace them.")
+    with _told(uri), _scratch(uri, system, path) as (stage, files):
+        to_zarr(maps, stage, progress=progress)
+        stored = zarr.open_group(stage, mode="r", use_consolidated=False)
+        maps = _settled(maps, stage)
+        for name in tqdm(maps, desc="to_cog", unit="file", disable=not progress):
+            file = files / f"{name}.tif"
+            with rasterio.Env(**_GDAL):
+                _write(file, maps, name, stored[str(name)], classes, blocksize)
+            if isinstance(system, LocalFileSystem):
+                file.replace(f"{path}/{file.name}")
+            else:
+                system.put_file(str(file), f"{path}/{file.name}")
+                file.unlink()
+    return [f"{uri}/{name}.tif" for name in maps]
+
+
+def to_pyramid(
+    ds: xr.Dataset,
+    store: str | os.PathLike[str],
+    *,
+    levels: int | None = None,
+    classes: str = "mode",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> None:
+    """Compute a dataset block by block and write it with coarser levels, as a Zarr v3 group of groups ``0``, ``1``, ….
+
+    Level 0 is the dataset as :func:`misoxr.io.zarr.to_zarr` writes it; each further level has pixels twice as large, and is
+    computed from the stored level below. Every level opens by itself (``open_maps(f"{store}/2")``), with coordinates, CRS and
+    transform of its own. The attributes of the store follow the Zarr conventions multiscales, proj and spatial; its metadata are
+    consolidated.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Lazy or not, on a grid with CRS.
+    store : str or path
+        A local path or fsspec URL.
+    levels : int, optional
+        How many levels coarser than the dataset; by default as many as make it fit in 512 pixels.
+    classes : {"mode", "nearest", "probability"}, optional
+        How class maps are made coarser: by the most frequent of four pixels' classes, by the upper left one, or, where the dataset has
+        ``<task>_probability``, as the most probable class of its mean, whatever has been done to the class map since ``predict``.
+        Everything else is the mean of valid pixels; integers without ``flag_values`` go by mode.
+    overwrite : bool, optional
+        Replace a Zarr store that is there, once the new one is complete; otherwise a store that exists is an error.
+    progress : bool, optional
+        Show progress bars.
+
+    Raises
+    ------
+    BandError
+        If the values of a map are of a type that GDAL does not know.
+    GridError
+        If the dataset has no regular grid or CRS.
+    SpecError
+        If ``levels`` or ``classes`` is not valid.
+    StoreError
+        If the store exists, is to be replaced and is no Zarr store, or cannot be written.
+    """
+    if classes not in ("probability", "mode", "nearest"):
+        raise SpecError(f"classes is {classes!r}; it must be 'probability', 'mode' or 'nearest'.")
+    maps = _held(ds.assign(_chosen(ds, None).data_vars))
+    box = geobox_of(maps)
+    most = ceil(log2(max(box.shape)))
+    count = max(0, ceil(log2(max(box.shape) / _SMALLEST))) if levels is None else levels
+    if not isinstance(count, int) or not 0 <= count <= most:
+        raise SpecError(f"levels is {levels!r}; a map of {box.shape.y} x {box.shape.x} pixels can have 0 to {most} coarser levels.")
+    uri, system, path = located(store)
+    there = system.exists(path)
+    if there and not overwrite:
+        raise StoreError(f"The store {uri} exists; give another path, or overwrite=True to replace it.")
+    # What is to be replaced, and may be read from, stays until the new one is complete; on a disk, a name is taken last.
+    suffix = ".new" if there or isinstance(system, LocalFileSystem) else ""
+    for each in {path, path + suffix}:
+        if system.exists(each) and not system.exists(f"{each}/zarr.json"):
+            raise StoreError(f"{each} exists and is no Zarr v3 store, so it is not replaced; give another path.")
+    with _told(uri):
+        if suffix and system.exists(path + suffix):
+            system.rm(path + suffix, recursive=True)
+        root = zarr.open_group(uri + suffix, mode="w", zarr_format=3)
+        _store_levels(maps, uri + suffix, count, classes, progress=progress)
+        root.attrs.put(pyramid([_attributes(f"{uri}{suffix}/{level}") for level in range(count + 1)]))
+        consolidate(uri + suffix)
+        if there:
+            system.rm(path, recursive=True)
+        if suffix:
+            move(system, path + suffix, path)
+
+
+# What a map is
+
+
+def _chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
+    """Return the chosen variables with y and x last."""
+    if isinstance(variables, str):
+        raise BandError(f"variables is {variables!r}; give a list of names, [{variables!r}].")
+    there = [name for name, array in ds.data_vars.items() if is_map(array)]
+    missing = [name for name in variables or () if name not in ds.data_vars]
+    if missing:
+        raise BandError(f"The dataset has no variables {missing}; its maps are {there}.")
+    names = there if variables is None else list(variables)
+    if not names:
+        raise BandError(f"There is no map (y, x) among {list(ds.data_vars)}; give what predict or open_maps gives.")
+    for name in names:
+        if not is_map(ds[name]) or ds[name].ndim > 3:
+            raise GridError(
+                f"{name!r} has dimensions {tuple(ds[name].dims)}; a map has (y, x), or one more before them. Choose one with "
+                "isel, or leave it out."
+            )
+        if not check_dtype(ds[name].dtype.name):
+            raise BandError(f"{name!r} is {ds[name].dtype}, which GDAL does not know; turn it into uint8 or float32.")
+    return ds[names].transpose(..., "y", "x")
+
+
+def _held(maps: xr.Dataset) -> xr.Dataset:
+    """Return maps as a store holds them, on their grid."""
+    geobox = geobox_of(maps)
+    out = assign(storable(coded(maps)), geobox)
+    out.attrs = unreferenced(out.attrs)
+    return out  # type: ignore[no-any-return]
+
+
+def _settled(maps: xr.Dataset, stage: str) -> xr.Dataset:
+    """Return maps with lazy class maps of floats as codes, where what is stored of them is codes."""
+    floats = float_classes(maps)
+    stored = settled(open_maps(stage)[floats]) if floats else {}
+    codes = {name: array for name, array in stored.items() if array.dtype.kind in "iu"}
+    return maps.assign(
+        {name: maps[name].copy(data=array.data).assign_attrs(_FillValue=fill_of(array)) for name, array in codes.items()}
+    )
+
+
+def _palette(array: xr.DataArray) -> dict[int, tuple[int, ...]]:
+    """Return the colours of a class map's codes; none where it has none, or is not of one band in uint8."""
+    codes = [int(code) for code in np.atleast_1d(array.attrs.get("flag_values", []))]
+    names, colors = (_words(array.attrs.get(key, "")).split() for key in ("flag_meanings", "flag_colors"))
+    if len(names) != len(codes) or len(colors) not in (0, len(codes)) or not all(map(_COLOR.fullmatch, colors)):
+        raise BandError(
+            f"{array.name!r} has flag_values {codes}, flag_meanings {names} and flag_colors {colors}; give a name for each value, and "
+            "for each or none a colour as #rrggbb."
+        )
+    if array.dtype != "uint8" or array.ndim > 2:
+        return {}
+    return {code: tuple(bytes.fromhex(color[1:])) for code, color in zip(codes, colors, strict=False)}
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, np.ndarray | list | tuple) else str(value)
+
+
+# GeoTIFFs
+
+
+def _write(file: Path, maps: xr.Dataset, name: Hashable, pixels: Any, classes: str, side: int) -> None:
+    """Write a stored map to a GeoTIFF, tile by tile, with all that is known of it, and let GDAL make a cloud-optimised one of that."""
+    array, box, plain = maps[name], geobox_of(maps), file.with_suffix(".plain.tif")
+    palette, are_codes = _palette(array), array.dtype.kind in "iu" and pixels.dtype.kind == "f"
+    bands = array[array.dims[0]].values if array.ndim == 3 else [array.attrs.get("long_name", name)]
+    image = {"height": box.shape.y, "width": box.shape.x, "count": len(bands), "dtype": array.dtype.name, "nodata": fill_of(array)}
+    tiles = {"tiled": True, "blockxsize": side, "blockysize": side, "compress": "deflate", "zlevel": 1, "bigtiff": "if_safer"}
+    with rasterio.open(plain, "w", driver="GTiff", crs=str(box.crs), transform=box.affine, **image, **tiles) as target:
+        attrs = {**maps.attrs, **array.attrs}
+        target.update_tags(**{str(key): _words(value) for key, value in attrs.items() if key not in _LEFT_OUT})
+        target.descriptions = [str(band) for band in bands]
+        target.units = [_words(array.attrs.get("units", ""))] * len(bands)
+        if palette:
+            target.write_colormap(1, palette)
+        for _, window in target.block_windows(1):
+            rows, columns = window.toslices()
+            part = codes_of(pixels[..., rows, columns], str(name)) if are_codes else pixels[..., rows, columns]
+            target.write(part.reshape(len(bands), *part.shape[-2:]), window=window)
+    options = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BIGTIFF": "IF_SAFER", "NUM_THREADS": CPU_COUNT, "BLOCKSIZE": side}
+    how = "average" if array.dtype.kind == "f" else classes
+    rasterio.shutil.copy(plain, file, driver="COG", OVERVIEW_RESAMPLING=how.upper(), **options)
+    with rasterio.open(file) as made:
+        made.read(window=Window(box.shape.x - 1, box.shape.y - 1, 1, 1))  # written last: of a full disk GDAL tells nowhere else
+    plain.unlink()
+
+
+# Levels
+
+
+def _store_levels(ds: xr.Dataset, uri: str, count: int, classes: str, *, progress: bool) -> None:
+    """Write a dataset and coarser levels of it as the groups 0, 1, … of a store, each from the one below as it is stored."""
+    for level in range(count + 1):
+        place = f"{uri}/{level}"
+        if level:
+            ds = coarser(coded(open_maps(f"{uri}/{level - 1}")), classes)
+        to_zarr(ds, place, progress=progress)
+        if not level and float_classes(maps := settled(open_maps(place))) != float_classes(ds):
+            to_zarr(maps, place, overwrite=True, progress=progress)  # lazy floats that turned out to be codes
+        # Levels are not resumed, and in a pyramid records would be files that are no part of it.
+        Ledger(progress_of(place)).clear()
+
+
+def _attributes(level: str) -> dict[str, Any]:
+    """Return the attributes of a level that hold for all of a pyramid."""
+    attrs = zarr.open_group(level, mode="r", use_consolidated=False).attrs.asdict()
+    return {key: value for key, value in attrs.items() if key not in (FINGERPRINT, "coordinates")}
+
+
+# Where it goes
+
+
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """Say where it was that nothing could be written."""
+    try:
+        yield
+    except MisoxrError:
+        raise
+    except (OSError, CPLE_BaseError) as error:
+        raise StoreError(f"{uri} cannot be written: {error}") from error
+
+
+@contextmanager
+def _scratch(uri: str, system: Any, path: str) -> Iterator[tuple[str, Path]]:
+    """Give a store in the directory, which workers reach, and a local directory for files that are not complete yet."""
+    aside = f".{uuid.uuid4().hex}"
+    system.makedirs(f"{path}/{aside}", exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=f"{path}/{aside}" if isinstance(system, LocalFileSystem) else None) as files:
+            yield f"{uri}/{aside}/maps.zarr", Path(files)
+    finally:
+        if system.exists(f"{path}/{aside}"):
+            system.rm(f"{path}/{aside}", recursive=True)

@@ -1,0 +1,196 @@
+"""What writing a dataset will take, before anything is written: blocks, windows, bytes, and time and memory from a timed block."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import index
+from typing import Any
+
+import dask.base
+import dask.threaded
+import xarray as xr
+from dask.callbacks import Callback
+from dask.highlevelgraph import HighLevelGraph
+
+from misoxr.errors import StoreError
+from misoxr.grid.geobox import geobox_of, lattice_offset
+from misoxr.grid.windows import plan as plan_windows
+from misoxr.io.blocks import parts_of, tasks_of
+from misoxr.io.layout import Layout, layout_of
+from misoxr.io.ledger import Block
+from misoxr.spec import WindowSpec
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`misoxr.io.zarr.to_zarr` will do with a dataset.
+
+    Attributes
+    ----------
+    blocks : (int, int)
+        Number of blocks along y and x.
+    block : (int, int)
+        Rows and columns of a block, pixels.
+    windows : int or None
+        Windows that the network will be asked, those on the border of two blocks once for each; None where no network is asked.
+    bytes_written : int
+        Size of the variables before compression.
+    tasks : int
+        Tasks of the timed block.
+    block_seconds, seconds : float or None
+        Time of the timed block in this process, loading of the model included, and of all blocks at that pace; None where no block was timed.
+    bytes_read : int or None
+        What the first tasks of the blocks bring into memory, by the timed block: chunks of a cube, or composites.
+    memory : int or None
+        Bytes by which this process grew at the most while it computed the timed block: what a worker needs beside its libraries, for each of its threads.
+    """
+
+    blocks: tuple[int, int]
+    block: tuple[int, int]
+    windows: int | None
+    bytes_written: int
+    tasks: int
+    block_seconds: float | None = None
+    seconds: float | None = None
+    bytes_read: int | None = None
+    memory: int | None = None
+
+    def __str__(self) -> str:
+        count = self.blocks[0] * self.blocks[1]
+        lines = [f"{count:,} block{'s' * (count != 1)} of {self.block[0]:,} x {self.block[1]:,} pixels, {self.tasks:,} tasks each"]
+        if self.windows is not None:
+            lines.append(f"{self.windows:,} windows")
+        lines.append(f"{_bytes(self.bytes_written)} to write before compression")
+        if self.seconds is not None and self.bytes_read is not None and self.memory is not None:
+            lines += [
+                f"{_bytes(self.bytes_read)} to bring into memory",
+                f"{_time(self.seconds)} by one process as this one ({self.block_seconds:,.1f} s a block)",
+                f"{_bytes(self.memory)} for each thread of a worker beside its libraries",
+            ]
+        return "\n".join(lines)
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} hours" if seconds >= 3600 else f"{seconds:,.1f} s"
+
+
+def plan(ds: xr.Dataset, *, timed: bool | Block = True, compact: bool = False) -> Plan:
+    """Tell what writing a dataset will take.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As :func:`misoxr.io.zarr.to_zarr` takes it.
+    timed : bool or (int, int), optional
+        Compute a block to tell time and memory: the one in the middle, or that of a row and column of the blocks. With False nothing is
+        computed.
+    compact : bool, optional
+        As for :func:`misoxr.io.zarr.to_zarr`.
+
+    Raises
+    ------
+    GridError
+        If the dataset has no regular grid or CRS.
+    StoreError
+        If there is no such block, or ``timed`` is none.
+    """
+    if not isinstance(compact, bool):
+        raise StoreError(f"compact is {compact!r}; give True or False.")
+    layout = layout_of(ds, compact=compact)
+    rows, columns = layout.shape
+    try:
+        block = (rows // 2, columns // 2) if isinstance(timed, bool) else tuple(map(index, timed))
+        row, column = block
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"timed is {timed!r}; give True, False, or the row and column of a block.") from error
+    if not (0 <= row < rows and 0 <= column < columns):
+        raise StoreError(f"There is no block {block}; the dataset has {rows} x {columns} of them.")
+    graph = HighLevelGraph.merge(*(layout.ds[name].data.__dask_graph__() for name in layout.blocked))
+    keys: list[Any] = [key for key, _, _ in parts_of(layout, (row, column))]
+    tasks = tasks_of(graph, keys, layout)
+    written = sum(
+        layout.ds[name].size * (1 if layout.is_packed(name) else layout.ds[name].dtype.itemsize) for name in layout.blocked
+    )
+    base = Plan(layout.shape, layout.block, _windows(layout), written, len(tasks))
+    if timed is False:
+        return base
+    seconds, read, memory = _timed(tasks, keys)
+    count = rows * columns
+    return Plan(layout.shape, layout.block, base.windows, written, len(tasks), seconds, seconds * count, read * count, memory)
+
+
+def _windows(layout: Layout) -> int | None:
+    """Count the windows that blocks ask, by the provenance that predict leaves."""
+    if "provenance_sha256" not in layout.ds.attrs:
+        return None
+    provenance = json.loads(layout.ds.attrs.get("provenance", "{}"))
+    total = 0
+    for one in provenance.get("models", [provenance]):
+        if not one.get("windows"):
+            return None
+        geobox = geobox_of(layout.ds)
+        windows = plan_windows(geobox.shape.yx, WindowSpec(**one["windows"]), lattice_offset(geobox))
+        along = []
+        for axis, side in zip((windows.y, windows.x), layout.block, strict=True):
+            starts = range(0, axis.length, side)
+            along.append(sum(len(axis.meeting(start, min(start + side, axis.length))) for start in starts))
+        total += along[0] * along[1]
+    return total
+
+
+def _timed(tasks: dict[Any, Any], keys: list[Any]) -> tuple[float, int, int]:
+    """Compute a block; return seconds, bytes that its first tasks gave, and bytes by which the process grew."""
+    read = sum(getattr(getattr(node, "value", None), "nbytes", 0) for node in tasks.values())  # what is in memory already
+
+    def after(key: Any, result: Any, dsk: Any, *_: Any) -> None:
+        nonlocal read
+        if not getattr(dsk[key], "dependencies", True):
+            read += getattr(result, "nbytes", 0)
+
+    get = dask.base.get_scheduler() or dask.threaded.get
+    with Callback(posttask=after), _watched() as grown:
+        start = time.perf_counter()
+        get(tasks, keys)
+        seconds = time.perf_counter() - start
+    return seconds, read, grown()
+
+
+@contextmanager
+def _watched() -> Iterator[Any]:
+    """Watch how large the process gets; what is yielded tells by how many bytes it grew at the most."""
+    first = most = _resident()
+    stop = threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not stop.wait(0.01):
+            most = max(most, _resident())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield lambda: most - first
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _resident() -> int:
+    """Return the process's size in memory, bytes; the greatest so far where the system does not tell more."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)

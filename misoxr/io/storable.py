@@ -1,0 +1,194 @@
+"""What Zarr can hold of a dataset: names, attributes, fill values and coordinates."""
+
+import math
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from misoxr.errors import StoreError
+from misoxr.io.geozarr import unreferenced
+from misoxr.notes import note
+
+__all__ = ["numbers", "refuse_names", "spelt", "storable"]
+
+RESERVED = ("provenance", "progress")
+"""Groups that a store has beside its variables."""
+_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""Numbers that JSON lacks, by what Zarr calls them among fill values."""
+_OF_STORED = ("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "dtype", "_Unsigned", "_ARRAY_DIMENSIONS")
+"""Attributes that tell how to decode what a file holds; a store gets those that it needs."""
+
+
+def storable(ds: xr.Dataset) -> xr.Dataset:
+    """Return a dataset as Zarr holds it; what it cannot hold is left out, with one warning that names it.
+
+    An integer's fill value stands among its attributes, if its type can hold it. Floats are NaN instead of a fill value of their own.
+
+    Raises
+    ------
+    StoreError
+        If a name would be a path in the store, or values are yet to be scaled.
+    """
+    refuse_names(ds.variables)
+    lost: list[str] = []
+    held: dict[Hashable, xr.Variable] = {}
+    for name, variable in ds.variables.items():
+        data = None if isinstance(ds.indexes.get(name), pd.MultiIndex) else _typed(variable)
+        if data is None:
+            lost.append(f"the {'coordinate' if name in ds.coords else 'variable'} {name!r} ({_kind(variable)})")
+        else:
+            _refuse_scaled(name, variable)
+            held[name] = _filled(data, _json(_own(variable), f" of {name!r}", lost))
+    attrs = _json({key: value for key, value in ds.attrs.items() if key != "coordinates"}, "", lost)
+    if lost:
+        note(
+            f"Zarr cannot hold {', '.join(lost)}: left out of what is written. Turn what you need into text, numbers, or lists and "
+            "mappings of these."
+        )
+    data_vars = {name: variable for name, variable in held.items() if name in ds.data_vars}
+    return xr.Dataset(data_vars, {name: variable for name, variable in held.items() if name in ds.coords}, attrs)
+
+
+def refuse_names(names: Iterable[Hashable]) -> None:
+    """Refuse names that are paths in a store or on a disk, or that a store needs for itself.
+
+    Raises
+    ------
+    StoreError
+        If there is one.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise StoreError(
+                f"The variable {name!r} has a {type(name).__name__} for its name; rename it to text, such as 'band_{name}'."
+            )
+        if not name.strip(".") or re.search(r"[/\\]", name) or name.startswith("__") or name in RESERVED:
+            plain = re.sub(r"[/\\]+", "_", name).strip("._") or "band"
+            better = f"{plain}_" if plain in RESERVED else plain
+            raise StoreError(
+                f"The variable {name!r} has a name that is a path, or taken, in a store; rename it: ds.rename({{{name!r}: {better!r}}})."
+            )
+
+
+def spelt(value: Any) -> Any:
+    """Return attributes with the numbers that JSON lacks as words; text that is such a word gets a backslash."""
+    if isinstance(value, list):
+        return [spelt(item) for item in value]
+    if isinstance(value, dict):
+        return {key: spelt(item) for key, item in value.items()}
+    if isinstance(value, str) and value.lstrip("\\") in _NUMBERS:
+        return f"\\{value}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return {repr(number): word for word, number in _NUMBERS.items()}[repr(float(value))]
+    return value
+
+
+def numbers(value: Any) -> Any:
+    """Return what :func:`spelt` was given."""
+    if isinstance(value, list):
+        return [numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: numbers(item) for key, item in value.items()}
+    if isinstance(value, str) and value.lstrip("\\") in _NUMBERS:
+        return value[1:] if value.startswith("\\") else _NUMBERS[value]
+    return value
+
+
+# ---- attributes
+
+
+def _own(variable: xr.Variable) -> dict[Any, Any]:
+    """Return a variable's attributes without those of other files and grids."""
+    left_out = (*_OF_STORED, *(("units", "calendar") if variable.dtype.kind in "mM" else ()))
+    return {key: value for key, value in unreferenced(variable.attrs).items() if key not in left_out}
+
+
+def _json(attrs: Mapping[Any, Any], where: str, lost: list[str]) -> dict[str, Any]:
+    """Return attributes as JSON has them, and note those that it cannot have."""
+    found = {}
+    for key, value in attrs.items():
+        try:
+            found.update(_plain({key: value}))
+        except TypeError:
+            lost.append(f"the attribute {key!r}{where} ({type(value).__name__})")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into what JSON has, or raise TypeError."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufUTO":
+        value = value.tolist()
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if type(value) in (list, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {str(key): _plain(item) for key, item in value.items()}
+    raise TypeError
+
+
+# ---- values
+
+
+def _typed(variable: xr.Variable) -> xr.Variable | None:
+    """Return a variable in a type that Zarr specifies, text as objects; None where it has none."""
+    kind = getattr(variable.dtype, "kind", "O")
+    if kind in "UT":
+        return variable.astype(object)
+    if kind != "O" and not isinstance(variable.dtype, pd.api.extensions.ExtensionDtype):
+        return variable if kind in "biufcmM" else None
+    values = np.asarray(variable.values, dtype=object)
+    known = all(isinstance(value, str) or hasattr(value, "calendar") for value in values.flat)
+    return xr.Variable(variable.dims, values, variable.attrs, variable.encoding) if known else None
+
+
+def _kind(variable: xr.Variable) -> str:
+    """Say what a variable consists of that Zarr cannot hold."""
+    values = np.asarray(variable.values, dtype=object).ravel().tolist() if variable.dtype == object else []
+    return next((type(value).__name__ for value in values if not isinstance(value, str)), str(variable.dtype))
+
+
+def _refuse_scaled(name: Hashable, variable: xr.Variable) -> None:
+    """Refuse values that are not yet what they stand for: readers would scale them again, or not at all."""
+    scale, offset = variable.attrs.get("scale_factor", 1), variable.attrs.get("add_offset", 0)
+    if not (np.all(np.equal(scale, 1)) and np.all(np.equal(offset, 0))):
+        raise StoreError(
+            f"{name!r} has the attributes scale_factor {scale} and add_offset {offset}: are its values scaled already? If not, take "
+            f"xr.decode_cf(ds); if so, delete both from ds[{name!r}].attrs."
+        )
+
+
+def _filled(variable: xr.Variable, attrs: dict[str, Any]) -> xr.Variable:
+    """Return a variable without encoding, and with one fill value that its type can hold, or none."""
+    kind, given = variable.dtype.kind, [variable.attrs.get("_FillValue"), variable.attrs.get("missing_value")]
+    if kind == "f":
+        # A whole number on floats is left over from the integers that they were computed from.
+        for nodata in given:
+            if isinstance(nodata, float | np.floating) and np.isfinite(nodata):
+                variable = variable.where(variable != variable.dtype.type(nodata))
+    elif kind in "iu":
+        fitting = (_fitting(fill, variable.dtype) for fill in (given[0], variable.encoding.get("_FillValue"), given[1]))
+        fill = next((fill for fill in fitting if fill is not None), None)
+        attrs |= {} if fill is None else {"_FillValue": fill}
+    out = variable.copy(deep=False)
+    out.attrs, out.encoding = attrs, {}
+    return out
+
+
+def _fitting(fill: Any, dtype: np.dtype[Any]) -> Any:
+    """Return a fill value in an integer's type, None where it does not fit."""
+    try:
+        number, limits = np.asarray(fill).item(), np.iinfo(dtype)
+        return dtype.type(int(number)) if number == int(number) and limits.min <= number <= limits.max else None
+    except (TypeError, ValueError, OverflowError):  # None, several, text, NaN, infinity
+        return None

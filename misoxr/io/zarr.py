@@ -1,0 +1,312 @@
+"""Datasets into Zarr, block by block: laid out first, resumed where it stopped, by one process or several."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
+
+import dask.base
+import numpy as np
+import xarray as xr
+import zarr
+
+from misoxr._version import __version__
+from misoxr.clusters import in_task
+from misoxr.errors import MisoxrError, StoreError
+from misoxr.grid.geobox import geobox_of
+from misoxr.io.blocks import Target, runner_of, write_blocks
+from misoxr.io.geozarr import unreferenced
+from misoxr.io.icechunk import to_repository
+from misoxr.io.layout import FINGERPRINT, Layout, consolidate, lay_out, layout_of, note_masked, progress_of
+from misoxr.io.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of, unreachable
+from misoxr.io.origins import reads_from
+from misoxr.io.replace import aside, located, put_in_place, refuse_busy, settle
+from misoxr.io.storable import spelt
+
+if TYPE_CHECKING:
+    from icechunk import Repository
+
+__all__ = ["to_zarr"]
+
+FORMAT = 2
+"""Of plans: the first, of misoxr before it, told nothing of coordinates, tables and attributes."""
+GRID = ("y", "x", "spatial_ref")
+"""Coordinates that the grid makes."""
+TOLD = ("provenance", "provenance_sha256")
+"""Attributes of the dataset that a plan holds already."""
+TIMES = ("history", "date_created", "date_modified", "date_issued", "date_metadata_modified", "created", "updated")
+"""Attributes that tell when something was made."""
+FEW = 100
+"""Values of a table that a plan holds as they are."""
+
+
+def to_zarr(
+    ds: xr.Dataset,
+    store: "str | os.PathLike[str] | Repository",
+    *,
+    overwrite: bool = False,
+    resume: bool = True,
+    progress: bool = True,
+    on_error: Literal["raise", "mask"] = "raise",
+    compact: bool = False,
+    client: Any = None,
+    resources: Mapping[str, float] | None = None,
+) -> None:
+    """Compute a dataset block by block and write it as a Zarr v3 group; called again, it does what is left.
+
+    The store is laid out first, then blocks, which are the dataset's chunks, are written as they finish. A block counts as done by a
+    record beside the store, in ``<store>.progress``. Several processes, on one machine or on many, may write one store at the same
+    time, each with the same call; a block is left to who claimed it, until that process dies. Every call returns when the whole
+    of the store is written.
+
+    In an Icechunk repository, every batch of blocks is one commit to the branch ``main``, with the record of what is done; one process
+    writes to it, with a client on many machines. With ``overwrite`` the commits go to the branch ``main.new`` until all is written.
+
+    The store opens with plain ``xr.open_zarr``, rioxarray and odc-geo with its CRS: CF ``spatial_ref`` and
+    ``grid_mapping``, and the GeoZarr conventions ``proj`` and ``spatial``; its metadata are consolidated when it is finished. The
+    provenance goes to the attributes of the group ``provenance`` in the store.
+
+    Values are written as they are, whatever attributes are left over on them, but for three things. Floats are NaN where they have a
+    fill value of their own. Class maps that :func:`misoxr.open_maps` or plain xarray has made floats, or floats in memory that are
+    codes, are written as codes. What Zarr cannot hold, such as an ``Affine`` among the attributes, is left out with a warning.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Lazy or not, on a grid with CRS.
+    store : str, path or icechunk.Repository
+        A local path or fsspec URL (``s3://``, ``gs://``, ``memory://``, ...; of obstore, too, after ``obstore.fsspec.register``), or an
+        Icechunk repository, whose root is the map's.
+    overwrite : bool, optional
+        Replace a Zarr store that is there, once the new one is written beside it.
+    resume : bool, optional
+        Go on with a store that this function began; else a store that exists is an error.
+    progress : bool, optional
+        Show a progress bar of blocks.
+    on_error : {"raise", "mask"}, optional
+        What becomes of a block for which an asset cannot be read: an error, or nodata, recorded in the store's attribute
+        ``masked_blocks`` with rows, columns and the reason. A later call with "raise" tries such blocks again.
+    compact : bool, optional
+        Store probabilities (``…_probability``) as uint8 with CF ``scale_factor`` and ``_FillValue``: a quarter of the size, at most
+        0.002 off. Values outside 0 to 1 are an error.
+    client : distributed.Client, optional
+        Where to compute; the active client by default, or Dask's local scheduler where there is none; inside a task of a cluster, the
+        threads of its worker's process. A cluster that has no worker yet is waited for.
+    resources : mapping, optional
+        Of workers, with a client: ``{"GPU": 1}`` sends blocks to workers that were started with it.
+
+    Raises
+    ------
+    StoreError
+        If the store exists and was not begun with the same input, model, settings, coordinates, tables and attributes; is to be
+        replaced and is no Zarr store; or cannot be written. What is written stays valid. Also if others commit to the same part of a
+        repository meanwhile; if a name would be a path in the store; or if values are none that ``compact`` or a class map can hold.
+    GridError
+        If the dataset has no regular grid or CRS.
+    AssetError
+        If an asset cannot be read.
+    """
+    client = client or _active_client()
+    _refuse(on_error, resources, client)
+    _have_a_worker(client, resources)
+    layout = layout_of(ds, compact=compact)
+    for name in layout.blocked if on_error == "mask" else ():
+        layout.nodata(name)
+    plan, runner = _plan(layout, client, compact=compact), runner_of(client, resources)
+    if not isinstance(store, str | os.PathLike):
+        _reach(client, layout)
+        settings = {"overwrite": overwrite, "resume": resume, "mask": on_error == "mask", "progress": progress}
+        to_repository(store, layout, plan, runner, **settings)
+        return
+    uri, system, path = located(store)
+    if not overwrite and reads_from(layout.ds, uri):
+        raise StoreError(
+            f"The dataset is read from the store {uri}, onto which it would be written; give another path, or overwrite=True, which puts the "
+            "new store in its place when it is finished."
+        )
+    try:
+        settle(uri)
+        target = _target(uri, system, path, overwrite=overwrite)
+        ledger = Ledger(progress_of(target))
+        _begin(ledger, plan, target, resume=resume, replaces=target != uri)
+        with ledger.alive():
+            refuse_different(f"The store {target}", ledger.agree(plan, lambda: lay_out(layout, target, plan["fingerprint"])))
+            with _staged(client, ledger, layout):
+                there = write_blocks(Target(target, layout, ledger), runner, mask=on_error == "mask", progress=progress)
+            if there and target == uri:
+                _finish(layout, target, ledger)
+                ledger.clear("leases")
+            elif there:
+                put_in_place(uri, lambda: _finish(layout, target, ledger), ledger)
+    except MisoxrError:
+        raise
+    except unreachable() as error:
+        raise StoreError(f"The store {uri} cannot be written: {error}") from error
+
+
+# ---- what is asked for, and whether it goes with what is there
+
+
+def _refuse(on_error: str, resources: Any, client: Any) -> None:
+    if on_error not in ("raise", "mask"):
+        raise StoreError(f"on_error is {on_error!r}; use 'raise' or 'mask'.")
+    if client is not None and not hasattr(client, "scheduler_info"):
+        raise StoreError(f"client is a {type(client).__name__}; give a distributed.Client.")
+    if resources and client is None:
+        raise StoreError(f"resources={dict(resources)} are those of a cluster's workers, and there is no client; start one first.")
+
+
+def _have_a_worker(client: Any, resources: Any) -> None:
+    """Wait for a cluster's first worker, which an adaptive cluster starts for a task: workers tell what device and files they have."""
+    from misoxr.model.inference import choose_device
+
+    if client is not None and not client.scheduler_info(n_workers=-1)["workers"]:
+        client.submit(choose_device, "auto", pure=False, resources=resources).result()
+
+
+def _active_client() -> Any:
+    if in_task():
+        return None  # a task that waited for others would hold a place that they need
+    try:
+        from distributed import get_client
+
+        return get_client()
+    except (ImportError, ValueError):
+        return None
+
+
+def _plan(layout: Layout, client: Any, *, compact: bool) -> dict[str, Any]:
+    """Return all that must be the same for blocks of two runs to make one map."""
+    ds = layout.ds
+    attrs = ds.attrs
+    provenance = json.loads(attrs.get("provenance", "{}")) if "provenance_sha256" in attrs else {}
+    geobox = geobox_of(ds)
+    named = {str(name): variable.attrs for name, variable in ds.variables.items() if name not in GRID}
+    plan = {
+        "format": FORMAT,
+        "version": __version__,
+        "provenance": _timeless(_resolved(provenance, client)),
+        "attributes": _timeless({key: value for key, value in unreferenced(attrs).items() if key not in TOLD}),
+        "attributes_of": _timeless(named),
+        "tables": {str(name): _told(ds[name]) for name in ds.variables if name not in (*layout.blocked, *GRID)},
+        "compact": compact,
+        "grid": {
+            "crs": str(geobox.crs),
+            "affine": [float(value) for value in tuple(geobox.affine)[:6]],
+            "shape": list(geobox.shape.yx),
+        },
+        "block": list(layout.block),
+        "variables": {str(name): [str(v.dtype), list(map(str, v.dims)), list(v.shape)] for name, v in ds.variables.items()},
+        "input": {str(name): dask.base.tokenize(ds[name].data) for name in layout.blocked},
+    }
+    plan["fingerprint"] = hashlib.sha256(json.dumps(plan, sort_keys=True, default=str).encode()).hexdigest()
+    return plan
+
+
+def _timeless(value: Any) -> Any:
+    """Return attributes without those that tell when something was made, which no map depends on; numbers as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(key): _timeless(item) for key, item in value.items() if key not in TIMES}
+    return value.item() if isinstance(value, np.generic) else spelt(value)
+
+
+def _told(variable: xr.DataArray) -> str:
+    """Return what tells a coordinate or table: its values, or where they are many or lazy, a hash."""
+    if variable.chunks is not None:
+        return str(dask.base.tokenize(variable.data))
+    values = variable.values.astype(str) if variable.dtype.kind in "mM" else variable.values
+    if values.size <= FEW or values.dtype.kind == "O":
+        text = str(values.tolist())
+        return text if values.size <= FEW else hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def _resolved(provenance: dict[str, Any], client: Any) -> dict[str, Any]:
+    """Return provenance with the device that "auto" stands for where it is computed: another device gives other bytes."""
+    if "models" in provenance:
+        return provenance | {"models": [_resolved(one, client) for one in provenance["models"]]}
+    settings = provenance.get("settings")
+    if settings and settings.get("device") == "auto":
+        return provenance | {"settings": settings | {"device": _device(client)}}
+    return provenance
+
+
+def _device(client: Any) -> str:
+    """Return what "auto" stands for here, or on a client's workers; "auto" where they differ."""
+    from misoxr.model.inference import choose_device
+
+    found = {choose_device("auto")} if client is None else set(client.run(choose_device, "auto").values())
+    kinds = {device.partition(":")[0] for device in found}
+    return kinds.pop() if len(kinds) == 1 else "auto"
+
+
+def _target(uri: str, system: Any, path: str, *, overwrite: bool) -> str:
+    """Return where to write: aside, where a store is to be replaced."""
+    if not (overwrite and system.exists(path)):
+        return uri
+    if not system.exists(f"{path}/zarr.json"):
+        raise StoreError(f"{uri} exists and is no Zarr v3 store, so it is not replaced; give another path.")
+    refuse_busy(uri, Ledger(progress_of(uri)))
+    return aside(uri)
+
+
+def _begin(ledger: Ledger, plan: Mapping[str, Any], target: str, *, resume: bool, replaces: bool) -> None:
+    """See whether a store may be begun, or gone on with; forget records of a store that is there no more."""
+    system, path = system_of(target)
+    begun, exists = ledger.read(PLAN), system.exists(path)
+    if begun is None:
+        if exists and not ledger.has("leases"):
+            if replaces or not system.exists(f"{path}/zarr.json"):
+                raise StoreError(f"{target} exists and was not begun here; {'move it away' if replaces else 'give another path'}.")
+            raise StoreError(f"The store {target} exists; give another path, or overwrite=True to replace it.")
+    elif not exists or (replaces and begun.get("fingerprint") != plan["fingerprint"]):
+        refuse_busy(target, ledger)
+        ledger.clear()
+        if exists:
+            system.rm(path, recursive=True)
+    elif _fingerprint(target) != begun.get("fingerprint"):
+        raise StoreError(f"The store {target} is not the one that {ledger.uri} records; give another path, or overwrite=True.")
+    elif not resume and not replaces:
+        raise StoreError(f"The store {target} exists, and resume=False; give another path, or overwrite=True to replace it.")
+
+
+def _fingerprint(target: str) -> str | None:
+    """Return the fingerprint that a store says it was laid out with."""
+    try:
+        return str(zarr.open_group(target, mode="r", use_consolidated=False).attrs.get(FINGERPRINT))
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _staged(client: Any, ledger: Ledger, layout: Layout) -> AbstractContextManager[None]:
+    """Have the models where workers on other machines find them, until the end."""
+    hashes = str(layout.ds.attrs.get("model_sha256", "")).split()
+    if client is None or not hashes:
+        return nullcontext()
+    from misoxr.io import staging
+
+    return staging.staged(client, ledger.uri, hashes) if staging.elsewhere(client) else nullcontext()
+
+
+def _reach(client: Any, layout: Layout) -> None:
+    """Refuse workers on other machines that lack the models: a repository has no place beside it for them."""
+    hashes = str(layout.ds.attrs.get("model_sha256", "")).split()
+    if client is None or not hashes:
+        return
+    from misoxr.io import staging
+
+    lacking = staging.lacking(client, hashes) if staging.elsewhere(client) else []
+    if lacking:
+        raise StoreError(
+            f"Workers on other machines ({len(lacking)}, the first at {lacking[0]}) have no copy of the checkpoint, and beside a repository "
+            "is no place for it. Set MISOXR_CACHE to a directory that client and workers share, and predict again."
+        )
+
+
+def _finish(layout: Layout, target: str, ledger: Ledger) -> None:
+    """Note in the store what is masked, gather its metadata, and note in the records that all is done."""
+    note_masked(zarr.open_group(target, mode="r+", use_consolidated=False), layout, ledger.masked())
+    consolidate(target)
+    ledger.create(COMPLETE, True)

@@ -1,0 +1,74 @@
+"""Models from files: a network's checkpoint or fitted estimators, whichever a file holds."""
+
+import os
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from misoxr.errors import SpecError
+from misoxr.model.files import fetch
+from misoxr.spec import PRESETS
+from misoxr.training.baselines import BASELINES
+from misoxr.training.estimator_files import holds_estimators
+from misoxr.training.pixel_model import PixelModel
+
+if TYPE_CHECKING:
+    from misoxr.model.checkpoint import Model
+
+__all__ = ["load", "opened"]
+
+
+def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Model | PixelModel":
+    """Read a model or fitted estimators, whichever a file holds; its content says so, not its name.
+
+    A checkpoint is a safetensors file, and fitted estimators are a skops file. Nothing is unpickled. A skops file may only hold types
+    of a list (:data:`misoxr.training.estimator_files.ALLOWED`): scikit-learn's own, and values of NumPy and Python.
+
+    Parameters
+    ----------
+    path : str or path
+        A path, or a URL of fsspec (http(s)://, s3://, file://, hf://, ...).
+    trusted : collection of str, optional
+        Further types that a skops file may hold, as "module.name", such as "lightgbm.sklearn.LGBMClassifier". A type runs code of its own when
+        it is loaded: name only what you have looked up, of files whose writer you know.
+
+    Returns
+    -------
+    Model or PixelModel
+        What ``predict`` and ``predict_at`` take; they take the path, too.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read, is damaged or none of misoxr, or holds a type that is not allowed.
+
+    Warns
+    -----
+    MisoxrWarning
+        If estimators were written with another version of scikit-learn.
+    """
+    if isinstance(trusted, str) or not all(isinstance(name, str) for name in trusted):
+        raise SpecError(f'trusted is {trusted!r}; give a list of names, such as ["lightgbm.sklearn.LGBMClassifier"].')
+    data, name = fetch(path), os.fspath(path)
+    if holds_estimators(data):
+        return PixelModel.from_bytes(data, name, trusted)
+    from misoxr.model.checkpoint import Model  # with torch, which estimators do without
+
+    return Model.from_bytes(data, name)
+
+
+def opened(model: Any) -> "Model | PixelModel":
+    """Return a model or fitted estimators as they are, or from their file."""
+    if isinstance(model, str) and model in (*PRESETS, *BASELINES) and not os.path.exists(model):
+        raise SpecError(f"{model!r} is to be trained first: model = ds.miso.fit({model!r}, points).")
+    if isinstance(model, PixelModel):
+        return model
+    if isinstance(model, str | os.PathLike):
+        return load(model)
+    from misoxr.model.checkpoint import Model
+
+    if not isinstance(model, Model):
+        raise SpecError(
+            f"{type(model).__name__} is no model of misoxr: an estimator does not tell which bands it has learnt from. Fit it with "
+            "ds.miso.fit(estimator, points), and predict with what that returns."
+        )
+    return model

@@ -1,0 +1,186 @@
+"""Answers of a model at any coordinates of a datacube, lazily: each chunk read once, and only around the points."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+from dask.delayed import delayed
+from odc.geo.geobox import GeoBox
+
+from misoxr.cube.stack import stack
+from misoxr.cube.variables import attributes, variables
+from misoxr.errors import PointsError
+from misoxr.grid.geobox import assign, pixels
+from misoxr.grid.windows import Cut, cuts
+from misoxr.mapping.ensemble import averaged
+from misoxr.mapping.load import opened
+from misoxr.mapping.predict import Job, Settings, dtype_of, layers_of, pixel_bands, prepared
+from misoxr.notes import gathered, note
+from misoxr.points.read import coordinates
+from misoxr.spec import ModelSpec, WindowSpec
+from misoxr.training.pixel_model import PixelModel
+
+if TYPE_CHECKING:
+    from misoxr.model.checkpoint import Model
+    from misoxr.model.field import Scatter, Window
+
+__all__ = ["predict_at"]
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.intp]
+
+
+@gathered
+def predict_at(
+    ds: xr.Dataset,
+    model: "Model | PixelModel | str | os.PathLike[str] | Sequence[Any]",
+    points: gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any],
+    *,
+    crs: Any = None,
+    tasks: Sequence[str] | None = None,
+    windows: WindowSpec | None = None,
+    location: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    compile: bool = False,
+) -> xr.Dataset:
+    """Answer a model at any coordinates of a datacube, not only at pixel centres. Nothing is computed before the result is.
+
+    The cube is read chunk by chunk, and only around the points.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As for :func:`predict`.
+    model : Model, PixelModel, str, path or list of these
+        As for :func:`predict`.
+    points : GeoDataFrame, DataFrame, Dataset or mapping
+        Where to answer: points; a table with columns as :func:`misoxr.points.read.read_points` takes them; or ``x`` and ``y`` as
+        one-dimensional DataArrays or arrays, by default in the CRS of the cube.
+    crs : optional
+        CRS of the points, where they carry none.
+    tasks, windows, location, device, precision, batch_size, compile
+        As for :func:`predict`.
+
+    Returns
+    -------
+    Dataset
+        Lazy, along "point" in the order given, with the variables of :func:`predict`, and coordinates ``x`` and ``y`` in the
+        CRS of the cube. NaN where the pixel that holds the point has no valid input, and outside the cube.
+
+    Raises
+    ------
+    PointsError
+        If there are no points, they carry no CRS or no coordinates, or all lie outside the cube.
+    BandError, GridError, CheckpointError, SpecError
+        As for :func:`predict`.
+
+    Warns
+    -----
+    MisoxrWarning
+        If some points lie outside the cube.
+    """
+    settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
+    if isinstance(model, list | tuple):
+        return averaged([predict_at(ds, one, points, crs=crs, **settings.arguments()) for one in model])
+    found = opened(model)
+    answered, plan_of = found.spec, None
+    if isinstance(found, PixelModel):
+        bands, geobox, chosen = pixel_bands(ds, found, settings)
+        answered = replace(found.spec, tasks=tuple(chosen))
+        x, y, index = coordinates(points, geobox, crs)
+        inside, rows, columns = _inside(geobox, x, y)
+        layers = _spread(found.layers_at(bands, geobox, rows[inside], columns[inside], chosen), inside, len(rows))
+    else:
+        cube, job, chosen = prepared(ds, found, settings)
+        geobox, plan_of = job.geobox, job.plan.y.spec
+        x, y, index = coordinates(points, geobox, crs)
+        inside, rows, columns = _inside(geobox, x, y)
+        layers = _gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
+    out = variables(layers, ("point",), answered, chosen, location=location)
+    reference = assign(ds[[]], geobox)
+    place = {name: xr.Variable("point", values, reference[name].attrs) for name, values in (("x", x), ("y", y))}
+    out = out.assign_coords({"point": index, **place, "spatial_ref": reference.spatial_ref})
+    out.attrs = attributes(ds, found, plan_of)
+    return out
+
+
+def _inside(geobox: GeoBox, x: Floats, y: Floats) -> tuple[Integers, Floats, Floats]:
+    """Return which points lie in the cube, and the fractional rows and columns of all."""
+    rows, columns = pixels(geobox, x, y)
+    inside = np.flatnonzero((rows >= 0) & (rows < geobox.shape.y) & (columns >= 0) & (columns < geobox.shape.x))
+    if not len(inside):
+        raise PointsError(f"All {len(rows)} points lie outside the cube; check their CRS and the cube's extent.")
+    if len(inside) < len(rows):
+        words = f"{len(rows) - len(inside)} of {len(rows)} points lie outside the cube, and have no answer."
+        note(words)
+    return inside, rows, columns
+
+
+def _spread(answers: da.Array, at: Integers, count: int) -> da.Array:
+    """Put answers (layer, inside point) at all points, NaN elsewhere: ``at`` is the place of each in the whole."""
+    nothing = da.full((answers.shape[0], 1), np.nan, dtype=answers.dtype)
+    index = np.full(count, answers.shape[1])
+    index[at] = np.arange(len(at))
+    placed: da.Array = da.concatenate([answers, nothing], axis=1).rechunk(-1)[:, index]
+    return placed
+
+
+def _gather(bands: da.Array, job: Job, spec: ModelSpec, inside: Integers, rows: Floats, columns: Floats) -> da.Array:
+    """Lay the answers at points out: a task that cuts the windows from each chunk, and one that answers its points."""
+    from misoxr.model.field import Scatter  # here: fitted estimators need no torch
+
+    edges = [np.cumsum([0, *sizes]) for sizes in bands.chunks[1:]]
+    chunk = [np.searchsorted(edge, part[inside], side="right") - 1 for edge, part in zip(edges, (rows, columns), strict=True)]
+    number = chunk[0] * len(edges[1]) + chunk[1]
+    order = np.argsort(number, kind="stable")
+    groups = np.split(inside[order], np.flatnonzero(np.diff(number[order])) + 1)
+    asked = [Scatter(rows[group], columns[group]) for group in groups]
+    # A chunk gives copies of its parts of windows, and is let go: slices would hold all of it until the last of them is used.
+    chunks: dict[tuple[int, int], dict[int, list[Cut]]] = {}
+    for index, positions in enumerate(asked):
+        for window in positions.windows(job.plan):
+            for place, cut in cuts(edges, window, (job.plan.y.size, job.plan.x.size)):
+                chunks.setdefault(place, {}).setdefault(index, []).append(cut)
+    blocks = bands.to_delayed()
+    pieces: list[list[Any]] = [[] for _ in asked]
+    for place, wanted in chunks.items():
+        part = delayed(partial(_cut, wanted=wanted), pure=False)(blocks[0, *place])
+        for index in wanted:
+            pieces[index].append(part[index])
+    shape = layers_of(spec, job)
+    parts = [
+        da.from_delayed(
+            delayed(partial(_point_block, job=job, positions=positions), pure=False)(mine),
+            (shape, len(positions)),
+            dtype_of(job),
+        )
+        for mine, positions in zip(pieces, asked, strict=True)
+    ]
+    return _spread(da.concatenate(parts, axis=1), inside[order], len(rows))
+
+
+def _cut(bands: Array, wanted: Mapping[int, Sequence[Cut]]) -> dict[int, list[tuple[Cut, Array]]]:
+    return {index: [(cut, bands[:, *cut.here].copy()) for cut in mine] for index, mine in wanted.items()}
+
+
+def _point_block(pieces: Sequence[Sequence[tuple[Cut, Array]]], job: Job, positions: "Scatter") -> Array:
+    """Put windows together from their parts in chunks, and answer the points among them: (layer, N)."""
+    from misoxr.model.field import Crops
+
+    windows: dict[Window, Array] = {}
+    for cut, part in chain.from_iterable(pieces):
+        shape = (len(part), job.plan.y.size, job.plan.x.size)
+        windows.setdefault(cut.window, np.empty(shape, part.dtype))[:, *cut.there] = part
+    return job.answer(Crops(windows), positions)

@@ -1,0 +1,479 @@
+"""Splitting points by where they lie, in the manner of scikit-learn's splitters."""
+
+import json
+import os
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Self
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial import cKDTree
+from scipy.stats import wasserstein_distance
+
+from misoxr.errors import PointsError
+from misoxr.notes import note
+from misoxr.paths import expanded
+from misoxr.points.clusters import blocks_of, chained, check_crs, coordinates_of, dealt, merged, polygon_of
+
+__all__ = [
+    "KNNDM",
+    "BlockKFold",
+    "ClusterKFold",
+    "KFold",
+    "LeaveOneRegionOut",
+    "PredefinedFolds",
+    "Splitter",
+    "check_apart",
+    "separate",
+]
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+Sides = Iterable[tuple[Indices, Indices]]
+
+MOST_CENTRES = 4000
+"""Most points that are clustered by Ward's method, whose memory grows with their square."""
+
+
+class Splitter:
+    """What all splitters share. Where features are no coordinates, use ``cv=list(splitter.split(xy))``.
+
+    Attributes
+    ----------
+    buffer : float
+        Training points nearer than this to a test point of their fold are dropped. In units of the coordinates.
+    """
+
+    n_splits: int
+    buffer: float
+
+    def __post_init__(self) -> None:
+        if not (_is_number(self.buffer) and 0 <= self.buffer < np.inf):
+            raise PointsError(f"The buffer is {self.buffer!r}; it must be a number, 0 or more, in units of the coordinates.")
+        count = getattr(self, "n_splits", 2)  # regions and given folds are counted, not asked for
+        if not isinstance(count, Integral) or count < 2:
+            raise PointsError(f"{count!r} folds leave nothing to hold out; use 2 or more.")
+
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        sizes = {k: f"<{len(v)}>" for k, v in values.items() if hasattr(v, "__len__") and not isinstance(v, str)}
+        return f"{type(self).__name__}({', '.join(f'{k}={sizes.get(k, repr(v))}' for k, v in values.items())})"
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Return the number of folds; the arguments are there for scikit-learn and play no part."""
+        return self.n_splits
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Indices, Indices]]:
+        """Yield the training and the test indices of each fold.
+
+        Parameters
+        ----------
+        X : array_like, shape (point, 2), or GeoDataFrame
+            Coordinates, or points in a projected CRS.
+        y, groups : optional
+            There for scikit-learn; they play no part.
+
+        Raises
+        ------
+        PointsError
+            If the points cannot be split so, lie in degrees where distances count, or the buffer leaves a fold no training points.
+        """
+        xy = self._xy(X) if self.buffer else np.empty((0, 2))
+        for fold, (train, test) in enumerate(_buffered(xy, self._sides(X), self.buffer)):
+            if not len(train):
+                raise PointsError(f"A buffer of {self.buffer:g} leaves fold {fold} no training points; use a smaller one.")
+            yield train, test
+
+    def _xy(self, X: Any) -> Floats:
+        return coordinates_of(X)
+
+    def _sides(self, X: Any) -> Sides:
+        return _sides(self._fold_numbers(X))
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        """Return the fold that tests each point, -1 where none does."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class KFold(Splitter):
+    """K folds of points drawn at random; parameters as for :class:`BlockKFold`."""
+
+    n_splits: int = 5
+    random_state: int = 0
+    buffer: float = 0.0
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        return dealt(np.arange(len(X)), self.n_splits, self.random_state)
+
+
+@dataclass(frozen=True, repr=False)
+class BlockKFold(Splitter):
+    """K folds of whole square blocks, with about as many points in each.
+
+    Parameters
+    ----------
+    size : float
+        Side of a block, in units of the coordinates. Blocks lie on a lattice through the origin of the CRS.
+    n_splits : int, optional
+        Number of folds.
+    shuffle : bool, optional
+        Whether blocks of equally many points are shuffled before they are dealt to the folds.
+    random_state : int, optional
+        Seed of what is drawn at random.
+    buffer : float, optional
+        Least distance of training points from the test points of their fold, in units of the coordinates.
+
+    Notes
+    -----
+    Blocks are dealt from the fullest to the emptiest, each to the fold with the fewest points so far. After
+    ``verde.BlockKFold`` (Uieda 2018), which balances by partitioning instead.
+    """
+
+    size: float
+    n_splits: int = 5
+    shuffle: bool = True
+    random_state: int = 0
+    buffer: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_length(self.size, "A block's side")
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        seed, groups = self.random_state if self.shuffle else None, blocks_of(X, self.size)[0]
+        _warn_alone(self._xy(X), groups, self.size, "blocks")
+        return dealt(groups, self.n_splits, seed, f"blocks of {self.size:g}", "use smaller blocks")
+
+
+@dataclass(frozen=True, repr=False)
+class ClusterKFold(Splitter):
+    """K folds of whole clusters, so that points of different folds lie more than a distance apart.
+
+    Parameters
+    ----------
+    distance : float
+        Points joined by steps of at most this length are one cluster, as in DBSCAN with ``min_samples=1``.
+    n_splits, shuffle, random_state, buffer : optional
+        As for :class:`BlockKFold`, with clusters for blocks.
+    """
+
+    distance: float
+    n_splits: int = 5
+    shuffle: bool = True
+    random_state: int = 0
+    buffer: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_length(self.distance, "The distance between clusters")
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        xy = self._xy(X)
+        seed, groups = self.random_state if self.shuffle else None, chained(xy, self.distance)
+        _warn_alone(xy, groups, self.distance, "clusters")
+        return dealt(groups, self.n_splits, seed, f"clusters {self.distance:g} apart", "use a smaller distance or fewer folds")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class LeaveOneRegionOut(Splitter):
+    """One fold a region that holds points; points in no region always train.
+
+    Parameters
+    ----------
+    regions : GeoDataFrame
+        Polygons. Points are moved to their CRS, arrays taken to be in it. Where regions overlap, the first has the point.
+    column : str, optional
+        Names of the regions, the index by default; rows of one name are one region, and rows without a name none.
+    buffer : float, optional
+        As for :class:`BlockKFold`.
+    """
+
+    regions: gpd.GeoDataFrame
+    column: str | None = None
+    buffer: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.regions, gpd.GeoDataFrame):
+            raise PointsError(
+                f"The regions are a {type(self.regions).__name__}; give a GeoDataFrame (geopandas.read_file reads files)."
+            )
+        if not len(self.regions) or not self.regions.geom_type.isin(["Polygon", "MultiPolygon"]).all():
+            raise PointsError(f"The {len(self.regions)} regions are of {set(map(str, self.regions.geom_type))}; give polygons.")
+        check_crs(self.regions.crs, "regions", projected=self.buffer > 0)
+        if self.column is not None and self.column not in self.regions:
+            raise PointsError(f"The regions have no column {self.column!r}; the columns are {list(self.regions)}.")
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Return the number of regions that hold points of X."""
+        if X is None:
+            raise PointsError("The folds are the regions that hold points; give get_n_splits the points.")
+        return len(self.names(X))
+
+    def names(self, X: Any) -> list[Hashable]:
+        """Return the name of the region that each fold tests."""
+        return self._tested(X)[1]
+
+    def _xy(self, X: Any) -> Floats:
+        return coordinates_of(X, self.regions.crs)
+
+    def _tested(self, X: Any) -> tuple[Indices, list[Hashable]]:
+        """Return the fold that tests each point, -1 for points in no region, and the name of each fold's region."""
+        xy, column = self._xy(X), self.regions.index if self.column is None else self.regions[self.column]
+        named = np.asarray(pd.notna(column))
+        codes, names = pd.factorize(column[named])
+        first = polygon_of(xy, np.asarray(self.regions.geometry)[named], self.regions.crs)
+        if (first < 0).all():
+            ours, theirs = (", ".join(f"{v:.10g}" for v in box) for box in ([*xy.min(0), *xy.max(0)], self.regions.total_bounds))
+            extents = f"the points cover ({ours}) and the regions ({theirs}) in {self.regions.crs.name}"
+            raise PointsError(f"No point lies in a region: {extents}. Check the CRS of both.")
+        region = np.append(codes, -1)[first]
+        if (region == region[0]).all():
+            raise PointsError(f"All {len(xy)} points lie in region {str(names[region[0]])!r}; give regions that part the points.")
+        found, folds = np.unique(region, return_inverse=True)
+        return folds - int(found[0] < 0), list(names[found[found >= 0]])
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        return self._tested(X)[0]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class KNNDM(Splitter):
+    """K folds whose test points lie as far from training points as targets lie from points.
+
+    Parameters
+    ----------
+    targets : array_like, shape (target, 2), or GeoDataFrame
+        Where predictions will be made, in the CRS of the points; a GeoDataFrame is moved to it.
+    max_share : float, optional
+        Largest share of the points in a fold.
+    n_splits, random_state, buffer : optional
+        As for :class:`BlockKFold`; distances are matched with the buffer.
+
+    Notes
+    -----
+    k-fold nearest neighbour distance matching (Linnenbrink et al. 2024, https://doi.org/10.5194/gmd-17-5897-2024), after its R
+    package CAST. Points are clustered by Ward's method (4000 of them if there are more, which the others join) into some 60
+    numbers of clusters. A cluster of the size of a fold is one; the others are dealt in turn along the first principal axis. Of
+    these folds, and random ones, those are taken whose distances from test to training points differ least from the targets', by
+    the Wasserstein distance.
+    """
+
+    targets: Any
+    n_splits: int = 5
+    max_share: float = 0.5
+    random_state: int = 0
+    buffer: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 / self.n_splits < self.max_share <= 1:
+            raise PointsError(
+                f"A max_share of {self.max_share:g} does not suit {self.n_splits} folds; use more than {1 / self.n_splits:g}, up to 1."
+            )
+
+    def match(self, X: Any) -> tuple[Indices, float]:
+        """Return the fold of each point, and the Wasserstein distance that remains, in units of the coordinates."""
+        xy = self._xy(X)
+        wanted = np.asarray(cKDTree(xy).query(coordinates_of(self.targets, getattr(X, "crs", None)))[0])
+        found = [(self._difference(xy, folds, wanted), folds) for folds in self._candidates(xy)]
+        least, best = min(found, key=lambda pair: pair[0])
+        if least == np.inf:
+            limits = f"max_share={self.max_share:g} and buffer={self.buffer:g}"
+            raise PointsError(f"No {self.n_splits} folds of {len(xy)} points keep to {limits}; raise the first or lower the other.")
+        return best, least
+
+    def _fold_numbers(self, X: Any) -> Indices:
+        folds, left = self.match(X)
+        extent = float(np.hypot(*np.ptp(self._xy(X), axis=0)))
+        if left > extent:
+            words = f"The targets lie farther from the points ({left:.3g}, after matching) than these reach ({extent:.3g})"
+            note(f"{words}; check that the targets are in the CRS of the points.")
+        return folds
+
+    def _candidates(self, xy: Floats) -> Iterator[Indices]:
+        yield dealt(np.arange(len(xy)), self.n_splits, self.random_state)
+        rng = np.random.default_rng(self.random_state)
+        centres = xy if len(xy) <= MOST_CENTRES else xy[rng.choice(len(xy), MOST_CENTRES, replace=False)]
+        tree, (_, nearest) = linkage(centres, "ward"), cKDTree(centres).query(xy)
+        for number in np.unique(np.geomspace(self.n_splits, len(centres), 60).astype("int64")):
+            _, clusters = np.unique(fcluster(tree, number, "maxclust")[nearest], return_inverse=True)
+            if clusters.max() + 1 >= self.n_splits:  # points of one place are one cluster
+                yield merged(xy, clusters, self.n_splits)
+
+    def _difference(self, xy: Floats, folds: Indices, wanted: Floats) -> float:
+        sides = list(_buffered(xy, _sides(folds), self.buffer))
+        if np.bincount(folds).max() > self.max_share * len(xy) or not all(len(train) for train, _ in sides):
+            return np.inf  # never the least
+        return float(wasserstein_distance(np.concatenate([cKDTree(xy[a]).query(xy[b])[0] for a, b in sides]), wanted))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class PredefinedFolds(Splitter):
+    """Folds that are given.
+
+    Parameters
+    ----------
+    folds : sequence of (train, test)
+        Indices of points; a point may be in neither.
+    buffer : float, optional
+        As for :class:`BlockKFold`.
+    """
+
+    folds: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]
+    buffer: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not len(self.folds):
+            raise PointsError("There are no folds; give a pair of training and test indices for each.")
+        for fold, pair in enumerate(self.folds):
+            try:
+                sides = [np.asarray(side) for side in pair]
+            except TypeError:
+                sides = []
+            if len(sides) != 2:
+                raise PointsError(f"Fold {fold} is {pair!r}; give a pair of training and test indices for each.")
+            if any(len(side) and (side.dtype.kind not in "iu" or side.min() < 0) for side in sides):
+                raise PointsError(f"Fold {fold} is of {sides[0].dtype} and {sides[1].dtype}; give indices, integers from 0.")
+            check_apart(f"Fold {fold}", *sides)
+        object.__setattr__(self, "n_splits", len(self.folds))
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str], ids: npt.ArrayLike, *, buffer: float = 0.0) -> Self:
+        """Read ``{"fold_0": {"train": [id, ...], "test": [id, ...]}, ...}``, or one such pair of lists.
+
+        Parameters
+        ----------
+        path : path
+            The file. Lists beside "train" and "test", such as "val", are left out.
+        ids : array_like, shape (point,)
+            Identifiers of the points, compared as text (17.0 as "17"). Others in the file are skipped with a MisoxrWarning.
+        buffer : float, optional
+            As for :class:`BlockKFold`.
+        """
+        folds, keys = _read_folds(Path(expanded(path))), _keys(np.asarray(ids).tolist())
+        held = {key for sides in folds for side in sides for key in side}
+        if absent := held - set(keys):
+            message = f"{len(absent)} of {len(held)} identifiers in {str(path)!r} are not among the {len(keys)} points"
+            if absent == held:
+                raise PointsError(f"{message}, such as {min(absent)!r}; give ids of the kind in the file.")
+            note(f"{message} and are skipped.")
+        places = [[np.flatnonzero(np.isin(keys, side)) for side in sides] for sides in folds]
+        return cls([(train, test) for train, test in places], buffer)
+
+    def _sides(self, X: Any) -> Sides:
+        last = max(int(np.max(side)) for sides in self.folds for side in sides)
+        if last >= len(X):
+            raise PointsError(f"The folds hold index {last} and there are {len(X)} points; give the points they were made for.")
+        return [(np.asarray(train, dtype=np.intp), np.asarray(test, dtype=np.intp)) for train, test in self.folds]
+
+
+def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Choose a spatially separate validation set: whole square blocks, drawn at random.
+
+    Parameters
+    ----------
+    xy : array_like, shape (point, 2)
+        Coordinates.
+    fraction : float
+        Share of the points to choose, roughly; at least one point is chosen and one is left.
+    size : float
+        Side of a block, in units of the coordinates; with a MisoxrWarning it is halved until not all points lie in one block.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    ndarray of bool, shape (point,)
+        True where a point is chosen.
+
+    Raises
+    ------
+    PointsError
+        If all points lie at one place, or the fraction is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise PointsError(f"A validation fraction of {fraction:g} leaves one side empty; use one between 0 and 1.")
+    _check_length(size, "A block's side")
+    points, smaller = coordinates_of(xy), size
+    low, high = points.min(axis=0), points.max(axis=0)
+    if (low == high).all():
+        raise PointsError(f"All {len(points)} points lie at one place, so none can be held apart; give points of several places.")
+    while (np.floor(low / smaller) == np.floor(high / smaller)).all():
+        smaller /= 2
+    if smaller < size:
+        text = (
+            f"All {len(points)} points lie in one block of {size:g}; blocks of {smaller:g} separate the validation points instead."
+        )
+        note(text)
+    blocks, counts = blocks_of(points, smaller)
+    target, total = fraction * len(blocks), 0
+    chosen = np.zeros(len(counts), dtype=bool)
+    for block in np.random.default_rng(seed).permutation(len(counts)):
+        after = total + counts[block]
+        if after < len(blocks) and abs(after - target) < abs(total - target):
+            chosen[block], total = True, after
+    if not chosen.any():
+        chosen[counts.argmin()] = True
+    return np.asarray(chosen[blocks], dtype=bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real)
+
+
+def _check_length(length: float, what: str) -> None:
+    if not (_is_number(length) and 0 < length < np.inf):
+        raise PointsError(f"{what} is {length!r}; it must be a positive number, in units of the coordinates.")
+
+
+def _warn_alone(xy: Floats, groups: Indices, length: float, what: str) -> None:
+    """Warn where every point is a group of its own because the length is in other units than the coordinates."""
+    if groups.max() + 1 < len(xy) or len(xy) < 2:
+        return
+    gap = float(np.median(np.asarray(cKDTree(xy).query(xy, k=2)[0])[:, 1]))
+    if gap > 100 * length:
+        words = f"Every point is one of the {what} of {length:g}, as points lie {gap:.3g} apart: the folds are random ones."
+        note(f"{words} Give a length in units of the coordinates, metres as a rule.")
+
+
+def check_apart(fold: str, train: Iterable[Any], test: Iterable[Any]) -> None:
+    """Refuse a fold with an empty side, or with points on both."""
+    sides = {"training": set(train), "test": set(test)}
+    if empty := [name for name, side in sides.items() if not side]:
+        raise PointsError(f"{fold} has no {empty[0]} points; leave it out.")
+    if both := sides["training"] & sides["test"]:
+        raise PointsError(f"{fold} has {len(both)} points on both sides, such as {min(both)}; leave them on one.")
+
+
+def _sides(folds: Indices) -> Sides:
+    return ((np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(int(folds.max()) + 1))
+
+
+def _buffered(xy: Floats, sides: Sides, buffer: float) -> Sides:
+    for train, test in sides:
+        yield train[cKDTree(xy[test]).query(xy[train])[0] >= buffer] if buffer else train, test
+
+
+def _keys(ids: Iterable[Any]) -> list[str]:
+    return [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in ids]
+
+
+def _read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        named = {"The fold": content} if "train" in content else content
+        folds = {name: (_keys(fold["train"]), _keys(fold["test"])) for name, fold in named.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise PointsError(f'{str(path)!r} holds no folds, {{"fold_0": {{"train": [], "test": []}}}}: {error!r}') from error
+    for name, sides in folds.items():
+        check_apart(f"{name} of {str(path)!r}", *sides)
+    return list(folds.values())

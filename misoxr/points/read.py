@@ -1,0 +1,387 @@
+"""Labelled points: reading them, encoding their labels, and placing them on a grid."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from misoxr.errors import PointsError
+from misoxr.grid.geobox import beside, extent, geobox_of, pixels
+from misoxr.notes import note
+from misoxr.paths import expanded
+from misoxr.points.clusters import polygon_of
+from misoxr.points.labels import codes, named
+from misoxr.points.readers import (
+    check_geometry,
+    dates,
+    located,
+    read_file,
+    renamed,
+    require_columns,
+    settled,
+    with_crs,
+)
+from misoxr.spec import PERMAFROST, TAXONOMY, Task
+
+__all__ = ["coordinates", "duplicates", "encode", "place", "read_points", "regions_of", "report", "simulated"]
+
+Floats = npt.NDArray[np.float64]
+
+AUTHORS_LABELS = {"permafrost": "aksdb_pf1m_bin", "taxonomy": "tax_order"}
+"""Columns of labels in the MISO authors' point file."""
+
+LABELS = {task.name: task for task in (PERMAFROST, TAXONOMY)}
+"""The tasks that columns of these names label, unless others are given."""
+
+
+def read_points(
+    source: gpd.GeoDataFrame | pd.DataFrame | str | os.PathLike[str],
+    *,
+    crs: Any = None,
+    labels: Mapping[str, str] | None = None,
+    x: str | None = None,
+    y: str | None = None,
+    date: str | None = None,
+    accuracy: str | None = None,
+    id: str | None = None,
+) -> gpd.GeoDataFrame:
+    """Read labelled points.
+
+    Parameters
+    ----------
+    source : GeoDataFrame, DataFrame, path or URL
+        Points, or a table with coordinates in columns; GeoPackage, GeoJSON, Shapefile, (Geo)Parquet, CSV, or the MISO authors'
+        JSON list of records. Coordinates of the latter are its x_3338 and y_3338 (EPSG:3338) where it has them.
+    crs : optional
+        CRS of the points where the source names none. Columns "lon" and "lat" are EPSG:4326 by default.
+    labels : mapping of task to column, optional
+        Columns to rename to the tasks they label. Other columns are kept. For the authors' JSON,
+        ``{"permafrost": "aksdb_pf1m_bin", "taxonomy": "tax_order"}`` by default, as far as it has the columns.
+    x, y : str, optional
+        Columns of the coordinates; "lon"/"lat", "longitude"/"latitude" or "x"/"y" by default.
+    date : str, optional
+        Column of dates: datetimes, text in ISO 8601, or whole years, which are taken as their 1 January.
+    accuracy : str, optional
+        Column of the accuracy of the coordinates, in metres.
+    id : str, optional
+        Column that identifies the points.
+
+    Returns
+    -------
+    GeoDataFrame
+        One point a row, in its own CRS, with a column for each task named in ``labels``, and columns "date" (datetime64, in UTC
+        where the source names time zones), "accuracy" (float) and "id" where they are named.
+
+    Raises
+    ------
+    PointsError
+        If the source cannot be read or is empty, has no CRS, geometries other than points, lacks a column, or holds values that
+        are no dates or no accuracies.
+
+    Warns
+    -----
+    MisoxrWarning
+        If a cell is a list, the observations of one place, whose known values differ. Such a label (date, accuracy) becomes
+        missing, and a point that is left without any label by it is dropped. Lists of one value are that value. Several rows at
+        one place all stay (:func:`duplicates` finds them).
+    """
+    if not isinstance(source, pd.DataFrame | str | os.PathLike):
+        raise PointsError(f"The points are a {type(source).__name__}; give a table, a GeoDataFrame, a path or a URL.")
+    if not isinstance(labels, Mapping | None):
+        raise PointsError(f"labels is {labels!r}; give the column of each task, such as {{'permafrost': 'pf'}}.")
+    roles = {name: column for name, column in (("date", date), ("accuracy", accuracy), ("id", id)) if column is not None}
+    table, records = (source, False) if isinstance(source, pd.DataFrame) else read_file(expanded(source))
+    if len(table) == 0:
+        raise PointsError("There are no points: the table has 0 rows.")
+    if labels is None:
+        labels = {task: column for task, column in AUTHORS_LABELS.items() if records and column in table.columns}
+    both = sorted(roles.keys() & labels.keys())
+    if both:
+        raise PointsError(f"labels and other arguments both fill the columns {both}; give those tasks other names.")
+    points = renamed(located(table, x, y, crs, records=records), {**labels, **roles})
+    check_geometry(points)
+    return settled(points, [*labels, *(name for name in LABELS if name in points.columns and name not in labels)], roles)
+
+
+def encode(points: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, Floats]:
+    """Encode the labels of each task as numbers, NaN where unknown.
+
+    Parameters
+    ----------
+    points : DataFrame
+        Columns named after tasks. Classes stand as names, or as codes 0, 1, ... (for binary tasks also as booleans). Where
+        classes are named by numbers, numbers are names, in any type: 1, 1.0 and "1.0" are the class "1".
+    tasks : sequence of Task
+        The tasks; one without a column is unknown everywhere.
+
+    Returns
+    -------
+    dict of ndarray, shape (point,)
+        Class codes, or values of a regression.
+
+    Raises
+    ------
+    PointsError
+        If a label is no known class or number, or the name of several classes; a task's labels are names and codes; or no task
+        has any label.
+    """
+    labels = {
+        task.name: codes(points[task.name], task) if task.name in points.columns else np.full(len(points), np.nan) for task in tasks
+    }
+    if not any(np.isfinite(values).any() for values in labels.values()):
+        raise PointsError(
+            f"No point has a label of {[task.name for task in tasks]}; the columns are {list(points.columns)}. "
+            "Name the label columns with read_points(..., labels={task: column})."
+        )
+    return labels
+
+
+def coordinates(
+    points: gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any], geobox: GeoBox, crs: Any = None
+) -> tuple[Floats, Floats, npt.NDArray[Any]]:
+    """Return x and y of points in the CRS of a grid, and their index.
+
+    Parameters
+    ----------
+    points : GeoDataFrame, DataFrame, Dataset or mapping
+        Points; a table as for :func:`read_points`; or ``x`` and ``y``, one-dimensional.
+    geobox : GeoBox
+        The grid.
+    crs : optional
+        CRS of the points where they carry none; for ``x`` and ``y`` the grid's by default.
+
+    Raises
+    ------
+    PointsError
+        If there are no points, or their coordinates or CRS are missing.
+    """
+    if isinstance(points, gpd.GeoSeries):
+        points = points.to_frame("geometry")
+    if not isinstance(points, pd.DataFrame):
+        if not isinstance(points, Mapping | xr.Dataset):
+            raise PointsError(
+                f"The points are a {type(points).__name__}; give a table, a GeoDataFrame (misoxr.read_points reads files), or "
+                'a mapping {"x": …, "y": …}.'
+            )
+        if not {"x", "y"} <= set(points):
+            raise PointsError(f"The points have {list(points)}; give x and y, a table or a GeoDataFrame.")
+        arrays = [np.asarray(points[name]) for name in ("x", "y")]
+        if arrays[0].ndim != 1 or arrays[0].shape != arrays[1].shape:
+            raise PointsError(
+                f"x has the shape {arrays[0].shape} and y {arrays[1].shape}; points need two lists of one length "
+                "(for a grid, use predict with resolution=)."
+            )
+        points = pd.DataFrame({"x": arrays[0], "y": arrays[1]})
+        crs = str(geobox.crs) if crs is None else crs
+    moved = read_points(points, crs=crs).to_crs(str(geobox.crs))
+    return beside(geobox, moved.geometry.x), moved.geometry.y.to_numpy(), moved.index.to_numpy()
+
+
+def place(points: gpd.GeoDataFrame, geobox: GeoBox) -> tuple[gpd.GeoDataFrame, Floats, Floats]:
+    """Place points on a grid.
+
+    Parameters
+    ----------
+    points : GeoDataFrame
+        Points with a CRS.
+    geobox : GeoBox
+        The grid.
+
+    Returns
+    -------
+    points : GeoDataFrame
+        Those inside the grid, in its CRS.
+    rows, columns : ndarray, shape (point,)
+        Their fractional pixels; a pixel's centre is at +0.5.
+
+    Raises
+    ------
+    PointsError
+        If there are no points, they carry no CRS, or none lies inside.
+
+    Warns
+    -----
+    MisoxrWarning
+        If some lie outside; they are left out.
+    """
+    if not len(points):
+        raise PointsError("There are no points to place on the cube; give at least one.")
+    moved = with_crs(points, None).to_crs(str(geobox.crs))
+    with np.errstate(invalid="ignore"):  # points that have no place in the CRS are infinite
+        rows, columns = pixels(geobox, moved.geometry.x, moved.geometry.y)
+    inside = (rows >= 0) & (rows < geobox.shape.y) & (columns >= 0) & (columns < geobox.shape.x)
+    outside = len(moved) - int(inside.sum())
+    if outside == len(moved):
+        raise PointsError(
+            f"All {outside} points lie outside the cube: they cover {_bounds(moved)} and the cube {extent(geobox)}. "
+            "Check the CRS of the points, and open the cube over their area."
+        )
+    if outside:
+        note(f"{outside} of {len(moved)} points lie outside the cube and are left out.")
+    return moved[inside], rows[inside], columns[inside]
+
+
+def _bounds(shapes: gpd.GeoDataFrame) -> str:
+    return f"({', '.join(f'{value:.10g}' for value in shapes.total_bounds)})"
+
+
+def duplicates(
+    points: gpd.GeoDataFrame, geobox: GeoBox | xr.Dataset, tasks: Sequence[Task | str] | str | None = None
+) -> pd.DataFrame:
+    """Find the pixels of a grid that hold several points.
+
+    Parameters
+    ----------
+    points : GeoDataFrame
+        Points, as :func:`read_points` takes them.
+    geobox : GeoBox or Dataset
+        The grid, or a cube on it; points outside it are left out with a warning.
+    tasks : sequence of Task or str, optional
+        Label columns to compare; "permafrost" and "taxonomy" where they are columns by default.
+
+    Returns
+    -------
+    DataFrame
+        A row for each such pixel: its row and column in the grid, the count of its points, and in a column for each task whether
+        the known labels agree.
+
+    Raises
+    ------
+    PointsError
+        If a column is missing, the points carry no CRS, or none lies inside the grid.
+    """
+    placed, rows, columns = place(read_points(points), geobox if isinstance(geobox, GeoBox) else geobox_of(geobox))
+    labels = {_name(task): named(placed[_name(task)], task) for task in _chosen(placed, tasks)}
+    cells = pd.DataFrame({"row": np.floor(rows).astype("int64"), "column": np.floor(columns).astype("int64")})
+    pixel = cells.groupby(["row", "column"])
+    table = cells.assign(count=pixel["row"].transform("size"))
+    for name, words in labels.items():
+        table[name] = words.groupby([cells["row"], cells["column"]]).transform("nunique") <= 1
+    shared = table[table["count"] > 1].drop_duplicates(["row", "column"])
+    return shared.sort_values(["row", "column"], ignore_index=True)
+
+
+def report(
+    points: gpd.GeoDataFrame,
+    tasks: Sequence[Task | str] | str | None = None,
+    *,
+    regions: gpd.GeoDataFrame | None = None,
+    region: str | None = None,
+    geobox: GeoBox | xr.Dataset | None = None,
+) -> pd.DataFrame:
+    """Count labelled points by class, region and year.
+
+    Parameters
+    ----------
+    points : GeoDataFrame
+        Points, as :func:`read_points` takes them.
+    tasks : sequence of Task or str, optional
+        Label columns to count; "permafrost" and "taxonomy" where they are columns by default.
+    regions : GeoDataFrame, optional
+        Polygons by which to count too, in any CRS. A point in several counts for the first.
+    region : str, optional
+        Column that names the regions; their index by default.
+    geobox : GeoBox or Dataset, optional
+        Grid, or a cube on it, in whose pixels duplicates are looked for (:func:`duplicates`).
+
+    Returns
+    -------
+    DataFrame
+        Columns "by", "task", "group" and "count". By "class": all classes of a task, and labels that are none of them, as they
+        stand; "value" is any value of a regression. By "region": all regions, and "none" for points in none. By "year", if there
+        is a column "date": years, and "unknown". By "duplicate pixel", if there is a grid: "points sharing a pixel", of the task
+        "all", and "conflicting labels", pixels in which known labels differ. Counts by class, region and year are of points with
+        a label of the task.
+
+    Raises
+    ------
+    PointsError
+        If a column or a CRS is missing, dates cannot be read, or no point lies in the regions or on the grid.
+    """
+    points = read_points(points)
+    chosen = _chosen(points, tasks)
+    if not chosen:
+        raise PointsError(
+            f"The points have columns {list(points.columns)} and none named 'permafrost' or 'taxonomy'; name others with tasks=."
+        )
+    if regions is None and region is not None:
+        raise PointsError(f"region is {region!r} and there are no regions; give both, or neither.")
+    labels = {_name(task): named(points[_name(task)], task) for task in chosen}
+    rows = [row for task in chosen for row in _by_class(task, labels[_name(task)])]
+    if regions is not None:
+        rows += _by_group("region", labels, *regions_of(points, regions, region))
+    if "date" in points.columns:
+        years = pd.Series([f"{year:.0f}" for year in dates(points["date"]).dt.year], dtype=object).replace("nan", "unknown")
+        rows += _by_group("year", labels, years, sorted(years.unique()))  # digits sort before letters
+    if geobox is not None:
+        shared = duplicates(points, geobox, chosen)
+        rows.append(("duplicate pixel", "all", "points sharing a pixel", int(shared["count"].sum())))
+        rows += [("duplicate pixel", name, "conflicting labels", int((~shared[name]).sum())) for name in labels]
+    return pd.DataFrame(rows, columns=["by", "task", "group", "count"])
+
+
+def _chosen(points: gpd.GeoDataFrame, tasks: Sequence[Task | str] | str | None) -> list[Task | str]:
+    if tasks is None:
+        return [task for name, task in LABELS.items() if name in points.columns]
+    tasks = [tasks] if isinstance(tasks, str) else tasks
+    require_columns(points, [_name(task) for task in tasks])
+    return [LABELS.get(task, task) if isinstance(task, str) else task for task in tasks]
+
+
+def _name(task: Task | str) -> str:
+    return task if isinstance(task, str) else task.name
+
+
+def _by_class(task: Task | str, labels: pd.Series) -> list[tuple[str, str, str, int]]:
+    if isinstance(task, Task) and task.kind == "regression":
+        return _by_group("class", {task.name: labels}, pd.Series("value", index=labels.index), ["value"])
+    classes = [] if isinstance(task, str) else list(task.classes)
+    others = sorted(set(labels.dropna()) - set(classes))
+    return _by_group("class", {_name(task): labels}, labels, classes + others)
+
+
+def _by_group(by: str, labels: Mapping[str, pd.Series], groups: pd.Series, order: Sequence[str]) -> list[tuple[str, str, str, int]]:
+    """Count the labelled points of each task in each group."""
+    counts = {name: groups[words.notna()].value_counts() for name, words in labels.items()}
+    return [(by, name, group, int(count.get(group, 0))) for name, count in counts.items() for group in order]
+
+
+def regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, column: str | None = None) -> tuple[pd.Series, list[str]]:
+    """Return the region of each point, by position, and all regions; the first where they overlap, and "none" for points in none.
+
+    Regions are named by a column, by their index without one; rows without a name are no region.
+    """
+    regions = regions.to_frame("geometry") if isinstance(regions, gpd.GeoSeries) else regions
+    if not isinstance(regions, gpd.GeoDataFrame):
+        raise PointsError(f"The regions are a {type(regions).__name__}; give a GeoDataFrame (geopandas.read_file reads files).")
+    if column is not None:
+        require_columns(regions, [column])
+    if regions.crs is None:
+        raise PointsError("The regions carry no CRS; set it with regions.set_crs(...).")
+    names = pd.Series(regions.index if column is None else regions[column].to_numpy())
+    known, words = regions[names.notna().to_numpy()], names.dropna().astype(str).to_numpy()
+    moved = points.to_crs(known.crs)  # not the polygons: their edges are straight in their own CRS only
+    first = polygon_of(np.stack([moved.geometry.x, moved.geometry.y], axis=-1), np.asarray(known.geometry), known.crs)
+    if (first < 0).all():
+        raise PointsError(
+            f"None of {len(points)} points lies in a region: they cover {_bounds(moved)} and the regions {_bounds(known)} in "
+            f"{known.crs.name}. Check the CRS of both."
+        )
+    groups = pd.Series(np.append(words.astype(object), "none")[first])
+    return groups, [*dict.fromkeys(words), *(["none"] if (first < 0).any() else [])]
+
+
+def simulated(ds: xr.Dataset, points: pd.DataFrame) -> dict[str, Any]:
+    """Return the mark of simulated imagery or labels, and the simulator's version; nothing for measured ones."""
+    columns = {name: points[name].iloc[0] for name in ("simulated", "simulator_version") if name in points}
+    marks = {**columns, **points.attrs, **ds.attrs}
+    if not marks.get("simulated"):
+        return {}
+    version = marks.get("simulator_version")
+    return {"simulated": 1} | ({"simulator_version": str(version)} if version else {})

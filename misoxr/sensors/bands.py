@@ -1,0 +1,164 @@
+"""Which asset of an item is which band: an item's own common names first, then its keys, then what its instrument calls them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from misoxr.errors import BandError, CatalogError, did_you_mean
+from misoxr.sensors.item_fields import name_of
+from misoxr.sensors.known import instrument_keys, short_key
+
+__all__ = ["CLASSIFICATION", "Named", "check_bands", "named_assets"]
+
+CLASSIFICATION = "scl"
+"""Name under which Sentinel-2's scene classification is found."""
+PICTURES = {"visual", "overview", "thumbnail", "metadata"}
+"""Roles of assets that are no band, unless one asks for their key."""
+BROADER: Mapping[str, tuple[str, ...]] = {"rededge": ("rededge071", "rededge075", "rededge078", "nir08")}
+"""Common names that the EO extension has split since, and what became of them."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """An asset, and by what names it can be asked for.
+
+    Attributes
+    ----------
+    key, short : str
+        The asset's key, and the same without what spellings differ in.
+    own, label : str, optional
+        Common name and name of its band, as the item gives them; None where it has none, or several bands.
+    usual : str, optional
+        Common name that the item's instrument has for this key.
+    picture, jpeg : bool
+        Whether it is a picture or metadata by its roles; whether it is JPEG 2000.
+    pixel : float
+        Pixel size, as far as it declares one.
+    """
+
+    key: str
+    short: str
+    own: str | None
+    label: str | None
+    usual: str | None
+    picture: bool
+    jpeg: bool
+    pixel: float
+
+    @property
+    def common(self) -> str | None:
+        """Common name: the item's own, unless the instrument knows a narrower one."""
+        return self.usual if self.own is None or self.usual in BROADER.get(self.own, ()) else self.own
+
+    def rank(self, band: str, short: str) -> tuple[float, ...] | None:
+        """Return how well the asset fits a band and its short key, smaller is better; None where it does not.
+
+        GeoTIFF goes before JPEG 2000; then the common name, key, band's name, another spelling of the key, and the instrument's; fine pixels first.
+        """
+        fits = (self.own == band, self.key == band, self.label == band, self.short == short, self.common == band)
+        if True not in fits or (self.picture and self.short != short):
+            return None
+        return int(self.jpeg), fits.index(True), self.pixel
+
+
+def named_assets(item: Mapping[str, Any], bands: Iterable[str]) -> dict[str, Named]:
+    """Return the asset of each band that the item has.
+
+    Raises
+    ------
+    BandError
+        If several assets have a name, and are not the same band in several forms.
+    """
+    candidates, chosen = _candidates(item), {}
+    for band in bands:
+        ranked = [(rank, one) for one in candidates if (rank := one.rank(band, short_key(band))) is not None]
+        least = min((rank for rank, _ in ranked), default=None)
+        best = sorted((one for rank, one in ranked if rank == least), key=lambda one: one.key)
+        if len({one.label or one.short for one in best}) > 1:
+            keys = [one.key for one in best]
+            raise BandError(
+                f"Item {name_of(item)!r} has several bands {band!r}, in the assets {keys}; give the key of one of them."
+            )
+        if best:
+            chosen[band] = best[0]
+    return chosen
+
+
+def check_bands(items: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, str | None]], bands: Sequence[str]) -> None:
+    """Check that each band is there, and one and the same in all items.
+
+    Parameters
+    ----------
+    items : sequence of mapping
+        The items.
+    found : sequence of mapping
+        For each item, the common names of the bands that it has, by the names that were asked for.
+    bands : sequence of str
+        What was asked for.
+
+    Raises
+    ------
+    BandError
+        If no item has a band, or a name means different bands.
+    """
+    for band in bands:
+        if not any(band in names for names in found):
+            have = sorted({name for item in items for name in _available(item)})
+            raise BandError(f"No item has the band {band!r}; the items have {have}.{did_you_mean(band, have)}")
+        first: dict[str, str] = {}
+        for item, names in zip(items, found, strict=True):
+            common = names.get(band)
+            if common is not None:
+                first.setdefault(common, name_of(item))
+        if len(first) > 1:
+            both = " and ".join(f"{common!r} in item {name!r}" for common, name in list(first.items())[:2])
+            raise BandError(f"The band {band!r} is {both}; ask for these common names.")
+
+
+def _available(item: Mapping[str, Any]) -> set[str]:
+    """Return the keys and common names by which an item's bands can be asked for."""
+    bands = [one for one in _candidates(item) if not one.picture]
+    return {name for one in bands for name in (one.key, one.common) if name}
+
+
+def _candidates(item: Mapping[str, Any]) -> list[Named]:
+    assets, usual = item.get("assets"), instrument_keys(item)
+    if not isinstance(assets, Mapping):
+        raise CatalogError(f"Item {name_of(item)!r} has no assets.")
+    return [_candidate(key, asset, usual) for key, asset in assets.items()]
+
+
+def _candidate(key: str, asset: Mapping[str, Any], usual: Mapping[str, str]) -> Named:
+    listed = [bands for bands in (asset.get("bands"), asset.get("eo:bands")) if bands]
+    one = all(len(bands) == 1 for bands in listed)
+    parts = [bands[0] for bands in listed] if one else []
+    own, label, short = _text(parts + [asset] * one, "common_name"), _text(parts, "name"), short_key(key)
+    roles = asset.get("roles")
+    return Named(
+        key=key,
+        short=short,
+        own=own,
+        label=label,
+        usual=usual.get(short) or usual.get(short_key(label or "")) if one else None,
+        picture=bool(roles and PICTURES.intersection(roles)),
+        jpeg="jp2" in f"{key} {asset.get('type')} {asset.get('href')}".lower(),
+        pixel=_pixel(asset),
+    )
+
+
+def _text(parts: Iterable[Mapping[str, Any]], field: str) -> str | None:
+    """Return the first text of a field, as the EO extension or STAC 1.1 spell it."""
+    for part in parts:
+        value = part.get(f"eo:{field}") or part.get(field)
+        if isinstance(value, str) and value:
+            return value
+    return None
+
+
+def _pixel(asset: Mapping[str, Any]) -> float:
+    """Return an asset's pixel size as far as it declares one."""
+    transform = asset.get("proj:transform") or ()
+    for size in (transform[0] if transform else None, asset.get("gsd"), *(band.get("gsd") for band in asset.get("bands") or ())):
+        if isinstance(size, int | float) and 0 < size < 1e9:
+            return float(size)
+    return 0.0

@@ -1,0 +1,184 @@
+"""How the numbers in a file become a band's: what the item tells goes first, then the file itself, then a product known by name.
+
+Each of scale, offset and nodata is looked up for itself. Where nothing tells, integers are refused; floats are what they are.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from misoxr.errors import AssetError
+from misoxr.sensors.known import UNITLESS, Counts
+
+__all__ = ["Encoding", "Stored", "codes", "decoded", "missing"]
+
+Floats = npt.NDArray[np.float32]
+
+EXACT = 2**24
+"""Whole numbers beyond it are not exact in float32."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file tells of its numbers.
+
+    Attributes
+    ----------
+    dtype : dtype
+        Their type.
+    scale, offset : float
+        1 and 0 where the file has none.
+    nodata : float, optional
+        Its nodata value.
+    units : str, optional
+        Its units.
+    """
+
+    dtype: np.dtype[Any]
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | None = None
+    units: str | None = None
+
+    @classmethod
+    def of(cls, raster: Any) -> Self:
+        """Return what an open raster tells of its one band."""
+        nodata = None if raster.nodata is None else float(raster.nodata)
+        if raster.dtypes[0].startswith("complex"):
+            raise AssetError(f"it holds {raster.dtypes[0]}, and real numbers are expected")
+        return cls(np.dtype(raster.dtypes[0]), float(raster.scales[0]), float(raster.offsets[0]), nodata, raster.units[0] or None)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What an item, and the product it belongs to, tell of a file's numbers.
+
+    Attributes
+    ----------
+    scale, offset : float, optional
+        As the item declares them; None leaves them to the file, then to the product.
+    nodata : tuple of float
+        As the item declares it.
+    data_type : str, optional
+        As the item declares it.
+    usual : Counts, optional
+        How the product encodes whole numbers, where it is known.
+    """
+
+    scale: float | None = None
+    offset: float | None = None
+    nodata: tuple[float, ...] = ()
+    data_type: str | None = None
+    usual: Counts | None = None
+
+    def counts(self, stored: Stored) -> Counts:
+        """Return how a file's numbers are decoded.
+
+        A file's own nodata value is never a measurement, whatever the item declares beside it.
+
+        Raises
+        ------
+        AssetError
+            If nothing tells the scale, or the item describes another file.
+        """
+        floats, usual = stored.dtype.kind == "f", self.usual
+        if floats and self.scale is not None and str(self.data_type).startswith(("int", "uint")):
+            raise AssetError(
+                f"its item declares {self.data_type} with the scale {self.scale:g}, and the file holds {stored.dtype}; correct the item's "
+                "data_type or scale with modifier="
+            )
+        scale = _first(self.scale, None if stored.scale == 1 else stored.scale)
+        if floats and scale is None:
+            scale, usual = 1.0, None
+        plain = stored.offset != 0 or str(stored.units or "").lower() not in UNITLESS
+        scale = _first(scale, usual.scale if usual else None, 1.0 if plain else None)
+        if scale is None:
+            raise AssetError(
+                f"it holds {stored.dtype}, and neither the item, nor the file, nor a known product tells its scale and offset. Write them "
+                'into the item\'s asset with modifier=, as "raster:bands": [{"scale": 0.0001, "offset": 0}] (a scale of 1 where the '
+                "numbers are what they are), or into the file's tags"
+            )
+        offset = _first(self.offset, stored.offset or None, usual.offset if usual else None, 0.0)
+        if offset is not None and np.isnan(offset):
+            raise AssetError(
+                "its processing baseline, 99.99, is one of a processor of one's own, and tells no offset. Write scale and offset into the "
+                'item\'s asset with modifier=, as "raster:bands": [{"scale": 0.0001, "offset": -0.1}]'
+            )
+        if usual is not None and usual.units == "1" and abs(offset or 0.0) > 1:
+            raise AssetError(
+                f"it tells the offset {offset:g} of a reflectance, which is counts * scale + offset; correct its tags, or write "
+                '"raster:bands" into the item\'s asset with modifier='
+            )
+        usual_nodata = usual.nodata if usual is not None and not floats else ()
+        return Counts(scale, offset or 0.0, self._nodata(stored) or usual_nodata)
+
+    def code_nodata(self, stored: Stored) -> tuple[float, ...]:
+        """Return what means nothing among codes of classes."""
+        return self._nodata(stored) or (self.usual.nodata if self.usual is not None else ())
+
+    def _nodata(self, stored: Stored) -> tuple[float, ...]:
+        return (*self.nodata, *(() if stored.nodata is None else (stored.nodata,)))
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def decoded(values: npt.NDArray[Any], counts: Counts) -> Floats:
+    """Return numbers from a file's, NaN where they mean nothing.
+
+    The offset in counts keeps whole numbers exact: (DN - 1000) * 1e-4 is then the same number as (DN without offset) * 1e-4.
+    """
+    native = values.dtype.newbyteorder("=")
+    exact = native == np.float32 or native.itemsize <= 2
+    numbers = values.astype("float32" if exact else "float64")
+    if (counts.scale, counts.offset) != (1.0, 0.0):
+        numbers += numbers.dtype.type(counts.offset / counts.scale)
+        numbers *= numbers.dtype.type(counts.scale)
+    with np.errstate(over="ignore"):
+        out = numbers.astype("float32", copy=False)
+    nothing = missing(values, counts.nodata)
+    if nothing is not None:
+        out[nothing] = np.nan
+    return out
+
+
+def codes(values: npt.NDArray[Any], nodata: Iterable[float]) -> Floats:
+    """Return codes of classes as they are, NaN where they mean nothing.
+
+    Raises
+    ------
+    AssetError
+        If a code is too large for float32.
+    """
+    nothing = missing(values, nodata)
+    out = values.astype("float32")
+    if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and not (out == values)[True if nothing is None else ~nothing].all():
+        raise AssetError(f"it holds codes that float32 does not hold, such as {values.max()}; the largest that is safe is {EXACT}")
+    if nothing is not None:
+        out[nothing] = np.nan
+    return out
+
+
+def missing(values: npt.NDArray[Any], nodata: Iterable[float]) -> npt.NDArray[np.bool_] | None:
+    """Return where values are one of the nodata values, compared as they are stored; None where none can be."""
+    found = None
+    for value in nodata:
+        if values.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                same = values == values.dtype.type(value)
+        elif _fits(value, values.dtype):
+            same = values == int(value)
+        else:
+            continue
+        found = same if found is None else found | same
+    return found
+
+
+def _fits(value: float, dtype: np.dtype[Any]) -> bool:
+    if dtype.kind == "b":
+        return value in (0, 1)
+    return bool(dtype.kind in "iu" and float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)

@@ -1,0 +1,181 @@
+"""How a network is trained, as a frozen value: the published recipe, and one for small models from scratch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Literal, Self, get_args
+
+from misoxr.errors import did_you_mean
+from misoxr.spec.components import Turns, check
+from misoxr.spec.model import ModelSpec
+
+__all__ = ["Recipe"]
+
+Criterion = Literal["loss", "accuracy", "last"]
+ClassWeight = Literal["none", "balanced"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings of training; the defaults train small models from scratch.
+
+    A small model learns most while the learning rate falls, and is overconfident long before it stops to improve. So the defaults
+    go to the end of a short schedule, and keep its last epoch; a temperature is fitted after.
+
+    Attributes
+    ----------
+    max_epochs : int
+        Epochs; in one, about as many labelled windows are seen as there are training points.
+    patience : int
+        Epochs without a better validation after which training ends; without effect where the last epoch is kept.
+    criterion : {"loss", "accuracy", "last"}
+        Which epoch is kept: that of the least validation loss, of the greatest validation accuracy (mean over the tasks with
+        classes), or the last, at the end of the schedule, whatever validation says.
+    batch_size : int
+        Windows a step on each device.
+    learning_rate, min_learning_rate, warmup_learning_rate : float
+        Of AdamW: the greatest, the last, and the first one.
+    warmup : float
+        Share of the steps with a rising learning rate; a cosine falls after.
+    weight_decay : float
+        Of AdamW.
+    clip : float
+        Norm to which gradients are clipped; 0 does not clip.
+    layer_decay : float
+        Factor of the learning rate from one block of a backbone to the block before it.
+    freeze : tuple of str
+        Modalities whose backbones keep their weights.
+    label_smoothing : float
+        Share of a label's weight that is spread over all classes.
+    class_weight : {"none", "balanced"}
+        Whether losses are weighted by 1/class count.
+    noise : float
+        Standard deviation of the noise added to scaled inputs.
+    dropout : float
+        Share of the visual embedding that is left out at random before its heads; contrast and the location's heads see all.
+    ema : float
+        Decay of the moving average of the weights that is validated and returned; 0 takes the weights themselves.
+    unlabelled : float
+        Share of windows that come from anywhere in the cube without a label; only contrast learns from them.
+    labels : int
+        Labelled points queried in a window, at most.
+    random, regular : int
+        Unlabelled points queried in a window, drawn uniformly and on a square lattice; only contrast sees them.
+    turns : {"none", "mirror", "flips", "dihedral"}
+        Whether windows are mirrored east to west at random; also north to south; or also turned by quarters; aspect with them.
+    power : float
+        Points are drawn with weight 1/(class count)^power; up to ``labels`` others in the windows around them are learnt as they lie.
+    jitter : float
+        Standard deviation, in pixels, by which labelled points are moved each time they are drawn: a label holds for its
+        surroundings too, and positions are known to some metres only.
+    """
+
+    max_epochs: int = 6
+    patience: int = 6
+    criterion: Criterion = "last"
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    min_learning_rate: float = 1e-6
+    warmup_learning_rate: float = 8e-5
+    warmup: float = 0.3
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    layer_decay: float = 1.0
+    freeze: tuple[str, ...] = ()
+    label_smoothing: float = 0.05
+    class_weight: ClassWeight = "none"
+    noise: float = 0.03
+    dropout: float = 0.0
+    ema: float = 0.98
+    unlabelled: float = 0.0
+    labels: int = 32
+    random: int = 0
+    regular: int = 16
+    turns: Turns = "mirror"
+    power: float = 0.5
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        numbers = {field.name: getattr(self, field.name) for field in fields(self) if field.type in (int, float)}
+        for name, value in numbers.items():
+            check(isinstance(value, Real), f"{name} is {value!r}; give a number.")
+        for name in ("max_epochs", "patience", "batch_size", "labels", "random", "regular"):
+            check(isinstance(numbers[name], Integral), f"{name} is {numbers[name]!r}; give a whole number.")
+        for name in ("max_epochs", "patience", "batch_size", "labels"):
+            check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        for name in ("learning_rate", "layer_decay"):
+            check(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive.")
+        for name in (
+            "min_learning_rate",
+            "warmup_learning_rate",
+            "weight_decay",
+            "clip",
+            "noise",
+            "random",
+            "regular",
+            "power",
+            "jitter",
+        ):
+            check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        for name in ("label_smoothing", "dropout", "ema", "unlabelled", "warmup"):
+            check(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
+        side = round(self.regular**0.5)
+        check(side**2 == self.regular, f"regular is {self.regular}; a lattice needs a square number, such as {side**2}.")
+        for name, known in (("turns", Turns), ("criterion", Criterion), ("class_weight", ClassWeight)):
+            value = getattr(self, name)
+            check(value in get_args(known), f"{name} is {value!r}; use one of {get_args(known)}.")
+        check(isinstance(self.freeze, tuple), f"freeze is {self.freeze!r}; give a tuple of modalities, such as ('sat',).")
+
+    @classmethod
+    def of(cls, spec: ModelSpec, **changes: Any) -> Self:
+        """Return the recipe of a model by its architecture, with changes.
+
+        Swin backbones of the published width have the published recipe (arXiv 2506.17302): AdamW, cosine with warm-up, 40 epochs,
+        batches of 32, half of the windows unlabelled where there is contrast, 5 labels, 10 random and 36 regular points a
+        window, early stopping on accuracy. Smaller Swins have the small models' with a lower learning rate and 20 epochs.
+
+        Raises
+        ------
+        SpecError
+            If a setting is not known or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(changes.keys() - known)
+        check(
+            not unknown,
+            f"Training has no settings {unknown}; it has {sorted(known)}.{did_you_mean(unknown[0], known) if unknown else ''}",
+        )
+        defaults: dict[str, Any] = {}
+        if any(modality.encoder.backbone.startswith("swin") for modality in spec.modalities):
+            defaults = dict(_PUBLISHED) if spec.width >= 1024 else {"learning_rate": 5e-4, "max_epochs": 20}
+        if not spec.losses.contrast:
+            defaults.pop("unlabelled", None)
+        if "criterion" in defaults and all(task.kind == "regression" for task in spec.tasks):
+            defaults["criterion"] = "loss"
+        # NumPy's numbers are no JSON.
+        plain = {key: value.item() if getattr(value, "shape", None) == () else value for key, value in changes.items()}
+        return cls(**{**defaults, **plain})
+
+
+_PUBLISHED: Mapping[str, Any] = {
+    "max_epochs": 40,
+    "patience": 11,
+    "criterion": "accuracy",
+    "batch_size": 32,
+    "learning_rate": 5e-5,
+    "min_learning_rate": 5e-6,
+    "warmup_learning_rate": 5e-7,
+    "warmup": 0.125,
+    "weight_decay": 0.01,
+    "label_smoothing": 0.0,
+    "noise": 0.0,
+    "dropout": 0.0,
+    "ema": 0.0,
+    "unlabelled": 0.5,
+    "labels": 5,
+    "random": 10,
+    "regular": 36,
+    "turns": "none",
+    "power": 0.0,
+    "jitter": 0.0,
+}

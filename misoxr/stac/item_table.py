@@ -1,0 +1,319 @@
+"""Tables of items (stac-geoparquet): hundreds of thousands of them, of which only those that a block needs are ever read."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from itertools import groupby as runs
+from pathlib import Path
+from typing import Any, Literal
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import shapely
+import shapely.geometry
+from dask.base import tokenize
+from fsspec.implementations.local import LocalFileSystem
+from odc.geo.geobox import GeoBox
+from shapely.geometry.base import BaseGeometry
+
+from misoxr.assets.hrefs import is_remote, redact
+from misoxr.cube.composite import in_season
+from misoxr.errors import CatalogError, require
+from misoxr.grid.footprints import as_read, footprint, meeting, meets, turned
+from misoxr.paths import expanded
+from misoxr.sensors.bands import check_bands
+from misoxr.stac.catalog import Found, Modifier, modified
+from misoxr.stac.composite import EDGE, Times
+from misoxr.stac.filters import Filters
+from misoxr.stac.items import Scene, scenes_of, solar_days
+
+__all__ = ["ItemTable", "boxes_of", "is_table", "open_table"]
+
+SUFFIXES = (".parquet", ".geoparquet")
+BATCH = 2048
+"""Items that are copied at once."""
+SAMPLE = 100
+"""Items that are looked at where the first lacks a band: one that none of them has is not there."""
+FIELDS = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
+"""Columns that are an item's own fields; the others are its properties."""
+NEEDED = ("id", "bbox", "datetime")
+
+Integers = npt.NDArray[np.intp]
+
+
+def is_table(catalog: Any) -> bool:
+    """Whether a catalogue is the address or path of a table."""
+    return isinstance(catalog, str | os.PathLike) and os.fspath(catalog).lower().endswith(SUFFIXES)
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """The items of a table that pass the filters, in order of time and id.
+
+    Attributes
+    ----------
+    uri : str
+        Address or path of the table.
+    copy : str
+        Its copy in the local cache, as Arrow's own format: rows are read from it without the rest.
+    rows : ndarray of int
+        Which rows pass.
+    moments : ndarray of datetime64
+        When each was taken.
+    boxes : ndarray of float, shape (item, 4)
+        West, south, east and north, degrees; east lies beyond 180 across the antimeridian.
+    bands, mask, groupby, modifier
+        As for :func:`misoxr.open_stac`.
+    times : ndarray of int, optional
+        For each that meets a grid, the number of its time there: items of a solar day are one.
+    """
+
+    uri: str
+    copy: str
+    rows: Integers
+    moments: npt.NDArray[np.datetime64]
+    boxes: npt.NDArray[np.float64]
+    bands: tuple[str, ...]
+    mask: Literal["scl"] | None
+    groupby: str | None
+    modifier: Modifier | None
+    times: Integers | None = None
+    _kept: dict[int, Scene] = field(default_factory=dict, repr=False, compare=False)
+
+    def on(self, target: GeoBox, meridian: float) -> "ItemTable":
+        """Return the items whose boxes meet a grid, in order of their times there; solar days are counted on from a meridian."""
+        met = meeting(self._tree, footprint(target, EDGE))
+        if not len(met):
+            raise CatalogError(
+                f"None of the {len(self.rows)} items that match meets the grid, {tuple(target.boundingbox.bbox)} in {target.crs}."
+            )
+        times = np.arange(len(met))
+        if self.groupby:
+            days = solar_days(pd.DatetimeIndex(self.moments[met]), self.boxes[met][:, [0, 2]].mean(axis=1), meridian)
+            order = np.argsort(days, kind="stable")
+            met, times = met[order], pd.factorize(days[order])[0].astype(np.intp)
+        return replace(self, rows=self.rows[met], moments=self.moments[met], boxes=self.boxes[met], times=times, _kept={})
+
+    @cached_property
+    def token(self) -> str:
+        """What tells these items from others: the table's content, and which rows of it."""
+        return str(tokenize(Path(self.copy).name, self.rows, self.times, self.bands, self.mask, self.modifier))
+
+    @cached_property
+    def _tree(self) -> shapely.STRtree:
+        # edges bulge over boxes that were made from corners
+        margin = 0.05 * (self.boxes[:, 2:] - self.boxes[:, :2])
+        return shapely.STRtree(boxes_of(np.hstack([self.boxes[:, :2] - margin, self.boxes[:, 2:] + margin])))
+
+    def meeting(self, block: BaseGeometry) -> Times:
+        """Return the assets of the items that meet a block, by time; they are read now."""
+        assert self.times is not None
+        met = meeting(self._tree, block)
+        # boxes in degrees are wider than what they hold
+        here = [
+            (int(self.times[at]), scene) for at, scene in zip(met, self.scenes(met), strict=True) if meets(block, scene.outline)
+        ]
+        return tuple(tuple(scene.assets for _, scene in group) for _, group in runs(here, key=lambda entry: entry[0]))
+
+    def scenes(self, places: Iterable[int]) -> list[Scene]:
+        """Read items by their places among those that pass. The last ones stay at hand: blocks beside each other share most."""
+        wanted = [int(at) for at in places]
+        missing = [at for at in wanted if at not in self._kept]
+        found = [self._found(int(self.rows[at])) for at in missing]
+        if found:
+            self._kept.update(zip(missing, scenes_of(found, self.bands, self.mask), strict=True))
+        scenes = [self._kept[at] for at in wanted]
+        for at in list(self._kept)[: max(0, len(self._kept) - max(4 * len(wanted), 1000))]:
+            del self._kept[at]
+        return scenes
+
+    def found(self) -> list[Found]:
+        """Read all items that pass, as they stand in the table."""
+        return [self._found(int(row)) for row in self.rows]
+
+    def described(self) -> list[Scene]:
+        """Read what tells what the bands are: the first item where it has them all, else a few, spread evenly.
+
+        Raises
+        ------
+        BandError
+            If none of these has a band.
+        """
+        scenes = self.scenes([0])
+        if all(band in scenes[0].names for band in self.bands):
+            return scenes
+        places = np.unique(np.linspace(0, len(self.rows) - 1, SAMPLE).astype(int))
+        scenes = self.scenes(places)
+        check_bands([self._found(int(self.rows[at])).item for at in places], [scene.names for scene in scenes], self.bands)
+        return scenes
+
+    def _found(self, row: int) -> Found:
+        item = _item(_opened(self.copy).slice(row, 1).to_pylist()[0])
+        local = not is_remote(self.uri)
+        link = next((str(link.get("href")) for link in item.get("links") or () if link.get("rel") == "self"), "")
+        found = Found(item, link if is_remote(link) else self.uri, os.path.dirname(os.path.realpath(self.uri)) if local else None)
+        return found if self.modifier is None else modified(found, self.modifier)
+
+
+def open_table(
+    catalog: str | os.PathLike[str],
+    filters: Filters,
+    bands: Sequence[str],
+    mask: Literal["scl"] | None,
+    groupby: str | None,
+    modifier: Modifier | None = None,
+) -> ItemTable:
+    """Open a table, and find the items that pass by their collections, times and bounding boxes.
+
+    Raises
+    ------
+    CatalogError
+        If it cannot be read, lacks a column that is needed, cannot be queried, or nothing passes.
+    """
+    uri = expanded(catalog).removeprefix("file://")
+    if filters.query is not None:
+        raise CatalogError(f"The table {redact(uri)} cannot be queried; filter it yourself instead of query={filters.query!r}.")
+    copy = _copied(uri)
+    index = _index(copy, uri)
+    keep = np.ones(len(index), bool)
+    if filters.collections is not None:
+        keep &= index["collection"].isin(filters.collections).to_numpy()
+    start, end = filters.interval
+    keep &= (index["time"] >= start).to_numpy() if start is not None else True
+    keep &= (index["time"] <= end).to_numpy() if end is not None else True
+    keep &= in_season(pd.DatetimeIndex(index["time"]), filters.season, filters.years)
+    sides = ["west", "south", "east", "north"]
+    if filters.area is not None:
+        boxes = boxes_of(index[sides].to_numpy())
+        keep &= np.any([shapely.intersects(boxes, area) for area in turned(filters.area)], axis=0)
+    if not keep.any():
+        raise CatalogError(
+            f"None of the {len(index)} items of the table matches: {filters}. Widen the search, or check the names of the collections."
+        )
+    chosen = index[keep].sort_values(["time", "id"], kind="stable")
+    rows, moments, boxes = chosen.index.to_numpy(np.intp), chosen.time.to_numpy(), chosen[sides].to_numpy("float64")
+    return ItemTable(uri, copy, rows, moments, boxes, tuple(bands), mask, groupby, modifier)
+
+
+def _copied(uri: str) -> str:
+    """Return the path of a table's copy in the local cache, made once for each version of it."""
+    require("pyarrow", "parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from platformdirs import user_cache_dir
+
+    try:
+        system, path = fsspec.core.url_to_fs(uri)
+        info = system.info(path)
+        version = [uri if not isinstance(system, LocalFileSystem) else os.path.realpath(path)]
+        version += [str(info.get(key)) for key in ("size", "mtime", "ETag", "etag", "LastModified", "Last-Modified")]
+        folder = Path(expanded(os.environ.get("MISOXR_CACHE") or user_cache_dir("misoxr"))) / "tables"
+        copy = folder / f"{hashlib.sha256(repr(version).encode()).hexdigest()}.arrow"
+        if copy.exists():
+            return str(copy)
+        folder.mkdir(parents=True, exist_ok=True)
+        with system.open(path, "rb") as file, tempfile.NamedTemporaryFile(dir=folder, delete=False) as aside:
+            table = pq.ParquetFile(file)
+            missing = [name for name in (*NEEDED, "assets") if name not in table.schema_arrow.names]
+            if missing:
+                raise CatalogError(f"The table {redact(uri)} lacks the columns {missing}; it must be stac-geoparquet.")
+            with pa.ipc.new_file(aside, table.schema_arrow) as writer:
+                for batch in table.iter_batches(BATCH):
+                    writer.write_batch(batch)
+        os.replace(aside.name, copy)
+    except (OSError, pa.ArrowException) as error:
+        raise CatalogError(f"The table {redact(uri)} cannot be read ({error}); it must be stac-geoparquet.") from error
+    return str(copy)
+
+
+@lru_cache(maxsize=4)
+def _opened(copy: str) -> Any:
+    import pyarrow as pa
+
+    return pa.ipc.open_file(pa.memory_map(copy)).read_all()
+
+
+def _index(copy: str, uri: str) -> pd.DataFrame:
+    """Return id, collection, time and bounding box of every row."""
+    table = _opened(copy)
+    count = table.num_rows
+    plain = table.select(
+        [name for name in ("id", "datetime", "start_datetime", "collection") if name in table.column_names]
+    ).to_pandas()
+    time = pd.to_datetime(plain["datetime"], utc=True, errors="coerce")
+    if "start_datetime" in plain:
+        time = time.fillna(pd.to_datetime(plain["start_datetime"], utc=True, errors="coerce"))
+    box = {key: np.array(column, dtype="float64") for key, column in _corners(table, count).items()}
+    _straighten(box, table)
+    index = pd.DataFrame({"id": plain["id"].astype(str), "time": time.dt.tz_localize(None).astype("datetime64[ns]"), **box})
+    index["collection"] = plain["collection"].astype(object) if "collection" in plain else None
+    lacking = {"datetime": index.time.isna().to_numpy(), "bbox": ~np.isfinite(index[list(box)].to_numpy()).all(axis=1)}
+    for what, bad in lacking.items():
+        if bad.any():
+            raise CatalogError(
+                f"{int(bad.sum())} of {count} items of {redact(uri)} have no {what}, such as {index.id.to_numpy()[bad][0]!r}."
+            )
+    return index
+
+
+def _corners(table: Any, count: int) -> dict[str, Any]:
+    """Return west, south, east and north of a column of structs, or of lists of numbers."""
+    import pyarrow as pa
+
+    column = table.column("bbox").combine_chunks()
+    if pa.types.is_struct(column.type):
+        return {
+            name: column.field(key)
+            for name, key in zip(("west", "south", "east", "north"), ("xmin", "ymin", "xmax", "ymax"), strict=True)
+        }
+    values = np.array(
+        [[box[0], box[1], box[len(box) // 2], box[len(box) // 2 + 1]] if box else [np.nan] * 4 for box in column.to_pylist()]
+    )
+    return dict(zip(("west", "south", "east", "north"), values.reshape(count, 4).T, strict=True))
+
+
+def _straighten(box: Mapping[str, npt.NDArray[np.float64]], table: Any) -> None:
+    """Bring boxes to areas that begin in -180..180, and go on beyond 180 across the antimeridian.
+
+    Boxes from -180 to 180 get the sides of what they hold: no grid is far from them otherwise.
+    """
+    west, east = box["west"], box["east"]
+    east += np.where(east < west, 360 * np.ceil((west - east) / 360), 0)
+    for row in np.flatnonzero(east - west > 180) if "geometry" in table.column_names else ():
+        shape = table.column("geometry")[int(row)].as_py()
+        if isinstance(shape, bytes):
+            west[row], _, east[row], _ = as_read(shapely.from_wkb(shape)).bounds
+    finite = np.isfinite(west)
+    shift = -360 * np.floor((west[finite] + 180) / 360)
+    west[finite] += shift
+    east[finite] += shift
+
+
+def boxes_of(sides: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """Return boxes of their sides: west, south, east and north in (item, 4)."""
+    return np.asarray(shapely.box(*sides.T))
+
+
+def _item(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as the item it was made from."""
+    item: dict[str, Any] = {key: _plain(row[key]) for key in FIELDS if row.get(key) is not None}
+    if isinstance(item.get("geometry"), bytes):
+        item["geometry"] = shapely.geometry.mapping(shapely.from_wkb(item["geometry"]))
+    if isinstance(item.get("bbox"), Mapping):
+        item["bbox"] = [item["bbox"][key] for key in ("xmin", "ymin", "xmax", "ymax")]
+    item["properties"] = {key: _plain(value) for key, value in row.items() if key not in FIELDS and value is not None}
+    return {"type": "Feature", **item}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: without what other rows have and this one lacks, and times as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value.isoformat() if hasattr(value, "isoformat") else value

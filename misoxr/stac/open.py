@@ -1,0 +1,356 @@
+"""STAC imagery as lazy cubes and composites: reflectance by common band name, clouds masked, on one grid."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import shapely
+import xarray as xr
+from odc.geo.geobox import GeoBox
+from shapely.geometry.base import BaseGeometry
+
+from misoxr._version import __version__
+from misoxr.assets.hrefs import redact
+from misoxr.assets.read import CLEAR, PatchUrl
+from misoxr.cube.composite import in_season
+from misoxr.errors import BandError, CatalogError
+from misoxr.grid import geobox as grid
+from misoxr.grid.footprints import DEGREES, bounds_of, footprint, meets
+from misoxr.notes import gathered, note
+from misoxr.sensors.bands import check_bands
+from misoxr.stac.arguments import band_names, box_of, chunk_sizes, collection_names, crs_of, pixel_size, refuse_unknown
+from misoxr.stac.catalog import find
+from misoxr.stac.composite import EDGE, Composite, ItemsInHand
+from misoxr.stac.dates import interval_of, years_of
+from misoxr.stac.engines import ENGINES
+from misoxr.stac.filters import Filters, area_of
+from misoxr.stac.item_table import ItemTable, boxes_of, is_table, open_table
+from misoxr.stac.items import Moment, Scene, moments_of, scenes_of
+from misoxr.stac.target import area_on, given_grid, meridian_of, target_grid
+
+__all__ = ["open_stac"]
+
+Floats = npt.NDArray[np.float32]
+
+BLOCKS = 500_000
+"""Blocks beyond which a graph is too long for Dask: six times Alaska at 10 m in default chunks."""
+
+
+@gathered
+def open_stac(
+    catalog: Any,
+    *,
+    collections: str | Sequence[str] | None = None,
+    bbox: Sequence[float] | None = None,
+    intersects: Any = None,
+    like: xr.Dataset | xr.DataArray | GeoBox | None = None,
+    geobox: GeoBox | None = None,
+    datetime: Any = None,
+    years: int | str | Iterable[Any] | None = None,
+    season: tuple[str, str] | None = None,
+    bands: str | Sequence[str] | None = None,
+    crs: Any = None,
+    resolution: float | Sequence[float] | None = None,
+    chunks: int | Literal["auto"] | tuple[int, int] | Mapping[str, int] | None = None,
+    reduce: Literal["median"] | None = None,
+    mask: Literal["scl"] | None = "scl",
+    engine: Literal["stackstac", "odc"] = "stackstac",
+    groupby: Literal["solar_day"] | None = "solar_day",
+    query: Any = None,
+    modifier: Callable[[Any], Any] | None = None,
+    patch_url: PatchUrl | None = None,
+) -> xr.Dataset:
+    """Open imagery of a STAC catalogue, lazily: reflectance, other numbers and classes, each as its metadata tell.
+
+    Nothing but the catalogue's JSON is read before the result is computed.
+
+    Parameters
+    ----------
+    catalog : str, path, object of pystac or pystac-client, or iterable of pystac.Item or dict
+        Address of a STAC API; address or path of a static catalogue, collection, item or item collection, whose links are
+        followed below its own directory; a table of items (stac-geoparquet, ``.parquet``), of which a composite reads only those
+        that a block needs; a ``pystac_client.Client`` or its collection, which is searched, or an ``ItemSearch``; a ``pystac.Catalog``
+        or ``Collection``, whose items are walked; or items in hand. Local files are read only from below the directory of a
+        catalogue opened by its local path, or beside an item in hand whose own self link is local.
+    collections : str or sequence of str, optional
+        Names of collections.
+    bbox : (west, south, east, north), optional
+        Degrees of longitude and latitude; part of the search, and the extent of the result. West lies east of east where it crosses
+        the antimeridian; longitudes may be of 0..360, too.
+    intersects : GeoDataFrame, GeoSeries, shapely geometry or GeoJSON mapping, optional
+        As ``bbox``, an area of any shape; longitude and latitude where it carries no CRS. The result covers its bounds. Across the
+        antimeridian it may go on beyond 180, be in two parts, or jump from 180 to -180.
+    like : Dataset, DataArray or GeoBox, optional
+        Take this object's grid.
+    geobox : odc.geo.geobox.GeoBox, optional
+        Take this grid.
+    datetime : str, date, datetime, Period, datetime64, pair of these, slice or index of times, optional
+        A moment or an interval, such as "2020-06/2020-08", UTC. Days, months and years are whole, and so are times at midnight without
+        a zone, which are how most libraries write days.
+    years, season : optional
+        One or several years, and the first and last day of the season as ("MM-DD", "MM-DD"), both inclusive, in UTC. A season may
+        wrap over new year and belongs to the year it starts in.
+    bands : str or sequence of str, optional
+        STAC common names, or keys of assets; by default the nine of :data:`misoxr.spec.SENTINEL2`. A key such as B05 stands for a common
+        name only where it is that of the item's own sensor. Items that have none of the bands are left out, with a warning.
+    crs : str, int or CRS, optional
+        CRS of the result; by default the items'.
+    resolution : float or pair of equal floats, optional
+        Pixel size in units of the CRS; pixel edges are then multiples of it. By default the smallest pixels of the bands.
+    chunks : int, pair along (y, x), mapping of {"y", "x"} to int, or "auto", optional
+        Chunk size in pixels; -1 is the whole axis. By default, and with "auto", 1024.
+    reduce : {None, "median"}
+        ``None`` gives dimensions (time, y, x). ``"median"`` gives the median of the valid values of all times, (y, x), and
+        ``observations``, the number of times with a valid value in any band; one task reads, masks and reduces one block. Bands that
+        hold classes have no median, and are refused.
+    mask : {"scl", None}
+        ``"scl"`` keeps what the scene classification calls vegetation, bare ground or water (4, 5, 6), in all bands. Clouds and their
+        shadows (3, 8, 9, 10) are cleaned of specks and grown by 40 m on the classification's own grid.
+    engine : {"stackstac", "odc"}
+        Library that builds the time cube; the numbers are the same. A composite needs neither.
+    groupby : {"solar_day", None}
+        Make one time of the items of one solar day, the earlier item first where they overlap; or keep each item a time. Solar days
+        are counted on from the meridian in the grid's middle, so that an overpass is one time across 180 degrees as elsewhere.
+    query : mapping or list of str, optional
+        Passed to an API that conforms to the query extension.
+    modifier : callable, optional
+        Takes each ``pystac.Item``, and changes it or returns a changed one, as signing functions do.
+    patch_url : callable, optional
+        Takes an href when it is read and returns the one to read: for signatures that expire. It must be picklable to run on a
+        cluster.
+
+    Returns
+    -------
+    Dataset
+        One float32 variable per band, NaN where nothing is valid. Dimensions (y, x) or (time, y, x). Reflectance has the units "1",
+        other numbers have units as far as they are told; classes have ``flag_values`` and ``flag_meanings``.
+
+    Raises
+    ------
+    CatalogError
+        If the catalogue cannot be reached, cannot do what is asked, holds no matching item, or its items cannot make a cube.
+    BandError
+        If no item has a band, a name is that of several bands, or classes would be reduced.
+    GridError
+        If the grid is contradictory.
+    AssetError
+        If an item's href is refused; when computing, if an asset cannot be read, or nothing tells the scale of its whole numbers.
+
+    Notes
+    -----
+    Scale, offset and nodata are looked up one by one, for each item: as the item declares them, else in the file's own tags, else
+    for a product that is known by name (Sentinel-2, Landsat Collection 2 level 2, HLS, elevation models). A scale of 1 and an offset of 0, which tools
+    write where they know nothing, leave them to the file and the product. A file's own nodata is never valid. Floats are what they
+    are. Sentinel-2's offset is -0.1 since processing baseline 04.00, found in any of its spellings; it is 0 where the catalogue says that it has taken the offset
+    off, which goes before all else, and where no baseline is named. What nothing tells can be written into the items by ``modifier``,
+    as ``raster:bands``. Bands of other pixel sizes are resampled by georeferencing: numbers bilinearly, classes by the nearest pixel.
+    """
+    names, sizes = band_names(bands), chunk_sizes(chunks)
+    for name, value, known in (
+        ("reduce", reduce, (None, "median")),
+        ("mask", mask, ("scl", None)),
+        ("groupby", groupby, ("solar_day", None)),
+        ("engine", engine, tuple(ENGINES)),
+    ):
+        refuse_unknown(name, value, known)
+    _refuse_no_functions(modifier=modifier, patch_url=patch_url)
+    crs, resolution, bbox = crs_of(crs), pixel_size(resolution), box_of(bbox)
+    target = given_grid(geobox, like, crs, resolution)
+    filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
+    table = open_table(catalog, filters, names, mask, groupby, modifier) if is_table(catalog) else None
+    if table is not None and reduce is not None:
+        described = table.described()
+        target = target or _table_grid(table, filters.area, crs, resolution)
+        table = table.on(target, meridian_of(target))
+        _refuse_classes(described, names, reduce)
+        cube = Composite(table, tuple(names), target, reduce, patch_url).dataset(_chunk_size(sizes, target))
+        listed = {"stac_item_count": len(table.rows), "stac_items_token": table.token}
+        return _described(grid.assign(cube, target), catalog, described, listed)
+    found = find(catalog, filters, modifier) if table is None else table.found()
+    scenes = scenes_of(found, names, mask)
+    check_bands([one.item for one in found], [scene.names for scene in scenes], names)
+    if reduce is not None:
+        _refuse_classes(scenes, names, reduce)
+    if target is None:
+        target = target_grid([scene for scene in scenes if scene.assets], filters.area, crs, resolution)
+    moments = moments_of(_on_grid(scenes, names, target), groupby, meridian_of(target))
+    size = _chunk_size(sizes, target)
+    if reduce is None:
+        cube = _cube(moments, names, target, size, mask, engine, patch_url)
+    else:
+        cube = Composite(ItemsInHand(moments), tuple(names), target, reduce, patch_url).dataset(size)
+    used = [scene for moment in moments for scene in moment.scenes]
+    return _described(grid.assign(cube, target), catalog, used, {"stac_item_ids": [scene.id for scene in used]})
+
+
+# ---- what is asked for
+
+
+def _refuse_no_functions(**functions: Any) -> None:
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise CatalogError(f"{name}={function!r} is a {type(function).__name__}; give a function.")
+
+
+def _filters(
+    collections: Any, bbox: Any, intersects: Any, target: GeoBox | None, datetime: Any, years: Any, season: Any, query: Any
+) -> Filters:
+    in_season(pd.DatetimeIndex([]), season)
+    area = area_of(bbox, intersects)
+    if area is None and target is not None:
+        area = area_on(target)
+    return Filters(
+        collections=collection_names(collections),
+        area=area,
+        interval=interval_of(datetime),
+        years=years_of(years),
+        season=None if season is None else (season[0], season[1]),
+        query=query,
+    )
+
+
+def _chunk_size(sizes: Mapping[str, int], target: GeoBox) -> tuple[int, int]:
+    """Return chunk sizes along y and x, at most the grid's own."""
+    rows, columns = (
+        length if sizes[dim] == -1 else min(sizes[dim], length) for dim, length in zip("yx", target.shape.yx, strict=True)
+    )
+    blocks = math.ceil(target.shape.y / rows) * math.ceil(target.shape.x / columns)
+    if blocks > BLOCKS:
+        raise CatalogError(
+            f"The grid {target.shape.yx} in chunks of {(rows, columns)} makes {blocks:,} blocks; {BLOCKS:,} are the most."
+        )
+    return rows, columns
+
+
+def _refuse_classes(scenes: Iterable[Scene], names: Iterable[str], reduce: str) -> None:
+    """Refuse to reduce classes: a median of codes is no code."""
+    classes = [name for name in names if any(name in scene.contents and scene.contents[name].kind == "classes" for scene in scenes)]
+    if classes:
+        raise BandError(
+            f"The bands {classes} hold classes, and reduce={reduce!r} of classes is no class. Leave them out, or open them without reduce."
+        )
+
+
+# ---- which items make which time
+
+
+def _on_grid(scenes: Sequence[Scene], names: Sequence[str], target: GeoBox) -> list[Scene]:
+    """Return the scenes that have any of the bands and meet the grid; warn once of what they lack."""
+    whole = footprint(target, EDGE)
+    kept = [scene for scene in scenes if scene.assets and meets(whole, scene.outline)]
+    if not kept:
+        raise CatalogError(
+            f"None of the {len(scenes)} items that match meets the grid; its bounds in {target.crs} are {tuple(target.boundingbox.bbox)}."
+        )
+    lacking = {name: [scene.id for scene in kept if name not in scene.assets] for name in names}
+    for name, without in lacking.items():
+        if len(without) == len(kept):
+            raise BandError(f"None of the {len(kept)} items on the grid has the band {name!r}.")
+    told = [f"{len(ids)} of {len(kept)} items lack the band {name!r}, such as {ids[0]!r}" for name, ids in lacking.items() if ids]
+    empty = [scene.id for scene in scenes if not scene.assets]
+    if empty:
+        told.append(f"{len(empty)} of {len(scenes)} items have none of the bands and are left out, such as {empty[0]!r}")
+    if told:
+        note(f"{'; '.join(told)}.")
+    return kept
+
+
+def _table_grid(table: ItemTable, area: BaseGeometry | None, crs: Any, resolution: float | None) -> GeoBox:
+    """Return the grid for a table's items, which are too many to ask for theirs."""
+    if crs is None or resolution is None:
+        raise CatalogError("A composite of a table of items needs a grid: give crs and resolution, geobox or like.")
+    return target_grid(table.scenes([0]), area or shapely.box(*bounds_of(boxes_of(table.boxes), DEGREES)), crs, resolution)
+
+
+# ---- the cube
+
+
+def _cube(
+    moments: Sequence[Moment],
+    names: Sequence[str],
+    target: GeoBox,
+    size: tuple[int, int],
+    mask: str | None,
+    engine: str,
+    patch_url: PatchUrl | None,
+) -> xr.Dataset:
+    """Build the lazy (time, y, x) dataset."""
+    scenes = [scene for moment in moments for scene in moment.scenes]
+    read = [*names, CLEAR] if mask else list(names)
+    layers = ENGINES[engine](scenes, read, target, size, patch_url)
+    members = tuple(len(moment.scenes) for moment in moments)
+    merged = {}
+    for name in names:
+        arrays = [layer.rechunk({0: members}) for layer in (layers[name], layers.get(CLEAR)) if layer is not None]
+        shape = ((1,) * len(moments), *arrays[0].chunks[1:])
+        merged[name] = da.map_blocks(_first_valid, *arrays, chunks=shape, dtype="float32", meta=np.empty((0, 0, 0), "float32"))
+    times = pd.DatetimeIndex([moment.time for moment in moments]).as_unit("ns")
+    variables = {name: (("time", "y", "x"), values) for name, values in merged.items()}
+    return xr.Dataset(variables, coords={"time": ("time", times, {"standard_name": "time"})})
+
+
+def _first_valid(values: Floats, clear: Floats | None = None) -> Floats:
+    """Merge items (item, y, x) into one time (1, y, x): each pixel is the first that is valid, and clear."""
+    if clear is not None:
+        values = np.where(clear == 1, values, np.float32(np.nan))
+    merged: Floats = values[0]
+    for layer in values[1:]:
+        merged = np.where(np.isnan(merged), layer, merged)
+    return merged[None]
+
+
+# ---- what the result says of itself
+
+
+def _described(cube: xr.Dataset, catalog: Any, scenes: Sequence[Scene], listed: Mapping[str, Any]) -> xr.Dataset:
+    """Add units, names and provenance: what all scenes have in common, and which they are."""
+    for name, variable in cube.data_vars.items():
+        if name == "observations":
+            variable.attrs |= {"units": "1", "long_name": "number of times with a valid value"}
+        else:
+            variable.attrs |= _attributes(str(name), [scene for scene in scenes if name in scene.contents])
+    cube.attrs |= {
+        **listed,
+        "stac_collections": sorted({scene.collection for scene in scenes if scene.collection}),
+        "misoxr_version": __version__,
+    }
+    if isinstance(catalog, str | os.PathLike):
+        cube.attrs["stac_catalog"] = redact(os.fspath(catalog))
+    simulated = sorted({scene.simulated for scene in scenes if scene.simulated})
+    if simulated:
+        cube.attrs |= {"simulated": 1, "simulator_version": ", ".join(simulated)}
+    return cube
+
+
+def _attributes(name: str, scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Return a band's attributes: those of a reflectance, of classes, or only units where all scenes tell the same."""
+    contents = [scene.contents[name] for scene in scenes]
+    units = {content.units for content in contents if content.units is not None}
+    kinds = {content.kind for content in contents}
+    if len(kinds) > 1 or len(units) > 1:
+        raise CatalogError(
+            f"The items hold different things as band {name!r}: {sorted(kinds)} in units {sorted(units)}; open their collections one by one."
+        )
+    if kinds == {"classes"}:
+        return {"long_name": f"{name} classes"} | _flags(next((content.flags for content in contents if content.flags), ()))
+    attrs: dict[str, Any] = {"units": units.pop()} if units else {}
+    if kinds != {"reflectance"}:
+        return attrs | {"long_name": name}
+    attrs["long_name"] = f"{name} reflectance"
+    surface = {scene.surface for scene in scenes}
+    if len(surface) == 1 and None not in surface:
+        attrs["standard_name"] = f"{'surface' if surface.pop() else 'toa'}_bidirectional_reflectance"
+    return attrs
+
+
+def _flags(flags: Sequence[tuple[int, int, str]]) -> dict[str, Any]:
+    """Return classes as CF writes them."""
+    if not flags:
+        return {}
+    masks = {"flag_masks": [mask for mask, _, _ in flags]} if any(mask for mask, _, _ in flags) else {}
+    return masks | {"flag_values": [code for _, code, _ in flags], "flag_meanings": " ".join(words for _, _, words in flags)}

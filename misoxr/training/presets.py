@@ -1,0 +1,58 @@
+"""A preset for a cube and points at hand."""
+
+import difflib
+
+import geopandas as gpd
+import xarray as xr
+
+from misoxr.cube.composite import check_dataset
+from misoxr.cube.decode import is_class
+from misoxr.errors import SpecError
+from misoxr.grid.geobox import geobox_of
+from misoxr.notes import note
+from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec
+
+__all__ = ["spec_for"]
+
+
+def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
+    """Build a preset for a cube and points at hand.
+
+    The preset takes those of its default bands that the cube has, the tasks that the points have columns for, the cube's
+    pixel size, and the cube's extent for locations.
+
+    Raises
+    ------
+    SpecError
+        If the cube has none of the bands, or the points none of the tasks.
+    """
+    geobox = geobox_of(check_dataset(ds))
+    known = {band.name for band in (*SENTINEL2, *COVARIATES)}
+    others = {name: array for name, array in ds.data_vars.items() if name not in known and {"y", "x"} <= set(array.dims)}
+    unused = [str(name) for name, array in others.items() if array.dtype.kind == "f" and not is_class(name, array)]
+    if unused:
+        note(
+            f"{unused} are none of a preset's bands {sorted(known)} and are not used. Rename them, or give a ModelSpec with bands "
+            "of your own: misoxr.ModelSpec.preset(name, cov=[...])."
+        )
+    tasks = [task for task in (PERMAFROST, TAXONOMY) if task.name in points]
+    if not tasks:
+        raise SpecError(
+            f"The points have columns {list(points.columns)} and none named 'permafrost' or 'taxonomy'; name the labels with "
+            "misoxr.read_points(..., labels={'permafrost': column}), or give a ModelSpec with tasks of your own."
+        )
+    for missing in sorted({PERMAFROST.name, TAXONOMY.name} - {task.name for task in tasks}):
+        near = [name for name in map(str, points.columns) if difflib.get_close_matches(missing, [name.lower()], cutoff=0.8)]
+        if near:
+            words = f"The column {near[0]!r} is not {missing!r}, which the model does not learn then; rename it if it was meant."
+            note(words)
+    bounds = geobox.boundingbox
+    extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
+    return ModelSpec.preset(
+        name,
+        sat=[band for band in SENTINEL2 if band.name in ds.data_vars],
+        cov=[band for band in COVARIATES if band.name in ds.data_vars],
+        tasks=tasks,
+        pixel_size=abs(float(geobox.affine.a)),
+        location=LocationSpec(str(geobox.crs), extent),
+    )

@@ -1,0 +1,324 @@
+"""Windows of a lazy cube for training: around labelled points and from anywhere, drawn as batches with the points to query."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import dask.array as da
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+
+from misoxr.cube.augment import TURNS, padded, turned, turned_points
+from misoxr.cube.scaling import Scaling, valid_pixels
+from misoxr.grid.geobox import locations
+from misoxr.points.read import encode, place
+from misoxr.spec import ModelSpec
+from misoxr.spec.components import Turns
+from misoxr.training.cutouts import Tiles, tiles_of
+
+__all__ = ["Draw", "Labelled", "Samples", "Windows", "read_samples"]
+
+MET = 2048
+"""Windows, at least, by which it is told how often training meets each label."""
+
+Array = npt.NDArray[np.float32]
+Batch = dict[str, Any]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Tiles of raw bands that hold every window around the points, and unlabelled ones from anywhere.
+
+    Attributes
+    ----------
+    tiles : Tiles
+        Raw bands, up to twice a window's side; those around points first.
+    labelled : int
+        Number of tiles around points.
+    tile : array (point,)
+        The tile of each point.
+    rows, columns : array (point,)
+        Fractional pixel positions in the cube, a centre at +0.5.
+    size : int
+        Side of a window, pixels.
+    """
+
+    tiles: Tiles
+    labelled: int
+    tile: Integers
+    rows: Floats
+    columns: Floats
+    size: int
+
+    def first(self, tile: int, centre: tuple[float, float]) -> tuple[int, int]:
+        """Return the first pixel, in its tile, of the window around a position of the cube, as near to it as the tile has room."""
+        row, column = (
+            int(np.clip(round(at - origin - self.size / 2), 0, max(0, length - self.size)))
+            for at, origin, length in zip(centre, self.tiles.starts[tile], self.tiles.shape[1:], strict=True)
+        )
+        return row, column
+
+    def window(self, tile: int, start: tuple[int, int]) -> Array:
+        """Cut a window from a tile: raw bands (band, size, size), NaN beyond a dataset smaller than a window."""
+        window = self.tiles.cut(tile, *start, self.size)
+        return padded(window, self.size)
+
+    def inside(self, candidates: Integers, tile: int, start: tuple[int, int]) -> tuple[Integers, Floats]:
+        """Return which candidates lie in the window at ``start`` of a tile, and their x and y in -1..1 of it."""
+        row, column = self.tiles.starts[tile] + start
+        y = (self.rows[candidates] - row) * 2 / self.size - 1
+        x = (self.columns[candidates] - column) * 2 / self.size - 1
+        inside = (np.abs(y) <= 1) & (np.abs(x) <= 1)
+        return candidates[inside], np.stack([x, y], axis=-1)[inside]
+
+    def values(self) -> Array:
+        """Return the raw bands (band, point) of each point's own pixel."""
+        tiles = self.tile
+        inside = (np.stack([self.rows, self.columns]).astype(int).T - self.tiles.starts[tiles]).T
+        found = [
+            self.tiles.open()[tile, :, rows, columns]
+            for tile, rows, columns in zip(*(np.array_split(part, len(tiles) // 500 + 1) for part in (tiles, *inside)), strict=True)
+        ]
+        return np.array(np.concatenate(found).T)
+
+    def only(self, mask: npt.NDArray[np.bool_]) -> Self:
+        """Return the samples of some of the points."""
+        return type(self)(self.tiles, self.labelled, self.tile[mask], self.rows[mask], self.columns[mask], self.size)
+
+    def pixels(self, count: int, rng: np.random.Generator) -> Array:
+        """Draw raw pixels (band, pixel) with any valid band from all tiles, about ``count`` in all."""
+        each = max(1, count // len(self.tiles))
+        drawn = []
+        for tile in range(len(self.tiles)):
+            rows, columns = (rng.integers(0, length, each) for length in self.tiles.shape[1:])
+            drawn.append(np.array(self.tiles.open()[tile][:, rows, columns]))
+        pixels: Array = np.concatenate(drawn, axis=1)
+        return pixels[:, np.isfinite(pixels).any(axis=0)]
+
+
+@contextmanager
+def read_samples(
+    bands: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike, size: int, *, unlabelled: float = 0.0, seed: int = 0
+) -> Iterator[Samples]:
+    """Read the tiles around points, and unlabelled ones from anywhere, to a file that is gone with the context.
+
+    Parameters
+    ----------
+    bands : dask array
+        Raw bands (band, y, x); every chunk is computed at most once.
+    rows, columns : array_like (point,)
+        Fractional pixel positions.
+    size : int
+        Side of a window, pixels.
+    unlabelled : float, optional
+        Number of further tiles, drawn uniformly from the cube, in proportion to those around points. They are chosen without
+        regard to any label.
+    seed : int, optional
+        Seed of that draw.
+    """
+    positions = np.stack([np.asarray(rows, dtype="float64"), np.asarray(columns, dtype="float64")], axis=-1)
+    room = np.maximum(0, np.array(bands.shape[1:]) - 2 * size)
+    cells, tile = np.unique((positions // size).astype("int64"), axis=0, return_inverse=True)
+    # A point lies in the middle half of its tile, so a window around it has room to move by a quarter and more.
+    starts = np.clip(cells * size - size // 2, 0, room)
+    anywhere = np.random.default_rng([seed, 1]).integers(0, room + 1, (round(unlabelled * len(starts)), 2))
+    with tiles_of(bands, np.concatenate([starts, anywhere]), 2 * size) as tiles:
+        yield Samples(tiles, len(starts), tile.reshape(-1), positions[:, 0], positions[:, 1], size)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Points of a cube with at least one label."""
+
+    rows: Floats
+    columns: Floats
+    xy: Floats
+    labels: Mapping[str, Floats]
+
+    @classmethod
+    def of(cls, points: gpd.GeoDataFrame, spec: ModelSpec, geobox: GeoBox) -> Self:
+        """Place points on the grid and encode their labels."""
+        placed, rows, columns = place(points, geobox)
+        labels = encode(placed, spec.tasks)
+        known = np.any([np.isfinite(values) for values in labels.values()], axis=0)
+        xy = np.stack([placed.geometry.x, placed.geometry.y], axis=-1)[known]
+        return cls(rows[known], columns[known], xy, {name: values[known] for name, values in labels.items()})
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def only(self, mask: npt.NDArray[np.bool_]) -> Self:
+        """Return some of the points."""
+        labels = {name: values[mask] for name, values in self.labels.items()}
+        return type(self)(self.rows[mask], self.columns[mask], self.xy[mask], labels)
+
+    def joined(self, other: Self) -> Self:
+        """Return these points and the others behind them."""
+        labels = {name: np.concatenate([values, other.labels[name]]) for name, values in self.labels.items()}
+        rows, columns = np.concatenate([self.rows, other.rows]), np.concatenate([self.columns, other.columns])
+        return type(self)(rows, columns, np.concatenate([self.xy, other.xy]), labels)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How training windows are drawn.
+
+    Attributes
+    ----------
+    size : int
+        Windows a batch.
+    unlabelled : float
+        Share of the windows that come from anywhere and carry no label.
+    labels : int
+        Labelled points queried in a window, at most; places that are left are filled with random points.
+    random, regular : int
+        Further points of a window, without labels: drawn uniformly, and on a square lattice.
+    turns : {"none", "mirror", "flips", "dihedral"}
+        Whether windows are mirrored east to west (what aspect says of sun and cold holds in a mirror image, and not upside down),
+        also north to south, or also turned by quarters.
+    power : float
+        A point is drawn with weight 1/(class count)^power: 0 draws them alike. Labels in the windows around them are met as they lie.
+    jitter : float
+        Standard deviation, pixels, by which labelled points are moved; none leaves its window.
+    """
+
+    size: int
+    unlabelled: float
+    labels: int
+    random: int
+    regular: int
+    turns: Turns
+    power: float
+    jitter: float = 0.0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Batches of scaled windows with the points to query in them."""
+
+    spec: ModelSpec
+    scaling: Scaling
+    samples: Samples
+    labelled: Labelled
+    geobox: GeoBox
+
+    def draw(self, points: Integers, weights: Floats, draw: Draw, rng: np.random.Generator) -> Batch:
+        """Draw a training batch around some of the points."""
+        free = int(rng.binomial(draw.size, draw.unlabelled)) if len(self.samples.tiles) > self.samples.labelled else 0
+        free = min(free, draw.size - 1)
+        chosen = rng.choice(points, size=draw.size - free, p=weights)
+        parts = [self._around(point, points, draw, rng) for point in chosen]
+        parts += [self._anywhere(draw, rng) for _ in range(free)]
+        return self._batch(parts)
+
+    def _around(self, point: int, points: Integers, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw a window around a point, and the labelled points in it."""
+        start, index, xy = self._placed(point, points, draw, rng)
+        moved = xy + draw.jitter * rng.standard_normal(xy.shape) * 2 / self.samples.size if draw.jitter else xy
+        return self._window(int(self.samples.tile[point]), start, index, np.clip(moved, -1, 1), draw, rng)
+
+    def _placed(
+        self, point: int, points: Integers, draw: Draw, rng: np.random.Generator
+    ) -> tuple[tuple[int, int], Integers, Floats]:
+        """Place a window around a point, its centre moved by up to a quarter of its side, and choose labelled points in it."""
+        samples, tile = self.samples, int(self.samples.tile[point])
+        shift = rng.uniform(-0.25, 0.25, 2) * samples.size
+        start = samples.first(tile, (samples.rows[point] + shift[0], samples.columns[point] + shift[1]))
+        index, xy = samples.inside(points, tile, start)
+        # The point itself first, then others by chance.
+        order = np.argsort(np.where(index == point, -1.0, rng.random(len(index))))[: draw.labels]
+        return start, index[order], xy[order]
+
+    def _anywhere(self, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
+        samples = self.samples
+        tile = int(rng.integers(samples.labelled, len(samples.tiles)))
+        centre = [
+            first + rng.uniform(0, length)
+            for first, length in zip(samples.tiles.starts[tile], samples.tiles.shape[1:], strict=True)
+        ]
+        start = samples.first(tile, (centre[0], centre[1]))
+        return self._window(tile, start, np.empty(0, "int64"), np.empty((0, 2)), draw, rng)
+
+    def _window(
+        self, tile: int, start: tuple[int, int], index: Integers, xy: Floats, draw: Draw, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """Cut a window with its labelled points, fill the places for points up, and turn it."""
+        side = round(draw.regular**0.5)
+        axis = -1 + (2 * np.arange(side) + 1) / max(side, 1)
+        lattice = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+        filling = rng.uniform(-1, 1, (draw.labels - len(index) + draw.random, 2))
+        part = self._part(tile, start, index, np.concatenate([xy, filling, lattice]))
+        mirror = draw.turns != "none" and bool(rng.random() < 0.5)
+        ways = sorted({quarters for _, quarters in TURNS[draw.turns]})
+        quarters = ways[rng.integers(len(ways))] if len(ways) > 1 else 0
+        return part | {
+            "window": turned(part["window"], self.spec, mirror, quarters),
+            "points": turned_points(part["points"], mirror, quarters),
+        }
+
+    def _part(self, tile: int, start: tuple[int, int], index: Integers, points: Floats) -> dict[str, Any]:
+        """Gather what belongs to one window: its pixels, its points (N, [x, y]), the labels of the first of them, and more."""
+        samples = self.samples
+        window = samples.window(tile, start)
+        at = (points[:, ::-1] + 1) / 2 * samples.size  # row and column in the window
+        row, column = np.clip(at.astype(int), 0, samples.size - 1).T
+        labels = {}
+        for name, values in self.labelled.labels.items():
+            labels[name] = np.full(len(points), np.nan)
+            labels[name][: len(index)] = values[index]
+        valid = valid_pixels(self.spec, window[:, row, column])
+        return {"window": window, "points": points, "labels": labels, "valid": valid, "at": at + start + samples.tiles.starts[tile]}
+
+    def _batch(self, parts: list[dict[str, Any]]) -> Batch:
+        """Scale windows together: inputs (B, channel, size, size), and points, labels, locations and validity (B, N)."""
+        inputs = self.scaling.apply(self.spec, np.stack([part["window"] for part in parts], axis=1))
+        batch: Batch = {
+            "inputs": {name: np.ascontiguousarray(values.swapaxes(0, 1)) for name, values in inputs.items()},
+            "points": np.stack([part["points"] for part in parts]).astype("float32"),
+            "labels": {name: np.stack([part["labels"][name] for part in parts]) for name in self.labelled.labels},
+            "valid": np.stack([part["valid"] for part in parts]),
+        }
+        if self.spec.location is not None:
+            rows, columns = np.moveaxis(np.stack([part["at"] for part in parts]), -1, 0)
+            batch["location"] = locations(self.geobox, rows, columns, self.spec.location).astype("float32")
+        return batch
+
+    def centred(self, points: Integers) -> Batch:
+        """Return the batch of windows centred on the points, one query each."""
+        samples, parts = self.samples, []
+        for point in points:
+            tile = int(samples.tile[point])
+            start = samples.first(tile, (samples.rows[point], samples.columns[point]))
+            index, xy = samples.inside(np.array([point]), tile, start)
+            parts.append(self._part(tile, start, index, xy))
+        return self._batch(parts)
+
+    def balance(self, points: Integers, power: float) -> Floats:
+        """Probability of drawing each point: 1/(class count)^power, averaged over the tasks it has a label of."""
+        weights = []
+        for task in self.spec.tasks:
+            labels = self.labelled.labels[task.name][points]
+            weight = np.where(np.isfinite(labels), 1.0, np.nan)
+            if task.kind != "regression":
+                codes, position, counts = np.unique(labels, return_inverse=True, return_counts=True, equal_nan=True)
+                weight = weight * (np.isfinite(labels).sum() / counts[position]) ** power
+            weights.append(weight)
+        mean = np.nanmean(weights, axis=0)
+        share: Floats = mean / mean.sum()
+        return share
+
+    def met(self, points: Integers, draw: Draw, seed: int) -> Floats:
+        """Share of each point among the labels that training meets: points that are drawn, and those in the windows around them."""
+        rng, weights = np.random.default_rng([seed, 2]), self.balance(points, draw.power)
+        met = np.zeros(len(self.labelled))
+        for _ in range(math.ceil(MET / len(points))):
+            for point, weight in zip(points, weights, strict=True):
+                met[self._placed(point, points, draw, rng)[1]] += weight
+        share: Floats = met[points] / met.sum()
+        return share

@@ -1,0 +1,363 @@
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from servers import range_server
+
+from misoxr.assets import hrefs
+from misoxr.assets.hrefs import gdal_path, redact, resolve
+from misoxr.assets.read import Asset, Reader
+from misoxr.errors import AssetError
+from misoxr.sensors.decoding import Encoding
+from tests.stac_scenes import counts, write_cog
+
+WEST, NORTH = 500_000.0, 7_200_000.0
+COUNTS = Encoding(scale=1e-4, nodata=(0.0,))
+
+
+def read(asset: Asset, geobox: GeoBox, **options: object) -> np.ndarray:
+    with Reader(geobox, **options) as reader:
+        return reader.read(asset)
+
+
+def grid(shape: tuple[int, int], size: float = 10, crs: str = "EPSG:32605", shift: float = 0) -> GeoBox:
+    """A grid whose first corner is the scenes' own, in any CRS, moved by ``shift``."""
+    x, y = pyproj.Transformer.from_crs("EPSG:32605", crs, always_xy=True).transform(WEST, NORTH)
+    return GeoBox(shape, Affine(size, 0, round(x) + shift, 0, -size, round(y) + shift), crs)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("assets")
+    write_cog(path / "ten.tif", counts((128, 160), 1), Affine(10, 0, WEST, 0, -10, NORTH), "EPSG:32605")
+    write_cog(path / "twenty.tif", counts((64, 80), 2), Affine(20, 0, WEST + 5, 0, -20, NORTH - 5), "EPSG:32605")
+    scl = np.full((64, 80), 4, dtype="uint8")
+    scl[20:30, 30:45], scl[40, 40], scl[0:4, 76:], scl[:, :3], scl[50:52, 10:30] = 9, 8, 3, 0, 11
+    write_cog(path / "scl.tif", scl, Affine(20, 0, WEST + 5, 0, -20, NORTH - 5), "EPSG:32605")
+    return path
+
+
+def local(directory: Path, name: str, kind: str = "numbers", **told: object) -> Asset:
+    return Asset("item", "red", str(directory / name), str(directory), kind, replace(COUNTS, **told))
+
+
+# ---- hrefs
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "/vsicurl/http://example.org/a.tif",
+        "/vsizip//tmp/a.zip/a.tif",
+        "/VSIMEM/a.tif",
+        "vrt:///etc/passwd",
+        "<VRTDataset></VRTDataset>",
+        " <VRTDataset/>",
+        "GTIFF_DIR:1:/tmp/a.tif",
+        'HDF5:"/tmp/a.h5"://a',
+        "ftp://example.org/a.tif",
+        "zip+https://example.org/a.zip!a.tif",
+        "data:image/tiff;base64,AAAA",
+        "file:///etc/passwd",
+        "file://example.org/share/a.tif",
+        "/etc/passwd",
+        "a.tif",
+        "https:///a.tif",
+        "http://example.org/a\n.tif",
+        "s3://bucket/../other/a.tif",
+        "s3://bucket/a.tif?x=/vsimem/",
+        "s3://buck et/a.tif",
+        "",
+        None,
+        7,
+    ],
+)
+def test_hrefs_that_are_refused_without_a_local_catalogue(href):
+    with pytest.raises(AssetError, match="is refused"):
+        resolve(href, None, None)
+
+
+@pytest.mark.parametrize(
+    ("href", "base", "expected"),
+    [
+        ("https://example.org/a.tif?sig=1", None, "https://example.org/a.tif?sig=1"),
+        ("./a.tif", "https://example.org/x/item.json", "https://example.org/x/a.tif"),
+        ("../a.tif", "s3://bucket/x/y/item.json", "s3://bucket/x/a.tif"),
+        ("s3://bucket/a b.tif", "https://example.org/item.json", "s3://bucket/a b.tif"),
+        ("abfss://data@account.dfs.core.windows.net/x/a.tif", None, "abfss://data@account.dfs.core.windows.net/x/a.tif"),
+    ],
+)
+def test_hrefs_that_are_opened(href, base, expected):
+    assert resolve(href, base, None) == expected
+
+
+def test_buckets_as_gdal_names_them():
+    assert gdal_path("s3://bucket/x/a%20b.tif") == ("/vsis3/bucket/x/a b.tif", {})
+    assert gdal_path("gs://bucket/a.tif") == ("/vsigs/bucket/a.tif", {})
+    azure = gdal_path("abfs://data@account.dfs.core.windows.net/x/a.tif")
+    assert azure == ("/vsiaz/data/x/a.tif", {"AZURE_STORAGE_ACCOUNT": "account"})
+
+
+def test_local_hrefs_stay_below_the_catalogue(tmp_path):
+    inside, outside = tmp_path / "catalogue", tmp_path / "outside.tif"
+    (inside / "deep").mkdir(parents=True)
+    outside.touch()
+    (inside / "a.tif").touch()
+    os.symlink(outside, inside / "link.tif")
+    os.symlink(tmp_path, inside / "up")
+    base, root = str(inside / "deep" / "item.json"), str(inside)
+    assert resolve("../a.tif", base, root) == str((inside / "a.tif").resolve())
+    assert resolve((inside / "a.tif").as_uri(), base, root) == str((inside / "a.tif").resolve())
+    for href in (
+        "../../outside.tif",
+        "../link.tif",
+        "../up/outside.tif",
+        str(outside),
+        outside.as_uri(),
+        "../..%2foutside.tif/../../../x",
+    ):
+        with pytest.raises(AssetError, match="leads out of the catalogue's directory"):
+            resolve(href, base, root)
+
+
+def test_secrets_are_left_out_of_messages():
+    assert redact("https://me:word@example.org/a.tif?sig=secret#x") == "https://example.org/a.tif"
+
+
+# ---- reading over HTTP
+
+
+@pytest.fixture(scope="module")
+def served(directory: Path) -> Iterator[str]:
+    secret = directory.parent / "secret.tif"
+    write_cog(secret, np.full((64, 64), 777, dtype="uint16"), Affine(10, 0, WEST, 0, -10, NORTH), "EPSG:32605")
+    (directory / "trap.tif").write_text(
+        f'<VRTDataset rasterXSize="64" rasterYSize="64"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
+        f"<SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    (directory / "short.tif").write_bytes((directory / "ten.tif").read_bytes()[:3000])
+    redirects = {
+        "/file.tif": secret.as_uri(),
+        "/ftp.tif": "ftp://127.0.0.1/ten.tif",
+        "/https.tif": "https://127.0.0.1/ten.tif",
+        "/moved.tif": "/ten.tif",
+        "/loop.tif": "/loop.tif",
+    }
+    with range_server(directory, redirects) as address:
+        yield address
+
+
+def remote(served: str, name: str) -> Asset:
+    return Asset("item-1", "red", f"{served}/{name}", encoding=COUNTS)
+
+
+def test_http_and_local_files_give_the_same(served, directory):
+    expected = read(local(directory, "ten.tif"), grid((128, 160)))
+    assert np.isfinite(expected).mean() > 0.9
+    for name in ("ten.tif", "moved.tif"):
+        np.testing.assert_array_equal(read(remote(served, name), grid((128, 160))), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("file.tif", "redirects to another scheme"),
+        ("ftp.tif", "redirects to another scheme"),
+        ("https.tif", "redirects to another scheme"),
+        ("loop.tif", "redirects more than"),
+        ("trap.tif", "neither GeoTIFF nor JPEG 2000"),
+        ("short.tif", "cannot be read"),
+        ("absent.tif", "answers 404"),
+    ],
+)
+def test_what_comes_over_http_is_refused_by_name(served, name, message):
+    with pytest.raises(AssetError, match=rf"Item 'item-1', band 'red'.*{message}"):
+        read(remote(served, name), grid((128, 160)))
+
+
+def test_the_trap_is_one(directory, served):
+    """Without the rules GDAL does read the local file through the VRT; should that end, the test above proves nothing."""
+    with rasterio.open(directory / "trap.tif") as file:
+        assert file.read(1).max() == 777
+
+
+def test_a_local_vrt_is_refused_too(served, directory):
+    with pytest.raises(AssetError, match="neither GeoTIFF nor JPEG 2000"):
+        read(local(directory, "trap.tif"), grid((8, 8)))
+
+
+def test_patch_url_is_applied_at_reading_and_checked(served, directory):
+    asset = remote(served, "unsigned.tif")
+    signed = read(asset, grid((8, 8)), patch_url=lambda href: href.replace("unsigned", "ten") + "?sig=secret")
+    np.testing.assert_array_equal(signed, read(local(directory, "ten.tif"), grid((8, 8))))
+    with pytest.raises(AssetError, match="is refused"):
+        read(asset, grid((8, 8)), patch_url=lambda _: str(directory / "ten.tif"))
+    with pytest.raises(AssetError) as error:
+        read(asset, grid((8, 8)), patch_url=lambda href: href + "?sig=secret")
+    assert "secret" not in str(error.value)
+
+
+def test_redirects_into_a_private_network(monkeypatch):
+    addresses = {"public.org": "93.184.216.34", "inner.org": "10.0.0.7", "localhost": "127.0.0.1"}
+    monkeypatch.setattr(hrefs.socket, "getaddrinfo", lambda host, _: [(0, 0, 0, "", (addresses.get(host, host), 0))])
+    for target in ("http://inner.org/a", "http://localhost/a", "http://169.254.169.254/latest"):
+        with pytest.raises(AssetError, match="private network"):
+            hrefs.redirected("http://public.org/a", target)
+        assert hrefs.redirected("http://inner.org/x", target) == target
+    assert hrefs.redirected("http://public.org/x/a", "b") == "http://public.org/x/b"
+
+
+def test_few_requests(directory, tmp_path):
+    """A COG's header and a few small tiles come in one request, another window's tiles do not."""
+    log = tmp_path / "log"
+    with range_server(directory, log=log) as address:
+        read(Asset("item", "red", f"{address}/ten.tif", encoding=COUNTS), grid((128, 160)))
+    assert len(log.read_text().splitlines()) <= 3
+
+
+# ---- where values come from
+
+
+GRIDS = {
+    "aligned": grid((120, 150)),
+    "larger than the raster": grid((150, 190), shift=-100),
+    "half a pixel off": grid((120, 150), shift=5),
+    "another size": grid((90, 100), size=13),
+    "coarser": grid((20, 25), size=60, shift=-20),
+    "another CRS": grid((140, 140), crs="EPSG:3338"),
+    "another CRS, coarser": grid((40, 40), size=35, crs="EPSG:3338"),
+    "degrees": GeoBox((100, 120), Affine(2e-4, 0, -153.0, 0, -1e-4, 64.92), "EPSG:4326"),
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_block_is_a_cut_of_the_whole(directory, name, data):
+    box = GRIDS[name]
+    top, left = (data.draw(st.integers(0, length - 1)) for length in box.shape.yx)
+    bottom, right = (data.draw(st.integers(low + 1, length)) for low, length in zip((top, left), box.shape.yx, strict=True))
+    for file, kind in (("ten.tif", "numbers"), ("twenty.tif", "numbers"), ("scl.tif", "clear"), ("scl.tif", "classes")):
+        asset = local(directory, file, kind=kind)
+        whole = read(asset, box)
+        assert np.isfinite(whole).any()
+        part = read(asset, box[top:bottom, left:right])
+        np.testing.assert_array_equal(np.isnan(part), np.isnan(whole[top:bottom, left:right]))
+        np.testing.assert_allclose(part, whole[top:bottom, left:right], rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_plane_keeps_its_place(directory, name):
+    """Bilinear interpolation and averaging reproduce a plane, so every pixel shows the place it claims to be at."""
+    rows, columns = np.mgrid[:128, :160] + 0.5
+    x, y = WEST + 10 * columns, NORTH - 10 * rows
+    plane = ((x - WEST) + 2 * (NORTH - y)).astype("float32")
+    write_cog(directory / "plane.tif", plane, Affine(10, 0, WEST, 0, -10, NORTH), "EPSG:32605", nodata=None)
+    box = GRIDS[name]
+    got = read(local(directory, "plane.tif", scale=None, nodata=()), box)
+    centres = np.meshgrid(
+        box.affine.c + box.affine.a * (np.arange(box.shape.x) + 0.5), box.affine.f + box.affine.e * (np.arange(box.shape.y) + 0.5)
+    )
+    east, north = pyproj.Transformer.from_crs(str(box.crs), "EPSG:32605", always_xy=True).transform(*centres)
+    expected = (east - WEST) + 2 * (NORTH - north)
+    edge = 60 if "coarser" in name else 10
+    inner = (east > WEST + edge) & (east < WEST + 1600 - edge) & (north < NORTH - edge) & (north > NORTH - 1280 + edge)
+    assert inner.sum() > 100
+    assert np.isfinite(got[inner]).all()
+    assert np.abs(got - expected)[inner].max() < 0.05
+    outside = (east < WEST) | (east > WEST + 1600) | (north > NORTH) | (north < NORTH - 1280)
+    assert np.isnan(got[outside]).all() or "coarser" in name
+
+
+def test_an_equal_grid_is_read_as_it_is(directory):
+    with rasterio.open(directory / "ten.tif") as file:
+        source = file.read(1)
+    expected = np.where(source == 0, np.nan, source * np.float32(1e-4)).astype("float32")
+    np.testing.assert_array_equal(read(local(directory, "ten.tif"), grid((128, 160))), expected)
+
+
+def test_offset_and_scale_give_the_same_number(directory):
+    with rasterio.open(directory / "ten.tif") as file:
+        source = file.read(1)
+    raised = np.where(source == 0, 0, source + 1000).astype("uint16")
+    write_cog(directory / "raised.tif", raised, Affine(10, 0, WEST, 0, -10, NORTH), "EPSG:32605")
+    for box in (grid((128, 160)), GRIDS["another CRS"]):
+        plain = read(local(directory, "ten.tif"), box)
+        np.testing.assert_allclose(read(local(directory, "raised.tif", offset=-0.1), box), plain, rtol=0, atol=1e-7)
+
+
+def test_nodata_does_not_bleed(directory):
+    values = np.full((64, 64), 5000, dtype="uint16")
+    values[:, :32] = 0
+    write_cog(directory / "half.tif", values, Affine(20, 0, WEST + 5, 0, -20, NORTH - 5), "EPSG:32605")
+    got = read(local(directory, "half.tif"), grid((128, 128)))
+    valid = got[np.isfinite(got)]
+    assert valid.size > 0
+    np.testing.assert_allclose(valid, 0.5, atol=1e-6)
+    x = WEST + 10 * (np.arange(128) + 0.5)
+    np.testing.assert_array_equal(np.isnan(got[64]), (x < WEST + 5 + 640) | (x >= WEST + 5 + 1280))
+
+
+def test_declared_nodata_goes_before_the_files(directory):
+    asset = local(directory, "ten.tif")
+    with rasterio.open(directory / "ten.tif") as file:
+        value = int(file.read(1)[60, 60])
+    assert np.isfinite(read(asset, grid((128, 160)))[60, 60])
+    assert np.isnan(read(local(directory, "ten.tif", nodata=(value,)), grid((128, 160)))[60, 60])
+
+
+def test_clouds_grow_and_specks_do_not(directory):
+    own = GeoBox((64, 80), Affine(20, 0, WEST + 5, 0, -20, NORTH - 5), "EPSG:32605")
+    clear = read(local(directory, "scl.tif", kind="clear"), own)
+    assert np.isnan(clear[:, :3]).all()
+    assert (clear[20:30, 30:45] == 0).all()
+    assert (clear[[18, 31], 37] == 0).all()
+    assert (clear[[17, 32], 37] == 1).all()
+    assert clear[40, 40] == 0
+    assert clear[40, 39] == clear[39, 40] == 1
+    assert (clear[0:4, 74:] == 0)[:, 2:].all()
+    assert (clear[50:52, 10:30] == 0).all()
+    assert (clear[[49, 52], 20] == 1).all()
+
+
+def test_a_raster_elsewhere_is_all_missing(directory):
+    assert np.isnan(read(local(directory, "ten.tif"), grid((5, 5), shift=1e6))).all()
+
+
+def test_rasters_that_cannot_be_placed(directory):
+    with rasterio.open(
+        directory / "nowhere.tif",
+        "w",
+        driver="GTiff",
+        count=1,
+        height=8,
+        width=8,
+        dtype="uint8",
+        transform=Affine(1, 0, 5, 0, -1, 5),
+    ) as file:
+        file.write(np.ones((8, 8), dtype="uint8"), 1)
+    with rasterio.open(
+        directory / "three.tif",
+        "w",
+        driver="GTiff",
+        count=3,
+        height=8,
+        width=8,
+        dtype="uint8",
+        crs="EPSG:32605",
+        transform=Affine(1, 0, 5, 0, -1, 5),
+    ) as file:
+        file.write(np.ones((3, 8, 8), dtype="uint8"))
+    with pytest.raises(AssetError, match="has no CRS"):
+        read(local(directory, "nowhere.tif"), grid((5, 5)))
+    with pytest.raises(AssetError, match="has 3 bands"):
+        read(local(directory, "three.tif"), grid((5, 5)))

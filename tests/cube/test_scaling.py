@@ -1,0 +1,361 @@
+"""Scaling: units, circular bands, whitening, missing values, and what a checkpoint keeps of it."""
+
+import json
+from dataclasses import replace
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from misoxr.cube.scaling import ModalityScaling, Scaling, channels, conversion, valid_pixels
+from misoxr.cube.stack import stack
+from misoxr.errors import BandError, CheckpointError
+from misoxr.spec import Band, ModelSpec
+from tests.conftest import make_cube, tiny_spec
+
+ASPECT, ELEVATION, RED = Band("aspect", "degree", "circular"), Band("elevation", "m"), Band("red")
+
+
+# Units
+
+
+@pytest.mark.parametrize(
+    ("found", "band", "value", "expected"),
+    [
+        ("reflectance", RED, 0.3, 0.3),
+        ("", RED, 0.3, 0.3),
+        ("dimensionless", RED, 0.3, 0.3),
+        ("%", RED, 30.0, 0.3),
+        ("1", Band("red", "DN"), 0.3, 3000.0),
+        ("counts", Band("red", "DN"), 3000.0, 3000.0),
+        ("metres", ELEVATION, 12.0, 12.0),
+        ("km", ELEVATION, 1.2, 1200.0),
+        ("feet", ELEVATION, 1000.0, 304.8),
+        ("radians", ASPECT, np.pi / 2, 90.0),
+        ("deg", ASPECT, 90.0, 90.0),
+        ("K", Band("january_minimum_temperature", "degC"), 253.15, -20.0),
+        ("Celsius", Band("january_minimum_temperature", "degC"), -20.0, -20.0),
+        ("m", Band("annual_precipitation", "mm"), 0.4, 400.0),
+        ("kg m-2", Band("annual_precipitation", "mm"), 400.0, 400.0),
+        ("1/m", Band("max_curvature", "m-1"), 0.01, 0.01),
+    ],
+)
+def test_units_are_converted(found, band, value, expected):
+    factor, summand = conversion(found, band)
+    assert value * factor + summand == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("found", "band"), [("m", RED), ("degC", ELEVATION), ("furlong", ELEVATION), ("degree", ELEVATION)])
+def test_other_units_are_refused(found, band):
+    with pytest.raises(BandError, match=f"'{band.name}' is in '{found}' and the model takes '{band.units}'; convert the band"):
+        conversion(found, band)
+
+
+def test_raw_counts_are_refused_with_the_reason():
+    with pytest.raises(BandError, match="baseline 04.00.*open_stac"):
+        conversion("DN", RED)
+
+
+def test_units_that_tell_nothing_are_none():
+    for nothing in (None, "none", "N/A", " unknown ", float("nan")):
+        assert conversion(nothing, ELEVATION) is None
+    assert conversion("", ELEVATION) is None
+    assert conversion("m", ASPECT) is None  # copied from the elevation: no angle is in metres
+
+
+# The stack of bands
+
+
+@pytest.fixture(scope="module")
+def cube(spec: ModelSpec) -> xr.Dataset:
+    return make_cube((30, 20), spec.bands)
+
+
+def test_stack_has_the_model_s_order_units_and_type(spec, cube):
+    mixed = cube[["elevation", "nir", "aspect", "red"]].assign(elevation=(cube.elevation / 1000).astype("float64"))
+    mixed.elevation.attrs["units"] = "km"
+    bands = stack(mixed.transpose("x", "y"), spec)
+    assert isinstance(bands, da.Array)
+    assert bands.dtype == "float32"
+    assert bands.chunks[0] == (4,)
+    expected = np.stack([cube[name] for name in ("red", "nir", "aspect", "elevation")])
+    np.testing.assert_allclose(bands.compute(), expected, rtol=1e-6)
+
+
+def test_stack_keeps_the_chunks_of_the_cube(spec, cube, no_compute):
+    chunked = cube.chunk({"y": (7, 13, 10), "x": (20,)})
+    chunked["elevation"] = cube.elevation  # one band in memory beside lazy ones
+    chunked["aspect"] = cube.aspect.chunk({"y": 5, "x": 5})
+    with no_compute():
+        bands = stack(chunked, spec)
+    assert bands.chunks == ((4,), (7, 13, 10), (20,))
+    np.testing.assert_array_equal(bands[3].compute(), cube.elevation)
+
+
+def test_missing_bands_are_nan(spec, cube):
+    bands = stack(cube.drop_vars("aspect"), spec).compute()
+    assert np.isnan(bands[2]).all()
+    assert np.isfinite(bands[[0, 1, 3]]).all()
+
+
+def test_integers_become_floats(spec, cube):
+    counted = cube.assign(elevation=cube.elevation.astype("int16") + 100)
+    counted.elevation.attrs["units"] = "m"
+    np.testing.assert_array_equal(stack(counted, spec)[3].compute(), counted.elevation.values)
+
+
+# Channels and validity
+
+
+def test_circular_bands_become_sine_and_cosine(spec):
+    modality = spec.modalities[1]
+    values = np.array([[0, 90, 180, 270, 360, -1, np.nan], [1, 2, 3, 4, 5, 6, 7]], dtype="float32")
+    out = channels(modality, values)
+    np.testing.assert_allclose(out[0], [0, 1, 0, -1, 0, 0, np.nan], atol=1e-6)
+    np.testing.assert_allclose(out[1], [1, 0, -1, 0, 1, 0, np.nan], atol=1e-6)
+    np.testing.assert_array_equal(out[2], values[1])
+
+
+@settings(deadline=None)
+@given(st.floats(0, 360, width=32))
+def test_north_is_one_direction(angle):
+    """359 and 1 degrees are neighbours: a small turn is a small change of the channels, whatever the direction."""
+    modality = tiny_spec().modalities[1]
+    turned = np.array([[angle, (angle + 2) % 360], [0, 0]], dtype="float32")
+    out = channels(modality, turned)
+    assert np.hypot(*(out[:2, 1] - out[:2, 0])) == pytest.approx(2 * np.sin(np.deg2rad(1)), abs=1e-4)
+
+
+def test_valid_pixels(spec):
+    bands = np.zeros((4, 1, 5), dtype="float32")
+    bands[0, 0, 1] = np.nan  # one of the required bands
+    bands[:2, 0, 2] = np.nan  # both
+    bands[2:, 0, 3] = np.nan  # the covariates, which are not required
+    bands[:, 0, 4] = np.nan
+    np.testing.assert_array_equal(valid_pixels(spec, bands)[0], [True, True, False, True, False])
+    strict = replace(spec, modalities=tuple(replace(modality, required=True) for modality in spec.modalities))
+    np.testing.assert_array_equal(valid_pixels(strict, bands)[0], [True, True, False, False, False])
+
+
+# Scaling
+
+
+def plain(scaling: ModalityScaling, values: np.ndarray) -> np.ndarray:
+    """The definition, in float64."""
+    out = np.empty(values.shape)
+    for channel in range(len(values)):
+        clipped = np.clip(values[channel].astype("float64"), scaling.lower[channel], scaling.upper[channel])
+        clipped = np.log(clipped) if scaling.log[channel] else clipped
+        out[channel] = (clipped - scaling.shift[channel]) / scaling.scale[channel]
+    out = np.nan_to_num(out, nan=0.0)
+    return out if scaling.whiten is None else np.einsum("ij,j...->i...", np.array(scaling.whiten), out)
+
+
+def noise(spec: ModelSpec, count: int = 5000, seed: int = 0) -> np.ndarray:
+    """Correlated bands (band, pixel): positive reflectance, any aspect, metres."""
+    rng = np.random.default_rng(seed)
+    common = rng.standard_normal(count)
+    red, nir = np.exp(0.3 * common - 2), np.exp(0.2 * common + 0.2 * rng.standard_normal(count) - 1)
+    return np.stack([red, nir, rng.uniform(0, 360, count), 500 + 200 * common]).astype("float32")
+
+
+@pytest.mark.parametrize("whiten", [None, ((0.5, -1.0), (2.0, 0.25))])
+def test_apply_equals_the_definition(whiten):
+    scaling = ModalityScaling((0.1, -5.0), (2.0, 5.0), (True, False), (0.3, 1.0), (0.5, 2.0), whiten)
+    values = np.random.default_rng(0).normal(0, 3, (2, 6, 7)).astype("float32")
+    values[0, 0] = np.nan
+    before = values.copy()
+    out = scaling.apply(values)
+    assert out.dtype == "float32"
+    np.testing.assert_allclose(out, plain(scaling, values), atol=1e-5)
+    np.testing.assert_array_equal(values, before)
+
+
+def test_missing_values_enter_as_zero(spec):
+    bands = noise(spec)
+    scaling = Scaling.fit(spec, bands)
+    empty = scaling.apply(spec, np.full((4, 3, 3), np.nan, dtype="float32"))
+    assert all((values == 0).all() for values in empty.values())
+    part = noise(spec)[:, :9].reshape(4, 3, 3)
+    part[0, 1, 1] = np.nan
+    assert all(np.isfinite(values).all() for values in scaling.apply(spec, part).values())
+
+
+def test_whitening_gives_identity_covariance(spec):
+    bands = noise(spec)
+    inputs = Scaling.fit(spec, bands).apply(spec, bands)
+    assert {name: values.shape[0] for name, values in inputs.items()} == {"sat": 2, "cov": 3}
+    for values in inputs.values():
+        np.testing.assert_allclose(values.mean(axis=1), 0, atol=1e-3)
+        np.testing.assert_allclose(np.cov(values, bias=True), np.eye(len(values)), atol=2e-3)
+    assert abs(np.corrcoef(np.log(bands[:2]))[0, 1]) > 0.5, "the bands themselves are correlated"
+
+
+def test_reflectance_becomes_logarithms_and_metres_do_not(spec):
+    scaling = Scaling.fit(spec, noise(spec))
+    assert scaling.modalities["sat"].log == (True, True)
+    assert scaling.modalities["cov"].log == (False, False, False)
+    bands = noise(spec)
+    bands[0] -= 0.2  # reflectance that can be negative has no logarithm
+    assert Scaling.fit(spec, bands).modalities["sat"].log == (False, True)
+
+
+def test_outliers_are_clipped(spec):
+    bands = noise(spec)
+    scaling = Scaling.fit(spec, bands)
+    wild = bands[:, :1].copy()
+    wild[0] = 1e6
+    assert np.abs(scaling.apply(spec, wild)["sat"]).max() < 20
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("method", ["whiten", "log", "standard"])
+@pytest.mark.parametrize("value", [1e-4, 0.02, 0.5, 0.529, 0.7, 0.8, 1.0, 90.0, 273.15, 1e9, -1e-30, 0.0])
+def test_bands_of_one_value_enter_as_zero(spec, method, value):
+    """Also where the logarithm of the value is no float, a few pixels lie beyond the percentiles, or values waver by rounding."""
+    steps = np.nextafter(np.full(5000, value, "float32"), np.float32(np.inf))
+    few = np.where(np.arange(5000) < 4, np.float32(0.2), np.float32(value))
+    for made in (np.full(5000, value, "float32"), few, np.where(np.arange(5000) % 3, steps, np.float32(value))):
+        for held, inputs_of in (([0], [0]), ([3], [4]), ([0, 1], [0, 1]), ([0, 1, 3], [0, 1, 4])):
+            bands = noise(spec)
+            bands[held] = made
+            scaling = Scaling.fit(spec, bands, method)
+            alone = replace(scaling, modalities={k: replace(m, whiten=None) for k, m in scaling.modalities.items()})
+            assert not np.concatenate(list(alone.apply(spec, bands).values()))[inputs_of].any()
+            elsewhere = scaling.apply(spec, noise(spec, seed=1) * 3)  # what was one value in training is nothing in a map, too
+            assert max(np.abs(values).max() for values in elsewhere.values()) < 50
+
+
+def test_aspect_of_one_direction_enters_as_zero(spec):
+    for angle in (-1.0, 0.0, 90.0, 300.0):
+        bands = noise(spec)
+        bands[2] = angle
+        assert not Scaling.fit(spec, bands, "standard").apply(spec, bands)["cov"][:2].any()
+
+
+def test_rounding_of_other_units_is_no_deviation():
+    """A temperature of one value in kelvin that wavers by rounding is 0 degrees and next to it; so are sine and cosine of an angle."""
+    spec = tiny_spec()
+    warm, turned = np.float32(273.15), np.float32(180)
+    waver = np.arange(5000) % 2 == 0
+    bands = noise(spec)
+    bands[2] = np.where(waver, turned, np.nextafter(turned, np.float32(0)))
+    bands[3] = np.where(waver, warm, np.nextafter(warm, np.float32(0))) - warm
+    band = replace(ELEVATION, units="degC")
+    spec = replace(spec, modalities=(spec.modalities[0], replace(spec.modalities[1], bands=(spec.modalities[1].bands[0], band))))
+    assert not Scaling.fit(spec, bands).apply(spec, bands)["cov"].any()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    method=st.sampled_from(["whiten", "log", "standard"]),
+    found=st.sampled_from(
+        [("%", "1"), ("1", "DN"), ("km", "m"), ("cm", "m"), ("ft", "m"), ("m", "mm"), ("K", "degC"), ("degC", "K")]
+    ),
+    seed=st.integers(0, 20),
+)
+def test_units_of_bands_change_nothing(method, found, seed):
+    """Bands in other units, converted as a cube's are, enter the network as they would in its own."""
+    spec = tiny_spec()
+    units = replace(ELEVATION, units=found[1])
+    factor, summand = conversion(found[0], units)
+    covariates = replace(spec.modalities[1], bands=(ASPECT, units))
+    spec = replace(spec, modalities=(spec.modalities[0], covariates))
+    bands = noise(spec, 400, seed)
+    other = bands.copy()
+    other[3] = ((bands[3].astype("float64") - summand) / factor).astype("float32") * np.float32(factor) + np.float32(summand)
+    one, same = (Scaling.fit(spec, values, method).apply(spec, values) for values in (bands, other))
+    for name in one:
+        np.testing.assert_allclose(one[name], same[name], atol=1e-4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    method=st.sampled_from(["log", "standard"]),
+    power=st.integers(-25, 25),
+    offset=st.sampled_from([0.0, 1.0, -100.0, 1e4]),
+    seed=st.integers(0, 20),
+)
+def test_factors_and_offsets_of_bands_change_nothing(method, power, offset, seed):
+    """Any factor, and any offset of which float32 leaves digits: in deviations, inputs are the same."""
+    spec, factor = tiny_spec(), np.float32(10.0**power)
+    bands = noise(spec, 400, seed)
+    other = bands.copy()
+    other[0] *= factor  # reflectance, of which the logarithm is taken
+    metres = bands[3].astype("float64")
+    other[3] = (metres + offset * metres.std()) * float(factor)
+    one, same = (Scaling.fit(spec, values, method).apply(spec, values) for values in (bands, other))
+    np.testing.assert_allclose(one["sat"], same["sat"], atol=1e-4)
+    np.testing.assert_allclose(one["cov"], same["cov"], atol=1e-5 + 1e-6 * abs(offset))
+
+
+def test_of_two_bands_the_first_direction_is_their_sum(spec):
+    """Directions of two bands are told by rounding, if by the largest entry, and might turn with the units."""
+    for seed in range(20):
+        whiten = np.array(Scaling.fit(spec, noise(spec, seed=seed)).modalities["sat"].whiten)
+        assert whiten[0, 0] > 0
+        assert whiten[1, 0] > 0
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("empty", [slice(2, 4), slice(3, 4)])
+def test_what_training_never_saw_does_not_enter(spec, empty):
+    """Covariates that were empty in training and are there in the map."""
+    bands = noise(spec)
+    bands[empty] = np.nan
+    scaling = Scaling.fit(spec, bands)
+    before = scaling.apply(spec, bands)["cov"]
+    bands[empty] = noise(spec)[empty]
+    np.testing.assert_array_equal(scaling.apply(spec, bands)["cov"], before)
+    assert np.abs(before).max() < 50
+
+
+@pytest.mark.parametrize("method", ["whiten", "log", "standard"])
+def test_what_training_rarely_saw_enters_at_the_size_of_the_rest(spec, method):
+    """A covariate that was there in one pixel of a thousand, and is there in the whole of a map."""
+    bands = noise(spec)
+    full = Scaling.fit(spec, bands, method).apply(spec, bands)["cov"]
+    bands[2:, np.arange(5000) % 500 > 0] = np.nan
+    found = Scaling.fit(spec, bands, method).apply(spec, noise(spec))["cov"]
+    np.testing.assert_allclose(found.std(axis=1), full.std(axis=1), rtol=0.8)
+
+
+def test_an_empty_required_band_is_refused(spec):
+    bands = noise(spec)
+    bands[1] = np.nan
+    with pytest.raises(BandError, match="'nir' has no valid pixel"):
+        Scaling.fit(spec, bands)
+
+
+# What a checkpoint keeps
+
+
+def test_json_round_trip(spec):
+    scaling = Scaling.fit(spec, noise(spec))
+    again = Scaling.from_dict(json.loads(json.dumps(scaling.to_dict())), spec)
+    assert again == scaling
+    bands = noise(spec, seed=1)
+    for name, values in scaling.apply(spec, bands).items():
+        np.testing.assert_array_equal(again.apply(spec, bands)[name], values)
+
+
+@settings(max_examples=20, deadline=None)
+@given(key=st.sampled_from(["lower", "upper", "log", "shift", "scale", "whiten"]), modality=st.sampled_from(["sat", "cov"]))
+def test_a_scaling_of_other_channels_is_refused(key, modality):
+    spec = tiny_spec()
+    values = Scaling.fit(spec, noise(spec)).to_dict()
+    count = len(values[modality]["scale"])
+    values[modality][key] = values[modality][key][:-1]
+    with pytest.raises(CheckpointError, match=f"'{modality}' has {count - 1} channels, the model {count}"):
+        Scaling.from_dict(values, spec)
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"sat": {}}, {"sat": {"whiten": None}}, {"sat": None}, {"sat": {"whiten": None, "flavour": [1]}}]
+)
+def test_an_incomplete_scaling_is_refused(spec, values):
+    with pytest.raises(CheckpointError, match="scaling of modality 'sat' cannot be read"):
+        Scaling.from_dict(values, spec)

@@ -1,0 +1,550 @@
+"""Cross-validation: no leak, resumption, regions, tidy tables, and what is refused."""
+
+import os
+from dataclasses import replace
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from shapely.geometry import box
+from sklearn.ensemble import BaggingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import KFold as SklearnKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+import misoxr.evaluation.cross_validate as module
+from misoxr.errors import CheckpointError, MisoxrWarning, PointsError, SpecError, StoreError
+from misoxr.evaluation.scores import Scores
+from misoxr.grid.geobox import geobox_of
+from misoxr.io.layout import open_maps
+from misoxr.io.zarr import to_zarr
+from misoxr.metrics import scores
+from misoxr.model import checkpoint
+from misoxr.points.folds import BlockKFold, ClusterKFold, PredefinedFolds
+from misoxr.points.read import place
+from misoxr.spec import PERMAFROST, TAXONOMY, Modality, Task, WindowSpec
+from misoxr.training.baselines import Baseline, baseline
+from misoxr.training.fit import fit, held_out
+from tests.training.test_fit import scene  # noqa: F401
+
+FAST = {"max_epochs": 1, "device": "cpu"}
+CV = BlockKFold(800, n_splits=3)
+CONTROL = Baseline(LogisticRegression(), "coordinates")
+
+
+@pytest.fixture(scope="module")
+def rivals(spec):
+    return {
+        "miso": (spec, FAST),
+        "logistic": LogisticRegression(max_iter=50),
+        "control": Baseline(LogisticRegression(), "coordinates"),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(scene, rivals):  # noqa: F811
+    cube, points = scene
+    zones = gpd.GeoDataFrame({"zone": ["west", "far"]}, geometry=[box(300_000, 0, 301_600, 2e6), box(0, 0, 1, 1)], crs=3338)
+    options = {
+        "cv": CV,
+        "seeds": (0, 1),
+        "regions": zones.set_geometry(zones.segmentize(1000)).to_crs(4326),
+        "region": "zone",
+        "progress": False,
+    }
+    with pytest.warns(MisoxrWarning, match="have no label"):
+        return cube.miso.cross_validate(rivals, points, **options)
+
+
+def same(one, other, **tolerance):
+    """Whether two scores have the same predictions, whatever time they took."""
+    pd.testing.assert_frame_equal(*(scores.predictions.drop(columns="seconds") for scores in (one, other)), **tolerance)
+
+
+class Weighted(LogisticRegression):
+    """An estimator with an array among its parameters."""
+
+    def __init__(self, weights=None, C=1.0):
+        super().__init__(C=C)
+        self.weights = weights
+
+
+def labelled(points):
+    return points[points.permafrost.notna() | points.taxonomy.notna()]
+
+
+def test_every_point_is_predicted_once_by_each_model_and_seed(scene, found):  # noqa: F811
+    _, points = scene
+    for _, part in found.predictions.groupby(["model", "seed", "task"]):
+        assert part.point.is_unique
+    each = found.predictions.groupby(["model", "seed"]).point.apply(set)
+    assert len(each) == 6
+    assert all(one == set(labelled(points).index) for one in each)
+
+
+def test_the_table_names_models_folds_and_seeds(found):
+    table = found.to_dataframe()
+    assert list(table.columns) == ["model", "seed", "cv", "fold", "region", "task", "metric", "class", "value", "points"]
+    assert set(table.cv) == {repr(CV)}
+    assert set(table.region) == {"all", "west", "none"}
+    assert set(table.fold) == {0, 1, 2, "pooled"}
+    pooled = table[(table.fold == "pooled") & (table.region == "all") & (table.task == "permafrost") & (table.metric == "roc_auc")]
+    part = found.predictions.query("model == 'logistic' and seed == 1 and task == 'permafrost'")
+    value = pooled[(pooled.model == "logistic") & (pooled.seed == 1) & (pooled["class"] == "")].value.item()
+    assert value == pytest.approx(scores(PERMAFROST, part.truth, part.p0)["roc_auc"])
+    west = table[(table.region == "west") & (table.metric == "accuracy")].points
+    assert (west < pooled.points.max()).all()
+    summary = found.summary()
+    assert summary.loc["miso", ["folds", "seeds"]].tolist() == [3, 2]
+    assert summary.loc["logistic", "permafrost roc_auc"] > 0.9 > 0.7 > summary.loc["control", "permafrost roc_auc"]
+    assert "control" in repr(found)
+    assert repr(CV) in repr(found)
+
+
+def test_confusion_and_reliability(found):
+    counts = found.confusion("logistic", "taxonomy")
+    assert counts.to_numpy().sum() == len(found.predictions.query("model == 'logistic' and task == 'taxonomy'"))
+    curve = found.reliability("logistic", "permafrost", bins=5)
+    assert curve["count"].sum() == len(found.predictions.query("model == 'logistic' and task == 'permafrost'"))
+    with pytest.raises(PointsError, match="no model 'forest'"):
+        found.confusion("forest", "taxonomy")
+    with pytest.raises(PointsError, match="Name one of the tasks"):
+        found.confusion("logistic")
+
+
+def test_seeds_are_averaged_and_models_compared(found):
+    mean = found.averaged()
+    assert set(mean.predictions.seed) == {"mean"}
+    keys = ["fold", "task", "point"]
+    each = found.predictions.query("model == 'miso' and task == 'permafrost'").groupby(keys).p0.mean()
+    one = mean.predictions.query("model == 'miso' and task == 'permafrost'").set_index(keys).p0
+    np.testing.assert_allclose(one.sort_index(), each.sort_index())
+    two = found.averaged(each=2)
+    assert set(two.predictions.seed) == {0}
+    np.testing.assert_array_equal(two.predictions.p0, mean.predictions.p0)
+    single = found.averaged(each=1).to_dataframe()
+    pd.testing.assert_frame_equal(single.drop(columns="seed"), found.to_dataframe().drop(columns="seed"))
+    with pytest.raises(PointsError, match="has 2 seeds, so 3 cannot be averaged"):
+        found.averaged(each=3)
+    difference = found.compare("logistic", "control", "roc_auc", "permafrost")
+    assert difference.pairs == 6
+    assert difference.difference > 3 * difference.standard_error > 0
+    each = found.whole("roc_auc", "permafrost").query("fold != 'pooled'").set_index(["model", "fold", "seed"]).value
+    folds = (each["logistic"] - each["control"]).groupby("fold").mean()
+    assert difference.fold_error == pytest.approx(folds.std() / 3**0.5)
+    assert found.summary().seconds["miso"] == pytest.approx(
+        found.predictions.query("model == 'miso'").groupby(["seed", "fold"]).seconds.first().mean()
+    )
+    apart = Scores(
+        pd.concat([found.predictions.query("model == 'miso'"), mean.predictions.query("model == 'control'")]), found.tasks
+    )
+    with pytest.raises(PointsError, match=r"'miso' and 'control' have no pair .* seeds are \['0', '1'\] and \['mean'\]"):
+        apart.compare("miso", "control", "roc_auc", "permafrost")
+    with pytest.raises(PointsError, match="no score 'f1macro' of 'permafrost'; there are"):
+        found.compare("logistic", "control", "f1macro", "permafrost")
+
+
+def test_scores_survive_parquet(found, tmp_path):
+    found.save(tmp_path / "scores.parquet")
+    again = Scores.load(tmp_path / "scores.parquet")
+    assert again.tasks == found.tasks
+    assert again.about == found.about
+    pd.testing.assert_frame_equal(again.predictions, found.predictions)
+    plain = Scores(found.predictions.assign(region=None), found.tasks, found.about)
+    plain.save(tmp_path / "plain.parquet")
+    pd.testing.assert_frame_equal(Scores.load(tmp_path / "plain.parquet").predictions, plain.predictions)
+    with pytest.raises(StoreError, match="cannot be read"):
+        Scores.load(tmp_path / "none.parquet")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(StoreError, match="without misoxr's header"):
+        Scores.load(tmp_path / "other.parquet")
+
+
+def test_labels_of_test_points_steer_nothing(scene, rivals):  # noqa: F811
+    """Turn every label of one fold: what is predicted for that fold must not change."""
+    cube, points = scene
+    points = labelled(points)
+    options = {"cv": CV, "seeds": (3,), "progress": False}
+    folds = list(CV.split(np.stack([points.geometry.x, points.geometry.y], axis=1)))
+    turned = points.copy()
+    at = turned.index[folds[1][1]]
+    turned.loc[at, "permafrost"] = 1 - turned.loc[at, "permafrost"]
+    swapped = {"Gelisols": "Histosols", "Histosols": "Gelisols"}
+    turned.loc[at, "taxonomy"] = turned.loc[at, "taxonomy"].map(swapped)
+    one, other = (cube.miso.cross_validate(rivals, each, **options).predictions for each in (points, turned))
+    held = one.fold == 1
+    answers = [f"p{k}" for k in range(7)]
+    pd.testing.assert_frame_equal(one.loc[held, answers], other.loc[held, answers])
+    assert not one.loc[~held, answers].equals(other.loc[~held, answers])
+
+
+def test_training_and_validation_lie_apart_from_test(scene, spec, monkeypatch):  # noqa: F811
+    """With a buffer, no point that is learnt from or validated with is nearer to a test point than that."""
+    cube, points = scene
+    points, buffer, seen = labelled(points), 200.0, []
+
+    def fit(ds, what, given, **options):
+        seen.append(np.stack([given.geometry.x, given.geometry.y], axis=1))
+        return module_fit(ds, what, given, **options)
+
+    module_fit = module.fit
+    monkeypatch.setattr(module, "fit", fit)
+    cv = BlockKFold(800, n_splits=3, buffer=buffer)
+    found = cube.miso.cross_validate({"miso": (spec, FAST)}, points, cv=cv, progress=False)
+    assert len(seen) == 3
+    for fold, learnt in enumerate(seen):
+        test = points.loc[found.predictions[found.predictions.fold == fold].point.unique()].geometry
+        near = np.hypot(test.x.to_numpy()[:, None] - learnt[:, 0], test.y.to_numpy()[:, None] - learnt[:, 1]).min()
+        assert buffer <= near < 3 * buffer
+
+
+def test_an_interrupted_run_goes_on_at_its_fold(scene, rivals, tmp_path, monkeypatch):  # noqa: F811
+    cube, points = scene
+    points, answers, calls = labelled(points), module._answers, []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return answers(*arguments)
+
+    options = {"cv": CV, "store": tmp_path / "run", "progress": False}
+    monkeypatch.setattr(module, "_answers", failing)
+    with pytest.raises(KeyboardInterrupt):
+        cube.miso.cross_validate(rivals, points, **options)
+    resumed = cube.miso.cross_validate(rivals, points, **options)
+    assert len(calls) == 5 + 9 - 4
+    same(resumed, cube.miso.cross_validate(rivals, points, cv=CV, progress=False))
+    # A model more is run alone; other points, folds or settings are refused.
+    calls.clear()
+    cube.miso.cross_validate({**rivals, "tree": DecisionTreeClassifier()}, points, **options)
+    assert len(calls) == 3
+    with pytest.raises(StoreError, match="another folds"):
+        cube.miso.cross_validate(rivals, points, **{**options, "cv": BlockKFold(900, 3)})
+    with pytest.raises(StoreError, match="another folds, points"):
+        cube.miso.cross_validate(rivals, points.iloc[:-9], **options)
+    with pytest.raises(StoreError, match="model 'miso'"):
+        cube.miso.cross_validate({"miso": (rivals["miso"][0], FAST | {"noise": 0.5})}, points, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*have no label:misoxr.errors.MisoxrWarning")
+def test_folds_run_on_a_cluster(forked, scene, rivals, found):  # noqa: F811
+    """More fits than places for them, of a cube in memory and one that the workers hold."""
+    from distributed import Client, LocalCluster
+
+    cube, points = scene
+    pixelwise = {name: rivals[name] for name in ("logistic", "control")}
+    options = {"cv": CV, "seeds": (0, 1), "progress": False}
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        persisted = cube.chunk({"y": 32}).persist()
+        held = [persisted.miso.cross_validate(pixelwise, points, client=one, **options) for one in (client, None)]
+        there = cube.miso.cross_validate({"miso": rivals["miso"]}, points, client=client, **options)
+        assert os.getpid() not in client.run(os.getpid).values()
+    here = found.predictions.assign(region=None)  # the same in this process, there by region
+    for one in held:
+        same(one, replace(found, predictions=here[here.model != "miso"].reset_index(drop=True)))
+    network = replace(found, predictions=here[here.model == "miso"].reset_index(drop=True))
+    same(there, network, atol=1e-3)  # other numbers of threads round otherwise
+
+
+def test_a_task_of_a_cluster_fits_and_writes(scene, spec, tmp_path):  # noqa: F811
+    """Where the one place is the task's own, and while the process fits something itself."""
+    from distributed import Client
+
+    cube, points = scene
+    points = labelled(points)
+
+    def fitted(cube):
+        return fit(cube, spec, points, progress=False, **FAST).sha256
+
+    def written(cube, name):
+        to_zarr(cube.chunk({"y": 32}), tmp_path / name, progress=False)
+
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+        persisted = cube.chunk({"y": 32}).persist()
+        futures = [client.submit(fitted, one, pure=False) for one in (cube, persisted, cube)]
+        mine = fitted(cube)
+        assert [future.result(120) for future in futures] == [mine] * 3
+        client.submit(written, cube, "maps.zarr", pure=False).result(60)
+    xr.testing.assert_equal(open_maps(tmp_path / "maps.zarr").drop_vars("spatial_ref"), cube.drop_vars("spatial_ref"))
+
+
+def test_names_numbers_and_splitters_of_others(scene):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    found = cube.miso.cross_validate([LogisticRegression(), "rf-coordinates"], points, cv=2, progress=False)
+    assert found.models == ["LogisticRegression", "rf-coordinates"]
+    other = cube.miso.cross_validate(CONTROL, points, cv=SklearnKFold(2, shuffle=True, random_state=0), progress=False)
+    assert "KFold(n_splits=2" in other.about["cv"]
+
+
+def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    run = cube.miso.cross_validate
+    options = {"progress": False, "cv": CV}
+    with pytest.raises(PointsError, match="folds"):
+        run("rf-11", points, cv=ClusterKFold(10_000), progress=False)
+    with pytest.raises(SpecError, match="named alike"):
+        run(["rf-11", "rf-11"], points, **options)
+    with pytest.raises(SpecError, match="need the same tasks"):
+        run({"a": spec, "b": replace(spec, tasks=(TAXONOMY,))}, points, **options)
+    with pytest.raises(SpecError, match="cv is 'blocks'"):
+        run("rf-11", points, cv="blocks", progress=False)
+    far = gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=3338)
+    with pytest.raises(PointsError, match="None of .* points lies in a region"):
+        run("rf-11", points, regions=far, **options)
+    west, south, east, north = points.to_crs(3338).total_bounds
+    for name in ("all", "none"):
+        some = gpd.GeoDataFrame(geometry=[box(west, south, (west + east) / 2, north)], index=[name], crs=3338)
+        with pytest.raises(PointsError, match=f"named '{name}'"):
+            run("rf-11", points, regions=some, **options)
+    with pytest.raises(PointsError, match=r"no column \['zone'\]"):
+        run("rf-11", points, regions=gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=3338), region="zone", **options)
+    with pytest.raises(PointsError, match="in fold 0 are all 'present'"):
+        run(LogisticRegression(), points[points.permafrost == 1][["permafrost", "geometry"]], **options)
+    with pytest.raises(SpecError, match="no models to compare"):
+        run({}, points, **options)
+    with pytest.raises(SpecError, match="nothing to run"):
+        run("rf-11", points, seeds=[], **options)
+    for what in ("rf-11", spec):
+        with pytest.raises(SpecError, match="no argument 'stroe'. Did you mean \"store\""):
+            run(what, points, stroe="x", **options)
+        with pytest.raises(SpecError, match=r"settings \['zzz'\]"):
+            run(what, points, zzz="x", **options)
+    with pytest.raises(SpecError, match=r"\['directory'\] of 'miso-nano' cannot be set here"):
+        run(spec, points, directory="x", **options)
+    with pytest.raises(SpecError, match="val of 'miso-nano' is a GeoDataFrame, whose points may be test points of a fold"):
+        run(spec, points, val=points, **options)
+    with pytest.raises(SpecError, match="no pair"):
+        run(("rf-11", "rf-coordinates"), points, **options)
+    with pytest.raises(SpecError, match="cannot split points by coordinates alone"):
+        run("rf-11", points, cv=GroupKFold(3), progress=False)
+    with pytest.raises(PointsError, match="region is 'zone' and there are no regions"):
+        run("rf-11", points, region="zone", **options)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (DecisionTreeRegressor(), "give a classifier"),
+        (("rf-11", {"n_estimators": 3}), r"no settings \['n_estimators'\]"),
+        (("miso-nano", {"scaling": "minmax"}), "Unknown scaling 'minmax'"),
+        (("miso-nano", {"val": 2.0}), "fraction of 2"),
+        (("miso-nano", {"pretrained": {"sat": "/no/such.pth"}}), r"The file /no/such\.pth cannot be read"),
+        (("miso-nano", {"device": "gpu"}), "gpu"),
+        (("miso-nano", {"freeze": ("dem",)}), "freeze names"),
+        (("rf-11", {"like": "miso-nano"}), "like of 'second' is 'miso-nano'; give a ModelSpec"),
+    ],
+)
+def test_models_that_cannot_be_fitted_are_refused_before_others_are(scene, monkeypatch, second, message):  # noqa: F811
+    cube, points = scene
+    monkeypatch.setattr(module, "_answers", lambda *_: pytest.fail("a model was fitted"))
+    with pytest.raises((SpecError, PointsError, CheckpointError), match=message):
+        cube.miso.cross_validate({"first": "rf-coordinates", "second": second}, labelled(points), cv=CV, progress=False)
+
+
+def test_validation_points_that_leave_nothing_are_refused_before_any_fit(scene, spec, monkeypatch):  # noqa: F811
+    """Which points are held out follows from fold and seed, long before a fold's turn comes."""
+    cube, points = scene
+    points = labelled(points).reset_index(drop=True)
+    xy = np.stack([points.geometry.x, points.geometry.y], axis=-1)
+    held = held_out(spec, xy[:200], None, 1)
+    points["permafrost"] = (~np.append(held, np.zeros(len(points) - 200, bool))).astype(float)  # absent where seed 1 validates
+    points.loc[200:, "permafrost"] = np.arange(len(points) - 200) % 2
+    at = np.arange(len(points))
+    monkeypatch.setattr(module, "_answers", lambda *_: pytest.fail("a model was fitted"))
+    with pytest.raises(PointsError, match="In fold 0 of 'miso-nano', seed 1: All .* labels of 'permafrost' are 'present' when"):
+        cube.miso.cross_validate(spec, points, cv=[(at[:200], at[200:])], seeds=2, progress=False, **FAST)
+
+
+def test_given_folds_are_refused_where_reading_drops_points(scene):  # noqa: F811
+    cube, points = scene
+    points = labelled(points).reset_index(drop=True)[["permafrost", "geometry"]].astype({"permafrost": object})
+    points.at[0, "permafrost"] = [0, 1]
+    at = np.arange(len(points))
+    with pytest.raises(PointsError, match="1 of .* points are dropped .* folds that cv gives would shift") as raised:
+        cube.miso.cross_validate(CONTROL, points, cv=[(at[:200], at[200:])], progress=False)
+    assert "Observations of one place differ" in raised.value.__notes__[0]
+
+
+def test_models_of_the_same_bands_see_them_each_in_its_way(scene, spec, tmp_path):  # noqa: F811
+    """In windows of other sizes; and where one needs imagery and the other takes any band."""
+    cube, points = scene
+    points, options = labelled(points).reset_index(drop=True), {"cv": CV, "progress": False}
+    wide = replace(spec, windows=WindowSpec(32, 32, 24))
+    together = replace(spec, modalities=(Modality("all", spec.bands, spec.modalities[0].encoder),))
+    one, two = (CONTROL, {"like": spec}), (CONTROL, {"like": wide})
+    cube.miso.cross_validate({"one": one}, points, store=tmp_path, **options)
+    cube.miso.cross_validate({"one": one, "two": two}, points, store=tmp_path, **options)
+    row, column = (int(part[0]) for part in place(points.iloc[:1], geobox_of(cube))[1:])
+    holed = cube.copy(deep=True)
+    for name in ("red", "nir"):
+        holed[name][row, column] = np.nan
+    for order in (("one", "all"), ("all", "one")):
+        rivals = {name: {"one": one, "all": (CONTROL, {"like": together})}[name] for name in order}
+        with pytest.warns(MisoxrWarning, match="have no label, or no valid imagery"):
+            found = holed.miso.cross_validate(rivals, points, **options)
+        assert 0 not in set(found.predictions.point)
+
+
+def test_a_store_knows_what_no_text_shows(scene, tmp_path):  # noqa: F811
+    """Long arrays among an estimator's parameters; and files of other settings are not read where two runs lost one of them."""
+    cube, points = scene
+    points, options = labelled(points), {"cv": CV, "store": tmp_path, "progress": False}
+
+    def rival(last):
+        weights = np.append(np.ones(5000), last)[:, None]
+        return {"own": Baseline(Weighted(weights))}
+
+    first = cube.miso.cross_validate(rival(1.0), points, **options)
+    with pytest.raises(StoreError, match="another model 'own'"):
+        cube.miso.cross_validate(rival(2.0), points, **options)
+    bags = {
+        count: {"bags": BaggingClassifier(LogisticRegression(), n_estimators=count)} for count in (2, 3)
+    }  # has an estimator, too
+    cube.miso.cross_validate(bags[2], points, **options)
+    with pytest.raises(StoreError, match="another model 'bags'"):
+        cube.miso.cross_validate(bags[3], points, **options)
+    (tmp_path / "run.json").unlink()
+    second = cube.miso.cross_validate(rival(2.0), points, **options)
+    assert len(list(tmp_path.glob("own*.parquet"))) == 6
+    assert set(first.predictions.seconds).isdisjoint(second.predictions.seconds)
+    with pytest.raises(SpecError, match="'own' is cannot be kept in a store"):
+        cube.miso.cross_validate(
+            {"own": Baseline(make_pipeline(FunctionTransformer(lambda x: x), LogisticRegression()))}, points, **options
+        )
+
+
+def test_models_of_folds_do_not_stay(scene, spec):  # noqa: F811
+    cube, points = scene
+    before = set(checkpoint._LOADED)
+    cube.miso.cross_validate(spec, labelled(points), cv=2, progress=False, **FAST)
+    assert set(checkpoint._LOADED) == before
+
+
+def test_folds_and_seeds_as_others_write_them(scene, monkeypatch):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    options = {"progress": False}
+    folds = list(SklearnKFold(2).split(np.zeros(len(points))))
+    found = cube.miso.cross_validate(CONTROL, points, cv=folds, seeds=np.int64(1), **options)
+    assert found.about["seeds"] == [0]
+    assert cube.miso.cross_validate(CONTROL, points, cv=np.int64(2), seeds=np.array([3]), **options).about["seeds"] == [3]
+    monkeypatch.setattr(module, "_answers", lambda *_: pytest.fail("a model was fitted"))
+    for seeds in ((0, 0), (-1,), "12", None, [0.5]):
+        with pytest.raises(SpecError, match="give a number of seeds, or different whole numbers from 0"):
+            cube.miso.cross_validate(CONTROL, points, cv=2, seeds=seeds, **options)
+    with pytest.raises(SpecError, match="store is 5; give a path or a URL"):
+        cube.miso.cross_validate(CONTROL, points, cv=2, **options | {"store": 5})
+    with pytest.raises(SpecError, match="client is 'local'; give a distributed.Client"):
+        cube.miso.cross_validate(CONTROL, points, cv=2, client="local", **options)
+    with pytest.raises(SpecError, match=r"\['seed'\] of 'all' cannot be set here: give seeds="):
+        cube.miso.cross_validate(CONTROL, points, cv=2, seed=1, **options)
+    with pytest.raises(SpecError, match="cross_validate itself takes .*'regions'"):
+        cube.miso.cross_validate(CONTROL, points, cv=2, zzz=1, **options)
+    with pytest.raises(SpecError, match="cross_validate has no argument 'regoins'. Did you mean \"regions\""):
+        cube.miso.cross_validate(CONTROL, points, cv=2, regoins=1, **options)
+
+    class Both:
+        def split(self, X):
+            yield np.arange(len(X)), np.arange(10)
+
+    with pytest.raises(PointsError, match="Fold 0 has 10 points on both sides"):
+        cube.miso.cross_validate(CONTROL, points, cv=Both(), **options)
+
+
+def test_other_folds_of_the_same_points_are_another_run(scene, tmp_path):  # noqa: F811
+    """Also where one side goes on where the other had ended."""
+    cube, points = scene
+    points, options = labelled(points), {"store": tmp_path, "progress": False}
+    at = np.arange(len(points))
+    cube.miso.cross_validate(CONTROL, points, cv=PredefinedFolds([(at[:200], at[200:])]), **options)
+    with pytest.raises(StoreError, match="another folds"):
+        cube.miso.cross_validate(CONTROL, points, cv=PredefinedFolds([(at[:150], at[150:])]), **options)
+
+
+def test_a_damaged_store_names_its_file(scene, tmp_path):  # noqa: F811
+    cube, points = scene
+    points, options = labelled(points), {"store": tmp_path / "cv", "cv": CV, "progress": False}
+    cube.miso.cross_validate(CONTROL, points, **options)
+    file = next((tmp_path / "cv").glob("*fold1.parquet"))
+    file.write_bytes(b"")
+    with pytest.raises(StoreError, match=f"{file.name} is damaged .*delete it, and its fold is run again"):
+        cube.miso.cross_validate(CONTROL, points, **options)
+    (tmp_path / "cv" / "run.json").write_text("")
+    with pytest.raises(StoreError, match="run.json is damaged"):
+        cube.miso.cross_validate(CONTROL, points, **options)
+    with pytest.raises(StoreError, match="cannot be made"):
+        cube.miso.cross_validate(CONTROL, points, **{**options, "store": file})
+
+
+def test_an_index_of_words_and_numbers_can_be_saved(scene, tmp_path):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    mixed = points.set_axis([*range(len(points) - 1), "last"])
+    found = cube.miso.cross_validate(CONTROL, mixed, cv=2, progress=False)
+    found.save(tmp_path / "scores.parquet")
+    same(Scores.load(tmp_path / "scores.parquet"), found)
+    with pytest.raises(StoreError, match=r"give what Scores\.save wrote"):
+        Scores.load(tmp_path)
+
+
+def test_given_folds_are_of_the_points_given(scene):  # noqa: F811
+    """Points that are left out do not shift the others between folds."""
+    cube, points = scene
+    points = points.reset_index(drop=True)
+    at = np.arange(len(points))
+    cv = PredefinedFolds([(at[at % 3 != k], at[at % 3 == k]) for k in range(3)])
+    with pytest.warns(MisoxrWarning, match="left out"):
+        found = cube.miso.cross_validate(CONTROL, points, cv=cv, progress=False)
+    assert len(set(found.predictions.point)) < len(points)
+    assert (found.predictions.fold == found.predictions.point % 3).all()
+
+
+def test_seeds_change_estimators(scene):  # noqa: F811
+    cube, points = scene
+    forest = baseline("rf-11").estimator.set_params(n_estimators=9)
+    found = cube.miso.cross_validate(Baseline(forest), labelled(points), cv=CV, seeds=2, progress=False)
+    one, other = (found.predictions[found.predictions.seed == seed].p0.to_numpy() for seed in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_other_imagery_is_not_the_same_run(scene, tmp_path):  # noqa: F811
+    cube, points = scene
+    options = {"cv": CV, "store": tmp_path, "progress": False}
+    cube.miso.cross_validate(LogisticRegression(), labelled(points), **options)
+    rows = np.floor((1_500_000 - points.geometry.y) / 20).astype(int).to_numpy()
+    columns = np.floor((points.geometry.x - 300_000) / 20).astype(int).to_numpy()
+    elsewhere = np.ones(cube.red.shape, "float32")
+    elsewhere[rows, columns] = 0
+    for change in (1.1, 1 + 0.1 * elsewhere):  # everywhere, or but for the points' own pixels
+        other = cube.assign(red=(cube.red * change).assign_attrs(units="1"))
+        with pytest.raises(StoreError, match="model 'LogisticRegression'"):
+            other.miso.cross_validate(LogisticRegression(), labelled(points), **options)
+
+
+def test_regressors_with_tasks_of_their_own(scene, spec):  # noqa: F811
+    cube, points = scene
+    depth = points.assign(depth=np.arange(len(points)) * 0.1)[["depth", "geometry"]]
+    like = replace(spec, tasks=(Task("depth", "regression", units="cm"),))
+    found = cube.miso.cross_validate({"tree": (DecisionTreeRegressor(), {"like": like})}, depth, cv=CV, progress=False)
+    assert "depth rmse" in found.summary()
+    assert found.compare("tree", "tree", "r2").difference == 0
+
+
+def test_points_in_another_crs_are_moved(scene):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    one = cube.miso.cross_validate(CONTROL, points, cv=CV, progress=False)
+    other = cube.miso.cross_validate(CONTROL, points.to_crs(4326), cv=CV, progress=False)
+    pd.testing.assert_frame_equal(one.predictions[["point", "fold"]], other.predictions[["point", "fold"]])
+    assert np.abs(one.predictions.p0 - other.predictions.p0).median() < 0.02

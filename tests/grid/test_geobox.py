@@ -1,0 +1,146 @@
+"""The pixel grid: reading it, writing it, and the way between pixels, coordinates and locations."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+
+from misoxr.errors import GridError
+from misoxr.grid.geobox import assign, crs_of, geobox_of, lattice_offset, locations, pixels, same_grid
+from misoxr.spec import ALASKA
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden.safetensors"
+
+
+@st.composite
+def geoboxes(draw: st.DrawFn, smallest: int = 2) -> GeoBox:
+    size = draw(st.sampled_from([0.5, 1.0, 10.0, 29.97, 1000.0]))
+    shape = draw(st.integers(smallest, 60)), draw(st.integers(smallest, 60))
+    west, north = (draw(st.floats(-2e6, 2e6, allow_nan=False)) for _ in "xy")
+    flip = draw(st.sampled_from([-1, 1]))
+    return GeoBox(shape, Affine(size, 0, west, 0, flip * size, north), draw(st.sampled_from(["EPSG:3338", "EPSG:32606"])))
+
+
+def blank(geobox: GeoBox) -> xr.Dataset:
+    return xr.Dataset({"a": (("y", "x"), np.zeros(geobox.shape, dtype="float32"))})
+
+
+@given(geoboxes(smallest=1))
+def test_a_grid_that_was_written_is_read_back(geobox):
+    ds = assign(blank(geobox), geobox)
+    assert same_grid(geobox_of(ds), geobox)
+    assert ds["a"].attrs["grid_mapping"] == "spatial_ref"
+
+
+@given(geoboxes(smallest=6))
+def test_a_slice_knows_its_own_grid_in_spite_of_the_stale_transform(geobox):
+    part = assign(blank(geobox), geobox).isel(y=slice(1, 5), x=slice(2, None))
+    assert same_grid(geobox_of(part), geobox[1:5, 2:])
+
+
+@given(geoboxes(), st.lists(st.tuples(st.floats(-5, 70), st.floats(-5, 70)), min_size=1, max_size=9))
+def test_pixels_are_the_inverse_of_the_transform(geobox, places):
+    rows, columns = np.array(places).T
+    x, y = geobox.affine.c + geobox.affine.a * columns, geobox.affine.f + geobox.affine.e * rows
+    found = pixels(geobox, x, y)
+    np.testing.assert_allclose(found, [rows, columns], atol=1e-5)
+
+
+@given(geoboxes(), st.integers(-50, 50), st.integers(-50, 50))
+def test_the_lattice_offset_moves_with_the_dataset(geobox, down, right):
+    a, e = geobox.affine.a, geobox.affine.e
+    affine = Affine(a, 0, geobox.affine.c + right * a, 0, e, geobox.affine.f + down * e)
+    moved = GeoBox(geobox.shape, affine, geobox.crs)
+    phase = [(part % 1 + 0.25) % 1 for part in (geobox.affine.c / geobox.affine.a, geobox.affine.f / geobox.affine.e)]
+    # A grid on the very edge of the rounding may fall to either side.
+    if all(1e-6 < part < 1 - 1e-6 for part in phase):
+        rows, columns = lattice_offset(geobox)
+        assert lattice_offset(moved) == (rows + down, columns + right)
+
+
+@pytest.mark.parametrize("half", [0.0, 0.5])
+def test_the_lattice_offset_does_not_waver_by_rounding(half):
+    wobble = np.array([-1e-7, 0, 1e-7])
+    boxes = [GeoBox((4, 4), Affine(10, 0, (7 + half + w) * 10, 0, -10, (9 + half - w) * 10), "EPSG:3338") for w in wobble]
+    assert len({lattice_offset(box) for box in boxes}) == 1
+
+
+def test_rasterio_and_odc_read_the_same_grid():
+    import odc.geo.xr  # noqa: F401
+    import rioxarray  # noqa: F401
+
+    geobox = GeoBox((30, 20), Affine(10, 0, 200_005, 0, -10, 1_600_005), "EPSG:3338")
+    ds = assign(blank(geobox), geobox)
+    assert ds.rio.crs.to_epsg() == 3338
+    assert ds.rio.transform() == geobox.affine
+    assert ds.odc.geobox == geobox
+
+
+@pytest.mark.parametrize(
+    ("coords", "attrs"),
+    [({"epsg": 3338}, {}), ({"proj:epsg": 3338}, {}), ({}, {"crs": "EPSG:3338"})],
+)
+def test_the_crs_is_found_where_other_packages_leave_it(coords, attrs):
+    array = xr.DataArray(np.zeros((2, 2)), {"y": [15.0, 5.0], "x": [5.0, 15.0], **coords}, ("y", "x"), attrs=attrs)
+    assert crs_of(array) == "EPSG:3338"
+    assert geobox_of(array).crs.epsg == 3338
+
+
+def test_bad_grids_are_refused_with_the_reason():
+    def grid(y, x, **attrs):
+        return xr.DataArray(np.zeros((len(y), len(x))), {"y": y, "x": x}, ("y", "x"), attrs=attrs)
+
+    with pytest.raises(GridError, match="no CRS"):
+        geobox_of(grid([2.0, 1.0], [1.0, 2.0]))
+    with pytest.raises(GridError, match=r"irregular, by up to 0\.\d+ pixels"):
+        geobox_of(grid([3.0, 2.0, 1.0], [1.0, 2.0, 3.5], crs="EPSG:3338"))
+    with pytest.raises(GridError, match="do not advance"):
+        geobox_of(grid([2.0, 2.0], [1.0, 2.0], crs="EPSG:3338"))
+    with pytest.raises(GridError, match="pixel size is unknown"):
+        geobox_of(grid([2.0], [1.0, 2.0], crs="EPSG:3338"))
+    with pytest.raises(GridError, match="no 'y' coordinate"):
+        geobox_of(xr.DataArray(np.zeros((2, 2)), dims=("lat", "lon")))
+    rotated = grid([2.0, 1.0], [1.0, 2.0]).assign_coords(
+        spatial_ref=xr.Variable((), 0, {"crs_wkt": "EPSG:3338", "GeoTransform": "0 1 0.2 0 0.2 -1"})
+    )
+    with pytest.raises(GridError, match="rotated"):
+        geobox_of(rotated)
+
+
+def test_grids_differ_by_shape_crs_or_a_hundredth_of_a_pixel():
+    box = GeoBox((5, 5), Affine(10, 0, 0, 0, -10, 0), "EPSG:3338")
+    assert same_grid(box, GeoBox((5, 5), Affine(10, 0, 0.005, 0, -10, 0), "EPSG:3338"))
+    assert not same_grid(box, GeoBox((5, 5), Affine(10, 0, 0.1, 0, -10, 0), "EPSG:3338"))
+    assert not same_grid(box, GeoBox((5, 5), Affine(10, 0, 0, 0, 10, -50), "EPSG:3338"))
+    assert not same_grid(box, GeoBox((5, 6), box.affine, "EPSG:3338"))
+    assert not same_grid(box, GeoBox((5, 5), box.affine, "EPSG:32606"))
+
+
+def test_locations_reach_minus_one_to_one_at_the_corners_of_alaska():
+    west, south, east, north = ALASKA.extent
+    box = GeoBox((int(north - south) // 100, int(east - west) // 100), Affine(100, 0, west, 0, -100, north), "EPSG:3338")
+    found = locations(box, [0, box.shape.y], [0, box.shape.x], ALASKA)
+    np.testing.assert_allclose(found, [[-1, -1], [1, 1]], atol=1e-12)
+
+
+def test_locations_of_another_crs_are_transformed():
+    import pyproj
+
+    albers = GeoBox((10, 10), Affine(10, 0, 300_000, 0, -10, 1_500_000), "EPSG:3338")
+    x, y = pyproj.Transformer.from_crs("EPSG:3338", "EPSG:32606", always_xy=True).transform(300_035, 1_499_945)
+    utm = GeoBox((10, 10), Affine(10, 0, x - 50, 0, -10, y + 50), "EPSG:32606")
+    np.testing.assert_allclose(locations(utm, 5, 5, ALASKA), locations(albers, 5.5, 3.5, ALASKA), atol=1e-9)
+
+
+def test_locations_equal_the_published_scaling():
+    from safetensors.numpy import load_file
+
+    golden = load_file(GOLDEN)
+    x, y = golden["coord3338.xy"].T
+    box = GeoBox((10, 10), Affine(1, 0, 0, 0, -1, 0), "EPSG:3338")  # rows and columns are coordinates
+    np.testing.assert_allclose(locations(box, -y, x, ALASKA), golden["coord3338.out"], atol=1e-6)

@@ -1,0 +1,324 @@
+"""Rivals: what they see, that they answer lazily wherever a model does, and what they refuse."""
+
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.ensemble import ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
+from sklearn.tree import DecisionTreeClassifier
+
+from misoxr.cube.features import features, features_at
+from misoxr.cube.scaling import Scaling
+from misoxr.cube.stack import stack
+from misoxr.errors import MisoxrWarning, PointsError, SpecError
+from misoxr.grid.geobox import geobox_of
+from misoxr.spec import PERMAFROST, TAXONOMY, Task
+from misoxr.training.baselines import Baseline, PixelModel, baseline, fit_baseline
+from tests.training.test_fit import scene  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def forest(scene, spec):  # noqa: F811
+    cube, points = scene
+    return fit_baseline(cube, "rf-11", points, spec, seed=0)
+
+
+def test_the_published_forest_by_name():
+    found = baseline("rf-11").estimator.get_params()
+    assert (found["n_estimators"], found["max_depth"], found["min_samples_split"], found["class_weight"]) == (253, 16, 5, None)
+    assert baseline("rf-11-balanced").estimator.class_weight == "balanced"
+    assert [baseline(name).features for name in ("rf-surroundings", "rf-coordinates")] == ["surroundings", "coordinates"]
+    with pytest.raises(SpecError, match=r"Unknown baseline 'rf-12'; use one of \['rf-11'"):
+        baseline("rf-12")
+
+
+def test_a_forest_maps_lazily_and_learns(scene, forest, no_compute):  # noqa: F811
+    cube, _ = scene
+    with no_compute():
+        maps = cube.chunk({"y": 50, "x": 70}).miso.predict(forest)
+    red = cube.red.values
+    found = maps.compute()
+    sure = np.abs(np.log(red / np.median(red))) > 0.3
+    assert ((found.permafrost_probability.values > 0.5) == (red > np.median(red)))[sure].mean() > 0.9
+    assert found.taxonomy.dtype == "uint8"
+    np.testing.assert_allclose(found.taxonomy_probability.sum("taxon"), 1, atol=1e-5)
+    assert found.attrs["model_sha256"] == forest.sha256
+    assert "RandomForestClassifier" in found.attrs["title"]
+    # One key of the graph holds the estimators, however many chunks there are.
+    held = [key for key, task in dict(maps.__dask_graph__()).items() if "PixelModel" in repr(task)[:200]]
+    assert len(held) <= 1
+
+
+def test_only_the_tasks_that_are_asked_for_are_answered(scene, forest, monkeypatch):  # noqa: F811
+    cube, points = scene
+    whole, at = cube.miso.predict(forest), cube.miso.predict_at(forest, points)
+
+    def refused(*_):
+        raise AssertionError("nobody asked")
+
+    monkeypatch.setattr(forest.estimators["permafrost"], "predict_proba", refused)
+    for tasks in (["taxonomy"], ["taxonomy", "taxonomy"]):
+        one = cube.miso.predict(forest, tasks=tasks)
+        assert list(one) == ["taxonomy_probability", "taxonomy"]
+        one, some = one.compute(), cube.miso.predict_at(forest, points, tasks=tasks).compute()
+        assert one.attrs["model_sha256"] == forest.sha256
+    monkeypatch.undo()
+    np.testing.assert_array_equal(one.taxonomy_probability, whole.taxonomy_probability)
+    np.testing.assert_array_equal(some.taxonomy_probability, at.taxonomy_probability)
+    assert list(cube.miso.predict(forest, tasks=["taxonomy", "permafrost"])) == list(whole)
+    with pytest.raises(SpecError, match="no task 'ice'"):
+        cube.miso.predict(forest, tasks=["ice"])
+
+
+def test_a_map_is_what_scikit_learn_answers(scene, forest):  # noqa: F811
+    cube, _ = scene
+    table = stack(cube, forest.spec).compute().reshape(len(forest.spec.bands), -1).T
+    wanted = forest.estimators["taxonomy"].predict_proba(table).astype("float32").T.reshape(-1, 160, 160)
+    codes, filters = forest.estimators["taxonomy"].classes_, list(warnings.filters)
+    for chunks in ({}, {"y": 50, "x": 70}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = cube.chunk(chunks).miso.predict(forest, tasks=["taxonomy"]).taxonomy_probability.compute()
+        np.testing.assert_array_equal(found.values[codes], wanted)
+    assert warnings.filters == filters, "scikit-learn's threads leave none"
+    rows = np.abs(np.random.default_rng(0).normal(size=(50, 4))).astype("float32")
+    grown = ExtraTreesRegressor(5, random_state=0).fit(rows, rows[:, 0])
+    model = PixelModel(replace(forest.spec, tasks=(Task("t", "regression"),)), {"t": grown})
+    np.testing.assert_array_equal(model.answer(rows)[:, 0], grown.predict(rows).astype("float32"))
+
+
+@pytest.mark.parametrize("kind", ["pixel", "surroundings", "coordinates"])
+def test_the_same_estimators_make_the_same_graph(scene, spec, kind, tmp_path):  # noqa: F811
+    """Then to_zarr goes on with what another call has begun."""
+    cube, points = scene
+    chosen = Baseline(DecisionTreeClassifier(max_depth=3), kind)
+    model, same, other = (fit_baseline(cube, chosen, points, spec, seed=seed) for seed in (0, 0, 1))
+    model.save(tmp_path / "model.skops")
+    lazy = cube.chunk({"y": 80})
+    names = [
+        (lazy.miso.predict(one).permafrost.data.name, lazy.miso.predict_at(one, points[:9]).permafrost.data.name)
+        for one in (model, model, same, tmp_path / "model.skops", other)
+    ]
+    assert len(set(names[:4])) == 1
+    assert names[4] != names[0]
+    part = lazy.isel(x=slice(0, 80))
+    part.miso.predict(model).miso.to_zarr(tmp_path / "maps.zarr", progress=False)
+    part.miso.predict(tmp_path / "model.skops").miso.to_zarr(tmp_path / "maps.zarr", progress=False)
+
+
+def test_estimators_need_no_torch(tmp_path):
+    """Imports of it take seconds, and more memory than a forest."""
+    code = """if True:
+        import sys, geopandas as gpd, numpy as np
+        import xarray as xr, misoxr
+        from odc.geo.geobox import GeoBox
+        from affine import Affine
+        from misoxr.grid.geobox import assign
+        from sklearn.tree import DecisionTreeClassifier
+        noise = np.random.default_rng(0).random((20, 20))
+        cube = xr.Dataset({name: (("y", "x"), noise.astype("f4"), {"units": "1"}) for name in ("red", "nir")})
+        cube = assign(cube, GeoBox((20, 20), Affine(10, 0, 300_000, 0, -10, 1_500_000), "EPSG:3338"))
+        at = gpd.points_from_xy(cube.x.values, cube.y.values)
+        points = gpd.GeoDataFrame({"permafrost": noise.diagonal() > 0.5}, geometry=at, crs="EPSG:3338")
+        cube.miso.fit(DecisionTreeClassifier(), points).save("tree.skops")
+        assert (cube.miso.predict("tree.skops").permafrost.values == (noise > 0.5)).mean() > 0.7
+        assert cube.miso.predict_at("tree.skops", points).permafrost.values.tolist() == points.permafrost.tolist()
+        assert not {"torch", "timm"} & set(sys.modules)
+    """
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)})
+
+
+def test_chunks_change_nothing_surroundings_included(scene, spec):  # noqa: F811
+    cube, points = scene
+    wide = fit_baseline(cube, Baseline(DecisionTreeClassifier(max_depth=4), "surroundings", "whiten"), points, spec)
+    one = cube.miso.predict(wide).compute()
+    for chunks in ({"y": 50, "x": 70}, {"y": 9, "x": 160}):
+        other = cube.chunk(chunks).miso.predict(wide).compute()
+        np.testing.assert_allclose(one.permafrost_probability, other.permafrost_probability, atol=1e-6)
+
+
+def test_at_points_it_answers_as_on_the_map(scene, forest):  # noqa: F811
+    cube, points = scene
+    maps = cube.miso.predict(forest).compute()
+    at = cube.miso.predict_at(forest, points).compute()
+    box = geobox_of(cube)
+    column = ((points.geometry.x - box.affine.c) / 20).astype(int)
+    row = ((box.affine.f - points.geometry.y) / 20).astype(int)
+    np.testing.assert_array_equal(at.permafrost_probability, maps.permafrost_probability.values[row, column])
+    with pytest.warns(MisoxrWarning, match="1 of 2 points lie outside"):
+        answers = cube.miso.predict_at(forest, {"x": [300_110.0, 0.0], "y": [1_499_890.0, 0.0]}).compute()
+    np.testing.assert_array_equal(np.isnan(answers.permafrost_probability), [False, True])
+
+
+def test_surroundings_are_means_and_deviations_of_what_is_valid(scene, spec):  # noqa: F811
+    cube, _ = scene
+    cube = cube.assign(red=cube.red.where(cube.x > 300_400).assign_attrs(units="1"))
+    bands = stack(cube, spec)
+    seen = features("surroundings", None, spec, bands, geobox_of(cube)).compute()
+    assert seen.shape == (4 * 5 + 1, 160, 160)
+    raw = bands.compute()[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for side, first in ((5, 4), (15, 12)):
+            half = side // 2
+            for row, column in ((0, 0), (80, 19), (80, 22), (159, 159), (40, 100)):
+                window = raw[max(0, row - half) : row + half + 1, max(0, column - half) : column + half + 1]
+                np.testing.assert_allclose(seen[first, row, column], np.nanmean(window), rtol=1e-4)
+                np.testing.assert_allclose(seen[first + 4, row, column], np.nanstd(window), rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunks", [{"y": 160, "x": 160}, {"y": 50, "x": 9}])
+@pytest.mark.parametrize("kind", ["pixel", "surroundings", "coordinates"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_features_at_points_are_those_of_the_map(scene, spec, kind, scaled, chunks):  # noqa: F811
+    cube, _ = scene
+    holed = cube.assign({name: cube[name].where(cube.x > 300_400).assign_attrs(units=cube[name].units) for name in cube})
+    bands, box = stack(holed.chunk(chunks), spec), geobox_of(cube)
+    scaling = Scaling.fit(spec, bands.compute().reshape(4, -1)[:, ::7]) if scaled else None
+    rng = np.random.default_rng(0)
+    rows, columns = rng.uniform(0, 160, (2, 300))
+    rows[:4], columns[:4] = (0, 0, 159.9, 159.9), (0, 159.9, 0, 159.9)
+    wanted = features(kind, scaling, spec, bands, box).compute()[:, rows.astype(int), columns.astype(int)]
+    found = features_at(kind, scaling, spec, bands, box, rows, columns)
+    assert found.ndim == 2
+    np.testing.assert_allclose(found.compute(), wanted, rtol=1e-4, atol=2e-4)
+
+
+def test_coordinates_alone_know_no_imagery(scene, spec):  # noqa: F811
+    cube, points = scene
+    control = fit_baseline(cube, "rf-coordinates", points, spec)
+    noise = cube.map(lambda a: (a * 0 + 0.3).assign_attrs(a.attrs))
+    one, other = (each.miso.predict(control).compute() for each in (cube, noise))
+    np.testing.assert_array_equal(one.permafrost_probability, other.permafrost_probability)
+
+
+def test_nodata_has_no_answer(scene, forest):  # noqa: F811
+    cube, _ = scene
+    holed = cube.assign({name: cube[name].where(cube.x > 300_400).assign_attrs(units="1") for name in ("red", "nir")})
+    found = holed.miso.predict(forest).compute()
+    assert np.isnan(found.permafrost_probability.values[:, :20]).all()
+    assert (found.permafrost.values[:, :20] == 255).all()
+    assert np.isfinite(found.permafrost_probability.values[:, 20:]).all()
+
+
+@pytest.mark.parametrize("estimator", [LogisticRegression(max_iter=200), RidgeClassifier()])
+def test_any_classifier_will_do(scene, spec, estimator):  # noqa: F811
+    cube, points = scene
+    model = cube.miso.fit(estimator, points)
+    assert isinstance(model, PixelModel)
+    found = cube.miso.predict(model).compute().permafrost_probability.values
+    assert ((found > 0.5) == (cube.red.values > np.median(cube.red.values))).mean() > 0.8
+
+
+def test_regressors_answer_values(scene, spec):  # noqa: F811
+    cube, points = scene
+    task = Task("thickness", "regression", units="cm")
+    labelled = points.assign(thickness=np.arange(len(points)) * 0.1)
+    model = fit_baseline(cube, RandomForestRegressor(5, random_state=0), labelled, replace(spec, tasks=(task,)))
+    found = cube.miso.predict(model).compute().thickness
+    assert found.attrs["units"] == "cm"
+    assert 0 <= float(found.min()) < float(found.max()) <= 40
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1e-6, 2e-6), (1.0, 1e5), (1e6, -1e9), (0.0, 0.1 + 0.2)])
+def test_regressors_learn_labels_in_any_units(scene, spec, factor, offset):  # noqa: F811
+    """Also those with tolerances of their own, and sums of squares, whose digits an offset would eat."""
+    cube, points = scene
+    spec = replace(spec, tasks=(Task("soc", "regression"),))
+    labels = np.sin(np.arange(len(points)) / 30)
+    for estimator in (SVR(epsilon=0.1), RandomForestRegressor(5, max_depth=5, random_state=0)):
+        one, other = (
+            cube.miso.predict(fit_baseline(cube, Baseline(estimator, scaling="log"), points.assign(soc=soc), spec)).soc.values
+            for soc in (labels, labels * factor + offset)
+        )
+        expected = one.astype("float64") * factor + offset
+        np.testing.assert_allclose(other, expected, rtol=1e-7, atol=1e-3 * factor)
+
+
+@pytest.mark.parametrize("scaling", ["log", "whiten", "standard"])
+def test_a_band_of_one_value_takes_no_part(scene, spec, scaling):  # noqa: F811
+    """0.529 has a logarithm that means round by 1e-16, which is no deviation to divide by."""
+    cube, points = scene
+    maps = []
+    for value in (0.5, 0.529):
+        flat = cube.assign(nir=cube.nir.copy(data=np.full(cube.nir.shape, value, "float32")))
+        flat.nir[3, 3] = 0.2  # beyond the percentiles
+        fitted = fit_baseline(flat, Baseline(LogisticRegression(), "surroundings", scaling), points, spec)
+        maps.append(flat.miso.predict(fitted).permafrost_probability.values)
+    np.testing.assert_allclose(*maps, atol=1e-3)
+    assert ((maps[0] > 0.5) == (cube.red.values > np.median(cube.red.values))).mean() > 0.8
+
+
+def test_labels_that_no_map_can_hold_are_refused(scene, spec):  # noqa: F811
+    cube, points = scene
+    spec = replace(spec, tasks=(Task("soc", "regression"),))
+    for value, size in ((1e39, r"1e\+39"), (1e-40, "1e-40")):
+        with pytest.raises(
+            PointsError, match=f"labels of 'soc' reach {size}, and maps hold values of .*; give them in other units"
+        ):
+            fit_baseline(cube, RandomForestRegressor(2), points.assign(soc=value), spec)
+
+
+def test_seeds_reach_into_pipelines(scene, spec):  # noqa: F811
+    cube, points = scene
+    within = make_pipeline(StandardScaler(), RandomForestClassifier(3, random_state=7))
+    one, same, other = (fit_baseline(cube, within, points, spec, seed=seed).sha256 for seed in (0, 0, 1))
+    assert one == same != other
+    spread = make_pipeline(StandardScaler(), RandomForestClassifier(3, n_jobs=2))
+    model = fit_baseline(cube, spread, points, spec)
+    assert {fitted[-1].n_jobs for fitted in model.estimators.values()} == {1}  # Dask's threads share the cores
+
+
+def test_points_without_imagery_are_left_out_with_a_warning(scene, spec):  # noqa: F811
+    cube, points = scene
+    holed = cube.map(lambda band: band.where(cube.x > 301_000).assign_attrs(band.attrs))
+    with pytest.warns(MisoxrWarning, match="points lie where the cube has no valid imagery, and are left out"):
+        model = holed.miso.fit(RandomForestClassifier(2), points, like=spec)
+    assert model.record["points"] < len(points)
+
+
+def test_what_does_not_fit_is_refused(scene, spec, forest):  # noqa: F811
+    cube, points = scene
+    with pytest.raises(SpecError, match="does not fit task 'permafrost', a binary; give a classifier"):
+        fit_baseline(cube, RandomForestRegressor(), points, spec)
+    with pytest.raises(SpecError, match="give a regressor"):
+        fit_baseline(cube, RandomForestClassifier(), points, replace(spec, tasks=(Task("t", "regression"),)))
+    with pytest.raises(SpecError, match="no scikit-learn estimator"):
+        cube.miso.fit(3, points)
+    with pytest.raises(SpecError, match=r"LogisticRegression is a class; give an estimator, LogisticRegression\(\)"):
+        cube.miso.fit(LogisticRegression, points)
+    with pytest.raises(SpecError, match="like is 'miso-small'; give a ModelSpec"):
+        cube.miso.fit("rf-11", points, like="miso-small")
+    with pytest.raises(SpecError, match="coordinates alone have no bands to scale"):
+        cube.miso.fit("rf-coordinates", points, scaling="whiten")
+    pixels = np.stack([cube[band.name].values.ravel() for band in spec.bands])
+    scaling = Scaling.fit(spec, pixels)
+    with pytest.raises(SpecError, match="coordinates alone have no bands to scale"):
+        cube.miso.fit("rf-coordinates", points, like=spec, scaling=scaling)
+    with pytest.raises(SpecError, match=r"The scaling lacks \['cov'\]"):
+        cube.miso.fit("rf-11", points, like=spec, scaling=Scaling({"sat": scaling.modalities["sat"]}))
+    with pytest.raises(SpecError, match=r"seed is 4294967296; scikit-learn takes whole numbers from 0 to 2\*\*32 - 1"):
+        cube.miso.fit("rf-11", points, seed=2**32)
+    with pytest.raises(SpecError, match="features is 'colour'"):
+        Baseline(LogisticRegression(), "colour")
+    with pytest.raises(SpecError, match=r"no settings \['max_epochs'\]"):
+        cube.miso.fit("rf-11", points, max_epochs=3)
+    with pytest.raises(PointsError, match="All .* labels of 'permafrost' are 'present'"):
+        fit_baseline(cube, "rf-11", points[points.permafrost == 1], replace(spec, tasks=(PERMAFROST,)))
+    with pytest.raises(PointsError, match="No point with valid imagery has a label of 'permafrost'"):
+        fit_baseline(cube, "rf-11", points.assign(permafrost=np.nan), replace(spec, tasks=(PERMAFROST, TAXONOMY)))
+    for option in ({"location": True}, {"batch_size": 3}, {"device": "cpu"}, {"compile": True}):
+        with pytest.raises(SpecError, match="settings of a network"):
+            cube.miso.predict(forest, **option)
+    with pytest.raises(SpecError, match="resolution is 5"):
+        cube.miso.predict(forest, resolution=5)
