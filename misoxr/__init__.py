@@ -8,8 +8,7 @@ from misoxr._version import __version__
 from misoxr.io.layout import open_maps
 from misoxr.points.folds import KNNDM, BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds
 from misoxr.points.read import read_points
-from misoxr.spec import LossSpec, ModelSpec, WindowSpec
-from misoxr.spec.recipe import Recipe
+from misoxr.spec import LossSpec, ModelSpec, Recipe, WindowSpec
 from misoxr.stac import open_stac
 
 if TYPE_CHECKING:

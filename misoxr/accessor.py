@@ -127,8 +127,8 @@ class MisoAccessor:
     def to_pyramid(
         self, store: str | os.PathLike[str], *, levels: int | None = None, overwrite: bool = False, **options: Any
     ) -> None:
-        """Compute this dataset block by block into Zarr with coarser levels; see :func:`misoxr.io.geotiff.to_pyramid`."""
-        from misoxr.io.geotiff import to_pyramid
+        """Compute this dataset block by block into Zarr with coarser levels; see :func:`misoxr.io.pyramid.to_pyramid`."""
+        from misoxr.io.pyramid import to_pyramid
 
         to_pyramid(self._ds, store, levels=levels, overwrite=overwrite, **options)
 

@@ -9,9 +9,8 @@ import xarray as xr
 
 import misoxr
 from misoxr.cube.stack import stack
-from misoxr.errors import BandError, MisoxrWarning, did_you_mean
+from misoxr.errors import BandError, MisoxrWarning, did_you_mean, flush, gathered, note
 from misoxr.mapping.predict import predict
-from misoxr.notes import flush, gathered, note
 from tests.conftest import make_cube, make_model, tiny_spec
 
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from misoxr.errors import AssetError
 
-__all__ = ["gdal_path", "is_remote", "redact", "redirected", "resolve"]
+__all__ = ["CLOUD", "HTTP", "gdal_path", "is_remote", "redact", "redirected", "resolve"]
 
 HTTP = ("http", "https")
 CLOUD = ("s3", "gs", "az", "abfs", "abfss")

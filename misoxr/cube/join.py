@@ -9,12 +9,11 @@ from typing import Any
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.composite import check_dataset
+from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import decoded, is_class, is_whole
-from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean
+from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean, gathered
 from misoxr.grid.geobox import assign, crs_of, geobox_of
 from misoxr.grid.resample import RESAMPLINGS, on_grid, pixel_ratio
-from misoxr.notes import gathered
 from misoxr.paths import expanded
 
 __all__ = ["add"]

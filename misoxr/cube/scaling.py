@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from misoxr.errors import BandError, CheckpointError, SpecError
-from misoxr.spec import Band, Modality, ModelSpec, build
+from misoxr.spec import Band, Modality, ModelSpec
+from misoxr.spec.build import build
 from misoxr.spec.standardisation import is_rounding
 
-__all__ = ["ModalityScaling", "Scaling", "channels", "conversion", "valid_pixels"]
+__all__ = ["METHODS", "ModalityScaling", "Scaling", "channels", "conversion", "valid_pixels"]
 
 Array = npt.NDArray[np.float32]
 

@@ -13,10 +13,10 @@ from dask.base import annotate
 
 from misoxr.cube.decode import PLAIN, Coding, coding_of, decode
 from misoxr.cube.scaling import conversion
+from misoxr.cube.sources import Span, source_of
+from misoxr.errors import note
 from misoxr.grid.halo import with_halo
-from misoxr.notes import note
 from misoxr.spec import Band, ModelSpec
-from misoxr.stac.composite import composite_of
 
 __all__ = ["chunks_of", "stack", "stack_with_halo"]
 
@@ -24,8 +24,8 @@ MANY = 10_000
 """Blocks beyond which no graph is made of all of them."""
 
 Array = npt.NDArray[Any]
-Span = tuple[tuple[int, int], tuple[int, int]]
-"""A chunk along an axis and what it holds with its halo: first pixel, and the one behind the last, of each."""
+Reach = tuple[Span, Span]
+"""A chunk along an axis, and what it holds with its halo."""
 
 
 def chunks_of(ds: xr.Dataset, spec: ModelSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -60,24 +60,24 @@ def stack(ds: xr.Dataset, spec: ModelSpec) -> da.Array:
     return _stacked(layers, list(range(len(layers))), [coding_of(name, ds[name]) for name in names], ds, spec, chunks)
 
 
-def stack_with_halo(ds: xr.Dataset, spec: ModelSpec, y: Sequence[Span], x: Sequence[Span]) -> da.Array:
+def stack_with_halo(ds: xr.Dataset, spec: ModelSpec, y: Sequence[Reach], x: Sequence[Reach]) -> da.Array:
     """Stack a model's bands as :func:`stack` does, in chunks that reach into each other.
 
-    Bands of a composite are read so, and nothing twice; others take what they need from the chunks beside.
+    Bands that come from something that reads its own parts (:mod:`misoxr.cube.sources`) are read so, nothing twice; others take what they need from the chunks beside.
 
     Parameters
     ----------
-    y, x : sequence of Span
+    y, x : sequence of Reach
         For each chunk, its own pixels and those it is to hold, as (first, last + 1) each.
     """
     names = _present(ds, spec)
-    made = composite_of(ds, names)
+    source = source_of(ds, names)
     layers: list[da.Array] = []
     order: dict[str, int] = {}
     chunks = tuple(tuple(stop - start for _, (start, stop) in axis) for axis in (y, x))
-    if made is not None:
-        composite, at = made
-        layers.append(composite.layers([span for _, span in y], [span for _, span in x]))
+    if source is not None:
+        reader, at = source
+        layers.append(reader.layers([span for _, span in y], [span for _, span in x]))
         order |= at
     codings = [coding_of(name, ds[name]) for name in names]
     rest = [name for name in names if name not in order]

@@ -18,23 +18,21 @@ from tqdm.auto import tqdm
 
 from misoxr._version import __version__
 from misoxr.clusters import here, holds_futures
-from misoxr.cube.composite import check, named
+from misoxr.cube.check import check, named
 from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
 from misoxr.cube.stack import stack
-from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, did_you_mean
+from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, did_you_mean, flush, gathered, note
 from misoxr.evaluation.cache import Kept, Unit, digest, fingerprint
 from misoxr.evaluation.estimators import check_models, common_tasks, rivals_of, specs_of
 from misoxr.evaluation.scores import Scores, stacked
 from misoxr.grid.geobox import geobox_of
 from misoxr.mapping.predict_at import predict_at
 from misoxr.model.checkpoint import Model, forget
-from misoxr.notes import flush, gathered, note
 from misoxr.points.folds import KFold, PredefinedFolds, check_apart
 from misoxr.points.read import encode, place, read_points, regions_of, simulated
-from misoxr.spec import ModelSpec, Task
+from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check_flags
-from misoxr.spec.recipe import Recipe
 from misoxr.training.baselines import is_baseline
 from misoxr.training.fit import check_held, fit, held_out
 

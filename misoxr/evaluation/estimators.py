@@ -9,8 +9,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import SpecError
-from misoxr.spec import ModelSpec, Task
-from misoxr.spec.recipe import Recipe
+from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.training.baselines import Baseline, is_baseline, prepared_baseline
 from misoxr.training.fit import check_room, prepared, spec_for
 

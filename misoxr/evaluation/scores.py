@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Self
 
 import fsspec
@@ -13,7 +14,8 @@ import pandas as pd
 
 from misoxr.errors import PointsError, StoreError, require
 from misoxr.metrics import class_scores, confusion, reliability, scores
-from misoxr.spec import Task, build
+from misoxr.spec import Task
+from misoxr.spec.build import build
 
 __all__ = ["Scores", "compared", "stacked"]
 
@@ -203,10 +205,9 @@ class Scores:
         return _arrays(mine, self.task(task))
 
     def plot(self, metric: str | None = None, task: str | None = None, ax: Any = None) -> Any:
-        """Draw a score of every model, a dot for each fold and seed; see :func:`misoxr.display.maps.comparison`."""
-        from misoxr.display.maps import comparison
-
-        return comparison(self, metric, task, ax)
+        """Draw a score of every model, a dot for each fold and seed; see :func:`misoxr.display.scores.comparison`."""
+        # Pictures know scores, and scores know no pictures: they are looked up by name, as pandas does.
+        return import_module("misoxr.display.scores").comparison(self, metric, task, ax)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write predictions and what they are about to a Parquet file, a path or fsspec URL."""

@@ -1,4 +1,4 @@
-"""Maps for other programs: cloud-optimised GeoTIFFs, and Zarr pyramids of coarser and coarser levels."""
+"""Cloud-optimised GeoTIFFs of maps."""
 
 import os
 import re
@@ -6,7 +6,6 @@ import tempfile
 import uuid
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,14 @@ from tqdm.auto import tqdm
 from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of
 from misoxr.io.codes import coded, codes_of, float_classes, settled
-from misoxr.io.geozarr import pyramid, unreferenced
-from misoxr.io.layout import FINGERPRINT, consolidate, fill_of, open_maps, progress_of
-from misoxr.io.ledger import Ledger
-from misoxr.io.pyramid import coarser, is_map
-from misoxr.io.replace import located, move
+from misoxr.io.geozarr import unreferenced
+from misoxr.io.layout import fill_of, open_maps
+from misoxr.io.replace import located
 from misoxr.io.storable import storable
 from misoxr.io.zarr import to_zarr
 
-__all__ = ["to_cog", "to_pyramid"]
+__all__ = ["chosen", "held", "is_map", "to_cog", "told"]
 
-_SMALLEST = 512
-"""A pyramid ends with the level that is at most so long, pixels."""
 _CACHE = 64 * 2**20
 """What GDAL keeps of tiles, bytes, and twice what it copies or reduces at once: by default, they are shares of the machine's memory
 and too little for several bands, whose tiles are then read several times."""
@@ -103,14 +98,14 @@ def to_cog(
         raise SpecError(f"classes is {classes!r}; it must be 'mode' or 'nearest'.")
     if blocksize < 128 or blocksize % 16:
         raise SpecError(f"The block size is {blocksize}; it must be a multiple of 16 of at least 128, such as 512.")
-    maps = _held(_chosen(ds, variables))
+    maps = held(chosen(ds, variables))
     for array in maps.values():
         _palette(array)  # tells what is wrong with it
     uri, system, path = located(directory)
     there = [f"{name}.tif" for name in maps if system.exists(f"{path}/{name}.tif")]
     if there and not overwrite:
         raise StoreError(f"{there} exist in {uri}; give another directory, or overwrite=True to replace them.")
-    with _told(uri), _scratch(uri, system, path) as (stage, files):
+    with told(uri), _scratch(uri, system, path) as (stage, files):
         to_zarr(maps, stage, progress=progress)
         stored = zarr.open_group(stage, mode="r", use_consolidated=False)
         maps = _settled(maps, stage)
@@ -126,84 +121,10 @@ def to_cog(
     return [f"{uri}/{name}.tif" for name in maps]
 
 
-def to_pyramid(
-    ds: xr.Dataset,
-    store: str | os.PathLike[str],
-    *,
-    levels: int | None = None,
-    classes: str = "mode",
-    overwrite: bool = False,
-    progress: bool = True,
-) -> None:
-    """Compute a dataset block by block and write it with coarser levels, as a Zarr v3 group of groups ``0``, ``1``, ….
-
-    Level 0 is the dataset as :func:`misoxr.io.zarr.to_zarr` writes it; each further level has pixels twice as large, and is
-    computed from the stored level below. Every level opens by itself (``open_maps(f"{store}/2")``), with coordinates, CRS and
-    transform of its own. The attributes of the store follow the Zarr conventions multiscales, proj and spatial; its metadata are
-    consolidated.
-
-    Parameters
-    ----------
-    ds : Dataset
-        Lazy or not, on a grid with CRS.
-    store : str or path
-        A local path or fsspec URL.
-    levels : int, optional
-        How many levels coarser than the dataset; by default as many as make it fit in 512 pixels.
-    classes : {"mode", "nearest", "probability"}, optional
-        How class maps are made coarser: by the most frequent of four pixels' classes, by the upper left one, or, where the dataset has
-        ``<task>_probability``, as the most probable class of its mean, whatever has been done to the class map since ``predict``.
-        Everything else is the mean of valid pixels; integers without ``flag_values`` go by mode.
-    overwrite : bool, optional
-        Replace a Zarr store that is there, once the new one is complete; otherwise a store that exists is an error.
-    progress : bool, optional
-        Show progress bars.
-
-    Raises
-    ------
-    BandError
-        If the values of a map are of a type that GDAL does not know.
-    GridError
-        If the dataset has no regular grid or CRS.
-    SpecError
-        If ``levels`` or ``classes`` is not valid.
-    StoreError
-        If the store exists, is to be replaced and is no Zarr store, or cannot be written.
-    """
-    if classes not in ("probability", "mode", "nearest"):
-        raise SpecError(f"classes is {classes!r}; it must be 'probability', 'mode' or 'nearest'.")
-    maps = _held(ds.assign(_chosen(ds, None).data_vars))
-    box = geobox_of(maps)
-    most = ceil(log2(max(box.shape)))
-    count = max(0, ceil(log2(max(box.shape) / _SMALLEST))) if levels is None else levels
-    if not isinstance(count, int) or not 0 <= count <= most:
-        raise SpecError(f"levels is {levels!r}; a map of {box.shape.y} x {box.shape.x} pixels can have 0 to {most} coarser levels.")
-    uri, system, path = located(store)
-    there = system.exists(path)
-    if there and not overwrite:
-        raise StoreError(f"The store {uri} exists; give another path, or overwrite=True to replace it.")
-    # What is to be replaced, and may be read from, stays until the new one is complete; on a disk, a name is taken last.
-    suffix = ".new" if there or isinstance(system, LocalFileSystem) else ""
-    for each in {path, path + suffix}:
-        if system.exists(each) and not system.exists(f"{each}/zarr.json"):
-            raise StoreError(f"{each} exists and is no Zarr v3 store, so it is not replaced; give another path.")
-    with _told(uri):
-        if suffix and system.exists(path + suffix):
-            system.rm(path + suffix, recursive=True)
-        root = zarr.open_group(uri + suffix, mode="w", zarr_format=3)
-        _store_levels(maps, uri + suffix, count, classes, progress=progress)
-        root.attrs.put(pyramid([_attributes(f"{uri}{suffix}/{level}") for level in range(count + 1)]))
-        consolidate(uri + suffix)
-        if there:
-            system.rm(path, recursive=True)
-        if suffix:
-            move(system, path + suffix, path)
-
-
 # What a map is
 
 
-def _chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
+def chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
     """Return the chosen variables with y and x last."""
     if isinstance(variables, str):
         raise BandError(f"variables is {variables!r}; give a list of names, [{variables!r}].")
@@ -225,7 +146,7 @@ def _chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
     return ds[names].transpose(..., "y", "x")
 
 
-def _held(maps: xr.Dataset) -> xr.Dataset:
+def held(maps: xr.Dataset) -> xr.Dataset:
     """Return maps as a store holds them, on their grid."""
     geobox = geobox_of(maps)
     out = assign(storable(coded(maps)), geobox)
@@ -290,33 +211,11 @@ def _write(file: Path, maps: xr.Dataset, name: Hashable, pixels: Any, classes: s
     plain.unlink()
 
 
-# Levels
-
-
-def _store_levels(ds: xr.Dataset, uri: str, count: int, classes: str, *, progress: bool) -> None:
-    """Write a dataset and coarser levels of it as the groups 0, 1, … of a store, each from the one below as it is stored."""
-    for level in range(count + 1):
-        place = f"{uri}/{level}"
-        if level:
-            ds = coarser(coded(open_maps(f"{uri}/{level - 1}")), classes)
-        to_zarr(ds, place, progress=progress)
-        if not level and float_classes(maps := settled(open_maps(place))) != float_classes(ds):
-            to_zarr(maps, place, overwrite=True, progress=progress)  # lazy floats that turned out to be codes
-        # Levels are not resumed, and in a pyramid records would be files that are no part of it.
-        Ledger(progress_of(place)).clear()
-
-
-def _attributes(level: str) -> dict[str, Any]:
-    """Return the attributes of a level that hold for all of a pyramid."""
-    attrs = zarr.open_group(level, mode="r", use_consolidated=False).attrs.asdict()
-    return {key: value for key, value in attrs.items() if key not in (FINGERPRINT, "coordinates")}
-
-
 # Where it goes
 
 
 @contextmanager
-def _told(uri: str) -> Iterator[None]:
+def told(uri: str) -> Iterator[None]:
     """Say where it was that nothing could be written."""
     try:
         yield
@@ -337,3 +236,8 @@ def _scratch(uri: str, system: Any, path: str) -> Iterator[tuple[str, Path]]:
     finally:
         if system.exists(f"{path}/{aside}"):
             system.rm(f"{path}/{aside}", recursive=True)
+
+
+def is_map(array: xr.DataArray) -> bool:
+    """Whether an array lies on the pixel grid."""
+    return {"y", "x"} <= set(array.dims)

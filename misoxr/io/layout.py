@@ -15,13 +15,12 @@ import xarray as xr
 import zarr
 from zarr.abc.store import Store
 
-from misoxr.errors import StoreError
+from misoxr.errors import StoreError, note
 from misoxr.grid.geobox import assign, geobox_of
 from misoxr.io.codes import READ, as_codes, coded, float_classes, read_from
 from misoxr.io.geozarr import georeferenced, unreferenced
 from misoxr.io.ledger import COMPLETE, PLAN, Block, Ledger, system_of
 from misoxr.io.storable import numbers, spelt, storable
-from misoxr.notes import note
 from misoxr.paths import expanded
 
 if TYPE_CHECKING:

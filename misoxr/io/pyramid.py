@@ -1,22 +1,28 @@
-"""Coarser levels of maps: pixels twice as large, by the mean of valid pixels, and classes by what is most probable or most frequent."""
+"""Zarr pyramids of maps: coarser levels for zooming out, by the mean of valid pixels and the mode of classes."""
 
+import os
+from math import ceil, log2
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+import zarr
+from fsspec.implementations.local import LocalFileSystem
 
 from misoxr.cube.variables import class_map
+from misoxr.errors import SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of
-from misoxr.io.layout import fill_of
+from misoxr.io.codes import coded, float_classes, settled
+from misoxr.io.geotiff import chosen, held, is_map, told
+from misoxr.io.geozarr import pyramid
+from misoxr.io.layout import FINGERPRINT, consolidate, fill_of, open_maps, progress_of
+from misoxr.io.ledger import Ledger
+from misoxr.io.replace import located, move
+from misoxr.io.zarr import to_zarr
 
-__all__ = ["coarser", "is_map"]
-
-
-def is_map(array: xr.DataArray) -> bool:
-    """Whether an array lies on the pixel grid."""
-    return {"y", "x"} <= set(array.dims)
+__all__ = ["coarser", "to_pyramid"]
 
 
 def coarser(ds: xr.Dataset, classes: str) -> xr.Dataset:
@@ -53,3 +59,100 @@ def _most_frequent(values: npt.NDArray[Any], axis: tuple[int, int] = (0, 1), fil
     votes = votes if fill is None else np.where(four == fill, 0, votes)
     found: npt.NDArray[Any] = np.take_along_axis(four, np.argmax(votes, axis=0)[None], axis=0)[0]
     return found
+
+
+_SMALLEST = 512
+"""A pyramid ends with the level that is at most so long, pixels."""
+
+
+def to_pyramid(
+    ds: xr.Dataset,
+    store: str | os.PathLike[str],
+    *,
+    levels: int | None = None,
+    classes: str = "mode",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> None:
+    """Compute a dataset block by block and write it with coarser levels, as a Zarr v3 group of groups ``0``, ``1``, ….
+
+    Level 0 is the dataset as :func:`misoxr.io.zarr.to_zarr` writes it; each further level has pixels twice as large, and is
+    computed from the stored level below. Every level opens by itself (``open_maps(f"{store}/2")``), with coordinates, CRS and
+    transform of its own. The attributes of the store follow the Zarr conventions multiscales, proj and spatial; its metadata are
+    consolidated.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Lazy or not, on a grid with CRS.
+    store : str or path
+        A local path or fsspec URL.
+    levels : int, optional
+        How many levels coarser than the dataset; by default as many as make it fit in 512 pixels.
+    classes : {"mode", "nearest", "probability"}, optional
+        How class maps are made coarser: by the most frequent of four pixels' classes, by the upper left one, or, where the dataset has
+        ``<task>_probability``, as the most probable class of its mean, whatever has been done to the class map since ``predict``.
+        Everything else is the mean of valid pixels; integers without ``flag_values`` go by mode.
+    overwrite : bool, optional
+        Replace a Zarr store that is there, once the new one is complete; otherwise a store that exists is an error.
+    progress : bool, optional
+        Show progress bars.
+
+    Raises
+    ------
+    BandError
+        If the values of a map are of a type that GDAL does not know.
+    GridError
+        If the dataset has no regular grid or CRS.
+    SpecError
+        If ``levels`` or ``classes`` is not valid.
+    StoreError
+        If the store exists, is to be replaced and is no Zarr store, or cannot be written.
+    """
+    if classes not in ("probability", "mode", "nearest"):
+        raise SpecError(f"classes is {classes!r}; it must be 'probability', 'mode' or 'nearest'.")
+    maps = held(ds.assign(chosen(ds, None).data_vars))
+    box = geobox_of(maps)
+    most = ceil(log2(max(box.shape)))
+    count = max(0, ceil(log2(max(box.shape) / _SMALLEST))) if levels is None else levels
+    if not isinstance(count, int) or not 0 <= count <= most:
+        raise SpecError(f"levels is {levels!r}; a map of {box.shape.y} x {box.shape.x} pixels can have 0 to {most} coarser levels.")
+    uri, system, path = located(store)
+    there = system.exists(path)
+    if there and not overwrite:
+        raise StoreError(f"The store {uri} exists; give another path, or overwrite=True to replace it.")
+    # What is to be replaced, and may be read from, stays until the new one is complete; on a disk, a name is taken last.
+    suffix = ".new" if there or isinstance(system, LocalFileSystem) else ""
+    for each in {path, path + suffix}:
+        if system.exists(each) and not system.exists(f"{each}/zarr.json"):
+            raise StoreError(f"{each} exists and is no Zarr v3 store, so it is not replaced; give another path.")
+    with told(uri):
+        if suffix and system.exists(path + suffix):
+            system.rm(path + suffix, recursive=True)
+        root = zarr.open_group(uri + suffix, mode="w", zarr_format=3)
+        _store_levels(maps, uri + suffix, count, classes, progress=progress)
+        root.attrs.put(pyramid([_attributes(f"{uri}{suffix}/{level}") for level in range(count + 1)]))
+        consolidate(uri + suffix)
+        if there:
+            system.rm(path, recursive=True)
+        if suffix:
+            move(system, path + suffix, path)
+
+
+def _store_levels(ds: xr.Dataset, uri: str, count: int, classes: str, *, progress: bool) -> None:
+    """Write a dataset and coarser levels of it as the groups 0, 1, … of a store, each from the one below as it is stored."""
+    for level in range(count + 1):
+        place = f"{uri}/{level}"
+        if level:
+            ds = coarser(coded(open_maps(f"{uri}/{level - 1}")), classes)
+        to_zarr(ds, place, progress=progress)
+        if not level and float_classes(maps := settled(open_maps(place))) != float_classes(ds):
+            to_zarr(maps, place, overwrite=True, progress=progress)  # lazy floats that turned out to be codes
+        # Levels are not resumed, and in a pyramid records would be files that are no part of it.
+        Ledger(progress_of(place)).clear()
+
+
+def _attributes(level: str) -> dict[str, Any]:
+    """Return the attributes of a level that hold for all of a pyramid."""
+    attrs = zarr.open_group(level, mode="r", use_consolidated=False).attrs.asdict()
+    return {key: value for key, value in attrs.items() if key not in (FINGERPRINT, "coordinates")}

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from misoxr.errors import StoreError
+from misoxr.errors import StoreError, note
 from misoxr.io.geozarr import unreferenced
-from misoxr.notes import note
 
 __all__ = ["numbers", "refuse_names", "spelt", "storable"]
 

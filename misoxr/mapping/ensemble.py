@@ -7,8 +7,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from misoxr.cube.variables import class_map, joint_attributes
+from misoxr.cube.variables import class_map
 from misoxr.errors import SpecError
+from misoxr.mapping.provenance import joint_attributes
 
 __all__ = ["averaged"]
 

@@ -5,10 +5,9 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from misoxr.errors import SpecError
-from misoxr.model.files import fetch
+from misoxr.model.files import fetch, holds_estimators
 from misoxr.spec import PRESETS
 from misoxr.training.baselines import BASELINES
-from misoxr.training.estimator_files import holds_estimators
 from misoxr.training.pixel_model import PixelModel
 
 if TYPE_CHECKING:

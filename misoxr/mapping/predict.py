@@ -15,15 +15,15 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.composite import check, named
+from misoxr.cube.check import check, named
 from misoxr.cube.stack import chunks_of, stack, stack_with_halo
-from misoxr.cube.variables import attributes, variables
-from misoxr.errors import SpecError
+from misoxr.cube.variables import variables
+from misoxr.errors import SpecError, gathered, note
 from misoxr.grid.geobox import assign, lattice_offset, locations
 from misoxr.grid.windows import Axis, Plan, plan
 from misoxr.mapping.ensemble import averaged
 from misoxr.mapping.load import opened
-from misoxr.notes import gathered, note
+from misoxr.mapping.provenance import attributes
 from misoxr.spec import ModelSpec, Task, WindowSpec
 from misoxr.spec.components import check_flags
 from misoxr.training.pixel_model import PixelModel

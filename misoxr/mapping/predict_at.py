@@ -17,14 +17,14 @@ from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.stack import stack
-from misoxr.cube.variables import attributes, variables
-from misoxr.errors import PointsError
+from misoxr.cube.variables import variables
+from misoxr.errors import PointsError, gathered, note
 from misoxr.grid.geobox import assign, pixels
 from misoxr.grid.windows import Cut, cuts
 from misoxr.mapping.ensemble import averaged
 from misoxr.mapping.load import opened
 from misoxr.mapping.predict import Job, Settings, dtype_of, layers_of, pixel_bands, prepared
-from misoxr.notes import gathered, note
+from misoxr.mapping.provenance import attributes
 from misoxr.points.read import coordinates
 from misoxr.spec import ModelSpec, WindowSpec
 from misoxr.training.pixel_model import PixelModel

@@ -12,7 +12,8 @@ from scipy.special import expit, log_softmax, logit, softmax
 
 from misoxr.errors import CheckpointError, PointsError, SpecError
 from misoxr.metrics import check_codes
-from misoxr.spec import Task, build
+from misoxr.spec import Task
+from misoxr.spec.build import build
 
 __all__ = ["Calibration", "fit_temperature", "prevalence_bias"]
 

@@ -21,13 +21,13 @@ from torch.overrides import TorchFunctionMode
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.model.calibration import Calibration, prevalence_bias
-from misoxr.model.files import cache, fetch, put
+from misoxr.model.files import cache, fetch, holds_estimators, put
 from misoxr.model.network import Miso
-from misoxr.spec import ModelSpec, build
+from misoxr.spec import ModelSpec
+from misoxr.spec.build import build
 from misoxr.spec.standardisation import Standardisation
-from misoxr.training.estimator_files import holds_estimators
 
-__all__ = ["Address", "Model", "resolve"]
+__all__ = ["Address", "Model", "forget", "kept_at", "resolve"]
 
 _KEY = "misoxr"
 

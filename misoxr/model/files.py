@@ -19,10 +19,12 @@ from misoxr.paths import expanded
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["cache", "fetch", "put", "read_state", "sha256_of", "write"]
+__all__ = ["ESTIMATOR_HEADER", "ESTIMATOR_SCHEMA", "cache", "fetch", "holds_estimators", "put", "read_state", "sha256_of", "write"]
 
 _VALIDATORS = ("ETag", "etag", "sha256", "LastModified", "Last-Modified", "last_modified", "mtime", "blob_id")
 """What file systems of fsspec tell of a file's version."""
+ESTIMATOR_HEADER, ESTIMATOR_SCHEMA = "misoxr.json", "schema.json"
+"""Members of a skops file of estimators: what misoxr writes beside them, and what skops writes of them."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
@@ -153,3 +155,8 @@ def _unpacked(data: bytes, name: str) -> Any:
         else:
             why = f"is damaged ({type(error).__name__}: {str(error).partition(chr(10))[0]}); copy it again"
         raise CheckpointError(f"The checkpoint {name} ({len(data)} bytes) {why}.") from error
+
+
+def holds_estimators(data: bytes) -> bool:
+    """Whether a file's bytes are estimators that skops has written, whole or not; their names tell nothing."""
+    return data[:2] == b"PK" and (ESTIMATOR_HEADER.encode() in data[:64] or ESTIMATOR_SCHEMA.encode() in data[-(2**16) :])

@@ -16,8 +16,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial import cKDTree
 from scipy.stats import wasserstein_distance
 
-from misoxr.errors import PointsError
-from misoxr.notes import note
+from misoxr.errors import PointsError, note
 from misoxr.paths import expanded
 from misoxr.points.clusters import blocks_of, chained, check_crs, coordinates_of, dealt, merged, polygon_of
 

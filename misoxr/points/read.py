@@ -11,9 +11,8 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.errors import PointsError
+from misoxr.errors import PointsError, note
 from misoxr.grid.geobox import beside, extent, geobox_of, pixels
-from misoxr.notes import note
 from misoxr.paths import expanded
 from misoxr.points.clusters import polygon_of
 from misoxr.points.labels import codes, named

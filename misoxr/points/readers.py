@@ -16,8 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from pyproj.exceptions import CRSError
 
-from misoxr.errors import PointsError
-from misoxr.notes import note
+from misoxr.errors import PointsError, note
 
 __all__ = [
     "agreed",

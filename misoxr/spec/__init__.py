@@ -1,7 +1,13 @@
-"""Frozen values that say what a model is and how it is trained."""
+"""Frozen values that say what a model is and how it is trained.
+
+``components`` has bands, tasks, encoders and windows; ``model`` the whole :class:`ModelSpec`; ``presets`` the named models and the paper's bands;
+``recipe`` the settings of training; ``build`` reads them from JSON; ``standardisation`` scales a regression's labels.
+"""
 
 from misoxr.spec.components import Band, EncoderSpec, LocationSpec, LossSpec, Modality, Task, WindowSpec
-from misoxr.spec.model import ALASKA, COVARIATES, PERMAFROST, PRESETS, SENTINEL2, SOIL_ORDERS, TAXONOMY, ModelSpec, build
+from misoxr.spec.model import ModelSpec
+from misoxr.spec.presets import ALASKA, COVARIATES, PERMAFROST, PRESETS, SENTINEL2, SOIL_ORDERS, TAXONOMY
+from misoxr.spec.recipe import Recipe
 
 __all__ = [
     "ALASKA",
@@ -17,7 +23,7 @@ __all__ = [
     "LossSpec",
     "Modality",
     "ModelSpec",
+    "Recipe",
     "Task",
     "WindowSpec",
-    "build",
 ]

@@ -9,7 +9,7 @@ import pyproj
 
 from misoxr.errors import SpecError
 
-__all__ = ["Band", "EncoderSpec", "LocationSpec", "LossSpec", "Modality", "Task", "WindowSpec", "check", "check_flags"]
+__all__ = ["Band", "EncoderSpec", "LocationSpec", "LossSpec", "Modality", "Task", "Turns", "WindowSpec", "check", "check_flags"]
 
 
 def check(condition: bool, message: str) -> None:

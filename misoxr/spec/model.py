@@ -1,34 +1,16 @@
-"""What a model is, as a frozen value: modalities, tasks, windows, losses; and the presets."""
+"""What a model is, as a frozen value: its inputs, outputs, windows and losses."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import lru_cache
-from numbers import Integral, Real
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from reprlib import repr as short
-from types import UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self
 
 from misoxr.errors import SpecError, did_you_mean
-from misoxr.spec.components import Band, EncoderSpec, LocationSpec, LossSpec, Modality, Task, WindowSpec, check
+from misoxr.spec.build import build
+from misoxr.spec.components import Band, LocationSpec, LossSpec, Modality, Task, WindowSpec, check
+from misoxr.spec.presets import ALASKA, COVARIATES, PERMAFROST, PRESETS, SENTINEL2, TAXONOMY
 
-__all__ = [
-    "ALASKA",
-    "COVARIATES",
-    "PERMAFROST",
-    "PRESETS",
-    "SENTINEL2",
-    "SOIL_ORDERS",
-    "TAXONOMY",
-    "Band",
-    "EncoderSpec",
-    "LocationSpec",
-    "LossSpec",
-    "Modality",
-    "ModelSpec",
-    "Task",
-    "WindowSpec",
-    "build",
-]
+__all__ = ["ModelSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,152 +174,3 @@ def _bands(bands: Iterable[Band | str]) -> tuple[Band, ...]:
     """Take names as the known bands of that name, or as bands without units."""
     known = {band.name: band for band in (*SENTINEL2, *COVARIATES)}
     return tuple(band if isinstance(band, Band) else known.get(band, Band(band)) for band in bands)
-
-
-LONGEST = 4096
-"""Values in a list of a specification, at the most: bands, tasks, stages, or rows of a whitening matrix."""
-
-
-def build(hint: Any, value: Any) -> Any:
-    """Build a value of the hinted type from JSON values, which may come from anywhere.
-
-    Numbers stay as they are written, so that a specification is written again as it was read.
-
-    Raises
-    ------
-    SpecError
-        If a value is not of its type, or a number is not finite in single precision; a key is unknown or missing; or a
-        dataclass refuses its values.
-    """
-    kind = get_origin(hint) or hint
-    if kind in (Union, UnionType):
-        inner = [arg for arg in get_args(hint) if arg is not type(None)]
-        return None if value is None else build(inner[0], value)
-    if kind is tuple:
-        args = get_args(hint)
-        check(isinstance(value, (list, tuple)), f"A list is needed where {short(value)} stands.")
-        check(len(value) <= LONGEST, f"A list of {len(value)} values stands where {LONGEST} are the most.")
-        check(args[-1] is Ellipsis or len(args) == len(value), f"{len(args)} values are needed where {short(value)} stands.")
-        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        return tuple(build(kind, item) for kind, item in zip(inner, value, strict=True))
-    if kind in _JSON:
-        accepts, what = _JSON[kind]
-        check(accepts(value), f"{what} is needed where {short(value)} stands.")
-    elif is_dataclass(kind):
-        return _build_dataclass(kind, value)
-    return value
-
-
-_hints = lru_cache(get_type_hints)
-
-
-def _build_dataclass(kind: Any, value: Any) -> Any:
-    name, hints = kind.__name__, _hints(kind)
-    check(isinstance(value, Mapping), f"{name} is built from a mapping, not from {short(value)}.")
-    unknown = set(value) - {f.name for f in fields(kind)}
-    check(not unknown, f"{name} has no {short(sorted(unknown, key=str))}; was it written by a newer misoxr?")
-    parts = {}
-    for key, item in value.items():
-        try:
-            parts[key] = build(hints[key], item)
-        except SpecError as error:
-            raise SpecError(f"{name} cannot be built: {key}: {error}") from error
-    try:
-        return kind(**parts)
-    except TypeError as error:
-        raise SpecError(f"{name} cannot be built: {error}.") from error
-
-
-def _is_number(value: Any, kind: type, largest: float) -> bool:
-    """Whether a value is a number of a kind within bounds; NaN is within none, and true and false are no numbers."""
-    return isinstance(value, kind) and not isinstance(value, bool) and -largest <= value <= largest  # type: ignore[operator]
-
-
-def _is_text(value: Any) -> bool:
-    """Whether a value is text that can be written: JSON may hold halves of surrogate pairs."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-_JSON: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
-    str: (_is_text, "Text"),
-    Literal: (_is_text, "Text"),
-    bool: (lambda value: isinstance(value, bool), "True or false"),
-    int: (lambda value: _is_number(value, Integral, 2**31), "A whole number"),
-    float: (lambda value: _is_number(value, Real, 3.4e38), "A finite number"),
-    Mapping: (lambda value: isinstance(value, Mapping) and all(map(_is_text, value)), "A mapping"),
-}
-"""What a scalar is in JSON, by its type, and in words."""
-
-
-SENTINEL2 = tuple(
-    Band(name) for name in ("red", "green", "blue", "rededge071", "rededge075", "rededge078", "nir", "swir16", "swir22")
-)
-"""The paper's Sentinel-2 bands by their STAC common names, as reflectance."""
-
-COVARIATES = (
-    Band("aspect", "degree", "circular"),
-    Band("elevation", "m"),
-    Band("max_curvature", "m-1"),
-    Band("slope", "degree"),
-    Band("stream_power_index", "1"),
-    Band("wetness_index", "1"),
-    Band("topographic_position_index", "m"),
-    Band("annual_precipitation", "mm"),
-    Band("summer_warmth_index", "degC"),
-    Band("january_minimum_temperature", "degC"),
-)
-"""The paper's ten terrain and climate covariates."""
-
-SOIL_ORDERS = ("Andisols", "Entisols", "Gelisols", "Histosols", "Inceptisols", "Mollisols", "Spodosols")
-
-PERMAFROST = Task(
-    "permafrost", "binary", ("absent", "present"), ("#d8c08c", "#2b6ca3"), long_name="near-surface permafrost (within 1 m)"
-)
-
-TAXONOMY = Task(
-    "taxonomy",
-    "multiclass",
-    SOIL_ORDERS,
-    ("#b5446e", "#e6b655", "#4c86b8", "#5d3a1a", "#c98a5a", "#5a8f4e", "#9a86b0"),
-    dim="taxon",
-    long_name="soil order",
-)
-
-ALASKA = LocationSpec("EPSG:3338", (-2199995.0, 5.0, 1500005.0, 2400005.0))
-"""The published location extent: Alaska in Alaska Albers."""
-
-_PUBLISHED_HIDDEN = ((256, 512), (256, 512), (512, 1024), (1024, 1024))
-_SMALL_HIDDEN = ((96, 96), (96, 96), (128, 128), (128, 128))
-_NANO = EncoderSpec(
-    "resnet18",
-    ((64, 32),) * 4,
-    {
-        "layers": [1, 1, 1, 1],
-        "channels": [32, 64, 96, 128],
-        "stem_type": "deep",
-        "stem_width": 16,
-        "norm_layer": "groupnorm1",
-    },
-    stages=(0, 1, 2, 3),
-)
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "miso-base": {
-        "sat": EncoderSpec("swinv2_base_window8_256", _PUBLISHED_HIDDEN, {"img_size": 256}),
-        "cov": EncoderSpec("swin_base_patch4_window7_224", _PUBLISHED_HIDDEN, {"img_size": 256, "window_size": 8}),
-        "windows": WindowSpec(256, 256, 224, ramp=16),
-        "width": 1024,
-    },
-    "miso-small": {
-        "sat": EncoderSpec("swinv2_tiny_window8_256", _SMALL_HIDDEN, {"img_size": 256}),
-        "cov": EncoderSpec("swin_tiny_patch4_window7_224", _SMALL_HIDDEN, {"img_size": 256, "window_size": 8}),
-        "windows": WindowSpec(256, 256, 224, ramp=16),
-        "width": 256,
-    },
-    "miso-nano": {
-        "sat": _NANO,
-        "cov": _NANO,
-        "windows": WindowSpec(64, 64, 56),
-        "width": 64,
-    },
-}

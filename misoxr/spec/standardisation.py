@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from misoxr.errors import CheckpointError, SpecError
+from misoxr.spec.build import build
 from misoxr.spec.components import Task
-from misoxr.spec.model import build
 
 __all__ = ["Standardisation", "is_rounding"]
 

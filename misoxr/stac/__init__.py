@@ -1,4 +1,8 @@
-"""STAC imagery: search, lazy cubes, cloud masks, scale and offset by processing baseline, reduction in time."""
+"""From a STAC catalogue to a lazy cube or composite: :func:`open_stac`.
+
+``open`` is the way through: ``arguments``, ``catalog`` (search) and ``item_table`` give items, ``filters`` and ``dates`` choose among them,
+``target`` finds the grid, ``items`` what to read for each block; ``composite`` and ``engines`` build the Dask graph.
+"""
 
 from misoxr.stac.open import open_stac
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import groupby as runs
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 import dask.array as da
 import numpy as np
@@ -20,15 +20,14 @@ from shapely.geometry.base import BaseGeometry
 from misoxr.assets.hrefs import redact
 from misoxr.assets.read import CLEAR, Asset, PatchUrl, Reader
 from misoxr.cube.composite import reduce_time
+from misoxr.cube.sources import SOURCE, Source, Span
 from misoxr.grid.footprints import footprint, meeting
 from misoxr.grid.halo import part_of
 from misoxr.stac.items import Moment, Scene
 
-__all__ = ["Composite", "Items", "ItemsInHand", "composite_of", "reduce_block"]
+__all__ = ["Composite", "Items", "ItemsInHand", "reduce_block"]
 
 Floats = npt.NDArray[np.float32]
-Span = tuple[int, int]
-"""First pixel along an axis, and the one behind the last."""
 Clear = npt.NDArray[np.bool_] | None
 """Where an item is clear; None where it has no classification."""
 _Shown = tuple[Asset, Clear]
@@ -43,8 +42,6 @@ READERS = 4
 """Threads in which a task reads, so that it does not wait for one answer after the other."""
 SLAB = 64
 """Rows that are reduced at a time; their values are copied once or twice."""
-SOURCE = "misoxr_composite"
-"""Entry of a variable's encoding that tells which composite it is a band of."""
 OBSERVATIONS = "observations"
 
 
@@ -92,14 +89,6 @@ class ItemsInHand:
         met = meeting(self._tree, block)
         members = runs((self._scenes[at] for at in met), key=lambda entry: entry[0])
         return tuple(tuple(scene.assets for _, scene in group) for _, group in members)
-
-
-class Source(NamedTuple):
-    """Where a variable comes from: a composite and its layer, as long as the variable's data have this name."""
-
-    composite: "Composite"
-    layer: int
-    name: str
 
 
 @dataclass(frozen=True)
@@ -163,18 +152,6 @@ class Composite:
             data = part_of(layers, at).astype("uint16" if name == OBSERVATIONS else "float32")
             variables[name] = xr.Variable(("y", "x"), data, encoding={SOURCE: Source(self, at, data.name)})
         return xr.Dataset(variables)
-
-
-def composite_of(ds: xr.Dataset, names: Sequence[str]) -> tuple[Composite, dict[str, int]] | None:
-    """Return the composite that variables are bands of, and their layers; None where they were changed or come from elsewhere."""
-    made: dict[int, Composite] = {}
-    layers: dict[str, int] = {}
-    for name in names:
-        source = ds[name].encoding.get(SOURCE)
-        if isinstance(source, Source) and source.name == getattr(ds[name].data, "name", None):
-            made[id(source.composite)] = source.composite
-            layers[name] = source.layer
-    return (next(iter(made.values())), layers) if len(made) == 1 else None
 
 
 def _spans(length: int, size: int) -> list[Span]:

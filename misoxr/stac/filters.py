@@ -14,7 +14,7 @@ from odc.geo.geom import Geometry
 from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
-from misoxr.cube.composite import in_season
+from misoxr.cube.season import in_season
 from misoxr.errors import CatalogError, GridError
 from misoxr.grid.footprints import DEGREES, as_read, checked, meets, moved
 from misoxr.grid.longitude import circle_of

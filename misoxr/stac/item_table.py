@@ -22,7 +22,7 @@ from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from misoxr.assets.hrefs import is_remote, redact
-from misoxr.cube.composite import in_season
+from misoxr.cube.season import in_season
 from misoxr.errors import CatalogError, require
 from misoxr.grid.footprints import as_read, footprint, meeting, meets, turned
 from misoxr.paths import expanded

@@ -17,11 +17,10 @@ from shapely.geometry.base import BaseGeometry
 from misoxr._version import __version__
 from misoxr.assets.hrefs import redact
 from misoxr.assets.read import CLEAR, PatchUrl
-from misoxr.cube.composite import in_season
-from misoxr.errors import BandError, CatalogError
+from misoxr.cube.season import in_season
+from misoxr.errors import BandError, CatalogError, gathered, note
 from misoxr.grid import geobox as grid
 from misoxr.grid.footprints import DEGREES, bounds_of, footprint, meets
-from misoxr.notes import gathered, note
 from misoxr.sensors.bands import check_bands
 from misoxr.stac.arguments import band_names, box_of, chunk_sizes, collection_names, crs_of, pixel_size, refuse_unknown
 from misoxr.stac.catalog import find

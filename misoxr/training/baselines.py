@@ -13,12 +13,11 @@ import xarray as xr
 
 from misoxr._version import __version__
 from misoxr.clusters import computed
-from misoxr.cube.composite import check, check_dataset, named
+from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.features import Features, features_at
 from misoxr.cube.scaling import METHODS, Scaling
 from misoxr.cube.stack import stack
-from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, require
-from misoxr.notes import gathered, note
+from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, gathered, note, require
 from misoxr.points.read import read_points, simulated
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.standardisation import Standardisation

@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from misoxr.errors import CheckpointError, SpecError, require
-from misoxr.notes import note
+from misoxr.errors import CheckpointError, SpecError, note, require
+from misoxr.model.files import ESTIMATOR_HEADER, ESTIMATOR_SCHEMA
 from misoxr.training.estimator_indices import check_indices, parts
 
-__all__ = ["ALLOWED", "holds_estimators", "pack", "unpack"]
+__all__ = ["ALLOWED", "pack", "unpack"]
 
-_HEADER, _SCHEMA = "misoxr.json", "schema.json"
 _BEGIN = (1980, 1, 1, 0, 0, 0)
 """The time of all members: a file's bytes depend on what is in it alone."""
 
@@ -79,11 +78,6 @@ ALLOWED = frozenset(f"{module}.{name}" for module, names in _NAMES.items() for n
 """Types that are loaded beside those that skops trusts of itself: scikit-learn's estimators, NumPy's arrays and Python's values."""
 
 
-def holds_estimators(data: bytes) -> bool:
-    """Whether a file's bytes are estimators that skops has written, whole or not; their names tell nothing."""
-    return data[:2] == b"PK" and (_HEADER.encode() in data[:64] or _SCHEMA.encode() in data[-(2**16) :])
-
-
 def pack(header: Mapping[str, Any], estimators: Mapping[str, Any]) -> bytes:
     """Return the file of fitted estimators: the same bytes in every process.
 
@@ -106,10 +100,10 @@ def pack(header: Mapping[str, Any], estimators: Mapping[str, Any]) -> bytes:
             )
     try:
         dumped = _members(_skops().dumps(dict(estimators)))
-        schema = json.loads(dumped.pop(_SCHEMA))
+        schema = json.loads(dumped.pop(ESTIMATOR_SCHEMA))
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise SpecError(f"skops cannot write the estimator {list(estimators.values())[0]!r}: {error}.") from error
-    members = {_HEADER: json.dumps(header, sort_keys=True).encode()}
+    members = {ESTIMATOR_HEADER: json.dumps(header, sort_keys=True).encode()}
     # skops names objects by where they lie in memory, and shares those that are one: both differ in every process.
     for number, state in enumerate(_states(schema)):
         state.pop("__id__", None)
@@ -120,7 +114,7 @@ def pack(header: Mapping[str, Any], estimators: Mapping[str, Any]) -> bytes:
         if state["__class__"] in ("KDTree", "BallTree"):  # how often they were asked, which answering changes
             for counter in state["content"]["content"][7:11]:
                 counter["content"] = "0"
-    members[_SCHEMA] = json.dumps(schema, separators=(",", ":")).encode()
+    members[ESTIMATOR_SCHEMA] = json.dumps(schema, separators=(",", ":")).encode()
     return _stored(members)
 
 
@@ -145,14 +139,14 @@ def unpack(data: bytes, name: str, trusted: Collection[str] = ()) -> tuple[dict[
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = _checked(archive, len(data))
-            if _HEADER not in names:
+            if ESTIMATOR_HEADER not in names:
                 raise CheckpointError(
-                    f"{name} is a skops file without {_HEADER}, which tells the bands of its estimators; save what ds.miso.fit returns."
+                    f"{name} is a skops file without {ESTIMATOR_HEADER}, which tells the bands of its estimators; save what ds.miso.fit returns."
                 )
-            header, schema = json.loads(archive.read(_HEADER)), archive.read(_SCHEMA)
+            header, schema = json.loads(archive.read(ESTIMATOR_HEADER)), archive.read(ESTIMATOR_SCHEMA)
             _check_schema(json.loads(schema), archive)
         # The types stand in the schema; without the arrays it is quickly asked for them.
-        types = skops.get_untrusted_types(data=_stored({**dict.fromkeys(names, b""), _SCHEMA: schema}))
+        types = skops.get_untrusted_types(data=_stored({**dict.fromkeys(names, b""), ESTIMATOR_SCHEMA: schema}))
         unknown = sorted(set(types) - ALLOWED - set(trusted))
         if unknown:
             raise CheckpointError(

@@ -20,23 +20,21 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
-from misoxr.cube.composite import check, check_dataset, named
+from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.scaling import METHODS, Scaling, valid_pixels
 from misoxr.cube.stack import stack
-from misoxr.errors import GridError, PointsError, SpecError, StoreError, did_you_mean
+from misoxr.errors import GridError, PointsError, SpecError, StoreError, did_you_mean, flush, gathered, note
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import fetch, sha256_of
 from misoxr.model.inference import choose_device, choose_precision, logits_at
 from misoxr.model.network import Miso
 from misoxr.model.published import load_backbone
-from misoxr.notes import flush, gathered, note
 from misoxr.paths import expanded
 from misoxr.points.folds import separate
 from misoxr.points.read import read_points, simulated
-from misoxr.spec import ModelSpec
+from misoxr.spec import ModelSpec, Recipe
 from misoxr.spec.components import check_flags
-from misoxr.spec.recipe import Recipe
 from misoxr.training.baselines import PixelModel, check_labels, fit_estimator, is_baseline, refuse_unseen
 from misoxr.training.loop import Hardware, centre, draw_of, run, standardised
 from misoxr.training.presets import spec_for

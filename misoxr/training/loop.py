@@ -22,9 +22,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from misoxr.errors import SpecError, require
 from misoxr.model.losses import contrasts, learnt, total_loss
 from misoxr.model.network import Miso
-from misoxr.spec import ModelSpec, Task
+from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check
-from misoxr.spec.recipe import Recipe
 from misoxr.spec.standardisation import Standardisation
 from misoxr.training.windows import Batch, Draw, Integers, Windows
 

@@ -19,7 +19,8 @@ from misoxr.cube.features import Features, features, features_at, scaled, width
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.errors import CheckpointError, MisoxrError, SpecError, require
 from misoxr.model.files import put
-from misoxr.spec import ModelSpec, Task, build
+from misoxr.spec import ModelSpec, Task
+from misoxr.spec.build import build
 from misoxr.spec.standardisation import Standardisation
 from misoxr.training.estimator_files import pack, unpack
 from misoxr.training.slabs import in_slabs

@@ -5,11 +5,10 @@ import difflib
 import geopandas as gpd
 import xarray as xr
 
-from misoxr.cube.composite import check_dataset
+from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import is_class
-from misoxr.errors import SpecError
+from misoxr.errors import SpecError, note
 from misoxr.grid.geobox import geobox_of
-from misoxr.notes import note
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec
 
 __all__ = ["spec_for"]

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.composite import check, composite, in_season, reduce_time
+from misoxr.cube.check import check
+from misoxr.cube.composite import composite, reduce_time
 from misoxr.cube.join import add
+from misoxr.cube.season import in_season
 from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid.geobox import assign, geobox_of, same_grid
 from misoxr.spec import ModelSpec

@@ -9,8 +9,8 @@ import zarr
 
 from misoxr.cube.variables import FILL
 from misoxr.errors import StoreError
-from misoxr.io.geotiff import to_pyramid
 from misoxr.io.layout import open_maps
+from misoxr.io.pyramid import to_pyramid
 from misoxr.io.zarr import to_zarr
 from misoxr.spec import SENTINEL2
 from tests.conftest import make_cube

@@ -25,8 +25,9 @@ from rio_cogeo import cog_validate
 from misoxr.cube.variables import FILL
 from misoxr.errors import BandError, GridError, SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of
-from misoxr.io.geotiff import to_cog, to_pyramid
+from misoxr.io.geotiff import to_cog
 from misoxr.io.layout import open_maps
+from misoxr.io.pyramid import to_pyramid
 from misoxr.io.zarr import to_zarr
 from misoxr.mapping.predict import predict
 from misoxr.spec import SENTINEL2, ModelSpec

@@ -1,0 +1,89 @@
+"""Checking a cube against a model, as far as its metadata tell."""
+
+from typing import Any
+
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from misoxr.errors import BandError, GridError, did_you_mean, note
+from misoxr.grid.geobox import geobox_of
+from misoxr.spec import ModelSpec
+
+__all__ = ["check", "check_dataset", "named"]
+
+
+def check_dataset(ds: Any) -> xr.Dataset:
+    """Return what is a Dataset; refuse the rest."""
+    if isinstance(ds, xr.Dataset):
+        return ds
+    remedy = ", such as array.to_dataset(name=...)" if isinstance(ds, xr.DataArray) else ""
+    raise GridError(f"The cube is a {type(ds).__name__}; give a Dataset with a variable for each band{remedy}.")
+
+
+def named(ds: xr.Dataset, spec: ModelSpec) -> xr.Dataset:
+    """Return the dataset with a model's bands under the model's names, where it has them under an alias."""
+    here = check_dataset(ds).data_vars
+    found = {alias: band.name for band in spec.bands if band.name not in here for alias in band.aliases[::-1] if alias in here}
+    return ds.rename_vars(found)
+
+
+def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
+    """Check that a dataset can feed a model, as far as its metadata tell, and return its grid.
+
+    Raises
+    ------
+    BandError
+        If a band of a required modality is missing, or a band has dimensions other than y and x.
+    GridError
+        If the grid is irregular, carries no CRS, is not north-up, is not in metres, or has another pixel size than the model.
+
+    Warns
+    -----
+    MisoxrWarning
+        If bands of a modality that is not required are missing.
+    """
+    needed = [band.name for modality in spec.modalities if modality.required for band in modality.bands]
+    missing = [name for name in needed if name not in ds.data_vars]
+    if missing:
+        raise BandError(
+            f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}.{did_you_mean(missing[0], map(str, ds.data_vars))} "
+            "Rename its variables, or join the rasters with ds.miso.add."
+        )
+    for band in spec.bands:
+        dims = ds[band.name].dims if band.name in ds.data_vars else ("y", "x")
+        if "time" in dims:
+            raise BandError(f"Band {band.name!r} has dimensions {dims}; reduce the time with ds.miso.composite first.")
+        if set(dims) != {"y", "x"}:
+            raise BandError(
+                f"Band {band.name!r} has dimensions {dims}; all bands must share one grid (y, x): join it with ds.miso.add."
+            )
+    geobox = geobox_of(ds)
+    if geobox.crs is not None and geobox.crs.geographic:
+        raise GridError(
+            f"The dataset is in degrees ({geobox.crs.proj.name}), the wrong CRS for pixels of {spec.pixel_size:g} m; "
+            'reproject it to a projected CRS, such as "EPSG:3338".'
+        )
+    if geobox.affine.e > 0 or geobox.affine.a < 0:
+        raise GridError(
+            "The dataset is not north-up (y must descend and x ascend), and a model would see it mirrored; "
+            'sort it with ds.sortby("y", ascending=False).sortby("x").'
+        )
+    axis = geobox.crs.proj.axis_info[0] if geobox.crs is not None else None
+    if axis is not None and axis.unit_conversion_factor != 1:
+        raise GridError(
+            f"The dataset's CRS counts in {axis.unit_name}, the wrong CRS for pixels of {spec.pixel_size:g} m; "
+            'reproject it to one in metres, such as "EPSG:3338".'
+        )
+    for size in (abs(geobox.affine.a), abs(geobox.affine.e)):
+        if abs(size / spec.pixel_size - 1) > 1e-3:
+            raise GridError(
+                f"The dataset's pixels are {size:g} m and model {spec.name!r} reads pixels of {spec.pixel_size:g} m; "
+                "open the imagery at the model's resolution, or train a model for this one."
+            )
+    absent = [band.name for band in spec.bands if band.name not in ds.data_vars]
+    if absent:
+        note(
+            f"The dataset lacks the optional bands {absent} of model {spec.name!r}, which enter as the network's zero. "
+            "Join them with ds.miso.add under these names."
+        )
+    return geobox

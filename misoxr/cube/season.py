@@ -1,0 +1,131 @@
+"""Which times lie in a season of some years, in any calendar."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from numbers import Real
+from reprlib import repr as short
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from misoxr.errors import SpecError
+from misoxr.spec.components import check as check_spec
+
+__all__ = ["Days", "days_of", "in_season", "span_of", "years_of"]
+
+
+Integers = npt.NDArray[np.int64]
+
+
+class Days(NamedTuple):
+    """Days of any calendar, as far as a season needs to know them."""
+
+    year: Integers
+    month: Integers
+    day: Integers
+
+
+def in_season(
+    times: pd.DatetimeIndex | Days, season: tuple[str, str] | None = None, years: int | Iterable[int] | None = None
+) -> npt.NDArray[np.bool_]:
+    """Return which times lie in a season of some years.
+
+    Parameters
+    ----------
+    times : DatetimeIndex or Days
+        Times, in UTC where they carry no time zone.
+    season : (str, str), optional
+        First and last day as "MM-DD", both inclusive; the whole year by default. A season that ends before it starts wraps
+        over new year and belongs to the year it starts in.
+    years : int or iterable of int, optional
+        Years to keep; all by default.
+
+    Returns
+    -------
+    ndarray of bool, shape (time,)
+
+    Raises
+    ------
+    SpecError
+        If a day is not a day of the calendar in the form "MM-DD", or a year is none.
+    """
+    year, month, day = (np.asarray(part, dtype="int64") for part in (times.year, times.month, times.day))
+    inside = np.ones(len(year), dtype=bool)
+    if season is not None:
+        first, last = (_month_day(text) for text in _pair(season))
+        place = month * 100 + day
+        if first <= last:
+            inside = (place >= first) & (place <= last)
+        else:
+            inside = (place >= first) | (place <= last)
+            year = year - (place <= last)
+    if years is not None:
+        inside = inside & np.isin(year, years_of(years))
+    return inside
+
+
+def years_of(years: Any) -> list[int]:
+    """Return the years that are asked for: one, or several, as whole numbers or text.
+
+    Raises
+    ------
+    SpecError
+        If one is no year, or there is none.
+    """
+    several = np.array([years]).ravel().tolist() if isinstance(years, str | Real | np.ndarray) else years
+    words = f"years is {short(years)}; give a year, or several, such as range(2019, 2024)."
+    check_spec(isinstance(several, Iterable) and not isinstance(several, Mapping), words)
+    found = []
+    for year in several:
+        digits = str(year).removesuffix(".0")
+        check_spec(bool(re.fullmatch(r"\d{1,4}", digits)), words)
+        found.append(int(digits))
+    check_spec(bool(found), words)
+    return found
+
+
+def _pair(season: Any) -> tuple[str, str]:
+    if isinstance(season, str) or not isinstance(season, Sequence) or len(season) != 2:
+        raise SpecError(f'The season {season!r} is not a pair of days; write (first, last), such as ("06-20", "08-20").')
+    return season[0], season[1]
+
+
+def _month_day(text: str) -> int:
+    """Return "MM-DD" as month * 100 + day; 29 February is a day."""
+    try:
+        if not re.fullmatch(r"\d\d-\d\d", text):
+            raise ValueError(text)
+        day = datetime.strptime(f"2000-{text}", "%Y-%m-%d")
+    except (TypeError, ValueError):
+        raise SpecError(f'{text!r} is not a day of the year; write "MM-DD", such as "06-20".') from None
+    return day.month * 100 + day.day
+
+
+def span_of(days: Days) -> str:
+    """Return the first and the last day, in words."""
+    found = sorted(zip(*days, strict=True))
+    return (
+        "none at all"
+        if not found
+        else " to ".join(f"{year:04d}-{month:02d}-{day:02d}" for year, month, day in (found[0], found[-1]))
+    )
+
+
+def days_of(ds: xr.Dataset) -> Days:
+    """Return the days of a cube's times, which may be of another calendar (cftime), or text."""
+    values = ds["time"].values
+    try:
+        if values.dtype.kind not in "MOUT":
+            raise ValueError(f"they are {values.dtype}")
+        held = pd.DatetimeIndex(values) if values.dtype.kind == "M" else values
+        dates = [date if hasattr(date, "month") else pd.Timestamp(str(date)) for date in held]
+        return Days(*(np.array([getattr(date, part) for date in dates], dtype="int64") for part in Days._fields))
+    except (TypeError, ValueError) as error:
+        raise SpecError(
+            f"The {len(values)} times of the cube, such as {values[:1]}, are no dates, or some are missing ({error}); "
+            "give dates: ds.assign_coords(time=pd.to_datetime([...])), or leave some out: ds.sel(time=ds.time.notnull())."
+        ) from error

@@ -1,0 +1,88 @@
+"""Frozen values from JSON: built strictly, for the JSON may come from anywhere."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
+from numbers import Integral, Real
+from reprlib import repr as short
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from misoxr.errors import SpecError
+from misoxr.spec.components import check
+
+__all__ = ["build"]
+
+LONGEST = 4096
+"""Values in a list of a specification, at the most: bands, tasks, stages, or rows of a whitening matrix."""
+
+
+def build(hint: Any, value: Any) -> Any:
+    """Build a value of the hinted type from JSON values, which may come from anywhere.
+
+    Numbers stay as they are written, so that a specification is written again as it was read.
+
+    Raises
+    ------
+    SpecError
+        If a value is not of its type, or a number is not finite in single precision; a key is unknown or missing; or a
+        dataclass refuses its values.
+    """
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType):
+        inner = [arg for arg in get_args(hint) if arg is not type(None)]
+        return None if value is None else build(inner[0], value)
+    if kind is tuple:
+        args = get_args(hint)
+        check(isinstance(value, (list, tuple)), f"A list is needed where {short(value)} stands.")
+        check(len(value) <= LONGEST, f"A list of {len(value)} values stands where {LONGEST} are the most.")
+        check(args[-1] is Ellipsis or len(args) == len(value), f"{len(args)} values are needed where {short(value)} stands.")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        return tuple(build(kind, item) for kind, item in zip(inner, value, strict=True))
+    if kind in _JSON:
+        accepts, what = _JSON[kind]
+        check(accepts(value), f"{what} is needed where {short(value)} stands.")
+    elif is_dataclass(kind):
+        return _build_dataclass(kind, value)
+    return value
+
+
+_hints = lru_cache(get_type_hints)
+
+
+def _build_dataclass(kind: Any, value: Any) -> Any:
+    name, hints = kind.__name__, _hints(kind)
+    check(isinstance(value, Mapping), f"{name} is built from a mapping, not from {short(value)}.")
+    unknown = set(value) - {f.name for f in fields(kind)}
+    check(not unknown, f"{name} has no {short(sorted(unknown, key=str))}; was it written by a newer misoxr?")
+    parts = {}
+    for key, item in value.items():
+        try:
+            parts[key] = build(hints[key], item)
+        except SpecError as error:
+            raise SpecError(f"{name} cannot be built: {key}: {error}") from error
+    try:
+        return kind(**parts)
+    except TypeError as error:
+        raise SpecError(f"{name} cannot be built: {error}.") from error
+
+
+def _is_number(value: Any, kind: type, largest: float) -> bool:
+    """Whether a value is a number of a kind within bounds; NaN is within none, and true and false are no numbers."""
+    return isinstance(value, kind) and not isinstance(value, bool) and -largest <= value <= largest  # type: ignore[operator]
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that can be written: JSON may hold halves of surrogate pairs."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+_JSON: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
+    str: (_is_text, "Text"),
+    Literal: (_is_text, "Text"),
+    bool: (lambda value: isinstance(value, bool), "True or false"),
+    int: (lambda value: _is_number(value, Integral, 2**31), "A whole number"),
+    float: (lambda value: _is_number(value, Real, 3.4e38), "A finite number"),
+    Mapping: (lambda value: isinstance(value, Mapping) and all(map(_is_text, value)), "A mapping"),
+}
+"""What a scalar is in JSON, by its type, and in words."""
