@@ -47,28 +47,28 @@ def with_averages(scores: Scores, model: str, each: int) -> Scores:
     return Scores.joined([scores.predictions, mine], scores.tasks, scores.about)
 
 
-def paired(scores: Scores, task: str, ours: Sequence[str], rivals: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+def paired(scores: Scores, task: str, ours: Sequence[str], baselines: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Tabulate differences of two models in pairs of fold and seed, with their standard errors."""
     rows = []
     for one in ours:
-        for other in rivals:
+        for other in baselines:
             for metric in metrics:
                 found = scores.compare(one, other, metric, task)
                 rows.append({"model": one, "minus": other, "metric": metric, **found.to_dict()})
     return pd.DataFrame(rows)
 
 
-def at_equal_alarms(scores: Scores, task: str, ours: Sequence[str], rivals: Sequence[str]) -> pd.DataFrame:
+def at_equal_alarms(scores: Scores, task: str, ours: Sequence[str], baselines: Sequence[str]) -> pd.DataFrame:
     """Tabulate differences in recall of a binary task's second class at equal shares of false alarms, in pairs of fold and seed.
 
-    A difference is the mean of two: ours at the false alarms of the rival's map (from 0.5 on) less that map's recall, and our map's recall
-    less the rival's at our false alarms, so that equals differ by 0. It compares how models rank points, by the labels of the test
+    A difference is the mean of two: ours at the false alarms of the baseline's map (from 0.5 on) less that map's recall, and our map's recall
+    less the baseline's at our false alarms, so that equals differ by 0. It compares how models rank points, by the labels of the test
     points; nobody can choose these probabilities beforehand. Folds of one class are left out.
     """
     mine = scores.predictions[scores.predictions.task == task]
     parts = {key: part for key, part in mine.groupby(["model", "fold", "seed"]) if part.truth.nunique() == 2}
     rows = []
-    for one, other in product(ours, rivals):
+    for one, other in product(ours, baselines):
         keys = [key[1:] for key in parts if key[0] == one and (other, *key[1:]) in parts]
         pairs = [(parts[one, *key], parts[other, *key]) for key in keys]
         leads = pd.Series(

@@ -76,11 +76,11 @@ def answers(found: xr.Dataset) -> dict[str, np.ndarray]:
     }
 
 
-def report(truth: xr.Dataset, test: gpd.GeoDataFrame, rivals: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, float]]:
+def report(truth: xr.Dataset, test: gpd.GeoDataFrame, compared: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, float]]:
     """Print the held-out scores, each model beside the others and beside the best that can be reached."""
     labels = encode(test, [PERMAFROST, TAXONOMY])
     table = {}
-    for name, answers in rivals.items():
+    for name, answers in compared.items():
         permafrost, taxonomy = (scores(task, labels[task.name], answers[task.name]) for task in (PERMAFROST, TAXONOMY))
         table[name] = {"roc_auc": permafrost["roc_auc"], "macro_f1": taxonomy["macro_f1"]}
     best = simulate.bayes_scores(truth, test)
@@ -147,12 +147,12 @@ def main(directory: Path) -> None:
         cube.miso.predict(directory / "model.safetensors").miso.to_zarr(directory / "maps.zarr")
         seconds = time.perf_counter() - start
     maps = misoxr.open_maps(directory / "maps.zarr")
-    rivals = {"MISO (miso-nano)": answers(cube.miso.predict_at(model, test))}
+    compared = {"MISO (miso-nano)": answers(cube.miso.predict_at(model, test))}
     with step("train the Random Forest baseline"):
         forest = cube.miso.fit("rf-11", train)
-        rivals["Random Forest (RF-11, pixel values)"] = answers(cube.miso.predict_at(forest, test))
+        compared["Random Forest (RF-11, pixel values)"] = answers(cube.miso.predict_at(forest, test))
     picture(cube, maps, truth, directory / "maps.png")
-    report(truth, test, rivals)
+    report(truth, test, compared)
     pixels = maps.sizes["y"] * maps.sizes["x"]
     print(f"\n{pixels} pixels predicted and written in {seconds:.0f} s: {pixels / seconds:.0f} pixels a second on {model_device()}")
     print(f"Left in {directory}/: maps.zarr, model.safetensors, maps.png, cube.zarr. All of it is SIMULATED.")

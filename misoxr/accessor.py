@@ -1,26 +1,51 @@
 """``ds.miso``: the verbs on a dataset. Each checks, delegates and returns."""
 
+import ast
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
 
-from misoxr.cube import composite as cube
+from misoxr.cube import composite as composites
 from misoxr.cube import join
 from misoxr.io.zarr import to_zarr
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    import pandas as pd
     from icechunk import Repository
 
+    from misoxr.cube.scaling import Scaling
     from misoxr.evaluation.scores import Scores
     from misoxr.io.plan import Plan
     from misoxr.model.checkpoint import Model
     from misoxr.spec import ModelSpec, WindowSpec
-    from misoxr.training.baselines import Baseline, PixelModel
+    from misoxr.training.pixel_model import PixelModel
 
 __all__ = ["MisoAccessor"]
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+def _documented(function: str) -> Callable[[Verb], Verb]:
+    """Give a verb the whole docstring of the function it delegates to, but for the dataset.
+
+    The docstring is read from the source, for the function's module may import torch, which takes seconds.
+    """
+
+    def document(verb: Verb) -> Verb:
+        module, _, name = function.rpartition(".")
+        found = find_spec(module)
+        source = getattr(found and found.loader, "get_source", lambda _: None)(module) or ""
+        nodes = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
+        whole = next(map(ast.get_docstring, nodes), None) or verb.__doc__ or ""
+        verb.__doc__ = re.sub(r"(?m)^(ds|maps) : Dataset.*\n(?: +.*\n)+", "", whole)
+        return verb
+
+    return document
 
 
 @xr.register_dataset_accessor("miso")
@@ -30,40 +55,57 @@ class MisoAccessor:
     def __init__(self, ds: xr.Dataset) -> None:
         self._ds = ds
 
+    @_documented("misoxr.cube.composite.composite")
     def composite(
         self, season: tuple[str, str] | None = None, years: int | Iterable[int] | None = None, method: str = "median"
     ) -> xr.Dataset:
-        """Reduce a time cube to one image; see :func:`misoxr.cube.composite.composite`."""
-        return cube.composite(self._ds, season=season, years=years, method=method)
+        """Reduce a time cube to one image, lazily."""
+        return composites.composite(self._ds, season=season, years=years, method=method)
 
-    def add(self, *, resampling: str | Mapping[str, str] = "auto", **rasters: Any) -> xr.Dataset:
-        """Put rasters on this dataset's grid, lazily; see :func:`misoxr.cube.join.add`."""
-        return join.add(self._ds, resampling=resampling, **rasters)
+    @_documented("misoxr.cube.join.add")
+    def add(
+        self, resampling: str | Mapping[str, str] = "auto", **rasters: "str | os.PathLike[str] | xr.DataArray | xr.Dataset"
+    ) -> xr.Dataset:
+        """Join rasters to this dataset on its grid, lazily."""
+        return join.add(self._ds, resampling, **rasters)
 
+    @_documented("misoxr.training.fit.fit")
     def fit(
         self,
-        spec: "ModelSpec | Baseline | str | Any",
+        estimator: "ModelSpec | str | Any",
         points: "gpd.GeoDataFrame",
         *,
         val: "float | gpd.GeoDataFrame | None" = None,
         seed: int = 0,
+        scaling: "Scaling | str | None" = None,
+        like: "ModelSpec | None" = None,
+        pretrained: Mapping[str, str | os.PathLike[str]] | None = None,
+        calibrate: bool = True,
+        directory: str | os.PathLike[str] | None = None,
+        resume: bool = True,
         device: str = "auto",
+        devices: int = 1,
+        precision: str = "auto",
+        workers: int = 0,
         progress: bool = True,
         **settings: Any,
     ) -> "Model | PixelModel":
-        """Train a model or a rival on labelled points; see :func:`misoxr.training.fit.fit` for the further settings."""
+        """Train a model or a baseline on labelled points."""
         from misoxr.training.baselines import fit_estimator, is_baseline
 
-        common = {"val": val, "seed": seed, "device": device, "progress": progress, **settings}
-        if is_baseline(spec):
-            return fit_estimator(self._ds, spec, points, **common)
+        common = {"val": val, "seed": seed, "scaling": scaling, "like": like, "pretrained": pretrained, "calibrate": calibrate}
+        run = {"directory": directory, "resume": resume, "device": device, "devices": devices, "precision": precision}
+        settings = {**common, **run, "workers": workers, "progress": progress, **settings}
+        if is_baseline(estimator):
+            return fit_estimator(self._ds, estimator, points, **settings)
         from misoxr.training.fit import fit  # with torch, which estimators do without
 
-        return fit(self._ds, spec, points, **common)
+        return fit(self._ds, estimator, points, **settings)
 
+    @_documented("misoxr.mapping.predict.predict")
     def predict(
         self,
-        model: "Model | PixelModel | str | os.PathLike[str] | list[Any]",
+        model: "Model | PixelModel | str | os.PathLike[str] | Sequence[Any]",
         *,
         tasks: Sequence[str] | None = None,
         windows: "WindowSpec | None" = None,
@@ -72,34 +114,76 @@ class MisoAccessor:
         device: str = "auto",
         precision: str = "auto",
         batch_size: int | None = None,
-        **settings: Any,
+        compile: bool = False,
     ) -> xr.Dataset:
-        """Map a model over this dataset, lazily; see :func:`misoxr.mapping.predict.predict`."""
+        """Map a model over this dataset, lazily."""
         from misoxr.mapping.predict import predict
 
-        options = {"location": location, "device": device, "precision": precision, "batch_size": batch_size, **settings}
+        options: Any = {
+            "location": location,
+            "device": device,
+            "precision": precision,
+            "batch_size": batch_size,
+            "compile": compile,
+        }
         return predict(self._ds, model, tasks=tasks, windows=windows, resolution=resolution, **options)
 
+    @_documented("misoxr.mapping.predict_at.predict_at")
     def predict_at(
-        self, model: "Model | PixelModel | str | os.PathLike[str] | list[Any]", points: Any, **options: Any
+        self,
+        model: "Model | PixelModel | str | os.PathLike[str] | Sequence[Any]",
+        points: "gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any]",
+        *,
+        crs: Any = None,
+        tasks: Sequence[str] | None = None,
+        windows: "WindowSpec | None" = None,
+        location: bool = False,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int | None = None,
+        compile: bool = False,
     ) -> xr.Dataset:
-        """Answer a model at any coordinates of this dataset, lazily; see :func:`misoxr.mapping.predict_at.predict_at`."""
+        """Answer a model at any coordinates of this dataset, lazily."""
         from misoxr.mapping.predict_at import predict_at
 
-        return predict_at(self._ds, model, points, **options)
+        options: Any = {
+            "location": location,
+            "device": device,
+            "precision": precision,
+            "batch_size": batch_size,
+            "compile": compile,
+        }
+        return predict_at(self._ds, model, points, crs=crs, tasks=tasks, windows=windows, **options)
 
-    def cross_validate(self, estimators: Any, points: "gpd.GeoDataFrame", *, cv: Any = 5, **options: Any) -> "Scores":
-        """Fit and score models on folds of labelled points; see :func:`misoxr.evaluation.cross_validate.cross_validate`."""
+    @_documented("misoxr.evaluation.cross_validate.cross_validate")
+    def cross_validate(
+        self,
+        estimators: Any,
+        points: "gpd.GeoDataFrame",
+        *,
+        cv: Any = 5,
+        seeds: int | Sequence[int] = (0,),
+        regions: "gpd.GeoDataFrame | None" = None,
+        region: str | None = None,
+        store: str | os.PathLike[str] | None = None,
+        client: Any = None,
+        progress: bool = True,
+        **settings: Any,
+    ) -> "Scores":
+        """Fit and score models on folds of labelled points."""
         from misoxr.evaluation.cross_validate import cross_validate
 
-        return cross_validate(self._ds, estimators, points, cv=cv, **options)
+        options = {"regions": regions, "region": region, "store": store, "client": client, "progress": progress, **settings}
+        return cross_validate(self._ds, estimators, points, cv=cv, seeds=seeds, **options)
 
-    def plan(self, *, timed: "bool | tuple[int, int]" = True, compact: bool = False) -> "Plan":
-        """Tell what writing this dataset will take, before anything is written; see :func:`misoxr.io.plan.plan`."""
+    @_documented("misoxr.io.plan.plan")
+    def plan(self, *, timed: bool | tuple[int, int] = True, compact: bool = False) -> "Plan":
+        """Tell what writing this dataset will take."""
         from misoxr.io.plan import plan
 
         return plan(self._ds, timed=timed, compact=compact)
 
+    @_documented("misoxr.io.zarr.to_zarr")
     def to_zarr(
         self,
         store: "str | os.PathLike[str] | Repository",
@@ -110,30 +194,47 @@ class MisoAccessor:
         on_error: Literal["raise", "mask"] = "raise",
         compact: bool = False,
         client: Any = None,
-        **options: Any,
+        resources: Mapping[str, float] | None = None,
     ) -> None:
-        """Compute this dataset block by block into Zarr, or go on where it stopped; see :func:`misoxr.io.zarr.to_zarr`."""
-        settings = {"resume": resume, "progress": progress, "on_error": on_error, "compact": compact, "client": client, **options}
-        to_zarr(self._ds, store, overwrite=overwrite, **settings)
+        """Compute this dataset block by block into Zarr, or go on where it stopped."""
+        settings: Any = {"progress": progress, "on_error": on_error, "compact": compact, "client": client, "resources": resources}
+        to_zarr(self._ds, store, overwrite=overwrite, resume=resume, **settings)
 
+    @_documented("misoxr.io.geotiff.to_cog")
     def to_cog(
-        self, directory: str | os.PathLike[str], *, variables: Sequence[str] | None = None, overwrite: bool = False, **options: Any
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        variables: Sequence[str] | None = None,
+        classes: str = "mode",
+        blocksize: int = 512,
+        overwrite: bool = False,
+        progress: bool = True,
     ) -> list[str]:
-        """Compute maps block by block into cloud-optimised GeoTIFFs; see :func:`misoxr.io.geotiff.to_cog`."""
+        """Compute maps block by block into cloud-optimised GeoTIFFs."""
         from misoxr.io.geotiff import to_cog
 
-        return to_cog(self._ds, directory, variables=variables, overwrite=overwrite, **options)
+        options: Any = {"classes": classes, "blocksize": blocksize, "overwrite": overwrite, "progress": progress}
+        return to_cog(self._ds, directory, variables=variables, **options)
 
+    @_documented("misoxr.io.pyramid.to_pyramid")
     def to_pyramid(
-        self, store: str | os.PathLike[str], *, levels: int | None = None, overwrite: bool = False, **options: Any
+        self,
+        store: str | os.PathLike[str],
+        *,
+        levels: int | None = None,
+        classes: str = "mode",
+        overwrite: bool = False,
+        progress: bool = True,
     ) -> None:
-        """Compute this dataset block by block into Zarr with coarser levels; see :func:`misoxr.io.pyramid.to_pyramid`."""
+        """Compute this dataset block by block into Zarr with coarser levels."""
         from misoxr.io.pyramid import to_pyramid
 
-        to_pyramid(self._ds, store, levels=levels, overwrite=overwrite, **options)
+        to_pyramid(self._ds, store, levels=levels, classes=classes, overwrite=overwrite, progress=progress)
 
-    def plot(self, **options: Any) -> Any:
-        """Draw the maps of this dataset; see :func:`misoxr.display.maps.plot`."""
+    @_documented("misoxr.display.maps.plot")
+    def plot(self, *, image: xr.Dataset | None = None, **figure: Any) -> Any:
+        """Draw the maps of this dataset."""
         from misoxr.display.maps import plot
 
-        return plot(self._ds, **options)
+        return plot(self._ds, image=image, **figure)

@@ -1,4 +1,4 @@
-"""Windows padded, mirrored and turned, and with them the directions that their bands tell, and the points in them."""
+"""Augmentation: windows padded, mirrored and rotated, with the points in them and the directions that their bands tell."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -7,14 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from misoxr.spec import ModelSpec
-from misoxr.spec.components import Turns
+from misoxr.spec.components import Augmentation
 
-__all__ = ["TURNS", "padded", "turned", "turned_points"]
+__all__ = ["AUGMENTATIONS", "augmented", "augmented_points", "padded"]
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-TURNS: Mapping[Turns, tuple[tuple[bool, int], ...]] = MappingProxyType(
+AUGMENTATIONS: Mapping[Augmentation, tuple[tuple[bool, int], ...]] = MappingProxyType(
     {
         "none": ((False, 0),),
         "mirror": ((False, 0), (True, 0)),
@@ -22,7 +22,7 @@ TURNS: Mapping[Turns, tuple[tuple[bool, int], ...]] = MappingProxyType(
         "dihedral": tuple((mirror, quarters) for quarters in range(4) for mirror in (False, True)),
     }
 )
-"""By name, what is done to windows: whether they are mirrored east to west, and then turned by how many quarters."""
+"""By name, what is done to windows: whether they are mirrored east to west, and by how many quarters they are then rotated."""
 
 
 def padded(bands: Array, size: int) -> Array:
@@ -31,8 +31,8 @@ def padded(bands: Array, size: int) -> Array:
     return np.pad(bands, ((0, 0), *missing), constant_values=np.nan) if any(pad for _, pad in missing) else bands
 
 
-def turned(bands: Array, spec: ModelSpec, mirror: bool, quarters: int) -> Array:
-    """Mirror raw bands (band, y, x) east to west, then turn them anticlockwise, and with them the directions of circular bands."""
+def augmented(bands: Array, spec: ModelSpec, mirror: bool, quarters: int) -> Array:
+    """Mirror raw bands (band, y, x) east to west, then rotate them anticlockwise, and with them the directions of circular bands."""
     if not mirror and quarters % 4 == 0:
         return bands
     out = np.rot90(bands[..., ::-1] if mirror else bands, quarters, axes=(1, 2)).copy()
@@ -44,8 +44,8 @@ def turned(bands: Array, spec: ModelSpec, mirror: bool, quarters: int) -> Array:
     return out
 
 
-def turned_points(points: Floats, mirror: bool, quarters: int) -> Floats:
-    """Move points (N, [x, y]) in -1..1 of a window, y downwards, as :func:`turned` moves its pixels."""
+def augmented_points(points: Floats, mirror: bool, quarters: int) -> Floats:
+    """Move points (N, [x, y]) in -1..1 of a window, y downwards, as :func:`augmented` moves its pixels."""
     out = points * np.array([-1.0, 1.0]) if mirror else points
     for _ in range(quarters % 4):
         out = np.stack([out[:, 1], -out[:, 0]], axis=-1)

@@ -118,6 +118,10 @@ def composite(
         If no time lies in the season, or the season, years, times or method is malformed.
     BandError
         If no variable has a time, or one holds no numbers.
+
+    Examples
+    --------
+    >>> summer = cube.miso.composite(season=("06-20", "08-20"), years=range(2019, 2024))
     """
     geobox = geobox_of(check_dataset(ds))
     if "time" not in ds.dims or "time" not in ds.coords:

@@ -1,4 +1,4 @@
-"""What a pixel's model sees: a pixel's bands, these and their surroundings, or its coordinates; on a map, and at points.
+"""What a pixel's model sees: a pixel's bands, these and their neighbourhood, or its coordinates; on a map, and at points.
 
 Features are (feature + 1, ...), NaN where missing; the last one is 1 where there is valid input, and 0 elsewhere.
 """
@@ -19,9 +19,9 @@ from misoxr.spec.standardisation import is_rounding
 __all__ = ["SIDES", "Features", "features", "features_at", "scaled", "values_at", "width"]
 
 Array = npt.NDArray[np.float32]
-Features = Literal["pixel", "surroundings", "coordinates"]
+Features = Literal["pixel", "neighbourhood", "coordinates"]
 SIDES = (5, 15)
-"""Sides of the squares whose means and standard deviations are a pixel's surroundings."""
+"""Sides of the squares whose means and standard deviations are a pixel's neighbourhood."""
 
 
 def features(kind: Features, scaling: Scaling | None, spec: ModelSpec, bands: da.Array, geobox: GeoBox) -> da.Array:
@@ -36,7 +36,7 @@ def features(kind: Features, scaling: Scaling | None, spec: ModelSpec, bands: da
         return placed
     seen = _blockwise(partial(scaled, spec=spec, scaling=scaling), bands, _channels(scaling, spec))
     around = []
-    if kind == "surroundings":
+    if kind == "neighbourhood":
         around = [_overlapping(partial(_around, side=side), seen, side // 2) for side in SIDES]
     both: da.Array = da.concatenate([seen, *around, valid]).rechunk({0: -1})
     return both
@@ -63,7 +63,7 @@ def features_at(
     dask array (feature + 1, point)
     """
     row, column = (np.floor(np.asarray(part)).astype("int64") for part in (rows, columns))
-    reach = max(SIDES) // 2 if kind == "surroundings" else 0
+    reach = max(SIDES) // 2 if kind == "neighbourhood" else 0
     around = _squares(bands, row, column, reach)
     own = 0 if kind == "coordinates" else width(kind, scaling, spec)
     table: da.Array = da.map_blocks(
@@ -93,7 +93,7 @@ def width(kind: Features, scaling: Scaling | None, spec: ModelSpec) -> int:
     """Return how many features there are."""
     if kind == "coordinates":
         return 2
-    return _channels(scaling, spec) * (1 + 2 * len(SIDES) if kind == "surroundings" else 1)
+    return _channels(scaling, spec) * (1 + 2 * len(SIDES) if kind == "neighbourhood" else 1)
 
 
 def _channels(scaling: Scaling | None, spec: ModelSpec) -> int:
@@ -134,7 +134,7 @@ def _table(squares: Array, kind: Features, scaling: Scaling | None, spec: ModelS
         return valid.T
     seen = scaled(bands, spec, scaling)
     parts = [seen[..., reach, reach]]
-    if kind == "surroundings":
+    if kind == "neighbourhood":
         for side in SIDES:
             part = slice(reach - side // 2, reach + side // 2 + 1)
             parts += _moments(seen[..., part, part])

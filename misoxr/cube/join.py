@@ -59,6 +59,10 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
         If a file or store cannot be opened.
     SpecError
         If a raster is nothing of the kind, or ``resampling`` names none of them.
+
+    Examples
+    --------
+    >>> image = image.miso.add(elevation="dem.tif", slope="slope.tif")
     """
     geobox = geobox_of(check_dataset(ds))
     _check_resampling(resampling)

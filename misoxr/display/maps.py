@@ -93,6 +93,10 @@ def plot(maps: xr.Dataset, *, image: xr.Dataset | None = None, **figure: Any) ->
         If there are neither probabilities nor class maps.
     SpecError
         If matplotlib does not know an argument.
+
+    Examples
+    --------
+    >>> figure = maps.miso.plot(image=image)
     """
     if not isinstance(image, xr.Dataset | None):
         raise BandError(f"image is a {type(image).__name__}; give a Dataset with red, green and blue.")

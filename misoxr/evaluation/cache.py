@@ -21,7 +21,7 @@ from misoxr.grid.geobox import geobox_of
 from misoxr.model.files import sha256_of
 from misoxr.training.baselines import Baseline
 
-__all__ = ["Kept", "Unit", "digest", "fingerprint"]
+__all__ = ["Cache", "Unit", "digest", "fingerprint"]
 
 SAME = ("workers", "progress")
 """Settings that change no result."""
@@ -46,7 +46,7 @@ def digest(*arrays: Any) -> str:
 
 
 def fingerprint(
-    ds: xr.Dataset, rivals: Any, specs: Any, imagery: Mapping[str, str], points: gpd.GeoDataFrame, labels: Any, folds: Any
+    ds: xr.Dataset, estimators: Any, specs: Any, imagery: Mapping[str, str], points: gpd.GeoDataFrame, labels: Any, folds: Any
 ) -> dict[str, Any]:
     """Tell a run by its points, labels, folds and grid, and each model by its specification, settings and imagery.
 
@@ -56,13 +56,13 @@ def fingerprint(
         If a model holds what no other process can be told, such as a lambda.
     """
     models = {}
-    for name, (rival, options) in rivals.items():
+    for name, (estimator, options) in estimators.items():
         settings = {key: value for key, value in options.items() if key not in ("like", *SAME)}
         if settings.get("pretrained"):  # what lies at an address may change
             settings["pretrained"] = {key: sha256_of(uri) for key, uri in settings["pretrained"].items()}
         models[name] = {"spec": specs[name].to_dict(), "imagery": imagery[name]}
         try:
-            models[name] |= {"model": _hash(rival), "settings": {key: _hash(value) for key, value in sorted(settings.items())}}
+            models[name] |= {"model": _hash(estimator), "settings": {key: _hash(value) for key, value in sorted(settings.items())}}
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise SpecError(
                 f"What {name!r} is cannot be kept in a store ({error}); give functions and classes of a module, or no store."
@@ -87,7 +87,7 @@ def _hash(value: Any) -> str:
     return str(require("joblib", "train").hash(value))
 
 
-class Kept:
+class Cache:
     """A directory of predictions, a file for each unit; nothing without a path."""
 
     def __init__(self, path: str | os.PathLike[str] | None, fingerprint: Mapping[str, Any]) -> None:

@@ -23,8 +23,8 @@ from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, did_you_mean, flush, gathered, note
-from misoxr.evaluation.cache import Kept, Unit, digest, fingerprint
-from misoxr.evaluation.estimators import check_models, common_tasks, rivals_of, specs_of
+from misoxr.evaluation.cache import Cache, Unit, digest, fingerprint
+from misoxr.evaluation.estimators import check_models, common_tasks, estimators_of, specs_of
 from misoxr.evaluation.scores import Scores, stacked
 from misoxr.grid.geobox import geobox_of
 from misoxr.mapping.predict_at import predict_at
@@ -110,6 +110,12 @@ def cross_validate(
         If models differ in tasks, have the same name, or a setting is not known.
     StoreError
         If the store holds folds of other points, folds or settings, or a file that is damaged.
+
+    Examples
+    --------
+    >>> scores = image.miso.cross_validate(["rf-11", "rf-coordinates"], points, cv=misoxr.BlockKFold(1_000))
+    >>> table = scores.to_dataframe()
+    >>> difference = scores.compare("rf-11", "rf-coordinates", "macro_f1", "permafrost")
     """
     check_flags(progress=progress)
     if not isinstance(store, str | os.PathLike | None):
@@ -119,37 +125,37 @@ def cross_validate(
     for name in settings:
         if name not in NETWORKS and (hint := did_you_mean(name, (*OWN, *NETWORKS))):
             raise SpecError(f"cross_validate has no argument {name!r}.{hint}")
-    rivals = rivals_of(estimators, settings, OWN)
+    chosen = estimators_of(estimators, settings, OWN)
     seeds = _seeds(seeds)
     points = _read(points, cv)
-    specs = specs_of(rivals, ds, points)
+    specs = specs_of(chosen, ds, points)
     tasks = common_tasks(specs)
-    recipes = check_models(rivals, specs, seeds, geobox_of(ds), elsewhere=client is not None)
+    recipes = check_models(chosen, specs, seeds, geobox_of(ds), elsewhere=client is not None)
     points = _told_apart(points)
     placed, labels, usable, imagery = _usable(ds, specs, points, tasks)
     folds = _folds(cv, points.to_crs(placed.crs), usable)
     _check_folds(folds, tasks, labels)
     for name, recipe in recipes.items():
-        _check_validation(name, specs[name], recipe, rivals[name][1].get("val"), seeds, folds, placed, labels)
+        _check_validation(name, specs[name], recipe, chosen[name][1].get("val"), seeds, folds, placed, labels)
     parts = _regions(placed, regions, region)
-    units = [Unit(name, seed, fold) for name in rivals for seed in seeds for fold in range(len(folds))]
+    units = [Unit(name, seed, fold) for name in chosen for seed in seeds for fold in range(len(folds))]
     if not units:
         raise SpecError(
-            f"There is nothing to run: {len(rivals)} models, {len(seeds)} seeds and {len(folds)} folds; give one or more of each."
+            f"There is nothing to run: {len(chosen)} models, {len(seeds)} seeds and {len(folds)} folds; give one or more of each."
         )
-    kept = Kept(store, {} if store is None else fingerprint(ds, rivals, specs, imagery, placed, labels, folds))
-    found = {unit: kept.read(unit) for unit in units}
+    cache = Cache(store, {} if store is None else fingerprint(ds, chosen, specs, imagery, placed, labels, folds))
+    found = {unit: cache.read(unit) for unit in units}
     flush()
     todo = [unit for unit in units if found[unit] is None]
 
     def arguments(unit: Unit) -> tuple[Any, ...]:
-        (rival, options), spec = rivals[unit.model], specs[unit.model]
-        what = (rival, {**options, "like": spec}) if is_baseline(rival) else (spec, {"progress": False, **options})
+        (estimator, options), spec = chosen[unit.model], specs[unit.model]
+        what = (estimator, {**options, "like": spec}) if is_baseline(estimator) else (spec, {"progress": False, **options})
         return *what, placed, *folds[unit.fold], unit.seed
 
     for unit, answers in tqdm(_run(todo, ds, arguments, client), total=len(todo), desc="cross_validate", disable=not progress):
         found[unit] = answers
-        kept.write(unit, answers)
+        cache.write(unit, answers)
     about = {
         "cv": repr(_splitter(cv)),
         "seeds": seeds,

@@ -1,4 +1,4 @@
-"""The rivals of a cross-validation: what to compare, by name, with settings and specification."""
+"""What a cross-validation compares: estimators by name, with settings and specification."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -13,7 +13,7 @@ from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.training.baselines import Baseline, is_baseline, prepared_baseline
 from misoxr.training.fit import check_room, prepared, spec_for
 
-__all__ = ["check_models", "common_tasks", "rivals_of", "specs_of"]
+__all__ = ["check_models", "common_tasks", "estimators_of", "specs_of"]
 
 SIDES = ("calibrate", "progress")
 """Keyword arguments of fit that nothing can be wrong with."""
@@ -21,7 +21,7 @@ ELSEWHERE = ("device", "devices", "precision")
 """Those that only a cluster's workers can tell about."""
 
 
-def rivals_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[str]) -> dict[str, tuple[Any, dict[str, Any]]]:
+def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[str]) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Give every estimator a name and its settings: those of its own, and for networks the common ones beneath.
 
     Parameters
@@ -41,17 +41,17 @@ def rivals_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[str]) 
         estimators = dict(zip(names, several, strict=True))
     out = {}
     for name, one in estimators.items():
-        rival, options = _pair(one)
-        out[str(name)] = (rival, dict(options) if is_baseline(rival) else {**settings, **options})
+        estimator, options = _pair(one)
+        out[str(name)] = (estimator, dict(options) if is_baseline(estimator) else {**settings, **options})
     for name, options in (*((name, options) for name, (_, options) in out.items()), ("all", settings)):
-        kept = sorted({"seed", "directory", "resume"} & options.keys())
-        if kept:
-            raise SpecError(f"{kept} of {name!r} cannot be set here: give seeds= and store=, and every fold has its own.")
+        refused = sorted({"seed", "directory", "resume"} & options.keys())
+        if refused:
+            raise SpecError(f"{refused} of {name!r} cannot be set here: give seeds= and store=, and every fold has its own.")
         if not isinstance(options.get("val"), Real | None):
             raise SpecError(
                 f"val of {name!r} is a {type(options['val']).__name__}, whose points may be test points of a fold; give a fraction."
             )
-    if settings and all(is_baseline(rival) for rival, _ in out.values()):
+    if settings and all(is_baseline(estimator) for estimator, _ in out.values()):
         raise SpecError(
             f"The settings {sorted(settings)} are for networks, and there is none among {list(out)}; leave them out. "
             f"cross_validate itself takes {list(own)}."
@@ -68,29 +68,35 @@ def _pair(one: Any) -> tuple[Any, Mapping[str, Any]]:
     return one[0], one[1]
 
 
-def _name(rival: Any) -> str:
-    if isinstance(rival, str):
-        return rival
-    if isinstance(rival, ModelSpec):
-        return rival.name
-    return f"{type(rival.estimator).__name__} ({rival.features})" if isinstance(rival, Baseline) else type(rival).__name__
+def _name(estimator: Any) -> str:
+    if isinstance(estimator, str):
+        return estimator
+    if isinstance(estimator, ModelSpec):
+        return estimator.name
+    return (
+        f"{type(estimator.estimator).__name__} ({estimator.features})"
+        if isinstance(estimator, Baseline)
+        else type(estimator).__name__
+    )
 
 
-def specs_of(rivals: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, ModelSpec]:
+def specs_of(estimators: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, ModelSpec]:
     """Return every model's specification; baselines see the bands they are told, those of the first network, or a preset's."""
     specs = {
-        name: rival if isinstance(rival, ModelSpec) else spec_for(rival, ds, points)
-        for name, (rival, _) in rivals.items()
-        if not is_baseline(rival)
+        name: estimator if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points)
+        for name, (estimator, _) in estimators.items()
+        if not is_baseline(estimator)
     }
-    told = {name: options["like"] for name, (rival, options) in rivals.items() if is_baseline(rival) and "like" in options}
+    told = {
+        name: options["like"] for name, (estimator, options) in estimators.items() if is_baseline(estimator) and "like" in options
+    }
     for name, like in told.items():
         if not isinstance(like, ModelSpec):
             raise SpecError(f"like of {name!r} is {like!r}; give a ModelSpec.")
-    if len(specs) + len(told) < len(rivals):
+    if len(specs) + len(told) < len(estimators):
         like = next(iter([*specs.values(), *told.values()]), None) or spec_for("miso-nano", ds, points)
-        specs |= {name: like for name in rivals if name not in specs}
-    return {name: {**specs, **told}[name] for name in rivals}
+        specs |= {name: like for name in estimators if name not in specs}
+    return {name: {**specs, **told}[name] for name in estimators}
 
 
 def common_tasks(specs: Mapping[str, ModelSpec]) -> tuple[Task, ...]:
@@ -106,13 +112,20 @@ def common_tasks(specs: Mapping[str, ModelSpec]) -> tuple[Task, ...]:
 
 
 def check_models(
-    rivals: Mapping[str, tuple[Any, Any]], specs: Mapping[str, ModelSpec], seeds: Sequence[int], geobox: GeoBox, *, elsewhere: bool
+    estimators: Mapping[str, tuple[Any, Any]],
+    specs: Mapping[str, ModelSpec],
+    seeds: Sequence[int],
+    geobox: GeoBox,
+    *,
+    elsewhere: bool,
 ) -> dict[str, Recipe]:
     """Refuse models that are known to fail, before hours are spent on others, and return the recipes of networks."""
     recipes, untold = {}, (*SIDES, *(ELSEWHERE if elsewhere else ()))
-    for name, (rival, options) in rivals.items():
-        if is_baseline(rival):
-            prepared_baseline(rival, specs[name], seed=max(seeds, default=0), **{k: v for k, v in options.items() if k != "like"})
+    for name, (estimator, options) in estimators.items():
+        if is_baseline(estimator):
+            prepared_baseline(
+                estimator, specs[name], seed=max(seeds, default=0), **{k: v for k, v in options.items() if k != "like"}
+            )
         else:
             known = {k: v for k, v in options.items() if k not in untold}
             recipes[name], _ = prepared(specs[name], seed=min(seeds, default=0), **known)

@@ -93,6 +93,10 @@ def to_cog(
     -----
     Attributes of the dataset and the variable are tags of the file, so simulated maps say so. The palette of class maps is their
     ``flag_colors``; the names are in the tag ``flag_meanings``.
+
+    Examples
+    --------
+    >>> paths = maps.miso.to_cog("geotiffs", variables=["permafrost_probability"])
     """
     if classes not in ("mode", "nearest"):
         raise SpecError(f"classes is {classes!r}; it must be 'mode' or 'nearest'.")

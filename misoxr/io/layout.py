@@ -239,6 +239,11 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bo
     ------
     StoreError
         If there is no such store, or it cannot be read.
+
+    Examples
+    --------
+    >>> maps = misoxr.open_maps("maps.zarr")
+    >>> share = maps.permafrost.mean()  # of the pixels with valid input
     """
     place = _readable(store)
     name = place if isinstance(place, str) else type(place).__name__

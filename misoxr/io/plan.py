@@ -103,6 +103,11 @@ def plan(ds: xr.Dataset, *, timed: bool | Block = True, compact: bool = False) -
         If the dataset has no regular grid or CRS.
     StoreError
         If there is no such block, or ``timed`` is none.
+
+    Examples
+    --------
+    >>> print(maps.miso.plan())  # computes one block
+    >>> blocks = maps.miso.plan(timed=False).blocks  # computes nothing
     """
     if not isinstance(compact, bool):
         raise StoreError(f"compact is {compact!r}; give True or False.")

@@ -108,6 +108,11 @@ def to_pyramid(
         If ``levels`` or ``classes`` is not valid.
     StoreError
         If the store exists, is to be replaced and is no Zarr store, or cannot be written.
+
+    Examples
+    --------
+    >>> maps.miso.to_pyramid("pyramid.zarr")
+    >>> coarse = misoxr.open_maps("pyramid.zarr/1")  # pixels twice as large
     """
     if classes not in ("probability", "mode", "nearest"):
         raise SpecError(f"classes is {classes!r}; it must be 'probability', 'mode' or 'nearest'.")

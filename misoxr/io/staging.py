@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from misoxr.errors import CheckpointError, StoreError
 from misoxr.io.ledger import system_of, unreachable
-from misoxr.model.checkpoint import kept_at
+from misoxr.model.checkpoint import cached_at
 from misoxr.model.files import write
 
 __all__ = ["staged"]
@@ -40,7 +40,7 @@ def keep(uri: str, sha256: str) -> Path:
     CheckpointError
         If what lies at the address has another hash.
     """
-    path = kept_at(sha256)
+    path = cached_at(sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
@@ -64,7 +64,7 @@ def staged(client: Any, records: str, hashes: list[str]) -> Iterator[None]:
     """
     with ExitStack() as ends:
         for sha256 in hashes:
-            path = kept_at(sha256)
+            path = cached_at(sha256)
             if not path.exists():
                 continue  # loaded from an address that workers reach themselves
             uri = f"{records}/models/{sha256}.safetensors"
@@ -96,7 +96,7 @@ def lacking(client: Any, hashes: list[str]) -> list[str]:
     """Return the addresses of workers whose cache lacks any of the checkpoints."""
 
     def has() -> bool:
-        return all(kept_at(sha256).exists() for sha256 in hashes)
+        return all(cached_at(sha256).exists() for sha256 in hashes)
 
     return sorted(address for address, found in client.run(has).items() if not found)
 

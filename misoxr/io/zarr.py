@@ -107,6 +107,11 @@ def to_zarr(
         If the dataset has no regular grid or CRS.
     AssetError
         If an asset cannot be read.
+
+    Examples
+    --------
+    >>> maps.miso.to_zarr("maps.zarr")
+    >>> maps.miso.to_zarr("maps.zarr")  # all is there, so nothing is computed
     """
     client = client or _active_client()
     _refuse(on_error, resources, client)

@@ -44,6 +44,10 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Mod
     -----
     MisoxrWarning
         If estimators were written with another version of scikit-learn.
+
+    Examples
+    --------
+    >>> model = misoxr.load("model.safetensors")
     """
     if isinstance(trusted, str) or not all(isinstance(name, str) for name in trusted):
         raise SpecError(f'trusted is {trusted!r}; give a list of names, such as ["lightgbm.sklearn.LGBMClassifier"].')

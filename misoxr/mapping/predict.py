@@ -203,6 +203,12 @@ def predict(
     References
     ----------
     arXiv 2506.17302, with the query's axes and weights corrected.
+
+    Examples
+    --------
+    >>> maps = image.miso.predict(model)
+    >>> maps = image.miso.predict("model.safetensors", tasks=["permafrost"])
+    >>> maps = image.miso.predict([model, "model.safetensors"])  # their mean, and the spread between them
     """
     settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
     if isinstance(model, list | tuple):

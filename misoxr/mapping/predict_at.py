@@ -90,6 +90,11 @@ def predict_at(
     -----
     MisoxrWarning
         If some points lie outside the cube.
+
+    Examples
+    --------
+    >>> answers = image.miso.predict_at(model, points).compute()
+    >>> answers = image.miso.predict_at(model, {"x": x, "y": y})  # in the cube's CRS
     """
     settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
     if isinstance(model, list | tuple):

@@ -27,7 +27,7 @@ from misoxr.spec import ModelSpec
 from misoxr.spec.build import build
 from misoxr.spec.standardisation import Standardisation
 
-__all__ = ["Address", "Model", "forget", "kept_at", "resolve"]
+__all__ = ["Address", "Model", "cached_at", "forget", "resolve"]
 
 _KEY = "misoxr"
 
@@ -62,7 +62,7 @@ class Address:
         return self.sha256
 
 
-def kept_at(sha256: str) -> Path:
+def cached_at(sha256: str) -> Path:
     """Return where the local cache keeps a model of this hash."""
     return cache("models") / f"{sha256}.safetensors"
 
@@ -228,7 +228,7 @@ class Model:
 
     def address(self) -> Address:
         """Leave a content-addressed copy in the local cache, and return its address."""
-        path = kept_at(self.sha256)
+        path = cached_at(self.sha256)
         if not path.exists() or path.stat().st_size != len(self._bytes):
             self.save(path)
         return Address(str(path), self.sha256)
@@ -325,7 +325,7 @@ def _try(plan: Miso, spec: ModelSpec, name: str) -> None:
 
 
 _LOADING = threading.Lock()
-_KEPT = 6 * 2**30
+_CACHED = 6 * 2**30
 """Bytes of weights that a process keeps loaded: seven of ``miso-base``, thousands of ``miso-nano``."""
 _LOADED: dict[tuple[Address, str, torch.dtype, bool], Model] = {}
 """Loaded models, the one that was used last at the end."""
@@ -337,7 +337,7 @@ def resolve(address: Address, device: str, precision: torch.dtype = torch.float3
     with _LOADING:
         model = _LOADED.pop(key) if key in _LOADED else _load(*key)
         _LOADED[key] = model
-        while sum(map(_weight, _LOADED.values())) > _KEPT and len(_LOADED) > 1:
+        while sum(map(_weight, _LOADED.values())) > _CACHED and len(_LOADED) > 1:
             del _LOADED[next(iter(_LOADED))]
     return model
 
@@ -356,9 +356,9 @@ def _weight(model: Model) -> int:
 
 
 def _load(address: Address, device: str, precision: torch.dtype, compiled: bool) -> Model:
-    uri, kept = address.uri, kept_at(address.sha256)
-    if "://" not in uri and not os.path.exists(uri) and kept.exists():
-        uri = str(kept)  # on another machine than the client's
+    uri, cached = address.uri, cached_at(address.sha256)
+    if "://" not in uri and not os.path.exists(uri) and cached.exists():
+        uri = str(cached)  # on another machine than the client's
     model = Model.load(uri, sha256=address.sha256)
     del model.__dict__["_bytes"]  # the file's bytes would stay beside the weights
     model.network.requires_grad_(False).to(device, precision)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.augment import TURNS, padded, turned, turned_points
+from misoxr.cube.augment import AUGMENTATIONS, augmented, augmented_points, padded
 from misoxr.cube.scaling import valid_pixels
 from misoxr.grid.geobox import locations
 from misoxr.grid.windows import Axis, Plan
@@ -209,9 +209,9 @@ def blend(
         shares = [positions.share(plan, window, mask) for window in windows]
         crops = [padded(source.crop(plan, window), plan.y.spec.size) for window in windows]
         views = []
-        for turn in TURNS[plan.y.spec.turns]:
-            inputs = [model.scaling.apply(model.spec, turned(crop, model.spec, *turn)) for crop in crops]
-            views.append(answer(model, inputs, [turned_points(share.points, *turn) for share in shares], run))
+        for way in AUGMENTATIONS[plan.y.spec.tta]:
+            inputs = [model.scaling.apply(model.spec, augmented(crop, model.spec, *way)) for crop in crops]
+            views.append(answer(model, inputs, [augmented_points(share.points, *way) for share in shares], run))
         answers = [sum(others, start=first) / len(views) for first, *others in zip(*views, strict=True)]
         return list(zip(shares, answers, strict=True))
 

@@ -1,4 +1,4 @@
-"""Files from anywhere: fetched once, kept by the hash of their content, and read without unpickling."""
+"""Files from anywhere: fetched once, cached by the hash of their content, and read without unpickling."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def put(path: str | os.PathLike[str], data: bytes) -> None:
 def fetch(uri: str | os.PathLike[str]) -> bytes:
     """Read a file by local path or URL (http(s)://, s3://, hf://, ... of fsspec).
 
-    A remote file is kept in the local cache under the hash of its content, and not fetched again while the server reports
+    A remote file is cached under the hash of its content, and not fetched again while the server reports
     the same version of it (ETag, time or hash). A server that reports none is asked for the file each time.
 
     Raises
@@ -85,9 +85,9 @@ def _remote(uri: str) -> bytes:
     named = any(info.get(key) is not None for key in _VALIDATORS)
     known = cache("urls") / hashlib.sha256(json.dumps([uri, version]).encode()).hexdigest()
     if named and known.exists():
-        kept = cache("files") / known.read_text()
-        data = kept.read_bytes() if kept.exists() else b""
-        if hashlib.sha256(data).hexdigest() == kept.name:
+        cached = cache("files") / known.read_text()
+        data = cached.read_bytes() if cached.exists() else b""
+        if hashlib.sha256(data).hexdigest() == cached.name:
             return data
     data = bytes(system.cat_file(path))
     if named:

@@ -89,6 +89,10 @@ def read_points(
         If a cell is a list, the observations of one place, whose known values differ. Such a label (date, accuracy) becomes
         missing, and a point that is left without any label by it is dropped. Lists of one value are that value. Several rows at
         one place all stay (:func:`duplicates` finds them).
+
+    Examples
+    --------
+    >>> points = misoxr.read_points("pedons.gpkg", labels={"permafrost": "pf1m", "taxonomy": "tax_order"})
     """
     if not isinstance(source, pd.DataFrame | str | os.PathLike):
         raise PointsError(f"The points are a {type(source).__name__}; give a table, a GeoDataFrame, a path or a URL.")

@@ -3,8 +3,8 @@
 Nothing is fitted to Alaska; sizes and units are those of the boreal uplands south of the Yukon.
 
 The weights below were set by hand, in several rounds, until a random forest on a pixel's own values scored clearly better than
-chance and clearly worse than the truth, and one that also saw means and spreads of the surroundings scored between the two. So
-a gain of a model that sees surroundings is expected here by design: its size says how well the model learns what is there to
+chance and clearly worse than the truth, and one that also saw means and spreads of the neighbourhood scored between the two. So
+a gain of a model that sees the neighbourhood is expected here by design: its size says how well the model learns what is there to
 learn, and nothing about Alaska.
 """
 
@@ -83,7 +83,7 @@ class Setting:
     hill : array
         Position on the hillside: elevation less the mean within about 500 m, over the local relief; 0 in the middle.
     damp : array
-        Wetness of the surroundings (about 250 m), standardised.
+        Wetness of the neighbourhood (about 250 m), standardised.
     cold : array
         Coolness of the summer, standardised.
     burn : array

@@ -114,7 +114,7 @@ class Terrain:
         return self.area * np.tan(np.radians(self.slope))
 
     def smooth(self, field: Floats, metres: float) -> Floats:
-        """Return a field averaged over its surroundings."""
+        """Return a field averaged over its neighbourhood."""
         return smooth(field, metres, self.pixel)
 
 
@@ -243,7 +243,7 @@ def _channel(seed: int, shape: tuple[int, int], pixel: float) -> Floats:
 def _drainage(z: Floats, channel: Floats, pixel: float) -> Floats:
     """Return specific catchment area, m2 / m.
 
-    Flow is accumulated (D8) over cells of about 80 m and spread over their surroundings; what the cells cannot resolve is
+    Flow is accumulated (D8) over cells of about 80 m and spread over their neighbourhood; what the cells cannot resolve is
     taken from the hollows and ridges of the pixels, so that the field is a plausible index and not an exact routing.
     """
     step = max(1, round(_ROUTING / pixel))

@@ -9,7 +9,18 @@ import pyproj
 
 from misoxr.errors import SpecError
 
-__all__ = ["Band", "EncoderSpec", "LocationSpec", "LossSpec", "Modality", "Task", "Turns", "WindowSpec", "check", "check_flags"]
+__all__ = [
+    "Augmentation",
+    "Band",
+    "EncoderSpec",
+    "LocationSpec",
+    "LossSpec",
+    "Modality",
+    "Task",
+    "WindowSpec",
+    "check",
+    "check_flags",
+]
 
 
 def check(condition: bool, message: str) -> None:
@@ -203,7 +214,7 @@ _LOSSES = {"binary": ("bce", "focal"), "multiclass": ("cross_entropy", "focal"),
 """Losses of each kind of task, the default first."""
 
 Taper = Literal["cosine", "linear", "gaussian"]
-Turns = Literal["none", "mirror", "flips", "dihedral"]
+Augmentation = Literal["none", "mirror", "flips", "dihedral"]
 Anchor = Literal["crs", "dataset"]
 
 LARGEST = 8192
@@ -230,10 +241,11 @@ class WindowSpec:
         the middle of its overlap, and the map has seams.
     anchor : {"crs", "dataset"}
         Whether the lattice is anchored in the CRS, or at the dataset's corner as published.
-    turns : {"none", "mirror", "flips", "dihedral"}
-        Whether a window's answer is averaged with those to it mirrored east to west; also north to south, in all four ways; or
-        also turned by quarters, in all eight. As many times slower. Train with the same ``turns``: what a network has never seen
-        it answers badly. Temperatures are fitted on windows as they lie; averages are less sure of themselves.
+    tta : {"none", "mirror", "flips", "dihedral"}
+        Test-time augmentation: the answer is the mean over changed windows. "mirror" adds the window mirrored east to west (2 in all),
+        "flips" also north to south (4), "dihedral" also rotations by quarters (8); prediction takes as many times longer. Train with
+        the same ``Recipe.augment``: a network answers badly what it has never seen. Temperatures are fitted without it, and a mean
+        is less sure of itself.
     """
 
     size: int = 256
@@ -242,7 +254,7 @@ class WindowSpec:
     taper: Taper = "cosine"
     anchor: Anchor = "crs"
     ramp: int | None = None
-    turns: Turns = "none"
+    tta: Augmentation = "none"
 
     def __post_init__(self) -> None:
         for name in ("size", "input_size", "stride"):
@@ -257,7 +269,7 @@ class WindowSpec:
             f"A stride of {self.stride} with windows of {self.size} pixels leaves gaps; use 1 to {self.size}.",
         )
         check(self.taper in get_args(Taper), f"Unknown taper {self.taper!r}; use one of {get_args(Taper)}.")
-        check(self.turns in get_args(Turns), f"Unknown turns {self.turns!r}; use one of {get_args(Turns)}.")
+        check(self.tta in get_args(Augmentation), f"Unknown tta {self.tta!r}; use one of {get_args(Augmentation)}.")
         check(self.anchor in get_args(Anchor), f"Unknown anchor {self.anchor!r}; use one of {get_args(Anchor)}.")
         check(
             self.taper == "gaussian" or self.stride < self.size,

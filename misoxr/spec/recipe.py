@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
 from misoxr.errors import did_you_mean
-from misoxr.spec.components import Turns, check
+from misoxr.spec.components import Augmentation, check
 from misoxr.spec.model import ModelSpec
 
 __all__ = ["Recipe"]
@@ -61,13 +61,14 @@ class Recipe:
         Labelled points queried in a window, at most.
     random, regular : int
         Unlabelled points queried in a window, drawn uniformly and on a square lattice; only contrast sees them.
-    turns : {"none", "mirror", "flips", "dihedral"}
-        Whether windows are mirrored east to west at random; also north to south; or also turned by quarters; aspect with them.
+    augment : {"none", "mirror", "flips", "dihedral"}
+        How windows are changed at random in training: "mirror" mirrors them east to west, "flips" also north to south, and "dihedral"
+        also rotates them by quarters. Aspect changes with them.
     power : float
         Points are drawn with weight 1/(class count)^power; up to ``labels`` others in the windows around them are learnt as they lie.
     jitter : float
         Standard deviation, in pixels, by which labelled points are moved each time they are drawn: a label holds for its
-        surroundings too, and positions are known to some metres only.
+        neighbourhood too, and positions are known to some metres only.
     """
 
     max_epochs: int = 6
@@ -91,7 +92,7 @@ class Recipe:
     labels: int = 32
     random: int = 0
     regular: int = 16
-    turns: Turns = "mirror"
+    augment: Augmentation = "mirror"
     power: float = 0.5
     jitter: float = 0.0
 
@@ -121,7 +122,7 @@ class Recipe:
             check(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1.")
         side = round(self.regular**0.5)
         check(side**2 == self.regular, f"regular is {self.regular}; a lattice needs a square number, such as {side**2}.")
-        for name, known in (("turns", Turns), ("criterion", Criterion), ("class_weight", ClassWeight)):
+        for name, known in (("augment", Augmentation), ("criterion", Criterion), ("class_weight", ClassWeight)):
             value = getattr(self, name)
             check(value in get_args(known), f"{name} is {value!r}; use one of {get_args(known)}.")
         check(isinstance(self.freeze, tuple), f"freeze is {self.freeze!r}; give a tuple of modalities, such as ('sat',).")
@@ -175,7 +176,7 @@ _PUBLISHED: Mapping[str, Any] = {
     "labels": 5,
     "random": 10,
     "regular": 36,
-    "turns": "none",
+    "augment": "none",
     "power": 0.0,
     "jitter": 0.0,
 }

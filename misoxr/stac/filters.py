@@ -23,7 +23,7 @@ from misoxr.stac.dates import Interval, days, utc
 
 __all__ = ["Filters", "area_of", "footprint_of", "rfc3339", "time_of"]
 
-TURNS = 3600
+MOST_DEGREES = 3600
 """Degrees of longitude that are surely a mistake."""
 
 _MOMENT = re.compile(r"(19|20|21)\d\d-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?)?\s?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
@@ -121,7 +121,7 @@ def area_of(bbox: Iterable[float] | None, intersects: Any) -> BaseGeometry | Non
     if (
         crs == DEGREES
         and not area.is_empty
-        and not (max(np.abs(area.bounds[::2])) <= TURNS and max(np.abs(area.bounds[1::2])) <= 90)
+        and not (max(np.abs(area.bounds[::2])) <= MOST_DEGREES and max(np.abs(area.bounds[1::2])) <= 90)
     ):
         bounds = tuple(round(value, 3) for value in area.bounds)
         raise CatalogError(
@@ -141,7 +141,10 @@ def _box(bbox: Iterable[float]) -> BaseGeometry:
     if len(sides) == 6:
         sides = [*sides[:2], *sides[3:5]]
     if not (
-        len(sides) == 4 and np.isfinite(sides).all() and np.abs(sides[::2]).max() <= TURNS and -90 <= sides[1] < sides[3] <= 90
+        len(sides) == 4
+        and np.isfinite(sides).all()
+        and np.abs(sides[::2]).max() <= MOST_DEGREES
+        and -90 <= sides[1] < sides[3] <= 90
     ):
         raise CatalogError(f"The bbox {tuple(sides)} is not (west, south, east, north) in degrees.")
     west, south, east, north = sides
@@ -215,6 +218,6 @@ def footprint_of(item: Mapping[str, Any]) -> BaseGeometry:
     ) as error:
         raise CatalogError(f"Item {name_of(item)!r} has neither a geometry nor a bbox that can be read.") from error
     positions = shapely.get_coordinates(area)
-    if area is None or not len(positions) or not (np.abs(positions) <= (TURNS, 90)).all():
+    if area is None or not len(positions) or not (np.abs(positions) <= (MOST_DEGREES, 90)).all():
         raise CatalogError(f"Item {name_of(item)!r} has a footprint that is empty or not in degrees: {str(area)[:200]}.")
     return as_read(area) if item.get("geometry") else area

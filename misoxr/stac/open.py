@@ -148,6 +148,19 @@ def open_stac(
     are. Sentinel-2's offset is -0.1 since processing baseline 04.00, found in any of its spellings; it is 0 where the catalogue says that it has taken the offset
     off, which goes before all else, and where no baseline is named. What nothing tells can be written into the items by ``modifier``,
     as ``raster:bands``. Bands of other pixel sizes are resampled by georeferencing: numbers bilinearly, classes by the nearest pixel.
+
+    Examples
+    --------
+    >>> image = misoxr.open_stac(
+    ...     catalog,
+    ...     collections=["sentinel-2-l2a"],
+    ...     intersects=area,
+    ...     years=range(2019, 2024),
+    ...     season=("06-20", "08-20"),
+    ...     reduce="median",
+    ...     crs="EPSG:3338",
+    ...     resolution=10,
+    ... )
     """
     names, sizes = band_names(bands), chunk_sizes(chunks)
     for name, value, known in (

@@ -1,4 +1,4 @@
-"""Rivals of the network: scikit-learn estimators that answer pixel by pixel, wherever a model does."""
+"""Baselines of the network: scikit-learn estimators that answer pixel by pixel, wherever a model does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from misoxr.spec import ModelSpec, Task
 from misoxr.spec.standardisation import Standardisation
 from misoxr.training.pixel_model import PixelModel
 from misoxr.training.presets import spec_for
-from misoxr.training.windows import Labelled, read_samples
+from misoxr.training.windows import Labelled, read_cutouts
 
 __all__ = [
     "BASELINES",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
-BASELINES = ("rf-11", "rf-11-balanced", "rf-surroundings", "rf-coordinates")
+BASELINES = ("rf-11", "rf-11-balanced", "rf-neighbourhood", "rf-coordinates")
 """Baselines with a name."""
 
 
@@ -51,7 +51,7 @@ class Baseline:
     ----------
     estimator : object
         A classifier, or a regressor for regressions; one copy is fitted for each task.
-    features : {"pixel", "surroundings", "coordinates"}
+    features : {"pixel", "neighbourhood", "coordinates"}
         The pixel's bands; these, and their mean and standard deviation over 5 x 5 and 15 x 15 pixels; or x and y alone.
     scaling : {"none", "standard", "log", "whiten"}
         Whether bands are taken as they are, or scaled first as the network's are (:meth:`misoxr.cube.scaling.Scaling.fit`).
@@ -79,9 +79,9 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
 
     Parameters
     ----------
-    name : {"rf-11", "rf-11-balanced", "rf-surroundings", "rf-coordinates"}
+    name : {"rf-11", "rf-11-balanced", "rf-neighbourhood", "rf-coordinates"}
         "rf-11" is the paper's Random Forest on a pixel's values (253 trees, depth 16, min_samples_split 5); the others are the
-        same with balanced classes; balanced, on the pixel and its surroundings; and on coordinates alone, the control.
+        same with balanced classes; balanced, on the pixel and its neighbourhood; and on coordinates alone, the control.
     seed : int, optional
         Seed of the forest.
 
@@ -92,16 +92,16 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
     if name not in BASELINES:
         raise SpecError(f"Unknown baseline {name!r}; use one of {list(BASELINES)}.")
     ensemble = require("sklearn.ensemble", "train")
-    weight = "balanced" if name in ("rf-11-balanced", "rf-surroundings") else None
+    weight = "balanced" if name in ("rf-11-balanced", "rf-neighbourhood") else None
     forest = ensemble.RandomForestClassifier(
         253, max_depth=16, min_samples_split=5, n_jobs=-1, random_state=seed, class_weight=weight
     )
-    kinds: dict[str, Features] = {"rf-surroundings": "surroundings", "rf-coordinates": "coordinates"}
+    kinds: dict[str, Features] = {"rf-neighbourhood": "neighbourhood", "rf-coordinates": "coordinates"}
     return Baseline(forest, kinds.get(name, "pixel"))
 
 
 def is_baseline(what: Any) -> bool:
-    """Return whether something to be fitted is a rival of the network: a baseline's name, a baseline or an estimator."""
+    """Return whether something to be fitted is no network: a baseline's name, a Baseline or an estimator of scikit-learn."""
     return what in BASELINES if isinstance(what, str) else not isinstance(what, ModelSpec)
 
 
@@ -123,7 +123,7 @@ _OF_NETWORKS: Mapping[str, Any] = {
 @gathered
 def fit_estimator(
     ds: xr.Dataset,
-    rival: Any,
+    estimator: Any,
     points: gpd.GeoDataFrame,
     *,
     seed: int = 0,
@@ -137,12 +137,18 @@ def fit_estimator(
     like = like or spec_for("miso-nano", ds, points)
     idle = {name for name in settings.keys() & _OF_NETWORKS if _OF_NETWORKS[name] is settings[name] or name == "progress"}
     given = {name: value for name, value in settings.items() if name not in idle}
-    prepared_baseline(rival, like, seed=seed, scaling=scaling, **given)
-    return fit_baseline(ds, rival, points, like, seed=seed, scaling=scaling)
+    prepared_baseline(estimator, like, seed=seed, scaling=scaling, **given)
+    return fit_baseline(ds, estimator, points, like, seed=seed, scaling=scaling)
 
 
 def fit_baseline(
-    ds: xr.Dataset, rival: Any, points: gpd.GeoDataFrame, spec: ModelSpec, *, seed: int = 0, scaling: Scaling | str | None = None
+    ds: xr.Dataset,
+    estimator: Any,
+    points: gpd.GeoDataFrame,
+    spec: ModelSpec,
+    *,
+    seed: int = 0,
+    scaling: Scaling | str | None = None,
 ) -> PixelModel:
     """Fit a scikit-learn estimator on labelled points of a datacube, one copy for each task.
 
@@ -150,7 +156,7 @@ def fit_baseline(
     ----------
     ds : Dataset
         The cube, as for :func:`misoxr.mapping.predict.predict`.
-    rival : Baseline, str or estimator
+    estimator : Baseline, str or estimator
         A baseline or its name (:func:`baseline`), or an estimator, which then sees the pixel's values.
     points : GeoDataFrame
         As for :func:`misoxr.training.fit.fit`. Points without valid imagery are left out with a warning.
@@ -169,8 +175,8 @@ def fit_baseline(
         If a classifier meets a regression, or a regressor classes.
     """
     base = require("sklearn.base", "train")
-    rival = prepared_baseline(rival, spec, seed=seed, scaling=scaling)
-    method = rival.scaling if scaling is None else scaling
+    chosen = prepared_baseline(estimator, spec, seed=seed, scaling=scaling)
+    method = chosen.scaling if scaling is None else scaling
     points = read_points(points)
     ds = named(ds, spec)
     geobox = check(ds, spec)
@@ -178,7 +184,7 @@ def fit_baseline(
     fitted = (
         method if isinstance(method, Scaling) else None if method == "none" else _fit_scaling(spec, bands, labelled, method, seed)
     )
-    (found,) = computed(features_at(rival.features, fitted, spec, bands, geobox, labelled.rows, labelled.columns))
+    (found,) = computed(features_at(chosen.features, fitted, spec, bands, geobox, labelled.rows, labelled.columns))
     table = found.T
     valid = table[:, -1] > 0
     refuse_unseen(valid)
@@ -195,21 +201,21 @@ def fit_baseline(
             # Units must not count: estimators have tolerances and penalties, and trees break ties by the last digits.
             standardisation[task.name] = Standardisation.fit(labels[known])
             labels = standardisation[task.name].apply(labels).astype("float32")
-        estimator = base.clone(rival.estimator)
-        estimator.set_params(**_params(estimator, "random_state", int(seed)))
-        estimator.fit(filled[known], labels[known] if task.kind == "regression" else labels[known].astype(int))
-        estimator.set_params(**_params(estimator, "n_jobs", 1))  # Dask's threads share the cores
-        estimators[task.name] = estimator
+        fitting = base.clone(chosen.estimator)
+        fitting.set_params(**_params(fitting, "random_state", int(seed)))
+        fitting.fit(filled[known], labels[known] if task.kind == "regression" else labels[known].astype(int))
+        fitting.set_params(**_params(fitting, "n_jobs", 1))  # Dask's threads share the cores
+        estimators[task.name] = fitting
     record = {
-        "estimator": repr(rival.estimator),
-        "features": rival.features,
+        "estimator": repr(chosen.estimator),
+        "features": chosen.features,
         "scaling": method if isinstance(method, str) else "given",
         "points": int(valid.sum()),
         "misoxr_version": __version__,
         **simulated(ds, points),
     }
     missing = tuple(float(value) for value in fill)
-    return PixelModel(spec, estimators, rival.features, fitted, missing, record, standardisation)
+    return PixelModel(spec, estimators, chosen.features, fitted, missing, record, standardisation)
 
 
 def _params(estimator: Any, name: str, value: Any) -> dict[str, Any]:
@@ -217,8 +223,8 @@ def _params(estimator: Any, name: str, value: Any) -> dict[str, Any]:
     return {key: value for key in estimator.get_params() if key == name or key.endswith(f"__{name}")}
 
 
-def prepared_baseline(rival: Any, spec: ModelSpec, *, seed: Any = 0, scaling: Any = None, **settings: Any) -> Baseline:
-    """Return a rival as a baseline; refuse what is known to fail, before a cube is read."""
+def prepared_baseline(estimator: Any, spec: ModelSpec, *, seed: Any = 0, scaling: Any = None, **settings: Any) -> Baseline:
+    """Return an estimator as a Baseline; refuse what is known to fail, before a cube is read."""
     if settings:
         hint = did_you_mean(min(settings), ("seed", "scaling", "like"))
         raise SpecError(f"A baseline has no settings {sorted(settings)}; it takes seed, scaling and like alone.{hint}")
@@ -226,7 +232,7 @@ def prepared_baseline(rival: Any, spec: ModelSpec, *, seed: Any = 0, scaling: An
         raise SpecError(f"like is {spec!r}; give a ModelSpec, such as misoxr.training.fit.spec_for makes for a cube and points.")
     if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
         raise SpecError(f"The seed is {seed!r}; scikit-learn takes whole numbers from 0 to 2**32 - 1.")
-    known = baseline(rival, seed=int(seed)) if isinstance(rival, str) else rival
+    known = baseline(estimator, seed=int(seed)) if isinstance(estimator, str) else estimator
     found = known if isinstance(known, Baseline) else Baseline(known)
     if isinstance(scaling, str):
         replace(found, scaling=scaling)  # refuses what it cannot be
@@ -273,5 +279,5 @@ def check_labels(task: Task, labels: Floats, when: str = "") -> None:
 
 def _fit_scaling(spec: ModelSpec, bands: da.Array, labelled: Labelled, method: str, seed: int) -> Scaling:
     """Fit the network's scaling on the pixels that the network's would be fitted on."""
-    with read_samples(bands, labelled.rows, labelled.columns, spec.windows.size) as samples:
-        return Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)), method)
+    with read_cutouts(bands, labelled.rows, labelled.columns, spec.windows.size) as cutouts:
+        return Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), method)

@@ -1,4 +1,4 @@
-"""Tiles of a lazy cube in a file on disk: read chunk by chunk, each chunk once, and never held whole."""
+"""Cutouts of a lazy cube in a file on disk: read chunk by chunk, each chunk once, and never held whole."""
 
 import shutil
 import tempfile
@@ -17,27 +17,27 @@ from misoxr.clusters import computed
 from misoxr.errors import StoreError
 from misoxr.grid.windows import Cut, cuts
 
-__all__ = ["Tiles", "tiles_of"]
+__all__ = ["Cutouts", "cutouts_of"]
 
 Array = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 AT_ONCE = 2**26
-"""Bytes of tiles that are in memory at once while a cube is read."""
+"""Bytes of cutouts that are in memory at once while a cube is read."""
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """Tiles of raw bands, all of one shape, in a file that worker processes share.
+class Cutouts:
+    """Cutouts of raw bands, all of one shape, in a file that worker processes share.
 
     Attributes
     ----------
     path : Path
-        The file: float32 (tile, band, row, column).
-    starts : array (tile, 2)
-        Row and column of each tile's first pixel in the cube.
+        The file: float32 (cutout, band, row, column).
+    starts : array (cutout, 2)
+        Row and column of each cutout's first pixel in the cube.
     shape : (int, int, int)
-        Bands, rows and columns of a tile.
+        Bands, rows and columns of a cutout.
     """
 
     path: Path
@@ -51,62 +51,62 @@ class Tiles:
         """Map the file. Let the map go soon: as long as it is there, what was read counts as this process's memory."""
         return np.memmap(self.path, np.float32, mode, shape=(len(self), *self.shape))  # type: ignore[call-overload,no-any-return]
 
-    def cut(self, tile: int, row: int, column: int, size: int) -> Array:
-        """Copy the window at a row and column of a tile: (band, size, size), or what there is of it."""
-        window: Array = np.array(self.open()[tile, :, row : row + size, column : column + size])
+    def cut(self, cutout: int, row: int, column: int, size: int) -> Array:
+        """Copy the window at a row and column of a cutout: (band, size, size), or what there is of it."""
+        window: Array = np.array(self.open()[cutout, :, row : row + size, column : column + size])
         return window
 
 
 @contextmanager
-def tiles_of(bands: da.Array, starts: npt.ArrayLike, side: int) -> Iterator[Tiles]:
-    """Read tiles of a lazy cube to a temporary file, which is gone with the context.
+def cutouts_of(bands: da.Array, starts: npt.ArrayLike, side: int) -> Iterator[Cutouts]:
+    """Read cutouts of a lazy cube to a temporary file, which is gone with the context.
 
-    Every chunk that holds a part of a tile is computed once, in groups whose tiles fit in little memory.
+    Every chunk that holds a part of a cutout is computed once, in groups whose cutouts fit in little memory.
 
     Parameters
     ----------
     bands : dask array
         Raw bands (band, y, x), one chunk along band.
-    starts : array_like, shape (tile, 2)
-        Row and column of each tile's first pixel.
+    starts : array_like, shape (cutout, 2)
+        Row and column of each cutout's first pixel.
     side : int
-        Side of a tile; less where the cube is smaller.
+        Side of a cutout; less where the cube is smaller.
 
     Raises
     ------
     StoreError
-        If the disk has no room for the tiles.
+        If the disk has no room for the cutouts.
     """
     height, width = (min(side, length) for length in bands.shape[1:])
     with tempfile.TemporaryDirectory(prefix="misoxr-") as directory:
-        tiles = Tiles(Path(directory) / "tiles", np.asarray(starts, dtype="int64"), (bands.shape[0], height, width))
-        needed, room = 4 * len(tiles) * int(np.prod(tiles.shape)), shutil.disk_usage(directory).free
+        cutouts = Cutouts(Path(directory) / "cutouts", np.asarray(starts, dtype="int64"), (bands.shape[0], height, width))
+        needed, room = 4 * len(cutouts) * int(np.prod(cutouts.shape)), shutil.disk_usage(directory).free
         if needed > room:
             raise StoreError(
                 f"The windows around the points take {needed / 1e9:.1f} GB in {directory}, which has {room / 1e9:.1f} GB left; "
                 "set TMPDIR to a larger disk, or use fewer points, bands or unlabelled windows."
             )
-        tiles.path.touch()
+        cutouts.path.touch()
         if needed:
-            tiles.open("w+").flush()
-            _read(bands, tiles)
-        yield tiles
+            cutouts.open("w+").flush()
+            _read(bands, cutouts)
+        yield cutouts
 
 
-def _read(bands: da.Array, tiles: Tiles) -> None:
+def _read(bands: da.Array, cutouts: Cutouts) -> None:
     edges = [np.cumsum([0, *sizes]) for sizes in bands.chunks[1:]]
     wanted: dict[tuple[int, int], list[tuple[int, Cut]]] = {}
-    for tile, (row, column) in enumerate(tiles.starts.tolist()):
-        for place, cut in cuts(edges, (row, column), tiles.shape[1:]):
-            wanted.setdefault(place, []).append((tile, cut))
+    for cutout, (row, column) in enumerate(cutouts.starts.tolist()):
+        for place, cut in cuts(edges, (row, column), cutouts.shape[1:]):
+            wanted.setdefault(place, []).append((cutout, cut))
     blocks = bands.to_delayed()
     for places in _groups(wanted, bands.shape[0]):
         cut_tasks = [delayed(partial(_cut, here=[cut.here for _, cut in wanted[at]]), pure=False)(blocks[0, *at]) for at in places]
         parts = computed(*cut_tasks, of=bands)
-        file = tiles.open("r+")
+        file = cutouts.open("r+")
         for place, mine in zip(places, parts, strict=True):
-            for (tile, cut), part in zip(wanted[place], mine, strict=True):
-                file[tile, :, *cut.there] = part
+            for (cutout, cut), part in zip(wanted[place], mine, strict=True):
+                file[cutout, :, *cut.there] = part
         file.flush()
         del parts, mine, part, file  # or they would be there beside the next ones
 

@@ -38,7 +38,7 @@ from misoxr.spec.components import check_flags
 from misoxr.training.baselines import PixelModel, check_labels, fit_estimator, is_baseline, refuse_unseen
 from misoxr.training.loop import Hardware, centre, draw_of, run, standardised
 from misoxr.training.presets import spec_for
-from misoxr.training.windows import Labelled, Samples, Windows, read_samples
+from misoxr.training.windows import Labelled, PointCutouts, TrainingWindows, read_cutouts
 
 __all__ = ["check_held", "check_room", "fit", "held_out", "prepared", "spec_for"]
 
@@ -51,7 +51,7 @@ _ONE_AT_A_TIME = threading.Lock()
 @gathered
 def fit(
     ds: xr.Dataset,
-    spec: Any,
+    estimator: Any,
     points: gpd.GeoDataFrame,
     *,
     val: float | gpd.GeoDataFrame | None = None,
@@ -69,84 +69,98 @@ def fit(
     progress: bool = True,
     **settings: Any,
 ) -> Model | PixelModel:
-    """Train a model on labelled points of a datacube, and return it at its best epoch.
+    """Train a model or a baseline on labelled points of a datacube.
 
-    Windows around the points, and unlabelled ones from anywhere, are read from the cube once, chunk by chunk, to a temporary file.
-    A step takes windows around points drawn at random, moved by up to a quarter window, and queries the labelled points in them.
-    The best epoch on a spatially separate validation set is kept, and each task's temperature is fitted on that set.
+    Windows around the points are read from the cube once, chunk by chunk, to a temporary file. A training step takes windows around
+    points drawn at random and queries the labelled points in them. Some points, in blocks apart from the others, validate the model; a
+    temperature for each task is fitted on them, so that probabilities are calibrated.
 
     Parameters
     ----------
     ds : Dataset
         The cube, as for :func:`misoxr.mapping.predict.predict`; lazy or not, of any size.
-    spec : ModelSpec, str, Baseline or estimator
-        A specification, or the name of a preset, which is then built for the cube and the points (:func:`spec_for`). Or a rival: the
-        name of a baseline, a :class:`misoxr.training.baselines.Baseline` or a scikit-learn estimator, which learns from all points and
-        takes ``seed``, ``scaling`` and ``like`` alone of the settings.
+    estimator : ModelSpec, str, Baseline or scikit-learn estimator
+        What to fit. A preset's name ("miso-nano", "miso-small", "miso-base") builds a specification for the cube and the points
+        (:func:`misoxr.training.presets.spec_for`); give a :class:`misoxr.ModelSpec` to choose every part. A baseline is given by name
+        ("rf-11", "rf-neighbourhood", ...), as a :class:`misoxr.training.baselines.Baseline` or as a scikit-learn estimator; it learns from
+        all points, and of the arguments below it takes ``seed``, ``scaling`` and ``like``.
     points : GeoDataFrame
-        As :func:`misoxr.points.read.read_points` takes them; label columns are named after tasks. Points without valid imagery
-        are left out with a warning.
+        From :func:`misoxr.read_points`, with a column of labels for each task, named after it. Points without valid imagery are left
+        out with a warning.
     val : float or GeoDataFrame, optional
-        Fraction of points held out for validation in whole spatial blocks of four windows, 0.2 by default; or the validation points.
+        Share of the points that validate, 0.2 by default, in whole blocks of four by four windows; or the validation points themselves.
     seed : int, optional
-        Seed of weights, windows and validation blocks: the same seed gives the same model on the same machine, for any number
-        of ``workers``.
+        Seed of weights, windows and validation blocks. The same seed gives the same model on the same machine, for any number of
+        ``workers``.
     scaling : Scaling or {"whiten", "log", "standard"}, optional
-        How bands become inputs: a scaling in hand (such as a published one), or one fitted on pixels of the windows
-        (:meth:`misoxr.cube.scaling.Scaling.fit`), "whiten" by default. Baselines take bands as they are by default.
+        How bands become inputs: fitted on pixels of the windows (:meth:`misoxr.cube.scaling.Scaling.fit`), "whiten" by default, or a
+        scaling in hand, such as a published one. Baselines take bands as they are by default.
     like : ModelSpec, optional
-        Bands and tasks of a baseline, which are those that a preset would take by default.
+        Bands and tasks of a baseline; those of a preset by default.
     pretrained : mapping of str to str or path, optional
-        Weights to begin with, by modality: a path or URL of a SatlasPretrain Swin-V2 or SimMIM Swin, for backbones of that kind
-        (:func:`misoxr.model.published.load_backbone`). The first layer is taken where it fits the bands and the scaling
-        does not mix them, as "whiten" does.
+        Weights to begin with, by modality: path or URL of a SatlasPretrain Swin-V2 or a SimMIM Swin, for backbones of that kind
+        (:func:`misoxr.model.published.load_backbone`). The first layer is taken over where it fits the bands and the scaling does
+        not mix them, as "whiten" does.
     calibrate : bool, optional
         Fit a temperature for each task on the validation points.
     directory : path, optional
-        Where logs (CSV, and TensorBoard where it is installed) and the state after each epoch go.
+        Where to write logs (CSV, and TensorBoard where it is installed) and the state after each epoch.
     resume : bool, optional
-        Take up a run that lies in ``directory``; the result is that of an uninterrupted run.
+        Continue a run that lies in ``directory``. The result is that of a run without a stop.
     device : str, optional
         A torch device; "auto" takes CUDA where there is one.
     devices : int, optional
         Number of devices, one process each, that share a step (DistributedDataParallel).
     precision : {"auto", "float32", "bfloat16"}, optional
-        "auto" mixes bfloat16 in on CUDA, and is float32 on CPU.
+        "auto" mixes bfloat16 in on CUDA, and is float32 on a CPU.
     workers : int, optional
-        Processes that cut windows; 0 cuts them in the training process.
+        Processes that prepare windows; 0 prepares them in the training process.
     progress : bool, optional
         Show a progress bar.
     **settings
-        Fields of :class:`misoxr.Recipe`, whose defaults depend on the architecture (:meth:`misoxr.Recipe.of`).
+        Fields of :class:`misoxr.Recipe`: ``max_epochs``, ``patience``, ``criterion``, ``batch_size``, ``learning_rate``,
+        ``min_learning_rate``, ``warmup_learning_rate``, ``warmup``, ``weight_decay``, ``clip``, ``layer_decay``,
+        ``freeze``, ``label_smoothing``, ``class_weight``, ``noise``, ``dropout``, ``ema``, ``unlabelled``, ``labels``,
+        ``random``, ``regular``, ``augment``, ``power`` and ``jitter``. Their defaults depend on the architecture
+        (:meth:`misoxr.Recipe.of`).
 
     Returns
     -------
-    Model
-        Of a baseline, a :class:`misoxr.training.baselines.PixelModel`.
+    Model or PixelModel
+        The network, with what it was trained on in ``record``; or the fitted baseline. ``predict`` takes either, and ``save`` writes it.
 
     Raises
     ------
     BandError, GridError
-        If the cube does not fit the specification, is smaller than a window, or is empty around the points.
+        If the cube lacks bands, has another grid than the specification asks for, is smaller than a window, or is empty around the points.
     PointsError
-        If no point lies in the cube or carries a label, a label is not a class of its task, a task has no training labels or all of
-        them are of one class.
+        If no point lies in the cube or carries a label, a label is not a class of its task, or a task has no training labels, or labels
+        of one class only.
     SpecError
-        If a setting is not known or out of range, the run in ``directory`` has other settings, or training diverges.
+        If a setting is unknown or out of range, the run in ``directory`` has other settings, or training diverges.
     StoreError
-        If there is no room for the windows on the disk of the temporary directory, or ``directory`` cannot be read.
+        If the temporary directory has no room for the windows, or ``directory`` cannot be read.
 
     Notes
     -----
-    Trained by pytorch-lightning. With ``unlabelled`` above 0, windows come from the whole cube, so imagery (never a label) of places held
-    out for testing may be among them, as among the pixels that the scaling is fitted on. Without, the surroundings of training and
-    validation points alone are read.
+    Training is run by pytorch-lightning. With ``unlabelled`` above 0, windows come from the whole cube. Imagery of places held out for
+    testing may then be among them, though never a label; so it is with the pixels that the scaling is fitted on.
+
+    References
+    ----------
+    arXiv 2506.17302 for the losses and the published recipe.
+
+    Examples
+    --------
+    >>> model = image.miso.fit("miso-nano", points, max_epochs=1, progress=False)
+    >>> model.save("model.safetensors")
+    >>> forest = image.miso.fit("rf-neighbourhood", points)
     """
     check_dataset(ds)
     check_flags(calibrate=calibrate, resume=resume, progress=progress)
     if not isinstance(directory, str | os.PathLike | None):
         raise SpecError(f"directory is {directory!r}; give a path.")
-    if is_baseline(spec):
+    if is_baseline(estimator):
         ours = {
             "val": val,
             "pretrained": pretrained,
@@ -156,9 +170,9 @@ def fit(
             "device": device,
         }
         ours |= {"devices": devices, "precision": precision, "workers": workers, "progress": progress}
-        return fit_estimator(ds, spec, points, seed=seed, scaling=scaling, like=like, **ours, **settings)
+        return fit_estimator(ds, estimator, points, seed=seed, scaling=scaling, like=like, **ours, **settings)
     points = read_points(points)
-    spec = spec if isinstance(spec, ModelSpec) else spec_for(spec, ds, points)
+    spec = estimator if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points)
     hard: dict[str, Any] = {"device": device, "devices": devices, "precision": precision, "workers": workers}
     recipe, hardware = prepared(spec, val=val, seed=seed, scaling=scaling, like=like, pretrained=pretrained, **hard, **settings)
     seed = int(seed)
@@ -171,11 +185,11 @@ def fit(
         _warn_of_shared(labelled, held)
     both = labelled if held is None else labelled.joined(held)
     size = spec.windows.size
-    # As many tiles from anywhere as there are around points, so that both are seen equally often.
+    # As many cutouts from anywhere as there are around points, so that both are seen equally often.
     free = 1.0 if recipe.unlabelled else 0.0
     # Nothing is locked while a cluster is asked to read, which may be busy with fits that wait for the lock.
-    with read_samples(stack(ds, spec), both.rows, both.columns, size, unlabelled=free, seed=seed) as samples, _ONE_AT_A_TIME:
-        data, seen = _windows(spec, samples, both, geobox, scaling, seed)
+    with read_cutouts(stack(ds, spec), both.rows, both.columns, size, unlabelled=free, seed=seed) as cutouts, _ONE_AT_A_TIME:
+        data, seen = _windows(spec, cutouts, both, geobox, scaling, seed)
         mask = held_out(spec, data.labelled.xy, val, seed) if held is None else (np.arange(len(both)) >= len(labelled))[seen]
         check_held(spec, data.labelled.labels, mask, recipe.criterion)
         train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
@@ -318,15 +332,17 @@ def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardwa
     return Hardware(target, devices, kinds[choose_precision(precision, target)], workers)
 
 
-def _windows(spec: ModelSpec, samples: Samples, points: Labelled, geobox: GeoBox, scaling: Any, seed: int) -> tuple[Windows, Any]:
+def _windows(
+    spec: ModelSpec, cutouts: PointCutouts, points: Labelled, geobox: GeoBox, scaling: Any, seed: int
+) -> tuple[TrainingWindows, Any]:
     """Return the windows of points with imagery, and which of the points these are."""
     # A point without imagery would teach a label of nothing; the map has no value there either.
-    seen = valid_pixels(spec, samples.values())
+    seen = valid_pixels(spec, cutouts.values())
     refuse_unseen(seen)
-    points, samples = points.only(seen), samples.only(seen)
+    points, cutouts = points.only(seen), cutouts.only(seen)
     if not isinstance(scaling, Scaling):
-        scaling = Scaling.fit(spec, samples.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
-    return Windows(spec, scaling, samples, points, geobox), seen
+        scaling = Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
+    return TrainingWindows(spec, scaling, cutouts, points, geobox), seen
 
 
 def held_out(spec: ModelSpec, xy: Any, val: float | None, seed: int) -> Any:
@@ -358,7 +374,7 @@ def _warn_of_shared(points: Labelled, held: Labelled) -> None:
         note(words)
 
 
-def _folder(directory: Path, data: Windows, mask: Any, settings: Mapping[str, Any], *, resume: bool) -> Path:
+def _folder(directory: Path, data: TrainingWindows, mask: Any, settings: Mapping[str, Any], *, resume: bool) -> Path:
     """Make the directory of a run, or check that the one that lies there is of the same settings, points and imagery."""
     labels = hashlib.sha256(b"".join(values.tobytes() for _, values in sorted(data.labelled.labels.items())))
     labels.update(data.labelled.xy.tobytes() + mask.tobytes())
@@ -366,7 +382,7 @@ def _folder(directory: Path, data: Windows, mask: Any, settings: Mapping[str, An
         "spec": data.spec.to_dict(),
         "scaling": data.scaling.to_dict(),
         "points": labels.hexdigest(),
-        "imagery": _file_hash(data.samples.tiles.path),
+        "imagery": _file_hash(data.cutouts.file.path),
         "grid": repr(data.geobox),
         **settings,
     }
@@ -407,7 +423,7 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _shares(data: Windows, train: Any, often: Any, *, balanced: bool = False) -> dict[str, Any]:
+def _shares(data: TrainingWindows, train: Any, often: Any, *, balanced: bool = False) -> dict[str, Any]:
     """Return the classes' shares among training points, each counted so often; alike where losses are balanced."""
     shares = {}
     for task in data.spec.tasks:
@@ -423,7 +439,7 @@ def _shares(data: Windows, train: Any, often: Any, *, balanced: bool = False) ->
     return shares
 
 
-def _calibrated(network: Miso, data: Windows, held: Any, device: str) -> dict[str, Calibration]:
+def _calibrated(network: Miso, data: TrainingWindows, held: Any, device: str) -> dict[str, Calibration]:
     """Fit each task's temperature on the validation points."""
     batches = (data.centred(held[start : start + 32]) for start in range(0, len(held), 32))
     logits = logits_at(network.to(device), ((batch["inputs"], batch["points"][:, 0]) for batch in batches), device)

@@ -25,7 +25,7 @@ from misoxr.model.network import Miso
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check
 from misoxr.spec.standardisation import Standardisation
-from misoxr.training.windows import Batch, Draw, Integers, Windows
+from misoxr.training.windows import Batch, Draw, Integers, TrainingWindows
 
 require("pytorch_lightning", "train")
 import pytorch_lightning as lightning  # noqa: E402
@@ -50,7 +50,7 @@ class Hardware:
 
 def draw_of(recipe: Recipe) -> Draw:
     """Return how a recipe draws windows."""
-    names = ("unlabelled", "labels", "random", "regular", "turns", "power", "jitter")
+    names = ("unlabelled", "labels", "random", "regular", "augment", "power", "jitter")
     return Draw(recipe.batch_size, **{name: getattr(recipe, name) for name in names})
 
 
@@ -66,7 +66,7 @@ class Result:
 class _Steps(Dataset[Batch]):
     """Training batches: each follows from the seed and its step alone, whichever process draws it."""
 
-    def __init__(self, data: Windows, points: Integers, recipe: Recipe, seed: int) -> None:
+    def __init__(self, data: TrainingWindows, points: Integers, recipe: Recipe, seed: int) -> None:
         self.data, self.points, self.seed = data, points, seed
         self.draw = draw_of(recipe)
         self.weights = data.balance(points, recipe.power)
@@ -96,7 +96,7 @@ class _Order(Sampler[Step]):
 class _Checks(Dataset[Batch]):
     """The validation batches, always the same."""
 
-    def __init__(self, data: Windows, points: Integers, size: int = 32) -> None:
+    def __init__(self, data: TrainingWindows, points: Integers, size: int = 32) -> None:
         self.data, self.points, self.size = data, points, size
 
     def __len__(self) -> int:
@@ -333,7 +333,7 @@ def _interruptible() -> Iterator[None]:
 
 def run(
     network: Miso,
-    data: Windows,
+    data: TrainingWindows,
     train: Integers,
     held: Integers,
     recipe: Recipe,
@@ -348,7 +348,7 @@ def run(
 
     Parameters
     ----------
-    data : Windows
+    data : TrainingWindows
         Batches around the points.
     train, held : array
         The points to learn from, and to validate with.
@@ -420,7 +420,7 @@ def _loggers(directory: Path | None) -> Any:
     return loggers
 
 
-def standardised(data: Windows, points: Integers) -> dict[str, Standardisation]:
+def standardised(data: TrainingWindows, points: Integers) -> dict[str, Standardisation]:
     """Fit how the labels of each regression are learnt on some of the points, so that their units do not count."""
     regressions = [task for task in data.spec.tasks if task.kind == "regression"]
     labels = {task.name: learnt(task, torch.from_numpy(data.labelled.labels[task.name][points])) for task in regressions}
@@ -434,7 +434,7 @@ def centre(network: Miso, tasks: Sequence[Task]) -> None:
         nn.init.zeros_(head[-1].bias)
 
 
-def _weights(data: Windows, points: Integers, recipe: Recipe, seed: int) -> dict[str, Tensor]:
+def _weights(data: TrainingWindows, points: Integers, recipe: Recipe, seed: int) -> dict[str, Tensor]:
     """Return, where asked, the weights of classes: 1/share, as often as their labels are met, with a mean of 1 (0 without a label)."""
     weights: dict[str, Tensor] = {}
     if recipe.class_weight != "balanced":

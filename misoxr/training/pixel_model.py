@@ -41,7 +41,7 @@ class PixelModel:
         Bands, pixel size and tasks; its encoders play no part.
     estimators : mapping of str to object
         A fitted scikit-learn estimator by task; a classifier's classes are codes.
-    features : {"pixel", "surroundings", "coordinates"}
+    features : {"pixel", "neighbourhood", "coordinates"}
         As in :class:`misoxr.training.baselines.Baseline`.
     scaling : Scaling or None
         The bands' scaling; None takes them as they are.

@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.augment import TURNS, padded, turned, turned_points
+from misoxr.cube.augment import AUGMENTATIONS, augmented, augmented_points, padded
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.grid.geobox import locations
 from misoxr.points.read import encode, place
 from misoxr.spec import ModelSpec
-from misoxr.spec.components import Turns
-from misoxr.training.cutouts import Tiles, tiles_of
+from misoxr.spec.components import Augmentation
+from misoxr.training.cutouts import Cutouts, cutouts_of
 
-__all__ = ["Draw", "Labelled", "Samples", "Windows", "read_samples"]
+__all__ = ["Draw", "Labelled", "PointCutouts", "TrainingWindows", "read_cutouts"]
 
 MET = 2048
 """Windows, at least, by which it is told how often training meets each label."""
@@ -32,46 +32,46 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Tiles of raw bands that hold every window around the points, and unlabelled ones from anywhere.
+class PointCutouts:
+    """Cutouts of raw bands that hold every window around the points, and unlabelled ones from anywhere.
 
     Attributes
     ----------
-    tiles : Tiles
+    file : Cutouts
         Raw bands, up to twice a window's side; those around points first.
     labelled : int
-        Number of tiles around points.
-    tile : array (point,)
-        The tile of each point.
+        Number of cutouts around points.
+    cutout : array (point,)
+        The cutout of each point.
     rows, columns : array (point,)
         Fractional pixel positions in the cube, a centre at +0.5.
     size : int
         Side of a window, pixels.
     """
 
-    tiles: Tiles
+    file: Cutouts
     labelled: int
-    tile: Integers
+    cutout: Integers
     rows: Floats
     columns: Floats
     size: int
 
-    def first(self, tile: int, centre: tuple[float, float]) -> tuple[int, int]:
-        """Return the first pixel, in its tile, of the window around a position of the cube, as near to it as the tile has room."""
+    def first(self, cutout: int, centre: tuple[float, float]) -> tuple[int, int]:
+        """Return the first pixel, in its cutout, of the window around a position of the cube, as near to it as the cutout has room."""
         row, column = (
             int(np.clip(round(at - origin - self.size / 2), 0, max(0, length - self.size)))
-            for at, origin, length in zip(centre, self.tiles.starts[tile], self.tiles.shape[1:], strict=True)
+            for at, origin, length in zip(centre, self.file.starts[cutout], self.file.shape[1:], strict=True)
         )
         return row, column
 
-    def window(self, tile: int, start: tuple[int, int]) -> Array:
-        """Cut a window from a tile: raw bands (band, size, size), NaN beyond a dataset smaller than a window."""
-        window = self.tiles.cut(tile, *start, self.size)
+    def window(self, cutout: int, start: tuple[int, int]) -> Array:
+        """Cut a window from a cutout: raw bands (band, size, size), NaN beyond a dataset smaller than a window."""
+        window = self.file.cut(cutout, *start, self.size)
         return padded(window, self.size)
 
-    def inside(self, candidates: Integers, tile: int, start: tuple[int, int]) -> tuple[Integers, Floats]:
-        """Return which candidates lie in the window at ``start`` of a tile, and their x and y in -1..1 of it."""
-        row, column = self.tiles.starts[tile] + start
+    def inside(self, candidates: Integers, cutout: int, start: tuple[int, int]) -> tuple[Integers, Floats]:
+        """Return which candidates lie in the window at ``start`` of a cutout, and their x and y in -1..1 of it."""
+        row, column = self.file.starts[cutout] + start
         y = (self.rows[candidates] - row) * 2 / self.size - 1
         x = (self.columns[candidates] - column) * 2 / self.size - 1
         inside = (np.abs(y) <= 1) & (np.abs(x) <= 1)
@@ -79,34 +79,36 @@ class Samples:
 
     def values(self) -> Array:
         """Return the raw bands (band, point) of each point's own pixel."""
-        tiles = self.tile
-        inside = (np.stack([self.rows, self.columns]).astype(int).T - self.tiles.starts[tiles]).T
+        cutouts = self.cutout
+        inside = (np.stack([self.rows, self.columns]).astype(int).T - self.file.starts[cutouts]).T
         found = [
-            self.tiles.open()[tile, :, rows, columns]
-            for tile, rows, columns in zip(*(np.array_split(part, len(tiles) // 500 + 1) for part in (tiles, *inside)), strict=True)
+            self.file.open()[cutout, :, rows, columns]
+            for cutout, rows, columns in zip(
+                *(np.array_split(part, len(cutouts) // 500 + 1) for part in (cutouts, *inside)), strict=True
+            )
         ]
         return np.array(np.concatenate(found).T)
 
     def only(self, mask: npt.NDArray[np.bool_]) -> Self:
-        """Return the samples of some of the points."""
-        return type(self)(self.tiles, self.labelled, self.tile[mask], self.rows[mask], self.columns[mask], self.size)
+        """Return the cutouts of some of the points."""
+        return type(self)(self.file, self.labelled, self.cutout[mask], self.rows[mask], self.columns[mask], self.size)
 
     def pixels(self, count: int, rng: np.random.Generator) -> Array:
-        """Draw raw pixels (band, pixel) with any valid band from all tiles, about ``count`` in all."""
-        each = max(1, count // len(self.tiles))
+        """Draw raw pixels (band, pixel) with any valid band from all cutouts, about ``count`` in all."""
+        each = max(1, count // len(self.file))
         drawn = []
-        for tile in range(len(self.tiles)):
-            rows, columns = (rng.integers(0, length, each) for length in self.tiles.shape[1:])
-            drawn.append(np.array(self.tiles.open()[tile][:, rows, columns]))
+        for cutout in range(len(self.file)):
+            rows, columns = (rng.integers(0, length, each) for length in self.file.shape[1:])
+            drawn.append(np.array(self.file.open()[cutout][:, rows, columns]))
         pixels: Array = np.concatenate(drawn, axis=1)
         return pixels[:, np.isfinite(pixels).any(axis=0)]
 
 
 @contextmanager
-def read_samples(
+def read_cutouts(
     bands: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike, size: int, *, unlabelled: float = 0.0, seed: int = 0
-) -> Iterator[Samples]:
-    """Read the tiles around points, and unlabelled ones from anywhere, to a file that is gone with the context.
+) -> Iterator[PointCutouts]:
+    """Read the cutouts around points, and unlabelled ones from anywhere, to a file that is gone with the context.
 
     Parameters
     ----------
@@ -117,19 +119,19 @@ def read_samples(
     size : int
         Side of a window, pixels.
     unlabelled : float, optional
-        Number of further tiles, drawn uniformly from the cube, in proportion to those around points. They are chosen without
+        Number of further cutouts, drawn uniformly from the cube, in proportion to those around points. They are chosen without
         regard to any label.
     seed : int, optional
         Seed of that draw.
     """
     positions = np.stack([np.asarray(rows, dtype="float64"), np.asarray(columns, dtype="float64")], axis=-1)
     room = np.maximum(0, np.array(bands.shape[1:]) - 2 * size)
-    cells, tile = np.unique((positions // size).astype("int64"), axis=0, return_inverse=True)
-    # A point lies in the middle half of its tile, so a window around it has room to move by a quarter and more.
+    cells, cutout = np.unique((positions // size).astype("int64"), axis=0, return_inverse=True)
+    # A point lies in the middle half of its cutout, so a window around it has room to move by a quarter and more.
     starts = np.clip(cells * size - size // 2, 0, room)
     anywhere = np.random.default_rng([seed, 1]).integers(0, room + 1, (round(unlabelled * len(starts)), 2))
-    with tiles_of(bands, np.concatenate([starts, anywhere]), 2 * size) as tiles:
-        yield Samples(tiles, len(starts), tile.reshape(-1), positions[:, 0], positions[:, 1], size)
+    with cutouts_of(bands, np.concatenate([starts, anywhere]), 2 * size) as cutouts:
+        yield PointCutouts(cutouts, len(starts), cutout.reshape(-1), positions[:, 0], positions[:, 1], size)
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,9 @@ class Draw:
         Labelled points queried in a window, at most; places that are left are filled with random points.
     random, regular : int
         Further points of a window, without labels: drawn uniformly, and on a square lattice.
-    turns : {"none", "mirror", "flips", "dihedral"}
+    augment : {"none", "mirror", "flips", "dihedral"}
         Whether windows are mirrored east to west (what aspect says of sun and cold holds in a mirror image, and not upside down),
-        also north to south, or also turned by quarters.
+        also north to south, or also rotated by quarters.
     power : float
         A point is drawn with weight 1/(class count)^power: 0 draws them alike. Labels in the windows around them are met as they lie.
     jitter : float
@@ -193,24 +195,24 @@ class Draw:
     labels: int
     random: int
     regular: int
-    turns: Turns
+    augment: Augmentation
     power: float
     jitter: float = 0.0
 
 
 @dataclass(frozen=True)
-class Windows:
+class TrainingWindows:
     """Batches of scaled windows with the points to query in them."""
 
     spec: ModelSpec
     scaling: Scaling
-    samples: Samples
+    cutouts: PointCutouts
     labelled: Labelled
     geobox: GeoBox
 
     def draw(self, points: Integers, weights: Floats, draw: Draw, rng: np.random.Generator) -> Batch:
         """Draw a training batch around some of the points."""
-        free = int(rng.binomial(draw.size, draw.unlabelled)) if len(self.samples.tiles) > self.samples.labelled else 0
+        free = int(rng.binomial(draw.size, draw.unlabelled)) if len(self.cutouts.file) > self.cutouts.labelled else 0
         free = min(free, draw.size - 1)
         chosen = rng.choice(points, size=draw.size - free, p=weights)
         parts = [self._around(point, points, draw, rng) for point in chosen]
@@ -220,60 +222,66 @@ class Windows:
     def _around(self, point: int, points: Integers, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
         """Draw a window around a point, and the labelled points in it."""
         start, index, xy = self._placed(point, points, draw, rng)
-        moved = xy + draw.jitter * rng.standard_normal(xy.shape) * 2 / self.samples.size if draw.jitter else xy
-        return self._window(int(self.samples.tile[point]), start, index, np.clip(moved, -1, 1), draw, rng)
+        moved = xy + draw.jitter * rng.standard_normal(xy.shape) * 2 / self.cutouts.size if draw.jitter else xy
+        return self._window(int(self.cutouts.cutout[point]), start, index, np.clip(moved, -1, 1), draw, rng)
 
     def _placed(
         self, point: int, points: Integers, draw: Draw, rng: np.random.Generator
     ) -> tuple[tuple[int, int], Integers, Floats]:
         """Place a window around a point, its centre moved by up to a quarter of its side, and choose labelled points in it."""
-        samples, tile = self.samples, int(self.samples.tile[point])
-        shift = rng.uniform(-0.25, 0.25, 2) * samples.size
-        start = samples.first(tile, (samples.rows[point] + shift[0], samples.columns[point] + shift[1]))
-        index, xy = samples.inside(points, tile, start)
+        cutouts, cutout = self.cutouts, int(self.cutouts.cutout[point])
+        shift = rng.uniform(-0.25, 0.25, 2) * cutouts.size
+        start = cutouts.first(cutout, (cutouts.rows[point] + shift[0], cutouts.columns[point] + shift[1]))
+        index, xy = cutouts.inside(points, cutout, start)
         # The point itself first, then others by chance.
         order = np.argsort(np.where(index == point, -1.0, rng.random(len(index))))[: draw.labels]
         return start, index[order], xy[order]
 
     def _anywhere(self, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
-        samples = self.samples
-        tile = int(rng.integers(samples.labelled, len(samples.tiles)))
+        cutouts = self.cutouts
+        cutout = int(rng.integers(cutouts.labelled, len(cutouts.file)))
         centre = [
             first + rng.uniform(0, length)
-            for first, length in zip(samples.tiles.starts[tile], samples.tiles.shape[1:], strict=True)
+            for first, length in zip(cutouts.file.starts[cutout], cutouts.file.shape[1:], strict=True)
         ]
-        start = samples.first(tile, (centre[0], centre[1]))
-        return self._window(tile, start, np.empty(0, "int64"), np.empty((0, 2)), draw, rng)
+        start = cutouts.first(cutout, (centre[0], centre[1]))
+        return self._window(cutout, start, np.empty(0, "int64"), np.empty((0, 2)), draw, rng)
 
     def _window(
-        self, tile: int, start: tuple[int, int], index: Integers, xy: Floats, draw: Draw, rng: np.random.Generator
+        self, cutout: int, start: tuple[int, int], index: Integers, xy: Floats, draw: Draw, rng: np.random.Generator
     ) -> dict[str, Any]:
         """Cut a window with its labelled points, fill the places for points up, and turn it."""
         side = round(draw.regular**0.5)
         axis = -1 + (2 * np.arange(side) + 1) / max(side, 1)
         lattice = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
         filling = rng.uniform(-1, 1, (draw.labels - len(index) + draw.random, 2))
-        part = self._part(tile, start, index, np.concatenate([xy, filling, lattice]))
-        mirror = draw.turns != "none" and bool(rng.random() < 0.5)
-        ways = sorted({quarters for _, quarters in TURNS[draw.turns]})
+        part = self._part(cutout, start, index, np.concatenate([xy, filling, lattice]))
+        mirror = draw.augment != "none" and bool(rng.random() < 0.5)
+        ways = sorted({quarters for _, quarters in AUGMENTATIONS[draw.augment]})
         quarters = ways[rng.integers(len(ways))] if len(ways) > 1 else 0
         return part | {
-            "window": turned(part["window"], self.spec, mirror, quarters),
-            "points": turned_points(part["points"], mirror, quarters),
+            "window": augmented(part["window"], self.spec, mirror, quarters),
+            "points": augmented_points(part["points"], mirror, quarters),
         }
 
-    def _part(self, tile: int, start: tuple[int, int], index: Integers, points: Floats) -> dict[str, Any]:
+    def _part(self, cutout: int, start: tuple[int, int], index: Integers, points: Floats) -> dict[str, Any]:
         """Gather what belongs to one window: its pixels, its points (N, [x, y]), the labels of the first of them, and more."""
-        samples = self.samples
-        window = samples.window(tile, start)
-        at = (points[:, ::-1] + 1) / 2 * samples.size  # row and column in the window
-        row, column = np.clip(at.astype(int), 0, samples.size - 1).T
+        cutouts = self.cutouts
+        window = cutouts.window(cutout, start)
+        at = (points[:, ::-1] + 1) / 2 * cutouts.size  # row and column in the window
+        row, column = np.clip(at.astype(int), 0, cutouts.size - 1).T
         labels = {}
         for name, values in self.labelled.labels.items():
             labels[name] = np.full(len(points), np.nan)
             labels[name][: len(index)] = values[index]
         valid = valid_pixels(self.spec, window[:, row, column])
-        return {"window": window, "points": points, "labels": labels, "valid": valid, "at": at + start + samples.tiles.starts[tile]}
+        return {
+            "window": window,
+            "points": points,
+            "labels": labels,
+            "valid": valid,
+            "at": at + start + cutouts.file.starts[cutout],
+        }
 
     def _batch(self, parts: list[dict[str, Any]]) -> Batch:
         """Scale windows together: inputs (B, channel, size, size), and points, labels, locations and validity (B, N)."""
@@ -291,12 +299,12 @@ class Windows:
 
     def centred(self, points: Integers) -> Batch:
         """Return the batch of windows centred on the points, one query each."""
-        samples, parts = self.samples, []
+        cutouts, parts = self.cutouts, []
         for point in points:
-            tile = int(samples.tile[point])
-            start = samples.first(tile, (samples.rows[point], samples.columns[point]))
-            index, xy = samples.inside(np.array([point]), tile, start)
-            parts.append(self._part(tile, start, index, xy))
+            cutout = int(cutouts.cutout[point])
+            start = cutouts.first(cutout, (cutouts.rows[point], cutouts.columns[point]))
+            index, xy = cutouts.inside(np.array([point]), cutout, start)
+            parts.append(self._part(cutout, start, index, xy))
         return self._batch(parts)
 
     def balance(self, points: Integers, power: float) -> Floats:

@@ -1,4 +1,4 @@
-"""Features of pixels: means and deviations of their surroundings, in any units."""
+"""Features of pixels: means and deviations of their neighbourhood, in any units."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def scene(seed: int, shape: tuple[int, int] = (9, 11)) -> np.ndarray:
     st.integers(-18, 18),
     st.sampled_from([0.0, 3.0, -1e3, 1e5]),
 )
-def test_units_change_nothing_in_surroundings(seed, side, power, offset):
+def test_units_change_nothing_in_neighbourhoods(seed, side, power, offset):
     """Values times a factor plus an offset have means and deviations in these units, as far as float32 holds the values."""
     values, factor = scene(seed), 10.0**power
     other = ((values + offset) * factor).astype("float32")
@@ -64,7 +64,7 @@ def test_flat_ground_does_not_deviate(side, value):
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e5])
-def test_maps_and_points_have_the_same_surroundings(offset):
+def test_maps_and_points_have_the_same_neighbourhood(offset):
     values = (scene(3, (15, 15)) + offset).astype("float32")
     mean, spread = _around(values[None], 15)
     for found, expected in zip(_moments(values), (mean[7, 7], spread[7, 7]), strict=True):

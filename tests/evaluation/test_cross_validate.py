@@ -38,7 +38,7 @@ CONTROL = Baseline(LogisticRegression(), "coordinates")
 
 
 @pytest.fixture(scope="module")
-def rivals(spec):
+def estimators(spec):
     return {
         "miso": (spec, FAST),
         "logistic": LogisticRegression(max_iter=50),
@@ -47,7 +47,7 @@ def rivals(spec):
 
 
 @pytest.fixture(scope="module")
-def found(scene, rivals):  # noqa: F811
+def found(scene, estimators):  # noqa: F811
     cube, points = scene
     zones = gpd.GeoDataFrame({"zone": ["west", "far"]}, geometry=[box(300_000, 0, 301_600, 2e6), box(0, 0, 1, 1)], crs=3338)
     options = {
@@ -58,7 +58,7 @@ def found(scene, rivals):  # noqa: F811
         "progress": False,
     }
     with pytest.warns(MisoxrWarning, match="have no label"):
-        return cube.miso.cross_validate(rivals, points, **options)
+        return cube.miso.cross_validate(estimators, points, **options)
 
 
 def same(one, other, **tolerance):
@@ -165,7 +165,7 @@ def test_scores_survive_parquet(found, tmp_path):
         Scores.load(tmp_path / "other.parquet")
 
 
-def test_labels_of_test_points_steer_nothing(scene, rivals):  # noqa: F811
+def test_labels_of_test_points_steer_nothing(scene, estimators):  # noqa: F811
     """Turn every label of one fold: what is predicted for that fold must not change."""
     cube, points = scene
     points = labelled(points)
@@ -176,7 +176,7 @@ def test_labels_of_test_points_steer_nothing(scene, rivals):  # noqa: F811
     turned.loc[at, "permafrost"] = 1 - turned.loc[at, "permafrost"]
     swapped = {"Gelisols": "Histosols", "Histosols": "Gelisols"}
     turned.loc[at, "taxonomy"] = turned.loc[at, "taxonomy"].map(swapped)
-    one, other = (cube.miso.cross_validate(rivals, each, **options).predictions for each in (points, turned))
+    one, other = (cube.miso.cross_validate(estimators, each, **options).predictions for each in (points, turned))
     held = one.fold == 1
     answers = [f"p{k}" for k in range(7)]
     pd.testing.assert_frame_equal(one.loc[held, answers], other.loc[held, answers])
@@ -203,7 +203,7 @@ def test_training_and_validation_lie_apart_from_test(scene, spec, monkeypatch): 
         assert buffer <= near < 3 * buffer
 
 
-def test_an_interrupted_run_goes_on_at_its_fold(scene, rivals, tmp_path, monkeypatch):  # noqa: F811
+def test_an_interrupted_run_goes_on_at_its_fold(scene, estimators, tmp_path, monkeypatch):  # noqa: F811
     cube, points = scene
     points, answers, calls = labelled(points), module._answers, []
 
@@ -216,29 +216,29 @@ def test_an_interrupted_run_goes_on_at_its_fold(scene, rivals, tmp_path, monkeyp
     options = {"cv": CV, "store": tmp_path / "run", "progress": False}
     monkeypatch.setattr(module, "_answers", failing)
     with pytest.raises(KeyboardInterrupt):
-        cube.miso.cross_validate(rivals, points, **options)
-    resumed = cube.miso.cross_validate(rivals, points, **options)
+        cube.miso.cross_validate(estimators, points, **options)
+    resumed = cube.miso.cross_validate(estimators, points, **options)
     assert len(calls) == 5 + 9 - 4
-    same(resumed, cube.miso.cross_validate(rivals, points, cv=CV, progress=False))
+    same(resumed, cube.miso.cross_validate(estimators, points, cv=CV, progress=False))
     # A model more is run alone; other points, folds or settings are refused.
     calls.clear()
-    cube.miso.cross_validate({**rivals, "tree": DecisionTreeClassifier()}, points, **options)
+    cube.miso.cross_validate({**estimators, "tree": DecisionTreeClassifier()}, points, **options)
     assert len(calls) == 3
     with pytest.raises(StoreError, match="another folds"):
-        cube.miso.cross_validate(rivals, points, **{**options, "cv": BlockKFold(900, 3)})
+        cube.miso.cross_validate(estimators, points, **{**options, "cv": BlockKFold(900, 3)})
     with pytest.raises(StoreError, match="another folds, points"):
-        cube.miso.cross_validate(rivals, points.iloc[:-9], **options)
+        cube.miso.cross_validate(estimators, points.iloc[:-9], **options)
     with pytest.raises(StoreError, match="model 'miso'"):
-        cube.miso.cross_validate({"miso": (rivals["miso"][0], FAST | {"noise": 0.5})}, points, **options)
+        cube.miso.cross_validate({"miso": (estimators["miso"][0], FAST | {"noise": 0.5})}, points, **options)
 
 
 @pytest.mark.filterwarnings("ignore:.*have no label:misoxr.errors.MisoxrWarning")
-def test_folds_run_on_a_cluster(forked, scene, rivals, found):  # noqa: F811
+def test_folds_run_on_a_cluster(forked, scene, estimators, found):  # noqa: F811
     """More fits than places for them, of a cube in memory and one that the workers hold."""
     from distributed import Client, LocalCluster
 
     cube, points = scene
-    pixelwise = {name: rivals[name] for name in ("logistic", "control")}
+    pixelwise = {name: estimators[name] for name in ("logistic", "control")}
     options = {"cv": CV, "seeds": (0, 1), "progress": False}
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None) as cluster,
@@ -246,7 +246,7 @@ def test_folds_run_on_a_cluster(forked, scene, rivals, found):  # noqa: F811
     ):
         persisted = cube.chunk({"y": 32}).persist()
         held = [persisted.miso.cross_validate(pixelwise, points, client=one, **options) for one in (client, None)]
-        there = cube.miso.cross_validate({"miso": rivals["miso"]}, points, client=client, **options)
+        there = cube.miso.cross_validate({"miso": estimators["miso"]}, points, client=client, **options)
         assert os.getpid() not in client.run(os.getpid).values()
     here = found.predictions.assign(region=None)  # the same in this process, there by region
     for one in held:
@@ -286,7 +286,7 @@ def test_names_numbers_and_splitters_of_others(scene):  # noqa: F811
     assert "KFold(n_splits=2" in other.about["cv"]
 
 
-def test_what_cannot_be_scored_is_refused(scene, spec, rivals):  # noqa: F811
+def test_what_cannot_be_scored_is_refused(scene, spec, estimators):  # noqa: F811
     cube, points = scene
     points = labelled(points)
     run = cube.miso.cross_validate
@@ -390,9 +390,9 @@ def test_models_of_the_same_bands_see_them_each_in_its_way(scene, spec, tmp_path
     for name in ("red", "nir"):
         holed[name][row, column] = np.nan
     for order in (("one", "all"), ("all", "one")):
-        rivals = {name: {"one": one, "all": (CONTROL, {"like": together})}[name] for name in order}
+        estimators = {name: {"one": one, "all": (CONTROL, {"like": together})}[name] for name in order}
         with pytest.warns(MisoxrWarning, match="have no label, or no valid imagery"):
-            found = holed.miso.cross_validate(rivals, points, **options)
+            found = holed.miso.cross_validate(estimators, points, **options)
         assert 0 not in set(found.predictions.point)
 
 
@@ -401,13 +401,13 @@ def test_a_store_knows_what_no_text_shows(scene, tmp_path):  # noqa: F811
     cube, points = scene
     points, options = labelled(points), {"cv": CV, "store": tmp_path, "progress": False}
 
-    def rival(last):
+    def estimator(last):
         weights = np.append(np.ones(5000), last)[:, None]
         return {"own": Baseline(Weighted(weights))}
 
-    first = cube.miso.cross_validate(rival(1.0), points, **options)
+    first = cube.miso.cross_validate(estimator(1.0), points, **options)
     with pytest.raises(StoreError, match="another model 'own'"):
-        cube.miso.cross_validate(rival(2.0), points, **options)
+        cube.miso.cross_validate(estimator(2.0), points, **options)
     bags = {
         count: {"bags": BaggingClassifier(LogisticRegression(), n_estimators=count)} for count in (2, 3)
     }  # has an estimator, too
@@ -415,7 +415,7 @@ def test_a_store_knows_what_no_text_shows(scene, tmp_path):  # noqa: F811
     with pytest.raises(StoreError, match="another model 'bags'"):
         cube.miso.cross_validate(bags[3], points, **options)
     (tmp_path / "run.json").unlink()
-    second = cube.miso.cross_validate(rival(2.0), points, **options)
+    second = cube.miso.cross_validate(estimator(2.0), points, **options)
     assert len(list(tmp_path.glob("own*.parquet"))) == 6
     assert set(first.predictions.seconds).isdisjoint(second.predictions.seconds)
     with pytest.raises(SpecError, match="'own' is cannot be kept in a store"):

@@ -694,7 +694,7 @@ def test_workers_without_the_clients_files_fetch_the_model_once_a_host(forked, w
     """Workers with a cache of their own stand for another machine; the client's path of the model does not exist there."""
     distributed = pytest.importorskip("distributed")
     from misoxr.io import staging
-    from misoxr.model.checkpoint import Address, Model, kept_at
+    from misoxr.model.checkpoint import Address, Model, cached_at
 
     monkeypatch.setattr(staging, "elsewhere", lambda client: True)
     address = Model.address
@@ -713,7 +713,7 @@ def test_workers_without_the_clients_files_fetch_the_model_once_a_host(forked, w
     with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
         monkeypatch.undo()
         monkeypatch.setattr(staging, "elsewhere", lambda client: True)
-        assert kept_at(sha256).exists()
+        assert cached_at(sha256).exists()
         to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
     assert (tmp_path / "theirs" / "models" / f"{sha256}.safetensors").exists()
     assert bytes_of(tmp_path / "maps.zarr") == bytes_of(whole)
@@ -723,12 +723,12 @@ def test_hosts_that_join_fetch_the_model_from_the_store_that_is_written(tmp_path
     """A worker with another cache stands for a host that joins; the first store's records are gone by then."""
     distributed = pytest.importorskip("distributed")
     from misoxr.io.staging import staged
-    from misoxr.model.checkpoint import kept_at
+    from misoxr.model.checkpoint import cached_at
 
     monkeypatch.setenv("MISOXR_CACHE", str(tmp_path / "ours"))
     sha256 = hashlib.sha256(b"a model").hexdigest()
-    kept_at(sha256).parent.mkdir(parents=True)
-    kept_at(sha256).write_bytes(b"a model")
+    cached_at(sha256).parent.mkdir(parents=True)
+    cached_at(sha256).write_bytes(b"a model")
     settings = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
     with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
         before = set(cluster.scheduler.worker_plugins)
@@ -739,7 +739,7 @@ def test_hosts_that_join_fetch_the_model_from_the_store_that_is_written(tmp_path
             monkeypatch.setenv("MISOXR_CACHE", str(tmp_path / "theirs"))
             cluster.scale(2)
             client.wait_for_workers(2, timeout=30)
-            assert kept_at(sha256).read_bytes() == b"a model"
+            assert cached_at(sha256).read_bytes() == b"a model"
         assert set(cluster.scheduler.worker_plugins) == before
 
 

@@ -246,11 +246,11 @@ def test_regressions_give_values(spec, cube):
 
 @pytest.mark.parametrize(("shift", "scale"), [(2e-6, 1e-6), (1e5, 1.0), (-1e9, 1e3), (3.25, 0.0)])
 def test_regressions_are_answered_in_the_units_of_their_labels(spec, shift, scale):
-    """By imagery and by location, on maps and at points, blended, averaged over turns and over models: as the labels were, to
+    """By imagery and by location, on maps and at points, blended, averaged over test-time augmentations and over models: as the labels were, to
     float32's digits.
     """
     cube, plain = make_cube((25, 28), spec.bands), make_model(replace(spec, tasks=(PERMAFROST, Task("soc", "regression"))))
-    windows = replace(spec.windows, turns="mirror")
+    windows = replace(spec.windows, tta="mirror")
     models = [replace(plain, standardisation={"soc": Standardisation(shift + k * scale, scale)}) for k in (0, 1)]
     ways = {
         "map": lambda model: cube.miso.predict(model, location=True, windows=windows, device="cpu"),

@@ -12,7 +12,7 @@ import rioxarray  # noqa: F401
 import torch
 import xarray as xr
 
-from misoxr.cube.augment import TURNS, turned
+from misoxr.cube.augment import AUGMENTATIONS, augmented
 from misoxr.cube.variables import FILL
 from misoxr.errors import MisoxrWarning, PointsError, SpecError
 from misoxr.grid.geobox import geobox_of
@@ -182,12 +182,12 @@ def test_no_position_is_rounded_beyond_the_edge(model):
 
 @pytest.mark.parametrize(
     ("preset", "kind"),
-    [*product(["tiny", "short ramps", "miso-nano"], ["anywhere", "cells", "windows", "chunks"]), ("turned", "windows")],
+    [*product(["tiny", "short ramps", "miso-nano"], ["anywhere", "cells", "windows", "chunks"]), ("augmented", "windows")],
 )
 def test_the_field_is_continuous(preset, kind):
     spec = tiny_spec() if preset != "miso-nano" else ModelSpec.preset("miso-nano", pixel_size=20)
-    if preset == "turned":
-        spec = replace(spec, windows=replace(spec.windows, turns="flips"))
+    if preset == "augmented":
+        spec = replace(spec, windows=replace(spec.windows, tta="flips"))
     if preset == "short ramps":  # as the larger presets have them
         spec = replace(spec, windows=replace(spec.windows, ramp=2))
     model = make_model(spec)
@@ -205,17 +205,17 @@ def test_the_field_is_continuous(preset, kind):
         assert narrow < 0.11 * middle
 
 
-@pytest.mark.parametrize("turns", ["mirror", "flips", "dihedral"])
-def test_a_turned_landscape_has_a_turned_map(spec, turns):
+@pytest.mark.parametrize("tta", ["mirror", "flips", "dihedral"])
+def test_a_turned_landscape_has_a_turned_map(spec, tta):
     """One window, whose bands are turned with their directions: answers averaged over all ways to turn it turn with it."""
     cube = make_cube((16, 16), spec.bands)
     bands = np.stack([cube[band.name].values for band in spec.bands])
-    model = make_model(replace(spec, windows=replace(spec.windows, turns=turns)))
+    model = make_model(replace(spec, windows=replace(spec.windows, tta=tta)))
     plain = replace(model, spec=spec)
     before = cube.miso.predict(model, device="cpu").compute().permafrost_probability.values
-    for mirror, quarters in TURNS[turns][1:]:
+    for mirror, quarters in AUGMENTATIONS[tta][1:]:
         other = cube.copy()
-        for band, values in zip(spec.bands, turned(bands, spec, mirror, quarters), strict=True):
+        for band, values in zip(spec.bands, augmented(bands, spec, mirror, quarters), strict=True):
             other[band.name] = cube[band.name].copy(data=values)
         found, single = (other.miso.predict(one, device="cpu").compute().permafrost_probability.values for one in (model, plain))
         expected = np.rot90(before[:, ::-1] if mirror else before, quarters)

@@ -339,7 +339,7 @@ def test_an_ensemble_stays_loaded_within_a_budget_of_memory(model, loads, monkey
         found = [resolve(address, "cpu") for address in addresses]
     assert len(loads) == 6
     assert not any("_bytes" in one.__dict__ for one in found)
-    monkeypatch.setattr(checkpoint, "_KEPT", 2.5 * checkpoint._weight(model))
+    monkeypatch.setattr(checkpoint, "_CACHED", 2.5 * checkpoint._weight(model))
     resolve(addresses[0], "cpu")
     assert [address for address, *_ in checkpoint._LOADED] == [addresses[5], addresses[0]]
 

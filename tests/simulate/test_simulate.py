@@ -206,7 +206,7 @@ def test_bayes_scores_equal_scikit_learn_s(large: xr.Dataset):
     assert every["permafrost_roc_auc"] > scores["permafrost_roc_auc"]
 
 
-def test_surroundings_tell_more_than_the_pixel_and_less_than_the_truth(large: xr.Dataset):
+def test_the_neighbourhood_tells_more_than_the_pixel_and_less_than_the_truth(large: xr.Dataset):
     random = np.random.default_rng(0)
     ground = large["surface"].values == 0
     rows, columns = np.nonzero(ground)
@@ -222,7 +222,7 @@ def test_surroundings_tell_more_than_the_pixel_and_less_than_the_truth(large: xr
                 around.append(mean[rows, columns])
                 around.append((field - mean)[rows, columns])
     scores = {}
-    for name, features in (("pixel", own), ("surroundings", own + around)):
+    for name, features in (("pixel", own), ("neighbourhood", own + around)):
         table = np.stack(features, axis=1)
         forest = RandomForestClassifier(120, max_depth=16, min_samples_split=5, random_state=0, n_jobs=2)
         frozen = large["permafrost"].values[rows, columns]
@@ -230,7 +230,7 @@ def test_surroundings_tell_more_than_the_pixel_and_less_than_the_truth(large: xr
     test = np.zeros(ground.shape, dtype=bool)
     test[rows[east], columns[east]] = True
     best = bayes_scores(large, test)["permafrost_roc_auc"]
-    assert 0.6 < scores["pixel"] < scores["surroundings"] - 0.02 < best - 0.04
+    assert 0.6 < scores["pixel"] < scores["neighbourhood"] - 0.02 < best - 0.04
 
 
 def test_items_are_stac_and_say_that_they_are_simulated(written: Simulation):

@@ -1,4 +1,4 @@
-"""Rivals: what they see, that they answer lazily wherever a model does, and what they refuse."""
+"""Baselines: what they see, that they answer lazily wherever a model does, and what they refuse."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def test_the_published_forest_by_name():
     found = baseline("rf-11").estimator.get_params()
     assert (found["n_estimators"], found["max_depth"], found["min_samples_split"], found["class_weight"]) == (253, 16, 5, None)
     assert baseline("rf-11-balanced").estimator.class_weight == "balanced"
-    assert [baseline(name).features for name in ("rf-surroundings", "rf-coordinates")] == ["surroundings", "coordinates"]
+    assert [baseline(name).features for name in ("rf-neighbourhood", "rf-coordinates")] == ["neighbourhood", "coordinates"]
     with pytest.raises(SpecError, match=r"Unknown baseline 'rf-12'; use one of \['rf-11'"):
         baseline("rf-12")
 
@@ -96,7 +96,7 @@ def test_a_map_is_what_scikit_learn_answers(scene, forest):  # noqa: F811
     np.testing.assert_array_equal(model.answer(rows)[:, 0], grown.predict(rows).astype("float32"))
 
 
-@pytest.mark.parametrize("kind", ["pixel", "surroundings", "coordinates"])
+@pytest.mark.parametrize("kind", ["pixel", "neighbourhood", "coordinates"])
 def test_the_same_estimators_make_the_same_graph(scene, spec, kind, tmp_path):  # noqa: F811
     """Then to_zarr goes on with what another call has begun."""
     cube, points = scene
@@ -138,9 +138,9 @@ def test_estimators_need_no_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)})
 
 
-def test_chunks_change_nothing_surroundings_included(scene, spec):  # noqa: F811
+def test_chunks_change_nothing_neighbourhood_included(scene, spec):  # noqa: F811
     cube, points = scene
-    wide = fit_baseline(cube, Baseline(DecisionTreeClassifier(max_depth=4), "surroundings", "whiten"), points, spec)
+    wide = fit_baseline(cube, Baseline(DecisionTreeClassifier(max_depth=4), "neighbourhood", "whiten"), points, spec)
     one = cube.miso.predict(wide).compute()
     for chunks in ({"y": 50, "x": 70}, {"y": 9, "x": 160}):
         other = cube.chunk(chunks).miso.predict(wide).compute()
@@ -160,11 +160,11 @@ def test_at_points_it_answers_as_on_the_map(scene, forest):  # noqa: F811
     np.testing.assert_array_equal(np.isnan(answers.permafrost_probability), [False, True])
 
 
-def test_surroundings_are_means_and_deviations_of_what_is_valid(scene, spec):  # noqa: F811
+def test_neighbourhoods_are_means_and_deviations_of_what_is_valid(scene, spec):  # noqa: F811
     cube, _ = scene
     cube = cube.assign(red=cube.red.where(cube.x > 300_400).assign_attrs(units="1"))
     bands = stack(cube, spec)
-    seen = features("surroundings", None, spec, bands, geobox_of(cube)).compute()
+    seen = features("neighbourhood", None, spec, bands, geobox_of(cube)).compute()
     assert seen.shape == (4 * 5 + 1, 160, 160)
     raw = bands.compute()[0]
     with warnings.catch_warnings():
@@ -178,7 +178,7 @@ def test_surroundings_are_means_and_deviations_of_what_is_valid(scene, spec):  #
 
 
 @pytest.mark.parametrize("chunks", [{"y": 160, "x": 160}, {"y": 50, "x": 9}])
-@pytest.mark.parametrize("kind", ["pixel", "surroundings", "coordinates"])
+@pytest.mark.parametrize("kind", ["pixel", "neighbourhood", "coordinates"])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_features_at_points_are_those_of_the_map(scene, spec, kind, scaled, chunks):  # noqa: F811
     cube, _ = scene
@@ -253,7 +253,7 @@ def test_a_band_of_one_value_takes_no_part(scene, spec, scaling):  # noqa: F811
     for value in (0.5, 0.529):
         flat = cube.assign(nir=cube.nir.copy(data=np.full(cube.nir.shape, value, "float32")))
         flat.nir[3, 3] = 0.2  # beyond the percentiles
-        fitted = fit_baseline(flat, Baseline(LogisticRegression(), "surroundings", scaling), points, spec)
+        fitted = fit_baseline(flat, Baseline(LogisticRegression(), "neighbourhood", scaling), points, spec)
         maps.append(flat.miso.predict(fitted).permafrost_probability.values)
     np.testing.assert_allclose(*maps, atol=1e-3)
     assert ((maps[0] > 0.5) == (cube.red.values > np.median(cube.red.values))).mean() > 0.8

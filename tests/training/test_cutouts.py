@@ -1,4 +1,4 @@
-"""Tiles on disk: what they hold, that each chunk is read once, and that a full disk is told."""
+"""Cutouts on disk: what they hold, that each chunk is read once, and that a full disk is told."""
 
 from collections import namedtuple
 
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misoxr.errors import StoreError
-from misoxr.training import cutouts as tiles
-from misoxr.training.cutouts import tiles_of
+from misoxr.training import cutouts as module
+from misoxr.training.cutouts import cutouts_of
 
 
 @settings(max_examples=60, deadline=None)
@@ -25,21 +25,21 @@ def test_tiles_hold_what_the_cube_has(shape, chunks, side, places, at_once):
     cube = np.arange(2 * shape[0] * shape[1], dtype="float32").reshape(2, *shape)
     room = np.maximum(0, np.array(shape) - side)
     starts = np.round(np.array(places) * room).astype(int)
-    before, tiles.AT_ONCE = tiles.AT_ONCE, at_once
+    before, module.AT_ONCE = module.AT_ONCE, at_once
     try:
-        with tiles_of(da.from_array(cube, chunks=(2, *chunks)), starts, side) as found:
+        with cutouts_of(da.from_array(cube, chunks=(2, *chunks)), starts, side) as found:
             assert len(found) == len(starts)
-            for tile, (row, column) in enumerate(starts):
-                np.testing.assert_array_equal(found.cut(tile, 0, 0, side), cube[:, row : row + side, column : column + side])
+            for cutout, (row, column) in enumerate(starts):
+                np.testing.assert_array_equal(found.cut(cutout, 0, 0, side), cube[:, row : row + side, column : column + side])
             path = found.path
     finally:
-        tiles.AT_ONCE = before
+        module.AT_ONCE = before
     assert not path.exists()
 
 
 @pytest.mark.parametrize("at_once", [1, 2**28])
 def test_every_chunk_is_computed_once(monkeypatch, at_once):
-    monkeypatch.setattr(tiles, "AT_ONCE", at_once)
+    monkeypatch.setattr(module, "AT_ONCE", at_once)
     calls = []
 
     def block(block_info=None):
@@ -48,15 +48,15 @@ def test_every_chunk_is_computed_once(monkeypatch, at_once):
 
     lazy = da.map_blocks(block, chunks=((1,), (20,) * 3, (20,) * 3), dtype="float32", meta=np.empty((0, 0, 0), "float32"))
     starts = np.random.default_rng(0).integers(0, 60 - 16, (100, 2))
-    with tiles_of(lazy, starts, 16):
+    with cutouts_of(lazy, starts, 16):
         assert len(calls) == len(set(calls)) == 9
 
 
 def test_a_disk_without_room_is_told_at_once(monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(tiles.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
     with (
         pytest.raises(StoreError, match=r"0\.0 GB in .*TMPDIR"),
-        tiles_of(da.zeros((2, 50, 50), dtype="float32"), [(0, 0)], 20),
+        cutouts_of(da.zeros((2, 50, 50), dtype="float32"), [(0, 0)], 20),
     ):
         pass

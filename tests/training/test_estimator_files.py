@@ -344,7 +344,7 @@ def test_what_contradicts_itself_or_is_no_file_of_ours_is_refused(small, spec, t
 
     for changes, message in (
         ({"features": "colour"}, "features is 'colour'"),
-        ({"features": "surroundings"}, "4 values for 20 features"),
+        ({"features": "neighbourhood"}, "4 values for 20 features"),
         ({"features": "coordinates", "fill": []}, "the estimator of 'permafrost' does not answer"),
         ({"fill": [1.0]}, "1 values for 4 features"),
         (

@@ -213,7 +213,7 @@ def test_what_cannot_be_learnt_is_refused(scene, spec):
         ({"learning_rate": 1e30, "warmup": 0.0}, "diverged"),
         ({"patience": 2.5, "colour": 1}, r"no settings \['colour'\]"),
         ({"regular": 5}, "a lattice needs a square number"),
-        ({"turns": "upside down"}, "turns is 'upside down'"),
+        ({"augment": "upside down"}, "augment is 'upside down'"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": None}, "seed is None; it must be a whole number"),
         ({"scaling": "minmax"}, "Unknown scaling 'minmax'"),
@@ -306,7 +306,7 @@ def test_two_samples_are_learnt_by_heart(spec):
         crs="EPSG:3338",
     )
     spec = replace(spec, location=replace(spec.location, dropout=0.0))
-    off = {"label_smoothing": 0.0, "noise": 0.0, "ema": 0.0, "weight_decay": 0.0, "turns": "none", "calibrate": False}
+    off = {"label_smoothing": 0.0, "noise": 0.0, "ema": 0.0, "weight_decay": 0.0, "augment": "none", "calibrate": False}
     options = {"max_epochs": 8, "patience": 8, "batch_size": 2, "learning_rate": 1e-2, "progress": False, "device": "cpu"}
     with pytest.warns(MisoxrWarning, match="2 places are among both"):
         model = cube.miso.fit(spec, pd.concat([two] * 20, ignore_index=True), val=two, **options, **off)
@@ -497,7 +497,7 @@ def test_frozen_backbones_keep_their_weights_and_others_learn(few, spec):
 def test_what_is_drawn_at_random_plays_its_part_and_repeats(scene, spec):
     cube, points = scene[0], scene[1][:150]
     options = {"max_epochs": 1, "progress": False, "device": "cpu"}
-    settings = ({}, {"dropout": 0.5}, {"jitter": 2.0}, {"turns": "flips"}, {"turns": "none"})
+    settings = ({}, {"dropout": 0.5}, {"jitter": 2.0}, {"augment": "flips"}, {"augment": "none"})
     found = [cube.miso.fit(spec, points, **options, **one).sha256 for one in settings]
     assert len(set(found)) == len(settings)
     assert cube.miso.fit(spec, points, **options, dropout=0.5).sha256 == found[1]

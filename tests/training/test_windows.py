@@ -1,4 +1,4 @@
-"""Windows around points and from anywhere: where they lie, what they hold, how they are turned, and how they are drawn."""
+"""Windows around points and from anywhere: where they lie, what they hold, how they are augmented, and how they are drawn."""
 
 from dataclasses import replace
 from typing import get_args
@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from misoxr.cube.augment import TURNS, turned, turned_points
+from misoxr.cube.augment import AUGMENTATIONS, augmented, augmented_points
 from misoxr.cube.scaling import Scaling
 from misoxr.grid.geobox import geobox_of, locations
-from misoxr.spec.components import Turns
-from misoxr.training.windows import Draw, Labelled, Windows, read_samples
+from misoxr.spec.components import Augmentation
+from misoxr.training.windows import Draw, Labelled, TrainingWindows, read_cutouts
 from tests.conftest import make_cube, tiny_spec
 
-DRAW = Draw(size=8, unlabelled=0.0, labels=6, random=3, regular=4, turns="dihedral", power=0.5)
+DRAW = Draw(size=8, unlabelled=0.0, labels=6, random=3, regular=4, augment="dihedral", power=0.5)
 
 
 def coordinates(height, width):
@@ -33,17 +33,17 @@ def coordinates(height, width):
 )
 def test_a_window_holds_its_point_where_it_says(shape, at, shift):
     row, column = at[0] * shape[0], at[1] * shape[1]
-    with read_samples(da.from_array(coordinates(*shape), chunks=(2, 9, 11)), [row], [column], 16) as samples:
-        start = samples.first(0, (samples.rows[0] + shift[0], samples.columns[0] + shift[1]))
-        window = samples.window(0, start)
+    with read_cutouts(da.from_array(coordinates(*shape), chunks=(2, 9, 11)), [row], [column], 16) as cutouts:
+        start = cutouts.first(0, (cutouts.rows[0] + shift[0], cutouts.columns[0] + shift[1]))
+        window = cutouts.window(0, start)
         assert window.shape == (2, 16, 16)
-        index, xy = samples.inside(np.array([0]), 0, start)
+        index, xy = cutouts.inside(np.array([0]), 0, start)
         assert index.tolist() == [0]
         x, y = (xy[0] + 1) / 2 * 16
         i, j = min(int(y), shape[0] - 1, 15), min(int(x), shape[1] - 1, 15)
         assert abs(window[0, i, j] - int(row)) <= 1e-3 or np.isclose(y, round(y), atol=1e-4)
         assert abs(window[1, i, j] - int(column)) <= 1e-3 or np.isclose(x, round(x), atol=1e-4)
-        np.testing.assert_array_equal(samples.values()[:, 0], [int(row), int(column)])
+        np.testing.assert_array_equal(cutouts.values()[:, 0], [int(row), int(column)])
 
 
 @pytest.mark.parametrize("quarters", range(4))
@@ -57,11 +57,11 @@ def test_points_and_directions_turn_with_the_pixels(mirror, quarters):
     bands = np.zeros((len(names), 8, 8), "float32")
     bands[names.index("aspect")] = np.rad2deg(np.arctan2(x, -y)) % 360
     bands[names.index("red")], bands[names.index("nir")] = x, y
-    out = turned(bands, spec, mirror, quarters)
+    out = augmented(bands, spec, mirror, quarters)
     difference = (out[names.index("aspect")] - bands[names.index("aspect")] + 180) % 360 - 180
     assert np.abs(difference).max() < 1e-3
     points = np.stack([x.ravel(), y.ravel()], axis=-1)
-    moved = turned_points(points, mirror, quarters)
+    moved = augmented_points(points, mirror, quarters)
     at = ((moved + 1) * 4).astype(int)
     np.testing.assert_allclose(out[names.index("red")][at[:, 1], at[:, 0]], points[:, 0], atol=1e-6)
     np.testing.assert_allclose(out[names.index("nir")][at[:, 1], at[:, 0]], points[:, 1], atol=1e-6)
@@ -72,8 +72,8 @@ def test_flat_ground_has_no_direction_to_turn():
     aspect = [band.name for band in spec.bands].index("aspect")
     bands = np.zeros((len(spec.bands), 1, 4), "float32")
     bands[aspect] = [0, 90, 225, -1]
-    np.testing.assert_array_equal(turned(bands, spec, True, 0)[aspect], [[-1, 135, 270, 0]])
-    np.testing.assert_array_equal(turned(bands, spec, False, 1)[aspect].ravel(), [-1, 135, 0, 270])
+    np.testing.assert_array_equal(augmented(bands, spec, True, 0)[aspect], [[-1, 135, 270, 0]])
+    np.testing.assert_array_equal(augmented(bands, spec, False, 1)[aspect].ravel(), [-1, 135, 0, 270])
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,9 @@ def windows(cube):
     )
     labelled = Labelled.of(points, spec, box)
     bands = np.stack([cube[band.name].values for band in spec.bands])
-    with read_samples(da.from_array(bands), labelled.rows, labelled.columns, 16, unlabelled=0.3) as samples:
-        scaling = Scaling.fit(spec, samples.pixels(5000, rng))
-        yield Windows(spec, scaling, samples, labelled, box)
+    with read_cutouts(da.from_array(bands), labelled.rows, labelled.columns, 16, unlabelled=0.3) as cutouts:
+        scaling = Scaling.fit(spec, cutouts.pixels(5000, rng))
+        yield TrainingWindows(spec, scaling, cutouts, labelled, box)
 
 
 def drawn(windows, draw=DRAW, seed=0):
@@ -115,12 +115,12 @@ def test_batches_hold_windows_points_and_labels(windows):
     assert batch["valid"].all()
 
 
-@pytest.mark.parametrize("turns", get_args(Turns))
-def test_windows_are_drawn_in_every_way_to_turn_them(windows, turns):
+@pytest.mark.parametrize("augment", get_args(Augmentation))
+def test_windows_are_drawn_in_every_way_to_turn_them(windows, augment):
     """The first two corners of the lattice of unlabelled points tell how a window was turned."""
-    batch = drawn(windows, replace(DRAW, size=60, turns=turns))
-    assert len({tuple(np.sign(points[-4:-2]).ravel()) for points in batch["points"]}) == len(TURNS[turns])
-    assert set(TURNS) == set(get_args(Turns))
+    batch = drawn(windows, replace(DRAW, size=60, augment=augment))
+    assert len({tuple(np.sign(points[-4:-2]).ravel()) for points in batch["points"]}) == len(AUGMENTATIONS[augment])
+    assert set(AUGMENTATIONS) == set(get_args(Augmentation))
 
 
 def test_labels_and_locations_stand_where_their_points_do(windows, cube):
@@ -137,7 +137,7 @@ def test_labels_and_locations_stand_where_their_points_do(windows, cube):
 
 def test_inputs_stand_where_their_points_do(windows):
     """Undone scaling at a labelled query gives the pixel's own red, however the window was turned."""
-    raw, scaling = windows.samples.values(), windows.scaling.modalities["sat"]
+    raw, scaling = windows.cutouts.values(), windows.scaling.modalities["sat"]
     for seed in range(4):
         batch = drawn(windows, seed=seed)
         known = locations(windows.geobox, windows.labelled.rows, windows.labelled.columns, windows.spec.location)
@@ -149,9 +149,9 @@ def test_inputs_stand_where_their_points_do(windows):
 
 
 def test_every_labelled_point_of_a_window_is_asked(windows):
-    """Also those that lie in the tiles of other points."""
-    labelled, samples = windows.labelled, windows.samples
-    draw = Draw(size=16, unlabelled=0.0, labels=60, random=0, regular=0, turns="none", power=0.0)
+    """Also those that lie in the cutouts of other points."""
+    labelled, cutouts = windows.labelled, windows.cutouts
+    draw = Draw(size=16, unlabelled=0.0, labels=60, random=0, regular=0, augment="none", power=0.0)
     known = locations(windows.geobox, labelled.rows, labelled.columns, windows.spec.location)
     others = 0
     for seed in range(4):
@@ -164,7 +164,7 @@ def test_every_labelled_point_of_a_window_is_asked(windows):
             down, across = labelled.rows - row, labelled.columns - column
             inside = (np.abs(down - 8) < 7.99) & (np.abs(across - 8) < 7.99)
             assert asked >= inside.sum()
-            others += (samples.tile[inside] != samples.tile[point]).sum()
+            others += (cutouts.cutout[inside] != cutouts.cutout[point]).sum()
     assert others > 5
 
 
@@ -207,13 +207,13 @@ def test_windows_beside_nodata_tell_where_it_is(cube):
     bands[:2, :, 40:] = np.nan
     points = gpd.GeoDataFrame({"permafrost": [1]}, geometry=gpd.points_from_xy([300_790], [1_499_500]), crs=3338)
     labelled = Labelled.of(points, spec, geobox_of(cube))
-    with read_samples(da.from_array(bands), labelled.rows, labelled.columns, 16) as samples:
-        windows = Windows(
-            spec, Scaling.fit(spec, samples.pixels(500, np.random.default_rng(0))), samples, labelled, geobox_of(cube)
+    with read_cutouts(da.from_array(bands), labelled.rows, labelled.columns, 16) as cutouts:
+        windows = TrainingWindows(
+            spec, Scaling.fit(spec, cutouts.pixels(500, np.random.default_rng(0))), cutouts, labelled, geobox_of(cube)
         )
         batch = drawn(windows, Draw(4, 0.0, 1, 50, 0, "none", 0.0))
-        tile = samples.tiles.starts[0, 1]
-        assert tile < 40 < tile + 32
+        cutout = cutouts.file.starts[0, 1]
+        assert cutout < 40 < cutout + 32
     assert batch["valid"][:, 0].all()
     assert 0.2 < batch["valid"].mean() < 0.9
 
@@ -238,7 +238,7 @@ def test_unlabelled_tiles_do_not_depend_on_labels(cube):
     spec = tiny_spec()
     bands = da.from_array(np.stack([cube[band.name].values for band in spec.bands]))
     with (
-        read_samples(bands, [10.0, 50.0], [10.0, 50.0], 16, unlabelled=2.5, seed=1) as one,
-        read_samples(bands, [70.0, 20.0], [30.0, 5.0], 16, unlabelled=2.5, seed=1) as other,
+        read_cutouts(bands, [10.0, 50.0], [10.0, 50.0], 16, unlabelled=2.5, seed=1) as one,
+        read_cutouts(bands, [70.0, 20.0], [30.0, 5.0], 16, unlabelled=2.5, seed=1) as other,
     ):
-        np.testing.assert_array_equal(one.tiles.starts[one.labelled :], other.tiles.starts[other.labelled :])
+        np.testing.assert_array_equal(one.file.starts[one.labelled :], other.file.starts[other.labelled :])

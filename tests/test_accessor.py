@@ -1,0 +1,59 @@
+"""The verbs of ``ds.miso`` take what the functions behind them take, and tell as much."""
+
+import inspect
+from dataclasses import fields
+
+import pytest
+
+from misoxr.accessor import MisoAccessor
+from misoxr.cube.composite import composite
+from misoxr.cube.join import add
+from misoxr.display.maps import plot
+from misoxr.evaluation.cross_validate import cross_validate
+from misoxr.io.geotiff import to_cog
+from misoxr.io.plan import plan
+from misoxr.io.pyramid import to_pyramid
+from misoxr.io.zarr import to_zarr
+from misoxr.mapping.predict import predict
+from misoxr.mapping.predict_at import predict_at
+from misoxr.spec import Recipe
+from misoxr.training.fit import fit
+
+FUNCTIONS = [add, composite, cross_validate, fit, plan, plot, predict, predict_at, to_cog, to_pyramid, to_zarr]
+VERBS = [name for name in vars(MisoAccessor) if not name.startswith("_")]
+
+
+def arguments(function):
+    """Return name, kind and default of every argument but the first."""
+    return [(one.name, one.kind, one.default) for one in inspect.signature(function).parameters.values()][1:]
+
+
+def test_every_verb_is_here():
+    assert sorted(VERBS) == [function.__name__ for function in FUNCTIONS]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_a_verb_takes_the_arguments_of_its_function(function):
+    assert arguments(getattr(MisoAccessor, function.__name__)) == arguments(function)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_a_verb_has_the_whole_docstring_of_its_function(function):
+    told, whole = (inspect.getdoc(one) for one in (getattr(MisoAccessor, function.__name__), function))
+    assert told.splitlines()[0] == whole.splitlines()[0]
+    assert len(whole) - 900 < len(told) < len(whole)
+    assert "\nds : " not in told
+    assert "\nmaps : " not in told
+    section = told.split("Parameters\n----------\n")[1]
+    for name, _, _ in arguments(function):
+        assert name in section, f"{name} is not described"
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_a_verb_has_an_example(function):
+    assert "Examples\n--------\n>>> " in inspect.getdoc(getattr(MisoAccessor, function.__name__))
+
+
+def test_the_settings_of_fit_are_named():
+    told = inspect.getdoc(MisoAccessor.fit)
+    assert [field.name for field in fields(Recipe) if f"``{field.name}``" not in told] == []
