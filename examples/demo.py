@@ -148,9 +148,10 @@ def main(directory: Path) -> None:
         seconds = time.perf_counter() - start
     maps = misoxr.open_maps(directory / "maps.zarr")
     compared = {"MISO (miso-nano)": answers(cube.miso.predict_at(model, test))}
-    with step("train the Random Forest baseline"):
-        forest = cube.miso.fit("rf-11", train)
-        compared["Random Forest (RF-11, pixel values)"] = answers(cube.miso.predict_at(forest, test))
+    with step("train the Random Forest baselines"):
+        for baseline, name in (("rf-11", "RF-11, pixel values"), ("rf-neighbourhood", "pixel and neighbourhood")):
+            forest = cube.miso.fit(baseline, train)
+            compared[f"Random Forest ({name})"] = answers(cube.miso.predict_at(forest, test))
     picture(cube, maps, truth, directory / "maps.png")
     report(truth, test, compared)
     pixels = maps.sizes["y"] * maps.sizes["x"]
