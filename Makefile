@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-lowest lint docs clean
+.PHONY: demo test check test-lowest lint docs dist clean
 
 demo: .venv/.users
 	$(BIN)/python examples/demo.py
@@ -37,6 +37,18 @@ lint: .venv/.developers
 docs: .venv/.developers
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
+# The distribution: built, checked, and the wheel imported where nothing else of the project is. Its environment has the packages of .venv, by a
+# path file that does not bring the editable installation along, and the wheel itself.
+dist: .venv/.users
+	rm -rf dist .venv-dist
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install -q "pip>=25.1"
+	.venv-dist/bin/python -m pip install -q --group dist
+	.venv-dist/bin/python -m build -q .
+	.venv-dist/bin/python -m twine check --strict dist/*
+	.venv-dist/bin/python -m pip install -q --no-deps dist/*.whl
+	cd dist && ../.venv-dist/bin/python ../tests/check_dist.py $(CURDIR)
+
 # pip 25.1 brought dependency groups.
 .venv/.pip:
 	$(PYTHON) -m venv .venv
@@ -69,4 +81,4 @@ TORCH := torch torch-* torchgen functorch torchvision* triton* nvidia* cuda*
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest demo docs/_build docs/api
+	rm -rf .venv .venv-lowest .venv-dist dist demo docs/_build docs/api
