@@ -1,0 +1,40 @@
+"""The documentation's code, run as it stands: in a folder with small SIMULATED data."""
+
+import os
+from contextlib import ExitStack
+
+import pytest
+
+from misoxr.spec import Recipe
+from tests.bucket import bucket
+from tests.docs.guides import make, prepare_model
+
+
+@pytest.fixture(scope="package")
+def short():
+    """Train one epoch where the code does not say how many: what is learnt is of no matter here."""
+    whole = Recipe.of.__func__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recipe, "of", classmethod(lambda cls, spec, **changes: whole(cls, spec, **{"max_epochs": 1, **changes})))
+        yield
+
+
+@pytest.fixture(scope="package")
+def data(tmp_path_factory, short):
+    with ExitStack() as servers:
+        made = make(tmp_path_factory.mktemp("guides"), servers)
+        prepare_model(made)
+        environment = servers.enter_context(bucket())
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            yield made
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, data):
+    """A folder with the data, in which the code runs."""
+    data.copy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert os.path.exists("cube.zarr")
+    return tmp_path

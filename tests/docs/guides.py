@@ -1,0 +1,100 @@
+"""Files that the documentation's code may use: small, SIMULATED, under the names that the guides give them."""
+
+import json
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rioxarray  # noqa: F401
+import shapely
+import xarray as xr
+from servers import range_server, stac_api
+
+import misoxr
+from misoxr import simulate
+from misoxr.spec import COVARIATES, SENTINEL2
+
+SIDE = 144
+"""Rows and columns of 20 m: a little more than two windows of miso-nano."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A folder of files, and texts of the guides that stand for something else here."""
+
+    folder: Path
+    texts: dict[str, str]
+
+    def here(self, code: str) -> str:
+        """Return code with the addresses and lengths of this machine's data."""
+        for text, other in self.texts.items():
+            code = code.replace(text, other)
+        return code
+
+    def copy(self, folder: Path) -> None:
+        """Put the files into a guide's own folder."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+
+
+def make(folder: Path, servers: ExitStack) -> Data:
+    """Write the files, and start the servers that the guides need."""
+    served = folder / "served"
+    files = servers.enter_context(range_server(folder))
+    written = simulate.write(served, shape=(SIDE, SIDE), pixel_size=20.0, n_points=240, base_url=f"{files}/served/")
+    data = folder / "data"
+    data.mkdir()
+    land = simulate.landscape((SIDE, SIDE), pixel_size=20.0)
+    cube = land[[band.name for band in (*SENTINEL2, *COVARIATES)]]
+    cube.chunk({"y": 72, "x": 72}).miso.to_zarr(data / "cube.zarr", progress=False)
+    counts = (cube[[band.name for band in SENTINEL2]].to_dataarray("band") * 10_000).round().astype("uint16")
+    counts.attrs = {"_FillValue": 0}
+    counts.rio.write_crs("EPSG:3338").rio.to_raster(data / "scene.tif")
+    for covariate, name in (("elevation", "dem"), ("slope", "slope"), ("wetness_index", "wetness")):
+        cube[covariate].rio.write_crs("EPSG:3338").rio.to_raster(data / f"{name}.tif")
+    _points(written.points, cube, data)
+    west, south, east, north = cube.rio.bounds()
+    halves = [shapely.box(west, south, (west + east) / 2, north), shapely.box((west + east) / 2, south, east, north)]
+    gpd.GeoDataFrame({"name": ["west", "east"]}, geometry=halves, crs="EPSG:3338").to_file(data / "zones.gpkg")
+    whole = gpd.GeoDataFrame(geometry=[shapely.box(west, south, east, north)], crs="EPSG:3338")
+    whole.to_file(data / "tanana.gpkg")
+    _items(written.items, data)
+    api = servers.enter_context(stac_api(written.items))
+    return Data(
+        data, {"https://earth-search.aws.element84.com/v1": api, "sentinel-2-l2a": "sentinel-2-l2a-simulated", "10_000": "80"}
+    )
+
+
+def _points(path: Path, cube: xr.Dataset, data: Path) -> None:
+    """Points with the columns that the guides name; carbon and drainage follow from the covariates, and are simulated, too."""
+    points = gpd.read_file(path)
+    at = {"x": xr.DataArray(points.geometry.x), "y": xr.DataArray(points.geometry.y)}
+    wet = cube.wetness_index.sel(at, method="nearest").values
+    points = points.rename(columns={"permafrost": "pf1m", "taxonomy": "tax_order"})
+    points["site"] = np.arange(len(points))
+    points["region"] = np.where(points.geometry.x > points.geometry.x.median(), "east", "west")
+    points.to_file(data / "pedons.gpkg")
+    dry, moist = np.quantile(wet, [0.3, 0.7])
+    classes = np.select([wet < dry, wet < moist], ["dry", "moist"], "wet")
+    places = points[["geometry"]]
+    places.assign(drainage=classes).to_file(data / "drainage.gpkg")
+    carbon = np.exp(0.3 * (wet - wet.mean()) / wet.std() + 2.5)
+    lonlat = places.to_crs("EPSG:4326")
+    lonlat.assign(soc_kg_m2=carbon, lon=lonlat.geometry.x, lat=lonlat.geometry.y).drop(columns="geometry").to_csv(
+        data / "carbon.csv", index=False
+    )
+
+
+def _items(items: Path, data: Path) -> None:
+    collection = json.loads(items.read_text())
+    gpd.GeoDataFrame.from_features(collection["features"])  # they are items with geometries
+    shutil.copy(items, data / "items.json")
+
+
+def prepare_model(data: Data) -> None:
+    """Train the model that guides load, for one epoch."""
+    image = xr.open_zarr(data.folder / "cube.zarr", decode_coords="all", chunks={})
+    points = misoxr.read_points(data.folder / "pedons.gpkg", labels={"permafrost": "pf1m", "taxonomy": "tax_order"})
+    image.miso.fit("miso-nano", points, progress=False).save(data.folder / "model.safetensors")
