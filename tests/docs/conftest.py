@@ -3,6 +3,7 @@
 import os
 from contextlib import ExitStack
 
+import fsspec
 import pytest
 
 from misoxr.spec import Recipe
@@ -28,6 +29,8 @@ def data(tmp_path_factory, short):
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
+            endpoint = {"endpoint_url": environment["FSSPEC_S3_ENDPOINT_URL"], "skip_instance_cache": True}
+            patch.setitem(fsspec.config.conf, "s3", endpoint)  # fsspec has read the environment already
             yield made
 
 

@@ -1,12 +1,15 @@
 """Files that the documentation's code may use: small, SIMULATED, under the names that the guides give them."""
 
 import json
+import re
 import shutil
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas as gpd
+import matplotlib
 import numpy as np
 import rioxarray  # noqa: F401
 import shapely
@@ -19,6 +22,11 @@ from misoxr.spec import COVARIATES, SENTINEL2
 
 SIDE = 144
 """Rows and columns of 20 m: a little more than two windows of miso-nano."""
+
+
+BLOCK = re.compile(r"(?:^% not run: (?P<reason>[^\n]*)\n)?^```python\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+
+matplotlib.use("Agg")
 
 
 @dataclass(frozen=True)
@@ -98,3 +106,20 @@ def prepare_model(data: Data) -> None:
     image = xr.open_zarr(data.folder / "cube.zarr", decode_coords="all", chunks={})
     points = misoxr.read_points(data.folder / "pedons.gpkg", labels={"permafrost": "pf1m", "taxonomy": "tax_order"})
     image.miso.fit("miso-nano", points, progress=False).save(data.folder / "model.safetensors")
+
+
+def blocks(path: Path) -> Iterator[tuple[int, str, str | None]]:
+    """Yield each Python block's first line, code, and the reason why it is not run."""
+    text = path.read_text()
+    for found in BLOCK.finditer(text):
+        yield text[: found.start("code")].count("\n") + 1, found["code"], found["reason"]
+
+
+def run(path: Path, data: Data) -> None:
+    """Run a page's blocks, one after the other, in the current folder."""
+    if 'to_zarr("cube.zarr")' in path.read_text():  # the page makes its own
+        shutil.rmtree("cube.zarr")
+    names = {"__name__": "__main__"}
+    for line, code, reason in blocks(path):
+        if reason is None:
+            exec(compile("\n" * (line - 1) + data.here(code), str(path), "exec"), names)
