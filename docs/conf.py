@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-from misoxr import __version__  # noqa: E402
+from misoxr import __version__
 
 project = "misoxr"
 author = "the misoxr developers"

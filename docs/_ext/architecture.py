@@ -14,7 +14,17 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "docs" / "_generated"
 WIDTH, BOX, HIGH, GAP = 860, 96, 30, 46
 """Of the picture, of a box, and the room between two floors, in pixels."""
-ACROSS = {"display": 0.08, "simulate": 0.92, "training": 0.3, "io": 0.62, "model": 0.3, "stac": 0.78, "assets": 0.86, "sensors": 0.78, "cube": 0.5}
+ACROSS = {
+    "display": 0.08,
+    "simulate": 0.92,
+    "training": 0.3,
+    "io": 0.62,
+    "model": 0.3,
+    "stac": 0.78,
+    "assets": 0.86,
+    "sensors": 0.78,
+    "cube": 0.5,
+}
 ACROSS |= {"points": 0.1, "grid": 0.4, "metrics": 0.62, "spec": 0.4, "errors": 0.62, "paths": 0.1, "clusters": 0.86}
 """Where a box stands between left and right, so that arrows pass beside boxes; others stand evenly."""
 

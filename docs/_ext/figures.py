@@ -10,7 +10,10 @@ TABLES, OUT = ROOT / "explanation" / "experiments", ROOT / "_generated"
 BEST = "RF balanced, neighbourhood, whitened"
 WORDS = {"recall_of_present": 'recall of "present"', "macro_recall": "macro recall", "pr_auc": "PR-AUC", "macro_f1": "macro F1"}
 COLOURS = {"RF-11": "#9fb8c8", BEST: "#1f4e66"}
-LABELS = {"RF-11": "minus the forest on the pixel (RF-11)", BEST: "minus the best baseline (balanced forest, pixel and neighbourhood, whitened)"}
+LABELS = {
+    "RF-11": "minus the forest on the pixel (RF-11)",
+    BEST: "minus the best baseline (balanced forest, pixel and neighbourhood, whitened)",
+}
 
 
 def differences(table: str, one: str, panels: list[tuple[str, str, str]], title: str, path: Path) -> None:
@@ -19,18 +22,21 @@ def differences(table: str, one: str, panels: list[tuple[str, str, str]], title:
 
     found = pd.read_csv(TABLES / table)
     found = found[found["one"] == one]
-    canvas, axes = pyplot.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.4), sharey=True, layout="constrained", squeeze=False)
-    for axis, (task, folds, words) in zip(axes[0], panels, strict=True):
+    rows = len(panels) // 2
+    canvas, axes = pyplot.subplots(rows, 2, figsize=(8, 1 + 2.5 * rows), sharey=True, layout="constrained", squeeze=False)
+    for axis, (task, folds, words) in zip(axes.flat, panels, strict=True):
         mine = found[(found["task"] == task) & (found["folds"] == folds)]
         metrics = [metric for metric in WORDS if metric in set(mine["metric"])]
         for shift, (other, colour) in zip((-0.12, 0.12), COLOURS.items(), strict=True):
-            rows = mine[mine["other"] == other].set_index("metric").reindex(metrics)
+            drawn = mine[mine["other"] == other].set_index("metric").reindex(metrics)
             places = [at + shift for at in range(len(metrics))]
-            axis.errorbar(places, rows["difference"], 2 * rows["standard_error"], fmt="o", color=colour, capsize=3, label=LABELS[other])
+            axis.errorbar(
+                places, drawn["difference"], 2 * drawn["standard_error"], fmt="o", color=colour, capsize=3, label=LABELS[other]
+            )
         axis.axhline(0, color="#555", linewidth=0.8)
-        axis.set_xticks(range(len(metrics)), [WORDS[metric] for metric in metrics], fontsize=8, rotation=15)
+        axis.set_xticks(range(len(metrics)), [WORDS[metric] for metric in metrics], fontsize=8)
         axis.set_title(words, fontsize=9)
-    axes[0, 0].set_ylabel("difference in score")
+        axis.set_ylabel("difference in score", fontsize=8)
     canvas.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, frameon=False)
     canvas.suptitle(f"{title}: {one} minus two baselines, ± two standard errors", fontsize=10)
     canvas.savefig(path, metadata={"Date": None})
