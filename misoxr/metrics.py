@@ -150,7 +150,7 @@ def reliability(task: Task, truth: npt.ArrayLike, probability: npt.ArrayLike, bi
     Guo et al. 2017, "On calibration of modern neural networks", arXiv 1706.04599.
     """
     if bins < 1:
-        raise PointsError(f"Reliability cannot be told in {bins} bins; use 1 or more.")
+        raise PointsError(f"bins is {bins}; give 1 or more.")
     return _reliability(task, *_classified(task, truth, probability), bins)
 
 

@@ -260,13 +260,13 @@ def test_options_that_make_no_backbone_are_refused(small, options):
         (lambda spec: spec["modalities"][0]["encoder"]["options"].update(channels=[8, 10**9]), "numbers of at most"),
         (lambda spec: spec["modalities"][0]["encoder"]["options"].update(channels=[8, 16384]), "no network of the weights"),
         (lambda spec: spec["modalities"][0]["encoder"]["options"].update(depths=[1, 16384]), "no network of the weights"),
-        (lambda spec: spec["modalities"][0]["encoder"]["options"].update(depths=[1] * 10**6), "100 are the most"),
+        (lambda spec: spec["modalities"][0]["encoder"]["options"].update(depths=[1] * 10**6), "at most 100 are allowed"),
         (
             lambda spec: spec["modalities"][0]["encoder"].update(backbone="eva02_enormous_patch14_clip_224", options={}),
             "no network of the weights",
         ),
         (lambda spec: spec["windows"].update(size=10**6, input_size=10**6), "too large"),
-        (lambda spec: spec.update(tasks=spec["tasks"] * 10**4), "4096 are the most"),
+        (lambda spec: spec.update(tasks=spec["tasks"] * 10**4), "at most 4096 are allowed"),
     ],
 )
 def test_giant_layers_are_refused_before_they_are_there(small, change, message):
@@ -595,7 +595,7 @@ def test_items_at_both_ends_of_the_earth_make_no_giant_grid(items):
         far.append(item)
     for options in ({}, {"engine": "odc"}, {"reduce": "median"}):
         assert open_stac(far[:1], bands="red", **options).sizes["x"] == 160
-        with pytest.raises(CatalogError, match=r"makes 2,\d+,\d+ blocks; 500,000 are the most"):
+        with pytest.raises(CatalogError, match=r"makes 2,\d+,\d+ blocks; at most 500,000 are allowed"):
             open_stac(far, bands="red", **options)
 
 

@@ -78,7 +78,7 @@ def reduce_time(values: Cube, method: str) -> Cube:
         If the method is unknown.
     """
     if method not in METHODS:
-        raise SpecError(f"Unknown way {method!r} to reduce time; use one of {sorted(METHODS)}.")
+        raise SpecError(f"Unknown method {method!r} to reduce time; use one of {sorted(METHODS)}.")
     if len(values) == 0:
         return np.full(values.shape[1:], np.nan, dtype="float32")
     return METHODS[method](values)
@@ -127,7 +127,9 @@ def composite(
     if "time" not in ds.dims or "time" not in ds.coords:
         raise GridError(f"The dataset has dimensions {tuple(ds.dims)} and no time to reduce; it may be a composite already.")
     if not isinstance(method, str) or method not in METHODS:
-        raise SpecError(f"Unknown way {method!r} to reduce time; use one of {sorted(METHODS)}.{did_you_mean(str(method), METHODS)}")
+        raise SpecError(
+            f"Unknown method {method!r} to reduce time; use one of {sorted(METHODS)}.{did_you_mean(str(method), METHODS)}"
+        )
     days = days_of(ds)
     asked = None if years is None else years_of(years)
     chosen = np.flatnonzero(in_season(days, season, asked))
@@ -137,7 +139,7 @@ def composite(
     cube = ds.isel(time=chosen)
     held = {name: array for name, array in cube.data_vars.items() if {"time", "y", "x"} <= set(array.dims) and name != OBSERVATIONS}
     if not held:
-        raise BandError(f"No variable of {list(cube.data_vars)} has a time to reduce, beside y and x.")
+        raise BandError(f"No variable of {list(cube.data_vars)} has the dimensions time, y and x.")
     values = {name: decoded(name, array) for name, array in held.items()}
     classes = [name for name, array in held.items() if is_class(name, array)]
     _note_bytes({name: held[name] for name in classes})

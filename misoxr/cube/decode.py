@@ -80,7 +80,7 @@ def coding_of(name: Hashable, array: xr.DataArray) -> Coding:
     """
     kind = array.dtype.kind
     if kind not in "fiub":
-        raise BandError(f"Variable {name!r} holds {array.dtype}, no numbers; leave it out, or convert it: .astype('float32').")
+        raise BandError(f"Variable {name!r} holds {array.dtype} and not numbers; leave it out, or convert it: .astype('float32').")
     if kind == "b":
         return PLAIN
     found: dict[str, list[float]] = {}

@@ -151,7 +151,9 @@ class ModalityScaling:
 
     def __post_init__(self) -> None:
         if any(abs(scale) < np.finfo("float32").tiny for scale in self.scale):
-            raise SpecError(f"A scale is 0 in single precision: {short(self.scale)}; nothing is divided by it.")
+            raise SpecError(
+                f"The scales are {short(self.scale)}, and one is 0 in single precision; give scales that values can be divided by."
+            )
         limits = list(zip(self.lower, self.upper, self.log, strict=False))
         if any(lower > upper or (log and lower <= 0) for lower, upper, log in limits):
             raise SpecError(f"Limits cross, or leave values without a logarithm; (lower, upper, log) are {short(limits)}.")

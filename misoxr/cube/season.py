@@ -126,6 +126,6 @@ def days_of(ds: xr.Dataset) -> Days:
         return Days(*(np.array([getattr(date, part) for date in dates], dtype="int64") for part in Days._fields))
     except (TypeError, ValueError) as error:
         raise SpecError(
-            f"The {len(values)} times of the cube, such as {values[:1]}, are no dates, or some are missing ({error}); "
+            f"The {len(values)} times of the cube, such as {values[:1]}, are not dates, or some are missing ({error}); "
             "give dates: ds.assign_coords(time=pd.to_datetime([...])), or leave some out: ds.sel(time=ds.time.notnull())."
         ) from error

@@ -65,7 +65,7 @@ def fingerprint(
             models[name] |= {"model": _hash(estimator), "settings": {key: _hash(value) for key, value in sorted(settings.items())}}
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise SpecError(
-                f"What {name!r} is cannot be kept in a store ({error}); give functions and classes of a module, or no store."
+                f"{name!r} cannot be described in a store ({error}); give functions and classes that a module defines, or no store."
             ) from error
     xy = np.stack([points.geometry.x, points.geometry.y])
     common = {
@@ -131,7 +131,7 @@ class Cache:
             with self.system.open(path, "rb") as file:
                 return pd.read_parquet(file)
         except (OSError, ValueError) as error:  # pyarrow's are ValueErrors
-            raise StoreError(f"{path} is damaged ({error}); delete it, and its fold is run again.") from error
+            raise StoreError(f"{path} is damaged ({error}); delete it, and the fold will be run again.") from error
 
     def write(self, unit: Unit, answers: pd.DataFrame) -> None:
         """Keep what was found for a unit; a file appears only when it is complete."""

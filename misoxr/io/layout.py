@@ -250,7 +250,7 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bo
     try:
         maps: xr.Dataset = xr.open_zarr(place, consolidated=False, mask_and_scale=False)
     except OSError as error:
-        raise StoreError(f"There is no store of maps at {name} ({error}); give what to_zarr wrote to.") from error
+        raise StoreError(f"There is no store of maps at {name} ({error}); give a store that to_zarr wrote.") from error
     if not maps.data_vars:
         what = f"is a pyramid; open one of its levels, such as {name}/0" if "multiscales" in maps.attrs else "holds no variables"
         raise StoreError(f"The store {name} {what}.")

@@ -343,8 +343,8 @@ def refuse_different(store: str, different: list[str]) -> None:
     """
     if any(line.startswith("format") for line in different):
         raise StoreError(
-            f"{store} was begun by another version of misoxr, which recorded otherwise what it wrote, so it is not gone on with. What is "
-            "written opens as ever; give another path, or overwrite=True to replace it."
+            f"{store} was begun by another version of misoxr, whose records differ, so it cannot be resumed. What is written can "
+            "be opened; give another path, or overwrite=True to replace it."
         )
     different = [line for line in different if not line.startswith("fingerprint")]
     # All enters the names of the graph: they say something only where nothing else differs.
@@ -353,7 +353,7 @@ def refuse_different(store: str, different: list[str]) -> None:
     if plain:
         more = f"; and {len(plain) - MOST} more" if len(plain) > MOST else ""
         raise StoreError(
-            f"{store} exists, and was written otherwise: {'; '.join(plain[:MOST])}{more}. Call with the same input, model and "
+            f"{store} exists, and was written with other values: {'; '.join(plain[:MOST])}{more}. Call with the same input, model and "
             "settings to resume; give another path, or overwrite=True to replace it."
         )
 

@@ -69,9 +69,9 @@ class Plan:
         lines.append(f"{_bytes(self.bytes_written)} to write before compression")
         if self.seconds is not None and self.bytes_read is not None and self.memory is not None:
             lines += [
-                f"{_bytes(self.bytes_read)} to bring into memory",
-                f"{_time(self.seconds)} by one process as this one ({self.block_seconds:,.1f} s a block)",
-                f"{_bytes(self.memory)} for each thread of a worker beside its libraries",
+                f"{_bytes(self.bytes_read)} to read into memory",
+                f"about {_time(self.seconds)} on one process like this one ({self.block_seconds:,.1f} s a block)",
+                f"{_bytes(self.memory)} of memory for each thread of a worker, beside its libraries",
             ]
         return "\n".join(lines)
 

@@ -28,7 +28,7 @@ def located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
         If it is no path or URL, or nothing that is installed serves it.
     """
     if not isinstance(store, str | os.PathLike):
-        raise StoreError(f"A {type(store).__name__} is no place for this; give a path or a URL.")
+        raise StoreError(f"The store is a {type(store).__name__}; give a path or a URL.")
     uri = expanded(store).rstrip("/")
     system, path = system_of(uri)
     return (path if isinstance(system, LocalFileSystem) else uri), system, path

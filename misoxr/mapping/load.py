@@ -62,7 +62,7 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Mod
 def opened(model: Any) -> "Model | PixelModel":
     """Return a model or fitted estimators as they are, or from their file."""
     if isinstance(model, str) and model in (*PRESETS, *BASELINES) and not os.path.exists(model):
-        raise SpecError(f"{model!r} is to be trained first: model = ds.miso.fit({model!r}, points).")
+        raise SpecError(f"{model!r} must be trained first: model = ds.miso.fit({model!r}, points).")
     if isinstance(model, PixelModel):
         return model
     if isinstance(model, str | os.PathLike):

@@ -240,11 +240,11 @@ def prevalence_bias(task: Task, assumed: float | Mapping[str, float], wanted: fl
     bias = []
     for name, old, new in zip(task.classes, before, after, strict=True):
         if old == 0 and new > 0:
-            raise SpecError(f"Class {name!r} is wanted with a share of {new:g} and was never seen; train with it, or want 0.")
-        if old > 0 and new == 0:
             raise SpecError(
-                f"Class {name!r} is wanted with a share of 0, which rules it out for good; give a small share, as 1e-4."
+                f"A share of {new:g} is given for class {name!r}, which was never seen in training; train with it, or give 0."
             )
+        if old > 0 and new == 0:
+            raise SpecError(f"A share of 0 is given for class {name!r}, which would rule it out; give a small share, such as 1e-4.")
         bias.append(math.log(new / old) if old > 0 else 0.0)
     return tuple(bias)
 

@@ -69,11 +69,17 @@ def polygon_of(xy: Floats, polygons: npt.NDArray[Any], crs: Any) -> Indices:
     return np.where(first < len(polygons), first, -1)
 
 
-def dealt(groups: Indices, n_splits: int, seed: int | None, what: str = "groups of 1", remedy: str = "use fewer folds") -> Indices:
+def dealt(
+    groups: Indices, n_splits: int, seed: int | None, kind: str = "", size: str = "", remedy: str = "use fewer folds"
+) -> Indices:
     """Return folds of whole groups, dealt from the fullest to the emptiest, each to the fold with the fewest points so far."""
     counts = np.bincount(groups)
     if len(counts) < n_splits:
-        raise PointsError(f"The points lie in {len(counts)} {what}, too few for {n_splits} folds; {remedy}.")
+        several = "s" * (len(counts) != 1)
+        words = (
+            f"The points lie in {len(counts)} {kind}{several} {size}" if kind else f"There are only {len(counts)} point{several}"
+        )
+        raise PointsError(f"{words}, too few for {n_splits} folds; {remedy}.")
     order = np.arange(len(counts)) if seed is None else np.random.default_rng(seed).permutation(len(counts))
     fold_of, filled = np.empty(len(counts), dtype=np.intp), np.zeros(n_splits, dtype="int64")
     for group in order[np.argsort(-counts[order], kind="stable")]:

@@ -148,7 +148,7 @@ class BlockKFold(Splitter):
     def _fold_numbers(self, X: Any) -> Indices:
         seed, groups = self.random_state if self.shuffle else None, blocks_of(X, self.size)[0]
         _warn_alone(self._xy(X), groups, self.size, "blocks")
-        return dealt(groups, self.n_splits, seed, f"blocks of {self.size:g}", "use smaller blocks")
+        return dealt(groups, self.n_splits, seed, "block", f"of {self.size:g}", "use smaller blocks")
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,7 +177,7 @@ class ClusterKFold(Splitter):
         xy = self._xy(X)
         seed, groups = self.random_state if self.shuffle else None, chained(xy, self.distance)
         _warn_alone(xy, groups, self.distance, "clusters")
-        return dealt(groups, self.n_splits, seed, f"clusters {self.distance:g} apart", "use a smaller distance or fewer folds")
+        return dealt(groups, self.n_splits, seed, "cluster", f"{self.distance:g} apart", "use a smaller distance or fewer folds")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -235,7 +235,7 @@ class LeaveOneRegionOut(Splitter):
             raise PointsError(f"No point lies in a region: {extents}. Check the CRS of both.")
         region = np.append(codes, -1)[first]
         if (region == region[0]).all():
-            raise PointsError(f"All {len(xy)} points lie in region {str(names[region[0]])!r}; give regions that part the points.")
+            raise PointsError(f"All {len(xy)} points lie in region {str(names[region[0]])!r}; give regions that divide the points.")
         found, folds = np.unique(region, return_inverse=True)
         return folds - int(found[0] < 0), list(names[found[found >= 0]])
 
@@ -450,7 +450,7 @@ def check_apart(fold: str, train: Iterable[Any], test: Iterable[Any]) -> None:
     if empty := [name for name, side in sides.items() if not side]:
         raise PointsError(f"{fold} has no {empty[0]} points; leave it out.")
     if both := sides["training"] & sides["test"]:
-        raise PointsError(f"{fold} has {len(both)} points on both sides, such as {min(both)}; leave them on one.")
+        raise PointsError(f"{fold} has {len(both)} points in both training and test, such as {min(both)}; leave them in one.")
 
 
 def _sides(folds: Indices) -> Sides:

@@ -34,14 +34,14 @@ def build(hint: Any, value: Any) -> Any:
         return None if value is None else build(inner[0], value)
     if kind is tuple:
         args = get_args(hint)
-        check(isinstance(value, (list, tuple)), f"A list is needed where {short(value)} stands.")
-        check(len(value) <= LONGEST, f"A list of {len(value)} values stands where {LONGEST} are the most.")
-        check(args[-1] is Ellipsis or len(args) == len(value), f"{len(args)} values are needed where {short(value)} stands.")
+        check(isinstance(value, (list, tuple)), f"A list is expected, not {short(value)}.")
+        check(len(value) <= LONGEST, f"A list has {len(value)} values; at most {LONGEST} are allowed.")
+        check(args[-1] is Ellipsis or len(args) == len(value), f"{len(args)} values are expected, not {short(value)}.")
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         return tuple(build(kind, item) for kind, item in zip(inner, value, strict=True))
     if kind in _JSON:
         accepts, what = _JSON[kind]
-        check(accepts(value), f"{what} is needed where {short(value)} stands.")
+        check(accepts(value), f"{what} is expected, not {short(value)}.")
     elif is_dataclass(kind):
         return _build_dataclass(kind, value)
     return value

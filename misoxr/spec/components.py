@@ -93,7 +93,7 @@ class EncoderSpec:
         check(all(width >= 1 for pair in self.hidden for width in pair), f"The query's widths {self.hidden} must be 1 or more.")
         leaves = list(_leaves(self.options))
         # More would not be a network but a way to fill the memory: options may come from a file of others.
-        check(len(leaves) <= 100, f"{self.backbone!r} has {len(leaves)} options; 100 are the most.")
+        check(len(leaves) <= 100, f"{self.backbone!r} has {len(leaves)} options; at most 100 are allowed.")
         for value in leaves:
             fits = not isinstance(value, int | float) or -(2**14) <= value <= 2**14
             check(fits, f"An option of {self.backbone!r} is {value}; give numbers of at most {2**14}.")
@@ -173,7 +173,9 @@ class Task:
     loss: str = ""
 
     def __post_init__(self) -> None:
-        check("/" not in self.name, f"The task's name {self.name!r} has a slash, which parts folders in a store; leave it out.")
+        check(
+            "/" not in self.name, f"The task's name {self.name!r} has a slash, which would make folders in a store; leave it out."
+        )
         check(self.kind in ("binary", "multiclass", "regression"), f"Task {self.name!r} is of unknown kind {self.kind!r}.")
         check(
             self.kind != "binary" or len(self.classes) == 2,

@@ -63,7 +63,7 @@ class ModelSpec:
             ("task", [task.name for task in self.tasks]),
             ("modality", [modality.name for modality in self.modalities]),
         ):
-            check(len(set(names)) == len(names), f"A {what} stands twice in the model: {short(names)}.")
+            check(len(set(names)) == len(names), f"A {what} appears twice in the model: {short(names)}.")
         check(self.query in ("continuous", "published"), f"Unknown query {self.query!r}; use 'continuous' or 'published'.")
         embeddings = [m.name for m in self.modalities] + ["visual"] * bool(self.modalities) + ["location"] * bool(self.location)
         unknown = sorted({name for *pair, _ in self.losses.contrast for name in pair} - set(embeddings))

@@ -234,7 +234,7 @@ def _chunk_size(sizes: Mapping[str, int], target: GeoBox) -> tuple[int, int]:
     blocks = math.ceil(target.shape.y / rows) * math.ceil(target.shape.x / columns)
     if blocks > BLOCKS:
         raise CatalogError(
-            f"The grid {target.shape.yx} in chunks of {(rows, columns)} makes {blocks:,} blocks; {BLOCKS:,} are the most."
+            f"The grid {target.shape.yx} in chunks of {(rows, columns)} makes {blocks:,} blocks; at most {BLOCKS:,} are allowed."
         )
     return rows, columns
 

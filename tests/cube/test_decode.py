@@ -95,9 +95,9 @@ def test_what_needs_nothing_costs_nothing():
         (held([1], scale_factor=(0.1, 0.2)), r"scalefactor \[0.1, 0.2\]"),
         (held([1], add_offset=np.inf), r"addoffset \[inf\]"),
         (held([1], nodata="nothing here"), "nodata 'nothing here', which is no number"),
-        (held(["a"], "U1"), "'red' holds <U1, no numbers"),
+        (held(["a"], "U1"), "'red' holds <U1 and not numbers"),
         (held([0], "M8[ns]"), "holds datetime64"),
-        (held([1], object), "holds object, no numbers"),
+        (held([1], object), "holds object and not numbers"),
         (held([1j], complex), "holds complex128"),
     ],
 )

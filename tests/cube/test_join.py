@@ -382,7 +382,7 @@ def test_what_is_no_raster_is_refused():
         add(image(), resampeling="nearest")
     with pytest.raises(GridError, match="The cube is a DataArray; give a Dataset.*to_dataset"):
         add(layer(), dem=layer())
-    with pytest.raises(BandError, match="holds <U3, no numbers"):
+    with pytest.raises(BandError, match="holds <U3 and not numbers"):
         add(image(), dem=assign(xr.DataArray(np.full(BOX.shape, "abc"), dims=("y", "x")), BOX))
 
 

@@ -418,7 +418,7 @@ def test_a_store_knows_what_no_text_shows(scene, tmp_path):  # noqa: F811
     second = cube.miso.cross_validate(estimator(2.0), points, **options)
     assert len(list(tmp_path.glob("own*.parquet"))) == 6
     assert set(first.predictions.seconds).isdisjoint(second.predictions.seconds)
-    with pytest.raises(SpecError, match="'own' is cannot be kept in a store"):
+    with pytest.raises(SpecError, match="'own' cannot be described in a store"):
         cube.miso.cross_validate(
             {"own": Baseline(make_pipeline(FunctionTransformer(lambda x: x), LogisticRegression()))}, points, **options
         )
@@ -458,7 +458,7 @@ def test_folds_and_seeds_as_others_write_them(scene, monkeypatch):  # noqa: F811
         def split(self, X):
             yield np.arange(len(X)), np.arange(10)
 
-    with pytest.raises(PointsError, match="Fold 0 has 10 points on both sides"):
+    with pytest.raises(PointsError, match="Fold 0 has 10 points in both training and test"):
         cube.miso.cross_validate(CONTROL, points, cv=Both(), **options)
 
 

@@ -285,7 +285,7 @@ def there(tmp_path: Path) -> Path:
 def test_an_existing_store_is_kept(there):
     with pytest.raises(
         StoreError,
-        match=r"cube\.zarr exists, and was written otherwise: .*grid\.shape was \[8, 6\] and is \[5, 5\].* give another path, or overwrite=True",
+        match=r"cube\.zarr exists, and was written with other values: .*grid\.shape was \[8, 6\] and is \[5, 5\].* give another path, or overwrite=True",
     ):
         to_zarr(make_cube((5, 5), SENTINEL2[:2]), there, progress=False)
     xr.testing.assert_equal(plain(there).compute(), make_cube((8, 6), SENTINEL2[:1]))
@@ -345,7 +345,9 @@ def test_an_unfinished_store_says_so(spec, tmp_path):
         to_zarr(lazy, tmp_path / "a.zarr", progress=False)
     with pytest.warns(MisoxrWarning, match="is not finished: 0 of its blocks"):
         assert open_maps(tmp_path / "a.zarr").red.isnull().all()
-    with pytest.raises(StoreError, match=r"a\.zarr exists, and was written otherwise: block was \[20, 20\] and is \[40, 40\]"):
+    with pytest.raises(
+        StoreError, match=r"a\.zarr exists, and was written with other values: block was \[20, 20\] and is \[40, 40\]"
+    ):
         to_zarr(ds, tmp_path / "a.zarr", progress=False)
     to_zarr(ds, tmp_path / "a.zarr", overwrite=True, progress=False)
     np.testing.assert_array_equal(open_maps(tmp_path / "a.zarr").red, ds.red)

@@ -44,7 +44,7 @@ def test_a_timed_block_tells_time_bytes_and_memory(maps):
     assert plan.bytes_read >= 9 * 32 * 32 * 4
     assert plan.memory >= 0
     text = str(plan)
-    for words in ("9 blocks of 32 x 32", "windows", "MB to write", "s by one process"):
+    for words in ("9 blocks of 32 x 32", "windows", "MB to write", "s on one process"):
         assert words in text
 
 

@@ -70,7 +70,7 @@ def with_mask(ds: xr.Dataset) -> xr.Dataset:
 def test_another_coordinate_table_or_attribute_is_refused_and_said(what, begun):
     change, told = CHANGES[what]
     before = bytes_of(begun)
-    with pytest.raises(StoreError, match=rf"was written otherwise: {told}.*overwrite=True"):
+    with pytest.raises(StoreError, match=rf"was written with other values: {told}.*overwrite=True"):
         to_zarr(change(with_mask(in_years())), begun, progress=False)
     assert bytes_of(begun) == before
 

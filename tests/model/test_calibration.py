@@ -169,8 +169,8 @@ THIRDS = dict.fromkeys(COVER.classes, 1 / 3)
         (COVER, THIRDS, THIRDS | {"forest": 0.5}, "with a sum of 1.16667"),
         (COVER, THIRDS, {"forest": 1.2, "shrub": -0.2, "tundra": 0.0}, "shares of 0 or more"),
         (COVER, THIRDS, THIRDS | {"forest": np.nan}, "with a sum of nan"),
-        (COVER, THIRDS, {"forest": 1, "shrub": 0, "tundra": 0}, "'shrub' is wanted with a share of 0, .* give a small share"),
-        (COVER, {"forest": 0.5, "shrub": 0.5, "tundra": 0}, THIRDS, "'tundra' is wanted .* never seen; train with it"),
+        (COVER, THIRDS, {"forest": 1, "shrub": 0, "tundra": 0}, "A share of 0 is given for class 'shrub', .* give a small share"),
+        (COVER, {"forest": 0.5, "shrub": 0.5, "tundra": 0}, THIRDS, "'tundra', which was never seen in training; train with it"),
         (DEPTH, 0.5, 0.4, "'depth' is a regression and has no probabilities"),
     ],
 )

@@ -169,7 +169,7 @@ def test_clusters_are_the_points_that_steps_join(xy, distance):
     cluster = naive_clusters(xy, distance)
     count = len(set(cluster))
     with pytest.raises(
-        PointsError, match=f"lie in {count} clusters {distance} apart, too few for {count + 1} folds; use a smaller"
+        PointsError, match=f"lie in {count} clusters? {distance} apart, too few for {count + 1} folds; use a smaller"
     ):
         list(ClusterKFold(distance, count + 1).split(xy))
     if count > 1:  # as many folds as clusters: each fold is one
@@ -431,7 +431,10 @@ def test_identifiers_of_other_points_are_skipped_with_one_warning(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"f": {"train": [1, 2], "test": [2, 3]}}, "f of '.*' has 1 points on both sides, such as 2; leave them on one"),
+        (
+            {"f": {"train": [1, 2], "test": [2, 3]}},
+            "f of '.*' has 1 points in both training and test, such as 2; leave them in one",
+        ),
         ({"train": [], "test": [2, 3]}, "The fold of '.*' has no training points"),
         ({"f": {"train": [1], "test": []}}, "f of '.*' has no test points"),
         ({"train": [8, 9], "test": [7]}, "3 of 3 identifiers in .* are not among the 3 points, such as '7'; give ids"),
@@ -504,7 +507,7 @@ def test_scikit_learn_takes_every_splitter(splitter):
         (lambda: LeaveOneRegionOut("zones.gpkg"), "regions are a str; give a GeoDataFrame"),
         (lambda: PredefinedFolds(np.zeros(4)), "Fold 0 is .*give a pair of training and test indices"),
         (lambda: KFold(buffer=np.nan), "buffer is nan"),
-        (lambda: list(KFold(5).split(np.zeros((3, 2)))), "lie in 3 groups of 1, too few for 5 folds; use fewer folds"),
+        (lambda: list(KFold(5).split(np.zeros((3, 2)))), "only 3 points, too few for 5 folds; use fewer folds"),
         (lambda: ClusterKFold(0), "distance between clusters is 0; it must be a positive number"),
         (lambda: ClusterKFold("10km"), "distance between clusters is '10km'; it must be a positive number"),
         (lambda: LeaveOneRegionOut(quadrants()[:0]), r"The 0 regions are of set\(\); give polygons"),
@@ -519,12 +522,12 @@ def test_scikit_learn_takes_every_splitter(splitter):
         ),
         (lambda: list(LeaveOneRegionOut(quadrants(), "name").split([[1, 1], [2, 2]])), "All 2 points lie in region 'sw'"),
         (lambda: KNNDM([[0, 0]], 5, max_share=0.2), "max_share of 0.2 does not suit 5 folds; use more than 0.2, up to 1"),
-        (lambda: KNNDM([[0, 0]], 5).match(np.zeros((3, 2))), "3 groups of 1, too few for 5 folds"),
+        (lambda: KNNDM([[0, 0]], 5).match(np.zeros((3, 2))), "only 3 points, too few for 5 folds"),
         (lambda: KNNDM([[0, 0]], 5, buffer=10).match(np.eye(2)[[0, 1] * 5]), "No 5 folds of 10 points keep to .*buffer=10; raise"),
         (lambda: KNNDM(np.zeros((4, 3))).match(clustered(50)), r"shape \(4, 3\)"),
         (lambda: PredefinedFolds([]), "There are no folds"),
         (lambda: PredefinedFolds([([0], [1]), ([], [1])]), "Fold 1 has no training points"),
-        (lambda: PredefinedFolds([([0, 3], [3, 1])]), "Fold 0 has 1 points on both sides, such as 3"),
+        (lambda: PredefinedFolds([([0, 3], [3, 1])]), "Fold 0 has 1 points in both training and test, such as 3"),
         (lambda: PredefinedFolds([([True, False], [False, True])]), "Fold 0 is of bool and bool; give indices"),
         (lambda: PredefinedFolds([([0, -3], [1])]), "give indices, integers from 0"),
         (lambda: list(PredefinedFolds([([0, 3], [9])]).split(range(9))), "hold index 9 and there are 9 points"),

@@ -58,11 +58,11 @@ def test_presets_take_the_papers_inputs_and_tasks():
         (lambda d: d["windows"].update(padding=3), "WindowSpec has no .*padding"),
         (lambda d: d["modalities"][0]["bands"][0].update(scale=1), "Band has no .*scale"),
         (lambda d: d.pop("tasks"), "ModelSpec cannot be built: .*tasks"),
-        (lambda d: d.update(pixel_size="ten"), "ModelSpec cannot be built: pixel_size: A finite number is needed where 'ten'"),
+        (lambda d: d.update(pixel_size="ten"), "ModelSpec cannot be built: pixel_size: A finite number is expected, not 'ten'"),
         (lambda d: d.update(query="cubic"), "Unknown query 'cubic'"),
         (lambda d: d.update(windows=3), "WindowSpec is built from a mapping, not from 3"),
-        (lambda d: d.update(tasks=7), "list is needed where 7 stands"),
-        (lambda d: d["location"].update(extent=[0, 1, 2]), "4 values are needed"),
+        (lambda d: d.update(tasks=7), "list is expected, not 7"),
+        (lambda d: d["location"].update(extent=[0, 1, 2]), "4 values are expected"),
         (lambda d: d["windows"].update(stride=1000), "leaves gaps"),
     ],
 )
@@ -77,7 +77,7 @@ def test_a_dict_that_does_not_fit_is_refused(change, message):
     ("build", "message"),
     [
         (lambda: ModelSpec.preset("miso-huge"), r"Unknown preset 'miso-huge'; use one of \['miso-base'"),
-        (lambda: ModelSpec.preset("miso-nano", sat=["red", "red"]), "stands twice"),
+        (lambda: ModelSpec.preset("miso-nano", sat=["red", "red"]), "appears twice"),
         (lambda: ModelSpec.preset("miso-nano", sat=(), cov=()), "at least one modality"),
         (lambda: ModelSpec.preset("miso-nano", tasks=()), "at least one task"),
         (lambda: ModelSpec.preset("miso-nano", pixel_size=0), "must be positive"),
