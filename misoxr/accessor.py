@@ -143,7 +143,7 @@ class MisoAccessor:
         batch_size: int | None = None,
         compile: bool = False,
     ) -> xr.Dataset:
-        """Answer a model at any coordinates of this dataset, lazily."""
+        """Answer at any coordinates of this dataset, lazily."""
         from misoxr.mapping.predict_at import predict_at
 
         options: Any = {
@@ -178,7 +178,7 @@ class MisoAccessor:
 
     @_documented("misoxr.io.plan.plan")
     def plan(self, *, timed: bool | tuple[int, int] = True, compact: bool = False) -> "Plan":
-        """Tell what writing this dataset will take."""
+        """Estimate what writing this dataset will take."""
         from misoxr.io.plan import plan
 
         return plan(self._ds, timed=timed, compact=compact)

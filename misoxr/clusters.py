@@ -1,4 +1,4 @@
-"""Inside a task of a Dask cluster, as folds of a cross-validation are: nothing there may wait for the places that tasks hold."""
+"""What a task of a Dask cluster may ask of Dask: it must not wait for other tasks, whose places it holds."""
 
 import multiprocessing
 import os
@@ -10,12 +10,12 @@ __all__ = ["computed", "cores", "here", "holds_futures", "in_task"]
 
 
 def in_task() -> bool:
-    """Whether this is a task that a worker of a cluster runs."""
+    """Return whether this code runs inside a task of a cluster."""
     return _threads() is not None
 
 
 def here() -> dict[str, Any]:
-    """Return the arguments by which Dask computes in this process: with threads, and in a task with as many as its worker has."""
+    """Return Dask's arguments for computing in this process: by threads, in a task as many as its worker has."""
     threads = _threads()
     return {"scheduler": "threads"} | ({} if threads is None else {"num_workers": threads})
 
@@ -31,7 +31,7 @@ def computed(*lazy: Any, of: Any = None) -> tuple[Any, ...]:
 
 
 def holds_futures(*lazy: Any) -> bool:
-    """Whether collections refer to what lies on a cluster's workers."""
+    """Return whether collections refer to data on a cluster's workers."""
     try:
         from distributed.client import futures_of
     except ImportError:
@@ -50,7 +50,7 @@ def cores() -> int:
 
 
 def _threads() -> int | None:
-    """Return how many threads the worker has that runs this; None outside of a task."""
+    """Return the number of threads of the worker that runs this code; None outside of a task."""
     try:
         from distributed import get_worker
 

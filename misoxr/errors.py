@@ -1,4 +1,4 @@
-"""What misoxr raises and warns of. A message says the fact, the value and the remedy; a call of the user's gives one warning, at his line."""
+"""Errors and warnings. A message says what is wrong, the value and the remedy. A call gives one warning, at the user's line."""
 
 import os
 import sys
@@ -115,7 +115,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def note(message: str) -> None:
-    """Warn at the user's line; within a call that gathers, once and together with what else it has to say."""
+    """Warn at the user's line. A call decorated with :func:`gathered` gives all its warnings as one, at its end."""
     notes = _notes.get()
     if notes is None:
         _warn(message)
@@ -124,7 +124,7 @@ def note(message: str) -> None:
 
 
 def flush() -> None:
-    """Warn now of what has been gathered: before hours of work, whose user would learn of it too late."""
+    """Give the gathered warnings now, before work that takes hours."""
     notes = _notes.get() or {}
     words = [message for message, said in notes.items() if not said]
     notes.update(dict.fromkeys(words, True))
@@ -133,7 +133,7 @@ def flush() -> None:
 
 
 def gathered(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a verb give one warning, at its end; within another verb's call, the other gives it.
+    """Let a verb give its warnings as one, at its end. Within another verb's call, the outer verb gives it.
 
     A call that fails tells in its error what it had to say.
     """

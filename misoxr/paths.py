@@ -1,4 +1,4 @@
-"""Addresses of files and stores, as users write them."""
+"""Paths as users write them: ``~`` is the home directory."""
 
 import os
 

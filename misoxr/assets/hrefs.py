@@ -1,4 +1,4 @@
-"""Hrefs are data from outside: which of them are opened, and how, so that an item can never reach what it should not.
+"""Decide which hrefs are opened, and how: an item must not reach private files or networks.
 
 The rules: only the schemes http(s), s3, gs, az and abfs(s); local paths only below the directory of a local catalogue; no GDAL
 virtual path, driver prefix or inline XML; no redirect to another scheme, or from elsewhere to this machine's network; and only the

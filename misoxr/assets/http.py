@@ -1,4 +1,4 @@
-"""HTTP that survives bad servers: a request is tried again until its answer is whole, within a bound of tries and of time.
+"""HTTP requests that are tried again until the answer is whole, within limits of tries and time.
 
 The one place where http(s) requests are retried: ranges of assets, documents of catalogues and searches all go through
 :func:`http_session`, and nothing above or below it retries. (urllib3's own Retry does not see a body that breaks off.)

@@ -1,4 +1,4 @@
-"""One asset of one item, read onto a block of a grid as numbers: opened safely, decoded, resampled by georeferencing.
+"""Read one asset onto a block of a grid: open it, decode it, mask clouds, and resample it by georeferencing.
 
 Where a pixel's value comes from never depends on the block it is read in: reading a block gives what reading the whole and
 cutting gives. GDAL only decodes; resampling is done here, because GDAL's warper approximates positions block by block.
@@ -40,7 +40,7 @@ OPENING, DILATION = 1, 2
 
 @dataclass(frozen=True)
 class Asset:
-    """What a worker needs to read one band of one item.
+    """All that a worker needs to read one band of one item.
 
     Attributes
     ----------

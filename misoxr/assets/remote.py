@@ -1,4 +1,4 @@
-"""Opening a raster wherever its href leads: over HTTP through :class:`RemoteFile`, in buckets and locally through GDAL itself."""
+"""Open rasters: over HTTP through :class:`RemoteFile`, in buckets and on disks through GDAL."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Checking a cube against a model, as far as its metadata tell."""
+"""Check a cube against a model, by its metadata."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ __all__ = ["check", "check_dataset", "named"]
 
 
 def check_dataset(ds: Any) -> xr.Dataset:
-    """Return what is a Dataset; refuse the rest."""
+    """Return the Dataset, or refuse what is none."""
     if isinstance(ds, xr.Dataset):
         return ds
     remedy = ", such as array.to_dataset(name=...)" if isinstance(ds, xr.DataArray) else ""
@@ -28,7 +28,7 @@ def named(ds: xr.Dataset, spec: ModelSpec) -> xr.Dataset:
 
 
 def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
-    """Check that a dataset can feed a model, as far as its metadata tell, and return its grid.
+    """Check by the metadata that a dataset can feed a model, and return its grid.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Composites in time of a cube in hand."""
+"""Composites: reduce a time cube to one image."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import reduce
@@ -93,22 +93,21 @@ def composite(
     Parameters
     ----------
     ds : Dataset
-        Bands (time, y, x), NaN where nothing was observed; nodata, scale and offset that attributes tell of are honoured.
-        Variables without a time are kept as they are, and variables along time alone, such as a cloud cover, are dropped.
+        Bands (time, y, x), NaN where nothing was observed. Nodata, scale and offset in the attributes are applied. Variables without a time
+        stay as they are; variables along time alone, such as a cloud cover, are dropped.
     season : (str, str), optional
-        First and last day as "MM-DD"; see :func:`in_season`.
+        First and last day as "MM-DD", both inclusive; the whole year by default. A season may wrap over new year.
     years : int or iterable of int, optional
-        Years in which the season starts.
+        Years in which the season starts; all by default.
     method : {"median", "mean"}, optional
-        How to reduce. Classes are never averaged: of variables with flags, booleans, those with names such as "scl" or
-        "landcover", and bytes without units, the most frequent code is kept, the least where two are as frequent.
+        How to reduce. Classes are never averaged: their most frequent code is taken, the least of several that are as frequent. Classes are
+        variables with flags, booleans, names such as "scl" or "landcover", and bytes without units.
 
     Returns
     -------
     Dataset
-        Bands (y, x) float32 with their attributes, and ``observations`` (y, x) uint16: the number of times at which at
-        least one band is valid. Classes, and variables that cannot be missing beside some that can, are no bands in this. Where
-        the cube has ``observations`` of its own, as composites of several years have, these are summed.
+        Bands (y, x) float32 with their attributes, and ``observations`` (y, x) uint16: the number of times at which at least one band is valid.
+        Where the cube has ``observations`` of its own, these are summed.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Variables as they are held, turned into what was measured: float32 in physical values, NaN where there is nothing.
+"""Decode stored variables into physical values: scale, offset and nodata, as float32 with NaN.
 
 How values are stored is told by attributes or encoding, in several spellings. This is the only place that reads them.
 """
@@ -101,7 +101,7 @@ def coding_of(name: Hashable, array: xr.DataArray) -> Coding:
 
 
 def _scaling(name: Hashable, found: Mapping[str, list[float]]) -> tuple[float, float]:
-    """Return scale and offset of what is found under any of their names."""
+    """Return scale and offset, under whichever of their names they stand."""
     parts = [1.0, 0.0]
     for at, keys in enumerate((SCALES, OFFSETS)):
         for key in keys:
@@ -168,7 +168,7 @@ def decode(values: Array, coding: Coding) -> npt.NDArray[np.float32]:
 
 
 def _is(values: Array, value: float, *, turned: bool) -> Any:
-    """Return where a nodata value stands."""
+    """Return where values equal a nodata value."""
     if values.dtype.kind == "f":
         if abs(value) >= ENDLESS:
             return np.abs(values) >= ENDLESS
@@ -203,25 +203,25 @@ def decoded(name: Hashable, array: xr.DataArray) -> xr.DataArray:
 
 
 def may_lack(name: Hashable, array: xr.DataArray) -> bool:
-    """Whether a variable can say that nothing was observed."""
+    """Return whether a variable can be missing."""
     return array.dtype.kind == "f" or bool(coding_of(name, array).nodata)
 
 
 def is_class(name: Hashable, array: xr.DataArray) -> bool:
-    """Whether values are classes, which are never scaled and never averaged: they are told to be, or bytes that nothing tells to be measured."""
+    """Return whether values are classes: by flags, type or name, or because they are bytes without units."""
     known = any(name == band.name for band in (*SENTINEL2, *COVARIATES)) or _BAND_NAMES.fullmatch(str(name))
     return is_told(name, array) or (is_whole(array) and _stored(array).itemsize == 1 and not known)
 
 
 def is_told(name: Hashable, array: xr.DataArray) -> bool:
-    """Whether flags, the type bool, or a name such as "scl" or "land_cover" tell that values are classes."""
+    """Return whether flags, the type bool, or a name such as "scl" or "land_cover" say that values are classes."""
     words = {word for word in re.split(r"[\W_]+", str(name).lower()) if word}
     named = (words & _CLASS_NAMES or {"land", "cover"} <= words) and not words & _MEASURES
     return bool(named) or array.dtype.kind == "b" or any(_CLASS_KEYS.search(str(key)) for key in array.attrs)
 
 
 def is_whole(array: xr.DataArray) -> bool:
-    """Whether a variable is stored as whole numbers that may be codes: without a scale, and without units."""
+    """Return whether a variable is stored as whole numbers without scale and units, which may be codes."""
     scaled = any(key in array.encoding for key in XARRAYS) or any(_tells_scale(array, key) for key in array.attrs)
     return _stored(array).kind in "iub" and not scaled and "units" not in array.attrs
 

@@ -1,4 +1,4 @@
-"""What a pixel's model sees: a pixel's bands, these and their neighbourhood, or its coordinates; on a map, and at points.
+"""Features of scikit-learn estimators: a pixel's bands, focal statistics of its neighbourhood, or its coordinates.
 
 Features are (feature + 1, ...), NaN where missing; the last one is 1 where there is valid input, and 0 elsewhere.
 """

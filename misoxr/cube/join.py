@@ -1,4 +1,4 @@
-"""Rasters joined to a cube in hand: files, stores and arrays, put on its grid."""
+"""Join rasters to a cube: files, stores and arrays, put on its grid."""
 
 import os
 import re
@@ -35,14 +35,12 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
     ds : Dataset
         The image, with dimensions y and x and a CRS.
     resampling : str or mapping of name to str, optional
-        "nearest", "bilinear" or "average", for all or by the names of variables or rasters. "auto" (also for names that a mapping
-        leaves out) takes nearest for classes (flags, booleans, integers without units and scale, names such as "landcover") and
-        for compass directions, whatever their units; average where a raster's pixel is less than half the image's, and
-        bilinear else.
+        "nearest", "bilinear" or "average", for all rasters or by name. "auto" takes nearest for classes and compass directions, average where a
+        raster's pixel is less than half the image's, and bilinear otherwise.
     **rasters : path, URL, DataArray or Dataset
-        A raster file (its bands become ``name``, or ``name_<description or number>`` where there are several), a Zarr
-        store ending in ``.zarr``, or data in hand. A DataArray becomes the variable ``name``; a Dataset's variables over y and x
-        keep their own names. Nodata, scale and offset that attributes tell of are honoured.
+        A raster file: its band becomes ``name``, several become ``name_<description or number>``. Or a Zarr store ending in ``.zarr``, or data in
+        hand: a DataArray becomes ``name``, and a Dataset's variables over y and x keep their names. Nodata, scale and offset in the attributes
+        are applied.
 
     Returns
     -------
@@ -54,7 +52,7 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
     GridError
         If a raster has no CRS, no y and x, an irregular grid, or does not overlap the image; or a resampling is unknown.
     BandError
-        If a name is taken or cannot stand in a store, or a variable has dimensions other than y and x, or holds no numbers.
+        If a name is taken or cannot be stored, or a variable has dimensions other than y and x, or holds no numbers.
     AssetError
         If a file or store cannot be opened.
     SpecError
@@ -105,7 +103,7 @@ def _check_name(name: Hashable) -> None:
 
 
 def _kept(name: str) -> str:
-    """Return a name as stores can keep it: no path, no blanks."""
+    """Return a name without slashes and blanks, which stores cannot hold."""
     return re.sub(r"[\s/\\\x00-\x1f]+", "_", name.strip()).lstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""Named bands to network inputs: units, channels, and the scaling that training fits and prediction repeats."""
+"""Scale bands to network inputs: units, channels, and the scaling that training fits and prediction repeats."""
 
 import re
 from collections.abc import Mapping, Sized
@@ -191,7 +191,7 @@ class Scaling:
         return inputs
 
     def check(self, spec: ModelSpec) -> None:
-        """Refuse to scale a model that has modalities beside these."""
+        """Refuse a model with modalities that this scaling does not have."""
         names = [modality.name for modality in spec.modalities]
         if lacking := sorted(set(names) - set(self.modalities)):
             raise SpecError(f"The scaling lacks {lacking}; the model's modalities are {names}.")

@@ -1,4 +1,4 @@
-"""Which times lie in a season of some years, in any calendar."""
+"""Seasons: which times lie in a season of some years, in any calendar."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

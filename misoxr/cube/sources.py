@@ -1,4 +1,4 @@
-"""Where a cube's variables come from: from something that reads any part of itself, with a halo, and nothing twice."""
+"""The protocol of sources that read any part of themselves with a halo, as composites do."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -16,7 +16,7 @@ Span = tuple[int, int]
 
 
 class ReadsParts(Protocol):
-    """What reads a part of itself that is asked for, such as a composite of a catalogue's items."""
+    """A source that reads any part of itself, such as a composite of a catalogue's items."""
 
     def layers(self, rows: Sequence[Span], columns: Sequence[Span]) -> da.Array:
         """Return all layers (layer, y, x), float32, in one chunk for each pair of spans; spans may overlap, as blocks with a halo do."""

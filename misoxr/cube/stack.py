@@ -1,4 +1,4 @@
-"""The stack of a model's bands: one lazy array in its order and units, with or without the halo that windows reach into."""
+"""Stack a model's bands into one lazy array in its order and units, with or without the windows' halo."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -152,7 +152,7 @@ def _stacked(
 
 
 def _note_units(ds: xr.Dataset, bands: Sequence[Band]) -> None:
-    """Warn once of all bands that tell no units, or none that such values can have."""
+    """Warn once of all bands without units, or with units that such values cannot have."""
     names = [band.name for band in bands]
     told = {name: ds[name].attrs["units"] for name in names if ds[name].attrs.get("units")}
     words = f" (but for {told}, which are no units of such values)" if told else ""

@@ -1,4 +1,4 @@
-"""What a map is called: variables, classes, CF attributes and provenance of predictions."""
+"""Name what a map holds: variables, class maps, their coordinates and CF attributes."""
 
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Pictures of maps: imagery in true colour, probabilities, and classes with a legend."""
+"""Draw maps: imagery in true colour, probabilities, and classes with a legend."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

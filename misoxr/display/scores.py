@@ -1,4 +1,4 @@
-"""Pictures of scores."""
+"""Draw scores: a comparison of models."""
 
 import textwrap
 from typing import TYPE_CHECKING, Any

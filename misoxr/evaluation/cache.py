@@ -1,4 +1,4 @@
-"""What cross-validation keeps of a run: the answers of every model, seed and fold, and what they are answers to."""
+"""The cache of a cross-validation: the answers of each model, seed and fold, and a fingerprint of what they belong to."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def digest(*arrays: Any) -> str:
 def fingerprint(
     ds: xr.Dataset, estimators: Any, specs: Any, imagery: Mapping[str, str], points: gpd.GeoDataFrame, labels: Any, folds: Any
 ) -> dict[str, Any]:
-    """Tell a run by its points, labels, folds and grid, and each model by its specification, settings and imagery.
+    """Describe a run by its points, labels, folds and grid, and each model by its specification, settings and imagery.
 
     Raises
     ------

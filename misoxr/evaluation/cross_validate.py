@@ -1,4 +1,4 @@
-"""Cross-validation on a datacube: models, folds and seeds to out-of-fold predictions, resumable fold by fold."""
+"""Cross-validate on a datacube: fit each model on each fold and seed, and gather the answers at test points."""
 
 import inspect
 import os
@@ -60,56 +60,54 @@ def cross_validate(
 ) -> Scores:
     """Fit and score models on folds of labelled points.
 
-    For each model, seed and fold, a model is fitted on the labels of the fold's training points alone (validation, calibration and early
-    stopping among them) and answers at its test points, as :func:`misoxr.mapping.predict_at.predict_at` does. With ``unlabelled`` above 0, imagery
-    without labels comes from the whole cube (:func:`misoxr.training.fit.fit`).
+    Each model is fitted on the labels of a fold's training points alone, with each seed; its validation and calibration use these points, too. It
+    then answers at the fold's test points. With ``unlabelled`` above 0, imagery without labels comes from the whole cube.
 
     Parameters
     ----------
     ds : Dataset
-        The cube, as for :func:`misoxr.mapping.predict.predict`. One that is persisted is fetched from its cluster, whole.
+        The cube, as for :func:`misoxr.mapping.predict.predict`. A persisted cube is fetched from its cluster whole.
     estimators : estimator, list or mapping
-        What to compare: names of presets or baselines ("miso-nano", "rf-11"), specifications, baselines, scikit-learn estimators; a
-        mapping gives them names. A pair (estimator, dict) has settings of its own, for :func:`misoxr.training.fit.fit`.
+        What to compare: names of presets or baselines ("miso-nano", "rf-11"), specifications, baselines or scikit-learn estimators. A mapping
+        gives them names. A pair (estimator, dict) has settings of its own, for :func:`misoxr.training.fit.fit`.
     points : GeoDataFrame
-        As for :func:`misoxr.training.fit.fit`. Points outside the cube, or where it has no valid imagery, are left out with a warning.
+        As for :func:`misoxr.training.fit.fit`. Points outside the cube, or without valid imagery, are left out with a warning.
     cv : splitter, int or list, optional
-        One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or scikit-learn's, split by the points' coordinates in the cube's
-        CRS (those that need classes or groups: give the list of their folds); a number stands for that many
-        random folds, which say little of remote places. All points are split; those that are left out are left out of their folds.
+        One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or of scikit-learn's that split by coordinates alone; or a list of folds. A
+        number stands for that many random folds, which say little of remote places. Coordinates are in the cube's CRS.
     seeds : int or sequence of int, optional
-        Seeds of the models, each of which is fitted once with each; a number stands for that many, from 0.
+        Seeds of the models; each model is fitted once with each. A number stands for that many, from 0.
     regions : GeoDataFrame, optional
-        Polygons for scores by region, such as permafrost zones, in their own CRS; where they overlap, the first has the point; a
-        point in none of them is in the region "none".
+        Polygons for scores by region, such as permafrost zones, in their own CRS. Where they overlap, the first counts; a point in none is in the
+        region "none".
     region : str, optional
-        Column of the regions' names; their index by default.
+        Column with the regions' names; their index by default.
     store : path or URL, optional
-        Directory where the predictions of each fold go as Parquet. Folds that are there are not run again, as long as points, folds,
-        models and settings are the same, and the imagery at the points and half a window away from them. Models are told apart by all
-        their values.
+        Directory for the predictions of each fold, as Parquet. Folds that are there are not run again, if points, folds, models, settings and the
+        imagery around the points are the same.
     client : distributed.Client, optional
-        A Dask cluster that runs the folds, one a task.
+        A Dask cluster that runs the folds, one in each task.
     progress : bool, optional
         Show a progress bar.
     **settings
-        Further settings of :func:`misoxr.training.fit.fit` for the networks, but for ``seed``, ``directory`` and a table of validation points.
+        Further settings of :func:`misoxr.training.fit.fit` for the networks, except ``seed``, ``directory`` and a table of validation points.
 
     Returns
     -------
     Scores
+        Predictions at all test points, and the scores that follow from them.
 
     Raises
     ------
     PointsError
-        If there are too few points or clusters for the folds, a fold lacks labels to learn from, also beside those held out for
-        validation, given folds would shift as reading drops points, or regions do not overlap the points.
+        If there are too few points or clusters for the folds, a fold lacks labels to learn from, given folds would shift because points are
+        dropped, or regions do not overlap the points.
     GridError
         If the cube is smaller than a network's window.
     SpecError
-        If models differ in tasks, have the same name, or a setting is not known.
+        If models differ in tasks, have the same name, or a setting is unknown.
     StoreError
-        If the store holds folds of other points, folds or settings, or a file that is damaged.
+        If the store holds folds of other points, folds or settings, or a damaged file.
 
     Examples
     --------

@@ -22,7 +22,7 @@ ELSEWHERE = ("device", "devices", "precision")
 
 
 def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[str]) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Give every estimator a name and its settings: those of its own, and for networks the common ones beneath.
+    """Give each estimator a name and its settings; networks also take the common settings.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def check_models(
     *,
     elsewhere: bool,
 ) -> dict[str, Recipe]:
-    """Refuse models that are known to fail, before hours are spent on others, and return the recipes of networks."""
+    """Refuse models that are known to fail, before others are fitted, and return the recipes of networks."""
     recipes, untold = {}, (*SIDES, *(ELSEWHERE if elsewhere else ()))
     for name, (estimator, options) in estimators.items():
         if is_baseline(estimator):

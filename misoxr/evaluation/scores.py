@@ -253,7 +253,7 @@ class Scores:
 
 
 def compared(differences: pd.Series) -> pd.Series:
-    """Sum differences between two models up.
+    """Summarise differences between two models.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ def compared(differences: pd.Series) -> pd.Series:
 
 
 def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Put tables of the same columns below each other, whatever is missing in them."""
+    """Stack tables of the same columns; missing values stay missing."""
     return pd.DataFrame({name: np.concatenate([part[name].to_numpy() for part in parts]) for name in parts[0]})
 
 

@@ -1,4 +1,4 @@
-"""The pixel grid: where pixels lie, and which of them a window, a chunk or an area covers.
+"""The pixel grid: where pixels lie, and which pixels a window, a chunk or an area covers.
 
 ``geobox`` finds a dataset's grid, ``resample`` puts rasters on it, ``windows`` plans the model's windows and ``halo`` lets chunks reach
 into each other. ``longitude`` and ``footprints`` handle areas on either side of 180 degrees and of Greenwich.

@@ -1,4 +1,4 @@
-"""Areas on the circle of longitude: read, moved between CRS, and compared, the same on either side of 180 degrees and of Greenwich.
+"""Footprints and areas: read, reprojected and compared, on either side of 180 degrees and of Greenwich.
 
 An area here is a shapely geometry without a jump: what crosses the antimeridian goes on beyond 180. It begins within the range of
 its CRS, -180..180 for degrees.
@@ -159,12 +159,12 @@ def footprint(box: GeoBox, margin: float = 0.0) -> BaseGeometry:
 
 
 def turned(area: BaseGeometry) -> npt.NDArray[np.object_]:
-    """Return an area in degrees a turn west, where it is, and a turn east: one of them meets whatever it meets."""
+    """Return an area in degrees, and copies of it 360 degrees west and east: one of them meets whatever the area meets."""
     return np.array([_shifted(area, by) for by in (-DEGREE.turn, 0.0, DEGREE.turn)], dtype=object)
 
 
 def meets(one: BaseGeometry, other: BaseGeometry) -> bool:
-    """Whether two areas in degrees meet."""
+    """Return whether two areas in degrees meet."""
     return any(shapely.intersects(area, other) for area in _beside(one, other))
 
 

@@ -1,4 +1,4 @@
-"""The pixel grid: the one place that turns pixels into coordinates, and coordinates into locations."""
+"""A dataset's pixel grid (geobox): from pixels to coordinates, and from coordinates to scaled locations."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -123,7 +123,7 @@ def _transform_of(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> Aff
 
 
 def same_grid(one: GeoBox, other: GeoBox) -> bool:
-    """Whether two grids have the same CRS, shape and pixel centres, to a thousandth of a pixel."""
+    """Return whether two grids have the same CRS, shape and pixel centres, to a thousandth of a pixel."""
     if one.shape != other.shape or one.crs != other.crs:
         return False
     ours, theirs = (np.array(box.boundingbox.bbox).reshape(2, 2) for box in (one, other))

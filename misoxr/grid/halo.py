@@ -1,4 +1,4 @@
-"""Chunks that reach into their neighbours, and parts of them, laid out lazily: of however large an array, only the tasks asked for are made.
+"""Halos: chunks that reach into their neighbours. Only the tasks that are asked for are made, however large the array.
 
 Dask's own ``overlap`` (and indexing) spells out every chunk's neighbours at once, which takes a minute and gigabytes for a state. Here each axis is a Blockwise layer
 of three arguments: a chunk, the end of the one before, and the beginning of the one after; whose they are is told when a task is made.

@@ -1,4 +1,4 @@
-"""Longitude is a circle: the numbers. Areas on it are in :mod:`misoxr.grid.footprints`.
+"""Numbers on the circle of longitude. Areas on it are in :mod:`misoxr.grid.footprints`.
 
 A place has the same x after a whole turn, in degrees and in cylindrical projections. Whoever compares, interpolates or joins
 such x asks here, and so finds 180 degrees and Greenwich to be like any other meridian.

@@ -1,4 +1,4 @@
-"""Putting rasters on a grid by georeferencing: each pixel from its own position alone, whatever the chunks."""
+"""Resample rasters onto a grid by georeferencing, the same for any chunks."""
 
 import math
 from functools import partial
@@ -34,7 +34,7 @@ Span = tuple[int, int]
 
 
 class Frame(NamedTuple):
-    """What a task needs of a grid, small to send."""
+    """The part of a grid that a task needs; small, because it is sent."""
 
     affine: Affine
     crs: str
@@ -43,7 +43,7 @@ class Frame(NamedTuple):
 
     @property
     def goes_round(self) -> bool:
-        """Whether the last column's neighbour is the first."""
+        """Return whether the raster goes round the Earth, so that its last column's neighbour is the first."""
         return self.turn == self.shape[1]
 
 

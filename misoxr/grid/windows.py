@@ -1,4 +1,4 @@
-"""Which windows cover an extent, which of them a block needs, and how they are weighted: a pure plan on integers."""
+"""The plan of windows: which windows cover an extent, which of them a block needs, and their weights."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Blocks of a store: the tasks that compute, write and record them, in graphs of bounded size, here or on a cluster."""
+"""Write the blocks of a store: tasks that compute, write and record them, in graphs of bounded size, here or on a cluster."""
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Class maps as codes and as floats: floats become codes only where they are known to be codes."""
+"""Class maps as codes or as floats: floats become codes only where they are known to be codes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Cloud-optimised GeoTIFFs of maps."""
+"""Write maps to cloud-optimised GeoTIFFs."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The Zarr conventions of georeferencing: proj, spatial and multiscales, version 0.1."""
+"""Attributes of the GeoZarr conventions proj, spatial and multiscales, version 0.1."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Maps in an Icechunk repository: blocks, and the record that they are done, in one commit, batch by batch."""
+"""Write maps to an Icechunk repository: a batch of blocks, and the record of them, in one commit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

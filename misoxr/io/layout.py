@@ -1,4 +1,4 @@
-"""Maps in Zarr: how a dataset is laid out, with CF and GeoZarr georeferencing, and opened again as it was."""
+"""The layout of a Zarr store: arrays, attributes and georeferencing; and opening it again."""
 
 import json
 import os
@@ -114,7 +114,7 @@ class Layout:
 
 
 def fill_of(variable: xr.DataArray | xr.Variable) -> Any:
-    """Return what stands where nothing is known: NaN in floats, and in integers their fill value, None where they have none."""
+    """Return a variable's nodata value: NaN for floats, the fill value of integers, None where they have none."""
     return np.nan if np.issubdtype(variable.dtype, np.floating) else variable.attrs.get("_FillValue")
 
 

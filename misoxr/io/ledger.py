@@ -1,4 +1,4 @@
-"""Which blocks of a store are done, and who works on which: small files beside the store, on a disk or in a bucket."""
+"""The ledger of a store: which blocks are done and which are claimed, as small files beside the store."""
 
 import json
 import os
@@ -334,7 +334,7 @@ def differences(found: Any, plan: Mapping[str, Any]) -> list[str]:
 
 
 def refuse_different(store: str, different: list[str]) -> None:
-    """Refuse to go on with what was written otherwise.
+    """Refuse to resume a store that was written with other input or settings.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which stores a lazy dataset is read from."""
+"""Find the stores that a lazy dataset is read from."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ __all__ = ["reads_from"]
 
 
 def reads_from(ds: xr.Dataset, store: str) -> bool:
-    """Whether a lazy dataset is read from a Zarr store at an address; False where there is none."""
+    """Return whether a lazy dataset is read from the Zarr store at an address; False where there is none."""
     try:
         place = _place(zarr.open_group(store, mode="r", use_consolidated=False))
     except (FileNotFoundError, ValueError):

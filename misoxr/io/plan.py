@@ -1,4 +1,4 @@
-"""What writing a dataset will take, before anything is written: blocks, windows, bytes, and time and memory from a timed block."""
+"""Plan a write: blocks, windows and bytes, and time and memory from a timed block."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def _time(seconds: float) -> str:
 
 
 def plan(ds: xr.Dataset, *, timed: bool | Block = True, compact: bool = False) -> Plan:
-    """Tell what writing a dataset will take.
+    """Estimate what writing a dataset will take.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Zarr pyramids of maps: coarser levels for zooming out, by the mean of valid pixels and the mode of classes."""
+"""Write Zarr pyramids: coarser levels for zooming out, by the mean of valid pixels and the mode of classes."""
 
 import os
 from math import ceil, log2

@@ -1,4 +1,4 @@
-"""Putting a store in another one's place: written beside it first, moved when it is finished, whoever dies on the way."""
+"""Replace a store: the new one is written beside it, and moved into its place when it is finished."""
 
 import os
 import time

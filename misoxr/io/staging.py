@@ -1,4 +1,4 @@
-"""Checkpoints to workers that share no file system with the client: an object beside the store, fetched once by each host."""
+"""Bring checkpoints to workers that share no file system with the client: each host fetches a copy beside the store."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What Zarr can hold of a dataset: names, attributes, fill values and coordinates."""
+"""Make a dataset storable in Zarr: its names, attributes, fill values and coordinates."""
 
 import math
 import re

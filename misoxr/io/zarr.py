@@ -1,4 +1,4 @@
-"""Datasets into Zarr, block by block: laid out first, resumed where it stopped, by one process or several."""
+"""Write a dataset to Zarr block by block, and resume it where it stopped, by one process or several."""
 
 import hashlib
 import json
@@ -54,59 +54,57 @@ def to_zarr(
     client: Any = None,
     resources: Mapping[str, float] | None = None,
 ) -> None:
-    """Compute a dataset block by block and write it as a Zarr v3 group; called again, it does what is left.
+    """Compute a dataset block by block and write it as a Zarr v3 group. Called again, it does what is left.
 
-    The store is laid out first, then blocks, which are the dataset's chunks, are written as they finish. A block counts as done by a
-    record beside the store, in ``<store>.progress``. Several processes, on one machine or on many, may write one store at the same
-    time, each with the same call; a block is left to who claimed it, until that process dies. Every call returns when the whole
-    of the store is written.
+    The store is laid out first. Then blocks, which are the dataset's chunks, are written as they finish. A record beside the store, in
+    ``<store>.progress``, says that a block is done. Several processes, on one machine or on many, may write one store at the same time, each with
+    the same call. Every call returns when the whole store is written.
 
-    In an Icechunk repository, every batch of blocks is one commit to the branch ``main``, with the record of what is done; one process
-    writes to it, with a client on many machines. With ``overwrite`` the commits go to the branch ``main.new`` until all is written.
-
-    The store opens with plain ``xr.open_zarr``, rioxarray and odc-geo with its CRS: CF ``spatial_ref`` and
-    ``grid_mapping``, and the GeoZarr conventions ``proj`` and ``spatial``; its metadata are consolidated when it is finished. The
-    provenance goes to the attributes of the group ``provenance`` in the store.
-
-    Values are written as they are, whatever attributes are left over on them, but for three things. Floats are NaN where they have a
-    fill value of their own. Class maps that :func:`misoxr.open_maps` or plain xarray has made floats, or floats in memory that are
-    codes, are written as codes. What Zarr cannot hold, such as an ``Affine`` among the attributes, is left out with a warning.
+    The store opens with plain ``xr.open_zarr``, rioxarray and odc-geo. It has CF ``spatial_ref`` and ``grid_mapping``, and the GeoZarr
+    conventions ``proj`` and ``spatial``.
 
     Parameters
     ----------
     ds : Dataset
         Lazy or not, on a grid with CRS.
     store : str, path or icechunk.Repository
-        A local path or fsspec URL (``s3://``, ``gs://``, ``memory://``, ...; of obstore, too, after ``obstore.fsspec.register``), or an
-        Icechunk repository, whose root is the map's.
+        A local path or a URL of fsspec (``s3://``, ``gs://``, ``memory://``, ...; also of obstore, after ``obstore.fsspec.register``). Or an
+        Icechunk repository, whose root the map becomes: each batch of blocks is one commit to the branch ``main``, and one process writes at a
+        time.
     overwrite : bool, optional
-        Replace a Zarr store that is there, once the new one is written beside it.
+        Replace a Zarr store that exists, once the new one is written beside it.
     resume : bool, optional
-        Go on with a store that this function began; else a store that exists is an error.
+        Continue a store that this function began. If False, a store that exists is an error.
     progress : bool, optional
         Show a progress bar of blocks.
     on_error : {"raise", "mask"}, optional
-        What becomes of a block for which an asset cannot be read: an error, or nodata, recorded in the store's attribute
-        ``masked_blocks`` with rows, columns and the reason. A later call with "raise" tries such blocks again.
+        What to do when an asset of a block cannot be read: raise, or write nodata and record the block in the store's attribute
+        ``masked_blocks``, with rows, columns and the reason. A later call with "raise" tries such blocks again.
     compact : bool, optional
-        Store probabilities (``…_probability``) as uint8 with CF ``scale_factor`` and ``_FillValue``: a quarter of the size, at most
-        0.002 off. Values outside 0 to 1 are an error.
+        Store probabilities (``..._probability``) as uint8 with CF ``scale_factor`` and ``_FillValue``: a quarter of the size, at most 0.002 off.
+        Values outside 0 to 1 are an error.
     client : distributed.Client, optional
-        Where to compute; the active client by default, or Dask's local scheduler where there is none; inside a task of a cluster, the
-        threads of its worker's process. A cluster that has no worker yet is waited for.
+        Where to compute. By default the active client, or Dask's local scheduler where there is none; inside a task of a cluster, the threads of
+        its worker's process. A cluster that has no worker yet is waited for.
     resources : mapping, optional
-        Of workers, with a client: ``{"GPU": 1}`` sends blocks to workers that were started with it.
+        Resources of workers, with a client: ``{"GPU": 1}`` sends blocks to workers that were started with it.
 
     Raises
     ------
     StoreError
-        If the store exists and was not begun with the same input, model, settings, coordinates, tables and attributes; is to be
-        replaced and is no Zarr store; or cannot be written. What is written stays valid. Also if others commit to the same part of a
-        repository meanwhile; if a name would be a path in the store; or if values are none that ``compact`` or a class map can hold.
+        If the store exists and was begun with other input, model, settings, coordinates or attributes; is to be replaced and is not a Zarr store;
+        or cannot be written. Also if another process commits to the same part of a repository meanwhile, or if values do not fit ``compact`` or a
+        class map. What is written stays valid.
     GridError
         If the dataset has no regular grid or CRS.
     AssetError
         If an asset cannot be read.
+
+    Notes
+    -----
+    Values are written as they are, with three exceptions. Floats are NaN where they equal a fill value of their own. Class maps that are floats
+    are written as codes where they are known to be codes. What Zarr cannot hold, such as an ``Affine`` among the attributes, is left out with a
+    warning. The provenance goes to the attributes of the group ``provenance``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Answers of several models, averaged: seeds, folds, or models of different kinds."""
+"""Average the answers of several models, and add the spread between them."""
 
 from collections.abc import Sequence
 from typing import Any

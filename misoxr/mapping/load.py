@@ -1,4 +1,4 @@
-"""Models from files: a network's checkpoint or fitted estimators, whichever a file holds."""
+"""Load a network's checkpoint or fitted estimators from a file."""
 
 import os
 from collections.abc import Collection

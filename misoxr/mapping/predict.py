@@ -1,4 +1,4 @@
-"""Maps and point answers from a datacube, lazily: each Dask chunk with its halo, by windows that belong to the ground."""
+"""Map a model over a datacube, lazily: one task for each chunk with its halo."""
 
 import os
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Job:
-    """What every block's task carries: an address and settings, never weights."""
+    """What each block's task carries: the model's address and settings, never weights."""
 
     address: "Address"
     plan: Plan
@@ -146,50 +146,47 @@ def predict(
     batch_size: int | None = None,
     compile: bool = False,
 ) -> xr.Dataset:
-    """Map a model over a datacube. Nothing is computed before the result is.
+    """Map a model over a datacube, lazily: nothing is computed before the result is.
 
     Parameters
     ----------
     ds : Dataset
-        The model's bands as variables (y, x), with units and a CRS. Dask chunks smaller than a window are merged; chunks
-        of 1024 to 4096 pixels serve best.
+        The model's bands as variables (y, x), with units and a CRS. Chunks of 1024 to 4096 pixels serve best; smaller ones than a window are
+        merged.
     model : Model, PixelModel, str, path or list of these
-        A model or fitted estimators, or the path or URL of their file (:func:`misoxr.load`). Several are averaged, and the spread
-        between them is added (:func:`misoxr.mapping.ensemble.averaged`).
+        A model or a fitted estimator, or the path or URL of its file (:func:`misoxr.load`). Several are averaged, and the spread between them is
+        added (:func:`misoxr.mapping.ensemble.averaged`).
     tasks : sequence of str, optional
         The tasks to map; all by default.
     windows : WindowSpec, optional
         Other windows than the model's own.
     resolution : float, optional
-        Pixel size of the map in units of the CRS, finer or coarser than the cube's, whose it is by default. The field is taken
-        at the new pixels' centres, as :func:`predict_at` does; the map's first corner is the cube's. For averages over
-        coarse pixels, map at the cube's resolution and reduce with ``coarsen``.
+        Pixel size of the map in units of the CRS, finer or coarser than the cube's. The map has the answers at the new pixels' centres. For
+        averages over coarse pixels, map at the cube's resolution and reduce with ``coarsen``.
     location : bool, optional
-        Add ``<task>_location_probability`` (regressions: ``<task>_location``) of the location head: no imagery enters it.
+        Add ``<task>_location_probability`` (regressions: ``<task>_location``): the answer of the location head, which sees coordinates alone.
     device : str, optional
         A torch device; "auto" takes CUDA where the block runs on a machine that has it.
     precision : {"auto", "float32", "bfloat16", "float64"}, optional
-        "auto" is bfloat16 on CUDA and float32 on CPU. "float64" is for checks, and gives float64.
+        "auto" is bfloat16 on CUDA and float32 on a CPU. "float64" is for checks, and gives float64.
     batch_size : int, optional
-        Windows encoded at once; 8 on CPU, and on CUDA what fits in free memory, by default. Where CUDA runs out of memory,
-        it is halved.
+        Windows encoded at once. By default 8 on a CPU, and on CUDA what fits into free memory; it is halved where CUDA runs out of memory.
     compile : bool, optional
-        Compile the queries and heads, where most of the time goes, with ``torch.compile``, once per process; the backbones
-        stay as they are. Needs a C++ compiler on a CPU.
+        Compile the queries and heads with ``torch.compile``, once in each process. Needs a C++ compiler on a CPU.
 
     Returns
     -------
     Dataset
-        Lazy, on the grid of ``ds`` or the one with ``resolution``. ``<task>_probability`` float32, (y, x) for binary tasks and
-        (class, y, x) for multiclass ones; the class map ``<task>`` (y, x) uint8, 255 where there is no valid input; ``<task>``
-        float32 for regressions. NaN where a required modality has no valid band.
+        Lazy, on the grid of ``ds`` or with ``resolution``. ``<task>_probability`` float32, (y, x) for binary tasks and (class, y, x) for
+        multiclass ones; the class map ``<task>`` (y, x) uint8, 255 where there is no valid input; ``<task>`` float32 for regressions. NaN where
+        a required modality has no valid band.
 
     Raises
     ------
     BandError
         If a band is missing or in units that cannot be converted.
     GridError
-        If the cube has no regular grid or CRS, or another pixel size than the model's.
+        If the cube has no regular grid or CRS, or another pixel size than the model.
     CheckpointError
         If the file cannot be read.
     SpecError
@@ -197,8 +194,8 @@ def predict(
 
     Notes
     -----
-    On a CPU the results are the same to the byte for the same batch size and chunks. CUDA has not been run by the authors of
-    this package.
+    On one kind of CPU the results are the same to the byte for the same batch size and chunks. CUDA has not been run by the authors of this
+    package.
 
     References
     ----------

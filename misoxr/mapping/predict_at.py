@@ -1,4 +1,4 @@
-"""Answers of a model at any coordinates of a datacube, lazily: each chunk read once, and only around the points."""
+"""Answer at any coordinates of a datacube, lazily: chunks are read once, and only around the points."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -55,36 +55,36 @@ def predict_at(
     batch_size: int | None = None,
     compile: bool = False,
 ) -> xr.Dataset:
-    """Answer a model at any coordinates of a datacube, not only at pixel centres. Nothing is computed before the result is.
+    """Answer at any coordinates of a datacube, not only at pixel centres, lazily.
 
-    The cube is read chunk by chunk, and only around the points.
+    The cube is read chunk by chunk, and only around the points. At pixel centres the answers are those of the map.
 
     Parameters
     ----------
     ds : Dataset
-        As for :func:`predict`.
+        As for :func:`misoxr.mapping.predict.predict`.
     model : Model, PixelModel, str, path or list of these
-        As for :func:`predict`.
+        As for :func:`misoxr.mapping.predict.predict`.
     points : GeoDataFrame, DataFrame, Dataset or mapping
-        Where to answer: points; a table with columns as :func:`misoxr.points.read.read_points` takes them; or ``x`` and ``y`` as
-        one-dimensional DataArrays or arrays, by default in the CRS of the cube.
+        Where to answer: points; a table with columns as :func:`misoxr.read_points` takes them; or one-dimensional ``x`` and ``y``, in the CRS of
+        the cube by default.
     crs : optional
         CRS of the points, where they carry none.
-    tasks, windows, location, device, precision, batch_size, compile
-        As for :func:`predict`.
+    tasks, windows, location, device, precision, batch_size, compile : optional
+        As for :func:`misoxr.mapping.predict.predict`.
 
     Returns
     -------
     Dataset
-        Lazy, along "point" in the order given, with the variables of :func:`predict`, and coordinates ``x`` and ``y`` in the
-        CRS of the cube. NaN where the pixel that holds the point has no valid input, and outside the cube.
+        Lazy, along "point" in the order given, with the variables of a map, and the coordinates ``x`` and ``y`` in the CRS of the cube. NaN outside
+        the cube, and where the pixel that holds the point has no valid input.
 
     Raises
     ------
     PointsError
-        If there are no points, they carry no CRS or no coordinates, or all lie outside the cube.
+        If there are no points, they have no CRS or no coordinates, or all lie outside the cube.
     BandError, GridError, CheckpointError, SpecError
-        As for :func:`predict`.
+        As for :func:`misoxr.mapping.predict.predict`.
 
     Warns
     -----

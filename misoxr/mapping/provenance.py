@@ -1,4 +1,4 @@
-"""Where a map comes from: model, training, windows and input, as JSON and CF attributes."""
+"""Provenance of a map: model, training, windows and input, as JSON and CF attributes."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Calibration of a task's logits: temperature, fitted on held-out labels, and a shift to another prevalence."""
+"""Calibrate a task's logits: a temperature fitted on held-out labels, and a shift to another prevalence."""
 
 import math
 from collections.abc import Mapping
@@ -152,7 +152,7 @@ class Calibration:
 
 
 def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Fit the temperature that makes a task's probabilities honest.
+    """Fit the temperature with which a task's probabilities are most likely, on held-out labels.
 
     Parameters
     ----------

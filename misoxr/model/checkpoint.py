@@ -1,4 +1,4 @@
-"""A model in one file: safetensors, with specification, scaling and training record in the header."""
+"""A trained model and its file: safetensors, with specification, scaling and training record in the header."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ class _Header:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a model lies and what its bytes hash to: all that a Dask graph carries of it."""
+    """Where a model lies, and the hash of its bytes: all of it that a Dask graph carries."""
 
     uri: str
     sha256: str
@@ -343,7 +343,7 @@ def resolve(address: Address, device: str, precision: torch.dtype = torch.float3
 
 
 def forget(model: Model) -> None:
-    """Take a model that nobody asks for again from this process and from the local cache."""
+    """Remove a model from this process and from the local cache."""
     address = model.address()
     with _LOADING:
         for key in [key for key in _LOADED if key[0] == address]:

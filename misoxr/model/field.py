@@ -1,4 +1,4 @@
-"""The continuous field: windows of raw bands answered at any positions, and blended."""
+"""The continuous field: answers of overlapping windows at any positions, blended by the windows' weights."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

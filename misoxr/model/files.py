@@ -1,4 +1,4 @@
-"""Files from anywhere: fetched once, cached by the hash of their content, and read without unpickling."""
+"""Fetch files from paths and URLs once, cache them by the hash of their content, and read them without unpickling."""
 
 import hashlib
 import json
@@ -158,5 +158,5 @@ def _unpacked(data: bytes, name: str) -> Any:
 
 
 def holds_estimators(data: bytes) -> bool:
-    """Whether a file's bytes are estimators that skops has written, whole or not; their names tell nothing."""
+    """Return whether a file's bytes are estimators that skops has written, whole or damaged."""
     return data[:2] == b"PK" and (ESTIMATOR_HEADER.encode() in data[:64] or ESTIMATOR_SCHEMA.encode() in data[-(2**16) :])

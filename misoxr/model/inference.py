@@ -1,4 +1,4 @@
-"""Running a network: device, precision, threads, batches, and the one place of inference mode."""
+"""Run a network for prediction: device, precision, threads and batches."""
 
 import threading
 from collections import defaultdict

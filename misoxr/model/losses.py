@@ -1,4 +1,4 @@
-"""Losses of labelled points and of embeddings; a missing label is NaN and costs nothing."""
+"""Losses of labelled points, and the contrastive loss of embeddings. A missing label is NaN and costs nothing."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: the authors' checkpoints, SatlasPretrain's Swin-V2 and SimMIM's Swin, renamed strictly."""
+"""Load published weights: the authors' checkpoints, SatlasPretrain's Swin-V2 and SimMIM's Swin."""
 
 import os
 import re

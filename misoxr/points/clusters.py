@@ -1,4 +1,4 @@
-"""Groups of points by where they lie: blocks, chained clusters, and their dealing to folds."""
+"""Group points by where they lie, in blocks or chained clusters, and deal groups to folds."""
 
 from typing import Any
 

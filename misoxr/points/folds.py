@@ -1,4 +1,4 @@
-"""Splitting points by where they lie, in the manner of scikit-learn's splitters."""
+"""Splitters of cross-validation: folds of points by where they lie, in scikit-learn's form."""
 
 import json
 import os
@@ -41,7 +41,7 @@ MOST_CENTRES = 4000
 
 
 class Splitter:
-    """What all splitters share. Where features are no coordinates, use ``cv=list(splitter.split(xy))``.
+    """Base of all splitters. Where features are not coordinates, use ``cv=list(splitter.split(xy))``.
 
     Attributes
     ----------
@@ -182,7 +182,7 @@ class ClusterKFold(Splitter):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class LeaveOneRegionOut(Splitter):
-    """One fold a region that holds points; points in no region always train.
+    """One fold for each region that holds points. Points in no region always train.
 
     Parameters
     ----------
@@ -316,7 +316,7 @@ class KNNDM(Splitter):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class PredefinedFolds(Splitter):
-    """Folds that are given.
+    """Folds that are given as indices, or in the authors' JSON.
 
     Parameters
     ----------
@@ -445,7 +445,7 @@ def _warn_alone(xy: Floats, groups: Indices, length: float, what: str) -> None:
 
 
 def check_apart(fold: str, train: Iterable[Any], test: Iterable[Any]) -> None:
-    """Refuse a fold with an empty side, or with points on both."""
+    """Refuse a fold without training or test points, or with points in both."""
     sides = {"training": set(train), "test": set(test)}
     if empty := [name for name, side in sides.items() if not side]:
         raise PointsError(f"{fold} has no {empty[0]} points; leave it out.")

@@ -1,4 +1,4 @@
-"""Labels of points as class codes or values: a class by its name, whatever the type that it is written in, or by its code."""
+"""Encode labels as class codes or values: classes by name, in any type, or by code."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ TRUTHS = dict.fromkeys(("true", "yes", "t", "y"), True) | dict.fromkeys(("false"
 
 
 class _Legend:
-    """What the labels of a task may be."""
+    """The labels that a task knows."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -60,7 +60,7 @@ class _Legend:
 
 
 def _truth(value: Any) -> bool | None:
-    """Return what a boolean says, also in words, as a column of text has it; None for anything else."""
+    """Return the truth of a boolean, also written as text; None for anything else."""
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.strip().lower())
     return bool(value) if isinstance(value, bool | np.bool_) else None

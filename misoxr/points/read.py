@@ -1,4 +1,4 @@
-"""Labelled points: reading them, encoding their labels, and placing them on a grid."""
+"""Read labelled points, encode their labels, and place them on a grid."""
 
 import os
 from collections.abc import Mapping, Sequence

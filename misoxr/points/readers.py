@@ -1,4 +1,4 @@
-"""Tables of points: reading files, finding coordinates, and bringing each cell to one value."""
+"""Readers of point files: formats, coordinates, and cells that hold one value each."""
 
 import datetime
 import json
@@ -128,7 +128,7 @@ def located(table: pd.DataFrame, x: str | None, y: str | None, crs: Any, *, reco
 
 
 def _on_earth(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Refuse latitudes that there are not."""
+    """Refuse latitudes beyond the poles."""
     _, south, _, north = points.total_bounds
     if points.crs.is_geographic and max(-south, north) > 90:
         raise PointsError(f"Latitudes reach from {south:.10g} to {north:.10g} degrees; are x and y swapped, or is the CRS another?")
@@ -222,7 +222,7 @@ def check_geometry(points: gpd.GeoDataFrame) -> None:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN, NA, NaT or blank text."""
+    """Return whether a cell is empty: None, NaN, NA, NaT or blank text."""
     if isinstance(value, str):
         return not value.strip()
     return not isinstance(value, LISTS) and bool(pd.isna(value))
@@ -266,7 +266,7 @@ def number_of(value: Any) -> Decimal | None:
 
 
 def _bare(value: Any) -> Any:
-    """Return what a value is, however it is spelt."""
+    """Return a value without its type's spelling."""
     number = number_of(value)
     return number if number is not None else value.strip() if isinstance(value, str) else value
 

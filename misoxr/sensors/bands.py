@@ -1,4 +1,4 @@
-"""Which asset of an item is which band: an item's own common names first, then its keys, then what its instrument calls them."""
+"""Find an item's asset for each band: by its common names, by its keys, then by its instrument's names."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ BROADER: Mapping[str, tuple[str, ...]] = {"rededge": ("rededge071", "rededge075"
 
 @dataclass(frozen=True)
 class Named:
-    """An asset, and by what names it can be asked for.
+    """An asset, and the names under which it can be asked for.
 
     Attributes
     ----------
@@ -156,7 +156,7 @@ def _text(parts: Iterable[Mapping[str, Any]], field: str) -> str | None:
 
 
 def _pixel(asset: Mapping[str, Any]) -> float:
-    """Return an asset's pixel size as far as it declares one."""
+    """Return the pixel size that an asset declares, if any."""
     transform = asset.get("proj:transform") or ()
     for size in (transform[0] if transform else None, asset.get("gsd"), *(band.get("gsd") for band in asset.get("bands") or ())):
         if isinstance(size, int | float) and 0 < size < 1e9:

@@ -1,4 +1,4 @@
-"""What an item declares of an asset's numbers, wherever it stands and however it is spelt: their encoding, units, and classes."""
+"""Read what an item declares of an asset's numbers: scale, offset, nodata, units and classes, in any spelling."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -65,7 +65,7 @@ class Content:
 
 
 def content_of(item: Mapping[str, Any], band: Named) -> Content:
-    """Return what an asset holds, as far as its item and product tell.
+    """Return what an asset holds, by its item and product.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How the numbers in a file become a band's: what the item tells goes first, then the file itself, then a product known by name.
+"""Turn the counts of a file into values: by the item, by the file's tags, then by a product known by name.
 
 Each of scale, offset and nodata is looked up for itself. Where nothing tells, integers are refused; floats are what they are.
 """
@@ -23,7 +23,7 @@ EXACT = 2**24
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file tells of its numbers.
+    """A file's own scale, offset, nodata and type.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Stored:
 
     @classmethod
     def of(cls, raster: Any) -> Self:
-        """Return what an open raster tells of its one band."""
+        """Return the scale, offset, nodata and type of an open raster's one band."""
         nodata = None if raster.nodata is None else float(raster.nodata)
         if raster.dtypes[0].startswith("complex"):
             raise AssetError(f"it holds {raster.dtypes[0]}, and real numbers are expected")
@@ -54,7 +54,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What an item, and the product it belongs to, tell of a file's numbers.
+    """The scale, offset, nodata and units of a file's counts, by its item and product.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ class Encoding:
         return Counts(scale, offset or 0.0, self._nodata(stored) or usual_nodata)
 
     def code_nodata(self, stored: Stored) -> tuple[float, ...]:
-        """Return what means nothing among codes of classes."""
+        """Return the nodata values of codes of classes."""
         return self._nodata(stored) or (self.usual.nodata if self.usual is not None else ())
 
     def _nodata(self, stored: Stored) -> tuple[float, ...]:
@@ -128,7 +128,7 @@ def _first(*values: float | None) -> float | None:
 
 
 def decoded(values: npt.NDArray[Any], counts: Counts) -> Floats:
-    """Return numbers from a file's, NaN where they mean nothing.
+    """Return values from counts, NaN for nodata.
 
     The offset in counts keeps whole numbers exact: (DN - 1000) * 1e-4 is then the same number as (DN without offset) * 1e-4.
     """
@@ -147,7 +147,7 @@ def decoded(values: npt.NDArray[Any], counts: Counts) -> Floats:
 
 
 def codes(values: npt.NDArray[Any], nodata: Iterable[float]) -> Floats:
-    """Return codes of classes as they are, NaN where they mean nothing.
+    """Return codes of classes unchanged, NaN for nodata.
 
     Raises
     ------

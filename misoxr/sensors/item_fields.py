@@ -1,4 +1,4 @@
-"""An item's JSON comes from outside: its fields are of the types that STAC gives them, or the item is refused by its id."""
+"""Check the types of the fields of an item's JSON, which may come from a stranger."""
 
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral

@@ -1,4 +1,4 @@
-"""What well-known sensors and products leave unsaid: what their asset keys mean, and how their counts become numbers.
+"""Sensors and products that are known by name: their asset keys, scale, offset and nodata.
 
 Two tables, for two questions. An *instrument* tells what ``B05`` is; a *product* tells what a count of 10000 is. An item's own metadata go before
 either. What is not in the tables is not known, and never assumed.
@@ -29,7 +29,7 @@ CODES = frozenset(
 
 @dataclass(frozen=True)
 class Counts:
-    """How counts become numbers: counts * scale + offset, but for what means nothing."""
+    """How counts become values: counts * scale + offset, and which counts are nodata."""
 
     scale: float = 1.0
     offset: float = 0.0
@@ -131,7 +131,7 @@ _SURFACE = _names(r"(?<![a-z])l[- ]?2|level[- ]?2|msil?2|(?<![a-z])(boa|sr)(?![a
 
 @lru_cache(maxsize=4096)
 def short_key(key: str) -> str:
-    """Return an asset key without what spellings differ in: case, leading zeros, and what tells the format or the pixel size."""
+    """Return an asset key in short: lower case, without leading zeros, format and pixel size."""
     short = re.sub(r"([-_]jp2|[-_]\d+m)+$", "", key.strip().lower())
     return re.sub(r"^(?:s[rt]_)?b(?:and)?_?0?(\d+a?)$", r"b\1", short)
 

@@ -1,4 +1,4 @@
-"""Sentinel-2's offset: since processing baseline 04.00 counts are 1000 too high, unless the catalogue has taken that off.
+"""The rules of Sentinel-2: since processing baseline 04.00 counts are 1000 too high, unless the catalogue has taken that off.
 
 Catalogues spell the baseline in many ways: as a property of any namespace, within a product's name, or as the processing extension's version.
 """
@@ -25,7 +25,7 @@ _PRODUCT = re.compile(r"(?<![A-Z0-9])S2[A-D]?_\w*?_N(\d\d)\.?(\d\d)(?!\d)", re.I
 
 
 def taken_off(item: Mapping[str, Any]) -> bool:
-    """Whether the catalogue says that it has taken the offset off the counts: by a flag of any namespace, or its collection's name."""
+    """Return whether the catalogue says that it has taken the offset off, by a flag or by its collection's name."""
     flags = [str(value).lower() for _, value in _named(item, "boaoffsetapplied")]
     return "true" in flags or (not flags and bool(_HARMONIZED.search(str(item.get("collection")))))
 

@@ -1,4 +1,4 @@
-"""Frozen values from JSON: built strictly, for the JSON may come from anywhere."""
+"""Build frozen values from JSON, strictly: the JSON may come from a stranger."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -68,12 +68,12 @@ def _build_dataclass(kind: Any, value: Any) -> Any:
 
 
 def _is_number(value: Any, kind: type, largest: float) -> bool:
-    """Whether a value is a number of a kind within bounds; NaN is within none, and true and false are no numbers."""
+    """Return whether a value is a number of a kind within bounds. NaN, true and false are not."""
     return isinstance(value, kind) and not isinstance(value, bool) and -largest <= value <= largest  # type: ignore[operator]
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is text that can be written: JSON may hold halves of surrogate pairs."""
+    """Return whether a value is text that can be written. JSON may hold halves of surrogate pairs, which cannot."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 

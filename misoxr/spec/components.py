@@ -1,4 +1,4 @@
-"""The parts of a model's specification, as frozen values: bands, encoders, modalities, tasks, windows, locations and losses."""
+"""The components of a model's specification: bands, encoders, modalities, tasks, windows, locations and losses."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ def check(condition: bool, message: str) -> None:
 
 
 def check_flags(**flags: Any) -> None:
-    """Refuse what is neither true nor false, for whoever writes a setting of another argument there."""
+    """Refuse flags that are neither True nor False."""
     for name, value in flags.items():
         check(isinstance(value, bool), f"{name} is {value!r}; give True or False.")
 

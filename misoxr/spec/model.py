@@ -15,7 +15,7 @@ __all__ = ["ModelSpec"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Everything that decides a network's shape and how it meets a datacube.
+    """Everything that decides a network's shape, and which cubes it reads.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class ModelSpec:
         return tuple(band for modality in self.modalities for band in modality.bands)
 
     def summary(self) -> str:
-        """Return name, inputs and outputs in a line."""
+        """Return name, inputs and outputs as one line of text."""
         inputs = [f"{modality.name} ({len(modality.bands)} bands)" for modality in self.modalities] or ["location"]
         return f"{self.name!r}: {', '.join(inputs)} -> {', '.join(task.name for task in self.tasks)}"
 
@@ -163,7 +163,7 @@ class ModelSpec:
 
 
 def _losses(modalities: Sequence[str]) -> LossSpec:
-    """Return the published contrast, as far as the modalities are there."""
+    """Return the published contrastive loss, for the modalities that the model has."""
     pairs = [("visual", "location", 0.1)]
     if {"sat", "cov"} <= set(modalities):
         pairs.append(("sat", "cov", 0.1))
@@ -171,6 +171,6 @@ def _losses(modalities: Sequence[str]) -> LossSpec:
 
 
 def _bands(bands: Iterable[Band | str]) -> tuple[Band, ...]:
-    """Take names as the known bands of that name, or as bands without units."""
+    """Turn names into bands: known ones with their units, others without."""
     known = {band.name: band for band in (*SENTINEL2, *COVARIATES)}
     return tuple(band if isinstance(band, Band) else known.get(band, Band(band)) for band in bands)

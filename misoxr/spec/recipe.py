@@ -1,4 +1,4 @@
-"""How a network is trained, as a frozen value: the published recipe, and one for small models from scratch."""
+"""Settings of training: the published recipe, and one for small models from scratch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""Means and deviations: what of them is rounding, and the standardisation of a regression's labels."""
+"""Standardise the labels of a regression, and tell deviations from rounding."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ STEPS = 4
 
 
 def is_rounding(deviation: npt.ArrayLike, size: npt.ArrayLike, dtype: str) -> Any:
-    """Return whether a deviation is no more than rounding gives values of a size that were written in a type.
+    """Return whether a deviation is no larger than rounding explains, for values of a given size and type.
 
     Parameters
     ----------

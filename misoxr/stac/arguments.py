@@ -1,4 +1,4 @@
-"""The arguments of ``open_stac``, in the forms in which people give them, checked before anything is asked for."""
+"""Check the arguments of ``open_stac``, in all forms in which people give them."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ BLOCK = 1024
 
 
 def refuse_unknown(name: str, value: Any, known: Sequence[str | None]) -> None:
-    """Refuse a value that is none of those known.
+    """Refuse a value that is not among the known ones.
 
     Raises
     ------

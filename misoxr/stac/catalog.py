@@ -1,4 +1,4 @@
-"""Finding STAC items: in an API, in a static catalogue, or in hand."""
+"""Find STAC items: in an API, in a static catalogue, or in hand."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Composites in time, one task per spatial block: it reads, masks, merges and reduces the items that meet it, band by band."""
+"""Composites in time: one task for each spatial block reads, masks, merges and reduces the items that meet it."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""STAC imagery as lazy cubes and composites: reflectance by common band name, clouds masked, on one grid."""
+"""Open STAC imagery as a lazy cube or composite: the stages of :func:`open_stac`, in order."""
 
 import math
 import os
@@ -64,70 +64,73 @@ def open_stac(
     modifier: Callable[[Any], Any] | None = None,
     patch_url: PatchUrl | None = None,
 ) -> xr.Dataset:
-    """Open imagery of a STAC catalogue, lazily: reflectance, other numbers and classes, each as its metadata tell.
+    """Open imagery of a STAC catalogue, lazily: reflectance, other quantities and classes.
 
-    Nothing but the catalogue's JSON is read before the result is computed.
+    Only the catalogue's JSON is read before the result is computed.
 
     Parameters
     ----------
     catalog : str, path, object of pystac or pystac-client, or iterable of pystac.Item or dict
-        Address of a STAC API; address or path of a static catalogue, collection, item or item collection, whose links are
-        followed below its own directory; a table of items (stac-geoparquet, ``.parquet``), of which a composite reads only those
-        that a block needs; a ``pystac_client.Client`` or its collection, which is searched, or an ``ItemSearch``; a ``pystac.Catalog``
-        or ``Collection``, whose items are walked; or items in hand. Local files are read only from below the directory of a
-        catalogue opened by its local path, or beside an item in hand whose own self link is local.
+        One of:
+
+        - the address of a STAC API;
+        - the address or path of a static catalogue, collection, item or item collection. Its links are followed below its own directory;
+        - a table of items (stac-geoparquet, ``.parquet``), of which a composite reads only the items that a block needs;
+        - a ``pystac_client.Client`` or its collection, which is searched, or an ``ItemSearch``;
+        - a ``pystac.Catalog`` or ``Collection``, or items in hand.
+
+        Local files are read only from below the directory of a catalogue opened by its local path, or beside an item in hand whose self
+        link is local.
     collections : str or sequence of str, optional
         Names of collections.
     bbox : (west, south, east, north), optional
-        Degrees of longitude and latitude; part of the search, and the extent of the result. West lies east of east where it crosses
-        the antimeridian; longitudes may be of 0..360, too.
+        Area to search and to cover, in degrees. West lies east of east where the area crosses the antimeridian. Longitudes may be of
+        0..360, too.
     intersects : GeoDataFrame, GeoSeries, shapely geometry or GeoJSON mapping, optional
-        As ``bbox``, an area of any shape; longitude and latitude where it carries no CRS. The result covers its bounds. Across the
-        antimeridian it may go on beyond 180, be in two parts, or jump from 180 to -180.
+        Area of any shape to search; the result covers its bounds. Without a CRS it is in longitude and latitude. Across the antimeridian it
+        may go on beyond 180, be in two parts, or jump from 180 to -180.
     like : Dataset, DataArray or GeoBox, optional
         Take this object's grid.
     geobox : odc.geo.geobox.GeoBox, optional
         Take this grid.
     datetime : str, date, datetime, Period, datetime64, pair of these, slice or index of times, optional
-        A moment or an interval, such as "2020-06/2020-08", UTC. Days, months and years are whole, and so are times at midnight without
-        a zone, which are how most libraries write days.
+        A moment or an interval in UTC, such as "2020-06/2020-08". Days, months and years are whole. Times at midnight without a zone are
+        whole days, too.
     years, season : optional
-        One or several years, and the first and last day of the season as ("MM-DD", "MM-DD"), both inclusive, in UTC. A season may
-        wrap over new year and belongs to the year it starts in.
+        One or several years, and the first and last day of the season, ("MM-DD", "MM-DD"), both inclusive, in UTC. A season may wrap over
+        new year; it belongs to the year it starts in.
     bands : str or sequence of str, optional
-        STAC common names, or keys of assets; by default the nine of :data:`misoxr.spec.SENTINEL2`. A key such as B05 stands for a common
-        name only where it is that of the item's own sensor. Items that have none of the bands are left out, with a warning.
+        STAC common names or keys of assets; the nine of :data:`misoxr.spec.SENTINEL2` by default. A key such as B05 stands for a common name
+        only for the item's own sensor. Items without any of the bands are left out, with a warning.
     crs : str, int or CRS, optional
-        CRS of the result; by default the items'.
+        CRS of the result; the items' by default.
     resolution : float or pair of equal floats, optional
-        Pixel size in units of the CRS; pixel edges are then multiples of it. By default the smallest pixels of the bands.
+        Pixel size in units of the CRS; pixel edges are then multiples of it. The smallest pixels of the bands by default.
     chunks : int, pair along (y, x), mapping of {"y", "x"} to int, or "auto", optional
-        Chunk size in pixels; -1 is the whole axis. By default, and with "auto", 1024.
+        Chunk size in pixels, 1024 by default; -1 is the whole axis.
     reduce : {None, "median"}
-        ``None`` gives dimensions (time, y, x). ``"median"`` gives the median of the valid values of all times, (y, x), and
-        ``observations``, the number of times with a valid value in any band; one task reads, masks and reduces one block. Bands that
-        hold classes have no median, and are refused.
+        ``None`` gives dimensions (time, y, x). ``"median"`` gives the median of the valid values of all times, (y, x), and ``observations``, the
+        number of times with a valid value in any band. One task then reads, masks and reduces one block. Bands of classes are refused.
     mask : {"scl", None}
-        ``"scl"`` keeps what the scene classification calls vegetation, bare ground or water (4, 5, 6), in all bands. Clouds and their
-        shadows (3, 8, 9, 10) are cleaned of specks and grown by 40 m on the classification's own grid.
+        ``"scl"`` keeps what Sentinel-2's scene classification calls vegetation, bare ground or water (4, 5, 6), in all bands. Clouds and
+        their shadows (3, 8, 9, 10) are cleaned of specks and grown by 40 m.
     engine : {"stackstac", "odc"}
-        Library that builds the time cube; the numbers are the same. A composite needs neither.
+        Library that builds the time cube. The numbers are the same. A composite needs neither.
     groupby : {"solar_day", None}
-        Make one time of the items of one solar day, the earlier item first where they overlap; or keep each item a time. Solar days
-        are counted on from the meridian in the grid's middle, so that an overpass is one time across 180 degrees as elsewhere.
+        Make one time of the items of one solar day, the earlier item first where they overlap; or keep each item a time. Solar days are
+        counted from the meridian in the grid's middle.
     query : mapping or list of str, optional
         Passed to an API that conforms to the query extension.
     modifier : callable, optional
-        Takes each ``pystac.Item``, and changes it or returns a changed one, as signing functions do.
+        Takes each ``pystac.Item``, and changes it or returns a changed one.
     patch_url : callable, optional
-        Takes an href when it is read and returns the one to read: for signatures that expire. It must be picklable to run on a
-        cluster.
+        Takes an href when it is read, and returns the one to read: for signatures that expire. It must be picklable to run on a cluster.
 
     Returns
     -------
     Dataset
-        One float32 variable per band, NaN where nothing is valid. Dimensions (y, x) or (time, y, x). Reflectance has the units "1",
-        other numbers have units as far as they are told; classes have ``flag_values`` and ``flag_meanings``.
+        One float32 variable for each band, NaN where nothing is valid, with dimensions (y, x) or (time, y, x). Reflectance has the units "1".
+        Other quantities have their units where they are known; classes have ``flag_values`` and ``flag_meanings``.
 
     Raises
     ------
@@ -138,16 +141,18 @@ def open_stac(
     GridError
         If the grid is contradictory.
     AssetError
-        If an item's href is refused; when computing, if an asset cannot be read, or nothing tells the scale of its whole numbers.
+        If an item's href is refused. When computing: if an asset cannot be read, or the scale of its whole numbers is unknown.
 
     Notes
     -----
-    Scale, offset and nodata are looked up one by one, for each item: as the item declares them, else in the file's own tags, else
-    for a product that is known by name (Sentinel-2, Landsat Collection 2 level 2, HLS, elevation models). A scale of 1 and an offset of 0, which tools
-    write where they know nothing, leave them to the file and the product. A file's own nodata is never valid. Floats are what they
-    are. Sentinel-2's offset is -0.1 since processing baseline 04.00, found in any of its spellings; it is 0 where the catalogue says that it has taken the offset
-    off, which goes before all else, and where no baseline is named. What nothing tells can be written into the items by ``modifier``,
-    as ``raster:bands``. Bands of other pixel sizes are resampled by georeferencing: numbers bilinearly, classes by the nearest pixel.
+    Scale, offset and nodata are looked up one by one, for each item: in the item, then in the file's own tags, then by a product that is known
+    by name (Sentinel-2, Landsat Collection 2 level 2, HLS, elevation models). A scale of 1 with an offset of 0 counts as missing, because many tools
+    write it where they know nothing. Write missing metadata into the items by ``modifier``, as ``raster:bands``.
+
+    Since processing baseline 04.00, Sentinel-2's offset is -0.1. The baseline is found in any of its spellings. The offset is 0 where the catalogue
+    says that it has taken the offset off, and where no baseline is named.
+
+    Bands of other pixel sizes are resampled by georeferencing: quantities bilinearly, classes by the nearest pixel.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The grid that items are put on: given, that of another dataset, or worked out from the items and the area asked for."""
+"""Find the grid of the result: given, that of another dataset, or worked out from items and area."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ LARGEST = 50_000_000
 
 
 def given_grid(geobox: Any, like: Any, crs: Any, resolution: float | None) -> GeoBox | None:
-    """Return the grid that the caller gives in full, if so.
+    """Return the grid that the caller gives in full; None where it is to be worked out.
 
     Raises
     ------

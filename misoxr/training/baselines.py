@@ -1,4 +1,4 @@
-"""Baselines of the network: scikit-learn estimators that answer pixel by pixel, wherever a model does."""
+"""Baselines: fit scikit-learn estimators on the same cube and points as the network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -101,7 +101,7 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
 
 
 def is_baseline(what: Any) -> bool:
-    """Return whether something to be fitted is no network: a baseline's name, a Baseline or an estimator of scikit-learn."""
+    """Return whether an estimator is a baseline: by name, as a Baseline, or as an estimator of scikit-learn."""
     return what in BASELINES if isinstance(what, str) else not isinstance(what, ModelSpec)
 
 
@@ -229,7 +229,9 @@ def prepared_baseline(estimator: Any, spec: ModelSpec, *, seed: Any = 0, scaling
         hint = did_you_mean(min(settings), ("seed", "scaling", "like"))
         raise SpecError(f"A baseline has no settings {sorted(settings)}; it takes seed, scaling and like alone.{hint}")
     if not isinstance(spec, ModelSpec):
-        raise SpecError(f"like is {spec!r}; give a ModelSpec, such as misoxr.training.fit.spec_for makes for a cube and points.")
+        raise SpecError(
+            f"like is {spec!r}; give a ModelSpec, such as misoxr.training.presets.spec_for makes for a cube and points."
+        )
     if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
         raise SpecError(f"The seed is {seed!r}; scikit-learn takes whole numbers from 0 to 2**32 - 1.")
     known = baseline(estimator, seed=int(seed)) if isinstance(estimator, str) else estimator
@@ -260,7 +262,7 @@ def refuse_unseen(seen: npt.NDArray[np.bool_]) -> None:
 
 
 def check_labels(task: Task, labels: Floats, when: str = "") -> None:
-    """Refuse labels that nothing can be learnt from: none, of one class only, or without a logarithm."""
+    """Refuse labels from which nothing can be learnt: none at all, one class only, or values without a logarithm."""
     if not len(labels):
         raise PointsError(f"No point with valid imagery has a label of {task.name!r}{when}; give points with labels of every task.")
     if task.kind != "regression" and len(np.unique(labels)) < 2:

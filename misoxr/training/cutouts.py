@@ -1,4 +1,4 @@
-"""Cutouts of a lazy cube in a file on disk: read chunk by chunk, each chunk once, and never held whole."""
+"""Cutouts of a lazy cube in a temporary file: each chunk is read once, and the cube is never in memory whole."""
 
 import shutil
 import tempfile

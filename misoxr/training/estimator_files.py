@@ -1,4 +1,4 @@
-"""Files of fitted scikit-learn estimators: skops with an allow-list of types, the same bytes for the same estimators.
+"""Files of fitted scikit-learn estimators: skops, with a list of the types that are loaded.
 
 A file is skops' zip archive of a mapping of estimators, with one member more, ``misoxr.json``. Its members are stored, not
 compressed, and each stands for one array alone, so what is read takes no more memory than the file is long.

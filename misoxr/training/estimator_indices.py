@@ -1,4 +1,4 @@
-"""Indices within fitted estimators: scikit-learn follows them without a look at their bounds, so a file's are looked at here.
+"""Check the indices within fitted estimators from a file: scikit-learn follows them without checking their bounds.
 
 skops checks which types a file holds, not what is in them. A tree whose nodes point outside of it would read foreign memory, or end
 the process, at its first answer.
@@ -38,7 +38,7 @@ def _held(value: Any) -> list[Any]:
 
 
 def check_indices(estimator: Any) -> None:
-    """Refuse an estimator with an index that points nowhere.
+    """Refuse an estimator with an index out of bounds.
 
     Raises
     ------

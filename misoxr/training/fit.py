@@ -1,4 +1,4 @@
-"""Training on labelled points of a datacube: all tasks at once, labels missing where unknown."""
+"""Train a network on labelled points of a datacube: checks, windows, validation blocks, the loop, and calibration."""
 
 import hashlib
 import inspect
@@ -271,7 +271,7 @@ def prepared(
     workers: int = 0,
     **settings: Any,
 ) -> tuple[Recipe, Hardware]:
-    """Return a network's recipe, and what trains it; refuse what is known to fail, before a cube is read."""
+    """Return a network's recipe and hardware; refuse what is known to fail, before a cube is read."""
     if like is not None:
         raise SpecError("like gives a baseline its bands and tasks, and a network has its own; leave it out.")
     if pretrained is not None and not isinstance(pretrained, Mapping):

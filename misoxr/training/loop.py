@@ -1,4 +1,4 @@
-"""The loop of training: batches by seed and step, losses, the schedule, validation, and a run that can be resumed."""
+"""The training loop: batches by seed and step, losses, schedule, validation, and resuming."""
 
 import copy
 import logging
@@ -40,7 +40,7 @@ Step = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Hardware:
-    """What training runs on: a kind of device, how many, precision, and processes that cut windows."""
+    """The hardware of training: kind and number of devices, precision, and processes that prepare windows."""
 
     device: str
     devices: int

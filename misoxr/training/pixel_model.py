@@ -1,4 +1,4 @@
-"""Fitted scikit-learn estimators that answer pixel by pixel, wherever a model does; and their file."""
+"""Fitted scikit-learn estimators that are mapped pixel by pixel, and their file."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""A preset for a cube and points at hand."""
+"""Build a preset's specification for a cube and points."""
 
 import difflib
 
@@ -15,7 +15,7 @@ __all__ = ["spec_for"]
 
 
 def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
-    """Build a preset for a cube and points at hand.
+    """Build a preset's specification for a cube and points.
 
     The preset takes those of its default bands that the cube has, the tasks that the points have columns for, the cube's
     pixel size, and the cube's extent for locations.

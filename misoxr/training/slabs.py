@@ -1,4 +1,4 @@
-"""Slabs of pixels for all cores of a process, whichever of Dask's threads asks."""
+"""Share slabs of pixels between all cores of a process, whichever of Dask's threads asks."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Windows of a lazy cube for training: around labelled points and from anywhere, drawn as batches with the points to query."""
+"""Training windows: around labelled points and from anywhere, drawn as batches with the points to query."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -250,7 +250,7 @@ class TrainingWindows:
     def _window(
         self, cutout: int, start: tuple[int, int], index: Integers, xy: Floats, draw: Draw, rng: np.random.Generator
     ) -> dict[str, Any]:
-        """Cut a window with its labelled points, fill the places for points up, and turn it."""
+        """Cut a window with its labelled points, add unlabelled ones up to the number, and augment it."""
         side = round(draw.regular**0.5)
         axis = -1 + (2 * np.arange(side) + 1) / max(side, 1)
         lattice = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
