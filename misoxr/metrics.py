@@ -63,6 +63,10 @@ def scores(task: Task, truth: npt.ArrayLike, probability: npt.ArrayLike) -> dict
     NaN stands for a score that is not defined: precision, recall, f1, roc_auc and pr_auc by the rules of :func:`class_scores`;
     multiclass roc_auc and any brier_skill where the truth has one class only; r2 where the truth has one value only. All
     others are finite.
+
+    Examples
+    --------
+    >>> found = metrics.scores(PERMAFROST, [0, 1, 1], [0.2, 0.9, 0.4])["roc_auc"]
     """
     labels, predicted = _checked(task, truth, probability)
     if task.kind == "regression":
@@ -94,6 +98,10 @@ def class_scores(task: Task, truth: npt.ArrayLike, probability: npt.ArrayLike) -
     NaN where not defined: recall and pr_auc of a class without support; roc_auc also of a class that is the whole truth;
     precision and f1 of a class neither in the truth nor predicted. A class in the truth that is never predicted has precision 0;
     one predicted but not in the truth has precision and f1 0.
+
+    Examples
+    --------
+    >>> table = metrics.class_scores(PERMAFROST, [0, 1, 1], [0.2, 0.9, 0.4])
     """
     return _by_class(task, *_classified(task, truth, probability))
 
@@ -115,6 +123,10 @@ def confusion(task: Task, truth: npt.ArrayLike, probability: npt.ArrayLike) -> p
     ------
     PointsError
         As in :func:`class_scores`.
+
+    Examples
+    --------
+    >>> counts = metrics.confusion(PERMAFROST, [0, 1, 1], [0.2, 0.9, 0.4])
     """
     codes, checked = _classified(task, truth, probability)
     metrics = require("sklearn.metrics", "train")
@@ -148,6 +160,10 @@ def reliability(task: Task, truth: npt.ArrayLike, probability: npt.ArrayLike, bi
     References
     ----------
     Guo et al. 2017, "On calibration of modern neural networks", arXiv 1706.04599.
+
+    Examples
+    --------
+    >>> curve = metrics.reliability(PERMAFROST, [0, 1, 1], [0.2, 0.9, 0.4], bins=5)
     """
     if bins < 1:
         raise PointsError(f"bins is {bins}; give 1 or more.")

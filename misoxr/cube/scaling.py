@@ -177,7 +177,12 @@ class ModalityScaling:
 
 @dataclass(frozen=True)
 class Scaling:
-    """The scaling of every modality of a model, as kept in its checkpoint."""
+    """The scaling of every modality of a model, as kept in its checkpoint.
+
+    Examples
+    --------
+    >>> scaling = Scaling.fit(spec, np.random.default_rng(0).random((len(spec.bands), 500)))
+    """
 
     modalities: Mapping[str, ModalityScaling]
 

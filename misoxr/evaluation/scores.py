@@ -43,6 +43,13 @@ class Scores:
         The tasks.
     about : mapping
         The folds, the seeds, how many points, misoxr's version, and whether anything was simulated.
+
+    Examples
+    --------
+    >>> scores = image.miso.cross_validate(["rf-11", "rf-coordinates"], points, cv=misoxr.BlockKFold(500, 3))
+    >>> table = scores.to_dataframe()
+    >>> difference = scores.compare("rf-11", "rf-coordinates", "macro_f1", "permafrost")
+    >>> scores.save("scores.parquet")
     """
 
     predictions: pd.DataFrame
@@ -266,6 +273,10 @@ def compared(differences: pd.Series) -> pd.Series:
         ``difference``, their mean; ``standard_error`` of it over ``pairs`` of fold and seed, as if these were independent; and
         ``fold_error``, its standard error over folds, a fold's seeds averaged first (NaN for one fold). Pairs of one fold share its test
         and training points, so with several seeds the first is too small; folds share training points, so both are somewhat.
+
+    Examples
+    --------
+    >>> summary = compared(pd.Series([0.1, 0.2], pd.MultiIndex.from_tuples([(0, 0), (1, 0)], names=["fold", "seed"])))
     """
     known = differences.dropna()
     folds = known.groupby("fold").mean()

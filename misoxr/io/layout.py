@@ -242,6 +242,7 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bo
 
     Examples
     --------
+    >>> maps.miso.to_zarr("maps.zarr")
     >>> maps = misoxr.open_maps("maps.zarr")
     >>> share = maps.permafrost.mean()  # of the pixels with valid input
     """

@@ -49,6 +49,11 @@ class Plan:
         What the first tasks of the blocks bring into memory, by the timed block: chunks of a cube, or composites.
     memory : int or None
         Bytes by which this process grew at the most while it computed the timed block: what a worker needs beside its libraries, for each of its threads.
+
+    Examples
+    --------
+    >>> plan = maps.miso.plan(timed=False)
+    >>> gigabytes = plan.bytes_written / 1e9
     """
 
     blocks: tuple[int, int]

@@ -112,7 +112,7 @@ def to_pyramid(
     Examples
     --------
     >>> maps.miso.to_pyramid("pyramid.zarr")
-    >>> coarse = misoxr.open_maps("pyramid.zarr/1")  # pixels twice as large
+    >>> finest = misoxr.open_maps("pyramid.zarr/0")
     """
     if classes not in ("probability", "mode", "nearest"):
         raise SpecError(f"classes is {classes!r}; it must be 'probability', 'mode' or 'nearest'.")

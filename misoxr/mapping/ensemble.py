@@ -33,6 +33,10 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
     ------
     SpecError
         If there is none, or they differ in variables or classes.
+
+    Examples
+    --------
+    >>> both = averaged([image.miso.predict(model), image.miso.predict("model.safetensors")])
     """
     if not answers:
         raise SpecError("There are no models to average; give one or more.")

@@ -43,6 +43,11 @@ class Calibration:
     References
     ----------
     Guo et al. 2017, "On calibration of modern neural networks", arXiv 1706.04599.
+
+    Examples
+    --------
+    >>> calibration = Calibration(temperature=1.5)
+    >>> probability = calibration.probabilities(PERMAFROST, np.array([[2.0], [-1.0]]))
     """
 
     temperature: float = 1.0
@@ -180,6 +185,10 @@ def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) ->
     References
     ----------
     Guo et al. 2017, "On calibration of modern neural networks", arXiv 1706.04599.
+
+    Examples
+    --------
+    >>> calibration = fit_temperature(PERMAFROST, np.array([[2.0], [-1.0], [0.5]]), np.array([1, 0, 0]))
     """
     if task.kind == "regression":
         return 1.0
@@ -232,6 +241,10 @@ def prevalence_bias(task: Task, assumed: float | Mapping[str, float], wanted: fl
     References
     ----------
     Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities", Neural Computation 14, 21-41.
+
+    Examples
+    --------
+    >>> bias = prevalence_bias(PERMAFROST, 0.5, 0.3)
     """
     _refuse_regression(task)
     if task.kind == "binary":

@@ -85,6 +85,12 @@ class Model:
         By task, how logits become probabilities that hold; of the visual head alone.
     standardisation : mapping of str to Standardisation
         By task, how the labels of a regression were learnt; answers are turned back to the labels' units.
+
+    Examples
+    --------
+    >>> model = misoxr.Model.load("model.safetensors")
+    >>> local = model.with_prevalence(permafrost=0.3)
+    >>> local.save("local.safetensors")
     """
 
     spec: ModelSpec

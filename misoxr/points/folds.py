@@ -102,7 +102,12 @@ class Splitter:
 
 @dataclass(frozen=True, repr=False)
 class KFold(Splitter):
-    """K folds of points drawn at random; parameters as for :class:`BlockKFold`."""
+    """K folds of points drawn at random; parameters as for :class:`BlockKFold`.
+
+    Examples
+    --------
+    >>> folds = list(misoxr.KFold(3).split(points.to_crs("EPSG:3338")))
+    """
 
     n_splits: int = 5
     random_state: int = 0
@@ -133,6 +138,10 @@ class BlockKFold(Splitter):
     -----
     Blocks are dealt from the fullest to the emptiest, each to the fold with the fewest points so far. After
     ``verde.BlockKFold`` (Uieda 2018), which balances by partitioning instead.
+
+    Examples
+    --------
+    >>> scores = image.miso.cross_validate("rf-11", points, cv=misoxr.BlockKFold(500, 3))
     """
 
     size: float
@@ -161,6 +170,10 @@ class ClusterKFold(Splitter):
         Points joined by steps of at most this length are one cluster, as in DBSCAN with ``min_samples=1``.
     n_splits, shuffle, random_state, buffer : optional
         As for :class:`BlockKFold`, with clusters for blocks.
+
+    Examples
+    --------
+    >>> cv = misoxr.ClusterKFold(10_000, 3, buffer=1_000)
     """
 
     distance: float
@@ -192,6 +205,11 @@ class LeaveOneRegionOut(Splitter):
         Names of the regions, the index by default; rows of one name are one region, and rows without a name none.
     buffer : float, optional
         As for :class:`BlockKFold`.
+
+    Examples
+    --------
+    >>> cv = misoxr.LeaveOneRegionOut(gpd.read_file("zones.gpkg"), "name")
+    >>> names = cv.names(points)
     """
 
     regions: gpd.GeoDataFrame
@@ -263,6 +281,10 @@ class KNNDM(Splitter):
     numbers of clusters. A cluster of the size of a fold is one; the others are dealt in turn along the first principal axis. Of
     these folds, and random ones, those are taken whose distances from test to training points differ least from the targets', by
     the Wasserstein distance.
+
+    Examples
+    --------
+    >>> cv = misoxr.KNNDM(gpd.read_file("zones.gpkg").sample_points(100, rng=0).explode())
     """
 
     targets: Any
@@ -324,6 +346,10 @@ class PredefinedFolds(Splitter):
         Indices of points; a point may be in neither.
     buffer : float, optional
         As for :class:`BlockKFold`.
+
+    Examples
+    --------
+    >>> cv = misoxr.PredefinedFolds([([0, 1, 2], [3, 4]), ([3, 4, 2], [0, 1])])
     """
 
     folds: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]

@@ -258,6 +258,10 @@ def duplicates(
     ------
     PointsError
         If a column is missing, the points carry no CRS, or none lies inside the grid.
+
+    Examples
+    --------
+    >>> shared = misoxr.points.duplicates(points, image)
     """
     placed, rows, columns = place(read_points(points), geobox if isinstance(geobox, GeoBox) else geobox_of(geobox))
     labels = {_name(task): named(placed[_name(task)], task) for task in _chosen(placed, tasks)}
@@ -306,6 +310,10 @@ def report(
     ------
     PointsError
         If a column or a CRS is missing, dates cannot be read, or no point lies in the regions or on the grid.
+
+    Examples
+    --------
+    >>> counts = misoxr.points.report(points)
     """
     points = read_points(points)
     chosen = _chosen(points, tasks)

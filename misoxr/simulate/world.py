@@ -99,6 +99,10 @@ def landscape(
     ------
     GridError
         If the area is too small or the pixel size not positive.
+
+    Examples
+    --------
+    >>> land = simulate.landscape((96, 96), pixel_size=20.0)
     """
     if min(shape) < SMALLEST or not 1 <= pixel_size <= 200:
         raise GridError(
@@ -196,6 +200,10 @@ def points(truth: xr.Dataset, n: int = 4000, *, seed: int = 0) -> gpd.GeoDataFra
     at the true place from the drawn landscape, then 3 % of permafrost labels are turned and 4 % of orders drawn at random;
     recorded positions are off by 8 m (standard deviation). 40 % have a permafrost label and 86 % an order. None lies on
     water or snow.
+
+    Examples
+    --------
+    >>> sites = simulate.points(simulate.landscape((96, 96)), 50)
     """
     if n < 1:
         raise PointsError(f"{n} points were asked for; ask for at least 1.")
@@ -310,6 +318,11 @@ def bayes_scores(truth: xr.Dataset, where: gpd.GeoDataFrame | npt.NDArray[np.boo
     ------
     PointsError
         If points lie outside the landscape, a mask has another shape, or there is no label to score.
+
+    Examples
+    --------
+    >>> land = simulate.landscape((96, 96))
+    >>> best = simulate.bayes_scores(land, simulate.points(land, 200))
     """
     shape = truth["permafrost"].shape
     if isinstance(where, gpd.GeoDataFrame):
@@ -366,6 +379,10 @@ def write(
     -------
     Simulation
         The paths of what was written.
+
+    Examples
+    --------
+    >>> written = simulate.write("simulated", shape=(96, 96), n_points=50)
     """
     folder = Path(expanded(directory))
     folder.mkdir(parents=True, exist_ok=True)

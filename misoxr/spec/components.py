@@ -51,6 +51,11 @@ class Band:
         Other names under which the dataset may have the band.
     valid_min : float or None
         Values below it, in the band's units, are nodata, as NaN is.
+
+    Examples
+    --------
+    >>> band = Band("ndvi", "1")
+    >>> aspect = Band("aspect", "degree", "circular")
     """
 
     name: str
@@ -82,6 +87,10 @@ class EncoderSpec:
         Widths of the two hidden layers of the query's MLP, one pair per stage used.
     stages : tuple of int or None
         Which of the backbone's feature maps are queried; all of them by default.
+
+    Examples
+    --------
+    >>> encoder = EncoderSpec("resnet18", ((64, 32),) * 3, stages=(1, 2, 3))
     """
 
     backbone: str
@@ -122,6 +131,10 @@ class Modality:
         The encoder that reads them.
     required : bool
         Whether a pixel with no valid band of this modality is nodata in every output.
+
+    Examples
+    --------
+    >>> imagery = Modality("sat", (Band("red"), Band("nir")), EncoderSpec("pyramid", ((64, 32),) * 4))
     """
 
     name: str
@@ -161,6 +174,11 @@ class Task:
     loss : {"", "bce", "cross_entropy", "focal", "mse", "mse_log1p"}
         What training minimises: binary cross-entropy, cross-entropy and mean squared error by default. "focal" is for classes;
         with "mse_log1p" a regression is learnt as log(1 + value), and its answers are turned back.
+
+    Examples
+    --------
+    >>> drainage = Task("drainage", "multiclass", ("dry", "moist", "wet"), long_name="drainage class")
+    >>> carbon = Task("soc", "regression", units="kg m-2", loss="mse_log1p")
     """
 
     name: str
@@ -248,6 +266,11 @@ class WindowSpec:
         "flips" also north to south (4), "dihedral" also rotations by quarters (8); prediction takes as many times longer. Train with
         the same ``Recipe.augment``: a network answers badly what it has never seen. Temperatures are fitted without it, and a mean
         is less sure of itself.
+
+    Examples
+    --------
+    >>> windows = misoxr.WindowSpec(256, 256, 224, ramp=16)
+    >>> slower = misoxr.WindowSpec(64, 64, 56, tta="flips")
     """
 
     size: int = 256
@@ -302,6 +325,10 @@ class LocationSpec:
         Dropout of the encoder's layers in training.
     encoding : {"grid", "theory", "nerf"}
         How a location becomes numbers; see :class:`misoxr.model.location.LocationEncoder`.
+
+    Examples
+    --------
+    >>> location = LocationSpec("EPSG:3338", image.rio.bounds())
     """
 
     crs: str
@@ -354,6 +381,10 @@ class LossSpec:
         Weight of the location head's own loss.
     focus : float
         Exponent of the focal loss.
+
+    Examples
+    --------
+    >>> losses = misoxr.LossSpec(contrast=(("visual", "location", 0.1), ("sat", "cov", 0.1)))
     """
 
     contrast: tuple[tuple[str, str, float], ...] = ()

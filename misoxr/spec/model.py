@@ -37,6 +37,11 @@ class ModelSpec:
         Form of the implicit query (:func:`misoxr.model.query.neighbours`); "published" is for the authors' checkpoints.
     losses : LossSpec
         What training minimises beside the tasks' own losses.
+
+    Examples
+    --------
+    >>> spec = misoxr.ModelSpec.preset("miso-nano", cov=["elevation", "slope"], pixel_size=20)
+    >>> spec = replace(spec, windows=misoxr.WindowSpec(64, 64, 48))
     """
 
     name: str

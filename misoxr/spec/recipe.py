@@ -69,6 +69,11 @@ class Recipe:
     jitter : float
         Standard deviation, in pixels, by which labelled points are moved each time they are drawn: a label holds for its
         neighbourhood too, and positions are known to some metres only.
+
+    Examples
+    --------
+    >>> recipe = misoxr.Recipe.of(misoxr.ModelSpec.preset("miso-base"), max_epochs=10)
+    >>> model = image.miso.fit("miso-nano", points, max_epochs=1, augment="flips")
     """
 
     max_epochs: int = 6

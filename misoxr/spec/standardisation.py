@@ -50,6 +50,11 @@ class Standardisation:
     ------
     SpecError
         If the scale is negative.
+
+    Examples
+    --------
+    >>> found = Standardisation.fit(np.array([1.0, 2.0, np.nan, 3.0]))
+    >>> value = found.invert(found.apply(2.5))
     """
 
     shift: float = 0.0

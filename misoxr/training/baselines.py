@@ -55,6 +55,12 @@ class Baseline:
         The pixel's bands; these, and their mean and standard deviation over 5 x 5 and 15 x 15 pixels; or x and y alone.
     scaling : {"none", "standard", "log", "whiten"}
         Whether bands are taken as they are, or scaled first as the network's are (:meth:`misoxr.cube.scaling.Scaling.fit`).
+
+    Examples
+    --------
+    >>> from sklearn.ensemble import ExtraTreesClassifier
+    >>> trees = Baseline(ExtraTreesClassifier(20), features="neighbourhood", scaling="whiten")
+    >>> model = image.miso.fit(trees, points)
     """
 
     estimator: Any
@@ -88,6 +94,10 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
     References
     ----------
     arXiv 2506.17302.
+
+    Examples
+    --------
+    >>> forest = baseline("rf-neighbourhood", seed=1)
     """
     if name not in BASELINES:
         raise SpecError(f"Unknown baseline {name!r}; use one of {list(BASELINES)}.")

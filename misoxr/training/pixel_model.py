@@ -51,6 +51,12 @@ class PixelModel:
         How it was fitted.
     standardisation : mapping of str to Standardisation
         By task, how the labels of a regression were learnt; the estimator's answers are turned back to the labels' units.
+
+    Examples
+    --------
+    >>> forest = image.miso.fit("rf-11", points)
+    >>> forest.save("forest.skops")
+    >>> maps = image.miso.predict("forest.skops")
     """
 
     spec: ModelSpec

@@ -24,6 +24,10 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
     ------
     SpecError
         If the cube has none of the bands, or the points none of the tasks.
+
+    Examples
+    --------
+    >>> spec = spec_for("miso-nano", image, points)
     """
     geobox = geobox_of(check_dataset(ds))
     known = {band.name for band in (*SENTINEL2, *COVARIATES)}
