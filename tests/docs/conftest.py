@@ -11,7 +11,7 @@ from tests.bucket import bucket
 from tests.docs.guides import make, prepare_model
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def short():
     """Train one epoch where the code does not say how many: what is learnt is of no matter here."""
     whole = Recipe.of.__func__
@@ -20,7 +20,7 @@ def short():
         yield
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def data(tmp_path_factory, short):
     with ExitStack() as servers:
         made = make(tmp_path_factory.mktemp("guides"), servers)

@@ -256,7 +256,9 @@ def test_of_two_writers_of_a_batch_one_is_told_and_nothing_is_lost(whole, batche
     for thread in threads:
         thread.join(120)
     assert len(errors) == 1
-    assert "Another writer has committed" in errors[0]
+    # On a disk, whose commits are not atomic, Icechunk now and then finds another's file before it finds a conflict.
+    assert "Another writer has committed" in errors[0] or "Object at location" in errors[0]
+    assert "All commits stay valid" in errors[0]
     assert recorded(repo).all()
     xr.testing.assert_identical(open_maps(repo).load(), whole)
 
