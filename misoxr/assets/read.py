@@ -21,6 +21,7 @@ from misoxr.assets.remote import open_raster
 from misoxr.assets.sampling import Indices, Sampling, Window, sampling_of, stretches
 from misoxr.errors import AssetError
 from misoxr.sensors.decoding import Encoding, Stored, codes, decoded, missing
+from misoxr.sensors.masks import MARGIN, clear_sky
 
 __all__ = ["CLEAR", "Asset", "PatchUrl", "Reader"]
 
@@ -29,13 +30,6 @@ PatchUrl = Callable[[str], str]
 
 CLEAR = "clear"
 """Name under which the clear-sky mask, 1 where the scene classification is clear and 0 elsewhere, is read like a band."""
-
-CLEAR_CLASSES = (4, 5, 6)
-"""Vegetation, bare ground, water; not 11, snow."""
-CLOUD_CLASSES = (3, 8, 9, 10)
-"""Cloud shadow, cloud of medium and high probability, cirrus."""
-OPENING, DILATION = 1, 2
-"""Pixels of the classification (20 m): clouds thinner than the opening do not grow; the others grow by the dilation."""
 
 
 @dataclass(frozen=True)
@@ -175,18 +169,9 @@ def _codes(raster: Any, asset: Asset, window: Window) -> Floats:
 
 
 def _clear(raster: Any, asset: Asset, window: Window) -> Floats:
-    """Return 1 where the classification is clear and no cloud is near, 0 elsewhere, NaN where there is none.
-
-    Clouds are cleaned and grown on the classification's own grid: those that survive an opening grow; a lone cloudy pixel hides
-    itself only. (A pixel of any class but the clear ones is never clear.)
-    """
-    from scipy.ndimage import binary_dilation, binary_erosion
-
-    values, inner = _raw(raster, window, margin=2 * OPENING + DILATION)
-    cloud = np.isin(values, CLOUD_CLASSES)
-    core = binary_erosion(cloud, iterations=OPENING, border_value=1)
-    grown = binary_dilation(core, iterations=OPENING + DILATION) if core.any() else core
-    clear = (np.isin(values, CLEAR_CLASSES) & ~grown).astype("float32")
+    """Return 1 where the sky is clear, 0 elsewhere, and NaN where there is no classification."""
+    values, inner = _raw(raster, window, MARGIN)
+    clear = clear_sky(values).astype("float32")
     nothing = missing(values, asset.encoding.code_nodata(Stored.of(raster)))
     if nothing is not None:
         clear[nothing] = np.nan

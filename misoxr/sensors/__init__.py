@@ -1,5 +1,5 @@
-"""What a catalogue's bands mean: which asset a band is, and how its counts become reflectance, kelvin or classes.
+"""A sensor's rules: which asset a band is, how its counts become reflectance, kelvin or classes, and where the sky is clear.
 
-``known`` has a sensor's rules by its name and ``sentinel2`` those of Sentinel-2; ``declared`` reads what an item says of itself.
-``bands`` finds assets by name, ``decoding`` turns counts into values, ``item_fields`` checks an item's JSON.
+``known`` has sensors and products by name, ``sentinel2`` the rules of Sentinel-2, and ``masks`` the clear-sky masks. ``declared`` reads what an
+item says of itself; ``bands`` finds assets by name, ``decoding`` turns counts into values, and ``item_fields`` checks an item's JSON.
 """
