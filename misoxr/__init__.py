@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from misoxr import accessor as _accessor
 from misoxr._version import __version__
 from misoxr.io.layout import open_maps
-from misoxr.points.folds import KNNDM, BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds
+from misoxr.points.folds import BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds
+from misoxr.points.knndm import KNNDM
 from misoxr.points.read import read_points
 from misoxr.spec import LossSpec, ModelSpec, Recipe, WindowSpec
 from misoxr.stac import open_stac

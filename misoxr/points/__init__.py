@@ -1,9 +1,10 @@
 """Labelled points: from a file to checked labels, and to folds.
 
-``read`` reads and checks them, by way of ``readers`` (formats, coordinates, cells) and ``labels`` (classes by name or code).
-``folds`` has the splitters of cross-validation, ``clusters`` the grouping of points that they share.
+``read`` reads them and places them on a grid, by way of ``readers`` (formats, coordinates, cells) and ``labels`` (classes by name or code);
+``reports`` counts them. ``folds`` and ``knndm`` have the splitters of cross-validation, ``clusters`` the grouping of points that they share.
 """
 
-from misoxr.points.read import duplicates, read_points, report
+from misoxr.points.read import read_points
+from misoxr.points.reports import duplicates, report
 
 __all__ = ["duplicates", "read_points", "report"]

@@ -12,32 +12,17 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial import cKDTree
-from scipy.stats import wasserstein_distance
 
 from misoxr.errors import PointsError, note
 from misoxr.paths import expanded
-from misoxr.points.clusters import blocks_of, chained, check_crs, coordinates_of, dealt, merged, polygon_of
+from misoxr.points.clusters import blocks_of, chained, check_crs, coordinates_of, dealt, polygon_of
 
-__all__ = [
-    "KNNDM",
-    "BlockKFold",
-    "ClusterKFold",
-    "KFold",
-    "LeaveOneRegionOut",
-    "PredefinedFolds",
-    "Splitter",
-    "check_apart",
-    "separate",
-]
+__all__ = ["BlockKFold", "ClusterKFold", "KFold", "LeaveOneRegionOut", "PredefinedFolds", "Splitter", "check_apart", "separate"]
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 Sides = Iterable[tuple[Indices, Indices]]
-
-MOST_CENTRES = 4000
-"""Most points that are clustered by Ward's method, whose memory grows with their square."""
 
 
 class Splitter:
@@ -84,7 +69,7 @@ class Splitter:
             If the points cannot be split so, lie in degrees where distances count, or the buffer leaves a fold no training points.
         """
         xy = self._xy(X) if self.buffer else np.empty((0, 2))
-        for fold, (train, test) in enumerate(_buffered(xy, self._sides(X), self.buffer)):
+        for fold, (train, test) in enumerate(buffered(xy, self._sides(X), self.buffer)):
             if not len(train):
                 raise PointsError(f"A buffer of {self.buffer:g} leaves fold {fold} no training points; use a smaller one.")
             yield train, test
@@ -93,7 +78,7 @@ class Splitter:
         return coordinates_of(X)
 
     def _sides(self, X: Any) -> Sides:
-        return _sides(self._fold_numbers(X))
+        return sides_of(self._fold_numbers(X))
 
     def _fold_numbers(self, X: Any) -> Indices:
         """Return the fold that tests each point, -1 where none does."""
@@ -262,81 +247,6 @@ class LeaveOneRegionOut(Splitter):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class KNNDM(Splitter):
-    """K folds whose test points lie as far from training points as targets lie from points.
-
-    Parameters
-    ----------
-    targets : array_like, shape (target, 2), or GeoDataFrame
-        Where predictions will be made, in the CRS of the points; a GeoDataFrame is moved to it.
-    max_share : float, optional
-        Largest share of the points in a fold.
-    n_splits, random_state, buffer : optional
-        As for :class:`BlockKFold`; distances are matched with the buffer.
-
-    Notes
-    -----
-    k-fold nearest neighbour distance matching (Linnenbrink et al. 2024, https://doi.org/10.5194/gmd-17-5897-2024), after its R
-    package CAST. Points are clustered by Ward's method (4000 of them if there are more, which the others join) into some 60
-    numbers of clusters. A cluster of the size of a fold is one; the others are dealt in turn along the first principal axis. Of
-    these folds, and random ones, those are taken whose distances from test to training points differ least from the targets', by
-    the Wasserstein distance.
-
-    Examples
-    --------
-    >>> cv = misoxr.KNNDM(gpd.read_file("zones.gpkg").sample_points(100, rng=0).explode())
-    """
-
-    targets: Any
-    n_splits: int = 5
-    max_share: float = 0.5
-    random_state: int = 0
-    buffer: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 / self.n_splits < self.max_share <= 1:
-            raise PointsError(
-                f"A max_share of {self.max_share:g} does not suit {self.n_splits} folds; use more than {1 / self.n_splits:g}, up to 1."
-            )
-
-    def match(self, X: Any) -> tuple[Indices, float]:
-        """Return the fold of each point, and the Wasserstein distance that remains, in units of the coordinates."""
-        xy = self._xy(X)
-        wanted = np.asarray(cKDTree(xy).query(coordinates_of(self.targets, getattr(X, "crs", None)))[0])
-        found = [(self._difference(xy, folds, wanted), folds) for folds in self._candidates(xy)]
-        least, best = min(found, key=lambda pair: pair[0])
-        if least == np.inf:
-            limits = f"max_share={self.max_share:g} and buffer={self.buffer:g}"
-            raise PointsError(f"No {self.n_splits} folds of {len(xy)} points keep to {limits}; raise the first or lower the other.")
-        return best, least
-
-    def _fold_numbers(self, X: Any) -> Indices:
-        folds, left = self.match(X)
-        extent = float(np.hypot(*np.ptp(self._xy(X), axis=0)))
-        if left > extent:
-            words = f"The targets lie farther from the points ({left:.3g}, after matching) than these reach ({extent:.3g})"
-            note(f"{words}; check that the targets are in the CRS of the points.")
-        return folds
-
-    def _candidates(self, xy: Floats) -> Iterator[Indices]:
-        yield dealt(np.arange(len(xy)), self.n_splits, self.random_state)
-        rng = np.random.default_rng(self.random_state)
-        centres = xy if len(xy) <= MOST_CENTRES else xy[rng.choice(len(xy), MOST_CENTRES, replace=False)]
-        tree, (_, nearest) = linkage(centres, "ward"), cKDTree(centres).query(xy)
-        for number in np.unique(np.geomspace(self.n_splits, len(centres), 60).astype("int64")):
-            _, clusters = np.unique(fcluster(tree, number, "maxclust")[nearest], return_inverse=True)
-            if clusters.max() + 1 >= self.n_splits:  # points of one place are one cluster
-                yield merged(xy, clusters, self.n_splits)
-
-    def _difference(self, xy: Floats, folds: Indices, wanted: Floats) -> float:
-        sides = list(_buffered(xy, _sides(folds), self.buffer))
-        if np.bincount(folds).max() > self.max_share * len(xy) or not all(len(train) for train, _ in sides):
-            return np.inf  # never the least
-        return float(wasserstein_distance(np.concatenate([cKDTree(xy[a]).query(xy[b])[0] for a, b in sides]), wanted))
-
-
-@dataclass(frozen=True, repr=False, eq=False)
 class PredefinedFolds(Splitter):
     """Folds that are given as indices, or in the authors' JSON.
 
@@ -479,11 +389,11 @@ def check_apart(fold: str, train: Iterable[Any], test: Iterable[Any]) -> None:
         raise PointsError(f"{fold} has {len(both)} points in both training and test, such as {min(both)}; leave them in one.")
 
 
-def _sides(folds: Indices) -> Sides:
+def sides_of(folds: Indices) -> Sides:
     return ((np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(int(folds.max()) + 1))
 
 
-def _buffered(xy: Floats, sides: Sides, buffer: float) -> Sides:
+def buffered(xy: Floats, sides: Sides, buffer: float) -> Sides:
     for train, test in sides:
         yield train[cKDTree(xy[test]).query(xy[train])[0] >= buffer] if buffer else train, test
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misoxr.errors import PointsError, SpecError
-from misoxr.points.read import encode, read_points, report
+from misoxr.points.read import encode, read_points
+from misoxr.points.reports import report
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 
 DRAINAGE = Task("drainage", "multiclass", ("1", "2", "3", "4"))

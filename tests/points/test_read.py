@@ -17,7 +17,8 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.features import values_at
 from misoxr.errors import MisoxrWarning, PointsError
 from misoxr.grid.geobox import assign
-from misoxr.points.read import duplicates, encode, place, read_points, report
+from misoxr.points.read import encode, place, read_points
+from misoxr.points.reports import duplicates, report
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 
 DEPTH = Task("depth", "regression")

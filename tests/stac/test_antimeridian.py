@@ -21,7 +21,8 @@ from misoxr.grid.footprints import split
 from misoxr.grid.geobox import assign, geobox_of, locations, pixels
 from misoxr.grid.longitude import circle_of
 from misoxr.grid.resample import on_grid
-from misoxr.points.read import coordinates, duplicates, place, read_points, regions_of
+from misoxr.points.read import coordinates, place, read_points, regions_of
+from misoxr.points.reports import duplicates
 from misoxr.spec import LocationSpec
 from misoxr.stac import catalog, open_stac
 from misoxr.stac.filters import Filters, area_of
