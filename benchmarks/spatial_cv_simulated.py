@@ -36,7 +36,7 @@ from misoxr.points.folds import PredefinedFolds
 from misoxr.points.read import place
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, SOIL_ORDERS, LossSpec
 from misoxr.training.baselines import Baseline, baseline
-from misoxr.training.fit import spec_for
+from misoxr.training.presets import spec_for
 
 REMOTE, REMOTE_PIXELS = 10_000.0, 4000
 FAR_FOLDS = BlockKFold(20_000, buffer=10_000)

@@ -27,7 +27,7 @@ from misoxr.model.checkpoint import Model
 from misoxr.model.inference import answer, inference
 from misoxr.model.network import Miso
 from misoxr.spec import WindowSpec
-from misoxr.training.fit import spec_for
+from misoxr.training.presets import spec_for
 
 
 def variants(size: int, read: int) -> dict[str, WindowSpec]:

@@ -18,6 +18,7 @@ from misoxr.mapping.predict import predict
 from misoxr.mapping.predict_at import predict_at
 from misoxr.spec import Recipe
 from misoxr.training.fit import fit
+from misoxr.training.settings import ARGUMENTS
 
 FUNCTIONS = [add, composite, cross_validate, fit, plan, plot, predict, predict_at, to_cog, to_pyramid, to_zarr]
 VERBS = [name for name in vars(MisoAccessor) if not name.startswith("_")]
@@ -52,6 +53,10 @@ def test_a_verb_has_the_whole_docstring_of_its_function(function):
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
 def test_a_verb_has_an_example(function):
     assert "Examples\n--------\n>>> " in inspect.getdoc(getattr(MisoAccessor, function.__name__))
+
+
+def test_misspelt_arguments_of_fit_are_compared_with_all_it_has():
+    assert [name for name, kind, _ in arguments(fit) if kind is not inspect.Parameter.VAR_KEYWORD] == list(ARGUMENTS)
 
 
 def test_the_settings_of_fit_are_named():

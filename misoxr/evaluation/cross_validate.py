@@ -34,7 +34,8 @@ from misoxr.points.read import encode, place, read_points, regions_of, simulated
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check_flags
 from misoxr.training.baselines import is_baseline
-from misoxr.training.fit import check_held, fit, held_out
+from misoxr.training.fit import fit
+from misoxr.training.settings import check_held, held_out
 
 __all__ = ["cross_validate"]
 

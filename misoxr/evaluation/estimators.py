@@ -11,7 +11,8 @@ from odc.geo.geobox import GeoBox
 from misoxr.errors import SpecError
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.training.baselines import Baseline, is_baseline, prepared_baseline
-from misoxr.training.fit import check_room, prepared, spec_for
+from misoxr.training.presets import spec_for
+from misoxr.training.settings import check_room, prepared
 
 __all__ = ["check_models", "common_tasks", "estimators_of", "specs_of"]
 

@@ -1,15 +1,13 @@
 """Train a network on labelled points of a datacube: checks, windows, validation blocks, the loop, and calibration."""
 
 import hashlib
-import inspect
 import json
 import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +19,28 @@ from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
 from misoxr.cube.check import check, check_dataset, named
-from misoxr.cube.scaling import METHODS, Scaling, valid_pixels
+from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.cube.stack import stack
-from misoxr.errors import GridError, PointsError, SpecError, StoreError, did_you_mean, flush, gathered, note
+from misoxr.errors import SpecError, StoreError, flush, gathered, note
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.model.checkpoint import Model
-from misoxr.model.files import fetch, sha256_of
-from misoxr.model.inference import choose_device, choose_precision, logits_at
+from misoxr.model.files import sha256_of
+from misoxr.model.inference import logits_at
 from misoxr.model.network import Miso
 from misoxr.model.published import load_backbone
 from misoxr.paths import expanded
-from misoxr.points.folds import separate
 from misoxr.points.read import read_points, simulated
-from misoxr.spec import ModelSpec, Recipe
+from misoxr.spec import ModelSpec
 from misoxr.spec.components import check_flags
-from misoxr.training.baselines import PixelModel, check_labels, fit_estimator, is_baseline, refuse_unseen
-from misoxr.training.loop import Hardware, centre, draw_of, run, standardised
+from misoxr.training.baselines import PixelModel, fit_estimator, is_baseline, refuse_unseen
+from misoxr.training.batches import draw_of
+from misoxr.training.loop import centre, run, standardised
 from misoxr.training.presets import spec_for
+from misoxr.training.settings import check_held, check_room, held_out, prepared
 from misoxr.training.windows import Labelled, PointCutouts, TrainingWindows, read_cutouts
 
-__all__ = ["check_held", "check_room", "fit", "held_out", "prepared", "spec_for"]
+__all__ = ["fit", "spec_for"]
 
-VAL = 0.2
-"""Fraction of the points that is held out for validation by default."""
 _ONE_AT_A_TIME = threading.Lock()
 """Trainings in one process would draw from torch's random numbers in turns, and no longer repeat themselves."""
 
@@ -243,95 +240,6 @@ def fit(
     return Model(spec, data.scaling, network.cpu(), record, calibration, standardisation)
 
 
-OWN = [name for name in inspect.signature(fit).parameters if name not in ("ds", "settings")]
-"""Its arguments, for who misspells one."""
-
-
-def check_room(spec: ModelSpec, geobox: GeoBox) -> None:
-    """Refuse a cube that is smaller than one of the network's windows: there is nothing to learn from nodata."""
-    size, (height, width) = spec.windows.size, geobox.shape
-    if min(height, width) < size:
-        raise GridError(
-            f"The cube has {height} x {width} pixels, less than a window of {spec.name!r}, {size} x {size}; give a larger cube, or a "
-            "ModelSpec with smaller windows=WindowSpec(…)."
-        )
-
-
-def prepared(
-    spec: ModelSpec,
-    *,
-    val: Any = None,
-    seed: Any = 0,
-    scaling: Any = None,
-    like: Any = None,
-    pretrained: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    precision: str = "auto",
-    workers: int = 0,
-    **settings: Any,
-) -> tuple[Recipe, Hardware]:
-    """Return a network's recipe and hardware; refuse what is known to fail, before a cube is read."""
-    if like is not None:
-        raise SpecError("like gives a baseline its bands and tasks, and a network has its own; leave it out.")
-    if pretrained is not None and not isinstance(pretrained, Mapping):
-        raise SpecError(f"pretrained is {pretrained!r}; give the weights of each modality, such as {{'sat': path}}.")
-    for name in settings.keys() - Recipe.__dataclass_fields__.keys():
-        if hint := did_you_mean(name, OWN):
-            raise SpecError(f"fit has no argument {name!r}.{hint}")
-    recipe = Recipe.of(spec, **settings)
-    _check_settings(recipe, spec, val, seed, scaling, pretrained)
-    for source in (pretrained or {}).values():
-        fetch(source)
-    return recipe, _hardware(device, devices, precision, workers)
-
-
-def _check_settings(
-    recipe: Recipe, spec: ModelSpec, val: Any, seed: Any, scaling: Scaling | str | None, pretrained: Mapping[str, Any] | None
-) -> None:
-    names = [modality.name for modality in spec.modalities]
-    if not names:
-        raise SpecError(f"Model {spec.name!r} has no modality to train; give one with bands, such as a preset.")
-    unknown = sorted(set(recipe.freeze) - set(names))
-    if unknown:
-        raise SpecError(f"freeze names {unknown}; the model's modalities are {names}.")
-    if not isinstance(seed, Integral) or int(seed) < 0:
-        raise SpecError(f"The seed is {seed!r}; it must be a whole number, 0 or more.")
-    if isinstance(val, Real) and not 0 < float(val) < 1:
-        raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
-    if not isinstance(scaling, Scaling | str | None) or (isinstance(scaling, str) and scaling not in METHODS):
-        raise SpecError(
-            f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.{did_you_mean(str(scaling), METHODS)}"
-        )
-    if isinstance(scaling, Scaling):
-        scaling.check(spec)
-    if set(pretrained or {}) - set(names):
-        raise SpecError(
-            f"pretrained names {sorted(set(pretrained or {}) - set(names))}; the model's modalities are {sorted(names)}."
-        )
-    if recipe.criterion == "accuracy" and all(task.kind == "regression" for task in spec.tasks):
-        raise SpecError("criterion='accuracy' needs a task with classes, and all are regressions; use criterion='loss'.")
-    if recipe.unlabelled and not spec.losses.contrast:
-        raise SpecError(
-            f"unlabelled is {recipe.unlabelled} and the model has no contrast to learn from windows without labels; "
-            "set unlabelled=0, or give the model losses=LossSpec(contrast=…)."
-        )
-
-
-def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardware:
-    if not all(isinstance(count, Integral) for count in (devices, workers)) or devices < 1 or workers < 0:
-        raise SpecError(f"devices is {devices!r} and workers {workers!r}; use 1 or more devices, and 0 or more workers.")
-    if devices > 1 and hasattr(sys, "ps1"):
-        raise SpecError(
-            f"devices={devices} starts processes, which an interactive session cannot; run fit in a script, or use devices=1."
-        )
-    target = choose_device(device)
-    if precision == "float64":
-        raise SpecError("Training in float64 is not supported; use precision='float32', 'bfloat16' or 'auto'.")
-    kinds = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed"}
-    return Hardware(target, devices, kinds[choose_precision(precision, target)], workers)
-
-
 def _windows(
     spec: ModelSpec, cutouts: PointCutouts, points: Labelled, geobox: GeoBox, scaling: Any, seed: int
 ) -> tuple[TrainingWindows, Any]:
@@ -343,27 +251,6 @@ def _windows(
     if not isinstance(scaling, Scaling):
         scaling = Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
     return TrainingWindows(spec, scaling, cutouts, points, geobox), seen
-
-
-def held_out(spec: ModelSpec, xy: Any, val: float | None, seed: int) -> Any:
-    """Return which points, (point, [x, y]), a fraction holds out for validation: whole blocks of four windows."""
-    return separate(xy, fraction=VAL if val is None else float(val), size=4 * spec.windows.size * spec.pixel_size, seed=seed)
-
-
-def check_held(spec: ModelSpec, labels: Mapping[str, Any], held: Any, criterion: str) -> None:
-    """Refuse validation points that leave nothing to learn of a task, or by which no epoch can be chosen."""
-    if held.all() or not held.any():
-        raise PointsError(f"There are {(~held).sum()} training and {held.sum()} validation points; both are needed. Change val.")
-    for task in spec.tasks:
-        known = np.isfinite(labels[task.name])
-        check_labels(task, labels[task.name][known])
-        check_labels(task, labels[task.name][known & ~held], f" when {held.sum()} points are held for validation (val, seed)")
-    told = [labels[task.name][held] for task in spec.tasks if task.kind != "regression"]
-    if criterion == "accuracy" and not any(np.isfinite(values).any() for values in told):
-        raise PointsError(
-            f"None of the {held.sum()} validation points has a label of a class, by which criterion='accuracy' chooses the epoch; "
-            "change val, or use criterion='loss'."
-        )
 
 
 def _warn_of_shared(points: Labelled, held: Labelled) -> None:

@@ -17,7 +17,7 @@ import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from misoxr.errors import SpecError, require
 from misoxr.model.losses import contrasts, learnt, total_loss
@@ -25,17 +25,15 @@ from misoxr.model.network import Miso
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check
 from misoxr.spec.standardisation import Standardisation
-from misoxr.training.windows import Batch, Draw, Integers, TrainingWindows
+from misoxr.training.batches import StepOrder, TrainingBatches, ValidationBatches, draw_of
+from misoxr.training.windows import Batch, Integers, TrainingWindows
 
 require("pytorch_lightning", "train")
 import pytorch_lightning as lightning  # noqa: E402
 from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 
-__all__ = ["Hardware", "Result", "centre", "draw_of", "run", "standardised"]
-
-Step = tuple[int, int, int]
-"""Epoch, step in it, and device."""
+__all__ = ["Hardware", "Result", "centre", "run", "standardised"]
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,6 @@ class Hardware:
     workers: int
 
 
-def draw_of(recipe: Recipe) -> Draw:
-    """Return how a recipe draws windows."""
-    names = ("unlabelled", "labels", "random", "regular", "augment", "power", "jitter")
-    return Draw(recipe.batch_size, **{name: getattr(recipe, name) for name in names})
-
-
 @dataclass(frozen=True)
 class Result:
     """The weights of the best epoch, and the validation of every epoch."""
@@ -61,49 +53,6 @@ class Result:
     weights: Mapping[str, Tensor]
     history: list[dict[str, float]]
     best_epoch: int
-
-
-class _Steps(Dataset[Batch]):
-    """Training batches: each follows from the seed and its step alone, whichever process draws it."""
-
-    def __init__(self, data: TrainingWindows, points: Integers, recipe: Recipe, seed: int) -> None:
-        self.data, self.points, self.seed = data, points, seed
-        self.draw = draw_of(recipe)
-        self.weights = data.balance(points, recipe.power)
-
-    def __getitem__(self, step: Step) -> Batch:
-        return self.data.draw(self.points, self.weights, self.draw, np.random.default_rng([self.seed, *step]))
-
-
-class _Order(Sampler[Step]):
-    """The steps of an epoch on this device."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps, self.epoch = steps, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning tells the epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Step]:
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        return ((self.epoch, step, rank) for step in range(self.steps))
-
-
-class _Checks(Dataset[Batch]):
-    """The validation batches, always the same."""
-
-    def __init__(self, data: TrainingWindows, points: Integers, size: int = 32) -> None:
-        self.data, self.points, self.size = data, points, size
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.points) / self.size)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.data.centred(self.points[index * self.size : (index + 1) * self.size])
 
 
 class _Loop(lightning.LightningModule):
@@ -381,13 +330,13 @@ def run(
             enable_progress_bar=progress,
         )
         steps_loader = DataLoader(
-            _Steps(data, train, recipe, seed),
+            TrainingBatches(data, train, recipe, seed),
             batch_size=None,
-            sampler=_Order(steps),
+            sampler=StepOrder(steps),
             num_workers=hardware.workers,
             persistent_workers=hardware.workers > 0,
         )
-        checks_loader = DataLoader(_Checks(data, held), batch_size=None)
+        checks_loader = DataLoader(ValidationBatches(data, held), batch_size=None)
         with _interruptible():
             trainer.fit(loop, steps_loader, checks_loader, ckpt_path=last if last and last.exists() else None, weights_only=True)
         history, best = loop.history, loop.best

@@ -29,7 +29,8 @@ from misoxr.points.folds import BlockKFold, ClusterKFold, PredefinedFolds
 from misoxr.points.read import place
 from misoxr.spec import PERMAFROST, TAXONOMY, Modality, Task, WindowSpec
 from misoxr.training.baselines import Baseline, baseline
-from misoxr.training.fit import fit, held_out
+from misoxr.training.fit import fit
+from misoxr.training.settings import held_out
 from tests.training.test_fit import scene  # noqa: F401
 
 FAST = {"max_epochs": 1, "device": "cpu"}
@@ -478,7 +479,7 @@ def test_a_damaged_store_names_its_file(scene, tmp_path):  # noqa: F811
     cube.miso.cross_validate(CONTROL, points, **options)
     file = next((tmp_path / "cv").glob("*fold1.parquet"))
     file.write_bytes(b"")
-    with pytest.raises(StoreError, match=f"{file.name} is damaged .*delete it, and its fold is run again"):
+    with pytest.raises(StoreError, match=f"{file.name} is damaged .*delete it, and the fold will be run again"):
         cube.miso.cross_validate(CONTROL, points, **options)
     (tmp_path / "cv" / "run.json").write_text("")
     with pytest.raises(StoreError, match="run.json is damaged"):

@@ -14,7 +14,7 @@ from scipy.stats import wasserstein_distance
 from shapely.geometry import Point, box
 
 from misoxr.errors import MisoxrWarning, PointsError
-from misoxr.points import folds as module
+from misoxr.points import knndm as module
 from misoxr.points.folds import BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds, separate
 from misoxr.points.knndm import KNNDM
 from misoxr.points.read import regions_of

@@ -16,7 +16,7 @@ from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, Spec
 from misoxr.model.checkpoint import Model
 from misoxr.model.network import Miso
 from misoxr.spec import PERMAFROST, TAXONOMY, EncoderSpec, LossSpec, ModelSpec, Recipe, Task, WindowSpec
-from misoxr.training.fit import spec_for
+from misoxr.training.presets import spec_for
 from misoxr.training.windows import Draw
 from tests.conftest import make_cube, tiny_spec
 

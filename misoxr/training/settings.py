@@ -1,0 +1,150 @@
+"""Check the settings of a training before a cube is read: recipe, hardware, room, and validation points."""
+
+import sys
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from odc.geo.geobox import GeoBox
+
+from misoxr.cube.scaling import METHODS, Scaling
+from misoxr.errors import GridError, PointsError, SpecError, did_you_mean
+from misoxr.model.files import fetch
+from misoxr.model.inference import choose_device, choose_precision
+from misoxr.points.folds import separate
+from misoxr.spec import ModelSpec, Recipe
+from misoxr.training.baselines import check_labels
+from misoxr.training.loop import Hardware
+
+__all__ = ["VAL", "check_held", "check_room", "held_out", "prepared"]
+
+ARGUMENTS = [
+    "estimator",
+    "points",
+    "val",
+    "seed",
+    "scaling",
+    "like",
+    "pretrained",
+    "calibrate",
+    "directory",
+    "resume",
+    "device",
+    "devices",
+    "precision",
+    "workers",
+    "progress",
+]
+"""Arguments of :func:`misoxr.training.fit.fit` beside the recipe's, for those who misspell one."""
+
+
+VAL = 0.2
+"""Fraction of the points that is held out for validation by default."""
+
+
+def check_room(spec: ModelSpec, geobox: GeoBox) -> None:
+    """Refuse a cube that is smaller than one of the network's windows: there is nothing to learn from nodata."""
+    size, (height, width) = spec.windows.size, geobox.shape
+    if min(height, width) < size:
+        raise GridError(
+            f"The cube has {height} x {width} pixels, less than a window of {spec.name!r}, {size} x {size}; give a larger cube, or a "
+            "ModelSpec with smaller windows=WindowSpec(…)."
+        )
+
+
+def prepared(
+    spec: ModelSpec,
+    *,
+    val: Any = None,
+    seed: Any = 0,
+    scaling: Any = None,
+    like: Any = None,
+    pretrained: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "auto",
+    workers: int = 0,
+    **settings: Any,
+) -> tuple[Recipe, Hardware]:
+    """Return a network's recipe and hardware; refuse what is known to fail, before a cube is read."""
+    if like is not None:
+        raise SpecError("like gives a baseline its bands and tasks, and a network has its own; leave it out.")
+    if pretrained is not None and not isinstance(pretrained, Mapping):
+        raise SpecError(f"pretrained is {pretrained!r}; give the weights of each modality, such as {{'sat': path}}.")
+    for name in settings.keys() - Recipe.__dataclass_fields__.keys():
+        if hint := did_you_mean(name, ARGUMENTS):
+            raise SpecError(f"fit has no argument {name!r}.{hint}")
+    recipe = Recipe.of(spec, **settings)
+    _check_settings(recipe, spec, val, seed, scaling, pretrained)
+    for source in (pretrained or {}).values():
+        fetch(source)
+    return recipe, _hardware(device, devices, precision, workers)
+
+
+def _check_settings(
+    recipe: Recipe, spec: ModelSpec, val: Any, seed: Any, scaling: Scaling | str | None, pretrained: Mapping[str, Any] | None
+) -> None:
+    names = [modality.name for modality in spec.modalities]
+    if not names:
+        raise SpecError(f"Model {spec.name!r} has no modality to train; give one with bands, such as a preset.")
+    unknown = sorted(set(recipe.freeze) - set(names))
+    if unknown:
+        raise SpecError(f"freeze names {unknown}; the model's modalities are {names}.")
+    if not isinstance(seed, Integral) or int(seed) < 0:
+        raise SpecError(f"The seed is {seed!r}; it must be a whole number, 0 or more.")
+    if isinstance(val, Real) and not 0 < float(val) < 1:
+        raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
+    if not isinstance(scaling, Scaling | str | None) or (isinstance(scaling, str) and scaling not in METHODS):
+        raise SpecError(
+            f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.{did_you_mean(str(scaling), METHODS)}"
+        )
+    if isinstance(scaling, Scaling):
+        scaling.check(spec)
+    if set(pretrained or {}) - set(names):
+        raise SpecError(
+            f"pretrained names {sorted(set(pretrained or {}) - set(names))}; the model's modalities are {sorted(names)}."
+        )
+    if recipe.criterion == "accuracy" and all(task.kind == "regression" for task in spec.tasks):
+        raise SpecError("criterion='accuracy' needs a task with classes, and all are regressions; use criterion='loss'.")
+    if recipe.unlabelled and not spec.losses.contrast:
+        raise SpecError(
+            f"unlabelled is {recipe.unlabelled} and the model has no contrast to learn from windows without labels; "
+            "set unlabelled=0, or give the model losses=LossSpec(contrast=…)."
+        )
+
+
+def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardware:
+    if not all(isinstance(count, Integral) for count in (devices, workers)) or devices < 1 or workers < 0:
+        raise SpecError(f"devices is {devices!r} and workers {workers!r}; use 1 or more devices, and 0 or more workers.")
+    if devices > 1 and hasattr(sys, "ps1"):
+        raise SpecError(
+            f"devices={devices} starts processes, which an interactive session cannot; run fit in a script, or use devices=1."
+        )
+    target = choose_device(device)
+    if precision == "float64":
+        raise SpecError("Training in float64 is not supported; use precision='float32', 'bfloat16' or 'auto'.")
+    kinds = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed"}
+    return Hardware(target, devices, kinds[choose_precision(precision, target)], workers)
+
+
+def held_out(spec: ModelSpec, xy: Any, val: float | None, seed: int) -> Any:
+    """Return which points, (point, [x, y]), a fraction holds out for validation: whole blocks of four windows."""
+    return separate(xy, fraction=VAL if val is None else float(val), size=4 * spec.windows.size * spec.pixel_size, seed=seed)
+
+
+def check_held(spec: ModelSpec, labels: Mapping[str, Any], held: Any, criterion: str) -> None:
+    """Refuse validation points that leave nothing to learn of a task, or by which no epoch can be chosen."""
+    if held.all() or not held.any():
+        raise PointsError(f"There are {(~held).sum()} training and {held.sum()} validation points; both are needed. Change val.")
+    for task in spec.tasks:
+        known = np.isfinite(labels[task.name])
+        check_labels(task, labels[task.name][known])
+        check_labels(task, labels[task.name][known & ~held], f" when {held.sum()} points are held for validation (val, seed)")
+    told = [labels[task.name][held] for task in spec.tasks if task.kind != "regression"]
+    if criterion == "accuracy" and not any(np.isfinite(values).any() for values in told):
+        raise PointsError(
+            f"None of the {held.sum()} validation points has a label of a class, by which criterion='accuracy' chooses the epoch; "
+            "change val, or use criterion='loss'."
+        )
