@@ -10,7 +10,7 @@ import xarray as xr
 from misoxr.cube.variables import FILL
 from misoxr.errors import StoreError
 
-__all__ = ["READ", "as_codes", "coded", "codes_of", "float_classes", "read_from", "settled"]
+__all__ = ["READ", "as_codes", "with_known_codes", "codes_of", "float_classes", "read_from", "with_all_codes"]
 
 Array = npt.NDArray[Any]
 BLOCK = 2048
@@ -25,7 +25,7 @@ def float_classes(ds: xr.Dataset) -> list[str]:
     return [str(name) for name, array in ds.data_vars.items() if "flag_values" in array.attrs and array.dtype.kind == "f"]
 
 
-def coded(ds: xr.Dataset) -> xr.Dataset:
+def with_known_codes(ds: xr.Dataset) -> xr.Dataset:
     """Return a dataset with class maps as codes, where that is known before anything is computed.
 
     It is known of floats in memory by their values. It is known of lazy floats by an encoding that says they were read from codes; a
@@ -45,9 +45,9 @@ def coded(ds: xr.Dataset) -> xr.Dataset:
     return ds.assign(codes)
 
 
-def settled(ds: xr.Dataset) -> xr.Dataset:
+def with_all_codes(ds: xr.Dataset) -> xr.Dataset:
     """Return a dataset with class maps as codes wherever all values are codes; to see it, lazy floats are read once."""
-    ds = coded(ds)
+    ds = with_known_codes(ds)
     codes = {}
     for name in float_classes(ds):
         array = _chunked(ds[name])

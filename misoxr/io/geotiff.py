@@ -23,14 +23,14 @@ from tqdm.auto import tqdm
 
 from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of
-from misoxr.io.codes import coded, codes_of, float_classes, settled
+from misoxr.io.codes import codes_of, float_classes, with_all_codes, with_known_codes
 from misoxr.io.geozarr import unreferenced
 from misoxr.io.layout import fill_of, open_maps
 from misoxr.io.replace import located
 from misoxr.io.storable import storable
 from misoxr.io.zarr import to_zarr
 
-__all__ = ["chosen", "held", "is_map", "to_cog", "told"]
+__all__ = ["chosen_maps", "as_stored", "is_map", "to_cog", "naming"]
 
 _CACHE = 64 * 2**20
 """What GDAL keeps of tiles, bytes, and twice what it copies or reduces at once: by default, they are shares of the machine's memory
@@ -102,17 +102,17 @@ def to_cog(
         raise SpecError(f"classes is {classes!r}; it must be 'mode' or 'nearest'.")
     if blocksize < 128 or blocksize % 16:
         raise SpecError(f"The block size is {blocksize}; it must be a multiple of 16 of at least 128, such as 512.")
-    maps = held(chosen(ds, variables))
+    maps = as_stored(chosen_maps(ds, variables))
     for array in maps.values():
         _palette(array)  # tells what is wrong with it
     uri, system, path = located(directory)
     there = [f"{name}.tif" for name in maps if system.exists(f"{path}/{name}.tif")]
     if there and not overwrite:
         raise StoreError(f"{there} exist in {uri}; give another directory, or overwrite=True to replace them.")
-    with told(uri), _scratch(uri, system, path) as (stage, files):
+    with naming(uri), _scratch(uri, system, path) as (stage, files):
         to_zarr(maps, stage, progress=progress)
         stored = zarr.open_group(stage, mode="r", use_consolidated=False)
-        maps = _settled(maps, stage)
+        maps = _with_all_codes(maps, stage)
         for name in tqdm(maps, desc="to_cog", unit="file", disable=not progress):
             file = files / f"{name}.tif"
             with rasterio.Env(**_GDAL):
@@ -128,8 +128,8 @@ def to_cog(
 # What a map is
 
 
-def chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
-    """Return the chosen variables with y and x last."""
+def chosen_maps(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
+    """Return the chosen maps, with y and x last."""
     if isinstance(variables, str):
         raise BandError(f"variables is {variables!r}; give a list of names, [{variables!r}].")
     there = [name for name, array in ds.data_vars.items() if is_map(array)]
@@ -150,18 +150,18 @@ def chosen(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
     return ds[names].transpose(..., "y", "x")
 
 
-def held(maps: xr.Dataset) -> xr.Dataset:
+def as_stored(maps: xr.Dataset) -> xr.Dataset:
     """Return maps as a store holds them, on their grid."""
     geobox = geobox_of(maps)
-    out = assign(storable(coded(maps)), geobox)
+    out = assign(storable(with_known_codes(maps)), geobox)
     out.attrs = unreferenced(out.attrs)
     return out  # type: ignore[no-any-return]
 
 
-def _settled(maps: xr.Dataset, stage: str) -> xr.Dataset:
+def _with_all_codes(maps: xr.Dataset, stage: str) -> xr.Dataset:
     """Return maps with lazy class maps of floats as codes, where what is stored of them is codes."""
     floats = float_classes(maps)
-    stored = settled(open_maps(stage)[floats]) if floats else {}
+    stored = with_all_codes(open_maps(stage)[floats]) if floats else {}
     codes = {name: array for name, array in stored.items() if array.dtype.kind in "iu"}
     return maps.assign(
         {name: maps[name].copy(data=array.data).assign_attrs(_FillValue=fill_of(array)) for name, array in codes.items()}
@@ -219,8 +219,8 @@ def _write(file: Path, maps: xr.Dataset, name: Hashable, pixels: Any, classes: s
 
 
 @contextmanager
-def told(uri: str) -> Iterator[None]:
-    """Say where it was that nothing could be written."""
+def naming(uri: str) -> Iterator[None]:
+    """Name the address in errors of writing."""
     try:
         yield
     except MisoxrError:

@@ -17,7 +17,7 @@ from zarr.abc.store import Store
 
 from misoxr.errors import StoreError, note
 from misoxr.grid.geobox import assign, geobox_of
-from misoxr.io.codes import READ, as_codes, coded, float_classes, read_from
+from misoxr.io.codes import READ, as_codes, float_classes, read_from, with_known_codes
 from misoxr.io.geozarr import georeferenced, unreferenced
 from misoxr.io.ledger import COMPLETE, PLAN, Block, Ledger, system_of
 from misoxr.io.storable import numbers, spelt, storable
@@ -129,7 +129,7 @@ def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
         If a store has no place for a variable's name, or values are yet to be scaled.
     """
     geobox = geobox_of(ds)
-    out = assign(_uniform(storable(coded(ds))), geobox)
+    out = assign(_uniform(storable(with_known_codes(ds))), geobox)
     out.attrs = georeferenced({key: value for key, value in out.attrs.items() if key not in (FINGERPRINT, MASKED)}, geobox)
     blocked = tuple(
         str(name)

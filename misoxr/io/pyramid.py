@@ -14,8 +14,8 @@ from fsspec.implementations.local import LocalFileSystem
 from misoxr.cube.variables import class_map
 from misoxr.errors import SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of
-from misoxr.io.codes import coded, float_classes, settled
-from misoxr.io.geotiff import chosen, held, is_map, told
+from misoxr.io.codes import float_classes, with_all_codes, with_known_codes
+from misoxr.io.geotiff import as_stored, chosen_maps, is_map, naming
 from misoxr.io.geozarr import pyramid
 from misoxr.io.layout import FINGERPRINT, consolidate, fill_of, open_maps, progress_of
 from misoxr.io.ledger import Ledger
@@ -116,7 +116,7 @@ def to_pyramid(
     """
     if classes not in ("probability", "mode", "nearest"):
         raise SpecError(f"classes is {classes!r}; it must be 'probability', 'mode' or 'nearest'.")
-    maps = held(ds.assign(chosen(ds, None).data_vars))
+    maps = as_stored(ds.assign(chosen_maps(ds, None).data_vars))
     box = geobox_of(maps)
     most = ceil(log2(max(box.shape)))
     count = max(0, ceil(log2(max(box.shape) / _SMALLEST))) if levels is None else levels
@@ -131,7 +131,7 @@ def to_pyramid(
     for each in {path, path + suffix}:
         if system.exists(each) and not system.exists(f"{each}/zarr.json"):
             raise StoreError(f"{each} exists and is no Zarr v3 store, so it is not replaced; give another path.")
-    with told(uri):
+    with naming(uri):
         if suffix and system.exists(path + suffix):
             system.rm(path + suffix, recursive=True)
         root = zarr.open_group(uri + suffix, mode="w", zarr_format=3)
@@ -149,9 +149,9 @@ def _store_levels(ds: xr.Dataset, uri: str, count: int, classes: str, *, progres
     for level in range(count + 1):
         place = f"{uri}/{level}"
         if level:
-            ds = coarser(coded(open_maps(f"{uri}/{level - 1}")), classes)
+            ds = coarser(with_known_codes(open_maps(f"{uri}/{level - 1}")), classes)
         to_zarr(ds, place, progress=progress)
-        if not level and float_classes(maps := settled(open_maps(place))) != float_classes(ds):
+        if not level and float_classes(maps := with_all_codes(open_maps(place))) != float_classes(ds):
             to_zarr(maps, place, overwrite=True, progress=progress)  # lazy floats that turned out to be codes
         # Levels are not resumed, and in a pyramid records would be files that are no part of it.
         Ledger(progress_of(place)).clear()
