@@ -1,5 +1,5 @@
 """A cube in hand: composites in time, rasters joined to it, and one stack of a model's bands.
 
-``composite``, ``season`` and ``join`` make an image; ``check``, ``decode``, ``scaling`` and ``stack`` bring its bands to a model.
+``composite``, ``season`` and ``join`` make an image. ``check``, ``decode``, ``units``, ``stack`` and ``scaling`` bring its bands to a model.
 ``augment`` mirrors and rotates windows, ``features`` has what a scikit-learn estimator sees, ``variables`` names what a map holds.
 """

@@ -1,6 +1,5 @@
-"""Scale bands to network inputs: units, channels, and the scaling that training fits and prediction repeats."""
+"""Scale bands to network inputs: channels, and the scaling that training fits and prediction repeats."""
 
-import re
 from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass, replace
 from reprlib import repr as short
@@ -9,94 +8,18 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from misoxr.cube.units import ORIGINS, canonical
 from misoxr.errors import BandError, CheckpointError, SpecError
 from misoxr.spec import Band, Modality, ModelSpec
 from misoxr.spec.build import build
 from misoxr.spec.standardisation import is_rounding
 
-__all__ = ["METHODS", "ModalityScaling", "Scaling", "channels", "conversion", "valid_pixels"]
+__all__ = ["METHODS", "ModalityScaling", "Scaling", "channels", "valid_pixels"]
 
 Array = npt.NDArray[np.float32]
 
 METHODS = ("whiten", "log", "standard")
 """How a scaling is fitted."""
-
-_SYNONYMS = {
-    **dict.fromkeys(("", "1", "dimensionless", "reflectance", "unitless", "-"), "1"),
-    **dict.fromkeys(("dn", "counts", "count"), "DN"),
-    **dict.fromkeys(("degree", "deg", "°", "arcdegree", "degreetrue", "degreet", "degt", "degtrue", "°t", "truedegree"), "degree"),
-    **dict.fromkeys(("radian", "rad"), "radian"),
-    **dict.fromkeys(("gon", "grad", "gradian"), "gon"),
-    **dict.fromkeys(("m", "meter", "metre", "masl"), "m"),
-    **dict.fromkeys(("m-1", "1/m", "permetre", "permeter", "/m"), "m-1"),
-    **dict.fromkeys(("mm", "millimeter", "millimetre", "mm/year", "mm/yr", "mm/a", "mmyr-1", "mmyear-1", "mma-1"), "mm"),
-    **dict.fromkeys(("kgm-2", "kg/m2"), "mm"),
-    **dict.fromkeys(("degc", "c", "°c", "celsius", "degreecelsius", "degreec", "cel"), "degC"),
-    **dict.fromkeys(("kelvin", "k", "degk", "degreekelvin"), "K"),
-    **dict.fromkeys(("ft", "feet", "foot"), "ft"),
-    **dict.fromkeys(("cm", "centimeter", "centimetre"), "cm"),
-    **dict.fromkeys(("km", "kilometer", "kilometre"), "km"),
-    **dict.fromkeys(("%", "percent"), "%"),
-}
-"""Units by their spellings: small letters, without blanks, underscores, signs of powers and the plural's s."""
-
-_UNTOLD = ("", "none", "null", "nan", "n/a", "na", "unknown", "?")
-"""Texts that tell no units."""
-
-_ANGLES = ("degree", "radian", "gon")
-
-_CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
-    ("1", "DN"): (10_000.0, 0.0),
-    ("%", "1"): (0.01, 0.0),
-    ("radian", "degree"): (180.0 / np.pi, 0.0),
-    ("gon", "degree"): (0.9, 0.0),
-    ("K", "degC"): (1.0, -273.15),
-    ("degC", "K"): (1.0, 273.15),
-    ("m", "mm"): (1000.0, 0.0),
-    ("cm", "mm"): (10.0, 0.0),
-    ("ft", "m"): (0.3048, 0.0),
-    ("cm", "m"): (0.01, 0.0),
-    ("km", "m"): (1000.0, 0.0),
-}
-
-_ORIGINS = {units: abs(summand) for (_, units), (_, summand) in _CONVERSIONS.items() if summand}
-"""By units, how far their zero lies from that of others which values may have had before."""
-
-
-def conversion(found: object, band: Band) -> tuple[float, float] | None:
-    """Return factor and summand that turn values in the units found into the band's units.
-
-    None where they are not told, and where those of a direction are no angle: tools copy an elevation's metres to the aspect.
-
-    Raises
-    ------
-    BandError
-        If the units cannot be converted.
-    """
-    text = (found.decode(errors="replace") if isinstance(found, bytes) else "" if found is None else str(found)).strip()
-    have, want = _canonical(text), _canonical(band.units)
-    if text.lower() in _UNTOLD:
-        # A ratio's units are often written as an empty text.
-        return (1.0, 0.0) if found is not None and not text and want == "1" else None
-    if have == want:
-        return 1.0, 0.0
-    if (have, want) in _CONVERSIONS:
-        return _CONVERSIONS[have, want]
-    if band.kind == "circular" and have in _SYNONYMS.values() and have not in _ANGLES:
-        return None
-    hint = (
-        "raw counts may carry the offset of processing baseline 04.00, so open them with misoxr.open_stac"
-        if (have, want) == ("DN", "1")
-        else "convert the band"
-    )
-    raise BandError(f"Band {band.name!r} is in {found!r} and the model takes {band.units!r}; {hint} and set its units attribute.")
-
-
-def _canonical(units: str) -> str:
-    plain = re.sub(r"[\s_^]|\*\*", "", units.lower())
-    one = plain.replace("degrees", "degree")
-    one = one.removesuffix("s") if len(one) > 3 else one  # "ms" is no metre
-    return _SYNONYMS.get(plain) or _SYNONYMS.get(one) or units.strip()
 
 
 def channels(modality: Modality, bands: Array) -> Array:
@@ -305,7 +228,7 @@ def _fit_channel(band: Band, values: Array, *, log: bool) -> tuple[float, float,
     clipped = np.log(clipped) if log else clipped
     shift, deviation = float(clipped.mean()), float(clipped.std())
     # What a channel was made of is rounded, too: a value, its logarithm, an angle, or a temperature in other units.
-    origin = 2 * np.pi if band.kind == "circular" else 1.0 if log else _ORIGINS.get(_canonical(band.units), 0.0)
+    origin = 2 * np.pi if band.kind == "circular" else 1.0 if log else ORIGINS.get(canonical(band.units), 0.0)
     if is_rounding(deviation, max(origin, float(np.abs(clipped).max())), "float32"):
         return held
     return lower, upper, log, shift, deviation

@@ -12,8 +12,8 @@ import xarray as xr
 from dask.base import annotate
 
 from misoxr.cube.decode import PLAIN, Coding, coding_of, decode
-from misoxr.cube.scaling import conversion
 from misoxr.cube.sources import Span, source_of
+from misoxr.cube.units import conversion
 from misoxr.errors import note
 from misoxr.grid.halo import with_halo
 from misoxr.spec import Band, ModelSpec

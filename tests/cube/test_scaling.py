@@ -10,8 +10,9 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from misoxr.cube.scaling import ModalityScaling, Scaling, channels, conversion, valid_pixels
+from misoxr.cube.scaling import ModalityScaling, Scaling, channels, valid_pixels
 from misoxr.cube.stack import stack
+from misoxr.cube.units import conversion
 from misoxr.errors import BandError, CheckpointError
 from misoxr.spec import Band, ModelSpec
 from tests.conftest import make_cube, tiny_spec
