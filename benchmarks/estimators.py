@@ -137,15 +137,15 @@ def main(place: Path, pixels: int, chunk: int, trees: int, repeats: int) -> None
     assert difference == 0, f"the maps differ by {difference}"
     seconds, memory = ({who: statistics.median(one[at] for one in measured[who]) for who in WHO} for at in (0, 1))
     ratios = {"seconds": seconds[WHO[0]] / seconds[WHO[1]], "memory": memory[WHO[0]] / memory[WHO[1]]}
-    # By turns, too: what else runs on the machine hits both of a turn alike.
-    turns = [round(one[0] / other[0], 2) for one, other in zip(*measured.values(), strict=True)]
+    # Round by round, too: what else runs on the machine hits both of a round alike.
+    rounds = [round(one[0] / other[0], 2) for one, other in zip(*measured.values(), strict=True)]
     print(
         json.dumps(
             {
                 "seconds": seconds,
                 "peak_mib": memory,
                 "ratio": {key: round(value, 2) for key, value in ratios.items()},
-                "turns": turns,
+                "rounds": rounds,
             }
         )
     )

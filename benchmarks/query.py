@@ -1,9 +1,9 @@
 """The four query layers and the whole answer of miso-base: plain published form against the fast one, side by side.
 
-    python benchmarks/query.py [--side 250] [--preset miso-base] [--turns 1]
+    python benchmarks/query.py [--side 250] [--preset miso-base] [--rounds 1]
 
-Both run on random weights and one window of one task, in the published mode of the query, in turns after a first call, and the
-median of the turns counts. The plain form takes all points of the window at once with torch's default threads and answers the
+Both run on random weights and one window of one task, in the published mode of the query, in rounds, after a first call, and the
+median of the rounds counts. The plain form takes all points of the window at once with torch's default threads and answers the
 location branch too; the fast one goes by blocks, one thread a core.
 The last line is JSON: the speed-up of the whole answer, the fast form's share of the machine's matrix-product peak (on the
 arithmetic that remains, measured in the same run), and the greatest difference of their logits.
@@ -26,14 +26,14 @@ from misoxr.model.query import neighbours
 from misoxr.spec import PERMAFROST, ModelSpec
 
 
-def seconds(*functions: Callable[[], object], turns: int = 5) -> list[float]:
-    """Time functions in turns after a first call of each, and return the median of each."""
+def seconds(*functions: Callable[[], object], rounds: int = 5) -> list[float]:
+    """Time functions in rounds, after a first call of each, and return the median of each."""
     taken: list[list[float]] = [[] for _ in functions]
-    for turn in range(turns + 1):
+    for number in range(rounds + 1):
         for function, times in zip(functions, taken, strict=True):
             start = time.perf_counter()
             function()
-            if turn:
+            if number:
                 times.append(time.perf_counter() - start)
     return [float(np.median(times)) for times in taken]
 
@@ -70,7 +70,7 @@ def blocks(points: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(torch.zeros(len(points), dtype=torch.long).split(size), points.split(size), strict=True))
 
 
-def main(preset: str, side: int, turns: int) -> None:
+def main(preset: str, side: int, rounds: int) -> None:
     """Measure and print."""
     torch.manual_seed(0)
     spec = replace(ModelSpec.preset(preset, tasks=(PERMAFROST,)), query="published")
@@ -99,7 +99,7 @@ def main(preset: str, side: int, turns: int) -> None:
                 return fast(run, quick)
 
         difference = float((slow() - whole()).abs().max())
-        one, other = seconds(slow, whole, turns=turns)
+        one, other = seconds(slow, whole, rounds=rounds)
         print(f"{name:24s}{one / count * 1e6:12.1f}{other / count * 1e6:12.1f}{one / other:8.2f}{difference:10.1e}")
         return one, other, difference
 
@@ -133,6 +133,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", default="miso-base")
     parser.add_argument("--side", type=int, default=250, help="pixels of the window's side, each of which is asked")
-    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
-    main(arguments.preset, arguments.side, arguments.turns)
+    main(arguments.preset, arguments.side, arguments.rounds)

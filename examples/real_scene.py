@@ -76,7 +76,7 @@ def fetch(cache: Path) -> Path:
 
 
 def cache_directory() -> Path:
-    """Where fetched data are kept: MISOXR_DATA_CACHE where it is set, else the user's cache."""
+    """Where fetched data are cached: MISOXR_DATA_CACHE where it is set, else the user's cache."""
     return Path(os.environ.get("MISOXR_DATA_CACHE") or platformdirs.user_cache_dir("misoxr")) / "data"
 
 

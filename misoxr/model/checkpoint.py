@@ -84,7 +84,7 @@ class Model:
     calibration : mapping of str to Calibration
         By task, how logits become probabilities that hold; of the visual head alone.
     standardisation : mapping of str to Standardisation
-        By task, how the labels of a regression were learnt; answers are turned back to the labels' units.
+        By task, how the labels of a regression were learnt; answers come in the labels' units.
 
     Examples
     --------

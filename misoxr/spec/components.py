@@ -173,7 +173,7 @@ class Task:
         Units of a regression's values.
     loss : {"", "bce", "cross_entropy", "focal", "mse", "mse_log1p"}
         What training minimises: binary cross-entropy, cross-entropy and mean squared error by default. "focal" is for classes;
-        with "mse_log1p" a regression is learnt as log(1 + value), and its answers are turned back.
+        with "mse_log1p" a regression is learnt as log(1 + value), and its answers are values again.
 
     Examples
     --------

@@ -50,7 +50,7 @@ class PixelModel:
     record : mapping
         How it was fitted.
     standardisation : mapping of str to Standardisation
-        By task, how the labels of a regression were learnt; the estimator's answers are turned back to the labels' units.
+        By task, how the labels of a regression were learnt; the estimator's answers come in the labels' units.
 
     Examples
     --------
