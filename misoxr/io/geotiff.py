@@ -53,23 +53,23 @@ def to_cog(
 ) -> list[str]:
     """Compute maps block by block and write each to a cloud-optimised GeoTIFF, ``<directory>/<variable>.tif``.
 
-    :func:`misoxr.io.zarr.to_zarr` computes all variables together into a store in the directory, which is removed in the end, and GDAL makes the
-    files from it: nothing is computed twice, and no map is ever in memory. Each file appears under its name when it is complete.
+    All variables are computed together into a temporary store in the directory. GDAL makes the files from it, so nothing is computed twice and
+    no map is ever in memory whole. Each file appears under its name when it is complete.
 
     Parameters
     ----------
     ds : Dataset
         Lazy or not, on a grid with CRS: maps (y, x), or of several bands (class, y, x).
     directory : str or path
-        A local path or fsspec URL (``s3://…``); created where it is missing. Dask workers must reach it too.
+        A local path or a URL of fsspec (``s3://...``), created if it is missing. Dask workers must reach it, too.
     variables : sequence of str, optional
         Which variables; by default all with dimensions y and x.
     classes : {"mode", "nearest"}, optional
-        How GDAL makes overviews of class maps and other integers. Overviews of everything else are means of valid pixels.
+        How GDAL makes overviews of class maps and other integers. Overviews of other maps are means of valid pixels.
     blocksize : int, optional
-        Side of the tiles in pixels, a multiple of 16 of at least 128. Overviews go on until the map fits in a tile.
+        Side of the tiles in pixels, a multiple of 16 of at least 128. Overviews go on until the map fits into a tile.
     overwrite : bool, optional
-        Replace files that are there, each once the new one is complete; otherwise a file that exists is an error.
+        Replace files that exist, each once the new one is complete. Otherwise a file that exists is an error.
     progress : bool, optional
         Show progress bars.
 
@@ -81,7 +81,7 @@ def to_cog(
     Raises
     ------
     BandError
-        If a variable is missing, or its values or colours have no place in a GeoTIFF.
+        If a variable is missing, or a GeoTIFF cannot hold its values or colours.
     GridError
         If the dataset has no regular grid or CRS, or a variable is not (y, x) or (band, y, x).
     SpecError
@@ -91,7 +91,7 @@ def to_cog(
 
     Notes
     -----
-    Attributes of the dataset and the variable are tags of the file, so simulated maps say so. The palette of class maps is their
+    Attributes of the dataset and the variable become tags of the file, so simulated maps say so. The palette of class maps is their
     ``flag_colors``; the names are in the tag ``flag_meanings``.
 
     Examples

@@ -223,17 +223,17 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bo
     Parameters
     ----------
     store : str, path, Store or Repository
-        What :func:`to_zarr` wrote; of an Icechunk repository, the latest commit of the branch ``main``, of one of its sessions,
-        ``session.store``.
+        A store that :func:`misoxr.io.zarr.to_zarr` wrote. Of an Icechunk repository, the latest commit of the branch ``main`` is opened; of one
+        of its sessions, give ``session.store``.
     codes : bool, optional
-        Class maps as uint8 codes, 255 where there is no valid input; by default as float32 with NaN there, as plain ``xr.open_zarr`` has
-        them, so that means and areas count valid pixels alone. Either is written as codes again.
+        Give class maps as uint8 codes, 255 where there is no valid input. By default they are float32 with NaN there, as plain ``xr.open_zarr``
+        has them, so that means and areas count valid pixels alone. Either is written as codes again.
 
     Returns
     -------
     Dataset
-        Probabilities float32 with NaN, and class maps with their flags; the provenance, as JSON, in ``attrs["provenance"]``, and
-        blocks that nodata stand in for, as JSON, in ``attrs["masked_blocks"]``.
+        Probabilities float32 with NaN, and class maps with their flags. ``attrs["provenance"]`` has the provenance, and
+        ``attrs["masked_blocks"]`` the blocks that could not be read, both as JSON.
 
     Raises
     ------

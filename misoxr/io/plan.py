@@ -38,17 +38,17 @@ class Plan:
     block : (int, int)
         Rows and columns of a block, pixels.
     windows : int or None
-        Windows that the network will be asked, those on the border of two blocks once for each; None where no network is asked.
+        Windows that the network will answer; those on the border of two blocks count for each. None where there is no network.
     bytes_written : int
         Size of the variables before compression.
     tasks : int
         Tasks of the timed block.
     block_seconds, seconds : float or None
-        Time of the timed block in this process, loading of the model included, and of all blocks at that pace; None where no block was timed.
+        Time of the timed block in this process, loading of the model included, and of all blocks at that pace. None without a timed block.
     bytes_read : int or None
-        What the first tasks of the blocks bring into memory, by the timed block: chunks of a cube, or composites.
+        Bytes that the first tasks of all blocks read into memory, estimated from the timed block.
     memory : int or None
-        Bytes by which this process grew at the most while it computed the timed block: what a worker needs beside its libraries, for each of its threads.
+        Bytes by which this process grew while it computed the timed block: what a worker needs for each of its threads, beside its libraries.
 
     Examples
     --------
@@ -97,17 +97,22 @@ def plan(ds: xr.Dataset, *, timed: bool | Block = True, compact: bool = False) -
     ds : Dataset
         As :func:`misoxr.io.zarr.to_zarr` takes it.
     timed : bool or (int, int), optional
-        Compute a block to tell time and memory: the one in the middle, or that of a row and column of the blocks. With False nothing is
+        Compute one block to tell time and memory: the one in the middle, or the one at a row and column of the blocks. With False nothing is
         computed.
     compact : bool, optional
         As for :func:`misoxr.io.zarr.to_zarr`.
+
+    Returns
+    -------
+    Plan
+        Blocks, windows and bytes, and with a timed block also time and memory.
 
     Raises
     ------
     GridError
         If the dataset has no regular grid or CRS.
     StoreError
-        If there is no such block, or ``timed`` is none.
+        If there is no such block, or ``timed`` is none of these.
 
     Examples
     --------

@@ -74,40 +74,38 @@ def to_pyramid(
     overwrite: bool = False,
     progress: bool = True,
 ) -> None:
-    """Compute a dataset block by block and write it with coarser levels, as a Zarr v3 group of groups ``0``, ``1``, ….
+    """Compute a dataset block by block and write it with coarser levels, as a Zarr v3 group of groups ``0``, ``1``, ....
 
-    Level 0 is the dataset as :func:`misoxr.io.zarr.to_zarr` writes it; each further level has pixels twice as large, and is
-    computed from the stored level below. Every level opens by itself (``open_maps(f"{store}/2")``), with coordinates, CRS and
-    transform of its own. The attributes of the store follow the Zarr conventions multiscales, proj and spatial; its metadata are
-    consolidated.
+    Level 0 is the dataset as :func:`misoxr.io.zarr.to_zarr` writes it. Each further level has pixels twice as large, and is computed from the stored
+    level below. Every level opens by itself (``open_maps(f"{store}/2")``), with coordinates and CRS of its own. The store's attributes follow the Zarr
+    conventions multiscales, proj and spatial.
 
     Parameters
     ----------
     ds : Dataset
         Lazy or not, on a grid with CRS.
     store : str or path
-        A local path or fsspec URL.
+        A local path or a URL of fsspec.
     levels : int, optional
-        How many levels coarser than the dataset; by default as many as make it fit in 512 pixels.
+        Number of coarser levels; by default as many as make the map fit into 512 pixels.
     classes : {"mode", "nearest", "probability"}, optional
-        How class maps are made coarser: by the most frequent of four pixels' classes, by the upper left one, or, where the dataset has
-        ``<task>_probability``, as the most probable class of its mean, whatever has been done to the class map since ``predict``.
-        Everything else is the mean of valid pixels; integers without ``flag_values`` go by mode.
+        How class maps are made coarser: the most frequent of four pixels' classes; the upper left one; or the most probable class of the mean
+        ``<task>_probability``. Other maps are means of valid pixels. Integers without ``flag_values`` are treated as classes.
     overwrite : bool, optional
-        Replace a Zarr store that is there, once the new one is complete; otherwise a store that exists is an error.
+        Replace a Zarr store that exists, once the new one is complete. Otherwise a store that exists is an error.
     progress : bool, optional
         Show progress bars.
 
     Raises
     ------
     BandError
-        If the values of a map are of a type that GDAL does not know.
+        If GDAL does not know the type of a map's values.
     GridError
         If the dataset has no regular grid or CRS.
     SpecError
         If ``levels`` or ``classes`` is not valid.
     StoreError
-        If the store exists, is to be replaced and is no Zarr store, or cannot be written.
+        If the store exists, is to be replaced and is not a Zarr store, or cannot be written.
 
     Examples
     --------

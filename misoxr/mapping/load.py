@@ -17,18 +17,18 @@ __all__ = ["load", "opened"]
 
 
 def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Model | PixelModel":
-    """Read a model or fitted estimators, whichever a file holds; its content says so, not its name.
+    """Load a network or fitted estimators from a file. The file's content says which, not its name.
 
-    A checkpoint is a safetensors file, and fitted estimators are a skops file. Nothing is unpickled. A skops file may only hold types
-    of a list (:data:`misoxr.training.estimator_files.ALLOWED`): scikit-learn's own, and values of NumPy and Python.
+    A network is a safetensors file, and fitted estimators are a skops file. Nothing is unpickled. A skops file may hold types of a list
+    (:data:`misoxr.training.estimator_files.ALLOWED`): scikit-learn's own, and values of NumPy and Python.
 
     Parameters
     ----------
     path : str or path
         A path, or a URL of fsspec (http(s)://, s3://, file://, hf://, ...).
     trusted : collection of str, optional
-        Further types that a skops file may hold, as "module.name", such as "lightgbm.sklearn.LGBMClassifier". A type runs code of its own when
-        it is loaded: name only what you have looked up, of files whose writer you know.
+        Further types that a skops file may hold, as "module.name", such as "lightgbm.sklearn.LGBMClassifier". A type runs code of its own when it
+        is loaded. Name only types that you have looked up, in files whose writer you know.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Mod
     Raises
     ------
     CheckpointError
-        If the file cannot be read, is damaged or none of misoxr, or holds a type that is not allowed.
+        If the file cannot be read, is damaged or not one of misoxr's, or holds a type that is not allowed.
 
     Warns
     -----

@@ -54,13 +54,13 @@ def read_points(
     Parameters
     ----------
     source : GeoDataFrame, DataFrame, path or URL
-        Points, or a table with coordinates in columns; GeoPackage, GeoJSON, Shapefile, (Geo)Parquet, CSV, or the MISO authors'
-        JSON list of records. Coordinates of the latter are its x_3338 and y_3338 (EPSG:3338) where it has them.
+        Points, a table with coordinates in columns, or a file: GeoPackage, GeoJSON, Shapefile, (Geo)Parquet, CSV, or the MISO authors'
+        JSON list of records, whose coordinates are x_3338 and y_3338 (EPSG:3338) where it has them.
     crs : optional
         CRS of the points where the source names none. Columns "lon" and "lat" are EPSG:4326 by default.
     labels : mapping of task to column, optional
         Columns to rename to the tasks they label. Other columns are kept. For the authors' JSON,
-        ``{"permafrost": "aksdb_pf1m_bin", "taxonomy": "tax_order"}`` by default, as far as it has the columns.
+        ``{"permafrost": "aksdb_pf1m_bin", "taxonomy": "tax_order"}`` by default, if it has these columns.
     x, y : str, optional
         Columns of the coordinates; "lon"/"lat", "longitude"/"latitude" or "x"/"y" by default.
     date : str, optional
@@ -73,8 +73,8 @@ def read_points(
     Returns
     -------
     GeoDataFrame
-        One point a row, in its own CRS, with a column for each task named in ``labels``, and columns "date" (datetime64, in UTC
-        where the source names time zones), "accuracy" (float) and "id" where they are named.
+        One point in each row, in its own CRS. It has a column for each task named in ``labels``, and columns "date" (datetime64, in
+        UTC where the source names time zones), "accuracy" (float) and "id" where they are named.
 
     Raises
     ------
@@ -85,9 +85,8 @@ def read_points(
     Warns
     -----
     MisoxrWarning
-        If a cell is a list, the observations of one place, whose known values differ. Such a label (date, accuracy) becomes
-        missing, and a point that is left without any label by it is dropped. Lists of one value are that value. Several rows at
-        one place all stay (:func:`duplicates` finds them).
+        If a cell is a list of observations that differ. Such a label, date or accuracy becomes missing, and a point that is left
+        without any label is dropped. Several rows at one place all stay (:func:`misoxr.points.duplicates` finds them).
 
     Examples
     --------

@@ -19,26 +19,26 @@ ClassWeight = Literal["none", "balanced"]
 class Recipe:
     """Settings of training; the defaults train small models from scratch.
 
-    A small model learns most while the learning rate falls, and is overconfident long before it stops to improve. So the defaults
-    go to the end of a short schedule, and keep its last epoch; a temperature is fitted after.
+    A small model learns most while the learning rate falls, and is overconfident long before it stops improving. So the defaults
+    run to the end of a short schedule and keep its last epoch. A temperature is fitted afterwards.
 
     Attributes
     ----------
     max_epochs : int
         Epochs; in one, about as many labelled windows are seen as there are training points.
     patience : int
-        Epochs without a better validation after which training ends; without effect where the last epoch is kept.
+        Epochs without a better validation after which training ends. It has no effect where the last epoch is kept.
     criterion : {"loss", "accuracy", "last"}
-        Which epoch is kept: that of the least validation loss, of the greatest validation accuracy (mean over the tasks with
-        classes), or the last, at the end of the schedule, whatever validation says.
+        Which epoch is kept: the one with the least validation loss, the one with the greatest validation accuracy (mean over the
+        tasks with classes), or the last one, at the end of the schedule.
     batch_size : int
-        Windows a step on each device.
+        Windows in each step on each device.
     learning_rate, min_learning_rate, warmup_learning_rate : float
-        Of AdamW: the greatest, the last, and the first one.
+        Learning rates of AdamW: the greatest, the last and the first.
     warmup : float
         Share of the steps with a rising learning rate; a cosine falls after.
     weight_decay : float
-        Of AdamW.
+        Weight decay of AdamW.
     clip : float
         Norm to which gradients are clipped; 0 does not clip.
     layer_decay : float
