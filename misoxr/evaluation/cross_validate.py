@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from numbers import Integral
 from typing import Any
 
 import geopandas as gpd
@@ -33,6 +32,7 @@ from misoxr.points.folds import KFold, PredefinedFolds, check_apart
 from misoxr.points.read import encode, place, read_points, regions_of, simulated
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check_flags
+from misoxr.spec.numbers import is_whole
 from misoxr.training.baselines import is_baseline
 from misoxr.training.fit import fit
 from misoxr.training.settings import check_held, held_out
@@ -174,10 +174,10 @@ OWN = [name for name in inspect.signature(cross_validate).parameters if name not
 
 def _seeds(seeds: Any) -> list[int]:
     """Return the seeds, each once."""
-    if isinstance(seeds, Integral):
+    if is_whole(seeds):
         return list(range(int(seeds)))
     several = list(seeds) if isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str) else [seeds]
-    if not all(isinstance(seed, Integral) and int(seed) >= 0 for seed in several) or len(set(several)) < len(several):
+    if not all(is_whole(seed) and int(seed) >= 0 for seed in several) or len(set(several)) < len(several):
         raise SpecError(f"seeds is {seeds!r}; give a number of seeds, or different whole numbers from 0.")
     return [int(seed) for seed in several]
 
@@ -258,7 +258,7 @@ def _folds(cv: Any, points: gpd.GeoDataFrame, usable: Indices) -> list[tuple[Ind
 
 def _splitter(cv: Any) -> Any:
     """Return what splits points: random folds for a number, given ones for a list."""
-    if isinstance(cv, Integral):
+    if is_whole(cv):
         return KFold(int(cv))
     if isinstance(cv, list | tuple):
         return PredefinedFolds(cv)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import ceil
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -26,6 +25,7 @@ from misoxr.mapping.load import opened
 from misoxr.mapping.provenance import attributes
 from misoxr.spec import ModelSpec, Task, WindowSpec
 from misoxr.spec.components import check_flags
+from misoxr.spec.numbers import is_number, is_whole
 from misoxr.training.pixel_model import PixelModel
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def prepared(ds: xr.Dataset, model: "Model", settings: Settings) -> tuple[xr.Dat
     if settings.location and spec.location is None:
         raise SpecError("location=True needs a model with a location branch, and this one has none.")
     size: Any = settings.batch_size
-    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1):
+    if size is not None and (not is_whole(size) or int(size) < 1):
         raise SpecError(f"The batch size is {settings.batch_size!r}; it must be a whole number, 1 or more.")
     if not isinstance(settings.windows, WindowSpec | None):
         raise SpecError(
@@ -371,7 +371,7 @@ def _step(job: Job, resolution: Any) -> float:
     """Return the map's pixel size in pixels of the cube."""
     if resolution is None:
         return 1.0
-    if isinstance(resolution, bool) or not isinstance(resolution, Real):
+    if not is_number(resolution):
         raise SpecError(f"resolution is {resolution!r}; give a number, in units of the CRS.")
     step = float(resolution) / abs(job.geobox.affine.a)
     longest = min(job.plan.y.size, job.plan.x.size)

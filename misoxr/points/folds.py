@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +16,7 @@ from scipy.spatial import cKDTree
 from misoxr.errors import PointsError, note
 from misoxr.paths import expanded
 from misoxr.points.clusters import blocks_of, chained, check_crs, coordinates_of, dealt, polygon_of
+from misoxr.spec.numbers import is_number, is_whole
 
 __all__ = ["BlockKFold", "ClusterKFold", "KFold", "LeaveOneRegionOut", "PredefinedFolds", "Splitter", "check_apart", "separate"]
 
@@ -38,10 +38,10 @@ class Splitter:
     buffer: float
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.buffer) and 0 <= self.buffer < np.inf):
+        if not (is_number(self.buffer) and 0 <= self.buffer < np.inf):
             raise PointsError(f"The buffer is {self.buffer!r}; it must be a number, 0 or more, in units of the coordinates.")
         count = getattr(self, "n_splits", 2)  # regions and given folds are counted, not asked for
-        if not isinstance(count, Integral) or count < 2:
+        if not is_whole(count) or count < 2:
             raise PointsError(f"{count!r} folds leave nothing to hold out; use 2 or more.")
 
     def __repr__(self) -> str:
@@ -361,12 +361,8 @@ def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> n
     return np.asarray(chosen[blocks], dtype=bool)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real)
-
-
 def _check_length(length: float, what: str) -> None:
-    if not (_is_number(length) and 0 < length < np.inf):
+    if not (is_number(length) and 0 < length < np.inf):
         raise PointsError(f"{what} is {length!r}; it must be a positive number, in units of the coordinates.")
 
 

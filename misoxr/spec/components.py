@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any, Literal, get_args
 
 import pyproj
 
 from misoxr.errors import SpecError
+from misoxr.spec.numbers import is_whole
 
 __all__ = [
     "Augmentation",
@@ -284,7 +284,7 @@ class WindowSpec:
     def __post_init__(self) -> None:
         for name in ("size", "input_size", "stride"):
             value = getattr(self, name)
-            check(isinstance(value, Integral), f"{name} of the windows is {value!r}; give a whole number of pixels.")
+            check(is_whole(value), f"{name} of the windows is {value!r}; give a whole number of pixels.")
         check(self.size >= 2, f"A window of {self.size} pixels is too small; use 2 or more.")
         check(self.input_size >= 2, f"An input of {self.input_size} pixels is too small; use 2 or more.")
         largest = max(self.size, self.input_size)

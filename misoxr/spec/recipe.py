@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
 from misoxr.errors import did_you_mean
 from misoxr.spec.components import Augmentation, check
 from misoxr.spec.model import ModelSpec
+from misoxr.spec.numbers import is_number, is_whole
 
 __all__ = ["Recipe"]
 
@@ -104,9 +104,9 @@ class Recipe:
     def __post_init__(self) -> None:
         numbers = {field.name: getattr(self, field.name) for field in fields(self) if field.type in (int, float)}
         for name, value in numbers.items():
-            check(isinstance(value, Real), f"{name} is {value!r}; give a number.")
+            check(is_number(value), f"{name} is {value!r}; give a number.")
         for name in ("max_epochs", "patience", "batch_size", "labels", "random", "regular"):
-            check(isinstance(numbers[name], Integral), f"{name} is {numbers[name]!r}; give a whole number.")
+            check(is_whole(numbers[name]), f"{name} is {numbers[name]!r}; give a whole number.")
         for name in ("max_epochs", "patience", "batch_size", "labels"):
             check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more.")
         for name in ("learning_rate", "layer_decay"):

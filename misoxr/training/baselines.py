@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any, get_args
 
 import dask.array as da
@@ -20,6 +19,7 @@ from misoxr.cube.stack import stack
 from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, gathered, note, require
 from misoxr.points.read import read_points, simulated
 from misoxr.spec import ModelSpec, Task
+from misoxr.spec.numbers import is_whole
 from misoxr.spec.standardisation import Standardisation
 from misoxr.training.pixel_model import PixelModel
 from misoxr.training.presets import spec_for
@@ -242,7 +242,7 @@ def prepared_baseline(estimator: Any, spec: ModelSpec, *, seed: Any = 0, scaling
         raise SpecError(
             f"like is {spec!r}; give a ModelSpec, such as misoxr.training.presets.spec_for makes for a cube and points."
         )
-    if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
+    if not is_whole(seed) or not 0 <= int(seed) < 2**32:
         raise SpecError(f"The seed is {seed!r}; scikit-learn takes whole numbers from 0 to 2**32 - 1.")
     known = baseline(estimator, seed=int(seed)) if isinstance(estimator, str) else estimator
     found = known if isinstance(known, Baseline) else Baseline(known)

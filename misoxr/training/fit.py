@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from misoxr.paths import expanded
 from misoxr.points.read import read_points, simulated
 from misoxr.spec import ModelSpec
 from misoxr.spec.components import check_flags
+from misoxr.spec.numbers import is_number
 from misoxr.training.baselines import PixelModel, fit_estimator, is_baseline, refuse_unseen
 from misoxr.training.batches import draw_of
 from misoxr.training.loop import centre, run, standardised
@@ -177,7 +177,7 @@ def fit(
     geobox = check(ds, spec)
     check_room(spec, geobox)
     labelled = Labelled.of(points, spec, geobox)
-    held = None if val is None or isinstance(val, Real) else Labelled.of(read_points(val), spec, geobox)
+    held = None if val is None or is_number(val) else Labelled.of(read_points(val), spec, geobox)
     if held is not None:
         _warn_of_shared(labelled, held)
     both = labelled if held is None else labelled.joined(held)

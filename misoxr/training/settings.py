@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from misoxr.model.files import fetch
 from misoxr.model.inference import choose_device, choose_precision
 from misoxr.points.folds import separate
 from misoxr.spec import ModelSpec, Recipe
+from misoxr.spec.numbers import is_number, is_whole
 from misoxr.training.baselines import check_labels
 from misoxr.training.loop import Hardware
 
@@ -92,9 +92,11 @@ def _check_settings(
     unknown = sorted(set(recipe.freeze) - set(names))
     if unknown:
         raise SpecError(f"freeze names {unknown}; the model's modalities are {names}.")
-    if not isinstance(seed, Integral) or int(seed) < 0:
+    if not is_whole(seed) or int(seed) < 0:
         raise SpecError(f"The seed is {seed!r}; it must be a whole number, 0 or more.")
-    if isinstance(val, Real) and not 0 < float(val) < 1:
+    if isinstance(val, bool):
+        raise PointsError(f"val is {val!r}; give a fraction of the points, such as 0.2, or the validation points.")
+    if is_number(val) and not 0 < float(val) < 1:
         raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
     if not isinstance(scaling, Scaling | str | None) or (isinstance(scaling, str) and scaling not in METHODS):
         raise SpecError(
@@ -116,7 +118,7 @@ def _check_settings(
 
 
 def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardware:
-    if not all(isinstance(count, Integral) for count in (devices, workers)) or devices < 1 or workers < 0:
+    if not all(is_whole(count) for count in (devices, workers)) or devices < 1 or workers < 0:
         raise SpecError(f"devices is {devices!r} and workers {workers!r}; use 1 or more devices, and 0 or more workers.")
     if devices > 1 and hasattr(sys, "ps1"):
         raise SpecError(
