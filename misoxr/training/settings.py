@@ -95,7 +95,7 @@ def _check_settings(
     if not is_whole(seed) or int(seed) < 0:
         raise SpecError(f"The seed is {seed!r}; it must be a whole number, 0 or more.")
     if isinstance(val, bool):
-        raise PointsError(f"val is {val!r}; give a fraction of the points, such as 0.2, or the validation points.")
+        raise SpecError(f"val is {val!r}; give a fraction of the points, such as 0.2, or the validation points.")
     if is_number(val) and not 0 < float(val) < 1:
         raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
     if not isinstance(scaling, Scaling | str | None) or (isinstance(scaling, str) and scaling not in METHODS):
