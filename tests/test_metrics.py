@@ -340,7 +340,7 @@ def test_what_no_regression_can_be_scored_by_is_refused():
     for function in (class_scores, confusion, reliability):
         with pytest.raises(PointsError, match="'depth' is a regression and has no classes; use scores"):
             function(DEPTH, [1.0], [1.0])
-    with pytest.raises(PointsError, match="in 0 bins; use 1 or more"):
+    with pytest.raises(PointsError, match="bins is 0; give 1 or more"):
         reliability(PERMAFROST, [0, 1], [0.1, 0.9], 0)
 
 

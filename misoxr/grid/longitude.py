@@ -117,6 +117,7 @@ def gathered(west: npt.ArrayLike, east: npt.ArrayLike, circle: Circle) -> Floats
     order = np.argsort(west + shift, kind="stable")
     first = (west + shift)[order]
     last = np.maximum.accumulate(first + width[order])
+    last = np.maximum(last, last[-1] - circle.turn)  # the last interval may run on beyond the beginning
     gaps = first - np.append(last[-1] - circle.turn, last[:-1])
     widest = int(np.argmax(gaps))
     if gaps[widest] > gaps[0] + SLACK * circle.turn:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from misoxr.grid.longitude import Circle, circle_of, columns_of_turn, gathered, near
@@ -52,6 +52,7 @@ def test_near_is_within_half_a_turn(x, middle):
     st.lists(st.tuples(st.integers(-900, 900), st.integers(0, 60)), min_size=1, max_size=5),
     st.lists(st.integers(-3, 3), min_size=5),
 )
+@example([(0, 0), (174, 13), (-174, 0)], [0] * 5)  # one runs on over 180 degrees, and ends beyond another
 def test_intervals_lie_side_by_side_however_they_are_written(intervals, turns):
     west, width = np.array(intervals, dtype="float64").T
     found = []

@@ -240,7 +240,7 @@ def positions(monkeypatch: pytest.MonkeyPatch, module: object) -> Positions:
         ({"batch_size": 2}, r"provenance\.settings\.batch_size was null and is 2"),
         ({"precision": "float64"}, r"provenance\.settings\.precision was \"auto\" and is \"float64\""),
         ({"seed": 1}, r"provenance\.model_sha256 was"),
-        ({"cube": 1}, r"otherwise: input\.permafrost was"),
+        ({"cube": 1}, r"other values: input\.permafrost was"),
         ({"compact": True}, r"compact was false and is true"),
     ],
 )
@@ -576,7 +576,7 @@ def test_what_is_no_place_for_maps(tmp_path):
     cube = make_cube((8, 6), SENTINEL2[:1])
     with pytest.raises(StoreError, match="not opened from a int"):
         open_maps(3)
-    with pytest.raises(StoreError, match="A int is no place for this"):
+    with pytest.raises(StoreError, match="The store is a int"):
         cube.miso.to_pyramid(3)
     cube.miso.to_pyramid(tmp_path / "pyramid.zarr", levels=1, progress=False)
     with pytest.raises(StoreError, match=r"pyramid\.zarr is a pyramid; open one of its levels, such as .*pyramid\.zarr/0"):

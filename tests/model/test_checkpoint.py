@@ -118,7 +118,7 @@ def test_the_standardisation_of_labels_comes_along(tmp_path):
         ({"permafrost": {"shift": 0.0, "scale": 1.0}}, "labels of 'permafrost' are standardised, and it is binary"),
         ({"peat": {"shift": 0.0, "scale": 1.0}}, "no task 'peat'"),
         ({"permafrost": None}, "labels of 'permafrost' are standardised"),
-        ([], "A mapping is needed"),
+        ([], "A mapping is expected"),
     ],
 )
 def test_a_standardisation_that_cannot_be(path, standardisation, message):
