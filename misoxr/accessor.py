@@ -1,10 +1,10 @@
 """``ds.miso``: the verbs on a dataset. Each checks, delegates and returns."""
 
-import ast
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
@@ -40,9 +40,9 @@ def _documented(function: str) -> Callable[[Verb], Verb]:
         module, _, name = function.rpartition(".")
         found = find_spec(module)
         source = getattr(found and found.loader, "get_source", lambda _: None)(module) or ""
-        nodes = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
-        whole = next(map(ast.get_docstring, nodes), None) or verb.__doc__ or ""
-        verb.__doc__ = re.sub(r"(?m)^(ds|maps) : Dataset.*\n(?: +.*\n)+", "", whole)
+        whole = re.search(rf'(?ms)^def {name}\(.*?^    """(.*?)^    """$', source)
+        if whole:
+            verb.__doc__ = re.sub(r"(?m)^(ds|maps) : Dataset.*\n(?: +.*\n)+", "", cleandoc(whole[1]))
         return verb
 
     return document
