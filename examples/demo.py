@@ -149,8 +149,9 @@ def main(directory: Path) -> None:
     maps = misoxr.open_maps(directory / "maps.zarr")
     compared = {"MISO (miso-nano)": answers(cube.miso.predict_at(model, test))}
     with step("train the Random Forest baselines"):
-        for baseline, name in (("rf-11", "RF-11, pixel values"), ("rf-neighbourhood", "pixel and neighbourhood")):
-            forest = cube.miso.fit(baseline, train)
+        baselines = {"RF-11, pixel values": ("rf-11", None), "neighbourhood, whitened": ("rf-neighbourhood", "whiten")}
+        for name, (baseline, scaling) in baselines.items():
+            forest = cube.miso.fit(baseline, train, scaling=scaling)
             compared[f"Random Forest ({name})"] = answers(cube.miso.predict_at(forest, test))
     picture(cube, maps, truth, directory / "maps.png")
     report(truth, test, compared)
