@@ -132,9 +132,11 @@ def composite(
     days = days_of(ds)
     asked = None if years is None else years_of(years)
     chosen = np.flatnonzero(in_season(days, season, asked))
+    if not len(days.year):
+        raise SpecError("The cube has no times; give one with at least one time.")
     if not chosen.size:
-        span = f"{len(days.year)} times, from {span_of(days)}" if len(days.year) else "no times"
-        raise SpecError(f"No time of the cube ({span}) lies in season {season} of years {asked}; widen them.")
+        asked_for = " of ".join([f"season {season}"] * (season is not None) + [f"years {asked}"] * (asked is not None))
+        raise SpecError(f"None of the {len(days.year)} times of the cube, from {span_of(days)}, lies in {asked_for}; widen them.")
     cube = ds.isel(time=chosen)
     held = {name: array for name, array in cube.data_vars.items() if {"time", "y", "x"} <= set(array.dims) and name != OBSERVATIONS}
     if not held:

@@ -1,7 +1,7 @@
 """Name what a map holds: variables, class maps, their coordinates and CF attributes."""
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -10,9 +10,6 @@ import xarray as xr
 
 from misoxr.grid.halo import part_of
 from misoxr.spec import ModelSpec, Task
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FILL", "class_map", "variables"]
 

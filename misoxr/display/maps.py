@@ -1,7 +1,7 @@
 """Draw maps: imagery in true colour, probabilities, and classes with a legend."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,6 @@ import xarray as xr
 from misoxr.cube.decode import decoded
 from misoxr.errors import BandError, SpecError, did_you_mean, require
 from misoxr.grid.geobox import geobox_of
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["classes", "plot", "probability", "true_colour"]
 

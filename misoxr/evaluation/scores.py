@@ -165,10 +165,19 @@ class Scores:
     def compare(self, one: str, other: str, metric: str, task: str | None = None) -> pd.Series:
         """Compare two models by a score, in pairs of the same fold and seed.
 
+        Parameters
+        ----------
+        one, other : str
+            Names of the models.
+        metric : str
+            Name of a score, such as "macro_f1".
+        task : str, optional
+            Name of a task; the only one by default.
+
         Returns
         -------
         Series
-            Of the differences, one minus other, as :func:`compared` tells them.
+            Summary of the differences, one minus other (:func:`compared`): the mean, and its standard errors over pairs and over folds.
 
         Raises
         ------

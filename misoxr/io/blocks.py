@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 TASKS, BYTES = 20_000, 10_000_000
-"""What is handed to a scheduler at once, at the most: beyond it, planning takes longer than the work."""
+"""The most tasks and bytes of a graph: with more, planning takes longer than the work."""
 MANY = 10_000
 """Blocks beyond which no graph is made of all of them."""
 AT_ONCE = 64
@@ -54,7 +54,7 @@ Array = npt.NDArray[Any]
 Batch = tuple[dict[Any, Any], dict[Any, Block]]
 """A graph, and its last tasks with the blocks that they finish."""
 Ended = Callable[[Block, Any], None]
-"""Told of every block that ended, with what its last task returned or its AssetError; what it raises, ends all."""
+"""Called with every block that ended, and what its last task returned or its AssetError. What it raises ends the write."""
 
 
 class Sink(Protocol):
@@ -132,7 +132,7 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
     runner : Runner
         Where to compute.
     mask : bool
-        Whether nodata stand in for blocks whose assets cannot be read.
+        If True, write nodata in blocks whose assets cannot be read.
     progress : bool
         Show a bar.
 

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 FINGERPRINT, MASKED = "misoxr_fingerprint", "masked_blocks"
-"""Attributes of a store: which records are its own, and which blocks nodata stand in for."""
+"""Attributes of a store: which records are its own, and which blocks became nodata."""
 TILE = 512
 """Side of the chunks that readers load, pixels; a block of several is one shard."""
 BLOCK = 2048
@@ -201,7 +201,7 @@ def consolidate(store: str | Store) -> None:
 
 
 def note_masked(group: zarr.Group, layout: Layout, errors: Mapping[Block, str]) -> None:
-    """Note in a store the blocks that nodata stand in for, and why."""
+    """Write into a store which blocks became nodata, and why."""
     if errors:
         group.attrs[MASKED] = [
             {"block": list(block), "rows": list(rows), "columns": list(columns), "error": error}

@@ -173,7 +173,7 @@ class Ledger:
         return {_block(name): name.rsplit(".", 1)[-1] for name in self._names("blocks") if name.endswith((".written", ".masked"))}
 
     def complete(self, block: Block, error: str | None = None) -> None:
-        """Record that a block is written; with an error, that nodata stand in for it."""
+        """Record that a block is written, or with an error that it became nodata."""
         record = {"writer": self.owner, "fingerprint": (self.read(PLAN) or {}).get("fingerprint"), "error": error}
         row, column = block
         self._replace(f"blocks/{row}.{column}.{'written' if error is None else 'masked'}", record)
@@ -181,7 +181,7 @@ class Ledger:
             self.clear(f"blocks/{row}.{column}.masked")
 
     def masked(self) -> dict[Block, str]:
-        """Return the blocks that nodata stand in for, and why."""
+        """Return the blocks that became nodata, and why."""
         done = self.done()
         names = {block: f"blocks/{block[0]}.{block[1]}.masked" for block, how in sorted(done.items()) if how == "masked"}
         return {block: (self.read(name) or {}).get("error") or "" for block, name in names.items()}

@@ -34,12 +34,12 @@ FORMAT = 2
 """Of plans: the first, of misoxr before it, told nothing of coordinates, tables and attributes."""
 GRID = ("y", "x", "spatial_ref")
 """Coordinates that the grid makes."""
-TOLD = ("provenance", "provenance_sha256")
-"""Attributes of the dataset that a plan holds already."""
+ELSEWHERE = ("provenance", "provenance_sha256")
+"""Attributes of the dataset that stand in another part of a plan."""
 TIMES = ("history", "date_created", "date_modified", "date_issued", "date_metadata_modified", "created", "updated")
-"""Attributes that tell when something was made."""
+"""Attributes that say when something was made."""
 FEW = 100
-"""Values of a table that a plan holds as they are."""
+"""The most values of a table that a plan holds as they are."""
 
 
 def to_zarr(
@@ -191,9 +191,9 @@ def _plan(layout: Layout, client: Any, *, compact: bool) -> dict[str, Any]:
         "format": FORMAT,
         "version": __version__,
         "provenance": _timeless(_resolved(provenance, client)),
-        "attributes": _timeless({key: value for key, value in unreferenced(attrs).items() if key not in TOLD}),
+        "attributes": _timeless({key: value for key, value in unreferenced(attrs).items() if key not in ELSEWHERE}),
         "attributes_of": _timeless(named),
-        "tables": {str(name): _told(ds[name]) for name in ds.variables if name not in (*layout.blocked, *GRID)},
+        "tables": {str(name): _content(ds[name]) for name in ds.variables if name not in (*layout.blocked, *GRID)},
         "compact": compact,
         "grid": {
             "crs": str(geobox.crs),
@@ -215,8 +215,8 @@ def _timeless(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else spelt(value)
 
 
-def _told(variable: xr.DataArray) -> str:
-    """Return what tells a coordinate or table: its values, or where they are many or lazy, a hash."""
+def _content(variable: xr.DataArray) -> str:
+    """Return the values of a coordinate or table, or their hash where they are many or lazy."""
     if variable.chunks is not None:
         return str(dask.base.tokenize(variable.data))
     values = variable.values.astype(str) if variable.dtype.kind in "mM" else variable.values

@@ -172,7 +172,7 @@ def test_counts_with_a_nodata_value_are_masked_before_the_median():
 
 
 def test_a_composite_that_cannot_be_made_is_refused():
-    with pytest.raises(SpecError, match=r"6 times, from 2019-07-01 to 2021-09-01.*season \('01-01', '02-01'\).*\[2019\]"):
+    with pytest.raises(SpecError, match=r"6 times of the cube, from 2019-07-01 to 2021-09-01.*season \('01-01', '02-01'\).*\[2019\]"):
         composite(time_cube(), ("01-01", "02-01"), (year for year in [2019]))
     with pytest.raises(SpecError, match="Unknown method 'max'"):
         composite(time_cube(), method="max")
@@ -281,7 +281,7 @@ def test_times_of_any_kind_are_dates(times):
     ds = masked().assign_coords(time=("time", index if not isinstance(times[0], str) else times))
     assert (composite(ds, ("06-20", "08-20"))["red"].values[0] == 2).all()
     assert (composite(ds, years=2019)["red"].values[0] == 1).all()
-    with pytest.raises(SpecError, match="2 times, from 2019-12-31 to 2020-07-01"):
+    with pytest.raises(SpecError, match="2 times of the cube, from 2019-12-31 to 2020-07-01"):
         composite(ds, years=2030)
 
 

@@ -71,7 +71,12 @@ def make(folder: Path, servers: ExitStack) -> Data:
     _items(written.items, data)
     api = servers.enter_context(stac_api(written.items))
     return Data(
-        data, {"https://earth-search.aws.element84.com/v1": api, "sentinel-2-l2a": "sentinel-2-l2a-simulated", "10_000": "80"}
+        data,
+        {
+            "https://earth-search.aws.element84.com/v1": api,
+            "sentinel-2-l2a": "sentinel-2-l2a-simulated",
+            "ClusterKFold(10_000": "ClusterKFold(80",
+        },
     )
 
 

@@ -3,6 +3,7 @@
 Blocks under ``% not run: reason`` are left out: what needs a machine that the tests do not have.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,28 @@ LEFT_OUT = 4
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 def test_the_code_of_a_guide_runs(path, here, data):
     run(path, data)
+
+
+def test_every_python_block_of_a_guide_is_seen():
+    """Whatever fences it stands in."""
+    for path in GUIDES:
+        assert len(list(blocks(path))) == len(re.findall(r"[`~:]{3,}\s*\{?[\w-]*\s*\{?py(thon|con)?\b", path.read_text())), (
+            path.name
+        )
+
+
+def test_a_block_that_fails_is_told_by_its_line(tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n```python\none = 1\n```\n\n```python\none.two\n```\n")
+    with pytest.raises(AttributeError) as error:
+        run(page, data)
+    assert (Path(str(error.traceback[-1].path)).name, error.traceback[-1].lineno) == ("page.md", 7)
+
+
+def test_what_stands_for_something_else_here_occurs(data):
+    pages = "".join(path.read_text() for path in [ROOT / "README.md", *GUIDES])
+    assert [text for text in data.texts if text not in pages] == []
 
 
 def test_every_guide_has_code_and_few_blocks_are_left_out():
