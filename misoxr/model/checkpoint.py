@@ -165,7 +165,7 @@ class Model:
         ----------
         source : str, path or mapping
             Path or URL (http(s)://, s3://, hf://) of a ``.pth`` or ``.safetensors`` file, or the state dict; with or without a
-            "module." prefix. The configurations ``visual_geo_dual``, ``visual_only`` and ``geo_only`` are told by their keys.
+            "module." prefix. The configurations ``visual_geo_dual``, ``visual_only`` and ``geo_only`` are recognised by their keys.
         task : {"permafrost", "taxonomy"}
             What the checkpoint was trained for.
 

@@ -236,7 +236,7 @@ def _groups(network: Miso, recipe: Recipe) -> list[dict[str, Any]]:
             blocks.setdefault(_block(key), len(blocks))
         check(
             recipe.layer_decay == 1 or len(blocks) > 2,
-            f"layer_decay is {recipe.layer_decay}, and the blocks of {name!r}'s backbone cannot be told by the names of its weights, "
+            f"layer_decay is {recipe.layer_decay}, and the blocks of {name!r}'s backbone cannot be recognised from the names of its weights, "
             f"such as {names[-1]!r}; leave it at 1.",
         )
         for key in names:

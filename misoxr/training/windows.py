@@ -23,7 +23,7 @@ from misoxr.training.cutouts import Cutouts, cutouts_of
 __all__ = ["Draw", "Labelled", "PointCutouts", "TrainingWindows", "read_cutouts"]
 
 MET = 2048
-"""Windows, at least, by which it is told how often training meets each label."""
+"""The least number of windows from which is estimated how often training meets each label."""
 
 Array = npt.NDArray[np.float32]
 Batch = dict[str, Any]

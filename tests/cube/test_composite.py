@@ -172,7 +172,9 @@ def test_counts_with_a_nodata_value_are_masked_before_the_median():
 
 
 def test_a_composite_that_cannot_be_made_is_refused():
-    with pytest.raises(SpecError, match=r"6 times of the cube, from 2019-07-01 to 2021-09-01.*season \('01-01', '02-01'\).*\[2019\]"):
+    with pytest.raises(
+        SpecError, match=r"6 times of the cube, from 2019-07-01 to 2021-09-01.*season \('01-01', '02-01'\).*\[2019\]"
+    ):
         composite(time_cube(), ("01-01", "02-01"), (year for year in [2019]))
     with pytest.raises(SpecError, match="Unknown method 'max'"):
         composite(time_cube(), method="max")
