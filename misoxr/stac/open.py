@@ -146,8 +146,8 @@ def open_stac(
     Notes
     -----
     Scale, offset and nodata are looked up one by one, for each item: in the item, then in the file's own tags, then by a product that is known
-    by name (Sentinel-2, Landsat Collection 2 level 2, HLS, elevation models). A scale of 1 with an offset of 0 counts as missing, because many tools
-    write it where they know nothing. Write missing metadata into the items by ``modifier``, as ``raster:bands``.
+    by name (Sentinel-2, Landsat Collection 2 level 2, HLS, elevation models). A scale of 1 with an offset of 0, which many
+    tools write where they know nothing, is taken only where neither the file nor a known product says otherwise. Write missing metadata into the items by ``modifier``, as ``raster:bands``.
 
     Since processing baseline 04.00, Sentinel-2's offset is -0.1. The baseline is found in any of its spellings. The offset is 0 where the catalogue
     says that it has taken the offset off, and where no baseline is named.
