@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import dask.array as da
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
+from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 
 from misoxr.errors import StoreError, note
@@ -188,6 +190,18 @@ def packed(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
         )
     steps = np.rint(np.clip(values, 0.0, 1.0) / STEP)
     return np.where(np.isnan(values), 255, steps).astype("uint8")
+
+
+def remove_unfinished(store: str, layout: Layout) -> None:
+    """Remove what killed writers left of chunks: on a disk, zarr writes a chunk under another name first.
+
+    Only chunks are looked through, as other writers may write metadata now.
+    """
+    system, path = system_of(store)
+    if isinstance(system, LocalFileSystem):
+        for name in layout.blocked:
+            for file in (Path(path) / str(name) / "c").rglob("*.partial"):
+                file.unlink(missing_ok=True)
 
 
 def consolidate(store: str | Store) -> None:

@@ -19,7 +19,7 @@ from misoxr.grid.geobox import geobox_of
 from misoxr.io.blocks import Target, runner_of, write_blocks
 from misoxr.io.geozarr import unreferenced
 from misoxr.io.icechunk import to_repository
-from misoxr.io.layout import FINGERPRINT, Layout, consolidate, lay_out, layout_of, note_masked, progress_of
+from misoxr.io.layout import FINGERPRINT, Layout, consolidate, lay_out, layout_of, note_masked, progress_of, remove_unfinished
 from misoxr.io.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of, unreachable
 from misoxr.io.origins import reads_from
 from misoxr.io.replace import aside, located, put_in_place, refuse_busy, settle
@@ -309,7 +309,8 @@ def _reach(client: Any, layout: Layout) -> None:
 
 
 def _finish(layout: Layout, target: str, ledger: Ledger) -> None:
-    """Note in the store what is masked, gather its metadata, and note in the records that all is done."""
+    """Note in the store what is masked, gather its metadata, and note in the records that all is done. Leave no stray files."""
+    remove_unfinished(target, layout)
     note_masked(zarr.open_group(target, mode="r+", use_consolidated=False), layout, ledger.masked())
     consolidate(target)
     ledger.create(COMPLETE, True)

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from dask.callbacks import Callback
 from fsspec.implementations.memory import MemoryFileSystem
 from tqdm.auto import tqdm
 
@@ -112,6 +113,27 @@ def test_killed_workers_of_a_cluster_are_made_up_for(forked, whole, tmp_path):
         writing.join(120)
     assert not writing.is_alive()
     assert len({process for process, _, _ in noted(log)}) > 2
+    assert bytes_of(store) == bytes_of(whole)
+
+
+def test_what_killed_writers_left_of_chunks_is_removed(whole, tmp_path):
+    """A process that is killed while zarr writes a chunk leaves it under another name."""
+    store, log = tmp_path / "maps.zarr", tmp_path / "log"
+    left = [store / "permafrost_probability/c/1/3.0123abcd.partial", store / "taxonomy_probability/c/0/4/2.0123abcd.partial"]
+
+    class Stop(Exception):
+        pass
+
+    def stop(key, *_):
+        if Path(log).exists() and len(noted(log)) > 4:
+            raise Stop
+
+    with pytest.raises(Stop), Callback(pretask=stop):
+        to_zarr(slow_map(log), store, progress=False)
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"half a chunk")
+    to_zarr(slow_map(log), store, progress=False)
     assert bytes_of(store) == bytes_of(whole)
 
 
