@@ -16,7 +16,7 @@ from misoxr.model.files import read_state
 from misoxr.model.network import Miso
 from misoxr.spec import ALASKA, PERMAFROST, SENTINEL2, TAXONOMY, Band, Modality, ModelSpec, WindowSpec
 
-__all__ = ["WINDOWS", "load_backbone", "load_published"]
+__all__ = ["WINDOWS", "check_backbone", "load_backbone", "load_published"]
 
 WINDOWS = WindowSpec(250, 256, 125, "gaussian", "dataset")
 """The published windows."""
@@ -182,6 +182,16 @@ def _between(limits: Any) -> ModalityScaling:
     return ModalityScaling(lower, upper, (False,) * len(lower), lower, scale)
 
 
+def check_backbone(modality: Modality) -> None:
+    """Refuse a backbone that no weights from elsewhere fit: all but Swin-V2 and Swin, of which ``swinv2_cr`` is another form."""
+    name = modality.encoder.backbone
+    if not name.startswith(("swin_", "swinv2_")) or name.startswith("swinv2_cr_"):
+        raise SpecError(
+            f"The backbone of {modality.name!r} is {name!r}, and pretrained weights are those of a Swin-V2 (SatlasPretrain) or a Swin "
+            "(SimMIM); leave them out, or use a model with such backbones, such as 'miso-base'."
+        )
+
+
 def load_backbone(
     encoder: Encoder,
     modality: Modality,
@@ -213,7 +223,10 @@ def load_backbone(
     ------
     CheckpointError
         If a key is missing, not known or of another shape, or the stem is asked for and does not fit.
+    SpecError
+        If the backbone is neither a Swin-V2 nor a Swin.
     """
+    check_backbone(modality)
     state = read_state(source)
     if any(key.startswith("backbone.backbone.") for key in state):
         return _satlas(encoder, modality, state, stem)

@@ -12,6 +12,7 @@ from misoxr.cube.scaling import METHODS, Scaling
 from misoxr.errors import GridError, PointsError, SpecError, did_you_mean
 from misoxr.model.files import fetch
 from misoxr.model.inference import choose_device, choose_precision
+from misoxr.model.published import check_backbone
 from misoxr.points.folds import separate
 from misoxr.spec import ModelSpec, Recipe
 from misoxr.spec.numbers import is_number, is_whole
@@ -108,6 +109,9 @@ def _check_settings(
         raise SpecError(
             f"pretrained names {sorted(set(pretrained or {}) - set(names))}; the model's modalities are {sorted(names)}."
         )
+    for modality in spec.modalities:
+        if modality.name in (pretrained or {}):
+            check_backbone(modality)
     if recipe.criterion == "accuracy" and all(task.kind == "regression" for task in spec.tasks):
         raise SpecError("criterion='accuracy' needs a task with classes, and all are regressions; use criterion='loss'.")
     if recipe.unlabelled and not spec.losses.contrast:

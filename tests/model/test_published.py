@@ -341,6 +341,9 @@ def test_a_stem_of_other_bands():
         load_backbone(encoder, modality, {k: v for k, v in state.items() if k != "encoder.layers.1.blocks.0.mlp.fc1.bias"})
     with pytest.raises(CheckpointError, match="neither SatlasPretrain's"):
         load_backbone(encoder, modality, {"weight": torch.zeros(3)})
+    other = tiny_spec().modalities[0]
+    with pytest.raises(SpecError, match="backbone of 'sat' is 'resnet18'"):
+        load_backbone(Encoder(other, 8), other, state)
 
 
 def test_the_satlas_stem_goes_by_the_names_of_bands():

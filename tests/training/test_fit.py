@@ -296,6 +296,26 @@ def test_training_begins_with_weights_of_others(few, tmp_path):
         cube.miso.fit(spec, points, pretrained={"dem": "x.pth"}, **options)
 
 
+@pytest.mark.parametrize("encoder", [None, EncoderSpec("pyramid", ((8, 8),) * 4), EncoderSpec("swinv2_cr_tiny_224", ((8, 8),) * 4)])
+def test_weights_of_others_for_another_backbone_are_refused_before_the_cube_is_read(few, spec, tmp_path, encoder):
+    from tests.model.test_published import simmim, small_swin
+
+    def read(block):
+        raise AssertionError("the cube is read")
+
+    cube, points = few
+    cube = cube.chunk().map(
+        lambda band: band.copy(data=band.data.map_blocks(read, dtype=band.dtype, meta=np.empty((0, 0), band.dtype)))
+    )
+    torch.save({"model": simmim(small_swin(channels=2)[0])}, tmp_path / "simmim.pth")
+    first, *others = spec.modalities
+    spec = replace(spec, modalities=(replace(first, encoder=encoder or first.encoder), *others))
+    words = f"backbone of 'sat' is {spec.modalities[0].encoder.backbone!r}, .* leave them out, or use .*'miso-base'"
+    for run in (cube.miso.fit, lambda model, points, **options: cube.miso.cross_validate({"tiny": model}, points, cv=3, **options)):
+        with pytest.raises(SpecError, match=words):
+            run(spec, points, pretrained={"sat": tmp_path / "simmim.pth"}, progress=False)
+
+
 def contrasted(spec, **changes):
     """The specification with the published contrast."""
     return replace(spec, losses=LossSpec((("visual", "location", 0.1), ("sat", "cov", 0.1))), **changes)
