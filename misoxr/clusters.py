@@ -1,4 +1,4 @@
-"""What a task of a Dask cluster may ask of Dask: it must not wait for other tasks, whose places it holds."""
+"""What a task of a Dask cluster may ask of Dask: it must not wait for other tasks, because it occupies a thread that they need."""
 
 import multiprocessing
 import os

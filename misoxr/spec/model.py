@@ -127,7 +127,7 @@ class ModelSpec:
         ----------
         name : {"miso-base", "miso-small", "miso-nano"}
             ``miso-base`` is the published architecture (Swin-V2-B and Swin-B, 211 M parameters), ``miso-small`` the same with
-            tiny Swins, ``miso-nano`` a small residual pyramid that trains in minutes on a laptop.
+            tiny Swins, ``miso-nano`` a network of small ResNets that trains in minutes on a laptop.
         sat, cov : sequence of Band or str, optional
             Imagery and covariate bands; the nine Sentinel-2 bands and ten covariates of the paper by default.
             An empty sequence leaves the modality out.
