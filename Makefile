@@ -15,8 +15,8 @@ test: .venv/.developers lint
 # Lint, and the tests of files that need no training, no server and no other process.
 FAST := tests/cube tests/grid tests/points tests/sensors tests/spec $(patsubst %,tests/%.py,assets/test_read io/test_codes io/test_geozarr \
 	io/test_layout io/test_plan mapping/test_ensemble mapping/test_predict model/test_calibration model/test_files model/test_inference \
-	model/test_network model/test_query stac/test_arguments stac/test_dates test_errors test_lowest test_metrics test_packages test_paths \
-	training/test_baselines training/test_cutouts training/test_windows)
+	model/test_network model/test_query stac/test_arguments stac/test_dates test_accessor test_environment test_errors test_import test_lowest \
+	test_metrics test_packages test_paths training/test_baselines training/test_cutouts training/test_windows)
 check: .venv/.developers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST)
 
@@ -37,8 +37,8 @@ lint: .venv/.developers
 docs: .venv/.developers
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
-# The distribution: built, checked, and the wheel imported where nothing else of the project is. Its environment has the packages of .venv, by a
-# path file that does not bring the editable installation along, and the wheel itself.
+# The distribution: built, checked, and the wheel imported where nothing else of the project is. Its environment has the wheel; check_dist.py puts
+# the packages of .venv behind it on the path, which does not bring the editable installation along.
 dist: .venv/.users
 	rm -rf dist .venv-dist
 	$(PYTHON) -m venv .venv-dist
@@ -81,4 +81,4 @@ TORCH := torch torch-* torchgen functorch torchvision* triton* nvidia* cuda*
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest .venv-dist dist demo docs/_build docs/api
+	rm -rf .venv .venv-lowest .venv-dist dist demo docs/_build docs/_generated docs/reference/api

@@ -1,6 +1,8 @@
 """What other tools read of the project agrees with pyproject.toml."""
 
+import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import yaml
 from misoxr import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WHOLE = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = WHOLE["project"]
 CONDA = {"dask": "dask-core", "torch": "pytorch", "matplotlib": "matplotlib-base"}
 """Names of packages on conda-forge, where they are others."""
 
@@ -33,7 +36,27 @@ def test_the_citation_names_the_version_that_is_here():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob(".github/**/*.yml"), ROOT / ".readthedocs.yaml"]), ids=lambda path: path.name)
+def test_what_builds_the_documentation_is_installed_by_those_who_only_build_it():
+    """Read the Docs installs the extra ``all`` and the group ``docs``, without import-linter and what comes with it."""
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values(), WHOLE["dependency-groups"]["docs"]]
+    installed = {re.match(r"[\w-]+", line)[0].replace("-", "_") for lines in groups for line in lines}
+    needed = set()
+    for path in [ROOT / "docs/conf.py", *ROOT.glob("docs/_ext/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in getattr(node, "names", [])]
+            needed |= {name.split(".")[0] for name in names}
+    assert needed - sys.stdlib_module_names <= installed
+
+
+SERVICES = [
+    ".github/workflows/checks.yml",
+    *map(str, ROOT.glob(".github/ISSUE_TEMPLATE/*.yml")),
+    ".readthedocs.yaml",
+    ".pre-commit-config.yaml",
+]
+
+
+@pytest.mark.parametrize("path", [ROOT / name for name in SERVICES], ids=lambda path: path.name)
 def test_what_services_read_is_yaml_and_calls_targets_that_exist(path):
     text = path.read_text()
     assert isinstance(yaml.safe_load(text), dict)
