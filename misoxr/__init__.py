@@ -13,6 +13,8 @@ from misoxr.spec import LossSpec, ModelSpec, Recipe, WindowSpec
 from misoxr.stac import open_stac
 
 if TYPE_CHECKING:
+    from misoxr import metrics as metrics
+    from misoxr import simulate as simulate
     from misoxr.evaluation.scores import Scores
     from misoxr.mapping.load import load
     from misoxr.model.checkpoint import Model
@@ -41,10 +43,19 @@ del _accessor
 
 
 _LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.evaluation.scores", "load": "misoxr.mapping.load"}
+_MODULES = ("metrics", "simulate")
+"""Modules for users that nothing here imports."""
 
 
 def __getattr__(name: str) -> Any:
     """Import what is heavy only when it is asked for."""
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
+    if name in _MODULES:
+        return import_module(f"misoxr.{name}")
     raise AttributeError(f"module 'misoxr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name also what is imported later, for completion."""
+    return sorted({*globals(), *__all__, *_MODULES})

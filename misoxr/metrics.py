@@ -6,7 +6,7 @@ import pandas as pd
 
 from misoxr.errors import PointsError, require
 from misoxr.spec import Task
-from misoxr.spec.standardisation import is_rounding
+from misoxr.spec.numbers import is_rounding
 
 __all__ = ["check_codes", "class_scores", "confusion", "reliability", "scores"]
 

@@ -22,6 +22,13 @@ def test_every_public_name_is_there():
         misoxr.Modell  # noqa: B018
 
 
+def test_names_that_are_imported_later_are_completed_and_reached():
+    shown = "set(dir(misoxr)) >= {*misoxr.__all__, 'metrics', 'simulate'}"
+    code = f"import misoxr; print({shown}, misoxr.simulate.landscape.__name__, misoxr.metrics.scores.__name__)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "landscape", "scores"]
+
+
 def test_missing_extras_are_named():
     from misoxr.errors import MissingDependencyError, require
 

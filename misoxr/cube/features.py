@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.clusters import computed
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
-from misoxr.spec.standardisation import is_rounding
+from misoxr.spec.numbers import is_rounding
 
 __all__ = ["SIDES", "Features", "features", "features_at", "scaled", "values_at", "width"]
 

@@ -13,13 +13,11 @@ from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import decoded, is_class, is_whole
 from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean, gathered
 from misoxr.grid.geobox import assign, crs_of, geobox_of
+from misoxr.grid.halo import BLOCK
 from misoxr.grid.resample import RESAMPLINGS, on_grid, pixel_ratio
 from misoxr.paths import expanded
 
 __all__ = ["add"]
-
-BLOCK = 2048
-"""Chunks of files, and of what is put on an image without chunks, in pixels."""
 
 _DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading", re.IGNORECASE)
 

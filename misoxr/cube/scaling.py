@@ -12,7 +12,7 @@ from misoxr.cube.units import ORIGINS, canonical
 from misoxr.errors import BandError, CheckpointError, SpecError
 from misoxr.spec import Band, Modality, ModelSpec
 from misoxr.spec.build import build
-from misoxr.spec.standardisation import is_rounding
+from misoxr.spec.numbers import is_rounding
 
 __all__ = ["METHODS", "ModalityScaling", "Scaling", "channels", "valid_pixels"]
 

@@ -15,13 +15,10 @@ from misoxr.cube.decode import PLAIN, Coding, coding_of, decode
 from misoxr.cube.sources import Span, source_of
 from misoxr.cube.units import conversion
 from misoxr.errors import note
-from misoxr.grid.halo import with_halo
+from misoxr.grid.halo import MANY, with_halo
 from misoxr.spec import Band, ModelSpec
 
 __all__ = ["chunks_of", "stack", "stack_with_halo"]
-
-MANY = 10_000
-"""Blocks beyond which no graph is made of all of them."""
 
 Array = npt.NDArray[Any]
 Reach = tuple[Span, Span]

@@ -20,7 +20,12 @@ try:
 except ImportError:  # Dask before 2024.12 has keys stand for themselves
     TaskRef = tuple  # type: ignore[assignment,misc]
 
-__all__ = ["part_of", "with_halo"]
+__all__ = ["BLOCK", "MANY", "part_of", "with_halo"]
+
+BLOCK = 2048
+"""Side of the chunks of what has none of its own, such as files and what is in memory, pixels."""
+MANY = 10_000
+"""Blocks beyond which no graph is made of all of them."""
 
 Array = npt.NDArray[Any]
 

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from misoxr.clusters import here, in_task
 from misoxr.errors import AssetError, StoreError
+from misoxr.grid.halo import MANY
 from misoxr.io.layout import Layout, packed
 from misoxr.io.ledger import PLAN, Block, Ledger, in_order, unreachable
 
@@ -43,8 +44,6 @@ __all__ = [
 
 TASKS, BYTES = 20_000, 10_000_000
 """The most tasks and bytes of a graph: with more, planning takes longer than the work."""
-MANY = 10_000
-"""Blocks beyond which no graph is made of all of them."""
 AT_ONCE = 64
 """Blocks claimed at once, at the most, or two for each thread: neighbours share what they read, and who dies loses no more."""
 WAIT = 1.0

@@ -9,12 +9,11 @@ import xarray as xr
 
 from misoxr.cube.variables import FILL
 from misoxr.errors import StoreError
+from misoxr.grid.halo import BLOCK
 
 __all__ = ["READ", "as_codes", "with_known_codes", "codes_of", "float_classes", "read_from", "with_all_codes"]
 
 Array = npt.NDArray[Any]
-BLOCK = 2048
-"""Side of the blocks in which what is opened without Dask becomes codes, pixels."""
 READ = "codes"
 """Encoding of floats that were read from codes: type and fill value. Other formats pass over it: not all have bytes without a sign."""
 _UINT8 = np.dtype("uint8")

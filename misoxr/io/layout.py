@@ -19,6 +19,7 @@ from zarr.abc.store import Store
 
 from misoxr.errors import StoreError, note
 from misoxr.grid.geobox import assign, geobox_of
+from misoxr.grid.halo import BLOCK
 from misoxr.io.codes import READ, as_codes, float_classes, read_from, with_known_codes
 from misoxr.io.geozarr import georeferenced, unreferenced
 from misoxr.io.ledger import COMPLETE, PLAN, Block, Ledger, system_of
@@ -46,8 +47,6 @@ FINGERPRINT, MASKED = "misoxr_fingerprint", "masked_blocks"
 """Attributes of a store: which records are its own, and which blocks became nodata."""
 TILE = 512
 """Side of the chunks that readers load, pixels; a block of several is one shard."""
-BLOCK = 2048
-"""Side of the blocks of what is in memory, pixels."""
 STEP = 1 / 254
 """Step of packed probabilities: at most half of it, 0.00197, is lost."""
 ROUNDING = 1e-5

@@ -21,6 +21,7 @@ from misoxr.io.layout import FINGERPRINT, consolidate, fill_of, open_maps, progr
 from misoxr.io.ledger import Ledger
 from misoxr.io.replace import located, move
 from misoxr.io.zarr import to_zarr
+from misoxr.spec.numbers import is_whole
 
 __all__ = ["coarser", "to_pyramid"]
 
@@ -118,7 +119,7 @@ def to_pyramid(
     box = geobox_of(maps)
     most = ceil(log2(max(box.shape)))
     count = max(0, ceil(log2(max(box.shape) / _SMALLEST))) if levels is None else levels
-    if not isinstance(count, int) or not 0 <= count <= most:
+    if not is_whole(count) or not 0 <= count <= most:
         raise SpecError(f"levels is {levels!r}; a map of {box.shape.y} x {box.shape.x} pixels can have 0 to {most} coarser levels.")
     uri, system, path = located(store)
     there = system.exists(path)

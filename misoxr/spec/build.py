@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
-from numbers import Integral, Real
 from reprlib import repr as short
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from misoxr.errors import SpecError
 from misoxr.spec.components import check
+from misoxr.spec.numbers import is_number, is_whole
 
 __all__ = ["build"]
 
@@ -54,7 +54,7 @@ def _build_dataclass(kind: Any, value: Any) -> Any:
     name, hints = kind.__name__, _hints(kind)
     check(isinstance(value, Mapping), f"{name} is built from a mapping, not from {short(value)}.")
     unknown = set(value) - {f.name for f in fields(kind)}
-    check(not unknown, f"{name} has no {short(sorted(unknown, key=str))}; was it written by a newer misoxr?")
+    check(not unknown, f"{name} has no {short(sorted(unknown, key=str))}; was it written by an older or newer misoxr?")
     parts = {}
     for key, item in value.items():
         try:
@@ -67,11 +67,6 @@ def _build_dataclass(kind: Any, value: Any) -> Any:
         raise SpecError(f"{name} cannot be built: {error}.") from error
 
 
-def _is_number(value: Any, kind: type, largest: float) -> bool:
-    """Return whether a value is a number of a kind within bounds. NaN, true and false are not."""
-    return isinstance(value, kind) and not isinstance(value, bool) and -largest <= value <= largest  # type: ignore[operator]
-
-
 def _is_text(value: Any) -> bool:
     """Return whether a value is text that can be written. JSON may hold halves of surrogate pairs, which cannot."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
@@ -81,8 +76,8 @@ _JSON: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
     str: (_is_text, "Text"),
     Literal: (_is_text, "Text"),
     bool: (lambda value: isinstance(value, bool), "True or false"),
-    int: (lambda value: _is_number(value, Integral, 2**31), "A whole number"),
-    float: (lambda value: _is_number(value, Real, 3.4e38), "A finite number"),
+    int: (lambda value: is_whole(value) and -(2**31) <= value <= 2**31, "A whole number"),
+    float: (lambda value: is_number(value) and -3.4e38 <= value <= 3.4e38, "A finite number"),
     Mapping: (lambda value: isinstance(value, Mapping) and all(map(_is_text, value)), "A mapping"),
 }
 """What a scalar is in JSON, by its type, and in words."""

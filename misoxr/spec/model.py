@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from misoxr.errors import SpecError, did_you_mean
 from misoxr.spec.build import build
 from misoxr.spec.components import Band, LocationSpec, LossSpec, Modality, Task, WindowSpec, check
-from misoxr.spec.presets import ALASKA, COVARIATES, PERMAFROST, PRESETS, SENTINEL2, TAXONOMY
+from misoxr.spec.presets import ALASKA, BASELINES, COVARIATES, PERMAFROST, PRESETS, SENTINEL2, TAXONOMY
 
 __all__ = ["ModelSpec"]
 
@@ -34,7 +34,7 @@ class ModelSpec:
     location : LocationSpec or None
         The location branch; None leaves it out.
     query : {"continuous", "published"}
-        Form of the implicit query (:func:`misoxr.model.query.neighbours`); "published" is for the authors' checkpoints.
+        Form of the implicit query (``misoxr.model.query.neighbours``); "published" is for the authors' checkpoints.
     losses : LossSpec
         What training minimises beside the tasks' own losses.
 
@@ -147,8 +147,8 @@ class ModelSpec:
         parts = PRESETS.get(name) if isinstance(name, str) else None
         if parts is None:
             raise SpecError(
-                f"Unknown preset {name!r}; use one of {sorted(PRESETS)}, or, where models are fitted, a baseline of "
-                f"misoxr.training.baselines.BASELINES.{did_you_mean(str(name), PRESETS)}"
+                f"Unknown preset {name!r}; use one of {sorted(PRESETS)}, or, where models are fitted, one of the baselines "
+                f"{list(BASELINES)}.{did_you_mean(str(name), (*PRESETS, *BASELINES))}"
             )
         bands = {"sat": _bands(SENTINEL2 if sat is None else sat), "cov": _bands(COVARIATES if cov is None else cov)}
         modalities = [Modality(key, value, parts[key], required=key == "sat") for key, value in bands.items() if value]

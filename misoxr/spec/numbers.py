@@ -1,9 +1,15 @@
-"""Numbers among arguments: True and False are not."""
+"""Numbers among arguments, of which True and False are none; and deviations that are rounding."""
 
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["is_number", "is_whole"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["is_number", "is_rounding", "is_whole"]
+
+STEPS = 4
+"""Steps between neighbouring floats, within which a deviation is rounding: a value goes through a few operations before it is met."""
 
 
 def is_whole(value: Any) -> bool:
@@ -14,3 +20,19 @@ def is_whole(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Return whether a value is a real number, Python's or NumPy's."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_rounding(deviation: npt.ArrayLike, size: npt.ArrayLike, dtype: str) -> Any:
+    """Return whether a deviation is no larger than rounding explains, for values of a given size and type.
+
+    Parameters
+    ----------
+    deviation : array_like
+        Standard deviations, or other differences.
+    size : array_like
+        Magnitude of the values that deviate, in the same units.
+    dtype : {"float32", "float64"}
+        The type with the coarsest steps that the values went through.
+    """
+    info = np.finfo(dtype)
+    return np.asarray(deviation) <= np.maximum(STEPS * float(info.eps) * np.asarray(size), float(info.tiny))

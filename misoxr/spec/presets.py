@@ -5,7 +5,7 @@ from typing import Any
 
 from misoxr.spec.components import Band, EncoderSpec, LocationSpec, Task, WindowSpec
 
-__all__ = ["ALASKA", "COVARIATES", "PERMAFROST", "PRESETS", "SENTINEL2", "SOIL_ORDERS", "TAXONOMY"]
+__all__ = ["ALASKA", "BASELINES", "COVARIATES", "PERMAFROST", "PRESETS", "SENTINEL2", "SOIL_ORDERS", "TAXONOMY"]
 
 SENTINEL2 = tuple(
     Band(name) for name in ("red", "green", "blue", "rededge071", "rededge075", "rededge078", "nir", "swir16", "swir22")
@@ -79,3 +79,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "width": 64,
     },
 }
+
+BASELINES = (
+    "rf-11",
+    "rf-11-balanced",
+    "rf-neighbourhood",
+    "logistic-neighbourhood",
+    "vote-neighbourhood",
+    "boosting-neighbourhood",
+    "rf-coordinates",
+)
+"""Names of baselines, which :mod:`misoxr.training` builds; they stand here so that a name that is no preset is compared with them, too."""

@@ -1,4 +1,4 @@
-"""Standardise the labels of a regression, and tell deviations from rounding."""
+"""Standardise the labels of a regression."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,29 +10,11 @@ import numpy.typing as npt
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.spec.build import build
 from misoxr.spec.components import Task
+from misoxr.spec.numbers import is_rounding
 
-__all__ = ["Standardisation", "is_rounding"]
+__all__ = ["Standardisation"]
 
 Floats = npt.NDArray[np.float64]
-
-STEPS = 4
-"""Steps between neighbouring floats, within which a deviation is rounding: a value goes through a few operations before it is met."""
-
-
-def is_rounding(deviation: npt.ArrayLike, size: npt.ArrayLike, dtype: str) -> Any:
-    """Return whether a deviation is no larger than rounding explains, for values of a given size and type.
-
-    Parameters
-    ----------
-    deviation : array_like
-        Standard deviations, or other differences.
-    size : array_like
-        Magnitude of the values that deviate, in the same units.
-    dtype : {"float32", "float64"}
-        The type with the coarsest steps that the values went through.
-    """
-    info = np.finfo(dtype)
-    return np.asarray(deviation) <= np.maximum(STEPS * float(info.eps) * np.asarray(size), float(info.tiny))
 
 
 @dataclass(frozen=True)

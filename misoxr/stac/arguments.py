@@ -10,6 +10,7 @@ import numpy as np
 from misoxr.assets.read import CLEAR
 from misoxr.errors import BandError, CatalogError, GridError, did_you_mean
 from misoxr.spec import SENTINEL2
+from misoxr.spec.numbers import is_number, is_whole
 
 __all__ = ["band_names", "box_of", "chunk_sizes", "collection_names", "crs_of", "pixel_size", "refuse_unknown"]
 
@@ -103,12 +104,12 @@ def chunk_sizes(chunks: Any) -> dict[str, int]:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and (int(value) > 0 or int(value) == -1)
+    return is_whole(value) and (int(value) > 0 or int(value) == -1)
 
 
 def _is_number(value: Any) -> bool:
     plain = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
-    return isinstance(plain, int | float | np.integer | np.floating) and not isinstance(plain, bool) and not math.isnan(plain)
+    return is_number(plain) and not math.isnan(plain)
 
 
 def _listed(values: Any) -> list[Any]:

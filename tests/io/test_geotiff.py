@@ -552,9 +552,9 @@ def test_levels_until_the_map_fits_in_512_pixels(shape, count, tmp_path):
 
 def test_as_many_levels_as_there_can_be(tmp_path, no_compute):
     cube = make_cube((5, 9), SENTINEL2[:1])
-    to_pyramid(cube, tmp_path / "cube.zarr", levels=4, progress=False)
+    to_pyramid(cube, tmp_path / "cube.zarr", levels=np.int64(4), progress=False)
     assert open_maps(tmp_path / "cube.zarr" / "4").red.shape == (1, 1)
-    for levels in (-1, 5):
+    for levels in (-1, 5, True, 1.0):
         with no_compute(), pytest.raises(SpecError, match=f"levels is {levels}; a map of 5 x 9 pixels can have 0 to 4"):
             to_pyramid(cube, tmp_path / "other.zarr", levels=levels)
 

@@ -64,6 +64,13 @@ def test_presets_take_the_papers_inputs_and_tasks():
         (lambda d: d.update(tasks=7), "list is expected, not 7"),
         (lambda d: d["location"].update(extent=[0, 1, 2]), "4 values are expected"),
         (lambda d: d["windows"].update(stride=1000), "leaves gaps"),
+        (
+            lambda d: d["windows"].update(turns="flips"),
+            r"WindowSpec has no \['turns'\]; was it written by an older or newer misoxr",
+        ),
+        (lambda d: d.update(width=True), "width: A whole number is expected, not True"),
+        (lambda d: d.update(width=2**40), "width: A whole number is expected"),
+        (lambda d: d.update(pixel_size=float("nan")), "pixel_size: A finite number is expected, not nan"),
     ],
 )
 def test_a_dict_that_does_not_fit_is_refused(change, message):
@@ -77,6 +84,7 @@ def test_a_dict_that_does_not_fit_is_refused(change, message):
     ("build", "message"),
     [
         (lambda: ModelSpec.preset("miso-huge"), r"Unknown preset 'miso-huge'; use one of \['miso-base'"),
+        (lambda: ModelSpec.preset("rf-neighborhood"), r"the baselines \['rf-11', .*Did you mean .rf-neighbourhood"),
         (lambda: ModelSpec.preset("miso-nano", sat=["red", "red"]), "appears twice"),
         (lambda: ModelSpec.preset("miso-nano", sat=(), cov=()), "at least one modality"),
         (lambda: ModelSpec.preset("miso-nano", tasks=()), "at least one task"),

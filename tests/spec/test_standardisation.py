@@ -1,4 +1,4 @@
-"""Moments: what is rounding, and labels that are learnt in no units."""
+"""Labels of regressions are learnt in no units."""
 
 import json
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from misoxr.errors import CheckpointError
 from misoxr.spec import PERMAFROST, Task
-from misoxr.spec.standardisation import Standardisation, is_rounding
+from misoxr.spec.standardisation import Standardisation
 
 SOC = Task("soc", "regression", units="kg m-2")
 
@@ -63,14 +63,3 @@ def test_what_a_checkpoint_keeps():
             Standardisation.from_dict(values, SOC)
     with pytest.raises(CheckpointError, match="labels of 'permafrost' are standardised, and it is binary"):
         Standardisation.from_dict(found.to_dict(), PERMAFROST)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.floats(1e-20, 1e20), st.integers(0, 30))
-def test_rounding_is_judged_by_the_size_of_values(size, seed):
-    """Neighbouring floats differ by rounding; a thousandth of a value does not."""
-    values = np.full(100, np.float32(size))
-    neighbours = np.where(np.random.default_rng(seed).random(100) < 0.5, values, np.nextafter(values, np.float32(np.inf)))
-    assert is_rounding(neighbours.astype("float64").std(), size, "float32")
-    assert not is_rounding(size / 1000, size, "float32")
-    assert not is_rounding(size * 1e-7, size, "float64")
