@@ -56,6 +56,11 @@ if os.environ.get("READTHEDOCS") == "True" or "MISOXR_DOCS_ONLINE" in os.environ
     }
     numpydoc_xref_ignore = "all"
 
+# A cross-reference that leads nowhere is a warning. Types of other packages need a network.
+nitpicky = True
+nitpick_ignore = [("py:func", "compared"), ("py:func", "misoxr.display.scores.comparison")]  # of evaluation/scores.py
+nitpick_ignore_regex = [("py:(class|obj|exc)", r"(?!misoxr\.).*")]
+
 autosummary_generate = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"

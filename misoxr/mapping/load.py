@@ -20,7 +20,7 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Mod
     """Load a network or fitted estimators from a file. The file's content says which, not its name.
 
     A network is a safetensors file, and fitted estimators are a skops file. Nothing is unpickled. A skops file may hold types of a list
-    (:data:`misoxr.training.estimator_files.ALLOWED`): scikit-learn's own, and values of NumPy and Python.
+    (``misoxr.training.estimator_files.ALLOWED``): scikit-learn's own, and values of NumPy and Python.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
 """The network in PyTorch, without xarray and Dask: its layers, losses, files, calibration and inference.
 
-``network`` is MISO, made of ``encoder``, ``pyramid``, ``location`` and ``query``; ``losses`` what training minimises. ``checkpoint``
-is a model and its file, ``published`` reads the authors' weights, ``inference`` runs windows and ``field`` answers at any coordinate.
+``network`` is MISO, made of ``encoder``, ``pyramid``, ``location`` and ``query``; ``losses`` what training minimises. ``checkpoint`` is a
+model and its file, ``files`` fetches files and reads tensors, and ``published`` reads the authors' weights. ``inference`` runs windows, ``field``
+answers at any coordinate, and ``calibration`` has temperatures and shifts to another prevalence.
 """

@@ -29,7 +29,7 @@ def duplicates(
     Parameters
     ----------
     points : GeoDataFrame
-        Points, as :func:`read_points` takes them.
+        Points, as :func:`misoxr.read_points` takes them.
     geobox : GeoBox or Dataset
         The grid, or a cube on it; points outside it are left out with a warning.
     tasks : sequence of Task or str, optional
@@ -74,7 +74,7 @@ def report(
     Parameters
     ----------
     points : GeoDataFrame
-        Points, as :func:`read_points` takes them.
+        Points, as :func:`misoxr.read_points` takes them.
     tasks : sequence of Task or str, optional
         Label columns to count; "permafrost" and "taxonomy" where they are columns by default.
     regions : GeoDataFrame, optional

@@ -45,7 +45,7 @@ PERMAFROST_LABELLED, TAXONOMY_LABELLED = 0.40, 0.86
 
 @dataclass(frozen=True)
 class Simulation:
-    """Where :func:`write` put what it wrote.
+    """Where :func:`misoxr.simulate.write` put what it wrote.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ def landscape(
     Returns
     -------
     Dataset
-        Dimensions (y, x), in memory: the ten covariates and nine bands of :mod:`misoxr.spec`, in its units, and the truth:
+        Dimensions (y, x), in memory: the ten covariates and nine bands of ``misoxr.spec``, in its units, and the truth:
         ``permafrost_probability`` and ``taxonomy_probability`` (taxon, y, x), which no model can beat; ``permafrost`` and
         ``taxonomy``, drawn from them pixel by pixel; and ``surface`` (0 ground, 1 water, 2 snow).
 

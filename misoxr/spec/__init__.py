@@ -1,7 +1,8 @@
 """Frozen values that say what a model is and how it is trained.
 
 ``components`` has bands, tasks, encoders and windows; ``model`` the whole :class:`ModelSpec`; ``presets`` the named models and the paper's bands;
-``recipe`` the settings of training; ``build`` reads them from JSON; ``standardisation`` scales a regression's labels.
+``recipe`` the settings of training; ``build`` reads them from JSON; ``standardisation`` scales a regression's labels; ``numbers`` says what a
+number is, and what is rounding.
 """
 
 from misoxr.spec.components import Band, EncoderSpec, LocationSpec, LossSpec, Modality, Task, WindowSpec

@@ -324,7 +324,7 @@ class LocationSpec:
     dropout : float
         Dropout of the encoder's layers in training.
     encoding : {"grid", "theory", "nerf"}
-        How a location becomes numbers; see :class:`misoxr.model.location.LocationEncoder`.
+        How a location becomes numbers; see ``misoxr.model.location.LocationEncoder``.
 
     Examples
     --------

@@ -100,7 +100,7 @@ def open_stac(
         One or several years, and the first and last day of the season, ("MM-DD", "MM-DD"), both inclusive, in UTC. A season may wrap over
         new year; it belongs to the year it starts in.
     bands : str or sequence of str, optional
-        STAC common names or keys of assets; the nine of :data:`misoxr.spec.SENTINEL2` by default. A key such as B05 stands for a common name
+        STAC common names or keys of assets; the nine of ``misoxr.spec.SENTINEL2`` by default. A key such as B05 stands for a common name
         only for the item's own sensor. Items without any of the bands are left out, with a warning.
     crs : str, int or CRS, optional
         CRS of the result; the items' by default.
