@@ -101,7 +101,10 @@ class Target:
 def _put(uri: str, values: Array, name: str, region: tuple[slice, ...], pack: bool) -> None:
     stored = packed(values, name) if pack else values
     try:
-        _opened(uri)[name][region] = stored
+        try:
+            _opened(uri)[name][region] = stored
+        except FileNotFoundError:  # a writer that took this one for dead removed the file before zarr had renamed it
+            _opened(uri)[name][region] = stored
     except unreachable() as error:
         raise StoreError(
             f"The store {uri} cannot be written ({error}). What is written stays valid; when the cause is mended, the same call "

@@ -310,7 +310,8 @@ def _reach(client: Any, layout: Layout) -> None:
 
 def _finish(layout: Layout, target: str, ledger: Ledger) -> None:
     """Note in the store what is masked, gather its metadata, and note in the records that all is done. Leave no stray files."""
-    remove_unfinished(target, layout)
+    if not ledger.has(COMPLETE) and not ledger.busy():
+        remove_unfinished(target, layout)
     note_masked(zarr.open_group(target, mode="r+", use_consolidated=False), layout, ledger.masked())
     consolidate(target)
     ledger.create(COMPLETE, True)

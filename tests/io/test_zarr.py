@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -134,6 +135,45 @@ def test_what_killed_writers_left_of_chunks_is_removed(whole, tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"half a chunk")
     to_zarr(slow_map(log), store, progress=False)
+    assert bytes_of(store) == bytes_of(whole)
+
+
+def test_what_another_writer_is_writing_stays(whole, tmp_path):
+    """It would fail with its chunk halfway; what it leaves in the end, it removes itself."""
+    store = tmp_path / "maps.zarr"
+    other, file = Ledger(progress_of(str(store))), store / "permafrost_probability/c/1/3.0123abcd.partial"
+    maps = slow_map(tmp_path / "log")
+    file.parent.mkdir(parents=True)
+    with other.alive():
+        shutil.rmtree(store)
+        ended = threading.Thread(target=to_zarr, args=(maps, store), kwargs={"progress": False})
+        ended.start()
+        wait_for(lambda: len(noted(tmp_path / "log")) > 4)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"half a chunk")
+        ended.join(120)
+        assert file.exists()
+    file.unlink()
+    assert bytes_of(store) == bytes_of(whole)
+
+
+def test_a_chunk_whose_file_another_writer_removed_is_written_again(whole, tmp_path, monkeypatch):
+    import zarr.storage._local as local
+
+    written, lost = local._atomic_write, []
+
+    @contextmanager
+    def losing(path, mode, exclusive=False):
+        with written(path, mode, exclusive) as file:
+            yield file
+            if path.parent.parent.name == "c" and not lost:
+                lost.append(path)
+                Path(file.name).unlink()
+
+    monkeypatch.setattr(local, "_atomic_write", losing)
+    store = tmp_path / "maps.zarr"
+    to_zarr(slow_map(tmp_path / "log"), store, progress=False)
+    assert lost
     assert bytes_of(store) == bytes_of(whole)
 
 
