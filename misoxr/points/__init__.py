@@ -1,10 +1,11 @@
 """Labelled points: from a file to checked labels, and to folds.
 
 ``read`` reads them and places them on a grid, by way of ``readers`` (formats, coordinates, cells) and ``labels`` (classes by name or code);
-``reports`` counts them. ``folds`` and ``knndm`` have the splitters of cross-validation, ``clusters`` the grouping of points that they share.
+``transfer`` fills labels that others tell, and ``reports`` counts them. ``folds`` and ``knndm`` have the splitters of cross-validation, ``clusters`` the grouping of points that they share.
 """
 
 from misoxr.points.read import read_points
 from misoxr.points.reports import duplicates, report
+from misoxr.points.transfer import transfer_labels
 
-__all__ = ["duplicates", "read_points", "report"]
+__all__ = ["duplicates", "read_points", "report", "transfer_labels"]
