@@ -74,7 +74,7 @@ def main(preset: str, size: int, epochs: int) -> None:
     points = points.drop(columns=[name for name in points if name not in ("permafrost", "taxonomy", "geometry")])
     spec = spec_for(preset, land, points)
     if preset == "miso-nano":
-        model = land.miso.fit(spec, points, max_epochs=epochs, progress=False)
+        model = land.miso.fit(spec, points, teacher=None, max_epochs=epochs, progress=False)
     else:
         torch.manual_seed(0)
         bands = np.stack([land[band.name].values.ravel()[::50] for band in spec.bands])

@@ -58,7 +58,6 @@ if os.environ.get("READTHEDOCS") == "True" or "MISOXR_DOCS_ONLINE" in os.environ
 
 # A cross-reference that leads nowhere is a warning. Types of other packages need a network.
 nitpicky = True
-nitpick_ignore = [("py:func", "compared"), ("py:func", "misoxr.display.scores.comparison")]  # of evaluation/scores.py
 nitpick_ignore_regex = [("py:(class|obj|exc)", r"(?!misoxr\.).*")]
 
 autosummary_generate = True

@@ -140,7 +140,7 @@ def main(directory: Path) -> None:
     points = observed(points, cube)
     train, test = split(points, west=float(cube.x[0]))
     with step("train miso-nano on the labelled points"):
-        model = cube.miso.fit("miso-nano", train, max_epochs=4)
+        model = cube.miso.fit("miso-nano", train)
         model.save(directory / "model.safetensors")
     with step("predict the whole area into Zarr"):
         start = time.perf_counter()
@@ -148,11 +148,9 @@ def main(directory: Path) -> None:
         seconds = time.perf_counter() - start
     maps = misoxr.open_maps(directory / "maps.zarr")
     compared = {"MISO (miso-nano)": answers(cube.miso.predict_at(model, test))}
-    with step("train the Random Forest baselines"):
-        baselines = {"RF-11, pixel values": ("rf-11", None), "neighbourhood, whitened": ("rf-neighbourhood", "whiten")}
-        for name, (baseline, scaling) in baselines.items():
-            forest = cube.miso.fit(baseline, train, scaling=scaling)
-            compared[f"Random Forest ({name})"] = answers(cube.miso.predict_at(forest, test))
+    with step("train the baselines"):
+        for name in ("rf-11", "rf-neighbourhood", "vote-neighbourhood"):
+            compared[name] = answers(cube.miso.predict_at(cube.miso.fit(name, train), test))
     picture(cube, maps, truth, directory / "maps.png")
     report(truth, test, compared)
     pixels = maps.sizes["y"] * maps.sizes["x"]

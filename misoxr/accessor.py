@@ -77,6 +77,8 @@ class MisoAccessor:
         *,
         val: "float | gpd.GeoDataFrame | None" = None,
         seed: int = 0,
+        teacher: Any = "auto",
+        transfer: Literal["auto", False] = "auto",
         scaling: "Scaling | str | None" = None,
         like: "ModelSpec | None" = None,
         pretrained: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -93,7 +95,8 @@ class MisoAccessor:
         """Train a model or a baseline on labelled points."""
         from misoxr.training.baselines import fit_estimator, is_baseline
 
-        common = {"val": val, "seed": seed, "scaling": scaling, "like": like, "pretrained": pretrained, "calibrate": calibrate}
+        common = {"val": val, "seed": seed, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like}
+        common |= {"pretrained": pretrained, "calibrate": calibrate}
         run = {"directory": directory, "resume": resume, "device": device, "devices": devices, "precision": precision}
         settings = {**common, **run, "workers": workers, "progress": progress, **settings}
         if is_baseline(estimator):

@@ -41,6 +41,18 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["MISOXR_CACHE"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _small_teacher() -> Iterator[None]:
+    """Let the teacher of small models have few trees and answer few pixels: training is then quick, and teaching is what it is."""
+    from misoxr.training import catalogue, teaching
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue, "TREES", 12)
+        for name, value in {"ANYWHERE": 12, "POOL": 1000, "EACH": 16}.items():
+            patch.setattr(teaching, name, value)
+        yield
+
+
 @pytest.fixture(scope="session")
 def forked() -> Iterator[None]:
     """Fork the processes of tests and their clusters from one that has imported what they need: imports cost each 7 s of CPU."""

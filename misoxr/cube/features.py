@@ -16,7 +16,7 @@ from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
 from misoxr.spec.numbers import is_rounding
 
-__all__ = ["SIDES", "Features", "features", "features_at", "scaled", "values_at", "width"]
+__all__ = ["SIDES", "Features", "features", "features_at", "features_in", "reach_of", "scaled", "values_at", "width"]
 
 Array = npt.NDArray[np.float32]
 Features = Literal["pixel", "neighbourhood", "coordinates"]
@@ -63,8 +63,7 @@ def features_at(
     dask array (feature + 1, point)
     """
     row, column = (np.floor(np.asarray(part)).astype("int64") for part in (rows, columns))
-    reach = max(SIDES) // 2 if kind == "neighbourhood" else 0
-    around = _squares(bands, row, column, reach)
+    around = _squares(bands, row, column, reach_of(kind))
     own = 0 if kind == "coordinates" else width(kind, scaling, spec)
     table: da.Array = da.map_blocks(
         partial(_table, kind=kind, scaling=scaling, spec=spec),
@@ -79,6 +78,31 @@ def features_at(
     placed = da.from_array(np.stack(_coordinates(geobox, row, column)), chunks=(2, around.chunks[0]))
     both: da.Array = da.concatenate([placed, table]).rechunk({0: -1})
     return both
+
+
+def reach_of(kind: Features) -> int:
+    """Return how many pixels around its own a pixel's features are made of."""
+    return max(SIDES) // 2 if kind == "neighbourhood" else 0
+
+
+def features_in(
+    kind: Features,
+    scaling: Scaling | None,
+    spec: ModelSpec,
+    squares: Array,
+    geobox: GeoBox,
+    rows: npt.ArrayLike,
+    columns: npt.ArrayLike,
+) -> Array:
+    """Compute what :func:`features_at` has from squares of raw bands (point, side, side, band): (feature + 1, point).
+
+    The squares reach :func:`reach_of` pixels to each side, NaN beyond the cube.
+    """
+    table = _table(squares, kind, scaling, spec).T
+    if kind != "coordinates":
+        return table
+    row, column = (np.floor(np.asarray(part)).astype("int64") for part in (rows, columns))
+    return np.concatenate([np.stack(_coordinates(geobox, row, column)), table]).astype("float32")
 
 
 def values_at(bands: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike) -> Array:

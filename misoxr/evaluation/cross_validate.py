@@ -36,6 +36,7 @@ from misoxr.spec.numbers import is_whole
 from misoxr.training.baselines import is_baseline
 from misoxr.training.fit import fit
 from misoxr.training.settings import check_held, held_out
+from misoxr.training.teaching import teachers_of
 
 __all__ = ["cross_validate"]
 
@@ -92,11 +93,13 @@ def cross_validate(
         Show a progress bar.
     **settings
         Further settings of :func:`misoxr.training.fit.fit` for the networks, except ``seed``, ``directory`` and a table of validation points.
+        ``transfer`` also holds for baselines, so that all learn the same labels.
 
     Returns
     -------
     Scores
-        Predictions at all test points, and the scores that follow from them.
+        Predictions at all test points, and the scores that follow from them. Printed, it also tells how far each network is ahead of the best
+        baseline (:meth:`misoxr.Scores.differences`).
 
     Raises
     ------
@@ -135,7 +138,7 @@ def cross_validate(
     folds = _folds(cv, points.to_crs(placed.crs), usable)
     _check_folds(folds, tasks, labels)
     for name, recipe in recipes.items():
-        _check_validation(name, specs[name], recipe, chosen[name][1].get("val"), seeds, folds, placed, labels)
+        _check_validation(name, specs[name], recipe, chosen[name][1], seeds, folds, placed, labels)
     parts = _regions(placed, regions, region)
     units = [Unit(name, seed, fold) for name in chosen for seed in seeds for fold in range(len(folds))]
     if not units:
@@ -159,6 +162,7 @@ def cross_validate(
         "cv": repr(_splitter(cv)),
         "seeds": seeds,
         "points": len(placed),
+        "baselines": [name for name, (estimator, _) in chosen.items() if is_baseline(estimator)],
         "misoxr_version": __version__,
         "simulated": bool(simulated(ds, points)),
     }
@@ -288,7 +292,7 @@ def _check_validation(
     name: str,
     spec: ModelSpec,
     recipe: Recipe,
-    val: float | None,
+    options: Mapping[str, Any],
     seeds: Sequence[int],
     folds: Sequence[tuple[Indices, Indices]],
     points: gpd.GeoDataFrame,
@@ -296,10 +300,15 @@ def _check_validation(
 ) -> None:
     """Refuse validation points that leave a network nothing to learn, or nothing to choose an epoch by."""
     xy = np.stack([points.geometry.x, points.geometry.y], axis=-1)
+    val, spared = (
+        options.get("val"),
+        bool(teachers_of(options.get("teacher", "auto"), spec)) and recipe.criterion == "last" and options.get("val") is None,
+    )
     for seed, (number, (train, _)) in product(seeds, enumerate(folds)):
         mine = {task: values[train] for task, values in labels.items()}
         try:
-            check_held(spec, mine, held_out(spec, xy[train], val, seed), recipe.criterion)
+            held = held_out(spec, xy[train], val, seed, spared=spared)
+            check_held(spec, mine, held, recipe.criterion, spared=spared)
         except PointsError as error:
             raise PointsError(f"In fold {number} of {name!r}, seed {seed}: {error}") from error
 

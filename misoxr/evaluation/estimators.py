@@ -16,6 +16,8 @@ from misoxr.training.settings import check_room, prepared
 
 __all__ = ["check_models", "common_tasks", "estimators_of", "specs_of"]
 
+OF_ALL = {"transfer"}
+"""Settings of networks and baselines alike."""
 SIDES = ("calibrate", "progress")
 """Keyword arguments of fit that nothing can be wrong with."""
 ELSEWHERE = ("device", "devices", "precision")
@@ -43,7 +45,8 @@ def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[st
     out = {}
     for name, one in estimators.items():
         estimator, options = _pair(one)
-        out[str(name)] = (estimator, dict(options) if is_baseline(estimator) else {**settings, **options})
+        common = {key: settings[key] for key in OF_ALL if key in settings} if is_baseline(estimator) else settings
+        out[str(name)] = (estimator, {**common, **options})
     for name, options in (*((name, options) for name, (_, options) in out.items()), ("all", settings)):
         refused = sorted({"seed", "directory", "resume"} & options.keys())
         if refused:
@@ -52,9 +55,9 @@ def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[st
             raise SpecError(
                 f"val of {name!r} is a {type(options['val']).__name__}, whose points may be test points of a fold; give a fraction."
             )
-    if settings and all(is_baseline(estimator) for estimator, _ in out.values()):
+    if settings.keys() - OF_ALL and all(is_baseline(estimator) for estimator, _ in out.values()):
         raise SpecError(
-            f"The settings {sorted(settings)} are for networks, and there is none among {list(out)}; leave them out. "
+            f"The settings {sorted(settings.keys() - OF_ALL)} are for networks, and there is none among {list(out)}; leave them out. "
             f"cross_validate itself takes {list(own)}."
         )
     return out

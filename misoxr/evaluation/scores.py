@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -58,7 +59,11 @@ class Scores:
 
     def __repr__(self) -> str:
         words = "SIMULATED; " if self.about.get("simulated") else ""
-        return f"Scores ({words}cv={self.about.get('cv')}, pooled over folds)\n{self.summary().to_string(float_format='%.3f')}"
+        told = f"Scores ({words}cv={self.about.get('cv')}, pooled over folds)\n{self.summary().to_string(float_format='%.3f')}"
+        differences = self.differences()
+        if differences.empty:
+            return told
+        return f"{told}\nLess the best baseline, with the standard error over folds\n{_in_words(differences).to_string()}"
 
     @property
     def models(self) -> list[str]:
@@ -177,7 +182,7 @@ class Scores:
         Returns
         -------
         Series
-            Summary of the differences, one minus other (:func:`compared`): the mean, and its standard errors over pairs and over folds.
+            Summary of the differences, one minus other (:func:`misoxr.evaluation.scores.compared`): the mean, and its standard errors over pairs and over folds.
 
         Raises
         ------
@@ -195,6 +200,36 @@ class Scores:
                 f"{one!r} and {other!r} have no pair of fold and seed with a score {metric!r}; their seeds are {seeds[0]} and {seeds[1]}."
             )
         return compared(found[one] - found[other])
+
+    def differences(self) -> pd.DataFrame:
+        """Compare every model with the best baseline, metric by metric, in pairs of the same fold and seed.
+
+        Returns
+        -------
+        DataFrame
+            A row for each model that is no baseline, task and metric of :meth:`summary`: ``model``, ``task``, ``metric``, ``baseline`` (the one
+            with the best pooled score in this metric), and ``difference``, ``standard_error``, ``fold_error`` and ``pairs`` as in
+            :meth:`compare`. Empty where there is no baseline, or nothing else.
+
+        Examples
+        --------
+        >>> scores = image.miso.cross_validate(["rf-11", "rf-neighbourhood"], points, cv=3)
+        >>> table = scores.differences()  # empty here: there are baselines alone
+        """
+        baselines = [model for model in self.models if model in self.about.get("baselines", ())]
+        others = [model for model in self.models if model not in baselines]
+        scored, rows = self.summary().loc[baselines], []
+        shown = [(task, metric) for task in self.tasks for metric in SHOWN[task.kind]] if baselines else []
+        for task, metric in shown:
+            column = scored[f"{task.name} {metric}"].dropna()
+            if column.empty:
+                continue
+            best = str(column.idxmin() if metric == "rmse" else column.idxmax())
+            for model in others:
+                with suppress(PointsError):  # no fold and seed in common
+                    found = self.compare(model, best, metric, task.name)
+                    rows.append({"model": model, "task": task.name, "metric": metric, "baseline": best, **found.to_dict()})
+        return pd.DataFrame(rows)
 
     def whole(self, metric: str | None = None, task: str | None = None) -> pd.DataFrame:
         """Return the part of :meth:`to_dataframe` about whole tasks and all points: of one task, and of one metric where it is named."""
@@ -221,7 +256,7 @@ class Scores:
         return _arrays(mine, self.task(task))
 
     def plot(self, metric: str | None = None, task: str | None = None, ax: Any = None) -> Any:
-        """Draw a score of every model, a dot for each fold and seed; see :func:`misoxr.display.scores.comparison`."""
+        """Draw a score of every model, a dot for each fold and seed; see ``misoxr.display.scores.comparison``."""
         # Pictures know scores, and scores know no pictures: they are looked up by name, as pandas does.
         return import_module("misoxr.display.scores").comparison(self, metric, task, ax)
 
@@ -266,6 +301,15 @@ class Scores:
     def joined(cls, parts: Sequence[pd.DataFrame], tasks: Sequence[Task], about: Mapping[str, Any]) -> Self:
         """Put the predictions of folds together."""
         return cls(stacked(parts), tuple(tasks), about)
+
+
+def _in_words(differences: pd.DataFrame) -> pd.DataFrame:
+    """Return differences as text: a row for each model, a column for each score."""
+    parts = zip(differences["difference"], differences["fold_error"], differences["baseline"], strict=True)
+    words = [f"{mean:+.3f} {f'± {error:.3f} ' if np.isfinite(error) else ''}({baseline})" for mean, error, baseline in parts]
+    named = differences.assign(score=differences["task"] + " " + differences["metric"], words=words)
+    table: pd.DataFrame = named.pivot(index="model", columns="score", values="words")[list(dict.fromkeys(named["score"]))]
+    return table.loc[list(dict.fromkeys(named["model"]))].rename_axis(None).rename_axis(None, axis=1)
 
 
 def compared(differences: pd.Series) -> pd.Series:

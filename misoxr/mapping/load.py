@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from misoxr.errors import SpecError
 from misoxr.model.files import fetch, holds_estimators
 from misoxr.spec import PRESETS
-from misoxr.training.baselines import BASELINES
+from misoxr.spec.presets import BASELINES
 from misoxr.training.pixel_model import PixelModel
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from misoxr.spec import LossSpec, Task
 from misoxr.spec.standardisation import Standardisation
 
-__all__ = ["contrast", "contrasts", "learnt", "task_loss", "total_loss"]
+__all__ = ["contrast", "contrasts", "is_known", "learnt", "task_loss", "total_loss"]
 
 
 def task_loss(
@@ -30,7 +30,8 @@ def task_loss(
     logits : Tensor
         (N, outputs)
     labels : Tensor
-        (N,) class codes or values, NaN where missing.
+        (N,) class codes or values, NaN where missing. Or (N, outputs) what a teacher answered: a probability of the second class, probabilities of
+        the classes, or values.
     smoothing : float
         Label smoothing of classes.
     weights : Tensor, optional
@@ -49,16 +50,19 @@ def task_loss(
     ----------
     Lin et al. 2017 for the focal loss.
     """
-    known = labels.isfinite()
+    known = is_known(labels)
     if not bool(known.any()):
         return logits.sum() * 0
     logits, labels = logits[known].float(), labels[known]
     if task.kind == "regression":
-        values = learnt(task, labels)
+        values = learnt(task, labels.flatten())
         return F.mse_loss(logits[:, 0], (values if standardisation is None else standardisation.apply(values)).float())
     if task.kind == "binary":
         # As a softmax over two classes, of which the first one's logit is 0: the same loss, and one form for all.
         logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
+        labels = torch.cat([1 - labels, labels], dim=-1) if labels.ndim == 2 else labels
+    if labels.ndim == 2:
+        return _soft_loss(task, logits, labels.float(), smoothing, weights, focus)
     codes = labels.long()
     losses = F.cross_entropy(logits, codes, reduction="none", label_smoothing=smoothing)
     if task.loss == "focal":
@@ -67,6 +71,22 @@ def task_loss(
         return losses.mean()
     weight = weights[codes]
     return (losses * weight).sum() / weight.sum()
+
+
+def _soft_loss(task: Task, logits: Tensor, shares: Tensor, smoothing: float, weights: Tensor | None, focus: float) -> Tensor:
+    """Mean cross-entropy to probabilities of classes (N, class), each class by its weight."""
+    shares = (1 - smoothing) * shares + smoothing / shares.shape[-1]
+    if weights is not None:
+        shares = shares * weights
+    losses = -shares * logits.log_softmax(-1)
+    if task.loss == "focal":
+        losses = losses * (1 - logits.softmax(-1)) ** focus
+    return losses.sum() / shares.sum()
+
+
+def is_known(labels: Tensor) -> Tensor:
+    """Return which points have a label: codes or values (N,), or what a teacher answered (N, outputs)."""
+    return labels.isfinite() if labels.ndim == 1 else labels.isfinite().all(-1)
 
 
 def learnt(task: Task, labels: Tensor) -> Tensor:

@@ -138,7 +138,8 @@ class ModelSpec:
         location : LocationSpec, optional
             Extent of the location encoder; Alaska in EPSG:3338 by default.
         losses : LossSpec, optional
-            By default the paper's: a tenth of the contrast between imagery and location, and between imagery and covariates.
+            For ``miso-base`` the paper's by default: a tenth of the contrast between imagery and location, and between imagery and covariates.
+            The others have none, and are taught (:func:`misoxr.training.fit.fit`); contrast beside a teacher made them worse.
 
         References
         ----------
@@ -163,14 +164,16 @@ class ModelSpec:
             windows=parts["windows"],
             width=parts["width"],
             location=location or ALASKA,
-            losses=_losses([modality.name for modality in modalities]) if losses is None else losses,
+            losses=_losses(parts, modalities) if losses is None else losses,
         )
 
 
-def _losses(modalities: Sequence[str]) -> LossSpec:
-    """Return the published contrastive loss, for the modalities that the model has."""
+def _losses(parts: Mapping[str, Any], modalities: Sequence[Modality]) -> LossSpec:
+    """Return the published contrastive loss for the published model's modalities, and none for others."""
+    if not parts.get("contrast"):
+        return LossSpec()
     pairs = [("visual", "location", 0.1)]
-    if {"sat", "cov"} <= set(modalities):
+    if {"sat", "cov"} <= {modality.name for modality in modalities}:
         pairs.append(("sat", "cov", 0.1))
     return LossSpec(contrast=tuple(pairs))
 

@@ -65,6 +65,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "cov": EncoderSpec("swin_base_patch4_window7_224", _PUBLISHED_HIDDEN, {"img_size": 256, "window_size": 8}),
         "windows": WindowSpec(256, 256, 224, ramp=16),
         "width": 1024,
+        "contrast": True,
     },
     "miso-small": {
         "sat": EncoderSpec("swinv2_tiny_window8_256", _SMALL_HIDDEN, {"img_size": 256}),

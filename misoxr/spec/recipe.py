@@ -26,6 +26,9 @@ class Recipe:
     ----------
     max_epochs : int
         Epochs; in one, about as many labelled windows are seen as there are training points.
+    steps : int
+        Steps in all, on all devices together, spread evenly over the epochs, with one or more in each; 0 counts the points, as
+        ``max_epochs`` says.
     patience : int
         Epochs without a better validation after which training ends. It has no effect where the last epoch is kept.
     criterion : {"loss", "accuracy", "last"}
@@ -56,9 +59,9 @@ class Recipe:
     ema : float
         Decay of the moving average of the weights that is validated and returned; 0 takes the weights themselves.
     unlabelled : float
-        Share of windows that come from anywhere in the cube without a label; only contrast learns from them.
+        Share of windows that come from anywhere in the cube without a label. What learns from them is contrast and, with a teacher, all tasks.
     labels : int
-        Labelled points queried in a window, at most.
+        Labelled points queried in a window, at most; with a teacher, pixels that it answered.
     random, regular : int
         Unlabelled points queried in a window, drawn uniformly and on a square lattice; only contrast sees them.
     augment : {"none", "mirror", "flips", "dihedral"}
@@ -77,6 +80,7 @@ class Recipe:
     """
 
     max_epochs: int = 6
+    steps: int = 0
     patience: int = 6
     criterion: Criterion = "last"
     batch_size: int = 16
@@ -105,13 +109,14 @@ class Recipe:
         numbers = {field.name: getattr(self, field.name) for field in fields(self) if field.type in (int, float)}
         for name, value in numbers.items():
             check(is_number(value), f"{name} is {value!r}; give a number.")
-        for name in ("max_epochs", "patience", "batch_size", "labels", "random", "regular"):
+        for name in ("max_epochs", "steps", "patience", "batch_size", "labels", "random", "regular"):
             check(is_whole(numbers[name]), f"{name} is {numbers[name]!r}; give a whole number.")
         for name in ("max_epochs", "patience", "batch_size", "labels"):
             check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be 1 or more.")
         for name in ("learning_rate", "layer_decay"):
             check(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive.")
         for name in (
+            "steps",
             "min_learning_rate",
             "warmup_learning_rate",
             "weight_decay",
@@ -133,8 +138,11 @@ class Recipe:
         check(isinstance(self.freeze, tuple), f"freeze is {self.freeze!r}; give a tuple of modalities, such as ('sat',).")
 
     @classmethod
-    def of(cls, spec: ModelSpec, **changes: Any) -> Self:
+    def of(cls, spec: ModelSpec, *, taught: bool = False, **changes: Any) -> Self:
         """Return the recipe of a model by its architecture, with changes.
+
+        With ``taught``, a small model has a teacher: it takes 540 steps however many points there are, three quarters of the windows come from
+        anywhere, and inputs are noisier.
 
         Swin backbones of the published width have the published recipe (arXiv 2506.17302): AdamW, cosine with warm-up, 40 epochs,
         batches of 32, half of the windows unlabelled where there is contrast, 5 labels, 10 random and 36 regular points a
@@ -154,7 +162,10 @@ class Recipe:
         defaults: dict[str, Any] = {}
         if any(modality.encoder.backbone.startswith("swin") for modality in spec.modalities):
             defaults = dict(_PUBLISHED) if spec.width >= 1024 else {"learning_rate": 5e-4, "max_epochs": 20}
-        if not spec.losses.contrast:
+        if taught and spec.width < 1024:
+            # Who asks for a number of epochs alone has them counted by the points.
+            defaults |= {**TAUGHT, "steps": 0} if "max_epochs" in changes else TAUGHT
+        elif not spec.losses.contrast and not taught:
             defaults.pop("unlabelled", None)
         if "criterion" in defaults and all(task.kind == "regression" for task in spec.tasks):
             defaults["criterion"] = "loss"
@@ -162,6 +173,9 @@ class Recipe:
         plain = {key: value.item() if getattr(value, "shape", None) == () else value for key, value in changes.items()}
         return cls(**{**defaults, **plain})
 
+
+TAUGHT: Mapping[str, Any] = {"steps": 540, "batch_size": 8, "label_smoothing": 0.0, "unlabelled": 0.75, "noise": 0.1}
+"""What teaching changes."""
 
 _PUBLISHED: Mapping[str, Any] = {
     "max_epochs": 40,

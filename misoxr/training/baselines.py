@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import dask.array as da
 import geopandas as gpd
@@ -18,29 +18,35 @@ from misoxr.cube.scaling import METHODS, Scaling
 from misoxr.cube.stack import stack
 from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, gathered, note, require
 from misoxr.points.read import read_points, simulated
+from misoxr.points.transfer import transferred, transfers
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.numbers import is_whole
+from misoxr.spec.presets import BASELINES
 from misoxr.spec.standardisation import Standardisation
+from misoxr.training.catalogue import FEATURES, classifier_and_regressor
+from misoxr.training.cutouts import read_cutouts
 from misoxr.training.pixel_model import PixelModel
 from misoxr.training.presets import spec_for
-from misoxr.training.windows import Labelled, read_cutouts
+from misoxr.training.windows import Labelled
 
 __all__ = [
-    "BASELINES",
     "Baseline",
     "PixelModel",
     "baseline",
+    "Transfers",
     "check_labels",
+    "check_transfer",
     "fit_baseline",
     "fit_estimator",
+    "fit_table",
+    "is_balanced",
     "is_baseline",
     "prepared_baseline",
     "refuse_unseen",
 ]
 
 Floats = npt.NDArray[np.float64]
-BASELINES = ("rf-11", "rf-11-balanced", "rf-neighbourhood", "rf-coordinates")
-"""Baselines with a name."""
+Transfers = Literal["auto", False]
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Baseline:
         The pixel's bands; these, and their mean and standard deviation over 5 x 5 and 15 x 15 pixels; or x and y alone.
     scaling : {"none", "standard", "log", "whiten"}
         Whether bands are taken as they are, or scaled first as the network's are (:meth:`misoxr.cube.scaling.Scaling.fit`).
+    regressor : object, optional
+        What regressions get where the estimator is a classifier.
 
     Examples
     --------
@@ -66,6 +74,7 @@ class Baseline:
     estimator: Any
     features: Features = "pixel"
     scaling: str = "none"
+    regressor: Any = None
 
     def __post_init__(self) -> None:
         if self.features not in get_args(Features):
@@ -74,10 +83,15 @@ class Baseline:
             raise SpecError(f"scaling is {self.scaling!r}; use 'none' or one of {METHODS}.")
         if self.features == "coordinates" and self.scaling != "none":
             raise SpecError(f"scaling is {self.scaling!r}, and coordinates alone have no bands to scale; leave it out.")
-        if isinstance(self.estimator, type):
-            raise SpecError(f"{self.estimator.__name__} is a class; give an estimator, {self.estimator.__name__}().")
-        if not all(hasattr(self.estimator, name) for name in ("fit", "predict", "get_params")):
-            raise SpecError(f"{self.estimator!r} is no scikit-learn estimator: it has no fit, predict and get_params.")
+        for one in (self.estimator, *([] if self.regressor is None else [self.regressor])):
+            if isinstance(one, type):
+                raise SpecError(f"{one.__name__} is a class; give an estimator, {one.__name__}().")
+            if not all(hasattr(one, name) for name in ("fit", "predict", "get_params")):
+                raise SpecError(f"{one!r} is no scikit-learn estimator: it has no fit, predict and get_params.")
+
+    def estimator_of(self, task: Task) -> Any:
+        """Return what is fitted to a task."""
+        return self.estimator if task.kind != "regression" or self.regressor is None else self.regressor
 
 
 def baseline(name: str, *, seed: int = 0) -> Baseline:
@@ -85,11 +99,16 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
 
     Parameters
     ----------
-    name : {"rf-11", "rf-11-balanced", "rf-neighbourhood", "rf-coordinates"}
-        "rf-11" is the paper's Random Forest on a pixel's values (253 trees, depth 16, min_samples_split 5); the others are the
-        same with balanced classes; balanced, on the pixel and its neighbourhood; and on coordinates alone, the control.
+    name : str
+        - "rf-11": the paper's Random Forest on a pixel's values (253 trees, depth 16, min_samples_split 5). "rf-11-balanced" balances the
+          classes, and "rf-coordinates" sees x and y alone. With ``transfer=False`` it learns what the paper's learns.
+        - "rf-neighbourhood": the balanced forest on the whitened pixel and its neighbourhood. On the same features, "logistic-neighbourhood" is
+          a logistic regression (standardised, C = 0.02, balanced), "vote-neighbourhood" the mean of both, and "boosting-neighbourhood" boosted
+          trees (HistGradientBoosting, balanced).
+
+        Regressions get the regressor of the same kind, with squared errors: forest, ridge regression (alpha = 50), vote, boosted trees.
     seed : int, optional
-        Seed of the forest.
+        Seed of the estimator.
 
     References
     ----------
@@ -101,13 +120,9 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
     """
     if name not in BASELINES:
         raise SpecError(f"Unknown baseline {name!r}; use one of {list(BASELINES)}.")
-    ensemble = require("sklearn.ensemble", "train")
-    weight = "balanced" if name in ("rf-11-balanced", "rf-neighbourhood") else None
-    forest = ensemble.RandomForestClassifier(
-        253, max_depth=16, min_samples_split=5, n_jobs=-1, random_state=seed, class_weight=weight
-    )
-    kinds: dict[str, Features] = {"rf-neighbourhood": "neighbourhood", "rf-coordinates": "coordinates"}
-    return Baseline(forest, kinds.get(name, "pixel"))
+    features, scaling = FEATURES.get(name, ("neighbourhood", "whiten"))
+    classifier, regressor = classifier_and_regressor(name, seed)
+    return Baseline(classifier, features, scaling, regressor)  # type: ignore[arg-type]
 
 
 def is_baseline(what: Any) -> bool:
@@ -116,6 +131,7 @@ def is_baseline(what: Any) -> bool:
 
 
 _OF_NETWORKS: Mapping[str, Any] = {
+    "teacher": "auto",
     "val": None,
     "pretrained": None,
     "calibrate": True,
@@ -139,6 +155,7 @@ def fit_estimator(
     seed: int = 0,
     scaling: Scaling | str | None = None,
     like: ModelSpec | None = None,
+    transfer: Transfers = "auto",
     **settings: Any,
 ) -> PixelModel:
     """Fit an estimator as :func:`misoxr.training.fit.fit` does, which takes the same arguments; torch is not needed."""
@@ -147,8 +164,8 @@ def fit_estimator(
     like = like or spec_for("miso-nano", ds, points)
     idle = {name for name in settings.keys() & _OF_NETWORKS if _OF_NETWORKS[name] is settings[name] or name == "progress"}
     given = {name: value for name, value in settings.items() if name not in idle}
-    prepared_baseline(estimator, like, seed=seed, scaling=scaling, **given)
-    return fit_baseline(ds, estimator, points, like, seed=seed, scaling=scaling)
+    prepared_baseline(estimator, like, seed=seed, scaling=scaling, transfer=transfer, **given)
+    return fit_baseline(ds, estimator, points, like, seed=seed, scaling=scaling, transfer=transfer)
 
 
 def fit_baseline(
@@ -159,6 +176,7 @@ def fit_baseline(
     *,
     seed: int = 0,
     scaling: Scaling | str | None = None,
+    transfer: Transfers = "auto",
 ) -> PixelModel:
     """Fit a scikit-learn estimator on labelled points of a datacube, one copy for each task.
 
@@ -176,6 +194,8 @@ def fit_baseline(
         Seed of everything in the estimator that takes a ``random_state``, and of the pixels that a scaling is fitted on.
     scaling : Scaling or str, optional
         Scaling of a named baseline, or one in hand.
+    transfer : {"auto", False}, optional
+        Whether labels that others tell are learnt, too (:func:`misoxr.points.transfer_labels`), by estimators whose ``fit`` takes weights.
 
     Raises
     ------
@@ -184,8 +204,7 @@ def fit_baseline(
     SpecError
         If a classifier meets a regression, or a regressor classes.
     """
-    base = require("sklearn.base", "train")
-    chosen = prepared_baseline(estimator, spec, seed=seed, scaling=scaling)
+    chosen = prepared_baseline(estimator, spec, seed=seed, scaling=scaling, transfer=transfer)
     method = chosen.scaling if scaling is None else scaling
     points = read_points(points)
     ds = named(ds, spec)
@@ -195,37 +214,101 @@ def fit_baseline(
         method if isinstance(method, Scaling) else None if method == "none" else _fit_scaling(spec, bands, labelled, method, seed)
     )
     (found,) = computed(features_at(chosen.features, fitted, spec, bands, geobox, labelled.rows, labelled.columns))
-    table = found.T
-    valid = table[:, -1] > 0
-    refuse_unseen(valid)
-    table = np.where(np.isfinite(table), table, np.nan)[:, :-1]
+    refuse_unseen(found[-1] > 0)
+    model = fit_table(chosen, spec, found, labelled.labels, fitted, seed=seed, transfer=transfer)
+    scaled_as = method if isinstance(method, str) else "given"
+    return replace(model, record={**model.record, "scaling": scaled_as, **simulated(ds, points)})
+
+
+def fit_table(
+    chosen: Baseline,
+    spec: ModelSpec,
+    found: npt.NDArray[np.float32],
+    labels: Mapping[str, Floats],
+    scaling: Scaling | None,
+    *,
+    seed: int,
+    transfer: Transfers = "auto",
+) -> PixelModel:
+    """Fit a baseline on a table of features.
+
+    Parameters
+    ----------
+    found : array (feature + 1, point)
+        As :func:`misoxr.cube.features.features_at` has them.
+    labels : mapping of str to array (point,)
+        Codes or values by task, NaN where unknown.
+    scaling : Scaling or None
+        What the features were scaled with.
+    transfer : {"auto", False}
+        Whether labels that others tell are learnt, too, by their weight.
+    """
+    table, valid = found[:-1].T, found[-1] > 0
+    table = np.where(np.isfinite(table), table, np.nan)
     with np.errstate(all="ignore"):
         fill = np.nan_to_num([np.nanmedian(column) if np.isfinite(column).any() else 0.0 for column in table[valid].T])
-    filled = np.where(np.isfinite(table), table, fill)
-    estimators, standardisation = {}, {}
+    table = np.where(np.isfinite(table), table, fill)
+    own = {name: np.where(valid, values, np.nan) for name, values in labels.items()}
+    tables = transfers(spec.tasks, own) if transfer else []
+    filled, weights = transferred(own, tables)
+    estimators, standardisation, learnt = {}, {}, set()
     for task in spec.tasks:
-        labels = labelled.labels[task.name]
-        known = valid & np.isfinite(labels)
-        check_labels(task, labels[known])
+        check_labels(task, own[task.name][np.isfinite(own[task.name])])
+        argument = _weight_argument(chosen.estimator_of(task))
+        values = filled[task.name] if argument else own[task.name]
+        learnt |= {task.name} if argument else set()
+        known = np.isfinite(values)
         if task.kind == "regression":
             # Units must not count: estimators have tolerances and penalties, and trees break ties by the last digits.
-            standardisation[task.name] = Standardisation.fit(labels[known])
-            labels = standardisation[task.name].apply(labels).astype("float32")
-        fitting = base.clone(chosen.estimator)
-        fitting.set_params(**_params(fitting, "random_state", int(seed)))
-        fitting.fit(filled[known], labels[known] if task.kind == "regression" else labels[known].astype(int))
-        fitting.set_params(**_params(fitting, "n_jobs", 1))  # Dask's threads share the cores
-        estimators[task.name] = fitting
+            standardisation[task.name] = Standardisation.fit(own[task.name][np.isfinite(own[task.name])])
+            values = standardisation[task.name].apply(values).astype("float32")
+        estimator = require("sklearn.base", "train").clone(chosen.estimator_of(task))
+        estimator.set_params(**_params(estimator, "random_state", int(seed)))
+        learnt_values = values[known] if task.kind == "regression" else values[known].astype(int)
+        weighted = {}
+        if argument and (weights[task.name][known] < 1).any():
+            weighted[argument] = _balanced(estimator, learnt_values, weights[task.name][known])
+        estimator.fit(table[known], learnt_values, **weighted)
+        estimator.set_params(**_params(estimator, "n_jobs", 1))  # Dask's threads share the cores
+        estimators[task.name] = estimator
     record = {
         "estimator": repr(chosen.estimator),
         "features": chosen.features,
-        "scaling": method if isinstance(method, str) else "given",
+        "scaling": chosen.scaling,
         "points": int(valid.sum()),
+        "transfer": [table.to_dict() for table in tables if table.target in learnt],
         "misoxr_version": __version__,
-        **simulated(ds, points),
     }
-    missing = tuple(float(value) for value in fill)
-    return PixelModel(spec, estimators, chosen.features, fitted, missing, record, standardisation)
+    return PixelModel(spec, estimators, chosen.features, scaling, tuple(fill.tolist()), record, standardisation)
+
+
+def is_balanced(estimator: Any) -> bool:
+    """Return whether an estimator, and all within it that can, weighs its classes alike."""
+    found = [value for key, value in estimator.get_params().items() if key.rpartition("__")[2] == "class_weight"]
+    return bool(found) and all(isinstance(value, str) and value == "balanced" for value in found)
+
+
+def _balanced(estimator: Any, codes: npt.NDArray[Any], weights: Floats) -> Floats:
+    """Return weights with which classes count alike, where an estimator is to do so: some count points, and not their weights."""
+    if not is_balanced(estimator):
+        return weights
+    estimator.set_params(**_params(estimator, "class_weight", None))
+    totals = np.bincount(codes, weights)
+    share: Floats = weights * weights.sum() / ((totals > 0).sum() * totals[codes])
+    return share
+
+
+def _weight_argument(estimator: Any) -> str | None:
+    """Return the argument of ``fit`` that takes the weights of points, also where other estimators lie within; None where there is none."""
+    steps = getattr(estimator, "steps", None)
+    if steps:  # a pipeline hands on what is named after its steps
+        inner = _weight_argument(steps[-1][1])
+        return None if inner is None else f"{steps[-1][0]}__{inner}"
+    inside = [one for _, one in getattr(estimator, "estimators", None) or [] if one != "drop"]
+    if inside:  # a vote hands on what it is given
+        return "sample_weight" if all(_weight_argument(one) == "sample_weight" for one in inside) else None
+    has = require("sklearn.utils.validation", "train").has_fit_parameter
+    return "sample_weight" if has(estimator, "sample_weight") else None
 
 
 def _params(estimator: Any, name: str, value: Any) -> dict[str, Any]:
@@ -233,11 +316,14 @@ def _params(estimator: Any, name: str, value: Any) -> dict[str, Any]:
     return {key: value for key in estimator.get_params() if key == name or key.endswith(f"__{name}")}
 
 
-def prepared_baseline(estimator: Any, spec: ModelSpec, *, seed: Any = 0, scaling: Any = None, **settings: Any) -> Baseline:
+def prepared_baseline(
+    estimator: Any, spec: ModelSpec, *, seed: Any = 0, scaling: Any = None, transfer: Any = "auto", **settings: Any
+) -> Baseline:
     """Return an estimator as a Baseline; refuse what is known to fail, before a cube is read."""
     if settings:
-        hint = did_you_mean(min(settings), ("seed", "scaling", "like"))
-        raise SpecError(f"A baseline has no settings {sorted(settings)}; it takes seed, scaling and like alone.{hint}")
+        hint = did_you_mean(min(settings), ("seed", "scaling", "like", "transfer"))
+        raise SpecError(f"A baseline has no settings {sorted(settings)}; it takes seed, scaling, like and transfer alone.{hint}")
+    check_transfer(transfer)
     if not isinstance(spec, ModelSpec):
         raise SpecError(
             f"like is {spec!r}; give a ModelSpec, such as misoxr.training.presets.spec_for makes for a cube and points."
@@ -256,10 +342,16 @@ def prepared_baseline(estimator: Any, spec: ModelSpec, *, seed: Any = 0, scaling
         raise SpecError(f"scaling is {scaling!r}; use 'none', one of {METHODS}, or a Scaling in hand.")
     is_classifier = require("sklearn.base", "train").is_classifier
     for task in spec.tasks:
-        if is_classifier(found.estimator) == (task.kind == "regression"):
+        if is_classifier(found.estimator_of(task)) == (task.kind == "regression"):
             kind = "regressor" if task.kind == "regression" else "classifier"
-            raise SpecError(f"{found.estimator!r} does not fit task {task.name!r}, a {task.kind}; give a {kind}.")
+            raise SpecError(f"{found.estimator_of(task)!r} does not fit task {task.name!r}, a {task.kind}; give a {kind}.")
     return found
+
+
+def check_transfer(transfer: Any) -> None:
+    """Refuse what says neither that labels are transferred nor that they are not."""
+    if transfer is not False and transfer != "auto":
+        raise SpecError(f"transfer is {transfer!r}; use 'auto' or False.")
 
 
 def refuse_unseen(seen: npt.NDArray[np.bool_]) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import dask.array as da
 import numpy as np
@@ -14,12 +15,14 @@ import numpy.typing as npt
 from dask.delayed import delayed
 
 from misoxr.clusters import computed
+from misoxr.cube.augment import padded
 from misoxr.errors import StoreError
 from misoxr.grid.windows import Cut, cuts
 
-__all__ = ["Cutouts", "cutouts_of"]
+__all__ = ["Cutouts", "PointCutouts", "cutouts_of", "read_cutouts"]
 
 Array = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 AT_ONCE = 2**26
@@ -129,3 +132,123 @@ def _groups(wanted: dict[tuple[int, int], list[tuple[int, Cut]]], bands: int) ->
 def _cut(block: Array, here: Sequence[tuple[slice, slice]]) -> list[Array]:
     """Copy parts of a chunk: slices would hold all of it until the last of them is used."""
     return [block[:, *part].copy() for part in here]
+
+
+@dataclass(frozen=True)
+class PointCutouts:
+    """Cutouts of raw bands that hold every window around the points, and unlabelled ones from anywhere.
+
+    Attributes
+    ----------
+    file : Cutouts
+        Raw bands, up to twice a window's side; those around points first.
+    labelled : int
+        Number of cutouts around points.
+    cutout : array (point,)
+        The cutout of each point.
+    rows, columns : array (point,)
+        Fractional pixel positions in the cube, a centre at +0.5.
+    size : int
+        Side of a window, pixels.
+    """
+
+    file: Cutouts
+    labelled: int
+    cutout: Integers
+    rows: Floats
+    columns: Floats
+    size: int
+
+    def first(self, cutout: int, centre: tuple[float, float]) -> tuple[int, int]:
+        """Return the first pixel, in its cutout, of the window around a position of the cube, as near to it as the cutout has room."""
+        row, column = (
+            int(np.clip(round(at - origin - self.size / 2), 0, max(0, length - self.size)))
+            for at, origin, length in zip(centre, self.file.starts[cutout], self.file.shape[1:], strict=True)
+        )
+        return row, column
+
+    def window(self, cutout: int, start: tuple[int, int]) -> Array:
+        """Cut a window from a cutout: raw bands (band, size, size), NaN beyond a dataset smaller than a window."""
+        window = self.file.cut(cutout, *start, self.size)
+        return padded(window, self.size)
+
+    def inside(self, candidates: Integers, cutout: int, start: tuple[int, int]) -> tuple[Integers, Floats]:
+        """Return which candidates lie in the window at ``start`` of a cutout, and their x and y in -1..1 of it."""
+        row, column = self.file.starts[cutout] + start
+        y = (self.rows[candidates] - row) * 2 / self.size - 1
+        x = (self.columns[candidates] - column) * 2 / self.size - 1
+        inside = (np.abs(y) <= 1) & (np.abs(x) <= 1)
+        return candidates[inside], np.stack([x, y], axis=-1)[inside]
+
+    def values(self) -> Array:
+        """Return the raw bands (band, point) of each point's own pixel."""
+        cutouts = self.cutout
+        inside = (np.stack([self.rows, self.columns]).astype(int).T - self.file.starts[cutouts]).T
+        found = [
+            self.file.open()[cutout, :, rows, columns]
+            for cutout, rows, columns in zip(
+                *(np.array_split(part, len(cutouts) // 500 + 1) for part in (cutouts, *inside)), strict=True
+            )
+        ]
+        return np.array(np.concatenate(found).T)
+
+    def squares(self, cutout: int, rows: Integers, columns: Integers, reach: int) -> Array:
+        """Cut the square around each of N pixels of the cube from a cutout: raw bands (N, side, side, band), NaN beyond it."""
+        bands = np.pad(self.file.open()[cutout], [(0, 0), (reach, reach), (reach, reach)], constant_values=np.nan)
+        offset, (row, column) = np.arange(2 * reach + 1), self.file.starts[cutout]
+        down, across = (rows - row)[:, None, None] + offset[:, None], (columns - column)[:, None, None] + offset
+        return np.ascontiguousarray(np.moveaxis(bands[:, down, across], 0, -1))
+
+    def only(self, mask: npt.NDArray[np.bool_]) -> Self:
+        """Return the cutouts of some of the points."""
+        return type(self)(self.file, self.labelled, self.cutout[mask], self.rows[mask], self.columns[mask], self.size)
+
+    def pixels(self, count: int, rng: np.random.Generator) -> Array:
+        """Draw raw pixels (band, pixel) with any valid band from all cutouts, about ``count`` in all."""
+        each = max(1, count // len(self.file))
+        drawn = []
+        for cutout in range(len(self.file)):
+            rows, columns = (rng.integers(0, length, each) for length in self.file.shape[1:])
+            drawn.append(np.array(self.file.open()[cutout][:, rows, columns]))
+        pixels: Array = np.concatenate(drawn, axis=1)
+        return pixels[:, np.isfinite(pixels).any(axis=0)]
+
+
+@contextmanager
+def read_cutouts(
+    bands: da.Array,
+    rows: npt.ArrayLike,
+    columns: npt.ArrayLike,
+    size: int,
+    *,
+    unlabelled: float = 0.0,
+    least: int = 0,
+    seed: int = 0,
+) -> Iterator[PointCutouts]:
+    """Read the cutouts around points, and unlabelled ones from anywhere, to a file that is gone with the context.
+
+    Parameters
+    ----------
+    bands : dask array
+        Raw bands (band, y, x); every chunk is computed at most once.
+    rows, columns : array_like (point,)
+        Fractional pixel positions.
+    size : int
+        Side of a window, pixels.
+    unlabelled : float, optional
+        Number of further cutouts, drawn uniformly from the cube, in proportion to those around points. They are chosen without
+        regard to any label.
+    least : int, optional
+        The least number of these.
+    seed : int, optional
+        Seed of that draw.
+    """
+    positions = np.stack([np.asarray(rows, dtype="float64"), np.asarray(columns, dtype="float64")], axis=-1)
+    room = np.maximum(0, np.array(bands.shape[1:]) - 2 * size)
+    cells, cutout = np.unique((positions // size).astype("int64"), axis=0, return_inverse=True)
+    # A point lies in the middle half of its cutout, so a window around it has room to move by a quarter and more.
+    starts = np.clip(cells * size - size // 2, 0, room)
+    free = max(round(unlabelled * len(starts)), least)
+    anywhere = np.random.default_rng([seed, 1]).integers(0, room + 1, (free, 2))
+    with cutouts_of(bands, np.concatenate([starts, anywhere]), 2 * size) as cutouts:
+        yield PointCutouts(cutouts, len(starts), cutout.reshape(-1), positions[:, 0], positions[:, 1], size)

@@ -32,12 +32,14 @@ from misoxr.points.read import read_points, simulated
 from misoxr.spec import ModelSpec
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number
-from misoxr.training.baselines import PixelModel, fit_estimator, is_baseline, refuse_unseen
+from misoxr.training.baselines import PixelModel, Transfers, fit_estimator, is_baseline, refuse_unseen
 from misoxr.training.batches import draw_of
+from misoxr.training.cutouts import PointCutouts, read_cutouts
 from misoxr.training.loop import centre, run, standardised
 from misoxr.training.presets import spec_for
 from misoxr.training.settings import check_held, check_room, held_out, prepared
-from misoxr.training.windows import Labelled, PointCutouts, TrainingWindows, read_cutouts
+from misoxr.training.teaching import anywhere, taught, teachers_of
+from misoxr.training.windows import Labelled, TrainingWindows
 
 __all__ = ["fit", "spec_for"]
 
@@ -53,6 +55,8 @@ def fit(
     *,
     val: float | gpd.GeoDataFrame | None = None,
     seed: int = 0,
+    teacher: Any = "auto",
+    transfer: Transfers = "auto",
     scaling: Scaling | str | None = None,
     like: ModelSpec | None = None,
     pretrained: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -72,6 +76,9 @@ def fit(
     points drawn at random and queries the labelled points in them. Some points, in blocks apart from the others, validate the model; a
     temperature for each task is fitted on them, so that probabilities are calibrated.
 
+    A small network has a teacher: an estimator is fitted to the training points, and answers pixels of the whole cube. The network learns these
+    answers instead of the few labels, which it would remember. It sees more than its teacher, and ends up better.
+
     Parameters
     ----------
     ds : Dataset
@@ -80,15 +87,23 @@ def fit(
         What to fit. A preset's name ("miso-nano", "miso-small", "miso-base") builds a specification for the cube and the points
         (:func:`misoxr.training.presets.spec_for`); give a :class:`misoxr.ModelSpec` to choose every part. A baseline is given by name
         ("rf-11", "rf-neighbourhood", ...), as a :class:`misoxr.training.baselines.Baseline` or as a scikit-learn estimator; it learns from
-        all points, and of the arguments below it takes ``seed``, ``scaling`` and ``like``.
+        all points, and of the arguments below it takes ``seed``, ``transfer``, ``scaling`` and ``like``.
     points : GeoDataFrame
         From :func:`misoxr.read_points`, with a column of labels for each task, named after it. Points without valid imagery are left
         out with a warning.
     val : float or GeoDataFrame, optional
-        Share of the points that validate, 0.2 by default, in whole blocks of four by four windows; or the validation points themselves.
+        Share of the points that validate, in whole blocks of four by four windows; or the validation points themselves. By default 0.2 without
+        a teacher. With one all points teach, since a block may hold most points of a rare class; temperatures are then those of the teacher,
+        fitted on its answers at points of blocks that it was not fitted to.
     seed : int, optional
         Seed of weights, windows and validation blocks. The same seed gives the same model on the same machine, for any number of
         ``workers``.
+    teacher : {"auto", None}, str, Baseline, scikit-learn estimator or list of these, optional
+        What a network learns from. Several teachers are averaged. "auto" is "vote-neighbourhood" for small networks
+        (:func:`misoxr.training.baselines.baseline`), and None for those of the published width. None: the labels themselves.
+    transfer : {"auto", False}, optional
+        Whether teachers and baselines also learn labels that a point's other labels tell, such as permafrost by the soil order
+        (:func:`misoxr.points.transfer_labels`). Estimators learn them by their certainty; those whose ``fit`` takes no weights do not.
     scaling : Scaling or {"whiten", "log", "standard"}, optional
         How bands become inputs: fitted on pixels of the windows (:meth:`misoxr.cube.scaling.Scaling.fit`), "whiten" by default, or a
         scaling in hand, such as a published one. Baselines take bands as they are by default.
@@ -115,7 +130,7 @@ def fit(
     progress : bool, optional
         Show a progress bar.
     **settings
-        Fields of :class:`misoxr.Recipe`: ``max_epochs``, ``patience``, ``criterion``, ``batch_size``, ``learning_rate``,
+        Fields of :class:`misoxr.Recipe`: ``max_epochs``, ``steps``, ``patience``, ``criterion``, ``batch_size``, ``learning_rate``,
         ``min_learning_rate``, ``warmup_learning_rate``, ``warmup``, ``weight_decay``, ``clip``, ``layer_decay``,
         ``freeze``, ``label_smoothing``, ``class_weight``, ``noise``, ``dropout``, ``ema``, ``unlabelled``, ``labels``,
         ``random``, ``regular``, ``augment``, ``power`` and ``jitter``. Their defaults depend on the architecture
@@ -158,8 +173,9 @@ def fit(
     if not isinstance(directory, str | os.PathLike | None):
         raise SpecError(f"directory is {directory!r}; give a path.")
     if is_baseline(estimator):
-        ours = {
+        ours: dict[str, Any] = {
             "val": val,
+            "teacher": teacher,
             "pretrained": pretrained,
             "calibrate": calibrate,
             "directory": directory,
@@ -167,12 +183,13 @@ def fit(
             "device": device,
         }
         ours |= {"devices": devices, "precision": precision, "workers": workers, "progress": progress}
-        return fit_estimator(ds, estimator, points, seed=seed, scaling=scaling, like=like, **ours, **settings)
+        return fit_estimator(ds, estimator, points, seed=seed, scaling=scaling, like=like, transfer=transfer, **ours, **settings)
     points = read_points(points)
     spec = estimator if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points)
     hard: dict[str, Any] = {"device": device, "devices": devices, "precision": precision, "workers": workers}
-    recipe, hardware = prepared(spec, val=val, seed=seed, scaling=scaling, like=like, pretrained=pretrained, **hard, **settings)
-    seed = int(seed)
+    told = {"val": val, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like, "pretrained": pretrained}
+    recipe, hardware = prepared(spec, seed=seed, **told, **hard, **settings)
+    seed, teachers = int(seed), teachers_of(teacher, spec, seed=int(seed) % 2**32)
     ds = named(ds, spec)
     geobox = check(ds, spec)
     check_room(spec, geobox)
@@ -185,11 +202,22 @@ def fit(
     # As many cutouts from anywhere as there are around points, so that both are seen equally often.
     free = 1.0 if recipe.unlabelled else 0.0
     # Nothing is locked while a cluster is asked to read, which may be busy with fits that wait for the lock.
-    with read_cutouts(stack(ds, spec), both.rows, both.columns, size, unlabelled=free, seed=seed) as cutouts, _ONE_AT_A_TIME:
+    read = read_cutouts(
+        stack(ds, spec), both.rows, both.columns, size, unlabelled=free, least=anywhere(teachers, recipe, spec, geobox), seed=seed
+    )
+    with read as cutouts, _ONE_AT_A_TIME:
         data, seen = _windows(spec, cutouts, both, geobox, scaling, seed)
-        mask = held_out(spec, data.labelled.xy, val, seed) if held is None else (np.arange(len(both)) >= len(labelled))[seen]
-        check_held(spec, data.labelled.labels, mask, recipe.criterion)
+        mask = (np.arange(len(both)) >= len(labelled))[seen]
+        spared = bool(teachers) and recipe.criterion == "last" and val is None
+        if held is None:
+            mask = held_out(spec, data.labelled.xy, val, seed, spared=spared)
+        check_held(spec, data.labelled.labels, mask, recipe.criterion, spared=spared)
         train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
+        lessons = None
+        if teachers:
+            fitting = calibrate and not len(check_points)
+            lessons = taught(data, train, teachers, seed=seed % 2**32, transfer=transfer, calibrate=fitting)
+        data = data if lessons is None else lessons.data
         standardisation = standardised(data, train)
         with _seeded(seed):
             network = Miso(spec)
@@ -205,6 +233,8 @@ def fit(
                 "hardware": [hardware.devices, hardware.precision],
                 "pretrained": sources,
             }
+            if lessons is not None and data.pool is not None:
+                run_of["teacher"] = dict(lessons.record) | {"answers": _hash_of(data.pool.answers)}
             if standardisation:  # of a run that goes on: its heads answer in these units alone
                 run_of["standardisation"] = {name: found.to_dict() for name, found in standardisation.items()}
             folder = None if directory is None else _folder(Path(expanded(directory)), data, mask, run_of, resume=resume)
@@ -222,18 +252,23 @@ def fit(
                 progress=progress,
             )
         network.load_state_dict(dict(result.weights))
-        met = data.met(train, draw_of(recipe), seed)
-        calibration = _calibrated(network.eval(), data, check_points, hardware.device) if calibrate else {}
+        shares = data.shares(train, draw_of(recipe), seed) if lessons is None else lessons.shares
+        calibration: Mapping[str, Calibration] = {}
+        if calibrate and lessons is not None and not len(check_points):
+            calibration = lessons.calibration
+        elif calibrate:
+            calibration = _calibrated(network.eval(), data, check_points, hardware.device)
     record = {
         "recipe": json.loads(json.dumps(asdict(recipe))),  # as a checkpoint gives it back
         "seed": seed,
         "best_epoch": result.best_epoch,
         "validation": result.history,
-        "prevalence": _shares(data, train, met, balanced=recipe.class_weight == "balanced"),
-        "label_prevalence": _shares(data, train, np.ones(len(train))),
+        "prevalence": _prevalence(spec, shares, balanced=recipe.class_weight == "balanced"),
+        "label_prevalence": _prevalence(spec, data.label_shares(train)),
         "points": len(train),
         "validation_points": len(check_points),
         "pretrained": sources,
+        "teacher": {} if lessons is None else dict(lessons.record),
         "misoxr_version": __version__,
         **simulated(ds, points),
     }
@@ -310,20 +345,19 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _shares(data: TrainingWindows, train: Any, often: Any, *, balanced: bool = False) -> dict[str, Any]:
-    """Return the classes' shares among training points, each counted so often; alike where losses are balanced."""
-    shares = {}
-    for task in data.spec.tasks:
+def _hash_of(answers: Mapping[str, Any]) -> str:
+    return hashlib.sha256(b"".join(values.tobytes() for _, values in sorted(answers.items()))).hexdigest()
+
+
+def _prevalence(spec: ModelSpec, shares: Mapping[str, Any], *, balanced: bool = False) -> dict[str, Any]:
+    """Return the classes' shares as a record has them; alike where losses are balanced."""
+    found: dict[str, Any] = {}
+    for task in spec.tasks:
         if task.kind == "regression":
             continue
-        labels = data.labelled.labels[task.name][train]
-        known = np.isfinite(labels)
-        share: Any = np.bincount(labels[known].astype(int), often[known], minlength=len(task.classes))
-        if balanced:
-            share = (share > 0) * 1.0
-        share = share / max(share.sum(), 1e-12)
-        shares[task.name] = float(share[1]) if task.kind == "binary" else dict(zip(task.classes, share.tolist(), strict=True))
-    return shares
+        share = (shares[task.name] > 0) / (shares[task.name] > 0).sum() if balanced else shares[task.name]
+        found[task.name] = float(share[1]) if task.kind == "binary" else dict(zip(task.classes, share.tolist(), strict=True))
+    return found
 
 
 def _calibrated(network: Miso, data: TrainingWindows, held: Any, device: str) -> dict[str, Calibration]:

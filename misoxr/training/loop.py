@@ -7,20 +7,21 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from misoxr.errors import SpecError, require
-from misoxr.model.losses import contrasts, learnt, total_loss
+from misoxr.model.losses import contrasts, is_known, learnt, total_loss
 from misoxr.model.network import Miso
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check
@@ -67,10 +68,12 @@ class _Loop(lightning.LightningModule):
         weights: Mapping[str, Tensor],
         seed: int,
         standardisation: Mapping[str, Standardisation] | None = None,
+        *,
+        validates: bool = True,
     ):
         super().__init__()
         self.network, self.spec, self.recipe, self.seed = network, spec, recipe, seed
-        self.standardisation = dict(standardisation or {})
+        self.standardisation, self.validates = dict(standardisation or {}), validates
         self.total_steps = steps * recipe.max_epochs
         for name in recipe.freeze:  # before devices share the network: all of them wait for every gradient
             network.encoders[name].backbone.requires_grad_(False)
@@ -96,12 +99,12 @@ class _Loop(lightning.LightningModule):
         losses = self.spec.losses
         inputs = {name: values + self.recipe.noise * torch.randn_like(values) for name, values in batch["inputs"].items()}
         count = batch["points"].shape[1]
-        labels = {name: values.flatten() for name, values in batch["labels"].items()}
+        labels = {name: values.flatten(0, 1) for name, values in batch["labels"].items()}
         sample = torch.arange(len(batch["points"]), device=self.device).repeat_interleave(count)
         points, location = batch["points"].flatten(0, 1), batch["location"].flatten(0, 1) if "location" in batch else None
         if not losses.contrast:
             # Points without labels are there for contrast alone.
-            known = torch.stack([values.isfinite() for values in labels.values()]).any(dim=0)
+            known = torch.stack([is_known(values) for values in labels.values()]).any(dim=0)
             labels = {name: values[known] for name, values in labels.items()}
             sample, points, location = sample[known], points[known], None if location is None else location[known]
         embedded = self.network.embed(self.network.project(inputs), sample, points)
@@ -171,11 +174,18 @@ class _Loop(lightning.LightningModule):
             self.best = copy.deepcopy(self.average.state_dict())
         self._stop_if_stale()
 
+    def on_train_epoch_end(self) -> None:
+        """Keep the averaged weights of the last epoch where nothing validates."""
+        if not self.validates:
+            self.best = copy.deepcopy(self.average.state_dict())
+
     def on_train_start(self) -> None:
         """End at once where a resumed run had ended."""
         self._stop_if_stale()
 
     def _stop_if_stale(self) -> None:
+        if not self.validates:
+            return
         best = _best(self.history, self.recipe)
         self.trainer.should_stop = len(self.history) - 1 - max(best, 0) >= self.recipe.patience
 
@@ -280,6 +290,17 @@ def _interruptible() -> Iterator[None]:
         raise
 
 
+def _one_thread_of_numpy() -> AbstractContextManager[Any]:
+    """Keep NumPy, which draws batches, to one thread: its others would spin while torch's work. A library that torch shares is left alone."""
+    controller = ThreadpoolController()
+    own = [
+        one["filepath"]
+        for one in controller.info()
+        if one["user_api"] == "blas" and ("numpy" in one["filepath"] or "scipy" in one["filepath"])
+    ]
+    return controller.select(filepath=own).limit(limits=1)  # type: ignore[no-any-return]
+
+
 def run(
     network: Miso,
     data: TrainingWindows,
@@ -306,9 +327,9 @@ def run(
     directory : Path, optional
         Where the state after every epoch (``last.ckpt``) and the logs go. A state that lies there is taken up.
     """
-    steps = math.ceil(len(train) / (recipe.batch_size * (1 - recipe.unlabelled) * hardware.devices))
+    steps = steps_of(recipe, len(train), hardware.devices)
     weights = _weights(data, train, recipe, seed)
-    loop = _Loop(network, data.spec, recipe, steps, weights, seed, standardisation)
+    loop = _Loop(network, data.spec, recipe, steps, weights, seed, standardisation, validates=len(held) > 0)
     with _quiet(), tempfile.TemporaryDirectory(prefix="misoxr-") as temporary:
         # Processes of their own hand the result over in a file.
         folder = directory or (Path(temporary) if hardware.devices > 1 else None)
@@ -336,17 +357,28 @@ def run(
             num_workers=hardware.workers,
             persistent_workers=hardware.workers > 0,
         )
-        checks_loader = DataLoader(ValidationBatches(data, held), batch_size=None)
-        with _interruptible():
+        checks_loader = DataLoader(ValidationBatches(data, held), batch_size=None) if len(held) else None
+        with _interruptible(), _one_thread_of_numpy():
             trainer.fit(loop, steps_loader, checks_loader, ckpt_path=last if last and last.exists() else None, weights_only=True)
         history, best = loop.history, loop.best
         if hardware.devices > 1 and last is not None:
             kept = torch.load(last, map_location="cpu", weights_only=True)["misoxr"]
             history, best = kept["history"], kept["best"]
+    if len(held) == 0:
+        if not best or not all(bool(values.isfinite().all()) for values in best.values()):
+            raise SpecError(f"Training diverged: weights are not finite. Lower learning_rate ({recipe.learning_rate}).")
+        return Result(best, history, recipe.max_epochs - 1)
     if not best:
         losses = [epoch["loss"] for epoch in history]
         raise SpecError(f"Training diverged: the validation loss was {losses}. Lower learning_rate ({recipe.learning_rate}).")
     return Result(best, history, _best(history, recipe))
+
+
+def steps_of(recipe: Recipe, points: int, devices: int) -> int:
+    """Return the steps of an epoch on each device: so many in all, or as many as show about all points."""
+    if recipe.steps:
+        return math.ceil(recipe.steps / (recipe.max_epochs * devices))
+    return math.ceil(points / (recipe.batch_size * (1 - recipe.unlabelled) * devices))
 
 
 def _devices(hardware: Hardware) -> Any:
@@ -388,13 +420,7 @@ def _weights(data: TrainingWindows, points: Integers, recipe: Recipe, seed: int)
     weights: dict[str, Tensor] = {}
     if recipe.class_weight != "balanced":
         return weights
-    met = data.met(points, draw_of(recipe), seed)
-    for task in data.spec.tasks:
-        if task.kind == "regression":
-            continue
-        labels = data.labelled.labels[task.name][points]
-        known = np.isfinite(labels)
-        shares = np.bincount(labels[known].astype(int), met[known] / met[known].sum(), minlength=len(task.classes))
+    for name, shares in data.shares(points, draw_of(recipe), seed).items():
         inverse = np.where(shares > 0, 1 / np.maximum(shares, 1e-12) / (shares > 0).sum(), 0.0)
-        weights[task.name] = torch.from_numpy(inverse.astype("float32"))
+        weights[name] = torch.from_numpy(inverse.astype("float32"))
     return weights

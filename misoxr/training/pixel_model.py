@@ -231,11 +231,15 @@ def _outputs(estimator: Any, task: Task, table: Array, standardisation: Mapping[
 
 
 def _asked(estimator: Any, method: str, table: Array) -> Any:
-    """Return what an estimator answers, a forest tree by tree, to the same bits.
+    """Return what an estimator answers, a forest tree by tree, also in a pipeline or a vote, to the same bits.
 
     scikit-learn sets the process's filters of warnings anew for every tree of a forest, and several threads that do so leave none.
     """
     forest = require("sklearn.ensemble._forest", "train")
+    if type(estimator) is require("sklearn.pipeline", "train").Pipeline and len(estimator) > 1:
+        return _asked(estimator[-1], method, estimator[:-1].transform(table))
+    if type(estimator).__name__ in ("VotingClassifier", "VotingRegressor") and estimator.weights is None:
+        return np.mean([_asked(one, method, table) for one in estimator.estimators_], axis=0)
     base = forest.ForestRegressor if method == "predict" else forest.ForestClassifier
     if getattr(type(estimator), method) is not getattr(base, method, None) or estimator.n_outputs_ > 1:
         return getattr(estimator, method)(table)

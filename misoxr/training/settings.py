@@ -16,8 +16,9 @@ from misoxr.model.published import check_backbone
 from misoxr.points.folds import separate
 from misoxr.spec import ModelSpec, Recipe
 from misoxr.spec.numbers import is_number, is_whole
-from misoxr.training.baselines import check_labels
+from misoxr.training.baselines import check_labels, check_transfer
 from misoxr.training.loop import Hardware
+from misoxr.training.teaching import teachers_of
 
 __all__ = ["VAL", "check_held", "check_room", "held_out", "prepared"]
 
@@ -26,6 +27,8 @@ ARGUMENTS = [
     "points",
     "val",
     "seed",
+    "teacher",
+    "transfer",
     "scaling",
     "like",
     "pretrained",
@@ -60,6 +63,8 @@ def prepared(
     *,
     val: Any = None,
     seed: Any = 0,
+    teacher: Any = "auto",
+    transfer: Any = "auto",
     scaling: Any = None,
     like: Any = None,
     pretrained: Mapping[str, Any] | None = None,
@@ -77,15 +82,24 @@ def prepared(
     for name in settings.keys() - Recipe.__dataclass_fields__.keys():
         if hint := did_you_mean(name, ARGUMENTS):
             raise SpecError(f"fit has no argument {name!r}.{hint}")
-    recipe = Recipe.of(spec, **settings)
-    _check_settings(recipe, spec, val, seed, scaling, pretrained)
+    check_transfer(transfer)
+    taught = bool(teachers_of(teacher, spec))
+    recipe = Recipe.of(spec, taught=taught, **settings)
+    _check_settings(recipe, spec, val, seed, scaling, pretrained, taught=taught)
     for source in (pretrained or {}).values():
         fetch(source)
     return recipe, _hardware(device, devices, precision, workers)
 
 
 def _check_settings(
-    recipe: Recipe, spec: ModelSpec, val: Any, seed: Any, scaling: Scaling | str | None, pretrained: Mapping[str, Any] | None
+    recipe: Recipe,
+    spec: ModelSpec,
+    val: Any,
+    seed: Any,
+    scaling: Scaling | str | None,
+    pretrained: Mapping[str, Any] | None,
+    *,
+    taught: bool,
 ) -> None:
     names = [modality.name for modality in spec.modalities]
     if not names:
@@ -114,10 +128,10 @@ def _check_settings(
             check_backbone(modality)
     if recipe.criterion == "accuracy" and all(task.kind == "regression" for task in spec.tasks):
         raise SpecError("criterion='accuracy' needs a task with classes, and all are regressions; use criterion='loss'.")
-    if recipe.unlabelled and not spec.losses.contrast:
+    if recipe.unlabelled and not spec.losses.contrast and not taught:
         raise SpecError(
-            f"unlabelled is {recipe.unlabelled} and the model has no contrast to learn from windows without labels; "
-            "set unlabelled=0, or give the model losses=LossSpec(contrast=…)."
+            f"unlabelled is {recipe.unlabelled}, and the model has neither a teacher nor contrast to learn from windows without labels; "
+            "set unlabelled=0, or give it a teacher or losses=LossSpec(contrast=…)."
         )
 
 
@@ -135,14 +149,19 @@ def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardwa
     return Hardware(target, devices, kinds[choose_precision(precision, target)], workers)
 
 
-def held_out(spec: ModelSpec, xy: Any, val: float | None, seed: int) -> Any:
-    """Return which points, (point, [x, y]), a fraction holds out for validation: whole blocks of four windows."""
+def held_out(spec: ModelSpec, xy: Any, val: float | None, seed: int, *, spared: bool) -> Any:
+    """Return which points, (point, [x, y]), a fraction holds out for validation: whole blocks of four windows.
+
+    By default, none of points that are ``spared``: a teacher calibrates, and the last epoch is kept.
+    """
+    if val is None and spared:
+        return np.zeros(len(xy), dtype=bool)
     return separate(xy, fraction=VAL if val is None else float(val), size=4 * spec.windows.size * spec.pixel_size, seed=seed)
 
 
-def check_held(spec: ModelSpec, labels: Mapping[str, Any], held: Any, criterion: str) -> None:
+def check_held(spec: ModelSpec, labels: Mapping[str, Any], held: Any, criterion: str, *, spared: bool) -> None:
     """Refuse validation points that leave nothing to learn of a task, or by which no epoch can be chosen."""
-    if held.all() or not held.any():
+    if held.all() or not (held.any() or spared):
         raise PointsError(f"There are {(~held).sum()} training and {held.sum()} validation points; both are needed. Change val.")
     for task in spec.tasks:
         known = np.isfinite(labels[task.name])

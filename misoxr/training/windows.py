@@ -1,26 +1,24 @@
 """Training windows: around labelled points and from anywhere, drawn as batches with the points to query."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import dask.array as da
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.augment import AUGMENTATIONS, augmented, augmented_points, padded
+from misoxr.cube.augment import AUGMENTATIONS, augmented, augmented_points
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.grid.geobox import locations
 from misoxr.points.read import encode, place
 from misoxr.spec import ModelSpec
 from misoxr.spec.components import Augmentation
-from misoxr.training.cutouts import Cutouts, cutouts_of
+from misoxr.training.cutouts import PointCutouts
 
-__all__ = ["Draw", "Labelled", "PointCutouts", "TrainingWindows", "read_cutouts"]
+__all__ = ["Draw", "Labelled", "Pool", "TrainingWindows"]
 
 MET = 2048
 """The least number of windows from which is estimated how often training meets each label."""
@@ -29,109 +27,6 @@ Array = npt.NDArray[np.float32]
 Batch = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class PointCutouts:
-    """Cutouts of raw bands that hold every window around the points, and unlabelled ones from anywhere.
-
-    Attributes
-    ----------
-    file : Cutouts
-        Raw bands, up to twice a window's side; those around points first.
-    labelled : int
-        Number of cutouts around points.
-    cutout : array (point,)
-        The cutout of each point.
-    rows, columns : array (point,)
-        Fractional pixel positions in the cube, a centre at +0.5.
-    size : int
-        Side of a window, pixels.
-    """
-
-    file: Cutouts
-    labelled: int
-    cutout: Integers
-    rows: Floats
-    columns: Floats
-    size: int
-
-    def first(self, cutout: int, centre: tuple[float, float]) -> tuple[int, int]:
-        """Return the first pixel, in its cutout, of the window around a position of the cube, as near to it as the cutout has room."""
-        row, column = (
-            int(np.clip(round(at - origin - self.size / 2), 0, max(0, length - self.size)))
-            for at, origin, length in zip(centre, self.file.starts[cutout], self.file.shape[1:], strict=True)
-        )
-        return row, column
-
-    def window(self, cutout: int, start: tuple[int, int]) -> Array:
-        """Cut a window from a cutout: raw bands (band, size, size), NaN beyond a dataset smaller than a window."""
-        window = self.file.cut(cutout, *start, self.size)
-        return padded(window, self.size)
-
-    def inside(self, candidates: Integers, cutout: int, start: tuple[int, int]) -> tuple[Integers, Floats]:
-        """Return which candidates lie in the window at ``start`` of a cutout, and their x and y in -1..1 of it."""
-        row, column = self.file.starts[cutout] + start
-        y = (self.rows[candidates] - row) * 2 / self.size - 1
-        x = (self.columns[candidates] - column) * 2 / self.size - 1
-        inside = (np.abs(y) <= 1) & (np.abs(x) <= 1)
-        return candidates[inside], np.stack([x, y], axis=-1)[inside]
-
-    def values(self) -> Array:
-        """Return the raw bands (band, point) of each point's own pixel."""
-        cutouts = self.cutout
-        inside = (np.stack([self.rows, self.columns]).astype(int).T - self.file.starts[cutouts]).T
-        found = [
-            self.file.open()[cutout, :, rows, columns]
-            for cutout, rows, columns in zip(
-                *(np.array_split(part, len(cutouts) // 500 + 1) for part in (cutouts, *inside)), strict=True
-            )
-        ]
-        return np.array(np.concatenate(found).T)
-
-    def only(self, mask: npt.NDArray[np.bool_]) -> Self:
-        """Return the cutouts of some of the points."""
-        return type(self)(self.file, self.labelled, self.cutout[mask], self.rows[mask], self.columns[mask], self.size)
-
-    def pixels(self, count: int, rng: np.random.Generator) -> Array:
-        """Draw raw pixels (band, pixel) with any valid band from all cutouts, about ``count`` in all."""
-        each = max(1, count // len(self.file))
-        drawn = []
-        for cutout in range(len(self.file)):
-            rows, columns = (rng.integers(0, length, each) for length in self.file.shape[1:])
-            drawn.append(np.array(self.file.open()[cutout][:, rows, columns]))
-        pixels: Array = np.concatenate(drawn, axis=1)
-        return pixels[:, np.isfinite(pixels).any(axis=0)]
-
-
-@contextmanager
-def read_cutouts(
-    bands: da.Array, rows: npt.ArrayLike, columns: npt.ArrayLike, size: int, *, unlabelled: float = 0.0, seed: int = 0
-) -> Iterator[PointCutouts]:
-    """Read the cutouts around points, and unlabelled ones from anywhere, to a file that is gone with the context.
-
-    Parameters
-    ----------
-    bands : dask array
-        Raw bands (band, y, x); every chunk is computed at most once.
-    rows, columns : array_like (point,)
-        Fractional pixel positions.
-    size : int
-        Side of a window, pixels.
-    unlabelled : float, optional
-        Number of further cutouts, drawn uniformly from the cube, in proportion to those around points. They are chosen without
-        regard to any label.
-    seed : int, optional
-        Seed of that draw.
-    """
-    positions = np.stack([np.asarray(rows, dtype="float64"), np.asarray(columns, dtype="float64")], axis=-1)
-    room = np.maximum(0, np.array(bands.shape[1:]) - 2 * size)
-    cells, cutout = np.unique((positions // size).astype("int64"), axis=0, return_inverse=True)
-    # A point lies in the middle half of its cutout, so a window around it has room to move by a quarter and more.
-    starts = np.clip(cells * size - size // 2, 0, room)
-    anywhere = np.random.default_rng([seed, 1]).integers(0, room + 1, (round(unlabelled * len(starts)), 2))
-    with cutouts_of(bands, np.concatenate([starts, anywhere]), 2 * size) as cutouts:
-        yield PointCutouts(cutouts, len(starts), cutout.reshape(-1), positions[:, 0], positions[:, 1], size)
 
 
 @dataclass(frozen=True)
@@ -201,14 +96,38 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Pixels that a teacher answered.
+
+    Attributes
+    ----------
+    first : array (cutout + 1,)
+        The first pixel of each cutout; a cutout's pixels follow each other.
+    rows, columns : array (pixel,)
+        Positions in the cube, at the pixels' centres.
+    answers : mapping of str to array (pixel, output)
+        By task: the probability of the second class, probabilities of the classes, or values.
+    """
+
+    first: Integers
+    rows: Floats
+    columns: Floats
+    answers: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
 class TrainingWindows:
-    """Batches of scaled windows with the points to query in them."""
+    """Batches of scaled windows with the points to query in them: those with labels, or with a pool those that a teacher answered."""
 
     spec: ModelSpec
     scaling: Scaling
     cutouts: PointCutouts
     labelled: Labelled
     geobox: GeoBox
+    pool: Pool | None = None
 
     def draw(self, points: Integers, weights: Floats, draw: Draw, rng: np.random.Generator) -> Batch:
         """Draw a training batch around some of the points."""
@@ -222,8 +141,7 @@ class TrainingWindows:
     def _around(self, point: int, points: Integers, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
         """Draw a window around a point, and the labelled points in it."""
         start, index, xy = self._placed(point, points, draw, rng)
-        moved = xy + draw.jitter * rng.standard_normal(xy.shape) * 2 / self.cutouts.size if draw.jitter else xy
-        return self._window(int(self.cutouts.cutout[point]), start, index, np.clip(moved, -1, 1), draw, rng)
+        return self._window(int(self.cutouts.cutout[point]), start, index, xy, draw, rng)
 
     def _placed(
         self, point: int, points: Integers, draw: Draw, rng: np.random.Generator
@@ -240,6 +158,9 @@ class TrainingWindows:
     def _anywhere(self, draw: Draw, rng: np.random.Generator) -> dict[str, Any]:
         cutouts = self.cutouts
         cutout = int(rng.integers(cutouts.labelled, len(cutouts.file)))
+        if self.pool is not None:  # a place without a pixel of the pool would teach nothing
+            answered = cutouts.labelled + np.flatnonzero(np.diff(self.pool.first)[cutouts.labelled :])
+            cutout = int(rng.choice(answered)) if len(answered) else cutout
         centre = [
             first + rng.uniform(0, length)
             for first, length in zip(cutouts.file.starts[cutout], cutouts.file.shape[1:], strict=True)
@@ -250,12 +171,18 @@ class TrainingWindows:
     def _window(
         self, cutout: int, start: tuple[int, int], index: Integers, xy: Floats, draw: Draw, rng: np.random.Generator
     ) -> dict[str, Any]:
-        """Cut a window with its labelled points, add unlabelled ones up to the number, and augment it."""
+        """Cut a window with its labelled points, or those of the pool, add unlabelled ones up to the number, and augment it."""
+        answers: Mapping[str, Any] = self.labelled.labels
+        if self.pool is not None:
+            index, xy = self._answered(self.pool, cutout, start, draw.labels, rng)
+            answers = self.pool.answers
+        if draw.jitter:
+            xy = np.clip(xy + draw.jitter * rng.standard_normal(xy.shape) * 2 / self.cutouts.size, -1, 1)
         side = round(draw.regular**0.5)
         axis = -1 + (2 * np.arange(side) + 1) / max(side, 1)
         lattice = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
         filling = rng.uniform(-1, 1, (draw.labels - len(index) + draw.random, 2))
-        part = self._part(cutout, start, index, np.concatenate([xy, filling, lattice]))
+        part = self._part(cutout, start, index, np.concatenate([xy, filling, lattice]), answers)
         mirror = draw.augment != "none" and bool(rng.random() < 0.5)
         ways = sorted({quarters for _, quarters in AUGMENTATIONS[draw.augment]})
         quarters = ways[rng.integers(len(ways))] if len(ways) > 1 else 0
@@ -264,15 +191,28 @@ class TrainingWindows:
             "points": augmented_points(part["points"], mirror, quarters),
         }
 
-    def _part(self, cutout: int, start: tuple[int, int], index: Integers, points: Floats) -> dict[str, Any]:
+    def _answered(
+        self, pool: Pool, cutout: int, start: tuple[int, int], most: int, rng: np.random.Generator
+    ) -> tuple[Integers, Floats]:
+        """Draw pixels of the pool that lie in a window, and their x and y in it."""
+        mine = np.arange(pool.first[cutout], pool.first[cutout + 1])
+        origin = self.cutouts.file.starts[cutout] + start
+        at = np.stack([pool.columns[mine] - origin[1], pool.rows[mine] - origin[0]], axis=-1) * 2 / self.cutouts.size - 1
+        inside = np.flatnonzero((np.abs(at) <= 1).all(axis=-1))
+        chosen = rng.permutation(inside)[:most]
+        return mine[chosen], at[chosen]
+
+    def _part(
+        self, cutout: int, start: tuple[int, int], index: Integers, points: Floats, answers: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Gather what belongs to one window: its pixels, its points (N, [x, y]), the labels of the first of them, and more."""
         cutouts = self.cutouts
         window = cutouts.window(cutout, start)
         at = (points[:, ::-1] + 1) / 2 * cutouts.size  # row and column in the window
         row, column = np.clip(at.astype(int), 0, cutouts.size - 1).T
         labels = {}
-        for name, values in self.labelled.labels.items():
-            labels[name] = np.full(len(points), np.nan)
+        for name, values in answers.items():
+            labels[name] = np.full((len(points), *values.shape[1:]), np.nan)
             labels[name][: len(index)] = values[index]
         valid = valid_pixels(self.spec, window[:, row, column])
         return {
@@ -304,7 +244,7 @@ class TrainingWindows:
             cutout = int(cutouts.cutout[point])
             start = cutouts.first(cutout, (cutouts.rows[point], cutouts.columns[point]))
             index, xy = cutouts.inside(np.array([point]), cutout, start)
-            parts.append(self._part(cutout, start, index, xy))
+            parts.append(self._part(cutout, start, index, xy, self.labelled.labels))
         return self._batch(parts)
 
     def balance(self, points: Integers, power: float) -> Floats:
@@ -320,6 +260,24 @@ class TrainingWindows:
         mean = np.nanmean(weights, axis=0)
         share: Floats = mean / mean.sum()
         return share
+
+    def shares(self, points: Integers, draw: Draw, seed: int) -> dict[str, Floats]:
+        """Return the share of each class among what training meets of a task: labels, or a teacher's answers."""
+        if self.pool is None:
+            return self.label_shares(points, self.met(points, draw, seed))
+        classes = {task.name: task.kind for task in self.spec.tasks if task.kind != "regression"}
+        means = {name: self.pool.answers[name].mean(axis=0, dtype="float64") for name in classes}
+        return {name: np.array([1 - mean[0], mean[0]]) if classes[name] == "binary" else mean for name, mean in means.items()}
+
+    def label_shares(self, points: Integers, met: Floats | None = None) -> dict[str, Floats]:
+        """Return the share of each class among labels of a task, each counted as often as it is met; once by default."""
+        found = {}
+        for task in (task for task in self.spec.tasks if task.kind != "regression"):
+            labels = self.labelled.labels[task.name][points]
+            known = np.isfinite(labels)
+            counts = np.bincount(labels[known].astype(int), None if met is None else met[known], minlength=len(task.classes))
+            found[task.name] = counts / max(counts.sum(), 1e-12)
+        return found
 
     def met(self, points: Integers, draw: Draw, seed: int) -> Floats:
         """Share of each point among the labels that training meets: points that are drawn, and those in the windows around them."""

@@ -13,10 +13,12 @@ from tests.docs.guides import make, prepare_model
 
 @pytest.fixture(scope="module")
 def short():
-    """Train one epoch where the code does not say how many: what is learnt is of no matter here."""
+    """Train a few steps where the code does not say how many: what is learnt is of no matter here."""
     whole = Recipe.of.__func__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recipe, "of", classmethod(lambda cls, spec, **changes: whole(cls, spec, **{"max_epochs": 1, **changes})))
+        patch.setattr(
+            Recipe, "of", classmethod(lambda cls, spec, **changes: whole(cls, spec, **{"max_epochs": 1, "steps": 4, **changes}))
+        )
         yield
 
 

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from shapely.geometry import box
 from sklearn.ensemble import BaggingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GroupKFold
 from sklearn.model_selection import KFold as SklearnKFold
 from sklearn.pipeline import make_pipeline
@@ -33,7 +33,7 @@ from misoxr.training.fit import fit
 from misoxr.training.settings import held_out
 from tests.training.test_fit import scene  # noqa: F401
 
-FAST = {"max_epochs": 1, "device": "cpu"}
+FAST = {"max_epochs": 1, "teacher": None, "device": "cpu"}
 CV = BlockKFold(800, n_splits=3)
 CONTROL = Baseline(LogisticRegression(), "coordinates")
 
@@ -150,6 +150,44 @@ def test_seeds_are_averaged_and_models_compared(found):
         found.compare("logistic", "control", "f1macro", "permafrost")
 
 
+def test_every_network_is_compared_with_the_best_baseline(found):
+    table = found.differences()
+    assert set(table.model) == {"miso"}
+    summary, shown = found.summary(), found.task("permafrost")
+    for row in table.itertuples():
+        assert row.baseline == summary.loc[["logistic", "control"], f"{row.task} {row.metric}"].idxmax()
+        expected = found.compare("miso", row.baseline, row.metric, row.task)
+        assert (row.difference, row.fold_error) == (expected["difference"], expected["fold_error"])
+    assert set(table[table.task == shown.name].metric) == {"roc_auc", "pr_auc", "recall", "macro_f1"}
+    row = table.query("task == 'permafrost' and metric == 'macro_f1'").iloc[0]
+    assert f"{row.difference:+.3f} ± {row.fold_error:.3f} (logistic)" in repr(found)
+    alone = Scores.joined([found.predictions[found.predictions.model == "miso"]], found.tasks, found.about)
+    assert alone.differences().empty
+    assert "best baseline" not in repr(alone)
+
+
+def test_the_best_of_regressions_has_the_least_error(scene, spec):  # noqa: F811
+    cube, points = scene
+    carbon = Task("carbon", "regression")
+    points = points.assign(carbon=points.geometry.x / 100)
+    spec = replace(spec, tasks=(carbon,))
+    found = cube.miso.cross_validate(
+        {"miso": (spec, FAST), "place": Baseline(Ridge(), "coordinates"), "ridge": Ridge()}, points, cv=2, progress=False
+    )
+    assert set(found.differences().baseline) == {"place"}
+
+
+def test_transfer_holds_for_all_models(scene, spec, monkeypatch):  # noqa: F811
+    cube, points = scene
+    told = []
+    whole = module.fit
+    monkeypatch.setattr(module, "fit", lambda *args, **given: told.append(given.get("transfer")) or whole(*args, **given))
+    cube.miso.cross_validate({"miso": (spec, FAST), "rf": "rf-11"}, labelled(points), cv=2, transfer=False, progress=False)
+    assert told == [False] * 4
+    cube.miso.cross_validate(["rf-11"], labelled(points), cv=2, transfer=False, progress=False)
+    assert told == [False] * 6
+
+
 def test_scores_survive_parquet(found, tmp_path):
     found.save(tmp_path / "scores.parquet")
     again = Scores.load(tmp_path / "scores.parquet")
@@ -166,9 +204,10 @@ def test_scores_survive_parquet(found, tmp_path):
         Scores.load(tmp_path / "other.parquet")
 
 
-def test_labels_of_test_points_steer_nothing(scene, estimators):  # noqa: F811
+def test_labels_of_test_points_steer_nothing(scene, spec, estimators):  # noqa: F811
     """Turn every label of one fold: what is predicted for that fold must not change."""
     cube, points = scene
+    estimators = estimators | {"taught": (spec, {"max_epochs": 1, "steps": 4, "device": "cpu"})}
     points = labelled(points)
     options = {"cv": CV, "seeds": (3,), "progress": False}
     folds = list(CV.split(np.stack([points.geometry.x, points.geometry.y], axis=1)))
@@ -340,7 +379,7 @@ def test_what_cannot_be_scored_is_refused(scene, spec, estimators):  # noqa: F81
         (("rf-11", {"n_estimators": 3}), r"no settings \['n_estimators'\]"),
         (("miso-nano", {"scaling": "minmax"}), "Unknown scaling 'minmax'"),
         (("miso-nano", {"val": 2.0}), "fraction of 2"),
-        (("miso-nano", {"pretrained": {"sat": "/no/such.pth"}}), r"The file /no/such\.pth cannot be read"),
+        (("miso-small", {"pretrained": {"sat": "/no/such.pth"}}), r"The file /no/such\.pth cannot be read"),
         (("miso-nano", {"device": "gpu"}), "gpu"),
         (("miso-nano", {"freeze": ("dem",)}), "freeze names"),
         (("rf-11", {"like": "miso-nano"}), "like of 'second' is 'miso-nano'; give a ModelSpec"),
@@ -358,7 +397,7 @@ def test_validation_points_that_leave_nothing_are_refused_before_any_fit(scene, 
     cube, points = scene
     points = labelled(points).reset_index(drop=True)
     xy = np.stack([points.geometry.x, points.geometry.y], axis=-1)
-    held = held_out(spec, xy[:200], None, 1)
+    held = held_out(spec, xy[:200], None, 1, spared=False)
     points["permafrost"] = (~np.append(held, np.zeros(len(points) - 200, bool))).astype(float)  # absent where seed 1 validates
     points.loc[200:, "permafrost"] = np.arange(len(points) - 200) % 2
     at = np.arange(len(points))

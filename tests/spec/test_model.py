@@ -48,7 +48,8 @@ def test_presets_take_the_papers_inputs_and_tasks():
     assert spec.task("permafrost").outputs == 1
     assert spec.losses.contrast == (("visual", "location", 0.1), ("sat", "cov", 0.1))
     assert ModelSpec.preset("miso-nano", sat=()).modalities[0].required
-    assert ModelSpec.preset("miso-nano", cov=()).losses.contrast == (("visual", "location", 0.1),)
+    assert ModelSpec.preset("miso-base", cov=()).losses.contrast == (("visual", "location", 0.1),)
+    assert ModelSpec.preset("miso-nano").losses.contrast == ()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_dict_that_does_not_fit_is_refused(change, message):
         (lambda: LossSpec(temperature=0), "must be positive"),
         (lambda: LossSpec((("sat", "cov", -1.0),)), "0 or more"),
         (lambda: LossSpec(focus=-1), "focal exponent"),
-        (lambda: replace(ModelSpec.preset("miso-nano"), location=None), r"names \['location'\]; the model's .*LossSpec"),
+        (lambda: replace(ModelSpec.preset("miso-base"), location=None), r"names \['location'\]; the model's .*LossSpec"),
         (lambda: replace(PERMAFROST, colors=("#fff",)), "2 classes and 1 colors"),
         (lambda: LocationSpec("EPSG:3338", (5, 0, 1, 9)), "empty"),
     ],

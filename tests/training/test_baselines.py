@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
@@ -22,7 +24,9 @@ from misoxr.cube.stack import stack
 from misoxr.errors import MisoxrWarning, PointsError, SpecError
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
+from misoxr.spec.presets import BASELINES
 from misoxr.training.baselines import Baseline, PixelModel, baseline, fit_baseline
+from tests.conftest import tiny_spec
 from tests.training.test_fit import scene  # noqa: F401
 
 
@@ -34,9 +38,14 @@ def forest(scene, spec):  # noqa: F811
 
 def test_the_published_forest_by_name():
     found = baseline("rf-11").estimator.get_params()
-    assert (found["n_estimators"], found["max_depth"], found["min_samples_split"], found["class_weight"]) == (253, 16, 5, None)
+    assert (found["max_depth"], found["min_samples_split"], found["class_weight"]) == (16, 5, None)
+    code = (
+        "from misoxr.training.baselines import baseline; print(baseline('rf-11').estimator.n_estimators)"  # tests grow fewer trees
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["253"]
     assert baseline("rf-11-balanced").estimator.class_weight == "balanced"
     assert [baseline(name).features for name in ("rf-neighbourhood", "rf-coordinates")] == ["neighbourhood", "coordinates"]
+    assert [baseline(name).scaling for name in ("rf-11", "rf-neighbourhood", "vote-neighbourhood")] == ["none", "whiten", "whiten"]
     with pytest.raises(SpecError, match=r"Unknown baseline 'rf-12'; use one of \['rf-11'"):
         baseline("rf-12")
 
@@ -56,6 +65,47 @@ def test_a_forest_maps_lazily_and_learns(scene, forest, no_compute):  # noqa: F8
     # One key of the graph holds the estimators, however many chunks there are.
     held = [key for key, task in dict(maps.__dask_graph__()).items() if "PixelModel" in repr(task)[:200]]
     assert len(held) <= 1
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_named_baseline_maps_what_scikit_learn_answers_and_comes_back_from_its_file(scene, name, tmp_path):  # noqa: F811
+    cube, points = scene
+    carbon = Task("carbon", "regression", units="kg m-2")
+    points = points.assign(carbon=points.geometry.x / 1000)
+    spec = tiny_spec(tasks=(PERMAFROST, carbon))
+    model = cube.miso.fit(name, points, like=spec)
+    model.save(tmp_path / "model.skops")
+    one, other = (cube.miso.predict(what).compute() for what in (model, str(tmp_path / "model.skops")))
+    xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
+    table = (
+        features(model.features, model.scaling, spec, stack(cube, spec), geobox_of(cube)).compute()[:-1, :9, :9].reshape(-1, 81).T
+    )
+    expected = model.estimators["permafrost"].predict_proba(table)[:, 1]
+    np.testing.assert_allclose(one.permafrost_probability[:9, :9].values.ravel(), expected, rtol=1e-5, atol=1e-7)
+    expected = model.standardisation["carbon"].invert(model.estimators["carbon"].predict(table))
+    np.testing.assert_allclose(one.carbon[:9, :9].values.ravel(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rf-11", "vote-neighbourhood", "boosting-neighbourhood", "logistic-neighbourhood"])
+def test_labels_that_others_tell_are_learnt_by_their_certainty(scene, spec, name):  # noqa: F811
+    """Points without a label of permafrost get one from their soil order; without them, a model is another."""
+    cube, points = scene
+    points = points.assign(permafrost=np.where(points.taxonomy == "Gelisols", 1.0, np.where(points.taxonomy.isna(), np.nan, 0.0)))
+    points.loc[points.index[40:], "permafrost"] = np.nan
+    told, own = (cube.miso.fit(name, points, like=spec, transfer=transfer) for transfer in ("auto", False))
+    (table,) = told.record["transfer"]
+    assert (table["source"], table["target"]) == ("taxonomy", "permafrost")
+    assert own.record["transfer"] == []
+    nir = cube.nir.values
+    sure = np.abs(np.log(nir / np.median(nir))) > 0.3
+    right = [
+        ((cube.miso.predict(m).permafrost_probability.values > 0.5) == (nir > np.median(nir)))[sure].mean() for m in (told, own)
+    ]
+    assert right[0] >= right[1]
+    assert told.sha256 != own.sha256
+    assert cube.miso.fit(make_pipeline(StandardScaler(), KNeighborsClassifier()), points, like=spec).record["transfer"] == []
+    with pytest.raises(SpecError, match="transfer is True"):
+        cube.miso.fit(name, points, like=spec, transfer=True)
 
 
 def test_only_the_tasks_that_are_asked_for_are_answered(scene, forest, monkeypatch):  # noqa: F811

@@ -52,7 +52,16 @@ def few(scene):
 def fitted(scene, spec):
     cube, points = scene
     return cube.chunk({"y": 50, "x": 70}).miso.fit(
-        spec, points, max_epochs=EPOCHS, criterion="loss", patience=EPOCHS, learning_rate=4e-3, seed=3, progress=False, device="cpu"
+        spec,
+        points,
+        max_epochs=EPOCHS,
+        criterion="loss",
+        patience=EPOCHS,
+        learning_rate=4e-3,
+        seed=3,
+        progress=False,
+        teacher=None,
+        device="cpu",
     )
 
 
@@ -87,7 +96,9 @@ def test_the_record_tells_how(fitted):
 
 def test_the_same_seed_gives_the_same_model(few, spec):
     cube, points = few
-    one, other, third = (cube.miso.fit(spec, points, max_epochs=1, seed=seed, progress=False, device="cpu") for seed in (1, 1, 2))
+    one, other, third = (
+        cube.miso.fit(spec, points, max_epochs=1, seed=seed, progress=False, teacher=None, device="cpu") for seed in (1, 1, 2)
+    )
     assert one.sha256 == other.sha256 != third.sha256
 
 
@@ -105,18 +116,18 @@ def test_a_saved_model_predicts_the_same(scene, fitted, tmp_path):
 
 def test_validation_points_of_ones_own(scene, spec):
     cube, points = scene[0], scene[1].drop_duplicates("geometry")
-    model = cube.miso.fit(spec, points.iloc[:300], val=points.iloc[300:], max_epochs=1, progress=False, device="cpu")
+    model = cube.miso.fit(spec, points.iloc[:300], val=points.iloc[300:], max_epochs=1, progress=False, teacher=None, device="cpu")
     assert model.record["validation_points"] <= 100
     assert model.record["points"] <= 300
     with pytest.warns(MisoxrWarning, match=r"\d+ places are among both the points and the validation points"):
-        cube.miso.fit(spec, points, val=points.iloc[300:], max_epochs=1, progress=False, device="cpu")
+        cube.miso.fit(spec, points, val=points.iloc[300:], max_epochs=1, progress=False, teacher=None, device="cpu")
 
 
 def test_points_without_imagery_are_left_out(scene, spec):
     cube, points = scene
     holed = cube.assign({name: cube[name].where(cube.x > 301_000).assign_attrs(cube[name].attrs) for name in ("red", "nir")})
     with pytest.warns(MisoxrWarning, match="no valid imagery"):
-        model = holed.miso.fit(spec, points, max_epochs=1, progress=False, device="cpu")
+        model = holed.miso.fit(spec, points, max_epochs=1, progress=False, teacher=None, device="cpu")
     east = (points.geometry.x > 301_000) & (points.permafrost.notna() | points.taxonomy.notna())
     assert model.record["points"] + model.record["validation_points"] == east.sum()
 
@@ -128,7 +139,7 @@ def test_training_sees_windows_of_the_encoders_size(few, spec, monkeypatch):
     monkeypatch.setattr(Encoder, "project", lambda self, image: sizes.add(tuple(image.shape[2:])) or project(self, image))
     cube, points = few
     resized = replace(spec, windows=WindowSpec(12, 16, 9))
-    cube.miso.fit(resized, points, max_epochs=1, progress=False, device="cpu")
+    cube.miso.fit(resized, points, max_epochs=1, progress=False, teacher=None, device="cpu")
     assert sizes == {(16, 16)}
 
 
@@ -136,7 +147,7 @@ def test_a_table_of_points_and_marks_of_simulation(few, spec):
     cube, points = few
     table = points.drop(columns="geometry").assign(lon=points.to_crs(4326).geometry.x, lat=points.to_crs(4326).geometry.y)
     table["simulated"], table["simulator_version"] = True, "7"
-    model = cube.miso.fit(spec, table, max_epochs=1, progress=False, device="cpu")
+    model = cube.miso.fit(spec, table, max_epochs=1, progress=False, teacher=None, device="cpu")
     assert (model.record["simulated"], model.record["simulator_version"]) == (1, "7")
 
 
@@ -192,7 +203,7 @@ def test_counts_and_classes_are_none_of_a_preset_s_bands(scene):
 
 def test_what_cannot_be_learnt_is_refused(scene, spec):
     cube, points = scene
-    options = {"max_epochs": 1, "progress": False, "device": "cpu"}
+    options = {"max_epochs": 1, "progress": False, "teacher": None, "device": "cpu"}
     with pytest.raises(BandError, match="valid pixel"):
         (cube * np.nan).assign_coords(cube.coords).map(lambda a: a.assign_attrs(units="1")).assign(
             aspect=cube.aspect, elevation=cube.elevation
@@ -243,9 +254,9 @@ def test_windows_larger_than_the_cube_are_refused(scene):
     cube, points = scene
     small, large = cube.isel(y=slice(0, 50), x=slice(0, 20)), tiny_spec(size=32, stride=24)
     with pytest.raises(GridError, match="50 x 20 pixels, less than a window of 'miso-nano', 32 x 32; give a larger cube"):
-        small.miso.fit(large, points, progress=False)
+        small.miso.fit(large, points, progress=False, teacher=None)
     with pytest.raises(GridError, match="50 x 20 pixels"):
-        small.miso.cross_validate({"forest": "rf-11", "tiny": large}, points, cv=3, progress=False)
+        small.miso.cross_validate({"forest": "rf-11", "tiny": large}, points, cv=3, progress=False, teacher=None)
 
 
 @pytest.mark.parametrize(("criterion", "sign"), [("loss", 1), ("accuracy", -1)])
@@ -259,7 +270,7 @@ def test_training_ends_when_validation_stops_to_improve(few, spec, monkeypatch, 
         return {"loss": 3.0, "accuracy": 0.5} | {criterion: sign * script[self.current_epoch]}
 
     monkeypatch.setattr(_Loop, "validated", validated)
-    model = cube.miso.fit(spec, points, max_epochs=6, patience=2, criterion=criterion, progress=False, device="cpu")
+    model = cube.miso.fit(spec, points, max_epochs=6, patience=2, criterion=criterion, progress=False, teacher=None, device="cpu")
     assert [round(sign * epoch[criterion], 6) for epoch in model.record["validation"]] == [1.0, 0.5, 0.7, 0.6]
     assert model.record["best_epoch"] == 1
 
@@ -280,6 +291,7 @@ def test_training_begins_with_weights_of_others(few, tmp_path):
         "min_learning_rate": 0.0,
         "ema": 0.0,
         "progress": False,
+        "teacher": None,
         "device": "cpu",
     }
     mixed = cube.miso.fit(spec, points, pretrained={"sat": tmp_path / "simmim.pth"}, **options)
@@ -313,7 +325,7 @@ def test_weights_of_others_for_another_backbone_are_refused_before_the_cube_is_r
     words = f"backbone of 'sat' is {spec.modalities[0].encoder.backbone!r}, .* leave them out, or use .*'miso-base'"
     for run in (cube.miso.fit, lambda model, points, **options: cube.miso.cross_validate({"tiny": model}, points, cv=3, **options)):
         with pytest.raises(SpecError, match=words):
-            run(spec, points, pretrained={"sat": tmp_path / "simmim.pth"}, progress=False)
+            run(spec, points, pretrained={"sat": tmp_path / "simmim.pth"}, progress=False, teacher=None)
 
 
 def contrasted(spec, **changes):
@@ -331,13 +343,30 @@ def test_two_samples_are_learnt_by_heart(spec):
     )
     spec = replace(spec, location=replace(spec.location, dropout=0.0))
     off = {"label_smoothing": 0.0, "noise": 0.0, "ema": 0.0, "weight_decay": 0.0, "augment": "none", "calibrate": False}
-    options = {"max_epochs": 8, "patience": 8, "batch_size": 2, "learning_rate": 1e-2, "progress": False, "device": "cpu"}
+    options = {
+        "max_epochs": 8,
+        "patience": 8,
+        "batch_size": 2,
+        "learning_rate": 1e-2,
+        "progress": False,
+        "teacher": None,
+        "device": "cpu",
+    }
     with pytest.warns(MisoxrWarning, match="2 places are among both"):
         model = cube.miso.fit(spec, pd.concat([two] * 20, ignore_index=True), val=two, **options, **off)
     assert min(epoch["loss"] for epoch in model.record["validation"]) < 1e-3
 
 
-OPTIONS = {"max_epochs": 3, "unlabelled": 0.4, "random": 2, "regular": 4, "seed": 1, "progress": False, "device": "cpu"}
+OPTIONS = {
+    "max_epochs": 3,
+    "unlabelled": 0.4,
+    "random": 2,
+    "regular": 4,
+    "seed": 1,
+    "progress": False,
+    "teacher": None,
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +385,7 @@ def test_contrast_changes_what_is_learnt(few, spec, whole):
     cube, points = few
     options = OPTIONS | {"unlabelled": 0.0}
     assert cube.miso.fit(spec, points, **options).sha256 != whole.sha256
-    with pytest.raises(SpecError, match="no contrast to learn from windows without labels"):
+    with pytest.raises(SpecError, match="neither a teacher nor contrast to learn from windows without labels"):
         cube.miso.fit(spec, points, **OPTIONS)
 
 
@@ -400,7 +429,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(few, spec, whole, tmp_path,
 
 def test_a_run_of_other_settings_is_not_taken_up(few, spec, tmp_path):
     cube, points = few
-    options = {"max_epochs": 1, "progress": False, "device": "cpu", "directory": tmp_path}
+    options = {"max_epochs": 1, "progress": False, "teacher": None, "device": "cpu", "directory": tmp_path}
     one = cube.miso.fit(spec, points, **options)
     with pytest.raises(
         SpecError, match=r"has another recipe \(noise .* there, 0.1 here\); give another directory, or resume=False"
@@ -422,7 +451,7 @@ def test_a_run_of_other_settings_is_not_taken_up(few, spec, tmp_path):
 
 def test_bfloat16_clips_gradients_too(few, spec):
     cube, points = few
-    model = cube.miso.fit(spec, points, max_epochs=1, precision="bfloat16", progress=False, device="cpu")
+    model = cube.miso.fit(spec, points, max_epochs=1, precision="bfloat16", progress=False, teacher=None, device="cpu")
     assert np.isfinite(model.record["validation"][0]["loss"])
     assert model.record["recipe"]["clip"] > 0
 
@@ -437,12 +466,12 @@ def test_control_c_is_an_interruption(scene, spec, monkeypatch):
     monkeypatch.setattr(_Loop, "training_step", interrupted)
     cube, points = scene
     with pytest.raises(KeyboardInterrupt):
-        cube.miso.fit(spec, points, max_epochs=1, progress=False, device="cpu")
+        cube.miso.fit(spec, points, max_epochs=1, progress=False, teacher=None, device="cpu")
 
 
 def test_tasks_without_labels_to_learn_from_are_refused(scene, spec):
     cube, points = scene[0], scene[1].drop_duplicates("geometry")
-    options = {"max_epochs": 1, "progress": False, "device": "cpu"}
+    options = {"max_epochs": 1, "progress": False, "teacher": None, "device": "cpu"}
     with pytest.raises(
         PointsError, match="No point with valid imagery has a label of 'taxonomy'; give points with labels of every"
     ):
@@ -477,7 +506,15 @@ def test_an_early_end_stays_the_end(few, spec, tmp_path, monkeypatch):
         return {"loss": script[self.current_epoch], "accuracy": 0.5}
 
     monkeypatch.setattr(_Loop, "validated", validated)
-    options = {"max_epochs": 4, "patience": 1, "criterion": "loss", "progress": False, "device": "cpu", "directory": tmp_path}
+    options = {
+        "max_epochs": 4,
+        "patience": 1,
+        "criterion": "loss",
+        "progress": False,
+        "teacher": None,
+        "device": "cpu",
+        "directory": tmp_path,
+    }
     one = cube.miso.fit(spec, points, **options)
     assert epochs == [0, 1, 2]
     assert cube.miso.fit(spec, points, **options).sha256 == one.sha256
@@ -490,7 +527,7 @@ def test_an_early_end_stays_the_end(few, spec, tmp_path, monkeypatch):
 
 def test_numpys_numbers_are_numbers(few, spec, tmp_path):
     cube, points = few
-    model = cube.miso.fit(spec, points, max_epochs=np.int64(1), seed=np.int64(2), progress=False, device="cpu")
+    model = cube.miso.fit(spec, points, max_epochs=np.int64(1), seed=np.int64(2), progress=False, teacher=None, device="cpu")
     model.save(tmp_path / "model.safetensors")
     assert Model.load(tmp_path / "model.safetensors").record["seed"] == 2
 
@@ -506,7 +543,7 @@ def test_recipes_go_by_the_architecture():
 
 def test_frozen_backbones_keep_their_weights_and_others_learn(few, spec):
     cube, points = few
-    options = {"max_epochs": 1, "ema": 0.0, "progress": False, "device": "cpu"}
+    options = {"max_epochs": 1, "ema": 0.0, "progress": False, "teacher": None, "device": "cpu"}
     frozen = cube.miso.fit(spec, points, freeze=("sat",), seed=2, **options)
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -520,7 +557,7 @@ def test_frozen_backbones_keep_their_weights_and_others_learn(few, spec):
 
 def test_what_is_drawn_at_random_plays_its_part_and_repeats(scene, spec):
     cube, points = scene[0], scene[1][:150]
-    options = {"max_epochs": 1, "progress": False, "device": "cpu"}
+    options = {"max_epochs": 1, "progress": False, "teacher": None, "device": "cpu"}
     settings = ({}, {"dropout": 0.5}, {"jitter": 2.0}, {"augment": "flips"}, {"augment": "none"})
     found = [cube.miso.fit(spec, points, **options, **one).sha256 for one in settings]
     assert len(set(found)) == len(settings)
@@ -571,7 +608,7 @@ def test_the_schedule_warms_up_and_falls():
 def test_two_devices_share_the_steps(scene, spec):
     """DistributedDataParallel, here on two CPU processes: a run in the form it has on several GPUs."""
     cube, points = scene[0], scene[1][:150]
-    options = {"max_epochs": 1, "progress": False, "device": "cpu", "seed": 1, "learning_rate": 4e-3}
+    options = {"max_epochs": 1, "progress": False, "teacher": None, "device": "cpu", "seed": 1, "learning_rate": 4e-3}
     both = cube.miso.fit(contrasted(spec), points, devices=2, freeze=("sat",), **options)
     assert len(both.record["validation"]) == 1
     assert np.isfinite(both.record["validation"][0]["loss"])
@@ -584,7 +621,7 @@ def test_several_devices_need_a_script(scene, spec, monkeypatch):
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     cube, points = scene
     with pytest.raises(SpecError, match="devices=2 starts processes, which an interactive session cannot"):
-        cube.miso.fit(spec, points, devices=2, progress=False, device="cpu")
+        cube.miso.fit(spec, points, devices=2, progress=False, teacher=None, device="cpu")
 
 
 def test_temperatures_are_fitted_on_validation_points_and_applied(scene, fitted):
@@ -619,7 +656,14 @@ def test_class_weights_and_other_losses_learn(scene, spec):
     cube, points = scene
     tasks = (replace(PERMAFROST, loss="focal"), TAXONOMY)
     model = cube.miso.fit(
-        replace(spec, tasks=tasks), points, max_epochs=3, class_weight="balanced", learning_rate=4e-3, progress=False, device="cpu"
+        replace(spec, tasks=tasks),
+        points,
+        max_epochs=3,
+        class_weight="balanced",
+        learning_rate=4e-3,
+        progress=False,
+        teacher=None,
+        device="cpu",
     )
     losses = [epoch["loss"] for epoch in model.record["validation"]]
     assert min(losses) < losses[0]
@@ -634,14 +678,14 @@ def test_regressions_are_learnt_in_any_units(scene, loss, low):
     value = np.log(cube.red.values)[rows, columns]
     points = points.assign(carbon=low + 10 * (value - value.min()))
     spec = tiny_spec(tasks=(Task("carbon", "regression", units="g kg-1", loss=loss),))
-    model = cube.miso.fit(spec, points, max_epochs=6, learning_rate=4e-3, progress=False, device="cpu")
+    model = cube.miso.fit(spec, points, max_epochs=6, learning_rate=4e-3, progress=False, teacher=None, device="cpu")
     assert model.record["validation"][0]["loss"] < 3
     found = cube.miso.predict_at(model, points, device="cpu").carbon.compute()
     assert np.corrcoef(found, points.carbon)[0, 1] > 0.9
     assert float(found.mean()) == pytest.approx(points.carbon.mean(), abs=float(points.carbon.std()) / 2)
     refused = tiny_spec(tasks=(Task("carbon", "regression", loss="mse_log1p"),))
     with pytest.raises(PointsError, match="label of 'carbon' is -2, and its loss learns log"):
-        cube.miso.fit(refused, points.assign(carbon=-2.0), progress=False)
+        cube.miso.fit(refused, points.assign(carbon=-2.0), progress=False, teacher=None)
 
 
 def test_units_of_labels_change_no_map(scene, tmp_path):
@@ -654,7 +698,7 @@ def test_units_of_labels_change_no_map(scene, tmp_path):
 
     def learnt(labels, directory=None):
         inside = points.assign(soc=labels)[(rows < 60) & (columns < 60)]
-        options = {"max_epochs": 1, "learning_rate": 4e-3, "progress": False, "device": "cpu"}
+        options = {"max_epochs": 1, "learning_rate": 4e-3, "progress": False, "teacher": None, "device": "cpu"}
         return cube.miso.fit(spec, inside, directory=directory, **options)
 
     def mapped(labels, directory=None):
@@ -700,7 +744,7 @@ def test_validation_lies_apart_from_training(scene, spec, seed, monkeypatch):
     monkeypatch.setattr(module, "run", run)
     cube, points = scene
     with pytest.raises(Killed):
-        cube.miso.fit(spec, points, seed=seed, progress=False, device="cpu")
+        cube.miso.fit(spec, points, seed=seed, progress=False, teacher=None, device="cpu")
 
 
 def test_a_cube_larger_than_memory(tmp_path):

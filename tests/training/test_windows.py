@@ -14,7 +14,8 @@ from misoxr.cube.augment import AUGMENTATIONS, augmented, augmented_points
 from misoxr.cube.scaling import Scaling
 from misoxr.grid.geobox import geobox_of, locations
 from misoxr.spec.components import Augmentation
-from misoxr.training.windows import Draw, Labelled, TrainingWindows, read_cutouts
+from misoxr.training.cutouts import read_cutouts
+from misoxr.training.windows import Draw, Labelled, TrainingWindows
 from tests.conftest import make_cube, tiny_spec
 
 DRAW = Draw(size=8, unlabelled=0.0, labels=6, random=3, regular=4, augment="dihedral", power=0.5)

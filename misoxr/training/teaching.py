@@ -1,0 +1,231 @@
+"""Teach a network: estimators that are fitted to the points answer pixels of the whole cube, from which the network learns."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+
+from misoxr.cube.features import features_in, reach_of
+from misoxr.cube.scaling import Scaling
+from misoxr.errors import PointsError, SpecError
+from misoxr.model.calibration import Calibration, fit_temperature
+from misoxr.points.clusters import blocks_of, dealt
+from misoxr.spec import ModelSpec, Recipe, Task
+from misoxr.training.baselines import Baseline, Transfers, fit_table, is_balanced, prepared_baseline
+from misoxr.training.cutouts import Integers
+from misoxr.training.pixel_model import PixelModel
+from misoxr.training.windows import Array, Pool, TrainingWindows
+
+__all__ = ["Taught", "anywhere", "taught", "teachers_of"]
+
+AUTO = "vote-neighbourhood"
+"""The teacher of small models."""
+ANYWHERE, SIZE = 600, 64
+"""Cutouts from anywhere in the cube for a teacher to answer in, where windows have so many pixels a side; fewer of larger ones."""
+COVER = 4
+"""The most cutouts from anywhere, in cutouts that would tile the cube."""
+POOL, EACH = 80_000, 32
+"""Pixels that a teacher answers in all, and in each cutout at the least."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What teachers leave to a network: windows with a pool of their answers, their calibration, the classes' shares, and a record."""
+
+    data: TrainingWindows
+    calibration: Mapping[str, Calibration]
+    shares: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+
+def teachers_of(teacher: Any, spec: ModelSpec, *, seed: int = 0) -> list[Baseline]:
+    """Return a network's teachers; refuse what is none, before a cube is read.
+
+    "auto" is the vote of a forest and a logistic regression for models of less than the published width, and none for others.
+    """
+    if teacher is None or (isinstance(teacher, str) and teacher == "auto" and spec.width >= 1024):
+        return []
+    several = (
+        teacher if isinstance(teacher, list | tuple) else [AUTO if isinstance(teacher, str) and teacher == "auto" else teacher]
+    )
+    if not several:
+        raise SpecError("teacher is an empty list; give estimators, or None.")
+    for one in several:
+        if isinstance(one, ModelSpec):
+            raise SpecError(f"teacher is the network {one.name!r}; give an estimator of scikit-learn, or the name of a baseline.")
+    return [prepared_baseline(one, spec, seed=seed) for one in several]
+
+
+def anywhere(teachers: Sequence[Baseline], recipe: Recipe, spec: ModelSpec, geobox: GeoBox) -> int:
+    """Return how many cutouts from anywhere teachers need, at the least."""
+    if not teachers or not recipe.unlabelled:
+        return 0
+    size = spec.windows.size
+    tiles = math.prod(math.ceil(length / (2 * size)) for length in geobox.shape)
+    return min(math.ceil(ANYWHERE * min(1.0, (SIZE / size) ** 2)), COVER * tiles)
+
+
+def taught(
+    data: TrainingWindows,
+    train: Integers,
+    teachers: Sequence[Baseline],
+    *,
+    seed: int,
+    transfer: Transfers = "auto",
+    calibrate: bool = True,
+) -> Taught:
+    """Fit teachers on the training points, and have them answer a pool of pixels.
+
+    Parameters
+    ----------
+    data : TrainingWindows
+        Windows around the points, and from anywhere.
+    train : array
+        The points to learn from; no other label is looked at.
+    teachers : sequence of Baseline
+        Their answers are averaged.
+    seed : int
+        Seed of estimators and pool.
+    transfer : {"auto", False}
+        As for :func:`misoxr.training.baselines.fit_baseline`.
+    calibrate : bool
+        Whether to fit temperatures, for which teachers are fitted five times more.
+    """
+    scalings = {method: _scaling(data, method, seed) for method in {teacher.scaling for teacher in teachers}}
+    rows, columns = data.labelled.rows[train], data.labelled.columns[train]
+    labels = {name: values[train] for name, values in data.labelled.labels.items()}
+    tables = [_features(data, one, scalings[one.scaling], data.cutouts.cutout[train], rows, columns) for one in teachers]
+
+    def fitted(chosen: Any) -> list[PixelModel]:
+        known = {name: np.where(chosen, values, np.nan) for name, values in labels.items()}
+        pairs = zip(teachers, tables, strict=True)
+        return [
+            fit_table(one, data.spec, table, known, scalings[one.scaling], seed=seed, transfer=transfer) for one, table in pairs
+        ]
+
+    models = fitted(np.ones(len(train), dtype=bool))
+    cutout, rows, columns = _pixels(data, max(reach_of(teacher.features) for teacher in teachers), seed)
+    answers, valid = _answers(data, models, cutout, rows, columns)
+    answers = _bounded(data.spec, answers, labels)
+    first = np.searchsorted(cutout[valid], np.arange(len(data.cutouts.file) + 1))
+    pool = Pool(first, rows[valid], columns[valid], _by_task(data.spec, answers[valid]))
+    classes = [task for task in data.spec.tasks if task.kind != "regression"]
+    foretold = _foretold(data, train, labels, tables, fitted) if calibrate and classes else {}
+    calibration = {task.name: _calibrated(task, foretold[task.name], labels[task.name]) for task in classes if foretold}
+    shares = {task.name: _prior(teachers, task, labels[task.name]) for task in classes}
+    record = {"estimators": [dict(model.record) for model in models], "pixels": int(valid.sum())}
+    return Taught(replace(data, pool=pool), calibration, shares, record)
+
+
+def _prior(teachers: Sequence[Baseline], task: Task, labels: Any) -> Any:
+    """Return the shares of classes that teachers take for granted: alike where they are balanced, else those of the labels."""
+    counts = np.bincount(labels[np.isfinite(labels)].astype(int), minlength=len(task.classes))
+    parts = [
+        (counts > 0) / (counts > 0).sum() if is_balanced(one.estimator_of(task)) else counts / counts.sum() for one in teachers
+    ]
+    return np.mean(parts, axis=0)
+
+
+def _bounded(spec: ModelSpec, answers: Array, labels: Mapping[str, Any]) -> Array:
+    """Keep the values of regressions within those of the labels: a linear teacher goes on beyond, even to values without a logarithm."""
+    ends = [
+        (np.nanmin(labels[task.name]), np.nanmax(labels[task.name])) if task.kind == "regression" else (0, 1) for task in spec.tasks
+    ]
+    low, high = np.repeat(ends, [task.outputs for task in spec.tasks], axis=0).T
+    return np.clip(answers, low, high).astype("float32")
+
+
+def _foretold(
+    data: TrainingWindows,
+    train: Integers,
+    labels: Mapping[str, Any],
+    tables: Sequence[Array],
+    fitted: Callable[[Any], list[PixelModel]],
+) -> dict[str, Array]:
+    """Return what teachers answer at points of blocks that they were not fitted to.
+
+    NaN where too few labels are left to fit them, and where the label is of a class that none of these has: they cannot answer it.
+    """
+    size = 4 * data.spec.windows.size * data.spec.pixel_size
+    answers = np.full((len(train), sum(task.outputs for task in data.spec.tasks)), np.nan, "float32")
+    for test in _blocks(data.labelled.xy[train], size):
+        with suppress(PointsError, ValueError):  # estimators have bounds of their own on the number of points
+            models = fitted(~test)
+            answers[test] = np.mean([m.answer(t[:-1, test].T) for m, t in zip(models, tables, strict=True)], axis=0)
+        for task, answered in zip(data.spec.tasks, _by_task(data.spec, answers).values(), strict=True):
+            if task.kind != "regression":
+                answered[test & ~np.isin(labels[task.name], labels[task.name][~test])] = np.nan
+    return _by_task(data.spec, answers)
+
+
+def _blocks(xy: Any, size: float, count: int = 5) -> list[Any]:
+    """Part points in sets of whole square blocks, which are halved until there are enough: a mask of each set's points."""
+    blocks, counts = blocks_of(xy, size)
+    while len(counts) < count and len(counts) < len(np.unique(xy, axis=0)):
+        size /= 2
+        blocks, counts = blocks_of(xy, size)
+    numbers = dealt(blocks, min(count, len(counts)), seed=0)
+    return [numbers == number for number in np.unique(numbers)]
+
+
+def _calibrated(task: Task, answers: Array, labels: Any) -> Calibration:
+    """Fit a task's temperature on probabilities (point, output), where there are any."""
+    bounded = np.clip(answers.astype("float64"), 1e-6, 1 - 1e-6)
+    logits = np.log(bounded) if task.kind == "multiclass" else np.log(bounded) - np.log1p(-bounded)
+    return Calibration(fit_temperature(task, logits, np.where(np.isfinite(logits[:, 0]), labels, np.nan)))
+
+
+def _by_task(spec: ModelSpec, answers: Array) -> dict[str, Array]:
+    """Part columns (pixel, output) by task."""
+    ends = np.cumsum([0, *(task.outputs for task in spec.tasks)]).tolist()
+    return {task.name: answers[:, start:stop] for task, start, stop in zip(spec.tasks, ends, ends[1:], strict=False)}
+
+
+def _scaling(data: TrainingWindows, method: str, seed: int) -> Scaling | None:
+    if method == "none":
+        return None
+    return Scaling.fit(data.spec, data.cutouts.pixels(200_000, np.random.default_rng(seed)), method)
+
+
+def _features(data: TrainingWindows, teacher: Any, scaling: Scaling | None, cutout: Integers, rows: Any, columns: Any) -> Array:
+    """Return a teacher's features (feature + 1, pixel) of pixels in cutouts."""
+    kind, order = teacher.features, np.argsort(cutout, kind="stable")
+    parts = []
+    for mine in np.split(order, np.flatnonzero(np.diff(cutout[order])) + 1):
+        row, column = (np.floor(part[mine]).astype("int64") for part in (rows, columns))
+        squares = data.cutouts.squares(int(cutout[mine[0]]), row, column, reach_of(kind))
+        parts.append(features_in(kind, scaling, data.spec, squares, data.geobox, row, column))
+    table = np.concatenate(parts, axis=1)
+    found = np.empty_like(table)
+    found[:, order] = table
+    return found
+
+
+def _pixels(data: TrainingWindows, reach: int, seed: int) -> tuple[Integers, Any, Any]:
+    """Draw pixels in every cutout, but for those whose neighbourhood the cutout does not hold: cutout, row and column of their centres."""
+    file, rng = data.cutouts.file, np.random.default_rng([seed, 3])
+    each = max(EACH, -(-POOL // len(file)))
+    drawn = []
+    for start, length, whole in zip(file.starts.T, file.shape[1:], data.geobox.shape, strict=True):
+        low = np.where(start > 0, start + reach, start)
+        high = np.where(start + length < whole, start + length - reach, start + length)
+        low, high = np.where(high > low, low, start), np.where(high > low, high, start + length)
+        drawn.append(rng.integers(low[:, None], high[:, None], (len(file), each)).ravel() + 0.5)
+    return np.repeat(np.arange(len(file)), each), drawn[0], drawn[1]
+
+
+def _answers(data: TrainingWindows, fitted: Sequence[PixelModel], cutout: Integers, rows: Any, columns: Any) -> tuple[Array, Any]:
+    """Return the mean of what models answer at pixels (pixel, output), and which pixels have valid input."""
+    total: Any = 0.0
+    valid = np.ones(len(cutout), dtype=bool)
+    for model in fitted:
+        table = _features(data, model, model.scaling, cutout, rows, columns)
+        valid = table[-1] > 0
+        answers = np.full((len(cutout), sum(task.outputs for task in data.spec.tasks)), np.nan, "float32")
+        answers[valid] = model.answer(table[:-1, valid].T)
+        total = total + answers
+    return (total / len(fitted)).astype("float32"), valid
