@@ -157,7 +157,6 @@ def test_the_shares_of_a_balanced_teacher_are_alike(scene, spec):
 
 @pytest.mark.parametrize(("size", "shape", "most"), [(64, (1500, 1500), 600), (256, (20_000, 20_000), 38), (64, (128, 128), 4)])
 def test_places_from_anywhere_are_bounded_in_pixels_and_by_the_cube(spec, monkeypatch, size, shape, most):
-    monkeypatch.undo()
     geobox = GeoBox(shape, Affine(20, 0, 0, 0, -20, 0), "EPSG:3338")
     spec = replace(spec, windows=WindowSpec(size, size, size // 2))
     recipe, teachers = Recipe.of(spec, taught=True), [baseline("rf-11")]
@@ -235,6 +234,44 @@ def test_rare_classes_and_places_do_not_stop_it(scene, spec):
     rare = points.iloc[:12].assign(permafrost=[1.0, 1.0, *[0.0] * 10], taxonomy=["Gelisols"] * 11 + ["Histosols"])
     model = cube.miso.fit(spec, rare, max_epochs=1, steps=2, **QUICK)
     assert set(model.calibration) == {"permafrost", "taxonomy"}
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of an epoch."""
+
+
+def test_a_killed_run_of_a_taught_network_goes_on_as_if_nothing_had_been(scene, spec, tmp_path, monkeypatch):
+    from misoxr.training.loop import _Loop
+
+    cube, points = scene
+    options = {"max_epochs": 3, "steps": 9, **QUICK}
+    whole = cube.miso.fit(spec, points, **options)
+    assert cube.miso.fit(spec, points, workers=2, **options).sha256 == whole.sha256
+
+    def killed(self, batch, index):
+        if (self.current_epoch, index) == (1, 2):
+            raise Killed
+        return step(self, batch, index)
+
+    step = _Loop.training_step
+    monkeypatch.setattr(_Loop, "training_step", killed)
+    with pytest.raises(Killed):
+        cube.miso.fit(spec, points, directory=tmp_path, **options)
+    monkeypatch.undo()
+    assert cube.miso.fit(spec, points, directory=tmp_path, **options).sha256 == whole.sha256
+
+
+def test_two_devices_share_the_steps_of_a_taught_network(scene, spec):
+    cube, points = scene
+    both = cube.miso.fit(spec, points, devices=2, max_epochs=1, steps=4, **QUICK)
+    assert both.record["validation"] == []
+    assert both.sha256 != cube.miso.fit(spec, points, max_epochs=1, steps=4, **QUICK).sha256
+
+
+def test_bfloat16_learns_what_a_teacher_says(scene, spec):
+    cube, points = scene
+    model = cube.miso.fit(spec, points, precision="bfloat16", max_epochs=1, steps=2, **QUICK)
+    assert all(bool(values.isfinite().all()) for values in model.network.state_dict().values())
 
 
 def test_a_stopped_run_goes_on_with_the_same_teacher(scene, spec, tmp_path):
