@@ -108,8 +108,15 @@ def taught(
         ]
 
     models = fitted(np.ones(len(train), dtype=bool))
-    cutout, rows, columns = _pixels(data, max(reach_of(teacher.features) for teacher in teachers), seed)
-    answers, valid = _answers(data, models, cutout, rows, columns)
+    drawn = _pixels(data, max(reach_of(teacher.features) for teacher in teachers), seed)
+    own = np.argsort(data.cutouts.cutout[train], kind="stable")
+    pixels = data.cutouts.cutout[train][own], np.floor(rows[own]) + 0.5, np.floor(columns[own]) + 0.5
+    answers, valid = _answers(data, models, *drawn)
+    if valid.any():
+        pixels = drawn
+    else:  # a cube with hardly a valid pixel beside the points' own
+        answers, valid = _answers(data, models, *pixels)
+    cutout, rows, columns = pixels
     answers = _bounded(data.spec, answers, labels)
     first = np.searchsorted(cutout[valid], np.arange(len(data.cutouts.file) + 1))
     pool = Pool(first, rows[valid], columns[valid], _by_task(data.spec, answers[valid]))
@@ -226,6 +233,7 @@ def _answers(data: TrainingWindows, fitted: Sequence[PixelModel], cutout: Intege
         table = _features(data, model, model.scaling, cutout, rows, columns)
         valid = table[-1] > 0
         answers = np.full((len(cutout), sum(task.outputs for task in data.spec.tasks)), np.nan, "float32")
-        answers[valid] = model.answer(table[:-1, valid].T)
+        if valid.any():
+            answers[valid] = model.answer(table[:-1, valid].T)
         total = total + answers
     return (total / len(fitted)).astype("float32"), valid

@@ -6,6 +6,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -226,6 +227,16 @@ def test_values_of_a_teacher_stay_within_those_of_the_labels(scene, windows):
     data = replace(windows, spec=replace(windows.spec, tasks=(carbon,)), labelled=replace(windows.labelled, labels=labels))
     answers = taught(data, np.arange(90), [Baseline(LinearRegression())], seed=0).data.pool.answers["carbon"]
     assert (answers.min(), answers.max() <= 90) == (0, True)
+
+
+def test_a_cube_with_valid_pixels_at_the_points_alone_is_taught(scene, spec):
+    cube, points = scene
+    rows, columns = ((1_500_000 - points.geometry.y) // 20).astype(int), ((points.geometry.x - 300_000) // 20).astype(int)
+    seen = np.zeros((120, 130), dtype=bool)
+    seen[rows.iloc[:6], columns.iloc[:6]] = True
+    sparse = cube.where(xr.DataArray(seen, dims=("y", "x")))
+    model = sparse.miso.fit(spec, points.iloc[:6].assign(permafrost=[0.0, 1.0] * 3), max_epochs=1, steps=2, **QUICK)
+    assert model.record["teacher"]["pixels"] >= 1
 
 
 def test_rare_classes_and_places_do_not_stop_it(scene, spec):
