@@ -171,7 +171,7 @@ def transfer_labels(points: gpd.GeoDataFrame, tasks: Sequence[Task]) -> gpd.GeoD
     Returns
     -------
     GeoDataFrame
-        The points with missing labels filled where they are told, and a column ``<task>_weight`` for each task. The tables are in
+        The points with missing labels filled where they are told, classes by their names, and a column ``<task>_weight`` for each task. The tables are in
         ``attrs["transfer"]``.
 
     Raises
@@ -189,14 +189,10 @@ def transfer_labels(points: gpd.GeoDataFrame, tasks: Sequence[Task]) -> gpd.GeoD
     filled, weights = transferred(labels, tables)
     out = points.copy()
     for task in tasks:
-        new = np.isfinite(filled[task.name]) & ~np.isfinite(labels[task.name])
-        column = points[task.name].astype(object) if task.name in points else np.full(len(points), None, dtype=object)
-        values = (
-            filled[task.name]
-            if task.kind == "regression"
-            else [task.classes[int(code)] if one else None for code, one in zip(filled[task.name], new, strict=True)]
-        )
-        out[task.name] = np.where(new, np.array(values, dtype=object), column)
+        values = filled[task.name]
+        if task.kind != "regression":  # all by name: names beside codes would be refused
+            values = np.array([task.classes[int(code)] if np.isfinite(code) else None for code in values], dtype=object)
+        out[task.name] = values
         out[f"{task.name}_weight"] = weights[task.name]
     out.attrs["transfer"] = [table.to_dict() for table in tables]
     return out

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misoxr.points import transfer_labels
+from misoxr.points.read import encode
 from misoxr.points.transfer import Transfer, transferred, transfers
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 
@@ -126,7 +127,8 @@ def test_points_get_names_weights_and_the_table():
     assert filled.taxonomy.iloc[61] is None
     assert filled.permafrost_weight.iloc[60] > 0.6
     assert filled.permafrost_weight.iloc[61] == 0
-    assert filled.permafrost.iloc[0] is True
+    assert set(filled.permafrost.iloc[:60]) == {"present", "absent"}
+    np.testing.assert_array_equal(encode(filled, [PERMAFROST])["permafrost"][:60], [1.0] * 30 + [0.0] * 30)
     assert list(filled.site) == list(range(62))
     assert "permafrost_weight" not in points
     (table,) = filled.attrs["transfer"]
