@@ -63,7 +63,7 @@ class Scores:
         differences = self.differences()
         if differences.empty:
             return told
-        return f"{told}\nLess the best baseline, with the standard error over folds\n{_in_words(differences).to_string()}"
+        return f"{told}\nLess the best baseline: means of the differences in each fold, with their standard error over folds\n{_in_words(differences).to_string()}"
 
     @property
     def models(self) -> list[str]:
