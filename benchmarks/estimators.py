@@ -36,9 +36,9 @@ def prepare(folder: Path, pixels: int, trees: int) -> None:
     from scipy.ndimage import gaussian_filter
     from sklearn.ensemble import RandomForestClassifier
 
+    from misoxr.estimators.baselines import PixelModel
     from misoxr.grid.geobox import assign
     from misoxr.spec import COVARIATES, SENTINEL2, ModelSpec
-    from misoxr.training.baselines import PixelModel
 
     rng = np.random.default_rng(0)
     bands = (*SENTINEL2, *COVARIATES)

@@ -26,10 +26,10 @@ import xarray as xr
 from experiment import json_line, paired, table, with_averages, workers
 
 from misoxr import BlockKFold, KFold, ModelSpec, PredefinedFolds
+from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import SENTINEL2, Band, EncoderSpec, LocationSpec, LossSpec, Task
-from misoxr.training.baselines import Baseline, baseline
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from real_scene import cache_directory, download

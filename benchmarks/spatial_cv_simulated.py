@@ -29,14 +29,14 @@ from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
 from misoxr import BlockKFold, ClusterKFold, KFold, simulate
+from misoxr.cube.presets import spec_for
 from misoxr.errors import MisoxrWarning
+from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
 from misoxr.points.folds import PredefinedFolds
 from misoxr.points.read import place
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, SOIL_ORDERS, LossSpec
-from misoxr.training.baselines import Baseline, baseline
-from misoxr.training.presets import spec_for
 
 REMOTE, REMOTE_PIXELS = 10_000.0, 4000
 FAR_FOLDS = BlockKFold(20_000, buffer=10_000)

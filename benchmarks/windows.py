@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from misoxr import simulate
+from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling
 from misoxr.grid.windows import plan
 from misoxr.model.checkpoint import Model
 from misoxr.model.inference import answer, inference
 from misoxr.model.network import Miso
 from misoxr.spec import WindowSpec
-from misoxr.training.presets import spec_for
 
 
 def variants(size: int, read: int) -> dict[str, WindowSpec]:

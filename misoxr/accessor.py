@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from icechunk import Repository
 
     from misoxr.cube.scaling import Scaling
+    from misoxr.estimators.pixel_model import PixelModel
     from misoxr.evaluation.scores import Scores
     from misoxr.io.plan import Plan
     from misoxr.model.checkpoint import Model
     from misoxr.spec import ModelSpec, WindowSpec
-    from misoxr.training.pixel_model import PixelModel
 
 __all__ = ["MisoAccessor"]
 
@@ -93,7 +93,7 @@ class MisoAccessor:
         **settings: Any,
     ) -> "Model | PixelModel":
         """Train a model or a baseline on labelled points."""
-        from misoxr.training.baselines import fit_estimator, is_baseline
+        from misoxr.estimators.baselines import fit_estimator, is_baseline
 
         common = {"val": val, "seed": seed, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like}
         common |= {"pretrained": pretrained, "calibrate": calibrate}

@@ -44,7 +44,8 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _small_teacher() -> Iterator[None]:
     """Let the teacher of small models have few trees and answer few pixels: training is then quick, and teaching is what it is."""
-    from misoxr.training import catalogue, teaching
+    from misoxr.estimators import catalogue
+    from misoxr.training import teaching
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalogue, "TREES", 12)

@@ -17,9 +17,9 @@ import xarray as xr
 
 from misoxr._version import __version__
 from misoxr.errors import SpecError, StoreError, require
+from misoxr.estimators.baselines import Baseline
 from misoxr.grid.geobox import geobox_of
 from misoxr.model.files import sha256_of
-from misoxr.training.baselines import Baseline
 
 __all__ = ["Cache", "Unit", "digest", "fingerprint"]
 

@@ -22,6 +22,7 @@ from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, did_you_mean, flush, gathered, note
+from misoxr.estimators.baselines import is_baseline
 from misoxr.evaluation.cache import Cache, Unit, digest, fingerprint
 from misoxr.evaluation.estimators import check_models, common_tasks, estimators_of, specs_of
 from misoxr.evaluation.scores import Scores, stacked
@@ -33,7 +34,6 @@ from misoxr.points.read import encode, place, read_points, regions_of, simulated
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_whole
-from misoxr.training.baselines import is_baseline
 from misoxr.training.fit import fit
 from misoxr.training.settings import check_held, held_out
 from misoxr.training.teaching import teachers_of

@@ -8,10 +8,10 @@ import geopandas as gpd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
+from misoxr.cube.presets import spec_for
 from misoxr.errors import SpecError
+from misoxr.estimators.baselines import Baseline, is_baseline, prepared_baseline
 from misoxr.spec import ModelSpec, Recipe, Task
-from misoxr.training.baselines import Baseline, is_baseline, prepared_baseline
-from misoxr.training.presets import spec_for
 from misoxr.training.settings import check_room, prepared
 
 __all__ = ["check_models", "common_tasks", "estimators_of", "specs_of"]

@@ -5,10 +5,10 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from misoxr.errors import SpecError
+from misoxr.estimators.pixel_model import PixelModel
 from misoxr.model.files import fetch, holds_estimators
 from misoxr.spec import PRESETS
 from misoxr.spec.presets import BASELINES
-from misoxr.training.pixel_model import PixelModel
 
 if TYPE_CHECKING:
     from misoxr.model.checkpoint import Model
@@ -20,7 +20,7 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Mod
     """Load a network or fitted estimators from a file. The file's content says which, not its name.
 
     A network is a safetensors file, and fitted estimators are a skops file. Nothing is unpickled. A skops file may hold types of a list
-    (``misoxr.training.estimator_files.ALLOWED``): scikit-learn's own, and values of NumPy and Python.
+    (``misoxr.estimators.files.ALLOWED``): scikit-learn's own, and values of NumPy and Python.
 
     Parameters
     ----------

@@ -18,6 +18,7 @@ from misoxr.cube.check import check, named
 from misoxr.cube.stack import chunks_of, stack, stack_with_halo
 from misoxr.cube.variables import variables
 from misoxr.errors import SpecError, gathered, note
+from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import assign, lattice_offset, locations
 from misoxr.grid.windows import Axis, Plan, plan
 from misoxr.mapping.ensemble import averaged
@@ -26,7 +27,6 @@ from misoxr.mapping.provenance import attributes
 from misoxr.spec import ModelSpec, Task, WindowSpec
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number, is_whole
-from misoxr.training.pixel_model import PixelModel
 
 if TYPE_CHECKING:
     from misoxr.model.checkpoint import Address, Model

@@ -19,6 +19,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.stack import stack
 from misoxr.cube.variables import variables
 from misoxr.errors import PointsError, gathered, note
+from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import assign, pixels
 from misoxr.grid.windows import Cut, cuts
 from misoxr.mapping.ensemble import averaged
@@ -27,7 +28,6 @@ from misoxr.mapping.predict import Job, Settings, dtype_of, layers_of, pixel_ban
 from misoxr.mapping.provenance import attributes
 from misoxr.points.read import coordinates
 from misoxr.spec import ModelSpec, WindowSpec
-from misoxr.training.pixel_model import PixelModel
 
 if TYPE_CHECKING:
     from misoxr.model.checkpoint import Model

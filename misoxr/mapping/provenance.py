@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from misoxr._version import __version__
+from misoxr.estimators.pixel_model import PixelModel
 from misoxr.spec import WindowSpec
-from misoxr.training.pixel_model import PixelModel
 
 if TYPE_CHECKING:
     from misoxr.model.checkpoint import Model

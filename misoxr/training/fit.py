@@ -18,9 +18,12 @@ from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
 from misoxr.cube.check import check, check_dataset, named
+from misoxr.cube.cutouts import PointCutouts, read_cutouts
+from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.errors import SpecError, StoreError, flush, gathered, note
+from misoxr.estimators.baselines import PixelModel, Transfers, fit_estimator, is_baseline, refuse_unseen
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import sha256_of
@@ -28,18 +31,16 @@ from misoxr.model.inference import logits_at
 from misoxr.model.network import Miso
 from misoxr.model.published import load_backbone
 from misoxr.paths import expanded
+from misoxr.points.labelled import Labelled
 from misoxr.points.read import read_points, simulated
 from misoxr.spec import ModelSpec
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number
-from misoxr.training.baselines import PixelModel, Transfers, fit_estimator, is_baseline, refuse_unseen
 from misoxr.training.batches import draw_of
-from misoxr.training.cutouts import PointCutouts, read_cutouts
 from misoxr.training.loop import centre, run, standardised
-from misoxr.training.presets import spec_for
 from misoxr.training.settings import check_held, check_room, held_out, prepared
 from misoxr.training.teaching import anywhere, taught, teachers_of
-from misoxr.training.windows import Labelled, TrainingWindows
+from misoxr.training.windows import TrainingWindows
 
 __all__ = ["fit", "spec_for"]
 
@@ -85,8 +86,8 @@ def fit(
         The cube, as for :func:`misoxr.mapping.predict.predict`; lazy or not, of any size.
     estimator : ModelSpec, str, Baseline or scikit-learn estimator
         What to fit. A preset's name ("miso-nano", "miso-small", "miso-base") builds a specification for the cube and the points
-        (:func:`misoxr.training.presets.spec_for`); give a :class:`misoxr.ModelSpec` to choose every part. A baseline is given by name
-        ("rf-11", "rf-neighbourhood", ...), as a :class:`misoxr.training.baselines.Baseline` or as a scikit-learn estimator; it learns from
+        (:func:`misoxr.cube.presets.spec_for`); give a :class:`misoxr.ModelSpec` to choose every part. A baseline is given by name
+        ("rf-11", "rf-neighbourhood", ...), as a :class:`misoxr.estimators.baselines.Baseline` or as a scikit-learn estimator; it learns from
         all points, and of the arguments below it takes ``seed``, ``transfer``, ``scaling`` and ``like``.
     points : GeoDataFrame
         From :func:`misoxr.read_points`, with a column of labels for each task, named after it. Points without valid imagery are left
@@ -100,7 +101,7 @@ def fit(
         ``workers``.
     teacher : {"auto", None}, str, Baseline, scikit-learn estimator or list of these, optional
         What a network learns from. Several teachers are averaged. "auto" is "vote-neighbourhood" for small networks
-        (:func:`misoxr.training.baselines.baseline`), and None for those of the published width. None: the labels themselves.
+        (:func:`misoxr.estimators.baselines.baseline`), and None for those of the published width. None: the labels themselves.
     transfer : {"auto", False}, optional
         Whether teachers and baselines also learn labels that a point's other labels tell, such as permafrost by the soil order
         (:func:`misoxr.points.transfer_labels`). Estimators learn them by their certainty; those whose ``fit`` takes no weights do not.

@@ -10,13 +10,13 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube.scaling import METHODS, Scaling
 from misoxr.errors import GridError, PointsError, SpecError, did_you_mean
+from misoxr.estimators.baselines import check_labels, check_transfer
 from misoxr.model.files import fetch
 from misoxr.model.inference import choose_device, choose_precision
 from misoxr.model.published import check_backbone
 from misoxr.points.folds import separate
 from misoxr.spec import ModelSpec, Recipe
 from misoxr.spec.numbers import is_number, is_whole
-from misoxr.training.baselines import check_labels, check_transfer
 from misoxr.training.loop import Hardware
 from misoxr.training.teaching import teachers_of
 

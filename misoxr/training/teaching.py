@@ -12,13 +12,12 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.features import features_in, reach_of
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import PointsError, SpecError
+from misoxr.estimators.baselines import Baseline, Transfers, fit_table, is_balanced, prepared_baseline
+from misoxr.estimators.pixel_model import PixelModel
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.points.clusters import blocks_of, dealt
 from misoxr.spec import ModelSpec, Recipe, Task
-from misoxr.training.baselines import Baseline, Transfers, fit_table, is_balanced, prepared_baseline
-from misoxr.training.cutouts import Integers
-from misoxr.training.pixel_model import PixelModel
-from misoxr.training.windows import Array, Pool, TrainingWindows
+from misoxr.training.windows import Array, Integers, Pool, TrainingWindows
 
 __all__ = ["Taught", "anywhere", "taught", "teachers_of"]
 
@@ -91,7 +90,7 @@ def taught(
     seed : int
         Seed of estimators and pool.
     transfer : {"auto", False}
-        As for :func:`misoxr.training.baselines.fit_baseline`.
+        As for :func:`misoxr.estimators.baselines.fit_baseline`.
     calibrate : bool
         Whether to fit temperatures, for which teachers are fitted five times more.
     """

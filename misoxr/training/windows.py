@@ -3,22 +3,21 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.augment import AUGMENTATIONS, augmented, augmented_points
+from misoxr.cube.cutouts import PointCutouts
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.grid.geobox import locations
-from misoxr.points.read import encode, place
+from misoxr.points.labelled import Labelled
 from misoxr.spec import ModelSpec
 from misoxr.spec.components import Augmentation
-from misoxr.training.cutouts import PointCutouts
 
-__all__ = ["Draw", "Labelled", "Pool", "TrainingWindows"]
+__all__ = ["Draw", "Pool", "TrainingWindows"]
 
 MET = 2048
 """The least number of windows from which is estimated how often training meets each label."""
@@ -27,39 +26,6 @@ Array = npt.NDArray[np.float32]
 Batch = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Points of a cube with at least one label."""
-
-    rows: Floats
-    columns: Floats
-    xy: Floats
-    labels: Mapping[str, Floats]
-
-    @classmethod
-    def of(cls, points: gpd.GeoDataFrame, spec: ModelSpec, geobox: GeoBox) -> Self:
-        """Place points on the grid and encode their labels."""
-        placed, rows, columns = place(points, geobox)
-        labels = encode(placed, spec.tasks)
-        known = np.any([np.isfinite(values) for values in labels.values()], axis=0)
-        xy = np.stack([placed.geometry.x, placed.geometry.y], axis=-1)[known]
-        return cls(rows[known], columns[known], xy, {name: values[known] for name, values in labels.items()})
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def only(self, mask: npt.NDArray[np.bool_]) -> Self:
-        """Return some of the points."""
-        labels = {name: values[mask] for name, values in self.labels.items()}
-        return type(self)(self.rows[mask], self.columns[mask], self.xy[mask], labels)
-
-    def joined(self, other: Self) -> Self:
-        """Return these points and the others behind them."""
-        labels = {name: np.concatenate([values, other.labels[name]]) for name, values in self.labels.items()}
-        rows, columns = np.concatenate([self.rows, other.rows]), np.concatenate([self.columns, other.columns])
-        return type(self)(rows, columns, np.concatenate([self.xy, other.xy]), labels)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from misoxr.mapping.ensemble import averaged
 from misoxr.model.calibration import Calibration, fit_temperature, prevalence_bias
 from misoxr.spec import PERMAFROST, Band, EncoderSpec, LocationSpec, Modality, Task
 from misoxr.spec.standardisation import Standardisation
-from misoxr.training.baselines import Baseline, baseline
-from misoxr.training.presets import spec_for
+from misoxr.estimators.baselines import Baseline, baseline
+from misoxr.cube.presets import spec_for
 
 image = xr.open_zarr("cube.zarr", decode_coords="all", chunks={})
 cube = image.drop_vars("spatial_ref").expand_dims(time=pd.to_datetime(["2019-07-01", "2023-08-01"])).assign_coords(spatial_ref=image.spatial_ref)

@@ -19,6 +19,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import misoxr.evaluation.cross_validate as module
 from misoxr.errors import CheckpointError, MisoxrWarning, PointsError, SpecError, StoreError
+from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
 from misoxr.io.layout import open_maps
@@ -28,7 +29,6 @@ from misoxr.model import checkpoint
 from misoxr.points.folds import BlockKFold, ClusterKFold, PredefinedFolds
 from misoxr.points.read import place
 from misoxr.spec import PERMAFROST, TAXONOMY, Modality, Task, WindowSpec
-from misoxr.training.baselines import Baseline, baseline
 from misoxr.training.fit import fit
 from misoxr.training.settings import held_out
 from tests.training.test_fit import scene  # noqa: F401

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
+from misoxr.cube.presets import spec_for
 from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError, StoreError
 from misoxr.model.checkpoint import Model
 from misoxr.model.network import Miso
 from misoxr.spec import PERMAFROST, TAXONOMY, EncoderSpec, LossSpec, ModelSpec, Recipe, Task, WindowSpec
-from misoxr.training.presets import spec_for
 from misoxr.training.windows import Draw
 from tests.conftest import make_cube, tiny_spec
 

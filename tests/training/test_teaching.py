@@ -14,18 +14,19 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.features import features
 from misoxr.cube.scaling import Scaling
 from misoxr.cube.stack import stack
 from misoxr.errors import PointsError, SpecError
+from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.grid.geobox import geobox_of
 from misoxr.model.losses import task_loss
+from misoxr.points.labelled import Labelled
 from misoxr.spec import PERMAFROST, TAXONOMY, Recipe, Task, WindowSpec
 from misoxr.training import teaching
-from misoxr.training.baselines import Baseline, baseline
-from misoxr.training.cutouts import read_cutouts
 from misoxr.training.teaching import taught, teachers_of
-from misoxr.training.windows import Labelled, TrainingWindows
+from misoxr.training.windows import TrainingWindows
 from tests.conftest import make_cube, tiny_spec
 
 QUICK = {"progress": False, "device": "cpu"}

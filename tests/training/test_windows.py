@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from misoxr.cube.augment import AUGMENTATIONS, augmented, augmented_points
+from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.scaling import Scaling
 from misoxr.grid.geobox import geobox_of, locations
+from misoxr.points.labelled import Labelled
 from misoxr.spec.components import Augmentation
-from misoxr.training.cutouts import read_cutouts
-from misoxr.training.windows import Draw, Labelled, TrainingWindows
+from misoxr.training.windows import Draw, TrainingWindows
 from tests.conftest import make_cube, tiny_spec
 
 DRAW = Draw(size=8, unlabelled=0.0, labels=6, random=3, regular=4, augment="dihedral", power=0.5)

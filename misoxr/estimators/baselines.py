@@ -13,21 +13,21 @@ import xarray as xr
 from misoxr._version import __version__
 from misoxr.clusters import computed
 from misoxr.cube.check import check, check_dataset, named
+from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.features import Features, features_at
+from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import METHODS, Scaling
 from misoxr.cube.stack import stack
 from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, gathered, note, require
+from misoxr.estimators.catalogue import FEATURES, classifier_and_regressor
+from misoxr.estimators.pixel_model import PixelModel
+from misoxr.points.labelled import Labelled
 from misoxr.points.read import read_points, simulated
 from misoxr.points.transfer import transferred, transfers
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.numbers import is_whole
 from misoxr.spec.presets import BASELINES
 from misoxr.spec.standardisation import Standardisation
-from misoxr.training.catalogue import FEATURES, classifier_and_regressor
-from misoxr.training.cutouts import read_cutouts
-from misoxr.training.pixel_model import PixelModel
-from misoxr.training.presets import spec_for
-from misoxr.training.windows import Labelled
 
 __all__ = [
     "Baseline",
@@ -325,9 +325,7 @@ def prepared_baseline(
         raise SpecError(f"A baseline has no settings {sorted(settings)}; it takes seed, scaling, like and transfer alone.{hint}")
     check_transfer(transfer)
     if not isinstance(spec, ModelSpec):
-        raise SpecError(
-            f"like is {spec!r}; give a ModelSpec, such as misoxr.training.presets.spec_for makes for a cube and points."
-        )
+        raise SpecError(f"like is {spec!r}; give a ModelSpec, such as misoxr.cube.presets.spec_for makes for a cube and points.")
     if not is_whole(seed) or not 0 <= int(seed) < 2**32:
         raise SpecError(f"The seed is {seed!r}; scikit-learn takes whole numbers from 0 to 2**32 - 1.")
     known = baseline(estimator, seed=int(seed)) if isinstance(estimator, str) else estimator

@@ -18,12 +18,12 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.features import Features, features, features_at, scaled, width
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.errors import CheckpointError, MisoxrError, SpecError, require
+from misoxr.estimators.files import pack, unpack
+from misoxr.estimators.slabs import in_slabs
 from misoxr.model.files import put
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.build import build
 from misoxr.spec.standardisation import Standardisation
-from misoxr.training.estimator_files import pack, unpack
-from misoxr.training.slabs import in_slabs
 
 __all__ = ["PixelModel"]
 
@@ -42,7 +42,7 @@ class PixelModel:
     estimators : mapping of str to object
         A fitted scikit-learn estimator by task; a classifier's classes are codes.
     features : {"pixel", "neighbourhood", "coordinates"}
-        As in :class:`misoxr.training.baselines.Baseline`.
+        As in :class:`misoxr.estimators.baselines.Baseline`.
     scaling : Scaling or None
         The bands' scaling; None takes them as they are.
     fill : tuple of float

@@ -22,10 +22,10 @@ from misoxr.cube.features import features, features_at
 from misoxr.cube.scaling import Scaling
 from misoxr.cube.stack import stack
 from misoxr.errors import MisoxrWarning, PointsError, SpecError
+from misoxr.estimators.baselines import Baseline, PixelModel, baseline, fit_baseline
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.spec.presets import BASELINES
-from misoxr.training.baselines import Baseline, PixelModel, baseline, fit_baseline
 from tests.conftest import tiny_spec
 from tests.training.test_fit import scene  # noqa: F401
 
@@ -39,9 +39,7 @@ def forest(scene, spec):  # noqa: F811
 def test_the_published_forest_by_name():
     found = baseline("rf-11").estimator.get_params()
     assert (found["max_depth"], found["min_samples_split"], found["class_weight"]) == (16, 5, None)
-    code = (
-        "from misoxr.training.baselines import baseline; print(baseline('rf-11').estimator.n_estimators)"  # tests grow fewer trees
-    )
+    code = "from misoxr.estimators.baselines import baseline; print(baseline('rf-11').estimator.n_estimators)"  # tests grow fewer trees
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["253"]
     assert baseline("rf-11-balanced").estimator.class_weight == "balanced"
     assert [baseline(name).features for name in ("rf-neighbourhood", "rf-coordinates")] == ["neighbourhood", "coordinates"]

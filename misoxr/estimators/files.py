@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from misoxr.errors import CheckpointError, SpecError, note, require
+from misoxr.estimators.indices import check_indices, parts
 from misoxr.model.files import ESTIMATOR_HEADER, ESTIMATOR_SCHEMA
-from misoxr.training.estimator_indices import check_indices, parts
 
 __all__ = ["ALLOWED", "pack", "unpack"]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from misoxr.cube import cutouts as module
+from misoxr.cube.cutouts import cutouts_of
 from misoxr.errors import StoreError
-from misoxr.training import cutouts as module
-from misoxr.training.cutouts import cutouts_of
 
 
 @settings(max_examples=60, deadline=None)

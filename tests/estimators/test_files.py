@@ -44,10 +44,10 @@ from sklearn.tree import DecisionTreeClassifier
 import misoxr
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import CheckpointError, MisoxrWarning, SpecError
+from misoxr.estimators.baselines import PixelModel
+from misoxr.estimators.files import ALLOWED
 from misoxr.model.checkpoint import Model
 from misoxr.spec import PERMAFROST, TAXONOMY, ModelSpec, Task
-from misoxr.training.baselines import PixelModel
-from misoxr.training.estimator_files import ALLOWED
 from tests.conftest import make_cube
 from tests.test_hostile import ANYWHERE, CHANGES, FUZZ, changed, damaged, disguised, only, peak
 
@@ -168,7 +168,7 @@ def test_another_process_finds_the_same_names(spec, both, tmp_path):
     code = f"""if True:
         import hashlib, misoxr
         from tests.conftest import make_cube
-        from misoxr.training.estimator_files import pack
+        from misoxr.estimators.files import pack
         model = misoxr.load({str(tmp_path / "forest.skops")!r})
         maps = make_cube((24, 24), model.spec.bands).chunk(y=10).miso.predict(model, tasks=["taxonomy"])
         print(maps.taxonomy_probability.data.name, hashlib.sha256(pack(model._header(), model.estimators)).hexdigest())
