@@ -79,6 +79,7 @@ class MisoAccessor:
         seed: int = 0,
         teacher: Any = "auto",
         transfer: Literal["auto", False] = "auto",
+        members: int | None = None,
         scaling: "Scaling | str | None" = None,
         like: "ModelSpec | None" = None,
         pretrained: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -96,7 +97,7 @@ class MisoAccessor:
         from misoxr.estimators.baselines import fit_estimator, is_baseline
 
         common = {"val": val, "seed": seed, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like}
-        common |= {"pretrained": pretrained, "calibrate": calibrate}
+        common |= {"pretrained": pretrained, "calibrate": calibrate, "members": members}
         run = {"directory": directory, "resume": resume, "device": device, "devices": devices, "precision": precision}
         settings = {**common, **run, "workers": workers, "progress": progress, **settings}
         if is_baseline(estimator):

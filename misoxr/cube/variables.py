@@ -11,7 +11,7 @@ import xarray as xr
 from misoxr.grid.halo import part_of
 from misoxr.spec import ModelSpec, Task
 
-__all__ = ["FILL", "class_map", "variables"]
+__all__ = ["FILL", "class_map", "entropy", "spread", "spreads_in", "variables"]
 
 Array = npt.NDArray[np.float32]
 FILL = 255
@@ -19,11 +19,14 @@ FILL = 255
 
 
 def variables(layers: da.Array, dims: Sequence[Hashable], spec: ModelSpec, chosen: Sequence[Task], *, location: bool) -> xr.Dataset:
-    """Name layers (layer, *dims): probabilities, classes and values of the chosen tasks, and of the location head behind them."""
+    """Name layers (layer, *dims): probabilities, classes and values of the chosen tasks.
+
+    Behind them lie the spread of each task between several members, and what the location head answers.
+    """
     data: dict[str, xr.DataArray] = {}
-    outputs = sum(task.outputs for task in spec.tasks)
+    located = spec.outputs + (len(spec.tasks) if spec.members > 1 else 0)
     at = 0
-    for task in spec.tasks:
+    for number, task in enumerate(spec.tasks):
         own = slice(at, at + task.outputs)
         at += task.outputs
         if task not in chosen:
@@ -34,11 +37,34 @@ def variables(layers: da.Array, dims: Sequence[Hashable], spec: ModelSpec, chose
             probability = _layer(part_of(layers, own), dims, task, "probability of ")
             data[f"{task.name}_probability"] = probability
             data[task.name] = _classes(probability, task)
+        if spec.members > 1:
+            differing = xr.DataArray(part_of(layers, spec.outputs + number), dims=dims)
+            if task.kind == "multiclass":
+                data[f"{task.name}_entropy"] = entropy(differing, task.name)
+            else:
+                answered = data[task.name if task.kind == "regression" else f"{task.name}_probability"]
+                data[f"{task.name}_std"] = spread(differing.assign_attrs(answered.attrs), task.name, f"{spec.members} members")
         if location:
-            beside = part_of(layers, slice(own.start + outputs, own.stop + outputs))
+            beside = part_of(layers, slice(own.start + located, own.stop + located))
             kind, words = ("", "") if task.kind == "regression" else ("_probability", "probability of ")
             data[f"{task.name}_location{kind}"] = _layer(beside, dims, task, f"location head's {words}")
     return xr.Dataset(data)
+
+
+def spread(answers: xr.DataArray, task: str, of: str) -> xr.DataArray:
+    """Say in the attributes that values are the standard deviation of a task's answers, between what."""
+    return answers.assign_attrs(long_name=f"standard deviation of {answers.attrs.get('long_name', task)} between {of}")
+
+
+def entropy(values: xr.DataArray, task: str) -> xr.DataArray:
+    """Say in the attributes that values are the entropy of a task's mean probabilities."""
+    return values.assign_attrs(long_name=f"entropy of the mean probabilities of {task}", units="1")
+
+
+def spreads_in(maps: xr.Dataset) -> list[str]:
+    """Return the names of variables that are a spread beside the answers of the same task."""
+    names = set(map(str, maps.data_vars))
+    return sorted(name for name in names for end in ("_std", "_entropy") if name.endswith(end) and name.removesuffix(end) in names)
 
 
 def _layer(layers: da.Array, dims: Sequence[Hashable], task: Task, words: str) -> xr.DataArray:

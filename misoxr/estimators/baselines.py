@@ -132,6 +132,7 @@ def is_baseline(what: Any) -> bool:
 
 _OF_NETWORKS: Mapping[str, Any] = {
     "teacher": "auto",
+    "members": None,
     "val": None,
     "pretrained": None,
     "calibrate": True,

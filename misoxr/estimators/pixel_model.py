@@ -251,7 +251,7 @@ def _asked(estimator: Any, method: str, table: Array) -> Any:
 
 def _answer(block: Array, model: PixelModel, *, raw: bool) -> Array:
     """Answer one block: features and, last, the mask (feature + 1, ...), or ``raw`` bands (band, ...) -> (layer, ...)."""
-    outputs = sum(task.outputs for task in model.spec.tasks)
+    outputs = model.spec.outputs
     out = np.full((outputs, *block.shape[1:]), np.nan, dtype="float32")
     answers = out.reshape(outputs, -1)
     mask = valid_pixels(model.spec, block) if raw else block[-1] > 0

@@ -1,17 +1,35 @@
-"""Average the answers of several models, and add the spread between them."""
+"""Average the answers of several models, or of a model's members, and add the spread between them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import dask.array as da
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
-from misoxr.cube.variables import class_map
+from misoxr.cube.variables import class_map, entropy, spread, spreads_in
 from misoxr.errors import SpecError
 from misoxr.mapping.provenance import joint_attributes
+from misoxr.spec import ModelSpec
 
-__all__ = ["averaged"]
+__all__ = ["averaged", "joined"]
+
+
+def joined(answers: npt.NDArray[Any], spec: ModelSpec) -> npt.NDArray[Any]:
+    """Average what members answered, and append their spread in each task: (member x output, N) -> (output + task, N).
+
+    The answers of a single member stay as they are.
+    """
+    if spec.members == 1:
+        return answers
+    each = answers.reshape(spec.members, spec.outputs, -1)
+    mean = each.mean(axis=0, dtype="float64")
+    beside, ends = [], np.cumsum([0, *(task.outputs for task in spec.tasks)])
+    for task, first, end in zip(spec.tasks, ends, ends[1:], strict=False):
+        several = task.kind == "multiclass"
+        beside.append(_entropy_of(mean[first:end]) if several else each[:, first].std(axis=0, dtype="float64"))
+    return np.concatenate([mean, beside]).astype(answers.dtype)
 
 
 def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -27,7 +45,8 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
     Dataset
         Means of probabilities and values; class maps of the mean probabilities; and the spread: ``<task>_std``, the standard
         deviation between the models (population), of binary tasks and regressions, and ``<task>_entropy``, the entropy of the
-        mean probabilities in nats, of multiclass tasks. NaN where any model has no answer.
+        mean probabilities in nats, of multiclass tasks. NaN where any model has no answer. Where models have members, the variances within
+        the models count, too.
 
     Raises
     ------
@@ -40,7 +59,8 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
     """
     if not answers:
         raise SpecError("There are no models to average; give one or more.")
-    first, *others = answers
+    within = [spreads_in(answer) for answer in answers]
+    first, *others = [answer.drop_vars(found) for answer, found in zip(answers, within, strict=True)]
     for other in others:
         if _classes(other) != _classes(first) or any(other[name].sizes != first[name].sizes for name in first.data_vars):
             raise SpecError(
@@ -58,10 +78,12 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
         if str(name).endswith("_location_probability"):
             continue
         if f"{task}_probability" == name and variable.ndim > first[task].ndim:
-            out[f"{task}_entropy"] = _entropy(out[name], task)
+            out[f"{task}_entropy"] = entropy(_entropy(out[name]), task)
         else:
-            words = {"long_name": f"standard deviation of {variable.attrs.get('long_name', name)} between {len(answers)} models"}
-            out[f"{task}_std"] = variable.copy(data=layers.std(axis=0, dtype="float64").astype(variable.dtype)).assign_attrs(words)
+            # Models that are means of members differ within themselves, too: the variances add up.
+            own = [answer[f"{task}_std"].data ** 2 for answer, found in zip(answers, within, strict=True) if f"{task}_std" in found]
+            variance = layers.var(axis=0, dtype="float64") + sum(own) / len(answers)
+            out[f"{task}_std"] = spread(variable, task, f"{len(answers)} models").copy(data=(variance**0.5).astype(variable.dtype))
         if f"{task}_probability" == name:
             out[task] = class_map(out[name], first[task])
     out.attrs = joint_attributes([answer.attrs for answer in answers])
@@ -77,7 +99,7 @@ def _classes(answer: xr.Dataset) -> dict[str, Any]:
     return found
 
 
-def _entropy(probability: xr.DataArray, task: str) -> xr.DataArray:
+def _entropy(probability: xr.DataArray) -> xr.DataArray:
     values: Any = da.map_blocks(
         _entropy_of,
         probability.data,
@@ -85,8 +107,7 @@ def _entropy(probability: xr.DataArray, task: str) -> xr.DataArray:
         dtype=probability.dtype,
         meta=np.empty((0,) * (probability.ndim - 1), probability.dtype),
     )
-    attrs = {"long_name": f"entropy of the mean probabilities of {task}", "units": "1"}
-    return xr.DataArray(values, dims=probability.dims[1:], attrs=attrs)
+    return xr.DataArray(values, dims=probability.dims[1:])
 
 
 def _entropy_of(probability: Any) -> Any:

@@ -21,7 +21,7 @@ from misoxr.errors import SpecError, gathered, note
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import assign, lattice_offset, locations
 from misoxr.grid.windows import Axis, Plan, plan
-from misoxr.mapping.ensemble import averaged
+from misoxr.mapping.ensemble import averaged, joined
 from misoxr.mapping.load import opened
 from misoxr.mapping.provenance import attributes
 from misoxr.spec import ModelSpec, Task, WindowSpec
@@ -69,7 +69,7 @@ class Job:
         heads = []
         with inference(device, precision, self.batch_size) as run:
             if model.spec.modalities:
-                heads.append(blend(model, source, self.plan, positions, mask, run))
+                heads.append(joined(blend(model, source, self.plan, positions, mask, run), model.spec))
             if self.location or not model.spec.modalities:
                 heads.append(from_location(model, self.geobox, positions, mask, run))
         if self.location and not model.spec.modalities:
@@ -155,7 +155,7 @@ def predict(
         merged.
     model : Model, PixelModel, str, path or list of these
         A model or a fitted estimator, or the path or URL of its file (:func:`misoxr.load`). Several are averaged, and the spread between them is
-        added (:func:`misoxr.mapping.ensemble.averaged`).
+        added (:func:`misoxr.mapping.ensemble.averaged`); so it is with the members of one model.
     tasks : sequence of str, optional
         The tasks to map; all by default.
     windows : WindowSpec, optional
@@ -334,8 +334,8 @@ def _plan(geobox: GeoBox, spec: ModelSpec, windows: WindowSpec | None) -> Plan:
 
 
 def layers_of(spec: ModelSpec, job: Job) -> int:
-    """Count the layers of a block: the tasks' outputs, and those of the location head where it is asked for."""
-    return sum(task.outputs for task in spec.tasks) * (2 if job.location else 1)
+    """Count the layers of a block: the tasks' outputs, members' spread in each task, and the location head's where it is asked for."""
+    return spec.outputs * (2 if job.location else 1) + (len(spec.tasks) if spec.members > 1 else 0)
 
 
 def dtype_of(job: Job) -> str:

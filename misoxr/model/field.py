@@ -202,7 +202,7 @@ def blend(
     Returns
     -------
     array
-        (output, N), NaN where not wanted.
+        (output, N), all outputs of one member after those of another; NaN where not wanted.
     """
 
     def ask(windows: Sequence[Window]) -> list[tuple[Share, Array]]:
@@ -217,7 +217,7 @@ def blend(
 
     # Values with an offset are summed in float64; see activate.
     kind = "float64" if model.standardisation else run.dtype
-    total = np.zeros((len(mask), sum(task.outputs for task in model.spec.tasks)), dtype=kind)
+    total = np.zeros((len(mask), model.spec.members * model.spec.outputs), dtype=kind)
     weights = np.zeros((len(mask), 1), dtype=kind)
     windows = [window for window in positions.windows(plan) if len(positions.share(plan, window, mask).at)]
     for batch in in_batches(ask, windows, run, group_size(model.spec, run.batch_size)):
@@ -234,7 +234,7 @@ def from_location(model: Model, geobox: GeoBox, positions: Positions, mask: Mask
     """Answer at positions of a grid from their locations alone: (output, N), NaN where not wanted."""
     assert model.spec.location is not None, "the model has no location branch"
     rows, columns = positions.every()
-    out = np.full((sum(task.outputs for task in model.spec.tasks), len(mask)), np.nan, dtype=run.dtype)
+    out = np.full((model.spec.outputs, len(mask)), np.nan, dtype=run.dtype)
     if mask.any():
         scaled = locations(geobox, rows[mask], columns[mask], model.spec.location)
         out[:, mask] = locate(model, scaled, run).T

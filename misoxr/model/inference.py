@@ -237,7 +237,7 @@ def answer(model: Model, windows: Sequence[Mapping[str, Array]], points: Sequenc
     Returns
     -------
     list of array
-        For each window, (N, output).
+        For each window, (N, output), all outputs of one member after those of another.
     """
     network = model.network
     # A GPU encodes the whole batch at once.
@@ -251,7 +251,7 @@ def answer(model: Model, windows: Sequence[Mapping[str, Array]], points: Sequenc
     def one(block: Any) -> Array:
         cells, left, sample, here = block
         answers = activate(model.spec, network(cells, sample, here), model.calibration, model.standardisation)
-        values: Array = answers[:left].cpu().numpy()
+        values: Array = answers[:left].flatten(1).cpu().numpy()
         return values
 
     at_once = block_size(network, run.kind)
@@ -289,7 +289,10 @@ def locate(model: Model, location: Floats, run: Run) -> Array:
 
 
 def logits_at(network: Miso, batches: Iterable[tuple[Mapping[str, Array], Array]], device: str) -> dict[str, Floats]:
-    """Return logits (N, output) by task of batches of windows with one point each: scaled inputs (B, ...) and points (B, 2)."""
+    """Return logits (N, output) by task of batches of windows with one point each: scaled inputs (B, ...) and points (B, 2).
+
+    Those of members are averaged.
+    """
     found: defaultdict[str, list[Array]] = defaultdict(list)
     with inference(device, torch.float32) as run:
 
@@ -302,5 +305,5 @@ def logits_at(network: Miso, batches: Iterable[tuple[Mapping[str, Array], Array]
         while group := list(islice(waiting, run.workers)):
             for logits in run(ask, group):
                 for name, values in logits.items():
-                    found[name].append(values.cpu().numpy())
+                    found[name].append((values.mean(1) if values.ndim == 3 else values).cpu().numpy())
     return {name: np.concatenate(parts).astype("float64") for name, parts in found.items()}

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from misoxr.spec import LossSpec, Task
 from misoxr.spec.standardisation import Standardisation
 
-__all__ = ["contrast", "contrasts", "is_known", "learnt", "task_loss", "total_loss"]
+__all__ = ["contrast", "contrasts", "learnt", "task_loss", "total_loss"]
 
 
 def task_loss(
@@ -50,7 +50,7 @@ def task_loss(
     ----------
     Lin et al. 2017 for the focal loss.
     """
-    known = is_known(labels)
+    known = _is_known(labels)
     if not bool(known.any()):
         return logits.sum() * 0
     logits, labels = logits[known].float(), labels[known]
@@ -84,7 +84,7 @@ def _soft_loss(task: Task, logits: Tensor, shares: Tensor, smoothing: float, wei
     return losses.sum() / shares.sum()
 
 
-def is_known(labels: Tensor) -> Tensor:
+def _is_known(labels: Tensor) -> Tensor:
     """Return which points have a label: codes or values (N,), or what a teacher answered (N, outputs)."""
     return labels.isfinite() if labels.ndim == 1 else labels.isfinite().all(-1)
 

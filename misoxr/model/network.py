@@ -1,6 +1,7 @@
 """MISO: visual encoders with implicit queries, a location encoder, mappers, and a head per task (arXiv 2506.17302)."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from misoxr.model.location import LocationEncoder
 from misoxr.model.query import Cells, neighbours
 from misoxr.spec import ModelSpec
 
-__all__ = ["Miso"]
+__all__ = ["Members", "Miso"]
 
 
 def mapper(width: int) -> nn.Sequential:
@@ -25,6 +26,18 @@ def head(width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(width, width), nn.GELU(), nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, outputs)
     )
+
+
+class Members(nn.Module):
+    """Heads of one task that differ in what they learned: embeddings (N, width) -> (N, member, outputs)."""
+
+    def __init__(self, width: int, outputs: int, members: int) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(head(width, outputs) for _ in range(members))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Answer by all of them: logits (N, member, outputs)."""
+        return torch.stack([one(embedding) for one in self.members], dim=-2)
 
 
 def _by_name(modules: Mapping[str, nn.Module]) -> nn.ModuleDict:
@@ -60,7 +73,8 @@ class Miso(nn.Module):
         self.mappers = _by_name({m.name: mapper(width) for m in spec.modalities})
         if spec.modalities:
             self.visual_mapper = mapper(width)
-            self.heads = _by_name({task.name: head(width, task.outputs) for task in spec.tasks})
+            several = partial(Members, members=spec.members) if spec.members > 1 else head
+            self.heads = _by_name({task.name: several(width, task.outputs) for task in spec.tasks})
         self.location_encoder = LocationEncoder(spec.location, width) if spec.location else None
         if spec.location:
             self.location_mapper = mapper(width)
@@ -120,11 +134,11 @@ class Miso(nn.Module):
         return embedded | {"visual": self.visual_mapper(sum(others, start=first))}
 
     def forward(self, cells: Mapping[str, list[Cells]], sample: Tensor, points: Tensor) -> dict[str, Tensor]:
-        """Answer at points of the windows (see :meth:`embed`): logits (N, outputs) by task."""
+        """Answer at points of the windows (see :meth:`embed`): logits (N, outputs) by task, (N, member, outputs) of several members."""
         return self.answer(self.embed(cells, sample, points)["visual"])
 
     def answer(self, visual: Tensor) -> dict[str, Tensor]:
-        """Answer from visual embeddings (N, width): logits (N, outputs) by task."""
+        """Answer from visual embeddings (N, width): logits (N, outputs) by task, (N, member, outputs) of several members."""
         return {name: task_head(visual) for name, task_head in self.heads.items()}
 
     def embed_location(self, location: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from misoxr.errors import SpecError, did_you_mean
 from misoxr.spec.build import build
 from misoxr.spec.components import Band, LocationSpec, LossSpec, Modality, Task, WindowSpec, check
+from misoxr.spec.numbers import is_whole
 from misoxr.spec.presets import ALASKA, BASELINES, COVARIATES, PERMAFROST, PRESETS, SENTINEL2, TAXONOMY
 
 __all__ = ["ModelSpec"]
@@ -37,6 +38,8 @@ class ModelSpec:
         Form of the implicit query (``misoxr.model.query.neighbours``); "published" is for the authors' checkpoints.
     losses : LossSpec
         What training minimises beside the tasks' own losses.
+    members : int
+        Heads of each task, which share the encoders; each learns from a draw of the points of its own. Answers are their mean.
 
     Examples
     --------
@@ -53,6 +56,7 @@ class ModelSpec:
     location: LocationSpec | None = None
     query: Literal["continuous", "published"] = "continuous"
     losses: LossSpec = field(default_factory=LossSpec)
+    members: int = 1
 
     def __post_init__(self) -> None:
         check(bool(self.modalities or self.location), "A model needs at least one modality, or a location branch.")
@@ -69,6 +73,11 @@ class ModelSpec:
             ("modality", [modality.name for modality in self.modalities]),
         ):
             check(len(set(names)) == len(names), f"A {what} appears twice in the model: {short(names)}.")
+        whole = is_whole(self.members) and self.members >= 1
+        check(whole, f"members is {self.members!r}; it must be a whole number, 1 or more.")
+        check(
+            self.members == 1 or bool(self.modalities), "Members are heads of the imagery, and this model sees the location alone."
+        )
         check(self.query in ("continuous", "published"), f"Unknown query {self.query!r}; use 'continuous' or 'published'.")
         embeddings = [m.name for m in self.modalities] + ["visual"] * bool(self.modalities) + ["location"] * bool(self.location)
         unknown = sorted({name for *pair, _ in self.losses.contrast for name in pair} - set(embeddings))
@@ -78,6 +87,11 @@ class ModelSpec:
     def bands(self) -> tuple[Band, ...]:
         """All bands, modality after modality."""
         return tuple(band for modality in self.modalities for band in modality.bands)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a member answers at a point: all tasks' together."""
+        return sum(task.outputs for task in self.tasks)
 
     def summary(self) -> str:
         """Return name, inputs and outputs as one line of text."""

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number
 from misoxr.training.batches import draw_of
 from misoxr.training.loop import centre, run, standardised
+from misoxr.training.members import resampled
 from misoxr.training.settings import check_held, check_room, held_out, prepared
 from misoxr.training.teaching import anywhere, taught, teachers_of
 from misoxr.training.windows import TrainingWindows
@@ -58,6 +59,7 @@ def fit(
     seed: int = 0,
     teacher: Any = "auto",
     transfer: Transfers = "auto",
+    members: int | None = None,
     scaling: Scaling | str | None = None,
     like: ModelSpec | None = None,
     pretrained: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -105,6 +107,10 @@ def fit(
     transfer : {"auto", False}, optional
         Whether teachers and baselines also learn labels that a point's other labels tell, such as permafrost by the soil order
         (:func:`misoxr.points.transfer_labels`). Estimators learn them by their certainty; those whose ``fit`` takes no weights do not.
+    members : int, optional
+        Number of members, as the specification says by default (1). They share the encoders and differ in their heads, each of which learns from
+        points drawn with replacement, or from a teacher fitted to such points. Maps are their mean, and have the spread between them:
+        ``<task>_std`` or ``<task>_entropy``. For members that share nothing, fit with several seeds and give ``predict`` the list.
     scaling : Scaling or {"whiten", "log", "standard"}, optional
         How bands become inputs: fitted on pixels of the windows (:meth:`misoxr.cube.scaling.Scaling.fit`), "whiten" by default, or a
         scaling in hand, such as a published one. Baselines take bands as they are by default.
@@ -177,6 +183,7 @@ def fit(
         ours: dict[str, Any] = {
             "val": val,
             "teacher": teacher,
+            "members": members,
             "pretrained": pretrained,
             "calibrate": calibrate,
             "directory": directory,
@@ -189,6 +196,7 @@ def fit(
     spec = estimator if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points)
     hard: dict[str, Any] = {"device": device, "devices": devices, "precision": precision, "workers": workers}
     told = {"val": val, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like, "pretrained": pretrained}
+    spec = spec if members is None else replace(spec, members=members)
     recipe, hardware = prepared(spec, seed=seed, **told, **hard, **settings)
     seed, teachers = int(seed), teachers_of(teacher, spec, seed=int(seed) % 2**32)
     ds = named(ds, spec)
@@ -214,11 +222,18 @@ def fit(
             mask = held_out(spec, data.labelled.xy, val, seed, spared=spared)
         check_held(spec, data.labelled.labels, mask, recipe.criterion, spared=spared)
         train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
+        draws: list[Any] = []
+        if spec.members > 1:
+            draws = resampled(
+                spec.tasks, {name: values[train] for name, values in data.labelled.labels.items()}, spec.members, seed
+            )
         lessons = None
         if teachers:
             fitting = calibrate and not len(check_points)
-            lessons = taught(data, train, teachers, seed=seed % 2**32, transfer=transfer, calibrate=fitting)
-        data = data if lessons is None else lessons.data
+            lessons = taught(data, train, teachers, seed=seed % 2**32, transfer=transfer, calibrate=fitting, draws=draws)
+            data = lessons.data
+        elif draws:
+            data = data.of_members([train[drawn] for drawn in draws])
         standardisation = standardised(data, train)
         with _seeded(seed):
             network = Miso(spec)

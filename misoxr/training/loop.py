@@ -21,8 +21,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from misoxr.errors import SpecError, require
-from misoxr.model.losses import contrasts, is_known, learnt, total_loss
-from misoxr.model.network import Miso
+from misoxr.model.losses import contrasts, learnt, total_loss
+from misoxr.model.network import Members, Miso
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check
 from misoxr.spec.standardisation import Standardisation
@@ -104,16 +104,18 @@ class _Loop(lightning.LightningModule):
         points, location = batch["points"].flatten(0, 1), batch["location"].flatten(0, 1) if "location" in batch else None
         if not losses.contrast:
             # Points without labels are there for contrast alone.
-            known = torch.stack([is_known(values) for values in labels.values()]).any(dim=0)
+            known = torch.stack([values.isfinite()[..., None].flatten(1).any(-1) for values in labels.values()]).any(dim=0)
             labels = {name: values[known] for name, values in labels.items()}
             sample, points, location = sample[known], points[known], None if location is None else location[known]
         embedded = self.network.embed(self.network.project(inputs), sample, points)
         visual = functional.dropout(embedded["visual"], self.recipe.dropout) if self.recipe.dropout else embedded["visual"]
-        loss = self._own(self.network.answer(visual), labels)
+        loss = self._of_members(self.network.answer(visual), labels)
         self.log("loss", loss.detach())
         if location is not None:
             embedded["location"] = self.network.embed_location(location)
-            located = self._own(self.network.answer_location(embedded["location"]), labels)
+            # Locations have one head: it learns what any member does, of a teacher the mean.
+            joint = labels if self.spec.members == 1 else {name: values.nanmean(dim=1) for name, values in labels.items()}
+            located = self._own(self.network.answer_location(embedded["location"]), joint)
             self.log("location_loss", located.detach())
             loss = loss + losses.location * located
         if losses.contrast:
@@ -122,6 +124,14 @@ class _Loop(lightning.LightningModule):
             self.log("contrast_loss", drawn.detach())
             loss = loss + drawn
         return loss
+
+    def _of_members(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
+        """Mean loss of the members, each by labels of its own."""
+        members = self.spec.members
+        if members == 1:
+            return self._own(logits, labels)
+        pairs = [[{name: values[:, member] for name, values in of.items()} for of in (logits, labels)] for member in range(members)]
+        return torch.stack([self._own(*pair) for pair in pairs]).mean()
 
     def _own(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
         recipe, spec = self.recipe, self.spec
@@ -148,6 +158,7 @@ class _Loop(lightning.LightningModule):
         network = self.average
         sample = torch.arange(len(batch["points"]), device=self.device)
         logits = network(network.project(batch["inputs"]), sample, batch["points"][:, 0])
+        logits = logits if self.spec.members == 1 else {name: values.mean(dim=1) for name, values in logits.items()}
         self.checked.append((logits, {name: values[:, 0] for name, values in batch["labels"].items()}))
 
     def validated(self) -> dict[str, float]:
@@ -412,7 +423,8 @@ def centre(network: Miso, tasks: Sequence[Task]) -> None:
     """Let the heads of regressions begin at the mean of the labels, which is 0 as they are learnt."""
     branches = [branch for name in ("heads", "location_heads") if (branch := getattr(network, name, None)) is not None]
     for head in (branch[task.name] for branch in branches for task in tasks if task.kind == "regression"):
-        nn.init.zeros_(head[-1].bias)
+        for one in head.members if isinstance(head, Members) else [head]:
+            nn.init.zeros_(one[-1].bias)  # type: ignore[index]
 
 
 def _weights(data: TrainingWindows, points: Integers, recipe: Recipe, seed: int) -> dict[str, Tensor]:

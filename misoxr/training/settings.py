@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ ARGUMENTS = [
     "seed",
     "teacher",
     "transfer",
+    "members",
     "scaling",
     "like",
     "pretrained",
@@ -65,6 +67,7 @@ def prepared(
     seed: Any = 0,
     teacher: Any = "auto",
     transfer: Any = "auto",
+    members: Any = None,
     scaling: Any = None,
     like: Any = None,
     pretrained: Mapping[str, Any] | None = None,
@@ -83,6 +86,8 @@ def prepared(
         if hint := did_you_mean(name, ARGUMENTS):
             raise SpecError(f"fit has no argument {name!r}.{hint}")
     check_transfer(transfer)
+    if members is not None:
+        spec = replace(spec, members=members)
     taught = bool(teachers_of(teacher, spec))
     recipe = Recipe.of(spec, taught=taught, **settings)
     _check_settings(recipe, spec, val, seed, scaling, pretrained, taught=taught)

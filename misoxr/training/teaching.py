@@ -76,6 +76,7 @@ def taught(
     seed: int,
     transfer: Transfers = "auto",
     calibrate: bool = True,
+    draws: Sequence[Integers] = (),
 ) -> Taught:
     """Fit teachers on the training points, and have them answer a pool of pixels.
 
@@ -93,6 +94,8 @@ def taught(
         As for :func:`misoxr.estimators.baselines.fit_baseline`.
     calibrate : bool
         Whether to fit temperatures, for which teachers are fitted five times more.
+    draws : sequence of array, optional
+        By member, which of the training points its own teachers are fitted to; one model with all of them by default.
     """
     scalings = {method: _scaling(data, method, seed) for method in {teacher.scaling for teacher in teachers}}
     rows, columns = data.labelled.rows[train], data.labelled.columns[train]
@@ -100,21 +103,22 @@ def taught(
     tables = [_features(data, one, scalings[one.scaling], data.cutouts.cutout[train], rows, columns) for one in teachers]
 
     def fitted(chosen: Any) -> list[PixelModel]:
-        known = {name: np.where(chosen, values, np.nan) for name, values in labels.items()}
+        known = {name: values[chosen] for name, values in labels.items()}
         pairs = zip(teachers, tables, strict=True)
         return [
-            fit_table(one, data.spec, table, known, scalings[one.scaling], seed=seed, transfer=transfer) for one, table in pairs
+            fit_table(one, data.spec, table[:, chosen], known, scalings[one.scaling], seed=seed, transfer=transfer)
+            for one, table in pairs
         ]
 
-    models = fitted(np.ones(len(train), dtype=bool))
+    members = [fitted(chosen) for chosen in draws or [np.arange(len(train))]]
     drawn = _pixels(data, max(reach_of(teacher.features) for teacher in teachers), seed)
     own = np.argsort(data.cutouts.cutout[train], kind="stable")
     pixels = data.cutouts.cutout[train][own], np.floor(rows[own]) + 0.5, np.floor(columns[own]) + 0.5
-    answers, valid = _answers(data, models, *drawn)
+    answers, valid = _answers(data, members, *drawn)
     if valid.any():
         pixels = drawn
     else:  # a cube with hardly a valid pixel beside the points' own
-        answers, valid = _answers(data, models, *pixels)
+        answers, valid = _answers(data, members, *pixels)
     cutout, rows, columns = pixels
     answers = _bounded(data.spec, answers, labels)
     first = np.searchsorted(cutout[valid], np.arange(len(data.cutouts.file) + 1))
@@ -123,7 +127,7 @@ def taught(
     foretold = _foretold(data, train, labels, tables, fitted) if calibrate and classes else {}
     calibration = {task.name: _calibrated(task, foretold[task.name], labels[task.name]) for task in classes if foretold}
     shares = {task.name: _prior(teachers, task, labels[task.name]) for task in classes}
-    record = {"estimators": [dict(model.record) for model in models], "pixels": int(valid.sum())}
+    record = {"estimators": [dict(model.record) for model in members[0]], "pixels": int(valid.sum())}
     return Taught(replace(data, pool=pool), calibration, shares, record)
 
 
@@ -157,10 +161,10 @@ def _foretold(
     NaN where too few labels are left to fit them, and where the label is of a class that none of these has: they cannot answer it.
     """
     size = 4 * data.spec.windows.size * data.spec.pixel_size
-    answers = np.full((len(train), sum(task.outputs for task in data.spec.tasks)), np.nan, "float32")
+    answers = np.full((len(train), data.spec.outputs), np.nan, "float32")
     for test in _blocks(data.labelled.xy[train], size):
         with suppress(PointsError, ValueError):  # estimators have bounds of their own on the number of points
-            models = fitted(~test)
+            models = fitted(np.flatnonzero(~test))
             answers[test] = np.mean([m.answer(t[:-1, test].T) for m, t in zip(models, tables, strict=True)], axis=0)
         for task, answered in zip(data.spec.tasks, _by_task(data.spec, answers).values(), strict=True):
             if task.kind != "regression":
@@ -186,9 +190,9 @@ def _calibrated(task: Task, answers: Array, labels: Any) -> Calibration:
 
 
 def _by_task(spec: ModelSpec, answers: Array) -> dict[str, Array]:
-    """Part columns (pixel, output) by task."""
+    """Part columns (..., output) by task."""
     ends = np.cumsum([0, *(task.outputs for task in spec.tasks)]).tolist()
-    return {task.name: answers[:, start:stop] for task, start, stop in zip(spec.tasks, ends, ends[1:], strict=False)}
+    return {task.name: answers[..., start:stop] for task, start, stop in zip(spec.tasks, ends, ends[1:], strict=False)}
 
 
 def _scaling(data: TrainingWindows, method: str, seed: int) -> Scaling | None:
@@ -224,15 +228,21 @@ def _pixels(data: TrainingWindows, reach: int, seed: int) -> tuple[Integers, Any
     return np.repeat(np.arange(len(file)), each), drawn[0], drawn[1]
 
 
-def _answers(data: TrainingWindows, fitted: Sequence[PixelModel], cutout: Integers, rows: Any, columns: Any) -> tuple[Array, Any]:
-    """Return the mean of what models answer at pixels (pixel, output), and which pixels have valid input."""
-    total: Any = 0.0
+def _answers(
+    data: TrainingWindows, members: Sequence[Sequence[PixelModel]], cutout: Integers, rows: Any, columns: Any
+) -> tuple[Array, Any]:
+    """Return what each member's teachers answer at pixels in the mean, and which pixels have valid input.
+
+    (pixel, member, output); (pixel, output) of a single member.
+    """
+    total = np.full((len(members), len(cutout), data.spec.outputs), np.nan)
     valid = np.ones(len(cutout), dtype=bool)
-    for model in fitted:
-        table = _features(data, model, model.scaling, cutout, rows, columns)
+    for number, one in enumerate(members[0]):  # all members' have the same features
+        table = _features(data, one, one.scaling, cutout, rows, columns)
         valid = table[-1] > 0
-        answers = np.full((len(cutout), sum(task.outputs for task in data.spec.tasks)), np.nan, "float32")
-        if valid.any():
-            answers[valid] = model.answer(table[:-1, valid].T)
-        total = total + answers
-    return (total / len(fitted)).astype("float32"), valid
+        for member, models in enumerate(members):
+            if valid.any():
+                answered = models[number].answer(table[:-1, valid].T) / len(models)
+                total[member, valid] = answered if number == 0 else total[member, valid] + answered
+    answers = total.astype("float32")
+    return answers[0] if len(members) == 1 else np.moveaxis(answers, 0, 1), valid

@@ -1,9 +1,9 @@
 """Training windows: around labelled points and from anywhere, drawn as batches with the points to query."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +72,7 @@ class Pool:
     rows, columns : array (pixel,)
         Positions in the cube, at the pixels' centres.
     answers : mapping of str to array (pixel, output)
-        By task: the probability of the second class, probabilities of the classes, or values.
+        By task (pixel, output): the probability of the second class, probabilities of the classes, or values; of members (pixel, member, output).
     """
 
     first: Integers
@@ -86,7 +86,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class TrainingWindows:
-    """Batches of scaled windows with the points to query in them: those with labels, or with a pool those that a teacher answered."""
+    """Batches of scaled windows with the points to query in them: those with labels, or with a pool those that a teacher answered.
+
+    Where a model has members, ``drawn`` has the labels (point, member) that each of them learns from.
+    """
 
     spec: ModelSpec
     scaling: Scaling
@@ -94,6 +97,12 @@ class TrainingWindows:
     labelled: Labelled
     geobox: GeoBox
     pool: Pool | None = None
+    drawn: Mapping[str, Floats] | None = None
+
+    def of_members(self, draws: Sequence[Integers]) -> Self:
+        """Return the windows of a model's members, each of which learns from its own draw of the points."""
+        met = np.stack([np.isin(np.arange(len(self.labelled)), drawn) for drawn in draws], axis=-1)
+        return replace(self, drawn={name: np.where(met, values[:, None], np.nan) for name, values in self.labelled.labels.items()})
 
     def draw(self, points: Integers, weights: Floats, draw: Draw, rng: np.random.Generator) -> Batch:
         """Draw a training batch around some of the points."""
@@ -138,7 +147,7 @@ class TrainingWindows:
         self, cutout: int, start: tuple[int, int], index: Integers, xy: Floats, draw: Draw, rng: np.random.Generator
     ) -> dict[str, Any]:
         """Cut a window with its labelled points, or those of the pool, add unlabelled ones up to the number, and augment it."""
-        answers: Mapping[str, Any] = self.labelled.labels
+        answers: Mapping[str, Any] = self.drawn or self.labelled.labels
         if self.pool is not None:
             index, xy = self._answered(self.pool, cutout, start, draw.labels, rng)
             answers = self.pool.answers
@@ -231,9 +240,11 @@ class TrainingWindows:
         """Return the share of each class among what training meets of a task: labels, or a teacher's answers."""
         if self.pool is None:
             return self.label_shares(points, self.met(points, draw, seed))
-        classes = {task.name: task.kind for task in self.spec.tasks if task.kind != "regression"}
-        means = {name: self.pool.answers[name].mean(axis=0, dtype="float64") for name in classes}
-        return {name: np.array([1 - mean[0], mean[0]]) if classes[name] == "binary" else mean for name, mean in means.items()}
+        found = {}
+        for task in (task for task in self.spec.tasks if task.kind != "regression"):
+            mean = self.pool.answers[task.name].reshape(-1, task.outputs).mean(axis=0, dtype="float64")
+            found[task.name] = np.array([1 - mean[0], mean[0]]) if task.kind == "binary" else mean
+        return found
 
     def label_shares(self, points: Integers, met: Floats | None = None) -> dict[str, Floats]:
         """Return the share of each class among labels of a task, each counted as often as it is met; once by default."""
