@@ -119,7 +119,7 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
     >>> forest = baseline("rf-neighbourhood", seed=1)
     """
     if name not in BASELINES:
-        raise SpecError(f"Unknown baseline {name!r}; use one of {list(BASELINES)}.")
+        raise SpecError(f"Unknown baseline {name!r}; use one of {list(BASELINES)}.{did_you_mean(name, BASELINES)}")
     features, scaling = FEATURES.get(name, ("neighbourhood", "whiten"))
     classifier, regressor = classifier_and_regressor(name, seed)
     return Baseline(classifier, features, scaling, regressor)  # type: ignore[arg-type]

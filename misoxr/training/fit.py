@@ -39,8 +39,8 @@ from misoxr.spec.numbers import is_number
 from misoxr.training.batches import draw_of
 from misoxr.training.loop import centre, run, standardised
 from misoxr.training.members import resampled
-from misoxr.training.settings import check_held, check_room, held_out, prepared
-from misoxr.training.teaching import anywhere, taught, teachers_of
+from misoxr.training.settings import check_held, check_room, chosen, held_out, prepared
+from misoxr.training.teaching import anywhere, names_of, taught, teachers_of
 from misoxr.training.windows import TrainingWindows
 
 __all__ = ["fit", "spec_for"]
@@ -135,7 +135,7 @@ def fit(
     workers : int, optional
         Processes that prepare windows; 0 prepares them in the training process.
     progress : bool, optional
-        Show a progress bar.
+        Say in a line what is done, and show a progress bar. The line is also in the model's record, as "chosen".
     **settings
         Fields of :class:`misoxr.Recipe`: ``max_epochs``, ``steps``, ``patience``, ``criterion``, ``batch_size``, ``learning_rate``,
         ``min_learning_rate``, ``warmup_learning_rate``, ``warmup``, ``weight_decay``, ``clip``, ``layer_decay``,
@@ -234,6 +234,17 @@ def fit(
             data = lessons.data
         elif draws:
             data = data.of_members([train[drawn] for drawn in draws])
+        line = chosen(
+            spec,
+            recipe,
+            names_of(teacher) if teachers else [],
+            scaling,
+            {} if lessons is None else lessons.record,
+            len(train),
+            len(check_points),
+        )
+        if progress:
+            print(line, flush=True)
         standardisation = standardised(data, train)
         with _seeded(seed):
             network = Miso(spec)
@@ -275,6 +286,7 @@ def fit(
         elif calibrate:
             calibration = _calibrated(network.eval(), data, check_points, hardware.device)
     record = {
+        "chosen": line,
         "recipe": json.loads(json.dumps(asdict(recipe))),  # as a checkpoint gives it back
         "seed": seed,
         "best_epoch": result.best_epoch,

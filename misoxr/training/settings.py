@@ -1,7 +1,7 @@
 """Check the settings of a training before a cube is read: recipe, hardware, room, and validation points."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from misoxr.spec.numbers import is_number, is_whole
 from misoxr.training.loop import Hardware
 from misoxr.training.teaching import teachers_of
 
-__all__ = ["VAL", "check_held", "check_room", "held_out", "prepared"]
+__all__ = ["VAL", "check_held", "check_room", "chosen", "held_out", "prepared"]
 
 ARGUMENTS = [
     "estimator",
@@ -45,6 +45,8 @@ ARGUMENTS = [
 ]
 """Arguments of :func:`misoxr.training.fit.fit` beside the recipe's, for those who misspell one."""
 
+
+_WAYS = {"none": "as they lie", "mirror": "mirrored", "flips": "flipped", "dihedral": "flipped and rotated"}
 
 VAL = 0.2
 """Fraction of the points that is held out for validation by default."""
@@ -152,6 +154,24 @@ def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardwa
         raise SpecError("Training in float64 is not supported; use precision='float32', 'bfloat16' or 'auto'.")
     kinds = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed"}
     return Hardware(target, devices, kinds[choose_precision(precision, target)], workers)
+
+
+def chosen(
+    spec: ModelSpec, recipe: Recipe, teachers: Sequence[str], scaling: Any, lessons: Mapping[str, Any], points: int, held: int
+) -> str:
+    """Say in a line what a training does, also what nobody asked for: points, teachers, transfer, inputs and steps."""
+    parts = [f"{spec.name} learns {' and '.join(task.name for task in spec.tasks)} from {points} points"]
+    if teachers:
+        parts[0] += f" and what {' and '.join(teachers)} answers at {lessons['pixels']} pixels"
+    moved = {(table["source"], table["target"]) for one in lessons.get("estimators", ()) for table in one["transfer"]}
+    parts += [f"labels of {target} are filled by {source}" for source, target in sorted(moved)]
+    parts += [f"{held} points validate"] if held else []
+    parts += [f"{spec.members} members"] if spec.members > 1 else []
+    how = {"whiten": "whitened", "log": "logarithms", "standard": "standardised"}
+    parts += ["inputs are " + (f"{how[scaling or 'whiten']}" if isinstance(scaling, str | None) else "scaled as given")]
+    parts += [f"{recipe.steps} steps" if recipe.steps else f"{recipe.max_epochs} epochs"]
+    parts[-1] += f" of {recipe.batch_size} windows, {_WAYS[recipe.augment]}"
+    return "; ".join(parts) + "."
 
 
 def held_out(spec: ModelSpec, xy: Any, val: float | None, seed: int, *, spared: bool) -> Any:

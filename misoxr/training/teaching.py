@@ -16,10 +16,10 @@ from misoxr.estimators.baselines import Baseline, Transfers, fit_table, is_balan
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.points.clusters import blocks_of, dealt
-from misoxr.spec import ModelSpec, Recipe, Task
+from misoxr.spec import PRESETS, ModelSpec, Recipe, Task
 from misoxr.training.windows import Array, Integers, Pool, TrainingWindows
 
-__all__ = ["Taught", "anywhere", "taught", "teachers_of"]
+__all__ = ["Taught", "anywhere", "names_of", "taught", "teachers_of"]
 
 AUTO = "vote-neighbourhood"
 """The teacher of small models."""
@@ -29,6 +29,8 @@ COVER = 4
 """The most cutouts from anywhere, in cutouts that would tile the cube."""
 POOL, EACH = 80_000, 32
 """Pixels that a teacher answers in all, and in each cutout at the least."""
+OWN = 2
+"""How often each training point's own labels stand among these."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,27 @@ def teachers_of(teacher: Any, spec: ModelSpec, *, seed: int = 0) -> list[Baselin
     """
     if teacher is None or (isinstance(teacher, str) and teacher == "auto" and spec.width >= 1024):
         return []
-    several = (
-        teacher if isinstance(teacher, list | tuple) else [AUTO if isinstance(teacher, str) and teacher == "auto" else teacher]
-    )
+    several = _several(teacher)
     if not several:
         raise SpecError("teacher is an empty list; give estimators, or None.")
     for one in several:
-        if isinstance(one, ModelSpec):
-            raise SpecError(f"teacher is the network {one.name!r}; give an estimator of scikit-learn, or the name of a baseline.")
+        if isinstance(one, bool):
+            raise SpecError(f"teacher is {one}; give an estimator or a baseline's name, or None to learn from the labels alone.")
+        if isinstance(one, ModelSpec) or (isinstance(one, str) and one in PRESETS):
+            name = one if isinstance(one, str) else one.name
+            raise SpecError(f"teacher is the network {name!r}; give an estimator of scikit-learn, or the name of a baseline.")
     return [prepared_baseline(one, spec, seed=seed) for one in several]
+
+
+def _several(teacher: Any) -> list[Any]:
+    several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    return [AUTO if isinstance(one, str) and one == "auto" else one for one in several]
+
+
+def names_of(teacher: Any) -> list[str]:
+    """Return what people call a network's teachers."""
+    estimators = [one.estimator if isinstance(one, Baseline) else one for one in _several(teacher)]
+    return [one if isinstance(one, str) else type(one).__name__ for one in estimators]
 
 
 def anywhere(teachers: Sequence[Baseline], recipe: Recipe, spec: ModelSpec, geobox: GeoBox) -> int:
@@ -111,18 +125,14 @@ def taught(
         ]
 
     members = [fitted(chosen) for chosen in draws or [np.arange(len(train))]]
-    drawn = _pixels(data, max(reach_of(teacher.features) for teacher in teachers), seed)
-    own = np.argsort(data.cutouts.cutout[train], kind="stable")
-    pixels = data.cutouts.cutout[train][own], np.floor(rows[own]) + 0.5, np.floor(columns[own]) + 0.5
-    answers, valid = _answers(data, members, *drawn)
-    if valid.any():
-        pixels = drawn
-    else:  # a cube with hardly a valid pixel beside the points' own
-        answers, valid = _answers(data, members, *pixels)
-    cutout, rows, columns = pixels
-    answers = _bounded(data.spec, answers, labels)
-    first = np.searchsorted(cutout[valid], np.arange(len(data.cutouts.file) + 1))
-    pool = Pool(first, rows[valid], columns[valid], _by_task(data.spec, answers[valid]))
+    pixels = _pixels(data, max(reach_of(teacher.features) for teacher in teachers), seed)
+    answers, valid = _answers(data, members, *pixels)
+    own = (data.cutouts.cutout[train], rows, columns), _own(data, train, members, draws)
+    cutout, rows, columns = (np.concatenate([one[valid], *[other] * OWN]) for one, other in zip(pixels, own[0], strict=True))
+    answers = _bounded(data.spec, np.concatenate([answers[valid], *[own[1]] * OWN]), labels)
+    order = np.argsort(cutout, kind="stable")
+    first = np.searchsorted(cutout[order], np.arange(len(data.cutouts.file) + 1))
+    pool = Pool(first, rows[order], columns[order], _by_task(data.spec, answers[order]))
     classes = [task for task in data.spec.tasks if task.kind != "regression"]
     foretold = _foretold(data, train, labels, tables, fitted) if calibrate and classes else {}
     calibration = {task.name: _calibrated(task, foretold[task.name], labels[task.name]) for task in classes if foretold}
@@ -138,6 +148,22 @@ def _prior(teachers: Sequence[Baseline], task: Task, labels: Any) -> Any:
         (counts > 0) / (counts > 0).sum() if is_balanced(one.estimator_of(task)) else counts / counts.sum() for one in teachers
     ]
     return np.mean(parts, axis=0)
+
+
+def _own(data: TrainingWindows, train: Integers, members: Sequence[Sequence[PixelModel]], draws: Sequence[Integers]) -> Array:
+    """Return what is taught at the training points: their labels, and the teachers' answers where there is none.
+
+    A member is taught the labels of its own draw. (point, output), or (point, member, output).
+    """
+    at = data.labelled.rows[train], data.labelled.columns[train]
+    answers, _ = _answers(data, members, data.cutouts.cutout[train], *at)
+    met = np.stack([np.isin(np.arange(len(train)), drawn) for drawn in draws], axis=1) if draws else True
+    for task, told in zip(data.spec.tasks, _by_task(data.spec, answers).values(), strict=True):
+        labels = data.labelled.labels[task.name][train].reshape(-1, *[1] * (told.ndim - 1))
+        sure = (labels == np.arange(task.outputs)) if task.kind == "multiclass" else labels
+        whole = np.isfinite(labels) & np.expand_dims(met, -1) if draws else np.isfinite(labels)
+        told[:] = np.where(whole, sure, told)
+    return answers
 
 
 def _bounded(spec: ModelSpec, answers: Array, labels: Mapping[str, Any]) -> Array:

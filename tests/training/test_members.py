@@ -147,7 +147,9 @@ def test_teachers_differ_between_members(cube, points):
     few = points.iloc[:14]
     spec = tiny_spec(tasks=(PERMAFROST,))
     teacher = LogisticRegression(C=1e3)
-    model = cube.miso.fit(spec, few, members=4, teacher=teacher, max_epochs=1, steps=60, learning_rate=4e-3, calibrate=False, **QUICK)
+    model = cube.miso.fit(
+        spec, few, members=4, teacher=teacher, max_epochs=1, steps=60, learning_rate=4e-3, calibrate=False, **QUICK
+    )
     assert float(cube.miso.predict(model, device="cpu").permafrost_std.mean()) > 0.03
 
 

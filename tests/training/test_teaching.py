@@ -100,8 +100,9 @@ def test_features_in_cutouts_are_those_of_the_cube(spec, scene, windows, kind):
     assert len(np.unique(np.stack([rows, columns]), axis=1).T) > 100
 
 
-def test_answers_belong_to_their_pixels(scene, windows):
+def test_answers_belong_to_their_pixels(scene, windows, monkeypatch):
     cube, _ = scene
+    monkeypatch.setattr(teaching, "OWN", 0)
     limit = float(np.median(cube.red))
     data = replace(windows, spec=replace(windows.spec, tasks=(PERMAFROST,)))
     pool = taught(data, np.arange(len(windows.labelled)), [Baseline(Bright(limit))], seed=0).data.pool
@@ -114,7 +115,44 @@ def test_answers_belong_to_their_pixels(scene, windows):
     assert pool.first[-1] == len(pool)
 
 
-def test_teachers_are_averaged(windows):
+def test_at_its_points_the_network_is_told_the_labels(windows):
+    """Of what has no label, it is told what the teacher says."""
+    data = replace(windows, spec=replace(windows.spec, tasks=(PERMAFROST, TAXONOMY)))
+    train = np.arange(0, len(windows.labelled), 2)
+    pool = taught(data, train, [baseline("rf-11")], seed=0).data.pool
+    for point in train:
+        at = told_at(pool, windows, point)
+        order, present = (windows.labelled.labels[name][point] for name in ("taxonomy", "permafrost"))
+        if (windows.labelled.xy[train] == windows.labelled.xy[point]).all(axis=1).sum() == 1:
+            assert (pool.answers["taxonomy"][at] == np.eye(7)[int(order)]).all(axis=1).sum() == 2
+            answers = pool.answers["permafrost"][at]
+            assert (answers == present).sum() == 2 if np.isfinite(present) else np.isfinite(answers).all()
+
+
+def told_at(pool, windows, point):
+    """Return which pixels of the pool lie at a point, in its own cutout."""
+    cutout = windows.cutouts.cutout[point]
+    at = (pool.rows == windows.labelled.rows[point]) & (pool.columns == windows.labelled.columns[point])
+    return np.flatnonzero(at[pool.first[cutout] : pool.first[cutout + 1]]) + pool.first[cutout]
+
+
+def test_each_member_is_told_the_labels_of_its_draw(windows):
+    data = replace(windows, spec=replace(windows.spec, tasks=(PERMAFROST,), members=2))
+    known = np.flatnonzero(np.isfinite(windows.labelled.labels["permafrost"]))
+    draws = [np.arange(len(known) // 2), np.arange(len(known) // 2, len(known))]
+    never = [Baseline(Bright(1e9))]  # answers .1 everywhere
+    pool = taught(data, known, never, seed=0, draws=draws, calibrate=False).data.pool
+    assert pool.answers["permafrost"].shape[1:] == (2, 1)
+    for number, point in enumerate(known):
+        at = told_at(pool, windows, point)
+        own = int(number >= len(known) // 2)
+        assert windows.labelled.labels["permafrost"][point] in pool.answers["permafrost"][at][:, own]
+        if (windows.labelled.xy[known] == windows.labelled.xy[point]).all(axis=1).sum() == 1:
+            np.testing.assert_allclose(pool.answers["permafrost"][at][:, 1 - own], 0.1, rtol=1e-6)
+
+
+def test_teachers_are_averaged(windows, monkeypatch):
+    monkeypatch.setattr(teaching, "OWN", 0)
     data = replace(windows, spec=replace(windows.spec, tasks=(PERMAFROST,)))
     both = [Baseline(Bright(-1.0)), Baseline(Bright(1e9))]
     pool = taught(data, np.arange(len(windows.labelled)), both, seed=0).data.pool
@@ -190,6 +228,22 @@ def test_an_epoch_that_validation_chooses_has_validation_points(scene, spec):
     assert len(model.record["validation"]) == 2
 
 
+def test_what_is_chosen_is_said_in_a_line(scene, spec, capsys):
+    cube, points = scene
+    options = {"max_epochs": 1, "steps": 2, "device": "cpu"}
+    model = cube.miso.fit(spec, points, teacher=[Bright(0.1), "rf-11"], augment="flips", members=2, transfer=False, **options)
+    line = model.record["chosen"]
+    assert line in capsys.readouterr().out
+    pixels = model.record["teacher"]["pixels"]
+    assert line == (
+        f"{spec.name} learns permafrost and taxonomy from 90 points and what Bright and rf-11 answers at {pixels} pixels; 2 members; "
+        "inputs are whitened; 2 steps of 8 windows, flipped."
+    )
+    model = cube.miso.fit(spec, points, teacher=None, scaling="log", max_epochs=1, **QUICK)
+    assert "points validate; inputs are logarithms; 1 epochs of 16 windows, mirrored." in model.record["chosen"]
+    assert line not in capsys.readouterr().out
+
+
 def test_labels_are_learnt_without_a_teacher(scene, spec):
     cube, points = scene
     model = cube.miso.fit(spec, points, teacher=None, max_epochs=1, **QUICK)
@@ -237,7 +291,7 @@ def test_a_cube_with_valid_pixels_at_the_points_alone_is_taught(scene, spec):
     seen[rows.iloc[:6], columns.iloc[:6]] = True
     sparse = cube.where(xr.DataArray(seen, dims=("y", "x")))
     model = sparse.miso.fit(spec, points.iloc[:6].assign(permafrost=[0.0, 1.0] * 3), max_epochs=1, steps=2, **QUICK)
-    assert model.record["teacher"]["pixels"] >= 1
+    assert model.record["teacher"]["pixels"] < 200
 
 
 def test_rare_classes_and_places_do_not_stop_it(scene, spec):
@@ -305,7 +359,7 @@ def test_a_schedule_of_steps_does_not_depend_on_the_number_of_points(spec):
     assert Recipe.of(spec, taught=True, max_epochs=1).steps == 0
 
 
-@pytest.mark.parametrize("teacher", [[], "rf-99", 7, ["rf-11", tiny_spec()]])
+@pytest.mark.parametrize("teacher", [[], "rf-99", 7, ["rf-11", tiny_spec()], False, "miso-nano"])
 def test_what_cannot_teach_is_refused_before_a_cube_is_read(scene, spec, teacher, no_compute):
     cube, points = scene
     with pytest.raises(SpecError), no_compute():
