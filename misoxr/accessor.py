@@ -131,6 +131,23 @@ class MisoAccessor:
         }
         return predict(self._ds, model, tasks=tasks, windows=windows, resolution=resolution, **options)
 
+    @_documented("misoxr.mapping.embed.embed")
+    def embed(
+        self,
+        model: "Model | str | os.PathLike[str]",
+        *,
+        windows: "WindowSpec | None" = None,
+        resolution: float | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int | None = None,
+    ) -> xr.Dataset:
+        """Map a network's embedding over this dataset, lazily."""
+        from misoxr.mapping.embed import embed
+
+        run: Any = {"device": device, "precision": precision, "batch_size": batch_size}
+        return embed(self._ds, model, windows=windows, resolution=resolution, **run)
+
     @_documented("misoxr.mapping.predict_at.predict_at")
     def predict_at(
         self,

@@ -23,8 +23,9 @@ from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import assign, pixels
 from misoxr.grid.windows import Cut, cuts
 from misoxr.mapping.ensemble import averaged
+from misoxr.mapping.job import Job, Settings, dtype_of, layers_of, prepared
 from misoxr.mapping.load import opened
-from misoxr.mapping.predict import Job, Settings, dtype_of, layers_of, pixel_bands, prepared
+from misoxr.mapping.predict import pixel_bands
 from misoxr.mapping.provenance import attributes
 from misoxr.points.read import coordinates
 from misoxr.spec import ModelSpec, WindowSpec
@@ -100,7 +101,7 @@ def predict_at(
     if isinstance(model, list | tuple):
         return averaged([predict_at(ds, one, points, crs=crs, **settings.arguments()) for one in model])
     found = opened(model)
-    answered, plan_of = found.spec, None
+    answered, windowed = found.spec, None
     if isinstance(found, PixelModel):
         bands, geobox, chosen = pixel_bands(ds, found, settings)
         answered = replace(found.spec, tasks=tuple(chosen))
@@ -109,7 +110,7 @@ def predict_at(
         layers = _spread(found.layers_at(bands, geobox, rows[inside], columns[inside], chosen), inside, len(rows))
     else:
         cube, job, chosen = prepared(ds, found, settings)
-        geobox, plan_of = job.geobox, job.plan.y.spec
+        geobox, windowed = job.geobox, job.plan.y.spec
         x, y, index = coordinates(points, geobox, crs)
         inside, rows, columns = _inside(geobox, x, y)
         layers = _gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
@@ -117,7 +118,7 @@ def predict_at(
     reference = assign(ds[[]], geobox)
     place = {name: xr.Variable("point", values, reference[name].attrs) for name, values in (("x", x), ("y", y))}
     out = out.assign_coords({"point": index, **place, "spatial_ref": reference.spatial_ref})
-    out.attrs = attributes(ds, found, plan_of)
+    out.attrs = attributes(ds, found, windowed)
     return out
 
 
