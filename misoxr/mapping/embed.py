@@ -1,27 +1,30 @@
 """Map a network's embedding over a datacube, lazily: what its heads see of every pixel."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import SpecError, gathered
+from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import assign
 from misoxr.mapping.job import Job, Settings, laid_out, prepared
 from misoxr.mapping.load import opened
 from misoxr.mapping.provenance import attributes
-from misoxr.spec import ModelSpec, WindowSpec
+from misoxr.spec import ModelSpec, Task, WindowSpec
 
 if TYPE_CHECKING:
     from misoxr.model.checkpoint import Model
 
-__all__ = ["embed", "embedding_of"]
+__all__ = ["embed", "embedding_of", "mean_of", "prepared_pairs"]
 
 LARGEST, SIDE = 2**28, 256
 """Bytes of a block, at the most; and pixels, of which its side is a multiple where it is cut."""
@@ -79,6 +82,10 @@ def embed(
     if isinstance(model, list | tuple):
         raise SpecError(f"There are {len(model)} models; give one. Embeddings of different networks cannot be averaged.")
     found = opened(model)
+    if isinstance(found, EmbeddedModel):
+        raise SpecError(
+            f"{found!r} has estimators on embeddings of {len(found.pairs)} networks; give one of these: fitted.pairs[0].network."
+        )
     if isinstance(found, PixelModel):
         raise SpecError(
             f"{found!r} has no embedding: it is made of estimators; give a network, such as fit('miso-nano', points) makes."
@@ -102,3 +109,26 @@ def embedding_of(ds: xr.Dataset, job: Job, spec: ModelSpec, resolution: Any = No
         )
     longest = max(SIDE, isqrt(LARGEST // (4 * spec.width)) // SIDE * SIDE)
     return laid_out(ds, replace(job, embeds=True), spec, resolution, longest=longest)
+
+
+def prepared_pairs(
+    ds: xr.Dataset, model: EmbeddedModel, settings: Settings
+) -> tuple[list[tuple[xr.Dataset, Job, PixelModel]], list[Task]]:
+    """Check a cube against each network of estimators on embeddings, and return its cube, job and estimators; and the tasks."""
+    given = [name for name in ("location", "compiled") if getattr(settings, name)]
+    if given:
+        words = ["compile" if name == "compiled" else name for name in given]
+        raise SpecError(f"{words} are settings of a network's heads, and estimators answer instead of these; leave them out.")
+    found = [(*prepared(ds, pair.network, settings)[:2], pair.estimators) for pair in model.pairs]
+    return [(cube, replace(job, embeds=True), estimators) for cube, job, estimators in found], settings.tasks_of(model.spec)
+
+
+def mean_of(parts: Sequence[da.Array]) -> da.Array:
+    """Average what several pairs of network and estimators answer, block by block."""
+    mean: da.Array = da.map_blocks(_mean, *parts, dtype="float32", meta=np.empty((0,) * parts[0].ndim, "float32"))
+    return mean if len(parts) > 1 else parts[0]
+
+
+def _mean(*blocks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    mean: npt.NDArray[np.float32] = np.mean(blocks, axis=0, dtype="float64").astype("float32")
+    return mean

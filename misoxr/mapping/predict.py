@@ -13,8 +13,10 @@ from misoxr.cube.check import check, named
 from misoxr.cube.stack import stack
 from misoxr.cube.variables import variables
 from misoxr.errors import SpecError, gathered
+from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import assign
+from misoxr.mapping.embed import embedding_of, mean_of, prepared_pairs
 from misoxr.mapping.ensemble import averaged
 from misoxr.mapping.job import Settings, laid_out, prepared
 from misoxr.mapping.load import opened
@@ -30,7 +32,7 @@ __all__ = ["pixel_bands", "predict"]
 @gathered
 def predict(
     ds: xr.Dataset,
-    model: "Model | PixelModel | str | os.PathLike[str] | Sequence[Any]",
+    model: "Model | PixelModel | EmbeddedModel | str | os.PathLike[str] | Sequence[Any]",
     *,
     tasks: Sequence[str] | None = None,
     windows: WindowSpec | None = None,
@@ -48,7 +50,7 @@ def predict(
     ds : Dataset
         The model's bands as variables (y, x), with units and a CRS. Chunks of 1024 to 4096 pixels serve best; smaller ones than a window are
         merged.
-    model : Model, PixelModel, str, path or list of these
+    model : Model, PixelModel, EmbeddedModel, str, path or list of these
         A model or a fitted estimator, or the path or URL of its file (:func:`misoxr.load`). Several are averaged, and the spread between them is
         added (:func:`misoxr.mapping.ensemble.averaged`).
     tasks : sequence of str, optional
@@ -108,6 +110,8 @@ def predict(
     found = opened(model)
     if isinstance(found, PixelModel):
         return _predict_pixels(ds, found, settings, resolution)
+    if isinstance(found, EmbeddedModel):
+        return _predict_embedded(ds, found, settings, resolution)
     cube, job, chosen = prepared(ds, found, settings)
     layers, geobox = laid_out(cube, job, found.spec, resolution)
     out: xr.Dataset = assign(variables(layers, ("y", "x"), found.spec, chosen, location=location), geobox)
@@ -123,6 +127,17 @@ def _predict_pixels(ds: xr.Dataset, model: PixelModel, settings: Settings, resol
     layers = model.layers(bands, geobox, chosen)
     out: xr.Dataset = assign(variables(layers, ("y", "x"), answered, chosen, location=False), geobox)
     out.attrs = attributes(ds, model, None)
+    return out
+
+
+def _predict_embedded(ds: xr.Dataset, model: EmbeddedModel, settings: Settings, resolution: float | None) -> xr.Dataset:
+    pairs, chosen = prepared_pairs(ds, model, settings)
+    seen = [embedding_of(cube, job, model.spec, resolution) for cube, job, _ in pairs]
+    geobox = seen[0][1]
+    layers = mean_of([one.layers(features, geobox, chosen) for (features, _), (*_, one) in zip(seen, pairs, strict=True)])
+    answered = replace(model.spec, tasks=tuple(chosen))
+    out: xr.Dataset = assign(variables(layers, ("y", "x"), answered, chosen, location=False), geobox)
+    out.attrs = attributes(ds, model, pairs[0][1].plan.y.spec, pairs[0][1].settings())
     return out
 
 

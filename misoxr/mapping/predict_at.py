@@ -19,9 +19,11 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.stack import stack
 from misoxr.cube.variables import variables
 from misoxr.errors import PointsError, gathered, note
+from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import assign, pixels
 from misoxr.grid.windows import Cut, cuts
+from misoxr.mapping.embed import mean_of, prepared_pairs
 from misoxr.mapping.ensemble import averaged
 from misoxr.mapping.job import Job, Settings, dtype_of, layers_of, prepared
 from misoxr.mapping.load import opened
@@ -44,7 +46,7 @@ Integers = npt.NDArray[np.intp]
 @gathered
 def predict_at(
     ds: xr.Dataset,
-    model: "Model | PixelModel | str | os.PathLike[str] | Sequence[Any]",
+    model: "Model | PixelModel | EmbeddedModel | str | os.PathLike[str] | Sequence[Any]",
     points: gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any],
     *,
     crs: Any = None,
@@ -64,7 +66,7 @@ def predict_at(
     ----------
     ds : Dataset
         As for :func:`misoxr.mapping.predict.predict`.
-    model : Model, PixelModel, str, path or list of these
+    model : Model, PixelModel, EmbeddedModel, str, path or list of these
         As for :func:`misoxr.mapping.predict.predict`.
     points : GeoDataFrame, DataFrame, Dataset or mapping
         Where to answer: points; a table with columns as :func:`misoxr.read_points` takes them; or one-dimensional ``x`` and ``y``, in the CRS of
@@ -108,6 +110,14 @@ def predict_at(
         x, y, index = coordinates(points, geobox, crs)
         inside, rows, columns = _inside(geobox, x, y)
         layers = _spread(found.layers_at(bands, geobox, rows[inside], columns[inside], chosen), inside, len(rows))
+    elif isinstance(found, EmbeddedModel):
+        pairs, chosen = prepared_pairs(ds, found, settings)
+        answered = replace(found.spec, tasks=tuple(chosen))
+        geobox, windowed = pairs[0][1].geobox, pairs[0][1].plan.y.spec
+        x, y, index = coordinates(points, geobox, crs)
+        inside, rows, columns = _inside(geobox, x, y)
+        seen = [_gather(stack(cube, found.spec), job, found.spec, inside, rows, columns) for cube, job, _ in pairs]
+        layers = mean_of([one.layers(features, geobox, chosen) for features, (*_, one) in zip(seen, pairs, strict=True)])
     else:
         cube, job, chosen = prepared(ds, found, settings)
         geobox, windowed = job.geobox, job.plan.y.spec

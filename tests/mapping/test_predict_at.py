@@ -276,7 +276,7 @@ def test_a_batch_that_does_not_fit_is_halved(cube, model, monkeypatch):
     assert sizes[0] >= 8
     assert sizes[: len(halved)] == halved
     assert set(sizes[len(halved) :]) <= {1, 2}
-    monkeypatch.setattr(field, "answer", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("for one")))
+    monkeypatch.setattr(field, "answer", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("for one")))
     with pytest.raises(torch.OutOfMemoryError):
         cube.miso.predict_at(model, points, device="cpu").compute()
 
