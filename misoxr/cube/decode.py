@@ -292,7 +292,7 @@ def unit_vectors(array: xr.DataArray, coding: str = "linear") -> xr.DataArray:
     References
     ----------
     The read-me of ``gs://alphaearth_foundations`` for its coding. TESSERA (arXiv 2506.20380) stores int8 and, in a file beside, a scale for
-    each pixel; its vectors' lengths vary, and are given up here.
+    each pixel; what the lengths of its vectors tell is given up here.
 
     Examples
     --------
