@@ -125,8 +125,10 @@ def prepared_pairs(
 
 def mean_of(parts: Sequence[da.Array]) -> da.Array:
     """Average what several pairs of network and estimators answer, block by block."""
+    if len(parts) == 1:
+        return parts[0]
     mean: da.Array = da.map_blocks(_mean, *parts, dtype="float32", meta=np.empty((0,) * parts[0].ndim, "float32"))
-    return mean if len(parts) > 1 else parts[0]
+    return mean
 
 
 def _mean(*blocks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
