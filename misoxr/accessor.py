@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from icechunk import Repository
 
     from misoxr.cube.scaling import Scaling
+    from misoxr.estimators.embedded import EmbeddedModel
     from misoxr.estimators.pixel_model import PixelModel
     from misoxr.evaluation.scores import Scores
     from misoxr.io.plan import Plan
@@ -92,7 +93,7 @@ class MisoAccessor:
         workers: int = 0,
         progress: bool = True,
         **settings: Any,
-    ) -> "Model | PixelModel":
+    ) -> "Model | PixelModel | EmbeddedModel":
         """Train a model or a baseline on labelled points."""
         from misoxr.estimators.baselines import fit_estimator, is_baseline
 
@@ -109,7 +110,7 @@ class MisoAccessor:
     @_documented("misoxr.mapping.predict.predict")
     def predict(
         self,
-        model: "Model | PixelModel | str | os.PathLike[str] | Sequence[Any]",
+        model: "Model | PixelModel | EmbeddedModel | str | os.PathLike[str] | Sequence[Any]",
         *,
         tasks: Sequence[str] | None = None,
         windows: "WindowSpec | None" = None,
@@ -132,10 +133,27 @@ class MisoAccessor:
         }
         return predict(self._ds, model, tasks=tasks, windows=windows, resolution=resolution, **options)
 
+    @_documented("misoxr.mapping.embed.embed")
+    def embed(
+        self,
+        model: "Model | str | os.PathLike[str]",
+        *,
+        windows: "WindowSpec | None" = None,
+        resolution: float | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int | None = None,
+    ) -> xr.Dataset:
+        """Map a network's embedding over this dataset, lazily."""
+        from misoxr.mapping.embed import embed
+
+        run: Any = {"device": device, "precision": precision, "batch_size": batch_size}
+        return embed(self._ds, model, windows=windows, resolution=resolution, **run)
+
     @_documented("misoxr.mapping.predict_at.predict_at")
     def predict_at(
         self,
-        model: "Model | PixelModel | str | os.PathLike[str] | Sequence[Any]",
+        model: "Model | PixelModel | EmbeddedModel | str | os.PathLike[str] | Sequence[Any]",
         points: "gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any]",
         *,
         crs: Any = None,

@@ -15,13 +15,14 @@ from misoxr.io.geotiff import to_cog
 from misoxr.io.plan import plan
 from misoxr.io.pyramid import to_pyramid
 from misoxr.io.zarr import to_zarr
+from misoxr.mapping.embed import embed
 from misoxr.mapping.predict import predict
 from misoxr.mapping.predict_at import predict_at
 from misoxr.spec import Recipe
 from misoxr.training.fit import fit
 from misoxr.training.settings import ARGUMENTS
 
-FUNCTIONS = [add, composite, cross_validate, fit, plan, plot, predict, predict_at, to_cog, to_pyramid, to_zarr]
+FUNCTIONS = [add, composite, cross_validate, embed, fit, plan, plot, predict, predict_at, to_cog, to_pyramid, to_zarr]
 VERBS = [name for name in vars(MisoAccessor) if not name.startswith("_")]
 
 

@@ -33,7 +33,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     Raises
     ------
     BandError
-        If a band of a required modality is missing, or a band has dimensions other than y and x.
+        If a band of a required modality or a component of a vector is missing, or a band has dimensions other than y and x.
     GridError
         If the grid is irregular, carries no CRS, is not north-up, is not in metres, or has another pixel size than the model.
 
@@ -49,6 +49,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
             f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}.{did_you_mean(missing[0], map(str, ds.data_vars))} "
             "Rename its variables, or join the rasters with ds.miso.add."
         )
+    _refuse_parts(ds, spec)
     for band in spec.bands:
         dims = ds[band.name].dims if band.name in ds.data_vars else ("y", "x")
         if "time" in dims:
@@ -87,3 +88,14 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
             "Join them with ds.miso.add under these names."
         )
     return geobox
+
+
+def _refuse_parts(ds: xr.Dataset, spec: ModelSpec) -> None:
+    """Refuse some components of a unit vector without the others: they are no vector of length 1."""
+    for modality in spec.modalities:
+        missing = [band.name for band in modality.bands if band.name not in ds.data_vars]
+        if modality.is_vector and 0 < len(missing) < len(modality.bands):
+            raise BandError(
+                f"The dataset lacks {len(missing)} of the {len(modality.bands)} components of {modality.name!r}, such as {missing[0]!r}; "
+                "join all with ds.miso.add, or leave all out."
+            )

@@ -13,10 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from misoxr.errors import BandError
+from misoxr.errors import BandError, SpecError
 from misoxr.spec import COVARIATES, SENTINEL2
 
-__all__ = ["PLAIN", "Coding", "coding_of", "decode", "decoded", "is_class", "is_told", "is_whole", "may_lack"]
+__all__ = [
+    "PLAIN",
+    "Coding",
+    "coding_of",
+    "decode",
+    "decoded",
+    "is_class",
+    "is_told",
+    "is_whole",
+    "may_lack",
+    "refuse_counts",
+    "unit_vectors",
+]
 
 Array = npt.NDArray[Any]
 
@@ -230,3 +242,93 @@ def _stored(array: xr.DataArray) -> np.dtype[Any]:
     """Return the type in which the variable lies in its file."""
     stored: np.dtype[Any] = np.dtype(array.encoding.get("rasterio_dtype", array.encoding.get("dtype", array.dtype)))
     return stored
+
+
+ALPHAEARTH = Coding((-128.0,))
+"""How AlphaEarth's files hold embeddings: whole numbers, whose squares are the values, and -128 for nodata."""
+
+
+def refuse_counts(name: Hashable, array: xr.DataArray) -> None:
+    """Refuse a component of a unit vector that is stored as whole numbers without a scale: no value within -1 and 1 is told by them.
+
+    Raises
+    ------
+    BandError
+        If it is.
+    """
+    coding = coding_of(name, array)
+    scaled = any(key in array.encoding for key in XARRAYS) or (coding.scale, coding.offset) != (1.0, 0.0)
+    if _stored(array).kind in "iub" and not scaled:
+        raise BandError(
+            f"Variable {name!r} holds whole numbers ({_stored(array)}) without a scale, and is a component of a unit vector; decode the whole "
+            "embedding with misoxr.cube.decode.unit_vectors, or set its scale_factor."
+        )
+
+
+def unit_vectors(array: xr.DataArray, coding: str = "linear") -> xr.DataArray:
+    """Decode an embedding that is stored as whole numbers, and bring its vectors to unit length, lazily.
+
+    Parameters
+    ----------
+    array : DataArray
+        The embedding (feature, y, x) or (band, y, x), as stored or decoded by xarray.
+    coding : {"linear", "alphaearth"}
+        "linear": value = scale x stored + offset, by the attributes; a scale that all components of a pixel share, such as the one that
+        TESSERA keeps for each pixel, need not be known, since vectors come out in length 1. "alphaearth": value = sign(stored) x
+        (stored / 127.5)^2, and -128 is nodata, as in the GeoTIFFs of AlphaEarth Foundations.
+
+    Returns
+    -------
+    DataArray
+        (feature, y, x) float32, one chunk along feature; NaN where any component is missing or all are 0.
+
+    Raises
+    ------
+    BandError
+        If the array has other dimensions, or no numbers; or with "alphaearth", if it is decoded already.
+    SpecError
+        If the coding is not known.
+
+    References
+    ----------
+    The read-me of ``gs://alphaearth_foundations`` for its coding. TESSERA (arXiv 2506.20380) stores int8 and, in a file beside, a scale for
+    each pixel; what the lengths of its vectors tell is given up here.
+
+    Examples
+    --------
+    >>> from misoxr.cube.decode import unit_vectors
+    >>> stored = image[["red", "green", "blue"]].to_dataarray("band")
+    >>> image = image.miso.add(colour=unit_vectors(stored))  # colour_0, colour_1 and colour_2
+    """
+    if coding not in ("linear", "alphaearth"):
+        raise SpecError(f"Unknown coding {coding!r}; use 'linear' or 'alphaearth'.")
+    first = next((dim for dim in ("feature", "band") if dim in array.dims), None)
+    if first is None or set(array.dims) != {first, "y", "x"}:
+        raise BandError(f"The embedding has the dimensions {array.dims}; give an array over (feature, y, x) or (band, y, x).")
+    stored = array.transpose(first, "y", "x")
+    name = array.name or "embedding"
+    if coding == "alphaearth" and _stored(array).kind != "i":
+        raise BandError(f"The embedding holds {_stored(array)}, and AlphaEarth's stored values are int8; leave coding out.")
+    how = ALPHAEARTH if coding == "alphaearth" else coding_of(name, stored)
+    work = partial(_directions, coding=how, squared=coding == "alphaearth")
+    if stored.chunks is None:
+        data = work(stored.data)
+    else:
+        whole = stored.chunk({first: -1, "y": "auto", "x": "auto"}).data  # no longer the file's, which holds one band a chunk
+        data = whole.map_blocks(work, dtype="float32", meta=np.empty((0, 0, 0), "f4"))
+    coords = {key: value for key, value in stored.coords.items() if first not in value.dims and key != first}
+    out = xr.DataArray(data, dims=("feature", "y", "x"), coords=coords, name=array.name)
+    kept = {key: array.attrs[key] for key in ("grid_mapping",) if key in array.attrs}
+    out.attrs = {"long_name": f"{name}, unit vectors", "units": "1", **kept}
+    return out.assign_coords(feature=np.arange(out.sizes["feature"]))
+
+
+def _directions(stored: Array, coding: Coding, *, squared: bool) -> npt.NDArray[np.float32]:
+    """Decode vectors (feature, y, x), and divide them by their lengths."""
+    values = decode(stored, coding)
+    if squared:
+        values = np.sign(values) * (values / np.float32(127.5)) ** 2
+    length = np.sqrt(np.einsum("f...,f...->...", values, values, dtype="float64"))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out: npt.NDArray[np.float32] = (values / np.where(length > 0, length, np.nan)).astype("float32")
+    return out

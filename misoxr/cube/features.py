@@ -80,7 +80,7 @@ def features_at(
     return both
 
 
-def reach_of(kind: Features) -> int:
+def reach_of(kind: str) -> int:
     """Return how many pixels around its own a pixel's features are made of."""
     return max(SIDES) // 2 if kind == "neighbourhood" else 0
 

@@ -37,8 +37,8 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
         raster's pixel is less than half the image's, and bilinear otherwise.
     **rasters : path, URL, DataArray or Dataset
         A raster file: its band becomes ``name``, several become ``name_<description or number>``. Or a Zarr store ending in ``.zarr``, or data in
-        hand: a DataArray becomes ``name``, and a Dataset's variables over y and x keep their names. Nodata, scale and offset in the attributes
-        are applied.
+        hand: a DataArray becomes ``name``, one over (feature, y, x), such as an embedding, ``name_0``, ``name_1``, ..., and a Dataset's
+        variables over y and x keep their names. Nodata, scale and offset in the attributes are applied.
 
     Returns
     -------
@@ -136,7 +136,10 @@ def _layers(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
 
 
 def _bands(label: Hashable, raster: xr.DataArray) -> dict[Hashable, xr.DataArray]:
-    """Return the bands of an array as a file has them, by name."""
+    """Return the bands of an array as a file has them, or the features of an embedding, by name."""
+    if "feature" in raster.dims and "band" not in raster.dims:
+        raster = raster if "feature" in raster.coords else raster.assign_coords(feature=range(raster.sizes["feature"]))
+        raster = raster.rename(feature="band")
     if "band" not in raster.dims:
         return {label: raster}
     names = _band_names(raster)

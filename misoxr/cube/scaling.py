@@ -130,7 +130,8 @@ class Scaling:
 
         Channels are clipped to their 0.1 and 99.9 percentiles, and standardised. With "log" and "whiten", positive ratios (units
         "1", such as reflectance) become logarithms before; with "whiten", channels are then decorrelated by PCA whitening,
-        modality by modality. A channel without data, or whose deviation is rounding of its values, enters as 0 for good.
+        modality by modality. A channel without data, or whose deviation is rounding of its values, enters as 0 for good. The components
+        of a unit vector are left as they are by every method.
 
         Parameters
         ----------
@@ -195,6 +196,9 @@ class Scaling:
 
 def _fit_modality(modality: Modality, values: Array, method: str) -> ModalityScaling:
     """Fit one modality on channels (channel, pixel)."""
+    if modality.is_vector:  # a component lies within -1 and 1 by what it is; what differs between components is what they tell
+        each = len(modality.bands)
+        return ModalityScaling((-1.0,) * each, (1.0,) * each, (False,) * each, (0.0,) * each, (1.0,) * each)
     bands = [band for band in modality.bands for _ in range(band.channels)]
     fitted = [_fit_channel(band, channel, log=method != "standard") for band, channel in zip(bands, values, strict=True)]
     lower, upper, log, shift, scale = zip(*fitted, strict=True)

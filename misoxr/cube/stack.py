@@ -11,16 +11,18 @@ import numpy.typing as npt
 import xarray as xr
 from dask.base import annotate
 
-from misoxr.cube.decode import PLAIN, Coding, coding_of, decode
+from misoxr.cube.decode import PLAIN, Coding, coding_of, decode, refuse_counts
 from misoxr.cube.sources import Span, source_of
 from misoxr.cube.units import conversion
-from misoxr.errors import note
+from misoxr.errors import BandError, note
 from misoxr.grid.halo import MANY, with_halo
 from misoxr.spec import Band, ModelSpec
 
 __all__ = ["chunks_of", "stack", "stack_with_halo"]
 
 Array = npt.NDArray[Any]
+LONGEST, SHORTEST = 1.5, 0.5
+"""Bounds of the longest unit vector of a block."""
 Reach = tuple[Span, Span]
 """A chunk along an axis, and what it holds with its halo."""
 
@@ -38,13 +40,14 @@ def stack(ds: xr.Dataset, spec: ModelSpec) -> da.Array:
     """Stack a model's bands in its order and units: a lazy float32 array (band, y, x), one chunk along band.
 
     Nodata, scale and offset that attributes tell of are honoured (:mod:`misoxr.cube.decode`). Bands that are missing (of a modality
-    that is not required) are NaN, and so are values below a band's ``valid_min``. A model without bands gets the dataset's
-    chunks with none in them. NumPy-backed data are chunked as Dask sees fit.
+    that is not required) are NaN, and so are values below a band's ``valid_min``, and unit vectors of zeros. A model without bands
+    gets the dataset's chunks with none in them. NumPy-backed data are chunked as Dask sees fit.
 
     Raises
     ------
     BandError
-        If units cannot be converted, or a band holds no numbers.
+        If units cannot be converted, a band holds no numbers, or a component of a unit vector whole numbers without a scale; and where
+        values are read, if vectors that should be of length 1 are not.
 
     Warns
     -----
@@ -127,6 +130,8 @@ def _stacked(
     for band in spec.bands:
         at, coding = place.get(band.name, (None, PLAIN))
         units = (1.0, 0.0) if at is None else conversion(ds[band.name].attrs.get("units"), band)
+        if at is not None and band.kind == "component":
+            refuse_counts(band.name, ds[band.name])
         if units is None:
             untold.append(band)
         taken.append(_Taken(at, coding, *(units or (1.0, 0.0)), band.valid_min))
@@ -138,7 +143,7 @@ def _stacked(
         return nothing
     planar = layers[0].ndim == 2
     stacked: da.Array = da.map_blocks(
-        partial(_take, taken=tuple(taken)),
+        partial(_take, taken=tuple(taken), vectors=_vectors(spec)),
         *layers,
         **({"new_axis": 0} if planar else {}),
         chunks=shape,
@@ -169,7 +174,21 @@ class _Taken(NamedTuple):
     valid_min: float | None
 
 
-def _take(*blocks: Array, taken: Sequence[_Taken]) -> Array:
+class _Vector(NamedTuple):
+    """A modality that is a unit vector: its name, and where its components stand among a model's bands."""
+
+    name: str
+    first: int
+    stop: int
+
+
+def _vectors(spec: ModelSpec) -> tuple[_Vector, ...]:
+    ends = np.cumsum([0, *(len(modality.bands) for modality in spec.modalities)]).tolist()
+    spans = zip(spec.modalities, ends, ends[1:], strict=False)
+    return tuple(_Vector(modality.name, *span) for modality, *span in spans if modality.is_vector)
+
+
+def _take(*blocks: Array, taken: Sequence[_Taken], vectors: Sequence[_Vector] = ()) -> Array:
     layers = [layer for block in blocks for layer in (block if block.ndim == 3 else block[None])]
     out: Array = np.full((len(taken), *layers[0].shape), np.nan, dtype="float32")
     for values, (at, coding, factor, summand, least) in zip(out, taken, strict=True):
@@ -180,4 +199,21 @@ def _take(*blocks: Array, taken: Sequence[_Taken]) -> Array:
             values[...] = values * np.float32(factor) + np.float32(summand)
         if least is not None:
             values[~(values >= np.float32(least))] = np.nan
+    for vector in vectors:
+        _check_length(out[vector.first : vector.stop], vector.name)
     return out
+
+
+def _check_length(vectors: Array, name: str) -> None:
+    """Refuse vectors (component, y, x) whose length is far from 1; those of zeros have no direction, and become nodata.
+
+    Resampling and quantisation make them shorter here and there, and never much longer.
+    """
+    length = np.sqrt(np.einsum("c...,c...->...", vectors, vectors))
+    vectors[:, length == 0] = np.nan
+    length = length[np.isfinite(length) & (length > 0)]
+    if length.size and (length.max() > LONGEST or length.max() < SHORTEST):
+        raise BandError(
+            f"The vectors of {name!r} have lengths up to {length.max():.3g}, and those of an embedding 1: they may be stored counts, or "
+            "have an undeclared nodata value. Decode them with misoxr.cube.decode.unit_vectors."
+        )

@@ -69,6 +69,8 @@ def conversion(found: object, band: Band) -> tuple[float, float] | None:
     """
     text = (found.decode(errors="replace") if isinstance(found, bytes) else "" if found is None else str(found)).strip()
     have, want = canonical(text), canonical(band.units)
+    if text.lower() in _UNKNOWN and band.kind == "component":
+        return 1.0, 0.0  # components of a unit vector have no units to tell
     if text.lower() in _UNKNOWN:
         # A ratio's units are often written as an empty text.
         return (1.0, 0.0) if found is not None and not text and want == "1" else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import dask.array as da
 import geopandas as gpd
@@ -26,7 +26,7 @@ from misoxr.points.read import read_points, simulated
 from misoxr.points.transfer import transferred, transfers
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.numbers import is_whole
-from misoxr.spec.presets import BASELINES
+from misoxr.spec.presets import BASELINES, PRESETS
 from misoxr.spec.standardisation import Standardisation
 
 __all__ = [
@@ -36,13 +36,16 @@ __all__ = [
     "Transfers",
     "check_labels",
     "check_transfer",
+    "embeds",
     "fit_baseline",
     "fit_estimator",
     "fit_table",
+    "idle",
     "is_balanced",
     "is_baseline",
     "prepared_baseline",
     "refuse_unseen",
+    "trains",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -57,28 +60,53 @@ class Baseline:
     ----------
     estimator : object
         A classifier, or a regressor for regressions; one copy is fitted for each task.
-    features : {"pixel", "neighbourhood", "coordinates"}
-        The pixel's bands; these, and their mean and standard deviation over 5 x 5 and 15 x 15 pixels; or x and y alone.
+    features : {"pixel", "neighbourhood", "coordinates", "embedding"}
+        The pixel's bands; these, and their mean and standard deviation over 5 x 5 and 15 x 15 pixels; x and y alone; or the embedding of
+        a network (``ds.miso.embed``).
     scaling : {"none", "standard", "log", "whiten"}
         Whether bands are taken as they are, or scaled first as the network's are (:meth:`misoxr.cube.scaling.Scaling.fit`).
     regressor : object, optional
         What regressions get where the estimator is a classifier.
+    network : Model, ModelSpec or str, optional
+        The network of ``features="embedding"``. A trained one is taken as it is. Of a specification or a preset's name, ``fit`` trains
+        networks, with the settings that it takes for these.
+
+    Notes
+    -----
+    A network knows the points it has learnt from, and its embeddings of these look easier to tell apart than those of others. So ``fit``
+    cross-fits an embedding: the training points are parted in two, by whole blocks. A network learns from one half, and the estimators
+    learn from its embeddings at the other half, which it has not seen; and the other way round. The answer is the mean of both pairs. It
+    takes two trainings, each on half of the points. Within each pair, all features that an estimator learns from are out of sample; a map
+    is then made by both pairs, also at the training points. In ``cross_validate``, all of this happens within a fold's training points.
+
+    With a trained network, the estimators learn from its embeddings at all points, those it has seen among them. ``cross_validate`` refuses
+    a network that was trained on labelled points, since some may be test points of a fold. It cannot tell for published weights.
+
+    References
+    ----------
+    Chernozhukov et al. 2018, "Double/debiased machine learning for treatment and structural parameters", The Econometrics Journal 21, for
+    cross-fitting.
 
     Examples
     --------
     >>> from sklearn.ensemble import ExtraTreesClassifier
     >>> trees = Baseline(ExtraTreesClassifier(20), features="neighbourhood", scaling="whiten")
     >>> model = image.miso.fit(trees, points)
+    >>> trees = Baseline(ExtraTreesClassifier(20), features="embedding", network="miso-nano")
+    >>> model = image.miso.fit(trees, points, steps=4, progress=False)
     """
 
     estimator: Any
-    features: Features = "pixel"
+    features: Features | Literal["embedding"] = "pixel"
     scaling: str = "none"
     regressor: Any = None
+    network: Any = None
 
     def __post_init__(self) -> None:
-        if self.features not in get_args(Features):
-            raise SpecError(f"features is {self.features!r}; use one of {get_args(Features)}.")
+        kinds = (*get_args(Features), "embedding")
+        if self.features not in kinds:
+            raise SpecError(f"features is {self.features!r}; use one of {kinds}.")
+        self._check_network()
         if self.scaling not in ("none", *METHODS):
             raise SpecError(f"scaling is {self.scaling!r}; use 'none' or one of {METHODS}.")
         if self.features == "coordinates" and self.scaling != "none":
@@ -88,6 +116,26 @@ class Baseline:
                 raise SpecError(f"{one.__name__} is a class; give an estimator, {one.__name__}().")
             if not all(hasattr(one, name) for name in ("fit", "predict", "get_params")):
                 raise SpecError(f"{one!r} is no scikit-learn estimator: it has no fit, predict and get_params.")
+
+    def _check_network(self) -> None:
+        """Refuse a network without an embedding that is asked for, the other way round, and what is no network."""
+        if self.features != "embedding":
+            if self.network is not None:
+                raise SpecError(f"network is given, and features is {self.features!r}; leave it out, or use features='embedding'.")
+            return
+        if self.scaling != "none":
+            raise SpecError(f"scaling is {self.scaling!r}, and an embedding has no bands to scale; leave it out.")
+        if isinstance(self.network, ModelSpec) or (isinstance(self.network, str) and self.network in PRESETS):
+            return
+        if isinstance(self.network, type(None) | str):
+            raise SpecError(
+                f"features='embedding' needs a network, and it is {self.network!r}; give one of {list(PRESETS)}, a ModelSpec, or a Model, such "
+                f"as misoxr.load reads.{did_you_mean(str(self.network), PRESETS)}"
+            )
+        from misoxr.model.checkpoint import Model  # with torch, which other estimators do without
+
+        if not isinstance(self.network, Model):
+            raise SpecError(f"network is a {type(self.network).__name__}; give a Model, a ModelSpec, or one of {list(PRESETS)}.")
 
     def estimator_of(self, task: Task) -> Any:
         """Return what is fitted to a task."""
@@ -126,8 +174,21 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
 
 
 def is_baseline(what: Any) -> bool:
-    """Return whether an estimator is a baseline: by name, as a Baseline, or as an estimator of scikit-learn."""
-    return what in BASELINES if isinstance(what, str) else not isinstance(what, ModelSpec)
+    """Return whether an estimator is a baseline: by name, as a Baseline, or as an estimator of scikit-learn.
+
+    What sees a network's embedding is none: it takes the network with it.
+    """
+    return what in BASELINES if isinstance(what, str) else not (isinstance(what, ModelSpec) or embeds(what))
+
+
+def embeds(what: Any) -> bool:
+    """Return whether an estimator sees the embedding of a network."""
+    return isinstance(what, Baseline) and what.features == "embedding"
+
+
+def trains(what: Any) -> bool:
+    """Return whether to fit an estimator is to train a network: itself, or one whose embedding it sees."""
+    return isinstance(what.network, ModelSpec | str) if embeds(what) else not is_baseline(what)
 
 
 _OF_NETWORKS: Mapping[str, Any] = {
@@ -147,6 +208,11 @@ _OF_NETWORKS: Mapping[str, Any] = {
 """Arguments of :func:`misoxr.training.fit.fit` that an estimator has no use for, and what says nothing."""
 
 
+def idle(name: str, value: Any) -> bool:
+    """Return whether an argument of :func:`misoxr.training.fit.fit` for networks says nothing to an estimator."""
+    return name in _OF_NETWORKS and (_OF_NETWORKS[name] is value or name == "progress")
+
+
 @gathered
 def fit_estimator(
     ds: xr.Dataset,
@@ -163,8 +229,7 @@ def fit_estimator(
     check_dataset(ds)
     points = read_points(points)
     like = like or spec_for("miso-nano", ds, points)
-    idle = {name for name in settings.keys() & _OF_NETWORKS if _OF_NETWORKS[name] is settings[name] or name == "progress"}
-    given = {name: value for name, value in settings.items() if name not in idle}
+    given = {name: value for name, value in settings.items() if not idle(name, value)}
     prepared_baseline(estimator, like, seed=seed, scaling=scaling, transfer=transfer, **given)
     return fit_baseline(ds, estimator, points, like, seed=seed, scaling=scaling, transfer=transfer)
 
@@ -214,7 +279,7 @@ def fit_baseline(
     fitted = (
         method if isinstance(method, Scaling) else None if method == "none" else _fit_scaling(spec, bands, labelled, method, seed)
     )
-    (found,) = computed(features_at(chosen.features, fitted, spec, bands, geobox, labelled.rows, labelled.columns))
+    (found,) = computed(features_at(cast(Features, chosen.features), fitted, spec, bands, geobox, labelled.rows, labelled.columns))
     refuse_unseen(found[-1] > 0)
     model = fit_table(chosen, spec, found, labelled.labels, fitted, seed=seed, transfer=transfer)
     scaled_as = method if isinstance(method, str) else "given"
@@ -280,7 +345,7 @@ def fit_table(
         "transfer": [table.to_dict() for table in tables if table.target in learnt],
         "misoxr_version": __version__,
     }
-    return PixelModel(spec, estimators, chosen.features, scaling, tuple(fill.tolist()), record, standardisation)
+    return PixelModel(spec, estimators, cast(Features, chosen.features), scaling, tuple(fill.tolist()), record, standardisation)
 
 
 def is_balanced(estimator: Any) -> bool:
@@ -331,6 +396,8 @@ def prepared_baseline(
         raise SpecError(f"The seed is {seed!r}; scikit-learn takes whole numbers from 0 to 2**32 - 1.")
     known = baseline(estimator, seed=int(seed)) if isinstance(estimator, str) else estimator
     found = known if isinstance(known, Baseline) else Baseline(known)
+    if embeds(found):
+        raise SpecError("The estimator sees a network's embedding: fit it with ds.miso.fit; it teaches no network.")
     if isinstance(scaling, str):
         replace(found, scaling=scaling)  # refuses what it cannot be
     elif isinstance(scaling, Scaling):

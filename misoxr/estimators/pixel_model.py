@@ -80,7 +80,7 @@ class PixelModel:
     def sha256(self) -> str:
         """SHA-256 of the file that :meth:`save` writes; where skops cannot write it, of its pickle, which nothing unpickles."""
         try:
-            data = self._bytes()
+            data = self.to_bytes()
         except SpecError:
             data = cloudpickle.dumps((self._header(), self.estimators))
         return hashlib.sha256(data).hexdigest()
@@ -96,7 +96,8 @@ class PixelModel:
             "sklearn_version": require("sklearn", "train").__version__,
         }
 
-    def _bytes(self) -> bytes:
+    def to_bytes(self) -> bytes:
+        """Return the bytes of the file that :meth:`save` writes."""
         return pack(self._header(), self.estimators)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -109,7 +110,7 @@ class PixelModel:
         SpecError
             If an estimator holds what skops cannot write, such as a lambda.
         """
-        put(path, self._bytes())
+        put(path, self.to_bytes())
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "", trusted: Collection[str] = ()) -> Self:

@@ -81,7 +81,8 @@ def _hash(value: Any) -> str:
     """Return a hash that another process finds, too; an estimator's as it is before it is fitted."""
     base = require("sklearn.base", "train")
     if isinstance(value, Baseline):
-        value = [base.clone(value.estimator), value.features, value.scaling]
+        network = getattr(value.network, "sha256", value.network)  # of a trained one, its weights by their hash
+        value = [base.clone(value.estimator), value.features, value.scaling, *([] if network is None else [network])]
     elif hasattr(value, "get_params"):
         value = base.clone(value)
     return str(require("joblib", "train").hash(value))

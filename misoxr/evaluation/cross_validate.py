@@ -4,6 +4,7 @@ import inspect
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -22,7 +23,8 @@ from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, did_you_mean, flush, gathered, note
-from misoxr.estimators.baselines import is_baseline
+from misoxr.estimators.baselines import embeds, is_baseline, trains
+from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.evaluation.cache import Cache, Unit, digest, fingerprint
 from misoxr.evaluation.estimators import check_models, common_tasks, estimators_of, specs_of
 from misoxr.evaluation.scores import Scores, stacked
@@ -152,7 +154,12 @@ def cross_validate(
 
     def arguments(unit: Unit) -> tuple[Any, ...]:
         (estimator, options), spec = chosen[unit.model], specs[unit.model]
-        what = (estimator, {**options, "like": spec}) if is_baseline(estimator) else (spec, {"progress": False, **options})
+        if is_baseline(estimator):
+            what = estimator, {**options, "like": spec}
+        elif embeds(estimator):  # of a preset's name the specification, as for all points
+            what = replace(estimator, network=spec) if trains(estimator) else estimator, {"progress": False, **options}
+        else:
+            what = spec, {"progress": False, **options}
         return *what, placed, *folds[unit.fold], unit.seed
 
     for unit, answers in tqdm(_run(todo, ds, arguments, client), total=len(todo), desc="cross_validate", disable=not progress):
@@ -358,7 +365,10 @@ def _answers(
     hardware = {name: options[name] for name in ("device", "precision") if name in options}
     answers = predict_at(ds, model, points.iloc[test][[points.geometry.name]], **hardware).compute(**here())
     if isinstance(model, Model):
-        forget(model)  # nobody asks for a fold's model again
+        forget(model)  # nobody asks for a fold's network again
+    elif isinstance(model, EmbeddedModel) and trains(what):
+        for pair in model.pairs:
+            forget(pair.network)
     columns: dict[str, Any] = {}
     for task in model.spec.tasks:
         values = answers[task.name if task.kind == "regression" else f"{task.name}_probability"]

@@ -10,8 +10,9 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube.presets import spec_for
 from misoxr.errors import SpecError
-from misoxr.estimators.baselines import Baseline, is_baseline, prepared_baseline
+from misoxr.estimators.baselines import Baseline, embeds, is_baseline, prepared_baseline, trains
 from misoxr.spec import ModelSpec, Recipe, Task
+from misoxr.training.embedded import network_spec, prepared_embedded
 from misoxr.training.settings import check_room, prepared
 
 __all__ = ["check_models", "common_tasks", "estimators_of", "specs_of"]
@@ -25,7 +26,7 @@ ELSEWHERE = ("device", "devices", "precision")
 
 
 def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[str]) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Give each estimator a name and its settings; networks also take the common settings.
+    """Give each estimator a name and its settings; what trains a network also takes the common settings.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[st
     out = {}
     for name, one in estimators.items():
         estimator, options = _pair(one)
-        common = {key: settings[key] for key in OF_ALL if key in settings} if is_baseline(estimator) else settings
+        common = settings if trains(estimator) else {key: settings[key] for key in OF_ALL if key in settings}
         out[str(name)] = (estimator, {**common, **options})
     for name, options in (*((name, options) for name, (_, options) in out.items()), ("all", settings)):
         refused = sorted({"seed", "directory", "resume"} & options.keys())
@@ -55,7 +56,7 @@ def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[st
             raise SpecError(
                 f"val of {name!r} is a {type(options['val']).__name__}, whose points may be test points of a fold; give a fraction."
             )
-    if settings.keys() - OF_ALL and all(is_baseline(estimator) for estimator, _ in out.values()):
+    if settings.keys() - OF_ALL and not any(trains(estimator) for estimator, _ in out.values()):
         raise SpecError(
             f"The settings {sorted(settings.keys() - OF_ALL)} are for networks, and there is none among {list(out)}; leave them out. "
             f"cross_validate itself takes {list(own)}."
@@ -86,11 +87,7 @@ def _name(estimator: Any) -> str:
 
 def specs_of(estimators: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, ModelSpec]:
     """Return every model's specification; baselines see the bands they are told, those of the first network, or a preset's."""
-    specs = {
-        name: estimator if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points)
-        for name, (estimator, _) in estimators.items()
-        if not is_baseline(estimator)
-    }
+    specs = {name: _spec(estimator, ds, points) for name, (estimator, _) in estimators.items() if not is_baseline(estimator)}
     told = {
         name: options["like"] for name, (estimator, options) in estimators.items() if is_baseline(estimator) and "like" in options
     }
@@ -101,6 +98,13 @@ def specs_of(estimators: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: 
         like = next(iter([*specs.values(), *told.values()]), None) or spec_for("miso-nano", ds, points)
         specs |= {name: like for name in estimators if name not in specs}
     return {name: {**specs, **told}[name] for name in estimators}
+
+
+def _spec(estimator: Any, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
+    """Return the specification of a network, or of the one whose embedding an estimator sees."""
+    if embeds(estimator):
+        return network_spec(estimator, ds, points)
+    return estimator if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points)
 
 
 def common_tasks(specs: Mapping[str, ModelSpec]) -> tuple[Task, ...]:
@@ -126,6 +130,11 @@ def check_models(
     """Refuse models that are known to fail, before others are fitted, and return the recipes of networks."""
     recipes, untold = {}, (*SIDES, *(ELSEWHERE if elsewhere else ()))
     for name, (estimator, options) in estimators.items():
+        if embeds(estimator):
+            prepared_embedded(estimator, specs[name], seed=max(seeds, default=0), **options)
+            _refuse_taught(name, estimator)
+            if not trains(estimator):
+                continue
         if is_baseline(estimator):
             prepared_baseline(
                 estimator, specs[name], seed=max(seeds, default=0), **{k: v for k, v in options.items() if k != "like"}
@@ -135,3 +144,13 @@ def check_models(
             recipes[name], _ = prepared(specs[name], seed=min(seeds, default=0), **known)
             check_room(specs[name], geobox)
     return recipes
+
+
+def _refuse_taught(name: str, estimator: Baseline) -> None:
+    """Refuse a trained network that knows labels: they may be those of test points."""
+    known = 0 if trains(estimator) else estimator.network.record.get("points", 0)
+    if known:
+        raise SpecError(
+            f"The network of {name!r} was trained on {known} labelled points, and its embeddings would tell of test points what their labels "
+            "are. Give its specification, with which each fold trains its own: network=model.spec."
+        )

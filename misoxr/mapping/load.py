@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from misoxr.errors import SpecError
+from misoxr.estimators.embedded import EmbeddedModel, holds_embedded
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.model.files import fetch, holds_estimators
 from misoxr.spec import PRESETS
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["load", "opened"]
 
 
-def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Model | PixelModel":
+def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Model | PixelModel | EmbeddedModel":
     """Load a network or fitted estimators from a file. The file's content says which, not its name.
 
-    A network is a safetensors file, and fitted estimators are a skops file. Nothing is unpickled. A skops file may hold types of a list
+    A network is a safetensors file, and fitted estimators are a skops file; those of a network's embedding are a zip file of both. Nothing is
+    unpickled. A skops file may hold types of a list
     (``misoxr.estimators.files.ALLOWED``): scikit-learn's own, and values of NumPy and Python.
 
     Parameters
@@ -32,7 +34,7 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Mod
 
     Returns
     -------
-    Model or PixelModel
+    Model, PixelModel or EmbeddedModel
         What ``predict`` and ``predict_at`` take; they take the path, too.
 
     Raises
@@ -52,6 +54,8 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Mod
     if isinstance(trusted, str) or not all(isinstance(name, str) for name in trusted):
         raise SpecError(f'trusted is {trusted!r}; give a list of names, such as ["lightgbm.sklearn.LGBMClassifier"].')
     data, name = fetch(path), os.fspath(path)
+    if holds_embedded(data):
+        return EmbeddedModel.from_bytes(data, name, trusted)
     if holds_estimators(data):
         return PixelModel.from_bytes(data, name, trusted)
     from misoxr.model.checkpoint import Model  # with torch, which estimators do without
@@ -59,11 +63,11 @@ def load(path: str | os.PathLike[str], *, trusted: Collection[str] = ()) -> "Mod
     return Model.from_bytes(data, name)
 
 
-def opened(model: Any) -> "Model | PixelModel":
+def opened(model: Any) -> "Model | PixelModel | EmbeddedModel":
     """Return a model or fitted estimators as they are, or from their file."""
     if isinstance(model, str) and model in (*PRESETS, *BASELINES) and not os.path.exists(model):
         raise SpecError(f"{model!r} must be trained first: model = ds.miso.fit({model!r}, points).")
-    if isinstance(model, PixelModel):
+    if isinstance(model, PixelModel | EmbeddedModel):
         return model
     if isinstance(model, str | os.PathLike):
         return load(model)

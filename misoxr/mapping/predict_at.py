@@ -19,12 +19,15 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.stack import stack
 from misoxr.cube.variables import variables
 from misoxr.errors import PointsError, gathered, note
+from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import assign, pixels
 from misoxr.grid.windows import Cut, cuts
+from misoxr.mapping.embed import mean_of, prepared_pairs
 from misoxr.mapping.ensemble import averaged
+from misoxr.mapping.job import Job, Settings, dtype_of, layers_of, prepared
 from misoxr.mapping.load import opened
-from misoxr.mapping.predict import Job, Settings, dtype_of, layers_of, pixel_bands, prepared
+from misoxr.mapping.predict import pixel_bands
 from misoxr.mapping.provenance import attributes
 from misoxr.points.read import coordinates
 from misoxr.spec import ModelSpec, WindowSpec
@@ -43,7 +46,7 @@ Integers = npt.NDArray[np.intp]
 @gathered
 def predict_at(
     ds: xr.Dataset,
-    model: "Model | PixelModel | str | os.PathLike[str] | Sequence[Any]",
+    model: "Model | PixelModel | EmbeddedModel | str | os.PathLike[str] | Sequence[Any]",
     points: gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any],
     *,
     crs: Any = None,
@@ -63,7 +66,7 @@ def predict_at(
     ----------
     ds : Dataset
         As for :func:`misoxr.mapping.predict.predict`.
-    model : Model, PixelModel, str, path or list of these
+    model : Model, PixelModel, EmbeddedModel, str, path or list of these
         As for :func:`misoxr.mapping.predict.predict`.
     points : GeoDataFrame, DataFrame, Dataset or mapping
         Where to answer: points; a table with columns as :func:`misoxr.read_points` takes them; or one-dimensional ``x`` and ``y``, in the CRS of
@@ -100,16 +103,24 @@ def predict_at(
     if isinstance(model, list | tuple):
         return averaged([predict_at(ds, one, points, crs=crs, **settings.arguments()) for one in model])
     found = opened(model)
-    answered, plan_of = found.spec, None
+    answered, windowed = found.spec, None
     if isinstance(found, PixelModel):
         bands, geobox, chosen = pixel_bands(ds, found, settings)
         answered = replace(found.spec, tasks=tuple(chosen))
         x, y, index = coordinates(points, geobox, crs)
         inside, rows, columns = _inside(geobox, x, y)
         layers = _spread(found.layers_at(bands, geobox, rows[inside], columns[inside], chosen), inside, len(rows))
+    elif isinstance(found, EmbeddedModel):
+        pairs, chosen = prepared_pairs(ds, found, settings)
+        answered = replace(found.spec, tasks=tuple(chosen))
+        geobox, windowed = pairs[0][1].geobox, pairs[0][1].plan.y.spec
+        x, y, index = coordinates(points, geobox, crs)
+        inside, rows, columns = _inside(geobox, x, y)
+        seen = [_gather(stack(cube, found.spec), job, found.spec, inside, rows, columns) for cube, job, _ in pairs]
+        layers = mean_of([one.layers(features, geobox, chosen) for features, (*_, one) in zip(seen, pairs, strict=True)])
     else:
         cube, job, chosen = prepared(ds, found, settings)
-        geobox, plan_of = job.geobox, job.plan.y.spec
+        geobox, windowed = job.geobox, job.plan.y.spec
         x, y, index = coordinates(points, geobox, crs)
         inside, rows, columns = _inside(geobox, x, y)
         layers = _gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
@@ -117,7 +128,7 @@ def predict_at(
     reference = assign(ds[[]], geobox)
     place = {name: xr.Variable("point", values, reference[name].attrs) for name, values in (("x", x), ("y", y))}
     out = out.assign_coords({"point": index, **place, "spatial_ref": reference.spatial_ref})
-    out.attrs = attributes(ds, found, plan_of)
+    out.attrs = attributes(ds, found, windowed)
     return out
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from misoxr._version import __version__
+from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.spec import WindowSpec
 
@@ -20,7 +21,10 @@ __all__ = ["attributes", "joint_attributes"]
 
 
 def attributes(
-    ds: xr.Dataset, model: "Model | PixelModel", windows: WindowSpec | None, settings: Mapping[str, Any] | None = None
+    ds: xr.Dataset,
+    model: "Model | PixelModel | EmbeddedModel",
+    windows: WindowSpec | None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Provenance: the whole of it as JSON, which `to_zarr` moves beside the map, and its hash."""
     provenance = {
@@ -32,10 +36,11 @@ def attributes(
         "settings": dict(settings or {}),
         "input": {key: _plain(value) for key, value in ds.attrs.items()},
     }
-    if not isinstance(model, PixelModel) and model.calibration:
+    fitted = isinstance(model, PixelModel | EmbeddedModel)
+    if not isinstance(model, PixelModel | EmbeddedModel) and model.calibration:
         provenance["calibration"] = {name: found.to_dict() for name, found in model.calibration.items()}
     text = json.dumps(provenance, sort_keys=True)
-    name = str(model.record.get("estimator", "scikit-learn estimator")) if isinstance(model, PixelModel) else model.spec.name
+    name = str(model.record.get("estimator", "scikit-learn estimator")) if fitted else model.spec.name
     attrs: dict[str, Any] = {
         "Conventions": "CF-1.11",
         "title": f"{name}: " + ", ".join(task.long_name or task.name for task in model.spec.tasks),

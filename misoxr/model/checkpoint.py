@@ -125,6 +125,10 @@ class Model:
         """SHA-256 of the checkpoint's bytes."""
         return hashlib.sha256(self._bytes).hexdigest()
 
+    def to_bytes(self) -> bytes:
+        """Return the checkpoint's bytes, as :meth:`save` writes them."""
+        return self._bytes
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the checkpoint to a path or fsspec URL; a local file appears only when it is complete."""
         put(path, self._bytes)

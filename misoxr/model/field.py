@@ -183,6 +183,8 @@ def blend(
     positions: Positions,
     mask: Mask,
     run: Run,
+    *,
+    embeds: bool = False,
 ) -> Array:
     """Answer at positions from imagery: the average of the windows around them, by their weights.
 
@@ -198,11 +200,13 @@ def blend(
         (N,) which of the positions are wanted; a window is asked only there, and only where it has weight.
     run : Run
         The device.
+    embeds : bool, optional
+        Return the network's embedding instead of the tasks' outputs.
 
     Returns
     -------
     array
-        (output, N), all outputs of one member after those of another; NaN where not wanted.
+        (output, N), all outputs of one member after those of another; of an embedding (width, N). NaN where not wanted.
     """
 
     def ask(windows: Sequence[Window]) -> list[tuple[Share, Array]]:
@@ -211,13 +215,13 @@ def blend(
         views = []
         for way in AUGMENTATIONS[plan.y.spec.tta]:
             inputs = [model.scaling.apply(model.spec, augmented(crop, model.spec, *way)) for crop in crops]
-            views.append(answer(model, inputs, [augmented_points(share.points, *way) for share in shares], run))
+            views.append(answer(model, inputs, [augmented_points(share.points, *way) for share in shares], run, embeds=embeds))
         answers = [sum(others, start=first) / len(views) for first, *others in zip(*views, strict=True)]
         return list(zip(shares, answers, strict=True))
 
     # Values with an offset are summed in float64; see activate.
-    kind = "float64" if model.standardisation else run.dtype
-    total = np.zeros((len(mask), model.spec.members * model.spec.outputs), dtype=kind)
+    kind = "float64" if model.standardisation and not embeds else run.dtype
+    total = np.zeros((len(mask), model.spec.width if embeds else model.spec.members * model.spec.outputs), dtype=kind)
     weights = np.zeros((len(mask), 1), dtype=kind)
     windows = [window for window in positions.windows(plan) if len(positions.share(plan, window, mask).at)]
     for batch in in_batches(ask, windows, run, group_size(model.spec, run.batch_size)):

@@ -219,7 +219,9 @@ def group_size(spec: ModelSpec, batch_size: int | None = None) -> int:
     return size if batch_size is None else min(size, batch_size)
 
 
-def answer(model: Model, windows: Sequence[Mapping[str, Array]], points: Sequence[Floats], run: Run) -> list[Array]:
+def answer(
+    model: Model, windows: Sequence[Mapping[str, Array]], points: Sequence[Floats], run: Run, *, embeds: bool = False
+) -> list[Array]:
     """Encode windows, and answer each at its points.
 
     The shapes that enter the network depend on the model, the windows and their points alone. All groups of windows have one
@@ -233,11 +235,13 @@ def answer(model: Model, windows: Sequence[Mapping[str, Array]], points: Sequenc
         For each window, points (N, 2), x and y in -1..1 of the window.
     run : Run
         The device.
+    embeds : bool, optional
+        Return the network's embedding, as its heads see it, instead of the tasks' outputs.
 
     Returns
     -------
     list of array
-        For each window, (N, output), all outputs of one member after those of another.
+        For each window, (N, output), all outputs of one member after those of another; of an embedding (N, width).
     """
     network = model.network
     # A GPU encodes the whole batch at once.
@@ -250,7 +254,11 @@ def answer(model: Model, windows: Sequence[Mapping[str, Array]], points: Sequenc
 
     def one(block: Any) -> Array:
         cells, left, sample, here = block
-        answers = activate(model.spec, network(cells, sample, here), model.calibration, model.standardisation)
+        if embeds:
+            answers = network.embed(cells, sample, here)["visual"]
+            answers = answers.to(torch.promote_types(answers.dtype, torch.float32))
+        else:
+            answers = activate(model.spec, network(cells, sample, here), model.calibration, model.standardisation)
         values: Array = answers[:left].flatten(1).cpu().numpy()
         return values
 

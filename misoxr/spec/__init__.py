@@ -7,7 +7,7 @@ number is, and what is rounding.
 
 from misoxr.spec.components import Band, EncoderSpec, LocationSpec, LossSpec, Modality, Task, WindowSpec
 from misoxr.spec.model import ModelSpec
-from misoxr.spec.presets import ALASKA, COVARIATES, PERMAFROST, PRESETS, SENTINEL2, SOIL_ORDERS, TAXONOMY
+from misoxr.spec.presets import ALASKA, COVARIATES, PERMAFROST, PRESETS, SENTINEL2, SOIL_ORDERS, TAXONOMY, embedding
 from misoxr.spec.recipe import Recipe
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "Recipe",
     "Task",
     "WindowSpec",
+    "embedding",
 ]

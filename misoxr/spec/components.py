@@ -45,8 +45,10 @@ class Band:
         Name of the variable in the dataset; STAC common names for imagery.
     units : str
         Units in which the model takes the band: ``"1"`` is reflectance, ``"DN"`` raw counts.
-    kind : {"linear", "circular"}
-        A circular band (aspect, in degrees) enters as sine and cosine. Values below 0 mean "no direction" and enter as 0, 0.
+    kind : {"linear", "circular", "component"}
+        A circular band (aspect, in degrees) enters as sine and cosine. Values below 0 mean "no direction" and enter as 0, 0. A component is
+        one of a unit vector's, such as an embedding's (:func:`misoxr.spec.embedding`): it enters as it is, without logarithm,
+        standardisation or whitening.
     aliases : tuple of str
         Other names under which the dataset may have the band.
     valid_min : float or None
@@ -60,12 +62,17 @@ class Band:
 
     name: str
     units: str = "1"
-    kind: Literal["linear", "circular"] = "linear"
+    kind: Literal["linear", "circular", "component"] = "linear"
     aliases: tuple[str, ...] = ()
     valid_min: float | None = None
 
     def __post_init__(self) -> None:
-        check(self.kind in ("linear", "circular"), f"Band {self.name!r} is of kind {self.kind!r}; use 'linear' or 'circular'.")
+        kinds = ("linear", "circular", "component")
+        check(self.kind in kinds, f"Band {self.name!r} is of kind {self.kind!r}; use one of {kinds}.")
+        check(
+            self.kind != "component" or self.units == "1",
+            f"Band {self.name!r} is a component of a unit vector and has the units {self.units!r}; leave them '1'.",
+        )
 
     @property
     def channels(self) -> int:
@@ -126,7 +133,7 @@ class Modality:
     name : str
         ``"sat"`` and ``"cov"`` in the paper.
     bands : tuple of Band
-        The bands, in the order of the encoder's channels.
+        The bands, in the order of the encoder's channels; components of one unit vector stand alone.
     encoder : EncoderSpec
         The encoder that reads them.
     required : bool
@@ -144,6 +151,17 @@ class Modality:
 
     def __post_init__(self) -> None:
         check(bool(self.bands), f"Modality {self.name!r} has no bands.")
+        kinds = {band.kind for band in self.bands}
+        check(
+            "component" not in kinds or len(kinds) == 1,
+            f"Modality {self.name!r} mixes components of a unit vector with bands of the kinds {sorted(kinds - {'component'})}; give "
+            "these a modality of their own.",
+        )
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the bands are the components of a unit vector."""
+        return self.bands[0].kind == "component"
 
     @property
     def channels(self) -> int:

@@ -1,11 +1,12 @@
 """The named models, and the bands, tasks and extent of the paper."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from misoxr.spec.components import Band, EncoderSpec, LocationSpec, Task, WindowSpec
+from misoxr.spec.components import Band, EncoderSpec, LocationSpec, Modality, Task, WindowSpec, check
+from misoxr.spec.numbers import is_whole
 
-__all__ = ["ALASKA", "BASELINES", "COVARIATES", "PERMAFROST", "PRESETS", "SENTINEL2", "SOIL_ORDERS", "TAXONOMY"]
+__all__ = ["ALASKA", "BASELINES", "COVARIATES", "PERMAFROST", "PRESETS", "SENTINEL2", "SOIL_ORDERS", "TAXONOMY", "embedding"]
 
 SENTINEL2 = tuple(
     Band(name) for name in ("red", "green", "blue", "rededge071", "rededge075", "rededge078", "nir", "swir16", "swir22")
@@ -91,3 +92,47 @@ BASELINES = (
     "rf-coordinates",
 )
 """Names of baselines, which :mod:`misoxr.training` builds; they stand here so that a name that is no preset is compared with them, too."""
+
+
+def embedding(name: str, bands: int | Sequence[str], *, encoder: EncoderSpec | None = None, required: bool = False) -> Modality:
+    """Make a modality of an embedding from elsewhere, such as AlphaEarth's or TESSERA's: the components of one unit vector.
+
+    The components enter the network as they are: no logarithm, no standardisation, no whitening. Vectors of zeros are nodata, and vectors
+    whose length is far from 1 are refused when they are read.
+
+    Parameters
+    ----------
+    name : str
+        Name of the modality, and what the names of its variables begin with.
+    bands : int or sequence of str
+        Number of components, for variables ``<name>_0``, ``<name>_1``, ..., as ``ds.miso.add(<name>=...)`` names those of an array over
+        (feature, y, x); or the names of the variables, in order.
+    encoder : EncoderSpec, optional
+        What reads them; that of "miso-nano" by default.
+    required : bool, optional
+        Whether a pixel without the embedding is nodata in every output.
+
+    Returns
+    -------
+    Modality
+        With bands of the kind "component".
+
+    Raises
+    ------
+    SpecError
+        If there are no components, fewer than two, or something else than names or a number.
+
+    Examples
+    --------
+    >>> from misoxr.spec import embedding
+    >>> alphaearth = embedding("alphaearth", 64)
+    >>> wider = replace(spec, modalities=(*spec.modalities, alphaearth))
+    """
+    if is_whole(bands):
+        names = [f"{name}_{number}" for number in range(int(bands))]  # type: ignore[arg-type]
+    else:
+        several = isinstance(bands, Sequence) and not isinstance(bands, str) and all(isinstance(one, str) for one in bands)
+        check(several, f"bands is {bands!r}; give the number of components, or the names of their variables.")
+        names = list(bands)  # type: ignore[arg-type]
+    check(len(names) > 1, f"The embedding {name!r} has {len(names)} components; a unit vector has 2 or more.")
+    return Modality(name, tuple(Band(one, kind="component") for one in names), encoder or _NANO, required=required)

@@ -1,5 +1,5 @@
 """Fitting a network to labelled points.
 
 ``fit`` trains it: ``settings`` are checked, ``windows`` cuts training windows, ``batches`` draws them, and ``loop`` runs the epochs. ``teaching`` lets
-estimators teach it, and ``members`` draws the points of each member.
+estimators teach it, ``members`` draws the points of each member, and ``embedded`` fits estimators to a network's embedding.
 """

@@ -23,7 +23,8 @@ from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.errors import SpecError, StoreError, flush, gathered, note
-from misoxr.estimators.baselines import PixelModel, Transfers, fit_estimator, is_baseline, refuse_unseen
+from misoxr.estimators.baselines import PixelModel, Transfers, embeds, fit_estimator, is_baseline, refuse_unseen
+from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import sha256_of
@@ -37,6 +38,7 @@ from misoxr.spec import ModelSpec
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number
 from misoxr.training.batches import draw_of
+from misoxr.training.embedded import fit_embedded
 from misoxr.training.loop import centre, run, standardised
 from misoxr.training.members import resampled
 from misoxr.training.settings import check_held, check_room, chosen, held_out, prepared
@@ -72,7 +74,7 @@ def fit(
     workers: int = 0,
     progress: bool = True,
     **settings: Any,
-) -> Model | PixelModel:
+) -> Model | PixelModel | EmbeddedModel:
     """Train a model or a baseline on labelled points of a datacube.
 
     Windows around the points are read from the cube once, chunk by chunk, to a temporary file. A training step takes windows around
@@ -90,7 +92,8 @@ def fit(
         What to fit. A preset's name ("miso-nano", "miso-small", "miso-base") builds a specification for the cube and the points
         (:func:`misoxr.cube.presets.spec_for`); give a :class:`misoxr.ModelSpec` to choose every part. A baseline is given by name
         ("rf-11", "rf-neighbourhood", ...), as a :class:`misoxr.estimators.baselines.Baseline` or as a scikit-learn estimator; it learns from
-        all points, and of the arguments below it takes ``seed``, ``transfer``, ``scaling`` and ``like``.
+        all points, and of the arguments below it takes ``seed``, ``transfer``, ``scaling`` and ``like``. One that sees a network's embedding
+        takes those of the network that it trains.
     points : GeoDataFrame
         From :func:`misoxr.read_points`, with a column of labels for each task, named after it. Points without valid imagery are left
         out with a warning.
@@ -145,8 +148,8 @@ def fit(
 
     Returns
     -------
-    Model or PixelModel
-        The network, with what it was trained on in ``record``; or the fitted baseline. ``predict`` takes either, and ``save`` writes it.
+    Model, PixelModel or EmbeddedModel
+        The network, with what it was trained on in ``record``; or the fitted baseline; or that of an embedding. ``predict`` takes each, and ``save`` writes it.
 
     Raises
     ------
@@ -179,7 +182,7 @@ def fit(
     check_flags(calibrate=calibrate, resume=resume, progress=progress)
     if not isinstance(directory, str | os.PathLike | None):
         raise SpecError(f"directory is {directory!r}; give a path.")
-    if is_baseline(estimator):
+    if is_baseline(estimator) or embeds(estimator):
         ours: dict[str, Any] = {
             "val": val,
             "teacher": teacher,
@@ -191,7 +194,10 @@ def fit(
             "device": device,
         }
         ours |= {"devices": devices, "precision": precision, "workers": workers, "progress": progress}
-        return fit_estimator(ds, estimator, points, seed=seed, scaling=scaling, like=like, transfer=transfer, **ours, **settings)
+        ours |= {"seed": seed, "scaling": scaling, "like": like, "transfer": transfer, **settings}
+        return (
+            fit_embedded(ds, estimator, points, fit, **ours) if embeds(estimator) else fit_estimator(ds, estimator, points, **ours)
+        )
     points = read_points(points)
     spec = estimator if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points)
     hard: dict[str, Any] = {"device": device, "devices": devices, "precision": precision, "workers": workers}

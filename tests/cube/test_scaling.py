@@ -9,12 +9,15 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
-from misoxr.cube.scaling import ModalityScaling, Scaling, channels, valid_pixels
+from misoxr.cube.check import check
+from misoxr.cube.decode import unit_vectors
+from misoxr.cube.scaling import METHODS, ModalityScaling, Scaling, channels, valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.cube.units import conversion
-from misoxr.errors import BandError, CheckpointError
-from misoxr.spec import Band, ModelSpec
+from misoxr.errors import BandError, CheckpointError, MisoxrWarning, SpecError
+from misoxr.spec import Band, Modality, ModelSpec, embedding
 from tests.conftest import make_cube, tiny_spec
 
 ASPECT, ELEVATION, RED = Band("aspect", "degree", "circular"), Band("elevation", "m"), Band("red")
@@ -360,3 +363,135 @@ def test_a_scaling_of_other_channels_is_refused(key, modality):
 def test_an_incomplete_scaling_is_refused(spec, values):
     with pytest.raises(CheckpointError, match="scaling of modality 'sat' cannot be read"):
         Scaling.from_dict(values, spec)
+
+
+# Unit vectors: embeddings from elsewhere
+
+
+def vectors_of(count, shape=(30, 20), seed=0):
+    """Smooth unit vectors (feature, y, x)."""
+    values = gaussian_filter(np.random.default_rng(seed).standard_normal((count, *shape)), (0, 4, 4))
+    return (values / np.linalg.norm(values, axis=0)).astype("float32")
+
+
+def embedded(cube, vectors, name="alphaearth", **attrs):
+    """A cube with an embedding joined to it."""
+    array = xr.DataArray(vectors, dims=("feature", "y", "x"), coords={"y": cube.y, "x": cube.x, "spatial_ref": cube.spatial_ref})
+    return cube.miso.add(**{name: array.assign_attrs(attrs)})
+
+
+@pytest.fixture(scope="module")
+def wide(spec):
+    return replace(spec, modalities=(*spec.modalities, embedding("alphaearth", 8, encoder=spec.modalities[0].encoder)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_components_of_a_vector_enter_as_they_are(wide, cube, method):
+    vectors = vectors_of(8)
+    bands = stack(embedded(cube, vectors), wide).compute()
+    scaling = Scaling.fit(wide, bands.reshape(len(bands), -1), method)
+    np.testing.assert_array_equal(scaling.apply(wide, bands)["alphaearth"], vectors)
+    assert scaling.modalities["alphaearth"].whiten is None
+    assert Scaling.from_dict(json.loads(json.dumps(scaling.to_dict())), wide) == scaling
+    bands[:, 3, 3] = np.nan
+    assert (scaling.apply(wide, bands)["alphaearth"][:, 3, 3] == 0).all()
+    assert ModelSpec.from_dict(json.loads(json.dumps(wide.to_dict()))) == wide
+
+
+def test_the_order_of_components_is_that_of_their_numbers(cube):
+    found = embedded(cube, vectors_of(12), "tessera")
+    names = [name for name in found if name.startswith("tessera")]
+    assert names == [f"tessera_{k}" for k in range(12)] == [band.name for band in embedding("tessera", 12).bands]
+    assert [band.name for band in embedding("aef", ["A00", "A01"]).bands] == ["A00", "A01"]
+
+
+def test_components_may_have_a_scale_and_a_fill_value(wide, cube):
+    vectors = vectors_of(8)
+    stored = np.rint(vectors * 127).astype("int8")
+    stored[:, 2, 2] = -128
+    for attrs in ({"scale_factor": 1 / 127, "_FillValue": np.int8(-128)}, {"scale": 1 / 127, "nodata": -128}):
+        plain = cube.assign({f"alphaearth_{k}": (("y", "x"), values, attrs) for k, values in enumerate(stored)})
+        found = stack(plain, wide).compute()[-8:]
+        assert np.isnan(found[:, 2, 2]).all()
+        rest = np.isfinite(found).all(axis=0)
+        assert rest.sum() == rest.size - 1
+        np.testing.assert_allclose(found[:, rest], vectors[:, rest], atol=0.005)
+
+
+def test_counts_are_no_components(wide, cube, no_compute):
+    """Whole numbers are refused when the graph is built, and what has lost its type where it is read."""
+    counts = np.rint(vectors_of(8) * 127).astype("int8")
+    plain = cube.assign({f"alphaearth_{k}": (("y", "x"), values) for k, values in enumerate(counts)})
+    with no_compute(), pytest.raises(BandError, match=r"'alphaearth_0' holds whole numbers \(int8\) without a scale.*unit_vectors"):
+        stack(plain, wide)
+    for factor, told in ((127, "127"), (2.5, "2.5"), (0.01, "0.01")):
+        with pytest.raises(BandError, match=rf"vectors of 'alphaearth' have lengths up to {told}.*unit_vectors"):
+            stack(embedded(cube, vectors_of(8) * np.float32(factor)), wide).compute()
+
+
+def test_a_vector_of_zeros_is_nodata(wide, cube):
+    vectors = vectors_of(8)
+    vectors[:, 4:6] = 0
+    required = replace(wide, modalities=(*wide.modalities[:-1], replace(wide.modalities[-1], required=True)))
+    found = stack(embedded(cube, vectors), required).compute()
+    np.testing.assert_array_equal(~valid_pixels(required, found), np.isin(np.arange(30), (4, 5))[:, None] & np.ones(20, bool))
+
+
+def test_some_components_alone_are_refused(wide, cube):
+    found = embedded(cube, vectors_of(8))
+    with pytest.raises(BandError, match="lacks 1 of the 8 components of 'alphaearth', such as 'alphaearth_3'"):
+        check(found.drop_vars("alphaearth_3"), wide)
+    with pytest.warns(MisoxrWarning, match="lacks the optional bands"):
+        check(cube, wide)
+
+
+def test_vectors_are_components_alone():
+    encoder = embedding("e", 2).encoder
+    with pytest.raises(SpecError, match=r"'e' mixes components of a unit vector with bands of the kinds \['linear'\]"):
+        Modality("e", (Band("a", kind="component"), Band("b")), encoder)
+    with pytest.raises(SpecError, match="'a' is a component of a unit vector and has the units 'm'"):
+        Band("a", "m", "component")
+    with pytest.raises(SpecError, match="of kind 'round'; use one of"):
+        Band("a", kind="round")
+    for wrong, words in ((1, "has 1 components"), ("A00", "bands is 'A00'"), (True, "bands is True"), ([1, 2], "give the number")):
+        with pytest.raises(SpecError, match=words):
+            embedding("e", wrong)
+
+
+@pytest.mark.parametrize("chunks", [None, {"band": 1, "y": 7, "x": 11}])
+def test_alphaearth_is_decoded_by_its_own_rule(chunks, no_compute):
+    """Its values are squares of what its files hold (Google's read-me), and -128 is nodata."""
+    vectors = vectors_of(64)
+    stored = np.rint(np.sign(vectors) * np.sqrt(np.abs(vectors)) * 127.5).astype("int8")
+    stored[:, 1, 1] = -128
+    array = xr.DataArray(stored, dims=("band", "y", "x"), coords={"band": np.arange(1, 65)}, name="aef")
+    with no_compute():
+        found = unit_vectors(array if chunks is None else array.chunk(chunks), "alphaearth")
+    assert (found.dims, found.dtype, found.sizes["feature"]) == (("feature", "y", "x"), "float32", 64)
+    assert list(found.feature.values) == list(range(64))
+    assert np.isnan(found.values[:, 1, 1]).all()
+    rest = np.isfinite(found.values).all(axis=0)
+    np.testing.assert_allclose(found.values[:, rest], vectors[:, rest], atol=0.01)
+    np.testing.assert_allclose(np.linalg.norm(found.values[:, rest], axis=0), 1, atol=1e-6)
+    masked = array.where(array != -128)
+    masked.encoding["dtype"] = np.dtype("int8")  # as xarray reads them with mask_and_scale
+    np.testing.assert_array_equal(unit_vectors(masked, "alphaearth"), found)
+
+
+def test_a_scale_of_each_pixel_is_not_needed():
+    """TESSERA keeps one beside its whole numbers; directions do not depend on it."""
+    vectors = vectors_of(16)
+    scales = np.random.default_rng(0).uniform(0.02, 0.2, vectors.shape[1:])
+    stored = xr.DataArray(np.rint(vectors * 127).astype("int8"), dims=("band", "y", "x"))
+    np.testing.assert_allclose(unit_vectors(stored), vectors, atol=0.01)
+    np.testing.assert_allclose(unit_vectors(stored * scales), unit_vectors(stored), atol=1e-6)
+
+
+def test_what_is_no_embedding_is_not_decoded():
+    array = xr.DataArray(vectors_of(4), dims=("band", "y", "x"))
+    with pytest.raises(BandError, match="holds float32, and AlphaEarth's stored values are int8"):
+        unit_vectors(array, "alphaearth")
+    with pytest.raises(SpecError, match="Unknown coding 'squared'"):
+        unit_vectors(array, "squared")
+    with pytest.raises(BandError, match=r"dimensions \('time', 'y', 'x'\)"):
+        unit_vectors(array.rename(band="time"))

@@ -62,6 +62,7 @@ def make(folder: Path, servers: ExitStack) -> Data:
     counts.rio.write_crs("EPSG:3338").rio.to_raster(data / "scene.tif")
     for covariate, name in (("elevation", "dem"), ("slope", "slope"), ("wetness_index", "wetness")):
         cube[covariate].rio.write_crs("EPSG:3338").rio.to_raster(data / f"{name}.tif")
+    _embedding(cube).rio.to_raster(data / "alphaearth.tif")
     _points(written.points, cube, data)
     west, south, east, north = cube.rio.bounds()
     halves = [shapely.box(west, south, (west + east) / 2, north), shapely.box((west + east) / 2, south, east, north)]
@@ -78,6 +79,17 @@ def make(folder: Path, servers: ExitStack) -> Data:
             "ClusterKFold(10_000": "ClusterKFold(80",
         },
     )
+
+
+def _embedding(cube: xr.Dataset) -> xr.DataArray:
+    """Unit vectors that follow from the bands, stored as AlphaEarth's files store theirs; they are simulated."""
+    bands = cube.to_dataarray("band").values
+    standard = (bands - bands.mean((1, 2), keepdims=True)) / bands.std((1, 2), keepdims=True)
+    mixed = np.einsum("fb,byx->fyx", np.random.default_rng(0).standard_normal((64, len(bands))), standard)
+    vectors = mixed / np.linalg.norm(mixed, axis=0)
+    stored = np.rint(np.sign(vectors) * np.sqrt(np.abs(vectors)) * 127.5).astype("int8")
+    array = xr.DataArray(stored, dims=("band", "y", "x"), coords={"y": cube.y, "x": cube.x}, attrs={"_FillValue": -128})
+    return array.rio.write_crs("EPSG:3338")
 
 
 def _points(path: Path, cube: xr.Dataset, data: Path) -> None:

@@ -1,33 +1,42 @@
 """Baselines: what they see, that they answer lazily wherever a model does, and what they refuse."""
 
+import io
 import os
 import subprocess
 import sys
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeClassifier
 
+import misoxr
 from misoxr.cube.features import features, features_at
 from misoxr.cube.scaling import Scaling
 from misoxr.cube.stack import stack
-from misoxr.errors import MisoxrWarning, PointsError, SpecError
+from misoxr.errors import CheckpointError, GridError, MisoxrWarning, PointsError, SpecError, StoreError
 from misoxr.estimators.baselines import Baseline, PixelModel, baseline, fit_baseline
+from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.grid.geobox import geobox_of
+from misoxr.points.labelled import Labelled
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.spec.presets import BASELINES
-from tests.conftest import tiny_spec
+from misoxr.training import embedded as training_embedded
+from tests.conftest import make_model, tiny_spec
 from tests.training.test_fit import scene  # noqa: F401
+
+QUICK = {"max_epochs": 1, "teacher": None, "device": "cpu", "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -370,3 +379,213 @@ def test_what_does_not_fit_is_refused(scene, spec, forest):  # noqa: F811
             cube.miso.predict(forest, **option)
     with pytest.raises(SpecError, match="resolution is 5"):
         cube.miso.predict(forest, resolution=5)
+
+
+# The embedding of a network
+
+
+@pytest.fixture(scope="module")
+def embedded(scene, spec):  # noqa: F811
+    cube, points = scene
+    chosen = Baseline(LogisticRegression(max_iter=200), features="embedding", network=spec)
+    return cube.miso.fit(chosen, points, max_epochs=3, teacher=None, learning_rate=4e-3, device="cpu", progress=False)
+
+
+def test_an_embedding_is_cross_fitted(scene, embedded):  # noqa: F811
+    """Each half of the points teaches a network, and the other half the estimators on its embedding."""
+    _, points = scene
+    assert isinstance(embedded, EmbeddedModel)
+    one, other = embedded.pairs
+    assert one.network.sha256 != other.network.sha256
+    assert embedded.record["cross_fitted"]
+    assert embedded.record["points"] == one.estimators.record["points"] + other.estimators.record["points"]
+    for pair in embedded.pairs:
+        learnt = pair.network.record["points"] + pair.network.record["validation_points"]
+        labelled = points[["permafrost", "taxonomy"]].notna().any(axis=1).sum()
+        assert learnt + pair.estimators.record["points"] == labelled
+        assert abs(learnt - labelled / 2) < labelled / 4
+
+
+def test_no_point_teaches_a_network_and_its_estimators(scene, spec, monkeypatch):  # noqa: F811
+    cube, points = scene
+    seen = {"networks": [], "estimators": []}
+    whole, table = Labelled.of, training_embedded.fit_table
+
+    def watched(points, *args):
+        found = whole(points, *args)
+        seen["networks"].append({tuple(place) for place in found.xy})
+        return found
+
+    monkeypatch.setattr(Labelled, "of", watched)
+    monkeypatch.setattr(
+        training_embedded, "fit_table", lambda *args, **options: seen["estimators"].append(1) or table(*args, **options)
+    )
+    cube.miso.fit(Baseline(LogisticRegression(), features="embedding", network=spec), points, **QUICK)
+    network, estimators, other_network, other_estimators = seen["networks"]
+    assert not network & estimators
+    assert network == other_estimators
+    assert estimators == other_network
+    assert len(seen["estimators"]) == 2
+
+
+def test_the_answer_is_what_the_estimators_say_of_the_embedding(scene, embedded, no_compute):  # noqa: F811
+    cube, points = scene
+    lazy = cube.chunk({"y": 60, "x": 70})
+    with no_compute():
+        maps = lazy.miso.predict(embedded, device="cpu")
+    found = maps.compute()
+    answers = []
+    for network, estimators in embedded.pairs:
+        features = cube.miso.embed(network, device="cpu").embedding.values.reshape(network.spec.width, -1).T
+        answers.append(estimators.estimators["permafrost"].predict_proba(features)[:, 1])
+    np.testing.assert_allclose(found.permafrost_probability.values.ravel(), np.mean(answers, axis=0), atol=1e-4)
+    assert list(found) == ["permafrost_probability", "permafrost", "taxonomy_probability", "taxonomy"]
+    assert found.attrs["model_sha256"] == embedded.sha256
+    assert found.attrs["title"].startswith("LogisticRegression")
+    red = cube.red.values
+    sure = np.abs(np.log(red / np.median(red))) > 0.3
+    assert ((found.permafrost_probability.values > 0.5) == (red > np.median(red)))[sure].mean() > 0.8
+    at = cube.miso.predict_at(embedded, {"x": cube.x.values[:9], "y": cube.y.values[20:29]}, device="cpu").compute()
+    wanted = found.permafrost_probability.values[np.arange(20, 29), np.arange(9)]
+    np.testing.assert_allclose(at.permafrost_probability, wanted, atol=1e-4)
+    only = cube.miso.predict(embedded, tasks=["taxonomy"], resolution=40, device="cpu")
+    assert (list(only), only.taxonomy.shape) == (["taxonomy_probability", "taxonomy"], (80, 80))
+
+
+def test_nodata_and_points_outside_have_no_answer_of_an_embedding(scene, embedded):  # noqa: F811
+    cube, _ = scene
+    holed = cube.assign({name: cube[name].where(cube.x > 300_400).assign_attrs(units="1") for name in ("red", "nir")})
+    found = holed.miso.predict(embedded, device="cpu").compute()
+    assert np.isnan(found.permafrost_probability.values[:, :20]).all()
+    assert np.isfinite(found.permafrost_probability.values[:, 20:]).all()
+    with pytest.warns(MisoxrWarning, match="1 of 2 points lie outside"):
+        answers = cube.miso.predict_at(embedded, {"x": [300_110.0, 0.0], "y": [1_499_890.0, 0.0]}, device="cpu").compute()
+    np.testing.assert_array_equal(np.isnan(answers.permafrost_probability), [False, True])
+
+
+def test_networks_and_estimators_come_back_from_one_file(scene, embedded, tmp_path):  # noqa: F811
+    cube, _ = scene
+    path = tmp_path / "embedded.zip"
+    embedded.save(path)
+    loaded = misoxr.load(path)
+    assert (loaded.sha256, loaded.spec, loaded.record) == (embedded.sha256, embedded.spec, embedded.record)
+    loaded.save(tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == path.read_bytes()
+    part = cube.isel(y=slice(0, 40), x=slice(0, 40))
+    one, other = (part.miso.predict(what, device="cpu") for what in (embedded, str(path)))
+    assert one.permafrost.data.name == other.permafrost.data.name
+    xr.testing.assert_equal(one.compute(), other.compute())
+    data = path.read_bytes()
+    members = {name: content for name, content in _members(data).items() if not name.startswith("1.")}
+    for wrong, words in (
+        (data[:-500], "damaged"),
+        (_zipped(members), r"tells of 2 networks and holds \['0.safetensors', '0.skops'\]"),
+        (_zipped({**_members(data), "misoxr-embedded.json": b"[]"}), "header of .* cannot be read"),
+        (_zipped({**_members(data), "1.skops": b"PK"}), "1.skops"),
+        (_zipped(_members(data), zipfile.ZIP_DEFLATED), "compressed"),
+    ):
+        path.write_bytes(wrong)
+        with pytest.raises(CheckpointError, match=words):
+            misoxr.load(path)
+
+
+def _members(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _zipped(members, how=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", how) as archive:
+        for name, content in sorted(members.items(), key=lambda member: member[0] != "misoxr-embedded.json"):
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def test_a_network_in_hand_is_taken_as_it_is(scene, model):  # noqa: F811
+    cube, points = scene
+    points = points[points[["permafrost", "taxonomy"]].notna().any(axis=1)]
+    chosen = Baseline(make_pipeline(StandardScaler(), LogisticRegression()), features="embedding", network=model)
+    fitted = cube.miso.fit(chosen, points, device="cpu")
+    ((network, estimators),) = fitted.pairs
+    assert network is model
+    assert not fitted.record["cross_fitted"]
+    assert fitted.record["points"] == estimators.record["points"]
+    rows, columns = (150 - 0.5 * np.arange(9)).astype(int), np.arange(9)
+    at = cube.miso.predict_at(fitted, {"x": cube.x.values[columns], "y": cube.y.values[rows]}, device="cpu").compute()
+    features = cube.miso.embed(model, device="cpu").embedding.values[:, rows, columns].T
+    wanted = estimators.estimators["permafrost"].predict_proba(features)[:, 1]
+    np.testing.assert_allclose(at.permafrost_probability, wanted, atol=1e-4)
+    scores = cube.miso.cross_validate({"embedded": (chosen, {"device": "cpu"}), "rf": "rf-11"}, points, cv=2, progress=False)
+    assert scores.models == ["embedded", "rf"]
+    assert scores.about["baselines"] == ["rf"]
+
+
+def test_a_network_that_has_seen_labels_is_not_cross_validated(scene, embedded):  # noqa: F811
+    cube, points = scene
+    taught = embedded.pairs[0].network
+    chosen = Baseline(LogisticRegression(), features="embedding", network=taught)
+    assert cube.miso.fit(chosen, points, device="cpu").pairs[0].network is taught
+    with pytest.raises(
+        SpecError, match=r"network of 'LogisticRegression \(embedding\)' was trained on .* labelled points.*network=model.spec"
+    ):
+        cube.miso.cross_validate([chosen], points, cv=2, progress=False)
+
+
+def test_folds_train_networks_of_their_own(scene, spec, tmp_path):  # noqa: F811
+    cube, points = scene
+    points = points[points[["permafrost", "taxonomy"]].notna().any(axis=1)]
+    chosen = {"embedded": (Baseline(LogisticRegression(), features="embedding", network=spec), QUICK)}
+    options = {"cv": 2, "store": tmp_path / "folds", "progress": False}
+    found = cube.miso.cross_validate(chosen, points, **options)
+    again = cube.miso.cross_validate(chosen, points, **options)
+    pd.testing.assert_frame_equal(found.predictions, again.predictions)
+    other = {"embedded": (Baseline(LogisticRegression(), features="embedding", network=replace(spec, width=8)), QUICK)}
+    with pytest.raises(StoreError, match="model 'embedded'"):
+        cube.miso.cross_validate(other, points, **options)
+    common = {name: value for name, value in QUICK.items() if name != "progress"}
+    named = {"embedded": Baseline(LogisticRegression(), features="embedding", network="miso-nano")}
+    with pytest.raises(GridError, match="less than a window of 'miso-nano'"):
+        cube.isel(y=slice(0, 50)).miso.cross_validate(named, points, cv=2, progress=False, **common)
+
+
+def test_regressions_learn_from_an_embedding(scene, model):  # noqa: F811
+    cube, points = scene
+    regression = replace(model, spec=replace(model.spec, tasks=(Task("soc", "regression"),)))
+    regression.network.heads["soc"] = regression.network.heads["permafrost"]
+    chosen = Baseline(LogisticRegression(), "embedding", regressor=Ridge(), network=make_model(regression.spec))
+    found = cube.miso.predict(cube.miso.fit(chosen, points.assign(soc=1e5 + np.arange(400.0)), device="cpu"), device="cpu")
+    assert 99_000 < float(found.soc.mean()) < 101_000
+
+
+def test_what_is_no_network_s_embedding_is_refused(scene, spec, model, embedded):  # noqa: F811
+    cube, points = scene
+    for wrong, words in (
+        ({"features": "embedding"}, "needs a network, and it is None; give one of"),
+        ({"features": "embedding", "network": "miso-nan"}, 'Did you mean "miso-nano"'),
+        ({"features": "embedding", "network": 3}, "network is a int; give a Model"),
+        ({"features": "embedding", "network": spec, "scaling": "whiten"}, "an embedding has no bands to scale"),
+        ({"network": spec}, "network is given, and features is 'pixel'"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            Baseline(LogisticRegression(), **wrong)
+    chosen = Baseline(LogisticRegression(), features="embedding", network=model)
+    with pytest.raises(SpecError, match=r"settings \['max_epochs'\] are of training, and the network 'miso-nano' is trained"):
+        cube.miso.fit(chosen, points, max_epochs=1)
+    with pytest.raises(SpecError, match="like gives a baseline its bands"):
+        cube.miso.fit(chosen, points, like=spec)
+    with pytest.raises(SpecError, match="val is a table"):
+        cube.miso.fit(replace(chosen, network=spec), points, val=points)
+    with pytest.raises(SpecError, match="it teaches no network"):
+        cube.miso.fit(spec, points, teacher=chosen, **{key: value for key, value in QUICK.items() if key != "teacher"})
+    with pytest.raises(SpecError, match="sees coordinates alone"):
+        cube.miso.fit(replace(chosen, network=replace(spec, modalities=())), points)
+    few = points[points.permafrost.notna()]
+    few = pd.concat([few[few.permafrost == 1][:30], few[few.permafrost == 0][:1]])
+    with pytest.raises(PointsError, match="An embedding is cross-fitted: the network learns from .* With one half: "):
+        cube.miso.fit(replace(chosen, network=spec), few, **QUICK)
+    for option in ({"location": True}, {"compile": True}):
+        with pytest.raises(SpecError, match="settings of a network's heads"):
+            cube.miso.predict(embedded, **option)
+    with pytest.raises(SpecError, match=r"estimators on embeddings of 2 networks; give one of these"):
+        cube.miso.embed(embedded)

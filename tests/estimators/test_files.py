@@ -253,7 +253,7 @@ def closed(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> 
 
 @pytest.fixture(scope="module")
 def small(spec) -> dict[str, bytes]:
-    return opened(fitted(spec, PERMAFROST, permafrost=DecisionTreeClassifier(max_depth=2))._bytes())
+    return opened(fitted(spec, PERMAFROST, permafrost=DecisionTreeClassifier(max_depth=2)).to_bytes())
 
 
 def works(model: PixelModel) -> None:
@@ -322,7 +322,7 @@ def test_bombs_are_refused_before_they_are_read(small):
     ],
 )
 def test_an_index_that_points_nowhere_is_refused(spec, estimator, task, edit, message):
-    members = opened(fitted(spec, task, **{task.name: estimator})._bytes())
+    members = opened(fitted(spec, task, **{task.name: estimator}).to_bytes())
     field, value = edit
     for name, content in members.items():
         if name.endswith(".npy"):

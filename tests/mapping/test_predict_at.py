@@ -16,7 +16,7 @@ from misoxr.cube.augment import AUGMENTATIONS, augmented
 from misoxr.cube.variables import FILL
 from misoxr.errors import MisoxrWarning, PointsError, SpecError
 from misoxr.grid.geobox import geobox_of
-from misoxr.mapping.predict import _plan
+from misoxr.mapping.job import plan_of
 from misoxr.spec import ModelSpec
 from tests.conftest import make_cube, make_model, tiny_spec
 
@@ -159,7 +159,7 @@ def places(cube, spec, kind, count, down=False):
     rng = np.random.default_rng(1)
     west, north = float(cube.x[0]) - 10, float(cube.y[0]) + 10
     u, v = (rng.uniform(1, size - 1, count) for size in (cube.sizes["x"], cube.sizes["y"]))
-    windows, plan = spec.windows, _plan(geobox_of(cube), spec, None)
+    windows, plan = spec.windows, plan_of(geobox_of(cube), spec, None)
     _, *lattice, _ = (plan.y if down else plan.x).starts  # without the windows that are flush with the edges
     if kind == "cells":  # of every stage, in windows of the lattice
         u = rng.choice(lattice, count) + rng.integers(1, windows.size, count) / 2
@@ -259,11 +259,11 @@ def test_a_batch_that_does_not_fit_is_halved(cube, model, monkeypatch):
 
     sizes, answer = [], field.answer
 
-    def crowded(one, windows, points, run):
+    def crowded(one, windows, points, run, **options):
         sizes.append(len(windows))
         if len(windows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        return answer(one, windows, points, run)
+        return answer(one, windows, points, run, **options)
 
     points = scattered(cube, 300)
     expected = cube.miso.predict_at(model, points, device="cpu").compute()
@@ -276,7 +276,7 @@ def test_a_batch_that_does_not_fit_is_halved(cube, model, monkeypatch):
     assert sizes[0] >= 8
     assert sizes[: len(halved)] == halved
     assert set(sizes[len(halved) :]) <= {1, 2}
-    monkeypatch.setattr(field, "answer", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("for one")))
+    monkeypatch.setattr(field, "answer", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("for one")))
     with pytest.raises(torch.OutOfMemoryError):
         cube.miso.predict_at(model, points, device="cpu").compute()
 

@@ -1,0 +1,153 @@
+"""Fitted estimators that see a network's embedding, with the network, and their file."""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from misoxr.errors import CheckpointError
+from misoxr.estimators.pixel_model import PixelModel
+from misoxr.model.files import put
+from misoxr.spec import Band, LossSpec, Modality, ModelSpec
+
+if TYPE_CHECKING:
+    from misoxr.model.checkpoint import Model
+
+__all__ = ["EmbeddedModel", "Pair", "embedding_spec", "holds_embedded"]
+
+HEADER = "misoxr-embedded.json"
+"""First member of a file: how many pairs there are, and the record."""
+MOST = 16
+"""Pairs in a file, at the most."""
+
+
+class Pair(NamedTuple):
+    """A network, and estimators that were fitted to its embedding."""
+
+    network: "Model"
+    estimators: PixelModel
+
+
+def embedding_spec(spec: ModelSpec) -> ModelSpec:
+    """Return what estimators of a network's embedding see: bands ``embedding_0``, ``embedding_1``, ... instead of the network's."""
+    bands = tuple(Band(f"embedding_{number}") for number in range(spec.width))
+    modality = Modality("embedding", bands, spec.modalities[0].encoder)
+    return replace(spec, modalities=(modality,), location=None, losses=LossSpec())
+
+
+@dataclass(frozen=True, repr=False)
+class EmbeddedModel:
+    """Estimators that answer from a network's embedding, wherever a :class:`misoxr.Model` does; what ``fit`` makes of a
+    :class:`misoxr.estimators.baselines.Baseline` with ``features="embedding"``.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        Bands, pixel size, windows and tasks: the network's.
+    pairs : tuple of Pair
+        A network and the estimators on its embedding; two where these were cross-fitted. The answer is the mean of the pairs' answers.
+    record : mapping
+        How they were fitted.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> chosen = Baseline(LogisticRegression(max_iter=200), features="embedding", network=model)
+    >>> fitted = image.miso.fit(chosen, points)
+    >>> fitted.save("embedded.zip")
+    >>> maps = image.miso.predict("embedded.zip")
+    """
+
+    spec: ModelSpec
+    pairs: tuple[Pair, ...]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """What it is, reads and answers, in a line."""
+        several = f", {len(self.pairs)} networks" if len(self.pairs) > 1 else ""
+        return f"<misoxr.EmbeddedModel {self.record.get('estimator', '')} on {self.spec.width} features of {self.spec.summary()}{several}>"
+
+    def __dask_tokenize__(self) -> str:
+        """What a graph does depends on what the file would hold."""
+        return self.sha256
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the record, and of the hashes of networks and estimators."""
+        hashes = [[network.sha256, estimators.sha256] for network, estimators in self.pairs]
+        return hashlib.sha256(json.dumps([hashes, dict(self.record)], sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write networks and estimators to a path or fsspec URL, as one file: a zip archive of their own files.
+
+        :func:`misoxr.load` reads it, and ``predict`` takes the path.
+
+        Raises
+        ------
+        SpecError
+            If an estimator holds what skops cannot write, such as a lambda.
+        """
+        file, header = io.BytesIO(), json.dumps({"pairs": len(self.pairs), "record": dict(self.record)}, sort_keys=True)
+        with zipfile.ZipFile(file, "w") as archive:
+            members = {HEADER: header.encode()}
+            for number, (network, estimators) in enumerate(self.pairs):
+                members |= {f"{number}.safetensors": network.to_bytes(), f"{number}.skops": estimators.to_bytes()}
+            for name, content in members.items():
+                archive.writestr(zipfile.ZipInfo(name), content)  # stored, and without a time: the same bytes each time
+        put(path, file.getvalue())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "", trusted: Collection[str] = ()) -> Self:
+        """Build what :meth:`save` wrote from a file's bytes (:func:`misoxr.load`); ``name`` stands in errors.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged or contradicts itself, or a part of it cannot be read.
+        """
+        from misoxr.model.checkpoint import Model  # with torch, which other estimators do without
+
+        members = _members(data, name)
+        try:
+            header = json.loads(members.pop(HEADER))
+            count, record = int(header["pairs"]), dict(header["record"])
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise CheckpointError(
+                f"The header of {name} cannot be read ({type(error).__name__}: {error}); save it again."
+            ) from error
+        wanted = {f"{number}.{kind}" for number in range(min(max(count, 0), MOST)) for kind in ("safetensors", "skops")}
+        if not wanted or set(members) != wanted:
+            raise CheckpointError(f"{name} tells of {count} networks and holds {sorted(members)}; copy or save it again.")
+        pairs = tuple(
+            Pair(
+                Model.from_bytes(members[f"{number}.safetensors"], f"{name}/{number}.safetensors"),
+                PixelModel.from_bytes(members[f"{number}.skops"], f"{name}/{number}.skops", trusted),
+            )
+            for number in range(count)
+        )
+        spec = pairs[0].network.spec
+        if any(not one.spec.modalities or one.spec != spec or two.spec != embedding_spec(spec) for one, two in pairs):
+            raise CheckpointError(f"The networks and estimators in {name} do not belong together; save it again.")
+        return cls(spec, pairs, record)
+
+
+def holds_embedded(data: bytes) -> bool:
+    """Return whether a file's bytes are of an :class:`EmbeddedModel`, whole or damaged."""
+    return data[:2] == b"PK" and HEADER.encode() in data[:64]
+
+
+def _members(data: bytes, name: str) -> dict[str, bytes]:
+    """Return an archive's members, which take no more memory than the archive has bytes."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            found = archive.infolist()
+            if any(one.compress_type != zipfile.ZIP_STORED for one in found) or sum(one.file_size for one in found) > len(data):
+                raise ValueError("its members are compressed, and those of misoxr are not")
+            return {one.filename: archive.read(one) for one in found}
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{name} ({len(data)} bytes) is damaged ({error}); copy or save it again.") from error

@@ -1,0 +1,174 @@
+"""Fit estimators on a network's embedding at the points: with a trained network, or cross-fitted with networks trained on the way."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from misoxr._version import __version__
+from misoxr.cube.check import check, named
+from misoxr.cube.cutouts import cutouts_of
+from misoxr.cube.presets import spec_for
+from misoxr.cube.stack import stack
+from misoxr.errors import PointsError, SpecError
+from misoxr.estimators.baselines import Baseline, fit_table, idle, prepared_baseline, refuse_unseen, trains
+from misoxr.estimators.embedded import EmbeddedModel, Pair, embedding_spec
+from misoxr.estimators.pixel_model import PixelModel
+from misoxr.grid.geobox import lattice_offset
+from misoxr.grid.windows import plan
+from misoxr.model.checkpoint import Model, resolve
+from misoxr.model.field import Crops, Scatter, blend
+from misoxr.model.inference import choose_device, choose_precision, inference
+from misoxr.points.folds import separate
+from misoxr.points.labelled import Labelled
+from misoxr.points.read import place, read_points, simulated
+from misoxr.spec import ModelSpec
+from misoxr.spec.numbers import is_number
+
+__all__ = ["fit_embedded", "network_spec", "prepared_embedded"]
+
+OF_BOTH = ("device", "precision", "progress")
+"""Settings of training that also hold where a trained network only embeds."""
+
+
+def network_spec(chosen: Baseline, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
+    """Return the specification of the network whose embedding a baseline sees."""
+    network = chosen.network
+    if isinstance(network, ModelSpec):
+        return network
+    return network.spec if isinstance(network, Model) else spec_for(network, ds, points)
+
+
+def prepared_embedded(
+    chosen: Baseline, spec: ModelSpec, *, seed: Any = 0, transfer: Any = "auto", like: Any = None, **settings: Any
+) -> Baseline:
+    """Return a baseline as it sees the bands of an embedding; refuse what is known to fail, before a cube is read.
+
+    The settings of a network that is trained are left for :func:`misoxr.training.settings.prepared` to check.
+    """
+    if not spec.modalities:
+        raise SpecError(
+            f"Model {spec.name!r} sees coordinates alone and has no embedding of imagery; give a model with modalities."
+        )
+    if like is not None:
+        raise SpecError("like gives a baseline its bands and tasks, and an embedding's are the network's; leave it out.")
+    if not trains(chosen):
+        idly = {name for name, value in settings.items() if idle(name, value) or (name == "scaling" and value is None)}
+        given = sorted(settings.keys() - idly - set(OF_BOTH))
+        if given:
+            raise SpecError(
+                f"The settings {given} are of training, and the network {spec.name!r} is trained; leave them out, or give its "
+                "specification to train it anew: network=model.spec."
+            )
+    elif not (settings.get("val") is None or is_number(settings["val"])):
+        raise SpecError("val is a table, whose points an estimator may learn from, too; give a fraction of the points.")
+    plain = replace(chosen, features="pixel", network=None)
+    return prepared_baseline(plain, embedding_spec(spec), seed=seed, transfer=transfer)
+
+
+def fit_embedded(
+    ds: xr.Dataset,
+    chosen: Baseline,
+    points: gpd.GeoDataFrame,
+    train: Callable[..., Any],
+    *,
+    seed: int = 0,
+    transfer: Any = "auto",
+    like: ModelSpec | None = None,
+    **settings: Any,
+) -> EmbeddedModel:
+    """Fit estimators on an embedding, as :func:`misoxr.training.fit.fit` does, which takes the same arguments.
+
+    Parameters
+    ----------
+    chosen : Baseline
+        With ``features="embedding"``.
+    train : callable
+        :func:`misoxr.training.fit.fit`, which trains networks.
+    """
+    points = read_points(points)
+    spec = network_spec(chosen, ds, points)
+    plain = prepared_embedded(chosen, spec, seed=seed, transfer=transfer, like=like, **settings)
+    cube = named(ds, spec)
+    geobox = check(cube, spec)
+    run = {name: settings[name] for name in ("device", "precision") if name in settings}
+
+    def fitted(network: Model, mine: gpd.GeoDataFrame) -> Pair:
+        return Pair(network, _fit_estimators(cube, geobox, network, plain, mine, seed=seed, transfer=transfer, **run))
+
+    if not trains(chosen):
+        pairs = [fitted(chosen.network, points)]
+    else:
+        placed, _, _ = place(points, geobox)
+        xy = np.stack([placed.geometry.x, placed.geometry.y], axis=-1)
+        half = separate(xy, fraction=0.5, size=4 * spec.windows.size * spec.pixel_size, seed=seed)
+        pairs = []
+        for number, held in enumerate((half, ~half)):
+            told = _in_folder(settings, number)
+            try:
+                network = train(ds, spec, placed[~held], seed=seed, transfer=transfer, **told)
+                pairs.append(fitted(network, placed[held]))
+            except PointsError as error:
+                raise PointsError(
+                    f"An embedding is cross-fitted: the network learns from {(~held).sum()} of the {len(held)} points, and the estimators "
+                    f"from the other {held.sum()}, and then the other way round. With one half: {error}"
+                ) from error
+    record = {
+        "estimator": repr(chosen.estimator),
+        "features": "embedding",
+        "cross_fitted": len(pairs) > 1,
+        "points": sum(pair.estimators.record["points"] for pair in pairs),
+        "networks": [{"sha256": pair.network.sha256, "training": dict(pair.network.record)} for pair in pairs],
+        "misoxr_version": __version__,
+        **simulated(ds, points),
+    }
+    return EmbeddedModel(spec, tuple(pairs), record)
+
+
+def _in_folder(settings: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return settings with a directory of its own for each network."""
+    directory = settings.get("directory")
+    return dict(settings) if directory is None else {**settings, "directory": Path(os.fspath(directory)) / f"network{number}"}
+
+
+def _fit_estimators(
+    cube: xr.Dataset,
+    geobox: GeoBox,
+    network: Model,
+    plain: Baseline,
+    points: gpd.GeoDataFrame,
+    *,
+    seed: int,
+    transfer: Any,
+    device: str = "auto",
+    precision: str = "auto",
+) -> PixelModel:
+    """Fit estimators on a network's embedding at points."""
+    labelled = Labelled.of(points, network.spec, geobox)
+    embedding = _embedded(cube, geobox, network, labelled.rows, labelled.columns, device, precision)
+    seen: npt.NDArray[np.bool_] = np.asarray(np.isfinite(embedding).all(axis=0))
+    refuse_unseen(seen)
+    table = np.concatenate([embedding, seen[None]]).astype("float32")
+    return fit_table(plain, embedding_spec(network.spec), table, labelled.labels, None, seed=seed % 2**32, transfer=transfer)
+
+
+def _embedded(
+    cube: xr.Dataset, geobox: GeoBox, network: Model, rows: Any, columns: Any, device: str, precision: str
+) -> npt.NDArray[np.float32]:
+    """Embed points as a map does, by the windows around them: (feature, point), NaN where there is no valid input."""
+    spec, target = network.spec, choose_device(device)
+    kind = choose_precision(precision, target)
+    windows = plan((geobox.shape.y, geobox.shape.x), spec.windows, lattice_offset(geobox))
+    positions = Scatter(rows, columns)
+    starts = positions.windows(windows)
+    with cutouts_of(stack(cube, spec), starts, spec.windows.size) as cutouts, inference(target, kind) as run:
+        source = Crops(dict(zip(starts, cutouts.open(), strict=True)))
+        mask = source.wanted(spec, positions)
+        return blend(resolve(network.address(), target, kind), source, windows, positions, mask, run, embeds=True)
