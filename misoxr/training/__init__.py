@@ -1,5 +1,5 @@
 """Fitting a network to labelled points.
 
 ``fit`` trains it: ``settings`` are checked, ``windows`` cuts training windows, ``batches`` draws them, and ``loop`` runs the epochs. ``teaching`` lets
-estimators teach it.
+estimators teach it. ``pretrain`` trains encoders before, on windows that ``masking`` cuts and masks; ``runs`` keeps its state.
 """
