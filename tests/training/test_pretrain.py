@@ -1,6 +1,7 @@
 """Pre-training: losses fall without a label, a killed run ends as another, and ``fit`` begins with what was learnt."""
 
 import hashlib
+import os
 from dataclasses import replace
 
 import dask.array as da
@@ -113,6 +114,38 @@ def test_damaged_states_and_bad_directories_are_told(cube, spec, weights, tmp_pa
     assert hashes(cube.miso.pretrain(spec, tmp_path, resume=False, **OPTIONS)) == hashes(weights)
     with pytest.raises(StoreError, match="cannot be kept in .*; give another directory"):
         cube.miso.pretrain(spec, state / "under a file", **OPTIONS)
+
+
+def test_a_write_that_is_cut_off_leaves_the_state_before(cube, spec, weights, tmp_path, monkeypatch):
+    fsync, calls = os.fsync, []
+
+    def full(file):
+        calls.append(file)
+        if len(calls) == 3:  # the second state, after the run's settings and the first
+            raise OSError(28, "No space left on device")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"pretraining.pt cannot be written .*give another directory"):
+        cube.miso.pretrain(spec, tmp_path, **OPTIONS)
+    assert torch.load(tmp_path / "pretraining.pt", weights_only=True)["step"] == 5
+    assert hashes(cube.miso.pretrain(spec, tmp_path, **OPTIONS)) == hashes(weights)
+
+
+def test_bfloat16_learns_as_float32_does(cube, spec, weights, tmp_path):
+    found = cube.miso.pretrain(spec, tmp_path, precision="bfloat16", **OPTIONS)
+    mixed, whole = (Pretrained.load(one["sat"]).record["losses"][-1]["masked"] for one in (found, weights))
+    assert mixed == pytest.approx(whole, rel=0.03)
+    with pytest.raises(SpecError, match=r"another precision \('torch.bfloat16' there, 'torch.float32' here\)"):
+        cube.miso.pretrain(spec, tmp_path, **OPTIONS)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_learns_as_a_cpu_does(cube, spec, weights, tmp_path):
+    found = cube.miso.pretrain(spec, tmp_path, **{**OPTIONS, "device": "cuda"})
+    losses = [Pretrained.load(one["sat"]).record["losses"][-1]["masked"] for one in (found, weights)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_every_chunk_is_read_once(cube, spec, tmp_path):
