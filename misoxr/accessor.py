@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from inspect import cleandoc
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
@@ -106,6 +107,29 @@ class MisoAccessor:
         from misoxr.training.fit import fit  # with torch, which estimators do without
 
         return fit(self._ds, estimator, points, **settings)
+
+    @_documented("misoxr.training.pretrain.pretrain")
+    def pretrain(
+        self,
+        spec: "ModelSpec | str",
+        directory: str | os.PathLike[str],
+        *,
+        windows: int | None = None,
+        scaling: "Scaling | str | None" = None,
+        seed: int = 0,
+        resume: bool = True,
+        device: str = "auto",
+        precision: str = "auto",
+        workers: int = 0,
+        progress: bool = True,
+        **settings: Any,
+    ) -> "dict[str, Path]":
+        """Pre-train a network's encoders on unlabelled windows."""
+        from misoxr.training.pretrain import pretrain
+
+        run = {"resume": resume, "device": device, "precision": precision, "workers": workers, "progress": progress}
+        settings = {**run, **settings}
+        return pretrain(self._ds, spec, directory, windows=windows, scaling=scaling, seed=seed, **settings)
 
     @_documented("misoxr.mapping.predict.predict")
     def predict(

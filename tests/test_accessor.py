@@ -18,11 +18,12 @@ from misoxr.io.zarr import to_zarr
 from misoxr.mapping.embed import embed
 from misoxr.mapping.predict import predict
 from misoxr.mapping.predict_at import predict_at
-from misoxr.spec import Recipe
+from misoxr.spec import Pretraining, Recipe
 from misoxr.training.fit import fit
+from misoxr.training.pretrain import pretrain
 from misoxr.training.settings import ARGUMENTS
 
-FUNCTIONS = [add, composite, cross_validate, embed, fit, plan, plot, predict, predict_at, to_cog, to_pyramid, to_zarr]
+FUNCTIONS = [add, composite, cross_validate, embed, fit, plan, plot, predict, predict_at, pretrain, to_cog, to_pyramid, to_zarr]
 VERBS = [name for name in vars(MisoAccessor) if not name.startswith("_")]
 
 
@@ -69,3 +70,8 @@ def test_misspelt_arguments_of_fit_are_compared_with_all_it_has():
 def test_the_settings_of_fit_are_named():
     told = inspect.getdoc(MisoAccessor.fit)
     assert [field.name for field in fields(Recipe) if f"``{field.name}``" not in told] == []
+
+
+def test_the_settings_of_pretrain_are_named():
+    told = inspect.getdoc(MisoAccessor.pretrain)
+    assert [field.name for field in fields(Pretraining) if f"``{field.name}``" not in told] == []

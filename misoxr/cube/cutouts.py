@@ -86,7 +86,7 @@ def cutouts_of(bands: da.Array, starts: npt.ArrayLike, side: int) -> Iterator[Cu
         needed, room = 4 * len(cutouts) * int(np.prod(cutouts.shape)), shutil.disk_usage(directory).free
         if needed > room:
             raise StoreError(
-                f"The windows around the points take {needed / 1e9:.1f} GB in {directory}, which has {room / 1e9:.1f} GB left; "
+                f"The windows to learn from take {needed / 1e9:.1f} GB in {directory}, which has {room / 1e9:.1f} GB left; "
                 "set TMPDIR to a larger disk, or use fewer points, bands or unlabelled windows."
             )
         cutouts.path.touch()

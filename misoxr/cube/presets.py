@@ -1,4 +1,4 @@
-"""Build a preset's specification for a cube and points."""
+"""Build a preset's specification for a cube, and points where there are any."""
 
 import difflib
 
@@ -9,16 +9,16 @@ from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import is_class
 from misoxr.errors import SpecError, note
 from misoxr.grid.geobox import geobox_of
-from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec
+from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec, Task
 
 __all__ = ["spec_for"]
 
 
-def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
-    """Build a preset's specification for a cube and points.
+def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame | None = None) -> ModelSpec:
+    """Build a preset's specification for a cube, and points where there are any.
 
     The preset takes those of its default bands that the cube has, the tasks that the points have columns for, the cube's
-    pixel size, and the cube's extent for locations.
+    pixel size, and the cube's extent for locations. Without points it has the default tasks: encoders that are pre-trained know no task.
 
     Raises
     ------
@@ -38,6 +38,20 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
             f"{unused} are none of a preset's bands {sorted(known)} and are not used. Rename them, or give a ModelSpec with bands "
             "of your own: misoxr.ModelSpec.preset(name, cov=[...])."
         )
+    bounds = geobox.boundingbox
+    extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
+    return ModelSpec.preset(
+        name,
+        sat=[band for band in SENTINEL2 if band.name in ds.data_vars],
+        cov=[band for band in COVARIATES if band.name in ds.data_vars],
+        tasks=None if points is None else _tasks(points),
+        pixel_size=abs(float(geobox.affine.a)),
+        location=LocationSpec(str(geobox.crs), extent),
+    )
+
+
+def _tasks(points: gpd.GeoDataFrame) -> list[Task]:
+    """Return the default tasks that points have columns for; warn of columns that may be meant for others."""
     tasks = [task for task in (PERMAFROST, TAXONOMY) if task.name in points]
     if not tasks:
         raise SpecError(
@@ -49,13 +63,4 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
         if near:
             words = f"The column {near[0]!r} is not {missing!r}, which the model does not learn then; rename it if it was meant."
             note(words)
-    bounds = geobox.boundingbox
-    extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
-    return ModelSpec.preset(
-        name,
-        sat=[band for band in SENTINEL2 if band.name in ds.data_vars],
-        cov=[band for band in COVARIATES if band.name in ds.data_vars],
-        tasks=tasks,
-        pixel_size=abs(float(geobox.affine.a)),
-        location=LocationSpec(str(geobox.crs), extent),
-    )
+    return tasks

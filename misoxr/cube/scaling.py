@@ -97,6 +97,37 @@ class ModalityScaling:
             out = np.tensordot(np.asarray(self.whiten, dtype="float32"), out, axes=1)
         return out
 
+    @classmethod
+    def from_dict(cls, values: Any, modality: Modality) -> Self:
+        """Rebuild a scaling from JSON values and check that it fits a modality.
+
+        Raises
+        ------
+        CheckpointError
+            If a value cannot be used, or the scaling has another number of channels.
+        """
+        try:
+            scaling = build(cls, values)
+        except SpecError as error:
+            raise CheckpointError(f"The scaling of modality {modality.name!r} cannot be read. {error}") from error
+        assert isinstance(scaling, cls)
+        parts: list[Sized] = [scaling.scale, scaling.shift, scaling.log, scaling.lower, scaling.upper]
+        parts += [] if scaling.whiten is None else [scaling.whiten, *scaling.whiten]
+        for part in parts:
+            if len(part) != modality.channels:
+                raise CheckpointError(
+                    f"The scaling of modality {modality.name!r} has {len(part)} channels, the model {modality.channels}."
+                )
+        return scaling
+
+    def known_pixels(self, modality: Modality, bands: Array) -> npt.NDArray[np.bool_]:
+        """Return where all bands of a modality that the scaling knows are valid, from raw bands (band, ...)."""
+        varies = iter(upper > lower for lower, upper in zip(self.lower, self.upper, strict=True))
+        # A band without data was fitted as a constant; it says nothing of a pixel.
+        known = [any([next(varies) for _ in range(band.channels)]) for band in modality.bands]
+        found = np.isfinite(bands)[known]
+        return np.logical_and.reduce(found, axis=0) if any(known) else np.zeros(bands.shape[1:], dtype=bool)
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -156,7 +187,9 @@ class Scaling:
             part = bands[at : at + len(modality.bands)]
             for band, values in zip(modality.bands, part, strict=True):
                 if modality.required and not np.isfinite(values).any():
-                    raise BandError(f"Band {band.name!r} has no valid pixel around the points; give a cube with data there.")
+                    raise BandError(
+                        f"Band {band.name!r} has no valid pixel in the windows that are learnt from; give a cube with data there."
+                    )
             modalities[modality.name] = _fit_modality(modality, channels(modality, part), method)
             at += len(modality.bands)
         return cls(modalities)
@@ -179,18 +212,7 @@ class Scaling:
             raise CheckpointError(f"The scaling has the modalities {short(unknown)}, which the model does not have.")
         modalities = {}
         for modality in spec.modalities:
-            try:
-                scaling = build(ModalityScaling, values.get(modality.name))
-            except SpecError as error:
-                raise CheckpointError(f"The scaling of modality {modality.name!r} cannot be read. {error}") from error
-            parts: list[Sized] = [scaling.scale, scaling.shift, scaling.log, scaling.lower, scaling.upper]
-            parts += [] if scaling.whiten is None else [scaling.whiten, *scaling.whiten]
-            for part in parts:
-                if len(part) != modality.channels:
-                    raise CheckpointError(
-                        f"The scaling of modality {modality.name!r} has {len(part)} channels, the model {modality.channels}."
-                    )
-            modalities[modality.name] = scaling
+            modalities[modality.name] = ModalityScaling.from_dict(values.get(modality.name), modality)
         return cls(modalities)
 
 

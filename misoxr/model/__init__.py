@@ -1,6 +1,6 @@
 """The network in PyTorch, without xarray and Dask: its layers, losses, files, calibration and inference.
 
 ``network`` is MISO, made of ``encoder``, ``pyramid``, ``location`` and ``query``; ``losses`` what training minimises. ``checkpoint`` is a
-model and its file, ``files`` fetches files and reads tensors, and ``published`` reads the authors' weights. ``inference`` runs windows, ``field``
+model and its file, ``files`` fetches files and reads tensors, ``published`` reads the authors' weights, and ``pretrained`` has encoders of ``pretrain``. ``inference`` runs windows, ``field``
 answers at any coordinate, and ``calibration`` has temperatures and shifts to another prevalence.
 """

@@ -1,6 +1,6 @@
 """MISO: visual encoders with implicit queries, a location encoder, mappers, and a head per task (arXiv 2506.17302)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from misoxr.errors import SpecError
-from misoxr.model.encoder import Encoder, shape_of
+from misoxr.model.encoder import Encoder, Shape, shape_of
 from misoxr.model.location import LocationEncoder
-from misoxr.model.query import Cells, neighbours
+from misoxr.model.query import Cells, Neighbours, neighbours
 from misoxr.spec import ModelSpec
 
-__all__ = ["Members", "Miso"]
+__all__ = ["Members", "Miso", "around", "resized"]
 
 
 def mapper(width: int) -> nn.Sequential:
@@ -49,10 +49,20 @@ def _by_name(modules: Mapping[str, nn.Module]) -> nn.ModuleDict:
         ) from error
 
 
-def _resized(windows: Tensor, side: int) -> Tensor:
+def resized(windows: Tensor, side: int) -> Tensor:
+    """Resize windows (B, C, H, W) to the encoders' input, as published: bilinear, corners not aligned, no antialiasing."""
     if windows.shape[-2:] == (side, side):
         return windows
     return F.interpolate(windows, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def around(stages: Iterable[Cells], sample: Tensor, points: Tensor, query: str) -> dict[Shape, Neighbours]:
+    """Find the cells around points (N, 2) of the windows ``sample`` (N,), by the shapes of stages: those of one shape share them."""
+    found = {}
+    for height, width in {shape_of(cells) for cells in stages}:
+        near = neighbours(points, height, width, query)
+        found[height, width] = near._replace(cell=near.cell + sample * (height * width))
+    return found
 
 
 class Miso(nn.Module):
@@ -102,10 +112,9 @@ class Miso(nn.Module):
     def project(self, inputs: Mapping[str, Tensor]) -> dict[str, list[Cells]]:
         """Encode windows (B, C, H, W) by modality to the cells that points are answered from.
 
-        Windows of another size than the encoders' input are resized as published: bilinear, corners not aligned, no
-        antialiasing.
+        Windows of another size than the encoders' input are resized (:func:`resized`).
         """
-        return {name: encoder.project(_resized(inputs[name], self.side)) for name, encoder in self.encoders.items()}  # type: ignore[operator]
+        return {name: encoder.project(resized(inputs[name], self.side)) for name, encoder in self.encoders.items()}  # type: ignore[operator]
 
     def embed(self, cells: Mapping[str, list[Cells]], sample: Tensor, points: Tensor) -> dict[str, Tensor]:
         """Embed points of the windows.
@@ -124,12 +133,8 @@ class Miso(nn.Module):
         dict of str to Tensor
             (N, width) of each modality by its name, and of all together as "visual".
         """
-        # Stages of one shape, in one modality or another, share their neighbours.
-        around = {}
-        for height, width in {shape_of(cell) for stages in cells.values() for cell in stages}:
-            near = neighbours(points, height, width, self.query)
-            around[height, width] = near._replace(cell=near.cell + sample * (height * width))
-        embedded = {name: self.mappers[name](encoder(cells[name], around)) for name, encoder in self.encoders.items()}
+        near = around((cell for stages in cells.values() for cell in stages), sample, points, self.query)
+        embedded = {name: self.mappers[name](encoder(cells[name], near)) for name, encoder in self.encoders.items()}
         first, *others = embedded.values()
         return embedded | {"visual": self.visual_mapper(sum(others, start=first))}
 

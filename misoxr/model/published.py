@@ -1,4 +1,4 @@
-"""Load published weights: the authors' checkpoints, SatlasPretrain's Swin-V2 and SimMIM's Swin."""
+"""Load weights: the authors' checkpoints, SatlasPretrain's Swin-V2, SimMIM's Swin, and encoders that were pre-trained here."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from misoxr.errors import CheckpointError, SpecError
 from misoxr.model.encoder import Encoder
 from misoxr.model.files import read_state
 from misoxr.model.network import Miso
+from misoxr.model.pretrained import Pretrained
 from misoxr.spec import ALASKA, PERMAFROST, SENTINEL2, TAXONOMY, Band, Modality, ModelSpec, WindowSpec
 
 __all__ = ["WINDOWS", "check_backbone", "load_backbone", "load_published"]
@@ -188,7 +189,7 @@ def check_backbone(modality: Modality) -> None:
     if not name.startswith(("swin_", "swinv2_")) or name.startswith("swinv2_cr_"):
         raise SpecError(
             f"The backbone of {modality.name!r} is {name!r}, and pretrained weights are those of a Swin-V2 (SatlasPretrain) or a Swin "
-            "(SimMIM); leave them out, or use a model with such backbones, such as 'miso-base'."
+            "(SimMIM); leave them out, or use a model with such backbones, such as 'miso-base'. Weights for any backbone come from ds.miso.pretrain."
         )
 
 
@@ -199,20 +200,21 @@ def load_backbone(
     *,
     stem: bool | Literal["auto"] = "auto",
 ) -> bool:
-    """Fill an encoder's backbone with weights that were trained elsewhere.
+    """Fill an encoder with weights of ``pretrain``, or its backbone with weights that were trained elsewhere.
 
     Parameters
     ----------
     encoder : Encoder
-        With a Swin-V2 of timm for SatlasPretrain's files (keys ``backbone.backbone.…`` in torchvision's names), with a Swin for
-        SimMIM's (``model`` -> ``encoder.…``), whose tables of relative positions are resized where the window differs.
+        With any backbone for a file of :func:`misoxr.training.pretrain.pretrain`, which also fills the queries and the norm. With a Swin-V2 of
+        timm for SatlasPretrain's files (keys ``backbone.backbone.…`` in torchvision's names), with a Swin for SimMIM's (``model`` ->
+        ``encoder.…``), whose tables of relative positions are resized where the window differs.
     modality : Modality
         Bands of the encoder.
     source : str, path or mapping
         As for :meth:`misoxr.Model.from_published`.
     stem : bool or "auto"
         Whether the first layer, which reads the bands, is taken too. Satlas' bands are known, and go by name; SimMIM's are not,
-        and must be as many as the encoder's. "auto" takes it where it fits.
+        and must be as many as the encoder's. "auto" takes it where it fits. Files of ``pretrain`` always fill it.
 
     Returns
     -------
@@ -222,10 +224,18 @@ def load_backbone(
     Raises
     ------
     CheckpointError
-        If a key is missing, not known or of another shape, or the stem is asked for and does not fit.
+        If a key is missing, not known or of another shape, or the stem is asked for and does not fit. If a file of ``pretrain`` is of other
+        bands or another encoder.
     SpecError
-        If the backbone is neither a Swin-V2 nor a Swin.
+        If the backbone is neither a Swin-V2 nor a Swin, or ``stem`` is False for a file of ``pretrain``.
     """
+    own = None if isinstance(source, Mapping) else Pretrained.found(source)
+    if own is not None:
+        if stem is False:
+            raise SpecError("stem is False, and weights of pretrain hold for its bands and scaling alone; leave stem at 'auto'.")
+        own.check(modality)
+        _fill(encoder, own.weights, str, "$^", f"The file of pretrain, as the encoder of {modality.name!r},")
+        return True
     check_backbone(modality)
     state = read_state(source)
     if any(key.startswith("backbone.backbone.") for key in state):

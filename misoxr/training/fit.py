@@ -3,9 +3,7 @@
 import hashlib
 import json
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from misoxr._version import __version__
 from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import PointCutouts, read_cutouts
 from misoxr.cube.presets import spec_for
-from misoxr.cube.scaling import Scaling, valid_pixels
+from misoxr.cube.scaling import ModalityScaling, Scaling, valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.errors import SpecError, StoreError, flush, gathered, note
 from misoxr.estimators.baselines import PixelModel, Transfers, embeds, fit_estimator, is_baseline, refuse_unseen
@@ -30,6 +28,7 @@ from misoxr.model.checkpoint import Model
 from misoxr.model.files import sha256_of
 from misoxr.model.inference import logits_at
 from misoxr.model.network import Miso
+from misoxr.model.pretrained import scalings_of
 from misoxr.model.published import load_backbone
 from misoxr.paths import expanded
 from misoxr.points.labelled import Labelled
@@ -41,14 +40,12 @@ from misoxr.training.batches import draw_of
 from misoxr.training.embedded import fit_embedded
 from misoxr.training.loop import centre, run, standardised
 from misoxr.training.members import resampled
+from misoxr.training.runs import ONE_AT_A_TIME, seeded
 from misoxr.training.settings import check_held, check_room, chosen, held_out, prepared
 from misoxr.training.teaching import anywhere, names_of, taught, teachers_of
 from misoxr.training.windows import TrainingWindows
 
 __all__ = ["fit", "spec_for"]
-
-_ONE_AT_A_TIME = threading.Lock()
-"""Trainings in one process would draw from torch's random numbers in turns, and no longer repeat themselves."""
 
 
 @gathered
@@ -120,9 +117,10 @@ def fit(
     like : ModelSpec, optional
         Bands and tasks of a baseline; those of a preset by default.
     pretrained : mapping of str to str or path, optional
-        Weights to begin with, by modality: path or URL of a SatlasPretrain Swin-V2 or a SimMIM Swin, for backbones of that kind
-        (:func:`misoxr.model.published.load_backbone`). The first layer is taken over where it fits the bands and the scaling does
-        not mix them, as "whiten" does.
+        Weights to begin with, by modality: what :func:`misoxr.training.pretrain.pretrain` returned, for any encoder, or path or URL of a
+        SatlasPretrain Swin-V2 or a SimMIM Swin, for backbones of that kind (:func:`misoxr.model.published.load_backbone`). Weights of
+        ``pretrain`` bring their scaling, and another ``scaling`` is refused. Of the others, the first layer is taken over where it fits
+        the bands and the scaling does not mix them, as "whiten" does.
     calibrate : bool, optional
         Fit a temperature for each task on the validation points.
     directory : path, optional
@@ -162,6 +160,8 @@ def fit(
         If a setting is unknown or out of range, the run in ``directory`` has other settings, or training diverges.
     StoreError
         If the temporary directory has no room for the windows, or ``directory`` cannot be read.
+    CheckpointError
+        If pretrained weights cannot be read, or do not fit the bands and the encoder.
 
     Notes
     -----
@@ -220,8 +220,9 @@ def fit(
     read = read_cutouts(
         stack(ds, spec), both.rows, both.columns, size, unlabelled=free, least=anywhere(teachers, recipe, spec, geobox), seed=seed
     )
-    with read as cutouts, _ONE_AT_A_TIME:
-        data, seen = _windows(spec, cutouts, both, geobox, scaling, seed)
+    with read as cutouts, ONE_AT_A_TIME:
+        own = scalings_of(spec, pretrained or {})
+        data, seen = _windows(spec, cutouts, both, geobox, scaling, own, seed)
         mask = (np.arange(len(both)) >= len(labelled))[seen]
         spared = bool(teachers) and recipe.criterion == "last" and val is None
         if held is None:
@@ -252,10 +253,10 @@ def fit(
         if progress:
             print(line, flush=True)
         standardisation = standardised(data, train)
-        with _seeded(seed):
+        with seeded(seed):
             network = Miso(spec)
             centre(network, spec.tasks)
-            stems = _pretrain(network, spec, data.scaling, pretrained or {})
+            stems = _pretrain(network, spec, data.scaling, pretrained or {}, own)
             sources = {
                 name: {"source": os.fspath(source), "sha256": sha256_of(source), "stem": stems[name]}
                 for name, source in (pretrained or {}).items()
@@ -310,15 +311,22 @@ def fit(
 
 
 def _windows(
-    spec: ModelSpec, cutouts: PointCutouts, points: Labelled, geobox: GeoBox, scaling: Any, seed: int
+    spec: ModelSpec,
+    cutouts: PointCutouts,
+    points: Labelled,
+    geobox: GeoBox,
+    scaling: Any,
+    own: Mapping[str, ModalityScaling],
+    seed: int,
 ) -> tuple[TrainingWindows, Any]:
-    """Return the windows of points with imagery, and which of the points these are."""
+    """Return the windows of points with imagery, and which of the points these are; ``own`` has scalings of pre-trained weights."""
     # A point without imagery would teach a label of nothing; the map has no value there either.
     seen = valid_pixels(spec, cutouts.values())
     refuse_unseen(seen)
     points, cutouts = points.only(seen), cutouts.only(seen)
     if not isinstance(scaling, Scaling):
         scaling = Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
+        scaling = replace(scaling, modalities={**scaling.modalities, **own})
     return TrainingWindows(spec, scaling, cutouts, points, geobox), seen
 
 
@@ -405,18 +413,18 @@ def _calibrated(network: Miso, data: TrainingWindows, held: Any, device: str) ->
     }
 
 
-def _pretrain(network: Miso, spec: ModelSpec, scaling: Scaling, sources: Mapping[str, str | os.PathLike[str]]) -> dict[str, bool]:
-    """Fill backbones with weights that were trained elsewhere, and return by modality whether the first layer was taken."""
+def _pretrain(
+    network: Miso,
+    spec: ModelSpec,
+    scaling: Scaling,
+    sources: Mapping[str, str | os.PathLike[str]],
+    own: Mapping[str, ModalityScaling],
+) -> dict[str, bool]:
+    """Fill encoders with weights that were trained before, and return by modality whether the first layer was taken."""
     stems: dict[str, bool] = {}
     for modality in (modality for modality in spec.modalities if modality.name in sources):
-        # Whitening mixes the bands: no channel is a band that the first layer knows.
-        stem = False if scaling.modalities[modality.name].whiten is not None else "auto"
+        # Whitening mixes the bands: no channel is a band that the first layer of others knows.
+        mixed = scaling.modalities[modality.name].whiten is not None and modality.name not in own
+        stem = False if mixed else "auto"
         stems[modality.name] = load_backbone(network.encoders[modality.name], modality, sources[modality.name], stem=stem)  # type: ignore[arg-type]
     return stems
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield

@@ -14,6 +14,7 @@ from misoxr.errors import GridError, PointsError, SpecError, did_you_mean
 from misoxr.estimators.baselines import check_labels, check_transfer
 from misoxr.model.files import fetch
 from misoxr.model.inference import choose_device, choose_precision
+from misoxr.model.pretrained import scalings_of
 from misoxr.model.published import check_backbone
 from misoxr.points.folds import separate
 from misoxr.spec import ModelSpec, Recipe
@@ -21,7 +22,7 @@ from misoxr.spec.numbers import is_number, is_whole
 from misoxr.training.loop import Hardware
 from misoxr.training.teaching import teachers_of
 
-__all__ = ["VAL", "check_held", "check_room", "chosen", "held_out", "prepared"]
+__all__ = ["VAL", "check_held", "check_room", "check_scaling", "check_seed", "chosen", "held_out", "prepared"]
 
 ARGUMENTS = [
     "estimator",
@@ -114,24 +115,25 @@ def _check_settings(
     unknown = sorted(set(recipe.freeze) - set(names))
     if unknown:
         raise SpecError(f"freeze names {unknown}; the model's modalities are {names}.")
-    if not is_whole(seed) or int(seed) < 0:
-        raise SpecError(f"The seed is {seed!r}; it must be a whole number, 0 or more.")
+    check_seed(seed)
     if isinstance(val, bool):
         raise SpecError(f"val is {val!r}; give a fraction of the points, such as 0.2, or the validation points.")
     if is_number(val) and not 0 < float(val) < 1:
         raise PointsError(f"A validation fraction of {val:g} leaves one side empty; use one between 0 and 1.")
-    if not isinstance(scaling, Scaling | str | None) or (isinstance(scaling, str) and scaling not in METHODS):
-        raise SpecError(
-            f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.{did_you_mean(str(scaling), METHODS)}"
-        )
-    if isinstance(scaling, Scaling):
-        scaling.check(spec)
+    check_scaling(scaling, spec)
     if set(pretrained or {}) - set(names):
         raise SpecError(
             f"pretrained names {sorted(set(pretrained or {}) - set(names))}; the model's modalities are {sorted(names)}."
         )
+    own = scalings_of(spec, pretrained or {})
+    for name, one in own.items():
+        if scaling is not None and not (isinstance(scaling, Scaling) and scaling.modalities[name] == one):
+            raise SpecError(
+                f"scaling is {scaling if isinstance(scaling, str) else 'given'!r}, and the pre-trained weights of {name!r} hold for the scaling "
+                "in their file; leave scaling out, or pre-train with it."
+            )
     for modality in spec.modalities:
-        if modality.name in (pretrained or {}):
+        if modality.name in (pretrained or {}) and modality.name not in own:
             check_backbone(modality)
     if recipe.criterion == "accuracy" and all(task.kind == "regression" for task in spec.tasks):
         raise SpecError("criterion='accuracy' needs a task with classes, and all are regressions; use criterion='loss'.")
@@ -140,6 +142,22 @@ def _check_settings(
             f"unlabelled is {recipe.unlabelled}, and the model has neither a teacher nor contrast to learn from windows without labels; "
             "set unlabelled=0, or give it a teacher or losses=LossSpec(contrast=…)."
         )
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse a seed that is no whole number, or negative."""
+    if not is_whole(seed) or int(seed) < 0:
+        raise SpecError(f"The seed is {seed!r}; it must be a whole number, 0 or more.")
+
+
+def check_scaling(scaling: Any, spec: ModelSpec) -> None:
+    """Refuse what is neither the name of a scaling nor a scaling for the model's modalities."""
+    if not isinstance(scaling, Scaling | str | None) or (isinstance(scaling, str) and scaling not in METHODS):
+        raise SpecError(
+            f"Unknown scaling {scaling!r}; use one of {METHODS}, or a Scaling in hand.{did_you_mean(str(scaling), METHODS)}"
+        )
+    if isinstance(scaling, Scaling):
+        scaling.check(spec)
 
 
 def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardware:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import fsspec
 import pytest
 
-from misoxr.spec import Recipe
+from misoxr.spec import Pretraining, Recipe
 from tests.bucket import bucket
 from tests.docs.guides import make, prepare_model
 
@@ -19,6 +19,8 @@ def short():
         patch.setattr(
             Recipe, "of", classmethod(lambda cls, spec, **changes: whole(cls, spec, **{"max_epochs": 1, "steps": 4, **changes}))
         )
+        before = Pretraining.of.__func__
+        patch.setattr(Pretraining, "of", classmethod(lambda cls, spec, **changes: before(cls, spec, **{"steps": 4, **changes})))
         yield
 
 
