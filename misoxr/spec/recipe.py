@@ -141,8 +141,8 @@ class Recipe:
     def of(cls, spec: ModelSpec, *, taught: bool = False, **changes: Any) -> Self:
         """Return the recipe of a model by its architecture, with changes.
 
-        With ``taught``, a small model has a teacher: it takes 540 steps however many points there are, three quarters of the windows come from
-        anywhere, and inputs are noisier.
+        With ``taught``, a small model has a teacher: it takes 640 steps however many points there are, half of the windows come from anywhere,
+        and inputs are noisier. Where all bands are reflectance, ratios or counts (units "1" or "DN"), windows are also rotated ("dihedral").
 
         Swin backbones of the published width have the published recipe (arXiv 2506.17302): AdamW, cosine with warm-up, 40 epochs,
         batches of 32, half of the windows unlabelled where there is contrast, 5 labels, 10 random and 36 regular points a
@@ -165,6 +165,8 @@ class Recipe:
         if taught and spec.width < 1024:
             # Who asks for a number of epochs alone has them counted by the points.
             defaults |= {**TAUGHT, "steps": 0} if "max_epochs" in changes else TAUGHT
+            # Reflectance and counts alone: nothing says which way a slope faces.
+            defaults |= {"augment": "dihedral"} if all(band.units in ("1", "DN") for band in spec.bands) else {}
         elif not spec.losses.contrast and not taught:
             defaults.pop("unlabelled", None)
         if "criterion" in defaults and all(task.kind == "regression" for task in spec.tasks):
@@ -174,7 +176,7 @@ class Recipe:
         return cls(**{**defaults, **plain})
 
 
-TAUGHT: Mapping[str, Any] = {"steps": 540, "batch_size": 8, "label_smoothing": 0.0, "unlabelled": 0.75, "noise": 0.1}
+TAUGHT: Mapping[str, Any] = {"steps": 640, "batch_size": 8, "label_smoothing": 0.0, "unlabelled": 0.5, "noise": 0.1}
 """What teaching changes."""
 
 _PUBLISHED: Mapping[str, Any] = {

@@ -79,7 +79,7 @@ def fit(
     temperature for each task is fitted on them, so that probabilities are calibrated.
 
     A small network has a teacher: an estimator is fitted to the training points, and answers pixels of the whole cube. The network learns these
-    answers instead of the few labels, which it would remember. It sees more than its teacher, and ends up better.
+    answers beside the few labels, which alone it would remember. It sees more than its teacher.
 
     Parameters
     ----------
