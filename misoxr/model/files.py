@@ -34,11 +34,18 @@ def cache(kind: str) -> Path:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file that appears only when it is complete."""
+    """Write a file that is there whole or not at all, also where the machine stops, or other processes write it, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    partial.write_bytes(data)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def put(path: str | os.PathLike[str], data: bytes) -> None:
