@@ -104,8 +104,8 @@ def _remote(uri: str) -> bytes:
     return data
 
 
-def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> "dict[str, Tensor]":
-    """Return the tensors of a state dict in hand, or of a ``.pth`` or ``.safetensors`` file (:func:`fetch`).
+def read_state(source: str | os.PathLike[str] | Mapping[str, Any], data: bytes | None = None) -> "dict[str, Tensor]":
+    """Return the tensors of a state dict in hand, or of a ``.pth`` or ``.safetensors`` file (:func:`fetch`), or of its bytes in hand.
 
     Pickled files are read with ``weights_only=True``. A state dict inside another under "state_dict", "model_state_dict" or
     "model" is taken out, and a common prefix "module." dropped.
@@ -118,7 +118,7 @@ def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> "dict[str,
     import torch  # here: fitted estimators are read without it
 
     name = "given" if isinstance(source, Mapping) else os.fspath(source)
-    state: Any = source if isinstance(source, Mapping) else _unpacked(fetch(source), name)
+    state: Any = source if isinstance(source, Mapping) else _unpacked(fetch(source) if data is None else data, name)
     for key in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

@@ -100,15 +100,15 @@ class Pretrained:
         return found
 
     @classmethod
-    def found(cls, source: str | os.PathLike[str]) -> Self | None:
-        """Read a file as :meth:`load` does; None for one that ``pretrain`` did not write.
+    def found(cls, source: str | os.PathLike[str], data: bytes | None = None) -> Self | None:
+        """Read a file, or its bytes in hand, as :meth:`load` does; None for one that ``pretrain`` did not write.
 
         Raises
         ------
         CheckpointError
             If it cannot be read, or is damaged.
         """
-        data, name = fetch(source), os.fspath(source)
+        data, name = fetch(source) if data is None else data, os.fspath(source)
         text = _header_of(data)
         if text is None and _MODELS in _metadata(data):
             raise CheckpointError(
@@ -203,15 +203,22 @@ def holds_encoder(data: bytes) -> bool:
     return _KEY in _metadata(data)
 
 
-def encoders_of(spec: ModelSpec, sources: Mapping[str, str | os.PathLike[str]]) -> dict[str, Pretrained]:
+def encoders_of(
+    spec: ModelSpec, sources: Mapping[str, str | os.PathLike[str]], files: Mapping[str, bytes] | None = None
+) -> dict[str, Pretrained]:
     """Return the encoders of those sources that ``pretrain`` wrote, by modality: their weights hold for inputs that are scaled as theirs.
+
+    Parameters
+    ----------
+    files : mapping of str to bytes, optional
+        What the sources hold, where it was read before.
 
     Raises
     ------
     CheckpointError
         If a file cannot be read, or does not fit the model; or if it is a whole model of misoxr's.
     """
-    found = {name: Pretrained.found(source) for name, source in sources.items()}
+    found = {name: Pretrained.found(source, (files or {}).get(name)) for name, source in sources.items()}
     for name, own in found.items():
         if own is not None:
             own.check_model(spec, name)

@@ -24,7 +24,7 @@ from misoxr.estimators.baselines import PixelModel, Transfers, embeds, fit_estim
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.model.checkpoint import Model
-from misoxr.model.files import sha256_of
+from misoxr.model.files import fetch, read_state
 from misoxr.model.inference import logits_at
 from misoxr.model.network import Miso
 from misoxr.model.pretrained import Pretrained, encoders_of
@@ -207,6 +207,9 @@ def fit(
     ds = named(ds, spec)
     geobox = check(ds, spec)
     check_room(spec, geobox)
+    # Read once: what the record tells of is what was learnt from, and a server is not asked again.
+    files = {name: fetch(source) for name, source in (pretrained or {}).items()}
+    own = encoders_of(spec, pretrained or {}, files)
     labelled = Labelled.of(points, spec, geobox)
     held = None if val is None or is_number(val) else Labelled.of(read_points(val), spec, geobox)
     if held is not None:
@@ -220,7 +223,6 @@ def fit(
         stack(ds, spec), both.rows, both.columns, size, unlabelled=free, least=anywhere(teachers, recipe, spec, geobox), seed=seed
     )
     with read as cutouts, ONE_AT_A_TIME:
-        own = encoders_of(spec, pretrained or {})
         data, seen = _windows(spec, cutouts, both, geobox, scaling, own, seed)
         mask = (np.arange(len(both)) >= len(labelled))[seen]
         spared = bool(teachers) and recipe.criterion == "last" and val is None
@@ -255,9 +257,9 @@ def fit(
         with seeded(seed):
             network = Miso(spec)
             centre(network, spec.tasks)
-            stems = _pretrain(network, spec, data.scaling, pretrained or {}, own)
+            stems = _pretrain(network, spec, data.scaling, pretrained or {}, files, own)
             sources = {
-                name: {"source": os.fspath(source), "sha256": sha256_of(source), "stem": stems[name]}
+                name: {"source": os.fspath(source), "sha256": hashlib.sha256(files[name]).hexdigest(), "stem": stems[name]}
                 for name, source in (pretrained or {}).items()
             }
             run_of = {
@@ -384,6 +386,7 @@ def _pretrain(
     spec: ModelSpec,
     scaling: Scaling,
     sources: Mapping[str, str | os.PathLike[str]],
+    files: Mapping[str, bytes],
     own: Mapping[str, Pretrained],
 ) -> dict[str, bool]:
     """Fill encoders with weights that were trained before, and return by modality whether the first layer was taken."""
@@ -392,6 +395,7 @@ def _pretrain(
         # Whitening mixes the bands: no channel is a band that the first layer of others knows.
         mixed = scaling.modalities[modality.name].whiten is not None and modality.name not in own
         stem = False if mixed else "auto"
-        source = own.get(modality.name, sources[modality.name])
-        stems[modality.name] = load_backbone(network.encoders[modality.name], modality, source, stem=stem)  # type: ignore[arg-type]
+        name = modality.name
+        source = own[name] if name in own else read_state(sources[name], files[name])
+        stems[name] = load_backbone(network.encoders[name], modality, source, stem=stem)  # type: ignore[arg-type]
     return stems

@@ -15,6 +15,7 @@ import misoxr
 from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import BandError, CheckpointError, GridError, MisoxrWarning, SpecError, StoreError
+from misoxr.model import files
 from misoxr.model.pretrained import Pretrained
 from misoxr.spec import Band, EncoderSpec, LossSpec, ModelSpec, Pretraining, Recipe
 from misoxr.training import pretrain as module
@@ -225,6 +226,14 @@ def test_fit_begins_with_the_weights_and_their_scaling(cube, spec, points, weigh
         assert model.scaling.modalities[name] == own.scaling
     sha256 = hashes(weights)["sat"]
     assert model.record["pretrained"]["sat"] == {"source": str(weights["sat"]), "sha256": sha256, "stem": True}
+
+
+def test_weights_are_checked_once_and_read_once(cube, spec, points, weights, monkeypatch):
+    read, calls = files.fetch, []
+    for name in ("misoxr.model.pretrained.fetch", "misoxr.training.fit.fetch", "misoxr.model.files.fetch"):
+        monkeypatch.setattr(name, lambda source: calls.append(str(source)) or read(source))
+    cube.miso.fit(spec, points, pretrained={"cov": weights["cov"]}, **FIT)
+    assert calls == [str(weights["cov"])] * 2
 
 
 def test_one_modality_brings_its_scaling_and_the_other_is_fitted(cube, spec, points, weights):
