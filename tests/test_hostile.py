@@ -33,9 +33,11 @@ from servers import range_server
 
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import AssetError, CatalogError, CheckpointError, MisoxrError, MisoxrWarning
+from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.model.calibration import Calibration
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import read_state
+from misoxr.model.pretrained import Pretrained, encoders_of
 from misoxr.spec import ModelSpec
 from misoxr.spec.components import EncoderSpec
 from misoxr.stac import open_stac
@@ -216,6 +218,43 @@ def test_any_table_of_weights_gives_a_model_or_an_error_of_checkpoints(small, ch
 def test_bytes_of_anything_are_no_checkpoint(data):
     with pytest.raises(CheckpointError):
         Model.from_bytes(data, "noise")
+
+
+# ---- pre-trained encoders, and estimators on embeddings
+
+
+@pytest.fixture(scope="module")
+def encoder(small) -> Pretrained:
+    """The encoder of a model, as pretrain writes it."""
+    (modality, *_), spec = small.spec.modalities, small.spec
+    sides = {"size": spec.windows.size, "input_size": spec.windows.input_size}
+    weights = small.network.encoders[modality.name].state_dict()
+    return Pretrained(modality, spec.width, spec.query, small.scaling.modalities[modality.name], spec.pixel_size, sides, weights)
+
+
+@settings(FUZZ, max_examples=250)
+@given(changes=CHANGES)
+def test_any_header_gives_an_encoder_or_an_error_of_checkpoints(small, encoder, changes, tmp_path_factory):
+    data = encoder.to_bytes()
+    header = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["misoxr-pretrained"])
+    path = tmp_path_factory.getbasetemp() / "encoder.safetensors"
+    path.write_bytes(save(load(data), {"misoxr-pretrained": json.dumps(changed(header, changes))}))
+
+    def taken() -> None:
+        (found,) = encoders_of(small.spec, {encoder.modality.name: path}).values()
+        assert (found.modality.bands, found.width) == (encoder.modality.bands, encoder.width)
+
+    only(CheckpointError, taken)
+
+
+@settings(FUZZ, max_examples=250)
+@given(document=JSON | CHANGES.map(lambda changes: changed({"pairs": 2, "record": {"points": 3}}, changes)))
+def test_any_header_of_an_embedding_s_estimators_is_refused_without_them(document):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("misoxr-embedded.json", json.dumps(document))
+    with pytest.raises(CheckpointError):
+        EmbeddedModel.from_bytes(file.getvalue(), "hostile.zip")
 
 
 @pytest.mark.parametrize("kind", ["F4", "F8_E8M0", "F8_E4M3", "C64", "BOOL", "I32", "U64", "I64"])

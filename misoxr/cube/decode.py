@@ -256,24 +256,33 @@ def refuse_counts(name: Hashable, array: xr.DataArray) -> None:
     BandError
         If it is.
     """
-    coding = coding_of(name, array)
-    scaled = any(key in array.encoding for key in XARRAYS) or (coding.scale, coding.offset) != (1.0, 0.0)
-    if _stored(array).kind in "iub" and not scaled:
+    if _counts(name, array):
         raise BandError(
-            f"Variable {name!r} holds whole numbers ({_stored(array)}) without a scale, and is a component of a unit vector; decode the whole "
-            "embedding with misoxr.cube.decode.unit_vectors, or set its scale_factor."
+            f"Variable {name!r} holds whole numbers ({_stored(array)}) without a scale, and is a component of a unit vector. Set its scale_factor, "
+            f"or decode the whole embedding with misoxr.cube.decode.unit_vectors: {_BY_CODING}."
         )
 
 
-def unit_vectors(array: xr.DataArray, coding: str = "linear") -> xr.DataArray:
+_BY_CODING = "coding='linear' for values in proportion to what is stored (TESSERA), coding='alphaearth' for AlphaEarth's squares"
+"""What the codings of :func:`unit_vectors` are for, in errors."""
+
+
+def _counts(name: Hashable, array: xr.DataArray) -> bool:
+    """Return whether a variable is stored as whole numbers without a scale."""
+    coding = coding_of(name, array)
+    scaled = any(key in array.encoding for key in XARRAYS) or (coding.scale, coding.offset) != (1.0, 0.0)
+    return _stored(array).kind in "iub" and not scaled
+
+
+def unit_vectors(array: xr.DataArray, coding: str | None = None) -> xr.DataArray:
     """Decode an embedding that is stored as whole numbers, and bring its vectors to unit length, lazily.
 
     Parameters
     ----------
     array : DataArray
         The embedding (feature, y, x) or (band, y, x), as stored or decoded by xarray.
-    coding : {"linear", "alphaearth"}
-        "linear": value = scale x stored + offset, by the attributes; a scale that all components of a pixel share, such as the one that
+    coding : {"linear", "alphaearth"}, optional
+        What stored values mean. It must be given for whole numbers without a scale; others are "linear". "linear": value = scale x stored + offset, by the attributes; a scale that all components of a pixel share, such as the one that
         TESSERA keeps for each pixel, need not be known, since vectors come out in length 1. "alphaearth": value = sign(stored) x
         (stored / 127.5)^2, and -128 is nodata, as in the GeoTIFFs of AlphaEarth Foundations.
 
@@ -285,7 +294,8 @@ def unit_vectors(array: xr.DataArray, coding: str = "linear") -> xr.DataArray:
     Raises
     ------
     BandError
-        If the array has other dimensions, or no numbers; or with "alphaearth", if it is decoded already.
+        If the array has other dimensions, or no numbers; if it holds whole numbers without a scale, and no coding is given; or with
+        "alphaearth", if it is decoded already.
     SpecError
         If the coding is not known.
 
@@ -300,7 +310,7 @@ def unit_vectors(array: xr.DataArray, coding: str = "linear") -> xr.DataArray:
     >>> stored = image[["red", "green", "blue"]].to_dataarray("band")
     >>> image = image.miso.add(colour=unit_vectors(stored))  # colour_0, colour_1 and colour_2
     """
-    if coding not in ("linear", "alphaearth"):
+    if coding not in (None, "linear", "alphaearth"):
         raise SpecError(f"Unknown coding {coding!r}; use 'linear' or 'alphaearth'.")
     first = next((dim for dim in ("feature", "band") if dim in array.dims), None)
     if first is None or set(array.dims) != {first, "y", "x"}:
@@ -308,7 +318,11 @@ def unit_vectors(array: xr.DataArray, coding: str = "linear") -> xr.DataArray:
     stored = array.transpose(first, "y", "x")
     name = array.name or "embedding"
     if coding == "alphaearth" and _stored(array).kind != "i":
-        raise BandError(f"The embedding holds {_stored(array)}, and AlphaEarth's stored values are int8; leave coding out.")
+        raise BandError(
+            f"The embedding holds {_stored(array)}, and AlphaEarth's stored values are int8. Give these, or leave coding out for decoded values."
+        )
+    if coding is None and _counts(name, stored):
+        raise BandError(f"The embedding holds whole numbers ({_stored(array)}) without a scale; tell their coding: {_BY_CODING}.")
     how = ALPHAEARTH if coding == "alphaearth" else coding_of(name, stored)
     work = partial(_directions, coding=how, squared=coding == "alphaearth")
     if stored.chunks is None:

@@ -21,8 +21,8 @@ from misoxr.spec import Band, ModelSpec
 __all__ = ["chunks_of", "stack", "stack_with_halo"]
 
 Array = npt.NDArray[Any]
-LONGEST, SHORTEST = 1.5, 0.5
-"""Bounds of the longest unit vector of a block."""
+LONGEST = 1.5
+"""Greatest length of a vector that is taken for a unit vector."""
 Reach = tuple[Span, Span]
 """A chunk along an axis, and what it holds with its halo."""
 
@@ -47,7 +47,7 @@ def stack(ds: xr.Dataset, spec: ModelSpec) -> da.Array:
     ------
     BandError
         If units cannot be converted, a band holds no numbers, or a component of a unit vector whole numbers without a scale; and where
-        values are read, if vectors that should be of length 1 are not.
+        values are read, if vectors that should be of length 1 are much longer.
 
     Warns
     -----
@@ -205,15 +205,16 @@ def _take(*blocks: Array, taken: Sequence[_Taken], vectors: Sequence[_Vector] = 
 
 
 def _check_length(vectors: Array, name: str) -> None:
-    """Refuse vectors (component, y, x) whose length is far from 1; those of zeros have no direction, and become nodata.
+    """Refuse vectors (component, y, x) that are much longer than 1; those of zeros have no direction, and become nodata.
 
-    Resampling and quantisation make them shorter here and there, and never much longer.
+    Resampling makes them shorter, and quantisation hardly longer. Each vector is judged by itself, so that chunks do not matter.
     """
     length = np.sqrt(np.einsum("c...,c...->...", vectors, vectors))
     vectors[:, length == 0] = np.nan
-    length = length[np.isfinite(length) & (length > 0)]
-    if length.size and (length.max() > LONGEST or length.max() < SHORTEST):
+    too_long = length[length > LONGEST]
+    if too_long.size:
         raise BandError(
-            f"The vectors of {name!r} have lengths up to {length.max():.3g}, and those of an embedding 1: they may be stored counts, or "
-            "have an undeclared nodata value. Decode them with misoxr.cube.decode.unit_vectors."
+            f"The vectors of {name!r} have lengths up to {too_long.max():.3g}, and those of an embedding 1: they may be stored counts, or "
+            "have an undeclared nodata value. Decode what is stored with misoxr.cube.decode.unit_vectors, with coding='linear' or "
+            "coding='alphaearth'."
         )

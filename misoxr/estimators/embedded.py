@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from misoxr.errors import CheckpointError
+from misoxr.errors import CheckpointError, SpecError
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.model.files import put
 from misoxr.spec import Band, LossSpec, Modality, ModelSpec
+from misoxr.spec.numbers import is_whole
 
 if TYPE_CHECKING:
     from misoxr.model.checkpoint import Model
@@ -37,7 +38,7 @@ def embedding_spec(spec: ModelSpec) -> ModelSpec:
     """Return what estimators of a network's embedding see: bands ``embedding_0``, ``embedding_1``, ... instead of the network's."""
     bands = tuple(Band(f"embedding_{number}") for number in range(spec.width))
     modality = Modality("embedding", bands, spec.modalities[0].encoder)
-    return replace(spec, modalities=(modality,), location=None, losses=LossSpec())
+    return replace(spec, modalities=(modality,), location=None, losses=LossSpec(), members=1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,11 +49,18 @@ class EmbeddedModel:
     Attributes
     ----------
     spec : ModelSpec
-        Bands, pixel size, windows and tasks: the network's.
+        Bands, pixel size, windows and tasks: the network's, with one member, since estimators answer and not the network's heads.
     pairs : tuple of Pair
         A network and the estimators on its embedding; two where these were cross-fitted. The answer is the mean of the pairs' answers.
     record : mapping
         How they were fitted.
+    sha256 : str
+        SHA-256 of the record and of the parts' hashes: the same for the same file, and not the file's own.
+
+    Raises
+    ------
+    SpecError
+        If networks and estimators do not belong together.
 
     Examples
     --------
@@ -66,6 +74,28 @@ class EmbeddedModel:
     spec: ModelSpec
     pairs: tuple[Pair, ...]
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse networks of other specifications, and estimators that see anything but an embedding."""
+        if not self.pairs:
+            raise SpecError("There is no network; give one pair of a network and its estimators, or more.")
+        for number, (network, estimators) in enumerate(self.pairs):
+            if not network.spec.modalities or replace(network.spec, members=1) != self.spec:
+                raise SpecError(
+                    f"Network {number} is {network.spec.summary()}, and the model {self.spec.summary()}; give networks of one kind."
+                )
+            if estimators.spec != embedding_spec(self.spec) or estimators.features != "pixel" or estimators.scaling is not None:
+                scaled = "unscaled" if estimators.scaling is None else "scaled"
+                raise SpecError(
+                    f"Estimators {number} see {scaled} features {estimators.features!r} of {len(estimators.spec.bands)} bands, and not the "
+                    f"{self.spec.width} features of the embedding as they are; fit them with ds.miso.fit."
+                )
+
+    @classmethod
+    def of(cls, pairs: Collection[Pair], record: Mapping[str, Any]) -> Self:
+        """Join pairs of networks and estimators, which tell the specification."""
+        found = tuple(pairs)
+        return cls(replace(found[0].network.spec, members=1), found, record)
 
     def __repr__(self) -> str:
         """What it is, reads and answers, in a line."""
@@ -82,6 +112,17 @@ class EmbeddedModel:
         hashes = [[network.sha256, estimators.sha256] for network, estimators in self.pairs]
         return hashlib.sha256(json.dumps([hashes, dict(self.record)], sort_keys=True).encode()).hexdigest()
 
+    def to_bytes(self) -> bytes:
+        """Return the file's bytes, as :meth:`save` writes them."""
+        file, header = io.BytesIO(), json.dumps({"pairs": len(self.pairs), "record": dict(self.record)}, sort_keys=True)
+        with zipfile.ZipFile(file, "w") as archive:
+            members = {HEADER: header.encode()}
+            for number, (network, estimators) in enumerate(self.pairs):
+                members |= {f"{number}.safetensors": network.to_bytes(), f"{number}.skops": estimators.to_bytes()}
+            for name, content in members.items():
+                archive.writestr(zipfile.ZipInfo(name), content)  # stored, and without a time: the same bytes each time
+        return file.getvalue()
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write networks and estimators to a path or fsspec URL, as one file: a zip archive of their own files.
 
@@ -92,14 +133,7 @@ class EmbeddedModel:
         SpecError
             If an estimator holds what skops cannot write, such as a lambda.
         """
-        file, header = io.BytesIO(), json.dumps({"pairs": len(self.pairs), "record": dict(self.record)}, sort_keys=True)
-        with zipfile.ZipFile(file, "w") as archive:
-            members = {HEADER: header.encode()}
-            for number, (network, estimators) in enumerate(self.pairs):
-                members |= {f"{number}.safetensors": network.to_bytes(), f"{number}.skops": estimators.to_bytes()}
-            for name, content in members.items():
-                archive.writestr(zipfile.ZipInfo(name), content)  # stored, and without a time: the same bytes each time
-        put(path, file.getvalue())
+        put(path, self.to_bytes())
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "", trusted: Collection[str] = ()) -> Self:
@@ -115,13 +149,15 @@ class EmbeddedModel:
         members = _members(data, name)
         try:
             header = json.loads(members.pop(HEADER))
-            count, record = int(header["pairs"]), dict(header["record"])
+            count, record = header["pairs"], dict(header["record"])
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"The header of {name} cannot be read ({type(error).__name__}: {error}); save it again."
             ) from error
-        wanted = {f"{number}.{kind}" for number in range(min(max(count, 0), MOST)) for kind in ("safetensors", "skops")}
-        if not wanted or set(members) != wanted:
+        if not is_whole(count) or not 1 <= count <= MOST:
+            raise CheckpointError(f"The header of {name} tells of {count!r} networks, and there are 1 to {MOST}; save it again.")
+        wanted = {f"{number}.{kind}" for number in range(count) for kind in ("safetensors", "skops")}
+        if set(members) != wanted:
             raise CheckpointError(f"{name} tells of {count} networks and holds {sorted(members)}; copy or save it again.")
         pairs = tuple(
             Pair(
@@ -130,10 +166,12 @@ class EmbeddedModel:
             )
             for number in range(count)
         )
-        spec = pairs[0].network.spec
-        if any(not one.spec.modalities or one.spec != spec or two.spec != embedding_spec(spec) for one, two in pairs):
-            raise CheckpointError(f"The networks and estimators in {name} do not belong together; save it again.")
-        return cls(spec, pairs, record)
+        try:
+            return cls.of(pairs, record)
+        except (SpecError, IndexError) as error:
+            raise CheckpointError(
+                f"The networks and estimators in {name} do not belong together ({error}); save it again."
+            ) from error
 
 
 def holds_embedded(data: bytes) -> bool:

@@ -36,6 +36,7 @@ from misoxr.points.read import encode, place, read_points, regions_of, simulated
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_whole
+from misoxr.training.embedded import halves
 from misoxr.training.fit import fit
 from misoxr.training.settings import check_held, held_out
 from misoxr.training.teaching import teachers_of
@@ -140,7 +141,7 @@ def cross_validate(
     folds = _folds(cv, points.to_crs(placed.crs), usable)
     _check_folds(folds, tasks, labels)
     for name, recipe in recipes.items():
-        _check_validation(name, specs[name], recipe, chosen[name][1], seeds, folds, placed, labels)
+        _check_validation(name, specs[name], recipe, *chosen[name], seeds, folds, placed, labels)
     parts = _regions(placed, regions, region)
     units = [Unit(name, seed, fold) for name in chosen for seed in seeds for fold in range(len(folds))]
     if not units:
@@ -299,13 +300,14 @@ def _check_validation(
     name: str,
     spec: ModelSpec,
     recipe: Recipe,
+    estimator: Any,
     options: Mapping[str, Any],
     seeds: Sequence[int],
     folds: Sequence[tuple[Indices, Indices]],
     points: gpd.GeoDataFrame,
     labels: Mapping[str, Any],
 ) -> None:
-    """Refuse validation points that leave a network nothing to learn, or nothing to choose an epoch by."""
+    """Refuse validation points that leave a network nothing to learn, or nothing to choose an epoch by; and such halves of cross-fitting."""
     xy = np.stack([points.geometry.x, points.geometry.y], axis=-1)
     val, spared = (
         options.get("val"),
@@ -314,8 +316,11 @@ def _check_validation(
     for seed, (number, (train, _)) in product(seeds, enumerate(folds)):
         mine = {task: values[train] for task, values in labels.items()}
         try:
-            held = held_out(spec, xy[train], val, seed, spared=spared)
-            check_held(spec, mine, held, recipe.criterion, spared=spared)
+            parts = halves(spec, xy[train], mine, seed) if embeds(estimator) else (np.zeros(len(train), dtype=bool),)
+            for other in parts:  # points that a network's estimators learn from, and it does not
+                learnt = {task: values[~other] for task, values in mine.items()}
+                held = held_out(spec, xy[train][~other], val, seed, spared=spared)
+                check_held(spec, learnt, held, recipe.criterion, spared=spared)
         except PointsError as error:
             raise PointsError(f"In fold {number} of {name!r}, seed {seed}: {error}") from error
 

@@ -12,7 +12,7 @@ from misoxr.cube.presets import spec_for
 from misoxr.errors import SpecError
 from misoxr.estimators.baselines import Baseline, embeds, is_baseline, prepared_baseline, trains
 from misoxr.spec import ModelSpec, Recipe, Task
-from misoxr.training.embedded import network_spec, prepared_embedded
+from misoxr.training.embedded import OF_BOTH, network_spec, prepared_embedded
 from misoxr.training.settings import check_room, prepared
 
 __all__ = ["check_models", "common_tasks", "estimators_of", "specs_of"]
@@ -46,7 +46,7 @@ def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[st
     out = {}
     for name, one in estimators.items():
         estimator, options = _pair(one)
-        common = settings if trains(estimator) else {key: settings[key] for key in OF_ALL if key in settings}
+        common = {key: value for key, value in settings.items() if trains(estimator) or key in _taken(estimator)}
         out[str(name)] = (estimator, {**common, **options})
     for name, options in (*((name, options) for name, (_, options) in out.items()), ("all", settings)):
         refused = sorted({"seed", "directory", "resume"} & options.keys())
@@ -56,12 +56,18 @@ def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[st
             raise SpecError(
                 f"val of {name!r} is a {type(options['val']).__name__}, whose points may be test points of a fold; give a fraction."
             )
-    if settings.keys() - OF_ALL and not any(trains(estimator) for estimator, _ in out.values()):
+    untaken = settings.keys() - {key for estimator, _ in out.values() for key in _taken(estimator)} - OF_ALL
+    if untaken and not any(trains(estimator) for estimator, _ in out.values()):
         raise SpecError(
-            f"The settings {sorted(settings.keys() - OF_ALL)} are for networks, and there is none among {list(out)}; leave them out. "
+            f"The settings {sorted(untaken)} are for networks, and there is none among {list(out)}; leave them out. "
             f"cross_validate itself takes {list(own)}."
         )
     return out
+
+
+def _taken(estimator: Any) -> set[str]:
+    """Return the common settings that an estimator takes which trains no network; a trained one embeds somewhere."""
+    return OF_ALL | set(OF_BOTH) if embeds(estimator) else OF_ALL
 
 
 def _pair(one: Any) -> tuple[Any, Mapping[str, Any]]:

@@ -20,7 +20,7 @@ try:
 except ImportError:  # Dask before 2024.12 has keys stand for themselves
     TaskRef = tuple  # type: ignore[assignment,misc]
 
-__all__ = ["BLOCK", "MANY", "part_of", "with_halo"]
+__all__ = ["BLOCK", "MANY", "part_of", "shared", "with_halo"]
 
 BLOCK = 2048
 """Side of the chunks of what has none of its own, such as files and what is in memory, pixels."""
@@ -49,6 +49,31 @@ def with_halo(array: da.Array, depth: dict[int, int]) -> da.Array:
         if pixels and array.numblocks[axis] > 1:
             array = _along(array, axis, pixels)
     return array
+
+
+def shared(array: da.Array, chunks: dict[int, tuple[int, ...]]) -> da.Array:
+    """Give several blocks the same chunk, laid out lazily: each reads it, and it is computed once.
+
+    Parameters
+    ----------
+    array : dask array
+        With one chunk for several blocks.
+    chunks : dict of int to tuple of int
+        By axis, the number of each block's chunk.
+    """
+    index = tuple(range(array.ndim))
+    of = [chunks.get(axis, tuple(range(count))) for axis, count in enumerate(array.numblocks)]
+    name = f"shared-{tokenize(array.name, of)}"
+    with annotate(misoxr="shared chunks"):  # as for ends: it does not follow block by block
+        layer = blockwise(_same, name, index, _Of(array, of), index, numblocks={})
+    sizes = tuple(tuple(array.chunks[axis][at] for at in mine) for axis, mine in enumerate(of))
+    sources: list[Any] = [array]
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=sources)
+    return da.Array(graph, name, sizes, dtype=array.dtype, meta=np.empty((0,) * array.ndim, array.dtype))
+
+
+def _same(block: Array) -> Array:
+    return block
 
 
 def part_of(array: da.Array, part: int | slice) -> da.Array:
@@ -128,6 +153,23 @@ class _Neighbour(BlockwiseDep):
         at = place[self.axis] + self.step
         near = at if 0 <= at < self.numblocks[self.axis] else place[self.axis]
         return TaskRef((self.name, *place[: self.axis], near, *place[self.axis + 1 :]))
+
+
+class _Of(BlockwiseDep):
+    """The key of the chunk that a block shares."""
+
+    produces_tasks = False
+
+    def __init__(self, array: da.Array, of: list[tuple[int, ...]]) -> None:
+        self.name, self.of, self.numblocks = array.name, of, tuple(map(len, of))
+
+    @property
+    def produces_keys(self) -> bool:
+        """What it gives are keys of another layer."""
+        return True
+
+    def __getitem__(self, place: tuple[int, ...]) -> Any:
+        return TaskRef((self.name, *(mine[at] for mine, at in zip(self.of, place, strict=True))))
 
 
 def _joined(block: Array, before: Array, after: Array, place: tuple[int, ...], *, axis: int, count: int) -> Array:

@@ -16,7 +16,7 @@ from misoxr.errors import SpecError, gathered
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import assign
-from misoxr.mapping.job import Job, Settings, laid_out, prepared
+from misoxr.mapping.job import Job, Settings, dtype_of, laid_out, prepared
 from misoxr.mapping.load import opened
 from misoxr.mapping.provenance import attributes
 from misoxr.spec import ModelSpec, Task, WindowSpec
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["embed", "embedding_of", "mean_of", "prepared_pairs"]
 
-LARGEST, SIDE = 2**28, 256
-"""Bytes of a block, at the most; and pixels, of which its side is a multiple where it is cut."""
+LARGEST = 2**28
+"""Bytes of a block, at the most."""
 
 
 @gathered
@@ -49,8 +49,9 @@ def embed(
     Parameters
     ----------
     ds : Dataset
-        As for :func:`misoxr.mapping.predict.predict`. A block of an embedding is at most 256 MB: larger chunks are cut (of 64 features,
-        those above 1024 x 1024 pixels; of 1024 features, those above 256 x 256).
+        As for :func:`misoxr.mapping.predict.predict`. A block of an embedding is at most 256 MiB: larger chunks are cut (of 64 features,
+        those above 1024 x 1024 positions; of 1024 features, those above 256 x 256). Windows that reach over the edges of blocks are encoded
+        once for each block, so smaller blocks take longer.
     model : Model, str or path
         One network, or the path or URL of its file.
     windows, resolution, device, precision, batch_size : optional
@@ -107,7 +108,7 @@ def embedding_of(ds: xr.Dataset, job: Job, spec: ModelSpec, resolution: Any = No
         raise SpecError(
             f"Model {spec.name!r} sees coordinates alone and has no embedding of imagery; give a model with modalities."
         )
-    longest = max(SIDE, isqrt(LARGEST // (4 * spec.width)) // SIDE * SIDE)
+    longest = isqrt(LARGEST // (np.dtype(dtype_of(job)).itemsize * spec.width))
     return laid_out(ds, replace(job, embeds=True), spec, resolution, longest=longest)
 
 

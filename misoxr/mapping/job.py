@@ -1,9 +1,10 @@
 """The job of each block: what is checked before a graph is built, how blocks are laid out, and what a block's task does."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from math import ceil
+from math import ceil, floor
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -17,6 +18,7 @@ from misoxr.cube.check import check, named
 from misoxr.cube.stack import chunks_of, stack_with_halo
 from misoxr.errors import SpecError, note
 from misoxr.grid.geobox import lattice_offset, locations
+from misoxr.grid.halo import shared
 from misoxr.grid.windows import Axis, Plan, plan
 from misoxr.mapping.ensemble import joined
 from misoxr.spec import ModelSpec, Task, WindowSpec
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from misoxr.model.field import Positions, Source
 
 __all__ = ["Job", "Settings", "dtype_of", "laid_out", "layers_of", "plan_of", "prepared"]
+
+SIDE = 256
+"""Pixels of which the side of a block is a multiple where blocks are cut, unless they are smaller."""
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -87,11 +92,24 @@ class Edges:
         The windows.
     step : float
         Distance of the positions, in pixels; the first lies half a step from the dataset's edge.
+    inner : tuple of int
+        Where blocks of the answer begin and end, of which a chunk may hold several; the chunks' edges by default.
     """
 
     edges: tuple[int, ...]
     axis: Axis
     step: float = 1.0
+    inner: tuple[int, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """First pixel of each block, and the end."""
+        return self.inner or self.edges
+
+    @cached_property
+    def chunks(self) -> tuple[int, ...]:
+        """The chunk in which each block lies."""
+        return tuple(bisect_right(self.edges, first) - 1 for first in self.blocks[:-1])
 
     @cached_property
     def halo(self) -> int:
@@ -106,24 +124,24 @@ class Edges:
         chunks = zip(self.edges, self.edges[1:], strict=False)
         return [((start, stop), (max(0, start - self.halo), min(self.edges[-1], stop + self.halo))) for start, stop in chunks]
 
-    def origin(self, chunk: int) -> int:
-        """First pixel of a chunk's data with halo."""
-        return max(0, self.edges[chunk] - self.halo)
+    def origin(self, block: int) -> int:
+        """First pixel of a block's data, its chunk with halo."""
+        return max(0, self.edges[self.chunks[block]] - self.halo)
 
     @cached_property
     def marks(self) -> tuple[int, ...]:
-        """First position of each chunk, and the end: a position belongs to the chunk it lies in."""
-        # Of the positions as they are computed, so that none is rounded beyond its chunk.
-        return tuple(int(mark) for mark in np.searchsorted(self._along(0, ceil(self.edges[-1] / self.step) + 1), self.edges))
+        """First position of each block, and the end: a position belongs to the block it lies in."""
+        # Of the positions as they are computed, so that none is rounded beyond its block.
+        return tuple(int(mark) for mark in np.searchsorted(self._along(0, ceil(self.edges[-1] / self.step) + 1), self.blocks))
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Positions of each chunk."""
+        """Positions of each block."""
         return tuple(int(size) for size in np.diff(self.marks))
 
-    def positions(self, chunk: int) -> Floats:
-        """Positions of a chunk, in fractional pixels."""
-        return self._along(self.marks[chunk], self.marks[chunk + 1])
+    def positions(self, block: int) -> Floats:
+        """Positions of a block, in fractional pixels."""
+        return self._along(self.marks[block], self.marks[block + 1])
 
     def _along(self, first: int, stop: int) -> Floats:
         return np.asarray((np.arange(first, stop, dtype="float64") + 0.5) * self.step)
@@ -238,15 +256,19 @@ def laid_out(
 ) -> tuple[da.Array, GeoBox]:
     """Lay the blocks of a map out: every chunk with the halo its windows reach into, and one task that predicts it.
 
-    Chunks with a side of more than ``longest`` pixels are cut, so that blocks of many layers fit into memory.
+    Blocks with a side of more than ``longest`` positions are cut, so that many layers fit into memory.
     """
     step = _step(job, resolution)
-    axes = job.plan.y, job.plan.x
-    chunks = [_cut(sizes, longest) for sizes in chunks_of(ds, spec)]
-    # A chunk below a window would need neighbours of neighbours; merged chunks also feed the network better.
-    merged = [da.overlap.ensure_minimum_chunksize(axis.size, sizes) for axis, sizes in zip(axes, chunks, strict=True)]
-    y, x = (Edges((0, *np.cumsum(sizes).tolist()), axis, step) for sizes, axis in zip(merged, axes, strict=True))
+    most = None if longest is None else longest * step
+    if most is not None and most < 1:
+        least = abs(job.geobox.affine.a) / longest if longest else 0
+        raise SpecError(
+            f"The resolution is {resolution:g}, and a pixel of the cube would hold more positions than a block may; use {least:.3g} or more."
+        )
+    y, x = (_edges(sizes, axis, step, most) for sizes, axis in zip(chunks_of(ds, spec), (job.plan.y, job.plan.x), strict=True))
     overlapped = stack_with_halo(ds, spec, y.spans, x.spans)
+    if y.inner or x.inner:
+        overlapped = shared(overlapped, {1: y.chunks, 2: x.chunks})
     layers: da.Array = da.map_blocks(
         _map_block,
         overlapped,
@@ -264,12 +286,18 @@ def laid_out(
     return layers, GeoBox(layers.shape[1:], finer, job.geobox.crs)
 
 
-def _cut(sizes: tuple[int, ...], longest: int | None) -> tuple[int, ...]:
-    """Cut chunks along an axis to one length where one is too long, as stores need it: as long as can be, and parts of theirs."""
-    if longest is None or max(sizes) <= longest:
-        return sizes
-    side, length = ceil(max(sizes) / ceil(max(sizes) / longest)), sum(sizes)
-    return tuple(min(side, length - start) for start in range(0, length, side))
+def _edges(sizes: tuple[int, ...], axis: Axis, step: float, most: float | None) -> Edges:
+    """Merge chunks along an axis that are below a window, and cut blocks to one length where one has more than so many pixels."""
+    # A chunk below a window would need neighbours of neighbours; merged chunks also feed the network better.
+    merged = da.overlap.ensure_minimum_chunksize(axis.size, sizes)
+    if most is None or max(merged) <= most:
+        return Edges((0, *np.cumsum(merged).tolist()), axis, step)
+    longest, length = floor(most) // SIDE * SIDE or floor(most), sum(sizes)
+    side = ceil(max(merged) / ceil(max(merged) / longest))  # stores need one length: as long as can be, and parts of the chunks
+    inner = (*range(0, length, side), length)
+    several = side * ceil(axis.size / side)  # blocks below a window share a chunk
+    starts = [start for start in range(0, length, several) if start == 0 or length - start >= axis.size]
+    return Edges((*starts, length), axis, step, inner)
 
 
 def _step(job: Job, resolution: Any) -> float:

@@ -23,6 +23,7 @@ from misoxr.errors import CheckpointError, SpecError
 from misoxr.model.calibration import Calibration, prevalence_bias
 from misoxr.model.files import cache, fetch, holds_estimators, put
 from misoxr.model.network import Miso
+from misoxr.model.pretrained import holds_encoder
 from misoxr.spec import ModelSpec
 from misoxr.spec.build import build
 from misoxr.spec.standardisation import Standardisation
@@ -257,6 +258,10 @@ def _parse(data: bytes, name: str) -> tuple[str, dict[str, torch.Tensor]]:
         ) from error
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    if holds_encoder(data):
+        raise CheckpointError(
+            f"{name} holds an encoder that ds.miso.pretrain wrote, and no model; begin a training with it: fit(pretrained={{modality: {name!r}}})."
+        )
     if _KEY not in metadata:
         raise CheckpointError(f"The checkpoint {name} is a safetensors file without a misoxr header; was it saved with Model.save?")
     return str(metadata[_KEY]), state

@@ -34,11 +34,18 @@ def cache(kind: str) -> Path:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file that appears only when it is complete."""
+    """Write a file that is there whole or not at all, also where the machine stops, or other processes write it, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    partial.write_bytes(data)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def put(path: str | os.PathLike[str], data: bytes) -> None:
@@ -97,8 +104,8 @@ def _remote(uri: str) -> bytes:
     return data
 
 
-def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> "dict[str, Tensor]":
-    """Return the tensors of a state dict in hand, or of a ``.pth`` or ``.safetensors`` file (:func:`fetch`).
+def read_state(source: str | os.PathLike[str] | Mapping[str, Any], data: bytes | None = None) -> "dict[str, Tensor]":
+    """Return the tensors of a state dict in hand, or of a ``.pth`` or ``.safetensors`` file (:func:`fetch`), or of its bytes in hand.
 
     Pickled files are read with ``weights_only=True``. A state dict inside another under "state_dict", "model_state_dict" or
     "model" is taken out, and a common prefix "module." dropped.
@@ -111,7 +118,7 @@ def read_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> "dict[str,
     import torch  # here: fitted estimators are read without it
 
     name = "given" if isinstance(source, Mapping) else os.fspath(source)
-    state: Any = source if isinstance(source, Mapping) else _unpacked(fetch(source), name)
+    state: Any = source if isinstance(source, Mapping) else _unpacked(fetch(source) if data is None else data, name)
     for key in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

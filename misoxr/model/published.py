@@ -196,7 +196,7 @@ def check_backbone(modality: Modality) -> None:
 def load_backbone(
     encoder: Encoder,
     modality: Modality,
-    source: str | os.PathLike[str] | Mapping[str, Any],
+    source: str | os.PathLike[str] | Mapping[str, Any] | Pretrained,
     *,
     stem: bool | Literal["auto"] = "auto",
 ) -> bool:
@@ -210,8 +210,8 @@ def load_backbone(
         ``encoder.…``), whose tables of relative positions are resized where the window differs.
     modality : Modality
         Bands of the encoder.
-    source : str, path or mapping
-        As for :meth:`misoxr.Model.from_published`.
+    source : str, path, mapping or Pretrained
+        As for :meth:`misoxr.Model.from_published`; or an encoder in hand.
     stem : bool or "auto"
         Whether the first layer, which reads the bands, is taken too. Satlas' bands are known, and go by name; SimMIM's are not,
         and must be as many as the encoder's. "auto" takes it where it fits. Files of ``pretrain`` always fill it.
@@ -229,13 +229,14 @@ def load_backbone(
     SpecError
         If the backbone is neither a Swin-V2 nor a Swin, or ``stem`` is False for a file of ``pretrain``.
     """
-    own = None if isinstance(source, Mapping) else Pretrained.found(source)
+    own = source if isinstance(source, Pretrained) else None if isinstance(source, Mapping) else Pretrained.found(source)
     if own is not None:
         if stem is False:
             raise SpecError("stem is False, and weights of pretrain hold for its bands and scaling alone; leave stem at 'auto'.")
         own.check(modality)
         _fill(encoder, own.weights, str, "$^", f"The file of pretrain, as the encoder of {modality.name!r},")
         return True
+    assert not isinstance(source, Pretrained)
     check_backbone(modality)
     state = read_state(source)
     if any(key.startswith("backbone.backbone.") for key in state):

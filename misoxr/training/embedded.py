@@ -18,7 +18,7 @@ from misoxr.cube.cutouts import cutouts_of
 from misoxr.cube.presets import spec_for
 from misoxr.cube.stack import stack
 from misoxr.errors import PointsError, SpecError
-from misoxr.estimators.baselines import Baseline, fit_table, idle, prepared_baseline, refuse_unseen, trains
+from misoxr.estimators.baselines import Baseline, check_labels, fit_table, idle, prepared_baseline, refuse_unseen, trains
 from misoxr.estimators.embedded import EmbeddedModel, Pair, embedding_spec
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import lattice_offset
@@ -28,11 +28,11 @@ from misoxr.model.field import Crops, Scatter, blend
 from misoxr.model.inference import choose_device, choose_precision, inference
 from misoxr.points.folds import separate
 from misoxr.points.labelled import Labelled
-from misoxr.points.read import place, read_points, simulated
+from misoxr.points.read import encode, place, read_points, simulated
 from misoxr.spec import ModelSpec
 from misoxr.spec.numbers import is_number
 
-__all__ = ["fit_embedded", "network_spec", "prepared_embedded"]
+__all__ = ["OF_BOTH", "fit_embedded", "halves", "network_spec", "prepared_embedded"]
 
 OF_BOTH = ("device", "precision", "progress")
 """Settings of training that also hold where a trained network only embeds."""
@@ -108,20 +108,17 @@ def fit_embedded(
     else:
         placed, _, _ = place(points, geobox)
         xy = np.stack([placed.geometry.x, placed.geometry.y], axis=-1)
-        half = separate(xy, fraction=0.5, size=4 * spec.windows.size * spec.pixel_size, seed=seed)
         pairs = []
-        for number, held in enumerate((half, ~half)):
+        for number, held in enumerate(halves(spec, xy, encode(placed, spec.tasks), seed)):
             told = _in_folder(settings, number)
             try:
                 network = train(ds, spec, placed[~held], seed=seed, transfer=transfer, **told)
                 pairs.append(fitted(network, placed[held]))
             except PointsError as error:
-                raise PointsError(
-                    f"An embedding is cross-fitted: the network learns from {(~held).sum()} of the {len(held)} points, and the estimators "
-                    f"from the other {held.sum()}, and then the other way round. With one half: {error}"
-                ) from error
+                raise PointsError(_told_of_halves(held, error)) from error
     record = {
         "estimator": repr(chosen.estimator),
+        "regressor": None if chosen.regressor is None else repr(chosen.regressor),
         "features": "embedding",
         "cross_fitted": len(pairs) > 1,
         "points": sum(pair.estimators.record["points"] for pair in pairs),
@@ -129,7 +126,40 @@ def fit_embedded(
         "misoxr_version": __version__,
         **simulated(ds, points),
     }
-    return EmbeddedModel(spec, tuple(pairs), record)
+    return EmbeddedModel.of(pairs, record)
+
+
+def halves(spec: ModelSpec, xy: Any, labels: Mapping[str, Any], seed: int) -> tuple[npt.NDArray[np.bool_], ...]:
+    """Part points in two, by whole blocks, for cross-fitting: the estimators' points, of the first pair and of the second.
+
+    Parameters
+    ----------
+    xy : array (point, 2)
+        Where they lie, in the CRS of the cube.
+    labels : mapping of str to array (point,)
+        Codes or values by task, NaN where unknown.
+
+    Raises
+    ------
+    PointsError
+        If nothing can be learnt of a task in one half.
+    """
+    half = separate(xy, fraction=0.5, size=4 * spec.windows.size * spec.pixel_size, seed=seed)
+    for held in (half, ~half):
+        try:
+            for task in spec.tasks:
+                known = labels[task.name][held]
+                check_labels(task, known[np.isfinite(known)])
+        except PointsError as error:
+            raise PointsError(_told_of_halves(held, error)) from error
+    return half, ~half
+
+
+def _told_of_halves(held: npt.NDArray[np.bool_], error: PointsError) -> str:
+    return (
+        f"An embedding is cross-fitted: the network learns from {(~held).sum()} of the {len(held)} points, and the estimators "
+        f"from the other {held.sum()}, and then the other way round. With one half: {error}"
+    )
 
 
 def _in_folder(settings: Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import torch
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
@@ -18,17 +17,17 @@ from misoxr._version import __version__
 from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import PointCutouts, read_cutouts
 from misoxr.cube.presets import spec_for
-from misoxr.cube.scaling import ModalityScaling, Scaling, valid_pixels
+from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.cube.stack import stack
-from misoxr.errors import SpecError, StoreError, flush, gathered, note
+from misoxr.errors import SpecError, flush, gathered, note
 from misoxr.estimators.baselines import PixelModel, Transfers, embeds, fit_estimator, is_baseline, refuse_unseen
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.model.checkpoint import Model
-from misoxr.model.files import sha256_of
+from misoxr.model.files import fetch, read_state
 from misoxr.model.inference import logits_at
 from misoxr.model.network import Miso
-from misoxr.model.pretrained import scalings_of
+from misoxr.model.pretrained import Pretrained, encoders_of
 from misoxr.model.published import load_backbone
 from misoxr.paths import expanded
 from misoxr.points.labelled import Labelled
@@ -40,7 +39,7 @@ from misoxr.training.batches import draw_of
 from misoxr.training.embedded import fit_embedded
 from misoxr.training.loop import centre, run, standardised
 from misoxr.training.members import resampled
-from misoxr.training.runs import ONE_AT_A_TIME, seeded
+from misoxr.training.runs import FIT, ONE_AT_A_TIME, begin, file_hash, seeded
 from misoxr.training.settings import check_held, check_room, chosen, held_out, prepared
 from misoxr.training.teaching import anywhere, names_of, taught, teachers_of
 from misoxr.training.windows import TrainingWindows
@@ -208,6 +207,9 @@ def fit(
     ds = named(ds, spec)
     geobox = check(ds, spec)
     check_room(spec, geobox)
+    # Read once: what the record tells of is what was learnt from, and a server is not asked again.
+    files = {name: fetch(source) for name, source in (pretrained or {}).items()}
+    own = encoders_of(spec, pretrained or {}, files)
     labelled = Labelled.of(points, spec, geobox)
     held = None if val is None or is_number(val) else Labelled.of(read_points(val), spec, geobox)
     if held is not None:
@@ -221,7 +223,6 @@ def fit(
         stack(ds, spec), both.rows, both.columns, size, unlabelled=free, least=anywhere(teachers, recipe, spec, geobox), seed=seed
     )
     with read as cutouts, ONE_AT_A_TIME:
-        own = scalings_of(spec, pretrained or {})
         data, seen = _windows(spec, cutouts, both, geobox, scaling, own, seed)
         mask = (np.arange(len(both)) >= len(labelled))[seen]
         spared = bool(teachers) and recipe.criterion == "last" and val is None
@@ -256,9 +257,9 @@ def fit(
         with seeded(seed):
             network = Miso(spec)
             centre(network, spec.tasks)
-            stems = _pretrain(network, spec, data.scaling, pretrained or {}, own)
+            stems = _pretrain(network, spec, data.scaling, pretrained or {}, files, own)
             sources = {
-                name: {"source": os.fspath(source), "sha256": sha256_of(source), "stem": stems[name]}
+                name: {"source": os.fspath(source), "sha256": hashlib.sha256(files[name]).hexdigest(), "stem": stems[name]}
                 for name, source in (pretrained or {}).items()
             }
             run_of = {
@@ -271,7 +272,9 @@ def fit(
                 run_of["teacher"] = dict(lessons.record) | {"answers": _hash_of(data.pool.answers)}
             if standardisation:  # of a run that goes on: its heads answer in these units alone
                 run_of["standardisation"] = {name: found.to_dict() for name, found in standardisation.items()}
-            folder = None if directory is None else _folder(Path(expanded(directory)), data, mask, run_of, resume=resume)
+            folder = None if directory is None else Path(expanded(directory))
+            if folder is not None:
+                begin(folder, _about(data, mask, run_of), FIT, resume=resume)
             flush()
             result = run(
                 network,
@@ -316,17 +319,17 @@ def _windows(
     points: Labelled,
     geobox: GeoBox,
     scaling: Any,
-    own: Mapping[str, ModalityScaling],
+    own: Mapping[str, Pretrained],
     seed: int,
 ) -> tuple[TrainingWindows, Any]:
-    """Return the windows of points with imagery, and which of the points these are; ``own`` has scalings of pre-trained weights."""
+    """Return the windows of points with imagery, and which of the points these are; encoders that are pre-trained have ``own`` scalings."""
     # A point without imagery would teach a label of nothing; the map has no value there either.
     seen = valid_pixels(spec, cutouts.values())
     refuse_unseen(seen)
     points, cutouts = points.only(seen), cutouts.only(seen)
     if not isinstance(scaling, Scaling):
         scaling = Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
-        scaling = replace(scaling, modalities={**scaling.modalities, **own})
+        scaling = replace(scaling, modalities={**scaling.modalities, **{name: one.scaling for name, one in own.items()}})
     return TrainingWindows(spec, scaling, cutouts, points, geobox), seen
 
 
@@ -338,53 +341,18 @@ def _warn_of_shared(points: Labelled, held: Labelled) -> None:
         note(words)
 
 
-def _folder(directory: Path, data: TrainingWindows, mask: Any, settings: Mapping[str, Any], *, resume: bool) -> Path:
-    """Make the directory of a run, or check that the one that lies there is of the same settings, points and imagery."""
+def _about(data: TrainingWindows, mask: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run is of: its settings, points and imagery."""
     labels = hashlib.sha256(b"".join(values.tobytes() for _, values in sorted(data.labelled.labels.items())))
     labels.update(data.labelled.xy.tobytes() + mask.tobytes())
-    run_of = {
+    return {
         "spec": data.spec.to_dict(),
         "scaling": data.scaling.to_dict(),
         "points": labels.hexdigest(),
-        "imagery": _file_hash(data.cutouts.file.path),
+        "imagery": file_hash(data.cutouts.file.path),
         "grid": repr(data.geobox),
         **settings,
     }
-    run_of = json.loads(json.dumps(run_of))
-    file, state = directory / "run.json", directory / "last.ckpt"
-    if resume and file.exists() and state.exists():
-        try:
-            found = json.loads(file.read_text())
-            torch.load(state, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises whatever it meets in what is cut off
-            raise StoreError(f"The run in {directory} is damaged ({error!r}); give another directory, or resume=False.") from error
-        differing = [key for key in sorted(run_of) if found.get(key) != run_of[key]]
-        if differing:
-            words = [f"{key}{_changes(found.get(key), run_of[key])}" for key in differing]
-            raise SpecError(
-                f"The run in {directory} has another {', '.join(words)}; give another directory, or resume=False to start anew."
-            )
-        return directory
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        state.unlink(missing_ok=True)
-        file.with_suffix(".part").write_text(json.dumps(run_of, indent=1, sort_keys=True))
-        file.with_suffix(".part").replace(file)
-    except OSError as error:
-        raise StoreError(f"The state of training cannot be kept in {directory} ({error}); give another directory.") from error
-    return directory
-
-
-def _changes(found: Any, wanted: Any) -> str:
-    """Tell in what a recipe differs; nothing of what has no names."""
-    if not isinstance(found, dict) or set(found) != set(wanted) or any(isinstance(value, dict) for value in wanted.values()):
-        return ""
-    return f" ({', '.join(f'{key} {found[key]!r} there, {wanted[key]!r} here' for key in wanted if found[key] != wanted[key])})"
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_of(answers: Mapping[str, Any]) -> str:
@@ -418,7 +386,8 @@ def _pretrain(
     spec: ModelSpec,
     scaling: Scaling,
     sources: Mapping[str, str | os.PathLike[str]],
-    own: Mapping[str, ModalityScaling],
+    files: Mapping[str, bytes],
+    own: Mapping[str, Pretrained],
 ) -> dict[str, bool]:
     """Fill encoders with weights that were trained before, and return by modality whether the first layer was taken."""
     stems: dict[str, bool] = {}
@@ -426,5 +395,7 @@ def _pretrain(
         # Whitening mixes the bands: no channel is a band that the first layer of others knows.
         mixed = scaling.modalities[modality.name].whiten is not None and modality.name not in own
         stem = False if mixed else "auto"
-        stems[modality.name] = load_backbone(network.encoders[modality.name], modality, sources[modality.name], stem=stem)  # type: ignore[arg-type]
+        name = modality.name
+        source = own[name] if name in own else read_state(sources[name], files[name])
+        stems[name] = load_backbone(network.encoders[name], modality, source, stem=stem)  # type: ignore[arg-type]
     return stems

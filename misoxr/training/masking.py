@@ -1,6 +1,7 @@
 """Windows with masked patches, and the network that predicts what was masked from what is left."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,13 @@ def _pixels(valid: Flags, most: int, rng: np.random.Generator) -> Integers:
     return np.concatenate(found, axis=1).astype("int64")
 
 
+def _mean(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Average losses over those that count, which the second of each pair tells."""
+    losses, count = (torch.stack(values) for values in zip(*parts, strict=True))
+    mean: Tensor = losses.sum() / count.sum().clamp(min=1)
+    return mean
+
+
 class Reconstruction(nn.Module):
     """Encoders that see windows with masked patches, and a light decoder that predicts bands at pixels.
 
@@ -153,20 +161,19 @@ class Reconstruction(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return two losses of a batch of :class:`MaskedWindows`: "masked" and "crossed".
 
-        The first is the mean absolute error of the scaled bands at masked pixels that are valid, a mean over modalities. The second is that of
-        each other modality's bands where it is valid, a mean over pairs; 0 for one modality.
+        The first is the mean absolute error of the scaled bands at masked pixels that are valid, a mean over modalities that have any. The second
+        is that of each other modality's bands where it is valid, a mean over such pairs; 0 for one modality.
         """
-        own: list[Tensor] = []
-        others: list[Tensor] = []
+        own: list[tuple[Tensor, Tensor]] = []
+        others: list[tuple[Tensor, Tensor]] = []
         for name, answers in self._answers(batch).items():
             window, row, column = batch["pixels"][name]
             for other, answer in zip(self.names, answers, strict=True):
                 target = batch["inputs"][other].permute(0, 2, 3, 1)[window, row, column]  # (N, channel)
                 counts = batch["masks" if other == name else "valid"][other][window, row, column]
                 error = (answer.float() - target).abs().mean(dim=-1) * counts
-                (own if other == name else others).append(error.sum() / counts.sum().clamp(min=1))
-        zero = torch.zeros_like(own[0])
-        return {"masked": torch.stack(own).mean(), "crossed": torch.stack(others).mean() if others else zero}
+                (own if other == name else others).append((error.sum() / counts.sum().clamp(min=1), counts.any()))
+        return {"masked": _mean(own), "crossed": _mean(others) if others else torch.zeros_like(own[0][0])}
 
     def _answers(self, batch: Batch) -> dict[str, tuple[Tensor, ...]]:
         """Predict the bands (N, channel) of every modality at the pixels of each."""

@@ -1,10 +1,10 @@
 """Pre-train a network's encoders on unlabelled windows of a datacube: checks, windows, the loop, and the files."""
 
-import hashlib
+import inspect
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,17 @@ from misoxr.cube.cutouts import PointCutouts, read_cutouts
 from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.cube.stack import stack
-from misoxr.errors import BandError, SpecError, flush, gathered
+from misoxr.errors import BandError, SpecError, did_you_mean, flush, gathered, note
 from misoxr.model.inference import choose_device, choose_precision
 from misoxr.model.network import Miso
 from misoxr.model.pretrained import Pretrained
 from misoxr.paths import expanded
 from misoxr.points.read import simulated
-from misoxr.spec import ModelSpec, Pretraining
+from misoxr.spec import LossSpec, ModelSpec, Pretraining
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_whole
 from misoxr.training.masking import MaskedWindows, Reconstruction, patch_of
-from misoxr.training.runs import ONE_AT_A_TIME, begin, keep, put, seeded
+from misoxr.training.runs import ONE_AT_A_TIME, PRETRAINING, begin, damaged, file_hash, keep, look, put, seeded
 from misoxr.training.settings import check_room, check_scaling, check_seed
 
 __all__ = ["pretrain"]
@@ -103,7 +103,7 @@ def pretrain(
     Returns
     -------
     dict of str to Path
-        By modality, the file of its encoder, for ``fit(pretrained=...)``. :class:`misoxr.model.pretrained.Pretrained` reads it.
+        By modality, the file of its encoder, for ``fit(pretrained=...)``. Modalities of which the cube has no band are left out. :class:`misoxr.model.pretrained.Pretrained` reads it.
 
     Raises
     ------
@@ -113,6 +113,11 @@ def pretrain(
         If a setting is unknown or out of range, the run in ``directory`` is of other settings or another cube, or training diverges.
     StoreError
         If the temporary directory has no room for the windows, or ``directory`` cannot be read or written.
+
+    Warns
+    -----
+    MisoxrWarning
+        If the cube lacks optional bands. A modality without any is not pre-trained.
 
     Notes
     -----
@@ -135,27 +140,37 @@ def pretrain(
     if precision == "float64":
         raise SpecError("Training in float64 is not supported; use precision='float32', 'bfloat16' or 'auto'.")
     kind, seed = choose_precision(precision, device), int(seed)
-    ds = named(ds, spec)
+    ds, whole = named(ds, spec), spec.modalities
     geobox = check(ds, spec)
     check_room(spec, geobox)
+    spec, scaling = _present(ds, spec, scaling)
     count = _count(spec, geobox) if windows is None else int(windows)
     folder = Path(expanded(directory))
+    with ONE_AT_A_TIME, seeded(seed):
+        network = Miso(spec)
+        learner = Reconstruction(network, spec)
+    chosen = replace(chosen, patch=chosen.patch or patch_of(network, spec))
+    about = {"settings": asdict(chosen), "seed": seed, "windows": count}
+    run_of = {**about, "model": _model_of(spec), "precision": str(kind), "grid": repr(geobox)}
+    if isinstance(scaling, Scaling):
+        run_of["scaling"] = scaling.to_dict()
+    look(folder, run_of, PRETRAINING, resume=resume)  # what is known to fail is told before the imagery is read
     with read_cutouts(stack(ds, spec), [], [], spec.windows.size, least=count, seed=seed) as cutouts, ONE_AT_A_TIME:
         useful = _useful(spec, cutouts)
         if not isinstance(scaling, Scaling):
             scaling = Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
+        run_of |= {"scaling": scaling.to_dict(), "imagery": file_hash(cutouts.file.path)}
+        state = begin(folder, run_of, PRETRAINING, resume=resume, old=tuple(_file_of(modality.name) for modality in whole))
+        flush()
+        data = MaskedWindows(spec, scaling, cutouts, useful, chosen, seed)
         with seeded(seed):
-            network = Miso(spec)
-            chosen = replace(chosen, patch=chosen.patch or patch_of(network, spec))
-            about = {"settings": asdict(chosen), "seed": seed, "windows": count}
-            run_of = {**about, "model": _model_of(spec), "precision": str(kind), "grid": repr(geobox)}
-            run_of |= {"scaling": scaling.to_dict(), "imagery": _hash_of(cutouts)}
-            state = begin(folder, run_of, resume=resume)
-            flush()
-            data = MaskedWindows(spec, scaling, cutouts, useful, chosen, seed)
-            losses = _train(Reconstruction(network, spec), data, folder, state, device, kind, int(workers), progress=progress)
+            losses = _train(learner, data, folder, state, device, kind, int(workers), progress=progress)
     record = {**about, "losses": losses, "misoxr_version": __version__, **simulated(ds, pd.DataFrame())}
     return _saved(network, spec, scaling, record, folder)
+
+
+ARGUMENTS = [name for name in inspect.signature(pretrain).parameters if name not in ("ds", "settings")]
+"""Its arguments beside the settings, for who misspells one."""
 
 
 def _checked(
@@ -172,6 +187,10 @@ def _checked(
         raise SpecError(f"workers is {workers!r}; use 0 or more.")
     check_seed(seed)
     check_scaling(scaling, spec)
+    own = [field.name for field in fields(Pretraining)]
+    for name in settings.keys() - set(own):
+        if hint := did_you_mean(name, [*own, *ARGUMENTS]):
+            raise SpecError(f"pretrain has no argument {name!r}.{hint}")
     return Pretraining.of(spec, **settings)
 
 
@@ -182,24 +201,54 @@ def _count(spec: ModelSpec, geobox: GeoBox) -> int:
     return min(max(LEAST, math.ceil(WINDOWS * min(1.0, (SIZE / size) ** 2))), COVER * tiles)
 
 
+def _present(ds: xr.Dataset, spec: ModelSpec, scaling: Any) -> tuple[ModelSpec, Any]:
+    """Leave modalities out of which the cube has no band, since their encoders would learn nothing."""
+    kept = tuple(one for one in spec.modalities if any(band.name in ds.data_vars for band in one.bands))
+    absent = [one.name for one in spec.modalities if one not in kept]
+    if not kept:
+        raise BandError(f"The dataset has no band of {absent}; join imagery with ds.miso.add.")
+    if absent:
+        note(
+            f"The dataset has no band of {absent}, whose encoders are not pre-trained and not returned. Join the bands with ds.miso.add."
+        )
+        spec = replace(spec, modalities=kept, losses=LossSpec())
+        if isinstance(scaling, Scaling):
+            scaling = Scaling({one.name: scaling.modalities[one.name] for one in kept})
+    return spec, scaling
+
+
 def _useful(spec: ModelSpec, cutouts: PointCutouts) -> Any:
-    """Return the cutouts that hold a valid pixel."""
-    useful = np.array([bool(valid_pixels(spec, cutouts.file.open()[cutout]).any()) for cutout in range(len(cutouts.file))])
+    """Return the cutouts that hold a valid pixel; refuse a modality that has none in any of them."""
+    useful, seen = np.zeros(len(cutouts.file), dtype=bool), np.zeros(len(spec.bands), dtype=bool)
+    for cutout, bands in enumerate(cutouts.file.open()):
+        valid = valid_pixels(spec, bands)
+        useful[cutout] = valid.any()
+        seen |= np.isfinite(bands[:, valid]).any(axis=1)
     if not useful.any():
         raise BandError(f"None of the {len(useful)} windows holds a valid pixel; give a cube with data, or more windows.")
+    at = 0
+    for modality in spec.modalities:
+        if not seen[at : at + len(modality.bands)].any():
+            raise BandError(
+                f"None of the {len(useful)} windows holds a valid value of {modality.name!r}, whose encoder would learn nothing; give more windows, "
+                "or leave its bands out of the cube."
+            )
+        at += len(modality.bands)
     return np.flatnonzero(useful)
 
 
 def _model_of(spec: ModelSpec) -> dict[str, Any]:
     """Return what encoders depend on: neither tasks, nor locations, nor losses."""
     whole = spec.to_dict()
-    sides = {name: whole["windows"][name] for name in ("size", "input_size")}
-    return {name: whole[name] for name in ("modalities", "pixel_size", "width", "query")} | sides
+    return {name: whole[name] for name in ("modalities", "pixel_size", "width", "query")} | _sides_of(spec)
 
 
-def _hash_of(cutouts: PointCutouts) -> str:
-    with cutouts.file.path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sides_of(spec: ModelSpec) -> dict[str, int]:
+    return {name: getattr(spec.windows, name) for name in ("size", "input_size")}
+
+
+def _file_of(modality: str) -> str:
+    return f"{modality}.safetensors"
 
 
 def _train(
@@ -220,9 +269,12 @@ def _train(
     schedule = _schedule(optimiser, settings)
     done, history = 0, []
     if state is not None:
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        done, history = state["step"], state["losses"]
+        try:
+            network.load_state_dict(state["network"])
+            optimiser.load_state_dict(state["optimiser"])
+            done, history = int(state["step"]), list(state["losses"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise damaged(folder, f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}") from error
     loader = DataLoader(data, batch_size=None, sampler=range(done, settings.steps), num_workers=workers)
     sums: dict[str, Any] = {}
     with tqdm(total=settings.steps, initial=done, desc="pre-training", disable=not progress) as bar:
@@ -249,7 +301,7 @@ def _train(
             history, sums = [*history, {"step": step + 1, **means}], {}
             bar.set_postfix(means)
             kept = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1, "losses": history}
-            keep(folder, kept)
+            keep(folder, PRETRAINING, kept)
     return history
 
 
@@ -271,7 +323,8 @@ def _saved(network: Miso, spec: ModelSpec, scaling: Scaling, record: Mapping[str
     found = {}
     for modality in spec.modalities:
         weights = network.encoders[modality.name].state_dict()
-        one = Pretrained(modality, spec.width, spec.query, scaling.modalities[modality.name], weights, record)
-        found[modality.name] = folder / f"{modality.name}.safetensors"
+        own = scaling.modalities[modality.name]
+        one = Pretrained(modality, spec.width, spec.query, own, spec.pixel_size, _sides_of(spec), weights, record)
+        found[modality.name] = folder / _file_of(modality.name)
         put(found[modality.name], one.to_bytes())
     return found

@@ -12,9 +12,8 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.scaling import METHODS, Scaling
 from misoxr.errors import GridError, PointsError, SpecError, did_you_mean
 from misoxr.estimators.baselines import check_labels, check_transfer
-from misoxr.model.files import fetch
 from misoxr.model.inference import choose_device, choose_precision
-from misoxr.model.pretrained import scalings_of
+from misoxr.model.pretrained import encoders_of
 from misoxr.model.published import check_backbone
 from misoxr.points.folds import separate
 from misoxr.spec import ModelSpec, Recipe
@@ -94,8 +93,6 @@ def prepared(
     taught = bool(teachers_of(teacher, spec))
     recipe = Recipe.of(spec, taught=taught, **settings)
     _check_settings(recipe, spec, val, seed, scaling, pretrained, taught=taught)
-    for source in (pretrained or {}).values():
-        fetch(source)
     return recipe, _hardware(device, devices, precision, workers)
 
 
@@ -125,9 +122,10 @@ def _check_settings(
         raise SpecError(
             f"pretrained names {sorted(set(pretrained or {}) - set(names))}; the model's modalities are {sorted(names)}."
         )
-    own = scalings_of(spec, pretrained or {})
+    own = encoders_of(spec, pretrained or {})
     for name, one in own.items():
-        if scaling is not None and not (isinstance(scaling, Scaling) and scaling.modalities[name] == one):
+        kept = scaling.modalities[name] == one.scaling if isinstance(scaling, Scaling) else len(own) < len(names)
+        if scaling is not None and not kept:  # a name goes for the modalities that bring no scaling
             raise SpecError(
                 f"scaling is {scaling if isinstance(scaling, str) else 'given'!r}, and the pre-trained weights of {name!r} hold for the scaling "
                 "in their file; leave scaling out, or pre-train with it."

@@ -422,11 +422,33 @@ def test_counts_are_no_components(wide, cube, no_compute):
     """Whole numbers are refused when the graph is built, and what has lost its type where it is read."""
     counts = np.rint(vectors_of(8) * 127).astype("int8")
     plain = cube.assign({f"alphaearth_{k}": (("y", "x"), values) for k, values in enumerate(counts)})
-    with no_compute(), pytest.raises(BandError, match=r"'alphaearth_0' holds whole numbers \(int8\) without a scale.*unit_vectors"):
+    with (
+        no_compute(),
+        pytest.raises(
+            BandError, match=r"'alphaearth_0' holds whole numbers \(int8\) without a scale.*unit_vectors.*'linear'.*'alphaearth'"
+        ),
+    ):
         stack(plain, wide)
-    for factor, told in ((127, "127"), (2.5, "2.5"), (0.01, "0.01")):
-        with pytest.raises(BandError, match=rf"vectors of 'alphaearth' have lengths up to {told}.*unit_vectors"):
+    for factor, told in ((127, "127"), (2.5, "2.5")):
+        with pytest.raises(
+            BandError, match=rf"vectors of 'alphaearth' have lengths up to {told}.*unit_vectors.*'linear'.*'alphaearth'"
+        ):
             stack(embedded(cube, vectors_of(8) * np.float32(factor)), wide).compute()
+
+
+@pytest.mark.parametrize(("factor", "refused"), [(0.01, False), (100, True)])
+def test_chunks_do_not_decide_which_vectors_are_refused(wide, cube, factor, refused):
+    """A short vector is one of mixed directions; a long one is refused beside whatever lies in its chunk."""
+    vectors = vectors_of(8)
+    vectors[:, 4, 4] *= np.float32(factor)
+    plain = embedded(cube, vectors)
+    for chunks in ({"y": -1, "x": -1}, {"y": 1, "x": 1}):
+        lazy = stack(plain.chunk(chunks), wide)
+        if refused:
+            with pytest.raises(BandError, match="lengths up to"):
+                lazy.compute()
+        else:
+            np.testing.assert_allclose(lazy.compute()[-8:, 4, 4], vectors[:, 4, 4])
 
 
 def test_a_vector_of_zeros_is_nodata(wide, cube):
@@ -483,8 +505,19 @@ def test_a_scale_of_each_pixel_is_not_needed():
     vectors = vectors_of(16)
     scales = np.random.default_rng(0).uniform(0.02, 0.2, vectors.shape[1:])
     stored = xr.DataArray(np.rint(vectors * 127).astype("int8"), dims=("band", "y", "x"))
-    np.testing.assert_allclose(unit_vectors(stored), vectors, atol=0.01)
-    np.testing.assert_allclose(unit_vectors(stored * scales), unit_vectors(stored), atol=1e-6)
+    np.testing.assert_allclose(unit_vectors(stored, "linear"), vectors, atol=0.01)
+    np.testing.assert_allclose(unit_vectors(stored * scales), unit_vectors(stored, "linear"), atol=1e-6)
+
+
+def test_no_coding_of_whole_numbers_is_guessed(no_compute):
+    counts = np.rint(vectors_of(4) * 127).astype("int8")
+    stored = xr.DataArray(counts, dims=("band", "y", "x"), name="aef")
+    masked = stored.where(stored != -128)
+    masked.encoding["dtype"] = np.dtype("int8")
+    for array in (stored, stored.chunk(), masked, stored.assign_attrs(_FillValue=-128)):
+        with no_compute(), pytest.raises(BandError, match=r"whole numbers \(int8\) without a scale; .*'linear'.*'alphaearth'"):
+            unit_vectors(array)
+    np.testing.assert_allclose(unit_vectors(stored.assign_attrs(scale_factor=1 / 127)), unit_vectors(stored, "linear"), atol=1e-6)
 
 
 def test_what_is_no_embedding_is_not_decoded():

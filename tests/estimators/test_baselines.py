@@ -452,6 +452,44 @@ def test_the_answer_is_what_the_estimators_say_of_the_embedding(scene, embedded,
     assert (list(only), only.taxonomy.shape) == (["taxonomy_probability", "taxonomy"], (80, 80))
 
 
+def test_members_of_a_network_leave_its_embedding_s_estimators_alone(scene, spec, tmp_path):  # noqa: F811
+    cube, points = scene
+    chosen = Baseline(LogisticRegression(), features="embedding", network=spec, regressor=Ridge())
+    fitted = cube.miso.fit(chosen, points, members=3, **{**QUICK, "teacher": None})
+    assert [pair.network.spec.members for pair in fitted.pairs] == [3, 3]
+    assert (fitted.spec, fitted.record["regressor"]) == (replace(fitted.pairs[0].network.spec, members=1), "Ridge()")
+    fitted.save(tmp_path / "members.zip")
+    assert (tmp_path / "members.zip").read_bytes() == fitted.to_bytes()
+    loaded = misoxr.load(tmp_path / "members.zip")
+    assert (loaded.spec, loaded.sha256) == (fitted.spec, fitted.sha256)
+    part = cube.isel(y=slice(0, 40), x=slice(0, 40))
+    assert list(part.miso.predict(loaded, device="cpu").compute()) == [
+        "permafrost_probability",
+        "permafrost",
+        "taxonomy_probability",
+        "taxonomy",
+    ]
+
+
+def test_parts_that_do_not_belong_together_are_no_model(embedded, model, spec):
+    network, estimators = embedded.pairs[0]
+    scaling = Scaling.fit(estimators.spec, np.random.default_rng(0).random((16, 50)))
+    for pair, words in (
+        (embedded.pairs[0]._replace(network=make_model(replace(spec, width=8))), "Network 0 is .*; give networks of one kind"),
+        (embedded.pairs[0]._replace(estimators=replace(estimators, features="coordinates")), "'coordinates' of 16 bands"),
+        (embedded.pairs[0]._replace(estimators=replace(estimators, scaling=scaling)), "see scaled features 'pixel'"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            EmbeddedModel(embedded.spec, (pair,))
+    with pytest.raises(SpecError, match="There is no network"):
+        EmbeddedModel(embedded.spec, ())
+    pairs = (embedded.pairs[0]._replace(estimators=replace(estimators, scaling=scaling)),)
+    wrong = object.__new__(EmbeddedModel)
+    wrong.__dict__.update(spec=embedded.spec, pairs=pairs, record={})
+    with pytest.raises(CheckpointError, match="do not belong together .*see scaled features"):
+        EmbeddedModel.from_bytes(wrong.to_bytes(), "scaled.zip")
+
+
 def test_nodata_and_points_outside_have_no_answer_of_an_embedding(scene, embedded):  # noqa: F811
     cube, _ = scene
     holed = cube.assign({name: cube[name].where(cube.x > 300_400).assign_attrs(units="1") for name in ("red", "nir")})
@@ -481,6 +519,13 @@ def test_networks_and_estimators_come_back_from_one_file(scene, embedded, tmp_pa
         (data[:-500], "damaged"),
         (_zipped(members), r"tells of 2 networks and holds \['0.safetensors', '0.skops'\]"),
         (_zipped({**_members(data), "misoxr-embedded.json": b"[]"}), "header of .* cannot be read"),
+        *(
+            (
+                _zipped({**_members(data), "misoxr-embedded.json": b'{"pairs": %s, "record": {}}' % count}),
+                "tells of .* networks, and there are 1 to 16",
+            )
+            for count in (b"Infinity", b"NaN", b"17", b"0", b"-1", b"true", b'"2"', b"[2]", b"1e300", b"null")
+        ),
         (_zipped({**_members(data), "1.skops": b"PK"}), "1.skops"),
         (_zipped(_members(data), zipfile.ZIP_DEFLATED), "compressed"),
     ):
@@ -519,6 +564,10 @@ def test_a_network_in_hand_is_taken_as_it_is(scene, model):  # noqa: F811
     scores = cube.miso.cross_validate({"embedded": (chosen, {"device": "cpu"}), "rf": "rf-11"}, points, cv=2, progress=False)
     assert scores.models == ["embedded", "rf"]
     assert scores.about["baselines"] == ["rf"]
+    with pytest.raises(SpecError, match="device 'tpu' is not known"):
+        cube.miso.cross_validate([chosen], points, cv=2, device="tpu", progress=False)
+    with pytest.raises(SpecError, match=r"settings \['max_epochs'\] are for networks"):
+        cube.miso.cross_validate([chosen], points, cv=2, device="cpu", max_epochs=1, progress=False)
 
 
 def test_a_network_that_has_seen_labels_is_not_cross_validated(scene, embedded):  # noqa: F811
@@ -532,7 +581,13 @@ def test_a_network_that_has_seen_labels_is_not_cross_validated(scene, embedded):
         cube.miso.cross_validate([chosen], points, cv=2, progress=False)
 
 
-def test_folds_train_networks_of_their_own(scene, spec, tmp_path):  # noqa: F811
+def _folds(few):
+    """Two folds, each with two labels or one of the rare class."""
+    odd = np.arange(len(few)) % 2 == 1
+    return [(np.flatnonzero(~side), np.flatnonzero(side)) for side in (odd, ~odd)]
+
+
+def test_folds_train_networks_of_their_own(scene, spec, tmp_path, monkeypatch):  # noqa: F811
     cube, points = scene
     points = points[points[["permafrost", "taxonomy"]].notna().any(axis=1)]
     chosen = {"embedded": (Baseline(LogisticRegression(), features="embedding", network=spec), QUICK)}
@@ -544,6 +599,12 @@ def test_folds_train_networks_of_their_own(scene, spec, tmp_path):  # noqa: F811
     with pytest.raises(StoreError, match="model 'embedded'"):
         cube.miso.cross_validate(other, points, **options)
     common = {name: value for name, value in QUICK.items() if name != "progress"}
+    rare = points.permafrost == 1
+    few = pd.concat([points[rare][:3], points[~rare]])
+    with monkeypatch.context() as patch:
+        patch.setattr("misoxr.evaluation.cross_validate.fit", None)
+        with pytest.raises(PointsError, match="In fold . of 'embedded', seed 0: "):
+            cube.miso.cross_validate(chosen, few, **{**options, "cv": _folds(few), "store": None})
     named = {"embedded": Baseline(LogisticRegression(), features="embedding", network="miso-nano")}
     with pytest.raises(GridError, match="less than a window of 'miso-nano'"):
         cube.isel(y=slice(0, 50)).miso.cross_validate(named, points, cv=2, progress=False, **common)

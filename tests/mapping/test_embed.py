@@ -17,6 +17,7 @@ from misoxr.errors import BandError, CheckpointError, MisoxrWarning, SpecError
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import geobox_of
 from misoxr.mapping import embed as module
+from misoxr.mapping import job
 from misoxr.model import field
 from misoxr.spec import WindowSpec
 from tests.conftest import make_cube, make_model, tiny_spec
@@ -87,19 +88,40 @@ def test_nothing_is_computed_while_building_and_no_weights_are_in_the_graph(cube
 
 def test_blocks_of_many_features_are_cut(cube, model, whole, monkeypatch):
     monkeypatch.setattr(module, "LARGEST", 4 * 16 * 24**2)
-    monkeypatch.setattr(module, "SIDE", 8)
+    monkeypatch.setattr(job, "SIDE", 8)
     lazy = cube.chunk({"y": 61, "x": 47}).miso.embed(model, device="cpu")
     assert lazy.embedding.chunksizes == {"feature": (16,), "y": (21, 21, 19), "x": (24, 23)}
     np.testing.assert_allclose(lazy.embedding, whole.embedding, atol=1e-5)
     small = cube.chunk({"y": 20, "x": 20}).miso.embed(model, device="cpu")
     assert small.embedding.chunksizes["y"][0] == 20
-    monkeypatch.undo()
-    for width, side in ((64, 1024), (256, 512), (1024, 256)):
-        spec = replace(tiny_spec(), width=width)
-        land = make_cube((2048, 4096), spec.bands[:1])  # its values are of no matter
-        zeros = da.zeros((2048, 4096), chunks=2048, dtype="float32")
-        large = land.drop_vars("red").assign({band.name: (("y", "x"), zeros, {"units": band.units}) for band in spec.bands})
-        assert set(large.miso.embed(make_model(spec)).embedding.chunksizes["x"]) == {side}
+
+
+@pytest.mark.parametrize(("positions", "resolution"), [(7, None), (15, None), (15, 10), (9, 28), (40, 5)])
+def test_blocks_below_a_window_have_the_same_embedding(cube, model, monkeypatch, positions, resolution):
+    """They share the chunk that their windows lie in."""
+    expected = cube.miso.embed(model, device="cpu", resolution=resolution).compute()
+    monkeypatch.setattr(module, "LARGEST", 4 * 16 * positions**2)
+    for chunks in ({"y": 61, "x": 47}, {"y": 5, "x": 30}):
+        lazy = cube.chunk(chunks).miso.embed(model, device="cpu", resolution=resolution)
+        assert max(lazy.embedding.data.chunksize[1:]) <= positions
+        np.testing.assert_allclose(lazy.embedding, expected.embedding, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "side"), [(64, 1024), (256, 512), (1024, 256), (3000, 149), (16, 2048)])
+def test_no_block_takes_more_than_its_bytes(width, side):
+    spec = replace(tiny_spec(), width=width)
+    land = make_cube((2048, 64), spec.bands[:1])  # its values are of no matter
+    zeros = da.zeros((2048, 64), chunks=2048, dtype="float32")
+    large = land.drop_vars("red").assign({band.name: (("y", "x"), zeros, {"units": band.units}) for band in spec.bands})
+    model = make_model(spec)
+    assert large.miso.embed(model).embedding.chunksizes["y"][0] == min(side, 2048 // -(-2048 // side) + (2048 % side > 0))
+    for resolution in (None, 100, 7, 2):
+        for precision in ("float32", "float64", "bfloat16"):
+            array = large.miso.embed(model, resolution=resolution, precision=precision).embedding
+            assert np.prod(array.data.chunksize) * array.dtype.itemsize <= module.LARGEST == 2**28
+            assert array.sizes["y"] == 2048 if resolution is None else round(2048 * 20 / resolution)
+    with pytest.raises(SpecError, match="a pixel of the cube would hold more positions than a block may; use .* or more"):
+        large.miso.embed(model, resolution=0.001)
 
 
 def test_no_valid_input_is_nan(cube, model):

@@ -444,6 +444,10 @@ def test_a_run_of_other_settings_is_not_taken_up(few, spec, tmp_path):
     (tmp_path / "last.ckpt").write_bytes((tmp_path / "last.ckpt").read_bytes()[:2000])
     with pytest.raises(StoreError, match="The run in .* is damaged .*resume=False"):
         cube.miso.fit(spec, points, noise=0.1, **options)
+    cube.miso.fit(spec, points, noise=0.1, resume=False, **options)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(StoreError, match="The run in .* is damaged .*resume=False"):
+        cube.miso.fit(spec, points, noise=0.1, **options)
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be kept in .*file .*give another directory"):
         cube.miso.fit(spec, points, **{**options, "directory": tmp_path / "file"})

@@ -1,6 +1,7 @@
 """Pre-training: losses fall without a label, a killed run ends as another, and ``fit`` begins with what was learnt."""
 
 import hashlib
+import json
 import os
 from dataclasses import replace
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+import misoxr
 from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import BandError, CheckpointError, GridError, MisoxrWarning, SpecError, StoreError
+from misoxr.model import files
 from misoxr.model.pretrained import Pretrained
 from misoxr.spec import Band, EncoderSpec, LossSpec, ModelSpec, Pretraining, Recipe
 from misoxr.training import pretrain as module
@@ -92,8 +95,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(cube, spec, weights, tmp_pa
 def test_a_run_of_other_settings_or_imagery_is_refused(cube, spec, weights):
     directory = weights["sat"].parent
     for change, words in (
-        ({"seed": 2}, r"another imagery, scaling, seed \(0 there, 2 here\); give another directory, or resume=False"),
-        ({"steps": 13}, "another settings"),
+        ({"seed": 2}, r"another seed \(0 there, 2 here\); give another directory, or resume=False"),
+        ({"steps": 13}, r"another settings \(steps 12 there, 13 here\)"),
         ({"windows": 9}, r"windows \(8 there, 9 here\)"),
         ({"scaling": "log"}, "another scaling"),
     ):
@@ -103,6 +106,52 @@ def test_a_run_of_other_settings_or_imagery_is_refused(cube, spec, weights):
         make_cube((90, 80), spec.bands, seed=1).miso.pretrain(spec, directory, **OPTIONS)
     with pytest.raises(SpecError, match="another model"):
         cube.miso.pretrain(replace(spec, width=8), directory, **OPTIONS)
+
+
+def test_what_is_known_to_fail_is_told_before_the_imagery_is_read(cube, spec, weights, tmp_path, monkeypatch):
+    for name in ("pretraining.json", "pretraining.pt"):
+        (tmp_path / name).write_bytes((weights["sat"].parent / name).read_bytes())
+    monkeypatch.setattr(module, "read_cutouts", None)
+    scaling = Scaling.fit(spec, np.random.default_rng(0).random((4, 500)))
+    for change, words in (
+        ({"seed": 2}, "another seed"),
+        ({"precision": "bfloat16"}, "precision"),
+        ({"scaling": scaling}, "scaling"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            cube.miso.pretrain(spec, tmp_path, **{**OPTIONS, **change})
+    with pytest.raises(SpecError, match="another grid"):
+        cube.isel(y=slice(0, 80)).miso.pretrain(spec, tmp_path, **OPTIONS)
+    with pytest.raises(StoreError, match="cannot be kept in"):
+        cube.miso.pretrain(spec, tmp_path / "pretraining.pt" / "under a file", **OPTIONS)
+    whole = torch.load(tmp_path / "pretraining.pt", weights_only=True)
+    for state in ({name: value for name, value in whole.items() if name != "network"}, {"step": 1}, {}, [1]):
+        torch.save(state, tmp_path / "pretraining.pt")
+        with pytest.raises(StoreError, match=r"damaged \(pretraining.pt lacks .*or resume=False"):
+            cube.miso.pretrain(spec, tmp_path, **OPTIONS)
+    torch.save(whole, tmp_path / "pretraining.pt")
+    for text in ("[]", "null", "3", '"text"', "{", "\x00"):
+        (tmp_path / "pretraining.json").write_text(text)
+        with pytest.raises(StoreError, match="The run in .* is damaged .*or resume=False"):
+            cube.miso.pretrain(spec, tmp_path, **OPTIONS)
+
+
+@pytest.mark.parametrize("wrong", [{"network": {}}, {"network": []}, {"optimiser": {}}, {"step": None}, {"losses": 3}], ids=str)
+def test_a_state_of_anything_is_damaged(cube, spec, weights, tmp_path, wrong):
+    for name in ("pretraining.json", "pretraining.pt"):
+        (tmp_path / name).write_bytes((weights["sat"].parent / name).read_bytes())
+    whole = torch.load(tmp_path / "pretraining.pt", weights_only=True)
+    torch.save({**whole, **wrong}, tmp_path / "pretraining.pt")
+    with pytest.raises(StoreError, match="The run in .* is damaged .*or resume=False"):
+        cube.miso.pretrain(spec, tmp_path, **OPTIONS)
+
+
+def test_a_run_that_starts_anew_leaves_no_old_encoder(cube, spec, tmp_path, monkeypatch):
+    found = cube.miso.pretrain(spec, tmp_path, **OPTIONS)
+    monkeypatch.setattr(module, "_train", lambda *args, **options: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        cube.miso.pretrain(spec, tmp_path, resume=False, **OPTIONS)
+    assert not any(path.exists() for path in found.values())
 
 
 def test_damaged_states_and_bad_directories_are_told(cube, spec, weights, tmp_path):
@@ -179,11 +228,22 @@ def test_fit_begins_with_the_weights_and_their_scaling(cube, spec, points, weigh
     assert model.record["pretrained"]["sat"] == {"source": str(weights["sat"]), "sha256": sha256, "stem": True}
 
 
+def test_weights_are_checked_once_and_read_once(cube, spec, points, weights, monkeypatch):
+    read, calls = files.fetch, []
+    for name in ("misoxr.model.pretrained.fetch", "misoxr.training.fit.fetch", "misoxr.model.files.fetch"):
+        monkeypatch.setattr(name, lambda source: calls.append(str(source)) or read(source))
+    cube.miso.fit(spec, points, pretrained={"cov": weights["cov"]}, **FIT)
+    assert calls == [str(weights["cov"])] * 2
+
+
 def test_one_modality_brings_its_scaling_and_the_other_is_fitted(cube, spec, points, weights):
     model = cube.miso.fit(spec, points, pretrained={"cov": weights["cov"]}, **FIT)
     plain = cube.miso.fit(spec, points, **FIT)
     assert model.scaling.modalities["cov"] == Pretrained.load(weights["cov"]).scaling != plain.scaling.modalities["cov"]
     assert model.scaling.modalities["sat"] == plain.scaling.modalities["sat"]
+    log = cube.miso.fit(spec, points, pretrained={"cov": weights["cov"]}, scaling="log", **FIT)
+    assert log.scaling.modalities["cov"] == model.scaling.modalities["cov"]
+    assert log.scaling.modalities["sat"] == cube.miso.fit(spec, points, scaling="log", **FIT).scaling.modalities["sat"]
 
 
 def test_what_does_not_fit_is_refused_before_the_cube_is_read(cube, spec, points, weights, tmp_path, monkeypatch):
@@ -201,6 +261,16 @@ def test_what_does_not_fit_is_refused_before_the_cube_is_read(cube, spec, points
             "they have encoder backbone resnet18, and the model has pyramid. Pre-train this",
         ),
         (replace(spec, width=8), "they have width 16, and the model has 8"),
+        (replace(spec, pixel_size=200), "they have pixels of 20 m, and the model has 200 m"),
+        (replace(spec, windows=replace(spec.windows, input_size=32)), "they have windows of input_size 16, and the model has 32"),
+        (
+            replace(spec, modalities=(replace(sat, bands=(sat.bands[0], replace(sat.bands[1], valid_min=-9.0))), cov)),
+            "they have valid_min of 'nir' None, and the model has -9.0",
+        ),
+        (
+            replace(spec, modalities=(replace(sat, bands=tuple(replace(band, kind="component") for band in sat.bands)), cov)),
+            "they have kind of 'red' linear, and the model has component",
+        ),
         (replace(spec, query="published"), "they have query continuous, and the model has published"),
     ):
         with pytest.raises(CheckpointError, match=words):
@@ -211,10 +281,38 @@ def test_what_does_not_fit_is_refused_before_the_cube_is_read(cube, spec, points
     for scaling, words in (("log", "scaling is 'log', and"), (other, "scaling is 'given', and")):
         with pytest.raises(SpecError, match=f"{words} the pre-trained weights of .* leave scaling out"):
             cube.miso.fit(spec, points, pretrained=weights, scaling=scaling, **FIT)
+    for header, words in (
+        ({"sides": {}}, "damaged .*sides of its windows"),
+        ({"pixel_size": 0}, "damaged .*pixel size"),
+        ({"schema": "1"}, "have the form '1', and this misoxr reads '2'"),
+        ({"scaling": None}, "damaged"),
+        ({"modality": 5}, "damaged"),
+    ):
+        (tmp_path / "header.safetensors").write_bytes(changed(weights["sat"].read_bytes(), header))
+        with pytest.raises(CheckpointError, match=words):
+            cube.miso.fit(spec, points, pretrained={"sat": tmp_path / "header.safetensors"}, **FIT)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(weights["sat"].read_bytes()[:-8])
     with pytest.raises(CheckpointError, match="cut.safetensors are damaged"):
         cube.miso.fit(spec, points, pretrained={"sat": cut}, **FIT)
+
+
+def changed(data, header):
+    """Return a pre-trained file's bytes with other values in misoxr's own header."""
+    length = int.from_bytes(data[:8], "little")
+    whole = json.loads(data[8 : 8 + length])
+    whole["__metadata__"]["misoxr-pretrained"] = json.dumps(json.loads(whole["__metadata__"]["misoxr-pretrained"]) | header)
+    text = json.dumps(whole).encode()
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def test_models_and_encoders_are_told_apart(cube, spec, points, model, weights, tmp_path):
+    model.save(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="model.safetensors is a whole model .*give those that ds.miso.pretrain returns"):
+        cube.miso.fit(spec, points, pretrained={"sat": tmp_path / "model.safetensors"}, **FIT)
+    for read in (misoxr.load, misoxr.Model.load, cube.miso.predict):
+        with pytest.raises(CheckpointError, match=r"holds an encoder that ds.miso.pretrain wrote, .*fit\(pretrained="):
+            read(weights["sat"])
 
 
 def test_a_scaling_in_hand_is_taken_and_so_by_fit(cube, spec, points, tmp_path):
@@ -272,15 +370,48 @@ def test_nodata_and_absent_bands(cube, spec, tmp_path):
         assert all(bool(value.isfinite().all()) for value in Pretrained.load(path).weights.values())
     with pytest.warns(MisoxrWarning, match=r"lacks the optional bands \['elevation'\]"):
         cube.drop_vars("elevation").miso.pretrain(spec, tmp_path / "lacking", **OPTIONS)
+    for name in ("aspect", "elevation"):
+        holed[name][:] = np.nan
+    with pytest.raises(BandError, match="None of the 8 windows holds a valid value of 'cov'.*leave its bands out"):
+        holed.miso.pretrain(spec, tmp_path / "empty", **OPTIONS)
     nothing = cube.assign({name: cube[name].where(False).assign_attrs(units="1") for name in ("red", "nir")})
     with pytest.raises(BandError, match="None of the 8 windows holds a valid pixel"):
         nothing.miso.pretrain(spec, tmp_path / "nothing", **OPTIONS)
 
 
+def test_a_modality_that_the_cube_lacks_is_left_out(cube, spec, tmp_path):
+    scaling = Scaling.fit(spec, np.random.default_rng(0).random((4, 500)))
+    for given in (None, scaling):
+        with pytest.warns(MisoxrWarning, match=r"no band of \['cov'\], whose encoders are not pre-trained and not returned"):
+            found = cube.drop_vars(["aspect", "elevation"]).miso.pretrain(spec, tmp_path, resume=False, scaling=given, **OPTIONS)
+        assert set(found) == {"sat"}
+        assert not (tmp_path / "cov.safetensors").exists()
+        assert {part["crossed"] for part in Pretrained.load(found["sat"]).record["losses"]} == {0.0}
+
+
+def test_losses_are_means_over_modalities_that_count(spec):
+    torch.manual_seed(0)
+    learner = Reconstruction(module.Miso(spec), spec)
+    names, size = [one.name for one in spec.modalities], spec.windows.size
+    pixels = torch.stack([torch.zeros(20, dtype=torch.long), torch.randint(size, (20,)), torch.randint(size, (20,))])
+    inputs = {one.name: torch.randn(1, one.channels, size, size) for one in spec.modalities}
+    flags = {name: torch.ones(1, size, size, dtype=torch.bool) for name in names}
+    batch = {"inputs": inputs, "masks": flags, "valid": flags, "pixels": dict.fromkeys(names, pixels)}
+    none = {**flags, "cov": torch.zeros_like(flags["cov"])}
+    learner.eval()
+    whole = learner(batch)
+    for name, part in (("masked", "masks"), ("crossed", "valid")):
+        one, other = (learner({**batch, part: some})[name] for some in (none, {**flags, "sat": none["cov"]}))
+        torch.testing.assert_close((one + other) / 2, whole[name])
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"step": 3}, 'Pre-training has no settings .*Did you mean "steps"'),
+        ({"step": 3}, 'pretrain has no argument .*Did you mean "steps"'),
+        ({"window": 3}, "pretrain has no argument 'window'. Did you mean \"windows\""),
+        ({"sead": 3}, 'Did you mean "seed"'),
+        ({"zzz": 3}, "Pre-training has no settings .'zzz'"),
         ({"steps": 0}, "steps is 0; give a whole number, 1 or more"),
         ({"share": 1.0}, "share is 1.0; it must be more than 0 and less than 1"),
         ({"share": "half"}, "share is 'half'; give a number"),
@@ -343,7 +474,7 @@ def test_files_of_pretraining_and_others(weights, tmp_path):
     assert torch.equal(encoder.state_dict()["norm.weight"], own.weights["norm.weight"])
     with pytest.raises(SpecError, match="stem is False"):
         load_backbone(encoder, own.modality, weights["sat"], stem=False)
-    with pytest.raises(CheckpointError, match="without a misoxr header"):
+    with pytest.raises(CheckpointError, match="holds an encoder"):
         Model.load(weights["sat"])
     other = replace(own.modality, bands=(Band("red"), Band("swir16")))
     with pytest.raises(CheckpointError, match="do not fit: they have bands"):
