@@ -345,7 +345,15 @@ def fit_table(
         "transfer": [table.to_dict() for table in tables if table.target in learnt],
         "misoxr_version": __version__,
     }
-    return PixelModel(spec, estimators, cast(Features, chosen.features), scaling, tuple(fill.tolist()), record, standardisation)
+    return PixelModel(
+        replace(spec, members=1),
+        estimators,
+        cast(Features, chosen.features),
+        scaling,
+        tuple(fill.tolist()),
+        record,
+        standardisation,
+    )
 
 
 def is_balanced(estimator: Any) -> bool:

@@ -37,7 +37,7 @@ def embedding_spec(spec: ModelSpec) -> ModelSpec:
     """Return what estimators of a network's embedding see: bands ``embedding_0``, ``embedding_1``, ... instead of the network's."""
     bands = tuple(Band(f"embedding_{number}") for number in range(spec.width))
     modality = Modality("embedding", bands, spec.modalities[0].encoder)
-    return replace(spec, modalities=(modality,), location=None, losses=LossSpec())
+    return replace(spec, modalities=(modality,), location=None, losses=LossSpec(), members=1)
 
 
 @dataclass(frozen=True, repr=False)

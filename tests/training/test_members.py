@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from misoxr import Model
 from misoxr.errors import SpecError
+from misoxr.estimators.baselines import Baseline
 from misoxr.model.network import Miso
 from misoxr.spec import PERMAFROST, TAXONOMY, LossSpec, Task
 from misoxr.training.members import resampled
@@ -112,6 +113,7 @@ def test_members_of_several_models_vary_within_and_between(cube, model):
     np.testing.assert_allclose(both.soc_std, np.sqrt(between + within), rtol=1e-5)
     np.testing.assert_allclose(both.soc, (one.soc + two.soc) / 2, rtol=1e-5)
     assert sorted(both) == sorted(one)
+    assert both.soc_std.attrs["long_name"].endswith("between and within 2 models")
 
 
 def test_a_model_with_members_beside_one_without(cube, model):
@@ -120,6 +122,9 @@ def test_a_model_with_members_beside_one_without(cube, model):
     for order in ([model, single], [single, model]):
         maps = cube.miso.predict(order, device="cpu").compute()
         assert float(maps.permafrost_std.min()) > 0
+        assert maps.permafrost_std.attrs["long_name"].endswith("between and within 2 models")
+        each = [cube.miso.predict(one, device="cpu").permafrost_probability for one in order]
+        np.testing.assert_allclose(maps.permafrost_probability, (each[0] + each[1]) / 2, atol=1e-6)  # each model counts once
         assert sorted(maps) == sorted(cube.miso.predict(model, device="cpu"))
 
 
@@ -183,3 +188,26 @@ def test_members_in_cross_validation(cube, points):
     models = {"three": (spec, {"members": 3, "teacher": None, "max_epochs": 1, "steps": 1})}
     scores = cube.miso.cross_validate(models, points, cv=2, progress=False)
     assert np.isfinite(scores.whole("pr_auc", "permafrost").value).all()
+
+
+def test_members_beside_a_baseline_in_cross_validation(cube, points):
+    """A baseline takes bands and tasks of the network, and none of its members."""
+    spec = tiny_spec(tasks=(PERMAFROST,), members=3)
+    network = (spec, {"teacher": None, "max_epochs": 1, "steps": 1})
+    for forest in ("rf-11", ("rf-11", {"like": spec})):
+        scores = cube.miso.cross_validate({"three": network, "forest": forest}, points, cv=2, progress=False)
+        assert np.isfinite(scores.whole("pr_auc", "permafrost").value).all()
+        assert set(scores.predictions.model) == {"three", "forest"}
+
+
+def test_estimators_of_a_specification_with_members_are_mapped(cube, points):
+    spec = tiny_spec(tasks=(PERMAFROST, TAXONOMY), members=3)
+    forest = cube.miso.fit("rf-11", points, like=spec)
+    embedded = Baseline(LogisticRegression(max_iter=200), features="embedding", network=make_model(spec))
+    for model in (forest, cube.miso.fit(embedded, points, device="cpu")):
+        maps = cube.miso.predict(model).compute()
+        assert list(maps) == ["permafrost_probability", "permafrost", "taxonomy_probability", "taxonomy"]
+        found = cube.miso.predict_at(model, points.iloc[:5]).compute()
+        at = maps.sel(x=found.x, y=found.y, method="nearest")
+        np.testing.assert_allclose(found.permafrost_probability.values, at.permafrost_probability.values, rtol=1e-5)
+    assert forest.spec.members == 1
