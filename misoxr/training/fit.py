@@ -122,7 +122,8 @@ def fit(
         ``pretrain`` bring their scaling, and another ``scaling`` is refused. Of the others, the first layer is taken over where it fits
         the bands and the scaling does not mix them, as "whiten" does.
     calibrate : bool, optional
-        Fit a temperature for each task on the validation points.
+        Fit a temperature for each task: on the validation points, with the model's answers, which are the mean where it has members; without
+        validation points, with a teacher's answers.
     directory : path, optional
         Where to write logs (CSV, and TensorBoard where it is installed) and the state after each epoch.
     resume : bool, optional

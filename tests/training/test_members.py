@@ -11,8 +11,13 @@ from sklearn.linear_model import LogisticRegression
 from misoxr import Model
 from misoxr.errors import SpecError
 from misoxr.estimators.baselines import Baseline
+from misoxr.mapping.ensemble import joined
+from misoxr.model.inference import activate
+from misoxr.model.losses import joint
 from misoxr.model.network import Miso
-from misoxr.spec import PERMAFROST, TAXONOMY, LossSpec, Task
+from misoxr.spec import PERMAFROST, TAXONOMY, LossSpec, Recipe, Task
+from misoxr.spec.standardisation import Standardisation
+from misoxr.training import fit, loop
 from misoxr.training.members import resampled
 from tests.conftest import make_cube, make_model, tiny_spec
 
@@ -170,6 +175,61 @@ def test_members_in_a_specification_are_the_default(cube, points):
     model = cube.miso.fit(replace(spec, members=2), points, teacher=None, max_epochs=1, steps=1, **QUICK)
     assert model.spec.members == 2
     assert cube.miso.fit(replace(spec, members=2), points, members=1, teacher=None, max_epochs=1, steps=1, **QUICK).spec == spec
+
+
+@pytest.mark.parametrize("loss", ["mse", "mse_log1p"])
+def test_what_validates_is_what_a_map_has(loss):
+    """The loss of members at validation points is that of their mean answer, to which their logits do not lead in the mean."""
+    tasks = (PERMAFROST, TAXONOMY, replace(SOC, loss=loss))
+    spec, rng = tiny_spec(tasks=tasks, members=3), np.random.default_rng(2)
+    sizes = [task.outputs for task in tasks]
+    logits = {task.name: torch.from_numpy(rng.normal(0, 3, (50, 3, task.outputs))).float() for task in tasks}
+    standards = {"soc": Standardisation(2.0, 0.4)}
+    answers = activate(spec, logits, None, standards).numpy().reshape(50, 3 * sum(sizes))
+    mean = joined(answers.T, spec)[: spec.outputs].T
+    told = {task.name: joint(task, logits[task.name], standards.get(task.name)) for task in tasks}
+    np.testing.assert_allclose(activate(spec, told, None, standards), mean, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(
+        activate(spec, {name: values.mean(1) for name, values in logits.items()}, None, standards), mean, rtol=0.01
+    )
+
+
+def test_validation_scores_the_mean_answer():
+    spec = tiny_spec(tasks=(PERMAFROST, TAXONOMY), members=3)
+    network = make_model(spec).network
+    trained = loop._Loop(network, spec, Recipe.of(spec, taught=False), 1, {}, 0)
+    rng = np.random.default_rng(1)
+    codes = {"permafrost": rng.integers(0, 2, (40, 1)), "taxonomy": rng.integers(0, 7, (40, 1))}
+    batch = {
+        "inputs": {one.name: torch.from_numpy(rng.normal(size=(40, one.channels, 16, 16))).float() for one in spec.modalities},
+        "points": torch.from_numpy(rng.uniform(-1, 1, (40, 1, 2))).float(),
+        "labels": {name: torch.from_numpy(values).float() for name, values in codes.items()},
+    }
+    with torch.inference_mode():
+        trained.validation_step(batch, 0)
+        logits = network(network.project(batch["inputs"]), torch.arange(40), batch["points"][:, 0])
+        shares = activate(spec, logits).mean(dim=1).double().numpy()
+    present, orders = shares[:, 0], shares[:, 1:]
+    truth, order = codes["permafrost"][:, 0], codes["taxonomy"][:, 0]
+    likelihood = np.log(np.where(truth == 1, present, 1 - present)).mean() + np.log(orders[np.arange(40), order]).mean()
+    found = trained.validated()
+    assert found["loss"] == pytest.approx(-likelihood, rel=1e-4)
+    assert found["accuracy"] == pytest.approx(np.mean([((present > 0.5) == truth).mean(), (orders.argmax(1) == order).mean()]))
+
+
+def test_the_temperature_is_of_the_mean_answer(cube, points, monkeypatch):
+    """All members' logits are handed on, point by point."""
+    seen = []
+    fitted = fit.fit_temperature
+    monkeypatch.setattr(fit, "fit_temperature", lambda task, logits, codes: seen.append(logits) or fitted(task, logits, codes))
+    spec = tiny_spec(tasks=(PERMAFROST,))
+    options = {"members": 3, "teacher": None, "val": points.iloc[50:], "max_epochs": 2, "criterion": "loss"}
+    model = cube.miso.fit(spec, points.iloc[:50], **options, **QUICK)
+    assert [logits.shape for logits in seen] == [(30, 3, 1)]
+    assert (seen[0].std(axis=1) > 0).all()
+    assert len(model.record["validation"]) == 2
+    losses = [epoch["loss"] for epoch in model.record["validation"]]
+    assert losses[model.record["best_epoch"]] == min(losses)
 
 
 @pytest.mark.parametrize("wrong", [0, 1.5, "3", True])
