@@ -1,7 +1,7 @@
 """Name what a map holds: variables, class maps, their coordinates and CF attributes."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -11,20 +11,31 @@ import xarray as xr
 from misoxr.grid.halo import part_of
 from misoxr.spec import ModelSpec, Task
 
-__all__ = ["FILL", "class_map", "entropy", "spread", "spreads_in", "variables"]
+__all__ = ["FILL", "Answer", "answers_in", "class_map", "entropy", "spread", "variables"]
 
 Array = npt.NDArray[np.float32]
 FILL = 255
 """Fill value of class maps."""
 
 
-def variables(layers: da.Array, dims: Sequence[Hashable], spec: ModelSpec, chosen: Sequence[Task], *, location: bool) -> xr.Dataset:
+class Answer(NamedTuple):
+    """What a map holds of a task: the names of its probabilities or values, and of the spread that may stand beside them."""
+
+    task: str
+    name: str
+    spread: str
+
+
+def variables(
+    layers: da.Array, dims: Sequence[Hashable], spec: ModelSpec, chosen: Sequence[Task], *, location: bool, members: int = 1
+) -> xr.Dataset:
     """Name layers (layer, *dims): probabilities, classes and values of the chosen tasks.
 
-    Behind them lie the spread of each task between several members, and what the location head answers.
+    Behind them lie the spread of each task, where the layers are a mean of several ``members``, and what the location head answers. The
+    members of the specification do not count: estimators answer by one, whatever network they belong to.
     """
     data: dict[str, xr.DataArray] = {}
-    located = spec.outputs + (len(spec.tasks) if spec.members > 1 else 0)
+    located = spec.outputs + (len(spec.tasks) if members > 1 else 0)
     at = 0
     for number, task in enumerate(spec.tasks):
         own = slice(at, at + task.outputs)
@@ -37,13 +48,13 @@ def variables(layers: da.Array, dims: Sequence[Hashable], spec: ModelSpec, chose
             probability = _layer(part_of(layers, own), dims, task, "probability of ")
             data[f"{task.name}_probability"] = probability
             data[task.name] = _classes(probability, task)
-        if spec.members > 1:
+        if members > 1:
             differing = xr.DataArray(part_of(layers, spec.outputs + number), dims=dims)
             if task.kind == "multiclass":
                 data[f"{task.name}_entropy"] = entropy(differing, task.name)
             else:
                 answered = data[task.name if task.kind == "regression" else f"{task.name}_probability"]
-                data[f"{task.name}_std"] = spread(differing.assign_attrs(answered.attrs), task.name, f"{spec.members} members")
+                data[f"{task.name}_std"] = spread(differing.assign_attrs(answered.attrs), task.name, f"between {members} members")
         if location:
             beside = part_of(layers, slice(own.start + located, own.stop + located))
             kind, words = ("", "") if task.kind == "regression" else ("_probability", "probability of ")
@@ -52,8 +63,8 @@ def variables(layers: da.Array, dims: Sequence[Hashable], spec: ModelSpec, chose
 
 
 def spread(answers: xr.DataArray, task: str, of: str) -> xr.DataArray:
-    """Say in the attributes that values are the standard deviation of a task's answers, between what."""
-    return answers.assign_attrs(long_name=f"standard deviation of {answers.attrs.get('long_name', task)} between {of}")
+    """Say in the attributes that values are the standard deviation of a task's answers, and of what, such as "between 2 models"."""
+    return answers.assign_attrs(long_name=f"standard deviation of {answers.attrs.get('long_name', task)} {of}")
 
 
 def entropy(values: xr.DataArray, task: str) -> xr.DataArray:
@@ -61,10 +72,22 @@ def entropy(values: xr.DataArray, task: str) -> xr.DataArray:
     return values.assign_attrs(long_name=f"entropy of the mean probabilities of {task}", units="1")
 
 
-def spreads_in(maps: xr.Dataset) -> list[str]:
-    """Return the names of variables that are a spread beside the answers of the same task."""
-    names = set(map(str, maps.data_vars))
-    return sorted(name for name in names for end in ("_std", "_entropy") if name.endswith(end) and name.removesuffix(end) in names)
+def answers_in(maps: xr.Dataset) -> list[Answer]:
+    """Return what a map holds of each task, but for the location head's answers.
+
+    Names alone do not tell: ``carbon_std`` may be the spread of a task ``carbon``, or a task. No task has the name of another's spread
+    (:class:`misoxr.ModelSpec`), so the kinds of the variables tell.
+    """
+    names = list(map(str, maps.data_vars))
+    found = []
+    for name in names:
+        if "flag_meanings" in maps[name].attrs and (probability := f"{name}_probability") in names:
+            several = maps[probability].ndim > maps[name].ndim
+            found.append(Answer(name, probability, f"{name}_entropy" if several else f"{name}_std"))
+    taken = {name for one in found for name in (*one, f"{one.task}_location_probability")}
+    values = [name for name in names if name not in taken and "flag_meanings" not in maps[name].attrs]
+    beside = {f"{name}{end}" for name in values for end in ("_std", "_location")}
+    return found + [Answer(name, name, f"{name}_std") for name in values if name not in beside]
 
 
 def _layer(layers: da.Array, dims: Sequence[Hashable], task: Task, words: str) -> xr.DataArray:

@@ -191,26 +191,33 @@ def trains(what: Any) -> bool:
     return isinstance(what.network, ModelSpec | str) if embeds(what) else not is_baseline(what)
 
 
-_OF_NETWORKS: Mapping[str, Any] = {
-    "teacher": "auto",
-    "members": None,
-    "val": None,
-    "pretrained": None,
-    "calibrate": True,
-    "directory": None,
-    "resume": True,
-    "device": "auto",
-    "devices": 1,
-    "precision": "auto",
-    "workers": 0,
-    "progress": True,
+_OF_NETWORKS: Mapping[str, tuple[Any, ...]] = {
+    "teacher": ("auto",),
+    "members": (None, 1),
+    "val": (None,),
+    "pretrained": (None,),
+    "calibrate": (True,),
+    "directory": (None,),
+    "resume": (True,),
+    "device": ("auto",),
+    "devices": (1,),
+    "precision": ("auto",),
+    "workers": (0,),
+    "progress": (True, False),
 }
-"""Arguments of :func:`misoxr.training.fit.fit` that an estimator has no use for, and what says nothing."""
+"""Arguments of :func:`misoxr.training.fit.fit` that an estimator has no use for, and the values that say nothing."""
 
 
 def idle(name: str, value: Any) -> bool:
     """Return whether an argument of :func:`misoxr.training.fit.fit` for networks says nothing to an estimator."""
-    return name in _OF_NETWORKS and (_OF_NETWORKS[name] is value or name == "progress")
+    return any(_alike(value, one) for one in _OF_NETWORKS.get(name, ()))
+
+
+def _alike(value: Any, other: Any) -> bool:
+    """Return whether two values are of one kind and equal; whole numbers are one kind, and True and 1 are two."""
+    if is_whole(value) or is_whole(other):
+        return is_whole(value) and is_whole(other) and int(value) == int(other)
+    return isinstance(value, type(other)) and bool(value == other)
 
 
 @gathered
@@ -345,7 +352,15 @@ def fit_table(
         "transfer": [table.to_dict() for table in tables if table.target in learnt],
         "misoxr_version": __version__,
     }
-    return PixelModel(spec, estimators, cast(Features, chosen.features), scaling, tuple(fill.tolist()), record, standardisation)
+    return PixelModel(
+        replace(spec, members=1),
+        estimators,
+        cast(Features, chosen.features),
+        scaling,
+        tuple(fill.tolist()),
+        record,
+        standardisation,
+    )
 
 
 def is_balanced(estimator: Any) -> bool:

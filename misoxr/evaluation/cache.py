@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import fsspec
@@ -81,8 +81,9 @@ def _hash(value: Any) -> str:
     """Return a hash that another process finds, too; an estimator's as it is before it is fitted."""
     base = require("sklearn.base", "train")
     if isinstance(value, Baseline):
-        network = getattr(value.network, "sha256", value.network)  # of a trained one, its weights by their hash
-        value = [base.clone(value.estimator), value.features, value.scaling, *([] if network is None else [network])]
+        told = {one.name: getattr(value, one.name) for one in fields(value)}
+        told["network"] = getattr(value.network, "sha256", value.network)  # of a trained one, its weights by their hash
+        value = {name: base.clone(one) if hasattr(one, "get_params") else one for name, one in told.items()}
     elif hasattr(value, "get_params"):
         value = base.clone(value)
     return str(require("joblib", "train").hash(value))

@@ -1,6 +1,7 @@
 """What a cross-validation compares: estimators by name, with settings and specification."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -102,8 +103,9 @@ def specs_of(estimators: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: 
             raise SpecError(f"like of {name!r} is {like!r}; give a ModelSpec.")
     if len(specs) + len(told) < len(estimators):
         like = next(iter([*specs.values(), *told.values()]), None) or spec_for("miso-nano", ds, points)
-        specs |= {name: like for name in estimators if name not in specs}
-    return {name: {**specs, **told}[name] for name in estimators}
+        told = {name: like for name in estimators if name not in specs} | told
+    # Members are heads of a network, and a baseline has none.
+    return {name: specs[name] if name in specs else replace(told[name], members=1) for name in estimators}
 
 
 def _spec(estimator: Any, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from misoxr.cube.variables import class_map, entropy, spread, spreads_in
+from misoxr.cube.variables import answers_in, class_map, entropy, spread
 from misoxr.errors import SpecError
 from misoxr.mapping.provenance import joint_attributes
 from misoxr.spec import ModelSpec
@@ -45,8 +45,10 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
     Dataset
         Means of probabilities and values; class maps of the mean probabilities; and the spread: ``<task>_std``, the standard
         deviation between the models (population), of binary tasks and regressions, and ``<task>_entropy``, the entropy of the
-        mean probabilities in nats, of multiclass tasks. NaN where any model has no answer. Where models have members, the variances within
-        the models count, too.
+        mean probabilities in nats, of multiclass tasks. NaN where any model has no answer.
+
+        A model counts once, however many members it has: one of five members counts as much as one without. Where models have members,
+        the variances within the models count, too, and a model without members has none.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
     """
     if not answers:
         raise SpecError("There are no models to average; give one or more.")
-    within = [spreads_in(answer) for answer in answers]
+    within = [{one.spread for one in answers_in(answer)} & set(answer.data_vars) for answer in answers]
     first, *others = [answer.drop_vars(found) for answer, found in zip(answers, within, strict=True)]
     for other in others:
         if _classes(other) != _classes(first) or any(other[name].sizes != first[name].sizes for name in first.data_vars):
@@ -67,24 +69,25 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
                 f"The models answer {_classes(first)} and {_classes(other)}; only models with the same tasks and classes can be "
                 "averaged. Name common tasks with tasks=."
             )
-    out = first.copy()
+    out, tasks = first.copy(), {one.name: one for one in answers_in(first)}
     for name, variable in first.data_vars.items():
         if variable.dtype.kind != "f":
             continue
         layers = da.stack([answer[name].data for answer in answers])
         # In float64: the sum of values with an offset is rounded by more than they deviate from each other.
         out[name] = variable.copy(data=layers.mean(axis=0, dtype="float64").astype(variable.dtype))
-        task = str(name).removesuffix("_probability")
-        if str(name).endswith("_location_probability"):
+        if str(name) not in tasks:
             continue
-        if f"{task}_probability" == name and variable.ndim > first[task].ndim:
-            out[f"{task}_entropy"] = entropy(_entropy(out[name]), task)
+        task, _, beside = tasks[str(name)]
+        if beside == f"{task}_entropy":
+            out[beside] = entropy(_entropy(out[name]), task)
         else:
             # Models that are means of members differ within themselves, too: the variances add up.
-            own = [answer[f"{task}_std"].data ** 2 for answer, found in zip(answers, within, strict=True) if f"{task}_std" in found]
+            own = [answer[beside].data ** 2 for answer, found in zip(answers, within, strict=True) if beside in found]
             variance = layers.var(axis=0, dtype="float64") + sum(own) / len(answers)
-            out[f"{task}_std"] = spread(variable, task, f"{len(answers)} models").copy(data=(variance**0.5).astype(variable.dtype))
-        if f"{task}_probability" == name:
+            between = f"between {'and within ' if own else ''}{len(answers)} models"
+            out[beside] = spread(variable, task, between).copy(data=(variance**0.5).astype(variable.dtype))
+        if name != task:
             out[task] = class_map(out[name], first[task])
     out.attrs = joint_attributes([answer.attrs for answer in answers])
     return out

@@ -114,7 +114,9 @@ def predict(
         return _predict_embedded(ds, found, settings, resolution)
     cube, job, chosen = prepared(ds, found, settings)
     layers, geobox = laid_out(cube, job, found.spec, resolution)
-    out: xr.Dataset = assign(variables(layers, ("y", "x"), found.spec, chosen, location=location), geobox)
+    out: xr.Dataset = assign(
+        variables(layers, ("y", "x"), found.spec, chosen, location=location, members=found.spec.members), geobox
+    )
     out.attrs = attributes(ds, found, job.plan.y.spec, job.settings())
     return out
 

@@ -103,7 +103,7 @@ def predict_at(
     if isinstance(model, list | tuple):
         return averaged([predict_at(ds, one, points, crs=crs, **settings.arguments()) for one in model])
     found = opened(model)
-    answered, windowed = found.spec, None
+    answered, windowed, members = found.spec, None, 1
     if isinstance(found, PixelModel):
         bands, geobox, chosen = pixel_bands(ds, found, settings)
         answered = replace(found.spec, tasks=tuple(chosen))
@@ -120,11 +120,11 @@ def predict_at(
         layers = mean_of([one.layers(features, geobox, chosen) for features, (*_, one) in zip(seen, pairs, strict=True)])
     else:
         cube, job, chosen = prepared(ds, found, settings)
-        geobox, windowed = job.geobox, job.plan.y.spec
+        geobox, windowed, members = job.geobox, job.plan.y.spec, found.spec.members
         x, y, index = coordinates(points, geobox, crs)
         inside, rows, columns = _inside(geobox, x, y)
         layers = _gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
-    out = variables(layers, ("point",), answered, chosen, location=location)
+    out = variables(layers, ("point",), answered, chosen, location=location, members=members)
     reference = assign(ds[[]], geobox)
     place = {name: xr.Variable("point", values, reference[name].attrs) for name, values in (("x", x), ("y", y))}
     out = out.assign_coords({"point": index, **place, "spatial_ref": reference.spatial_ref})

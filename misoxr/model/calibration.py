@@ -157,14 +157,15 @@ class Calibration:
 
 
 def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Fit the temperature with which a task's probabilities are most likely, on held-out labels.
+    """Fit the temperature with which held-out labels are most likely.
 
     Parameters
     ----------
     task : Task
         The task.
-    logits : array_like, shape (point, output)
-        Logits at points that took no part in training.
+    logits : array_like, shape (point, output) or (point, member, output)
+        Logits at points that took no part in training. Where a model has members, its probabilities are the mean of theirs, so each
+        member's logits are divided by the temperature first.
     labels : array_like, shape (point,)
         Class codes, NaN where unknown; those points play no part.
 
@@ -195,6 +196,8 @@ def fit_temperature(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) ->
     values, codes = _labelled(task, logits, labels)
     if len(np.unique(codes)) < 2:
         return 1.0
+
+    values = values.reshape(len(values), -1, task.outputs)  # (point, member, output)
 
     def loss(log_temperature: float) -> float:
         return _loss(task, values / math.exp(log_temperature), codes) + log_temperature**2 / (2 * len(codes))
@@ -267,31 +270,36 @@ def _refuse_regression(task: Task) -> None:
         raise SpecError(f"Task {task.name!r} is a regression and has no probabilities; calibrate binary and multiclass tasks.")
 
 
-def _check_outputs(task: Task, logits: Floats) -> None:
-    if logits.ndim != 2 or logits.shape[1] != task.outputs:
-        raise SpecError(f"Logits of {task.name!r} have shape {logits.shape}; give (point, {task.outputs}).")
+def _check_outputs(task: Task, logits: Floats, *, members: bool = False) -> None:
+    fits = logits.ndim == 2 or (members and logits.ndim == 3 and logits.shape[1] > 0)
+    if not fits or logits.shape[-1] != task.outputs:
+        several = f" or (point, member, {task.outputs})" if members else ""
+        raise SpecError(f"Logits of {task.name!r} have shape {logits.shape}; give (point, {task.outputs}){several}.")
 
 
 def _labelled(task: Task, logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.intp]]:
-    """Return the logits (point, output) and class codes (point,) of the points that have a label."""
+    """Return the logits (point, output) or (point, member, output), and class codes (point,), of the points that have a label."""
     values, codes = np.asarray(logits, dtype="float64"), np.asarray(labels, dtype="float64")
-    _check_outputs(task, values)
+    _check_outputs(task, values, members=True)
     if codes.shape != (len(values),):
         raise PointsError(f"Labels of {task.name!r} have shape {codes.shape}, and logits {values.shape}; give one label a point.")
     known = ~np.isnan(codes)
     values, codes = values[known], codes[known]
     check_codes(task, codes)
-    missing = ~np.isfinite(values).all(axis=1)
+    missing = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if missing.any():
         raise PointsError(f"{int(missing.sum())} labelled points have no logits of {task.name!r} (nodata); leave them out first.")
     return values, codes.astype(np.intp)
 
 
 def _loss(task: Task, logits: Floats, codes: npt.NDArray[np.intp]) -> float:
-    """Return the mean negative log-likelihood, nats."""
+    """Return the mean negative log-likelihood of the members' mean probabilities, nats, from logits (point, member, output)."""
     if task.kind == "binary":
-        return float(np.logaddexp(0, np.where(codes == 1, -logits[:, 0], logits[:, 0])).mean())
-    return float(-log_softmax(logits, axis=1)[np.arange(len(codes)), codes].mean())
+        each = -np.logaddexp(0, np.where(codes[:, None] == 1, -logits[..., 0], logits[..., 0]))
+    else:
+        each = log_softmax(logits, axis=-1)[np.arange(len(codes)), :, codes]
+    likelihood = np.logaddexp.reduce(each, axis=1) - math.log(logits.shape[1])  # (point,)
+    return float(-likelihood.mean())
 
 
 def _share(task: Task, which: str, value: float | Mapping[str, float]) -> float:

@@ -220,6 +220,10 @@ class Model:
         SpecError
             If a task is not known, the model's record does not tell what shares it was trained with, or shares are not valid.
 
+        Notes
+        -----
+        Where the model has members, the logits of each move, and the answer is the mean of the probabilities that they then have.
+
         References
         ----------
         Saerens et al. 2002: the logits move by the logarithm of wanted over assumed shares. Temperatures are kept.

@@ -297,9 +297,9 @@ def locate(model: Model, location: Floats, run: Run) -> Array:
 
 
 def logits_at(network: Miso, batches: Iterable[tuple[Mapping[str, Array], Array]], device: str) -> dict[str, Floats]:
-    """Return logits (N, output) by task of batches of windows with one point each: scaled inputs (B, ...) and points (B, 2).
+    """Return logits by task of batches of windows with one point each: scaled inputs (B, ...) and points (B, 2).
 
-    Those of members are averaged.
+    (N, output), or (N, member, output) of several members.
     """
     found: defaultdict[str, list[Array]] = defaultdict(list)
     with inference(device, torch.float32) as run:
@@ -313,5 +313,5 @@ def logits_at(network: Miso, batches: Iterable[tuple[Mapping[str, Array], Array]
         while group := list(islice(waiting, run.workers)):
             for logits in run(ask, group):
                 for name, values in logits.items():
-                    found[name].append((values.mean(1) if values.ndim == 3 else values).cpu().numpy())
+                    found[name].append(values.cpu().numpy())
     return {name: np.concatenate(parts).astype("float64") for name, parts in found.items()}

@@ -1,5 +1,6 @@
 """Losses of labelled points, and the contrastive loss of embeddings. A missing label is NaN and costs nothing."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from misoxr.spec import LossSpec, Task
 from misoxr.spec.standardisation import Standardisation
 
-__all__ = ["contrast", "contrasts", "learnt", "task_loss", "total_loss"]
+__all__ = ["contrast", "contrasts", "joint", "learnt", "task_loss", "total_loss"]
 
 
 def task_loss(
@@ -92,6 +93,25 @@ def _is_known(labels: Tensor) -> Tensor:
 def learnt(task: Task, labels: Tensor) -> Tensor:
     """Return what is standardised of a regression's labels: they themselves, or log(1 + value)."""
     return labels.log1p() if task.loss == "mse_log1p" else labels
+
+
+def joint(task: Task, logits: Tensor, standardisation: Standardisation | None = None) -> Tensor:
+    """Return the logits of what members answer in the mean, as a map has it: (N, member, outputs) -> (N, outputs).
+
+    The mean is taken of probabilities; of a regression of values, in the labels' units, which are not linear in the logits where their
+    logarithm is learnt.
+    """
+    values, several = logits.float(), math.log(logits.shape[1])
+    if task.kind == "multiclass":
+        return values.log_softmax(-1).logsumexp(1) - several
+    if task.kind == "binary":
+        return F.logsigmoid(values).logsumexp(1) - F.logsigmoid(-values).logsumexp(1)
+    if task.loss != "mse_log1p":
+        return values.mean(1)
+    standards = standardisation or Standardisation()
+    # log(1 + mean of the values) is the log of the mean of their exponentials.
+    means: Tensor = standards.apply(standards.invert(values.double()).logsumexp(1) - several)
+    return means.float()
 
 
 def total_loss(

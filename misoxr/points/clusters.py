@@ -44,10 +44,18 @@ def coordinates_of(points: Any, crs: Any = None) -> Floats:
     return xy
 
 
-def blocks_of(xy: npt.ArrayLike, size: float) -> tuple[Indices, Indices]:
-    """Return the number of each point's block, and the number of points in each block."""
-    _, blocks, counts = np.unique(np.floor(coordinates_of(xy) / size), axis=0, return_inverse=True, return_counts=True)
-    return blocks.ravel(), counts
+def blocks_of(xy: npt.ArrayLike, size: float, least: int = 1) -> tuple[Indices, Indices]:
+    """Return the number of each point's block, and the number of points in each block.
+
+    Blocks are halved until there are at least so many, or as many as there are places.
+    """
+    points = coordinates_of(xy)
+    least = min(least, len(np.unique(points, axis=0))) if least > 1 else 1
+    while True:
+        _, blocks, counts = np.unique(np.floor(points / size), axis=0, return_inverse=True, return_counts=True)
+        if len(counts) >= least:
+            return blocks.ravel(), counts
+        size /= 2
 
 
 def polygon_of(xy: Floats, polygons: npt.NDArray[Any], crs: Any) -> Indices:

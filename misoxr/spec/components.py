@@ -247,6 +247,14 @@ class Task:
         """Number of the head's outputs, and of layers in the map."""
         return len(self.classes) if self.kind == "multiclass" else 1
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Names that a map may have beside the task's own: probabilities and their dimension, spread, and the location head's answer."""
+        if self.kind == "regression":
+            return f"{self.name}_std", f"{self.name}_location"
+        spread = (f"{self.name}_entropy", self.dim) if self.kind == "multiclass" else (f"{self.name}_std",)
+        return f"{self.name}_probability", *spread, f"{self.name}_location_probability"
+
 
 _LOSSES = {"binary": ("bce", "focal"), "multiclass": ("cross_entropy", "focal"), "regression": ("mse", "mse_log1p")}
 """Losses of each kind of task, the default first."""

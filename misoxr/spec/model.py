@@ -73,6 +73,12 @@ class ModelSpec:
             ("modality", [modality.name for modality in self.modalities]),
         ):
             check(len(set(names)) == len(names), f"A {what} appears twice in the model: {short(names)}.")
+        for one in self.tasks:
+            clash = next((task.name for task in self.tasks if task.name in one.beside), None)
+            check(
+                clash is None,
+                f"A map of the task {one.name!r} has {clash!r}, which is a task's name, too; give that task another name.",
+            )
         whole = is_whole(self.members) and self.members >= 1
         check(whole, f"members is {self.members!r}; it must be a whole number, 1 or more.")
         check(

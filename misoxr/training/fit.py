@@ -40,7 +40,7 @@ from misoxr.training.embedded import fit_embedded
 from misoxr.training.loop import centre, run, standardised
 from misoxr.training.members import resampled
 from misoxr.training.runs import FIT, ONE_AT_A_TIME, begin, file_hash, seeded
-from misoxr.training.settings import check_held, check_room, chosen, held_out, prepared
+from misoxr.training.settings import check_held, check_room, described, held_out, prepared
 from misoxr.training.teaching import anywhere, names_of, taught, teachers_of
 from misoxr.training.windows import TrainingWindows
 
@@ -107,9 +107,12 @@ def fit(
         Whether teachers and baselines also learn labels that a point's other labels tell, such as permafrost by the soil order
         (:func:`misoxr.points.transfer_labels`). Estimators learn them by their certainty; those whose ``fit`` takes no weights do not.
     members : int, optional
-        Number of members, as the specification says by default (1). They share the encoders and differ in their heads, each of which learns from
-        points drawn with replacement, or from a teacher fitted to such points. Maps are their mean, and have the spread between them:
-        ``<task>_std`` or ``<task>_entropy``. For members that share nothing, fit with several seeds and give ``predict`` the list.
+        Number of members, as the specification says by default (1). They share the encoders and differ in their heads. Each head has a draw of the
+        training points: whole square blocks of four by four windows, as many as there are, with replacement; blocks are halved until there are
+        ten. A class of which fewer than two points are drawn gets others of its points. With a teacher, each head learns from one that is
+        fitted to its draw, and from the draw's labels. Without, it learns the labels of its draw, each point once, however often it was drawn.
+        Maps are the mean of the members, and have the spread between them: ``<task>_std`` or ``<task>_entropy``. The encoders learn from the
+        points of all members, so the spread is too small. For members that share nothing, fit with several seeds and give ``predict`` the list.
     scaling : Scaling or {"whiten", "log", "standard"}, optional
         How bands become inputs: fitted on pixels of the windows (:meth:`misoxr.cube.scaling.Scaling.fit`), "whiten" by default, or a
         scaling in hand, such as a published one. Baselines take bands as they are by default.
@@ -121,7 +124,8 @@ def fit(
         ``pretrain`` bring their scaling, and another ``scaling`` is refused. Of the others, the first layer is taken over where it fits
         the bands and the scaling does not mix them, as "whiten" does.
     calibrate : bool, optional
-        Fit a temperature for each task on the validation points.
+        Fit a temperature for each task: on the validation points, with the model's answers, which are the mean where it has members; without
+        validation points, with a teacher's answers.
     directory : path, optional
         Where to write logs (CSV, and TensorBoard where it is installed) and the state after each epoch.
     resume : bool, optional
@@ -135,7 +139,7 @@ def fit(
     workers : int, optional
         Processes that prepare windows; 0 prepares them in the training process.
     progress : bool, optional
-        Say in a line what is done, and show a progress bar. The line is also in the model's record, as "chosen".
+        Say in a line what is done, and show a progress bar. The line is also in the model's record, as "summary".
     **settings
         Fields of :class:`misoxr.Recipe`: ``max_epochs``, ``steps``, ``patience``, ``criterion``, ``batch_size``, ``learning_rate``,
         ``min_learning_rate``, ``warmup_learning_rate``, ``warmup``, ``weight_decay``, ``clip``, ``layer_decay``,
@@ -169,7 +173,8 @@ def fit(
 
     References
     ----------
-    arXiv 2506.17302 for the losses and the published recipe.
+    arXiv 2506.17302 for the losses and the published recipe. Breiman 1996, "Bagging predictors", for members that learn from draws; here blocks
+    are drawn.
 
     Examples
     --------
@@ -232,9 +237,9 @@ def fit(
         train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
         draws: list[Any] = []
         if spec.members > 1:
-            draws = resampled(
-                spec.tasks, {name: values[train] for name, values in data.labelled.labels.items()}, spec.members, seed
-            )
+            own_labels = {name: values[train] for name, values in data.labelled.labels.items()}
+            block = 4 * spec.windows.size * spec.pixel_size  # as for validation
+            draws = resampled(spec.tasks, own_labels, data.labelled.xy[train], spec.members, size=block, seed=seed)
         lessons = None
         if teachers:
             fitting = calibrate and not len(check_points)
@@ -242,11 +247,12 @@ def fit(
             data = lessons.data
         elif draws:
             data = data.of_members([train[drawn] for drawn in draws])
-        line = chosen(
+        line = described(
             spec,
             recipe,
             names_of(teacher) if teachers else [],
-            scaling,
+            data.scaling,
+            pretrained or {},
             {} if lessons is None else lessons.record,
             len(train),
             len(check_points),
@@ -296,7 +302,7 @@ def fit(
         elif calibrate:
             calibration = _calibrated(network.eval(), data, check_points, hardware.device)
     record = {
-        "chosen": line,
+        "summary": line,
         "recipe": json.loads(json.dumps(asdict(recipe))),  # as a checkpoint gives it back
         "seed": seed,
         "best_epoch": result.best_epoch,

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from misoxr.errors import SpecError, require
-from misoxr.model.losses import contrasts, learnt, total_loss
+from misoxr.model.losses import contrasts, joint, learnt, total_loss
 from misoxr.model.network import Members, Miso
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check
@@ -154,11 +154,12 @@ class _Loop(lightning.LightningModule):
             torch._foreach_copy_(counts, others)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Answer one point a window with the averaged weights."""
+        """Answer one point a window with the averaged weights; where there are members, as a map does, by their mean answer."""
         network = self.average
         sample = torch.arange(len(batch["points"]), device=self.device)
         logits = network(network.project(batch["inputs"]), sample, batch["points"][:, 0])
-        logits = logits if self.spec.members == 1 else {name: values.mean(dim=1) for name, values in logits.items()}
+        if self.spec.members > 1:
+            logits = {task.name: joint(task, logits[task.name], self.standardisation.get(task.name)) for task in self.spec.tasks}
         self.checked.append((logits, {name: values[:, 0] for name, values in batch["labels"].items()}))
 
     def validated(self) -> dict[str, float]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from misoxr.points.clusters import blocks_of
 from misoxr.spec import Task
 
 __all__ = ["resampled"]
@@ -12,16 +13,27 @@ __all__ = ["resampled"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+LEAST = 10
+"""Blocks to draw from, at the least: of fewer, members would draw the same ones."""
 
-def resampled(tasks: Sequence[Task], labels: Mapping[str, Floats], members: int, seed: int) -> list[Integers]:
-    """Draw as many points as there are, with replacement, for each member: the bootstrap.
 
-    Every member gets two points, where there are, of each class that any has, so that it can answer all of them.
+def resampled(
+    tasks: Sequence[Task], labels: Mapping[str, Floats], xy: Floats, members: int, *, size: float, seed: int
+) -> list[Integers]:
+    """Draw as many square blocks as there are, with replacement, for each member: all points of a block together.
+
+    Points cluster, and neighbours tell the same. Draws of single points would hold nearly all places, and members would agree more than they
+    should. Where points lie apart, each is a block of its own. Every member gets two points, where there are, of each class that any has, so
+    that it can answer all of them.
 
     Parameters
     ----------
     labels : mapping of str to array (point,)
         Codes or values by task, NaN where unknown.
+    xy : array (point, 2)
+        Coordinates.
+    size : float
+        Side of a block, in units of the coordinates; it is halved until there are ten blocks, or as many as there are places.
 
     Returns
     -------
@@ -30,13 +42,14 @@ def resampled(tasks: Sequence[Task], labels: Mapping[str, Floats], members: int,
 
     References
     ----------
-    Breiman 1996, "Bagging predictors".
+    Breiman 1996, "Bagging predictors", where single samples are drawn; here it is blocks.
     """
-    count = len(next(iter(labels.values())))
+    block, counts = blocks_of(xy, size, least=LEAST)
+    inside = np.split(np.argsort(block, kind="stable"), np.cumsum(counts)[:-1])
     rng = np.random.default_rng([seed, 4])
     draws = []
     for _ in range(members):
-        drawn = rng.integers(0, count, count)
+        drawn = np.concatenate([inside[one] for one in rng.integers(0, len(counts), len(counts))])
         for task in tasks:
             codes = labels[task.name]
             kinds = np.isfinite(codes).astype(float) if task.kind == "regression" else codes

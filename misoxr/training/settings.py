@@ -1,7 +1,7 @@
 """Check the settings of a training before a cube is read: recipe, hardware, room, and validation points."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.scaling import METHODS, Scaling
+from misoxr.cube.scaling import METHODS, ModalityScaling, Scaling
 from misoxr.errors import GridError, PointsError, SpecError, did_you_mean
 from misoxr.estimators.baselines import check_labels, check_transfer
 from misoxr.model.inference import choose_device, choose_precision
@@ -21,7 +21,7 @@ from misoxr.spec.numbers import is_number, is_whole
 from misoxr.training.loop import Hardware
 from misoxr.training.teaching import teachers_of
 
-__all__ = ["VAL", "check_held", "check_room", "check_scaling", "check_seed", "chosen", "held_out", "prepared"]
+__all__ = ["VAL", "check_held", "check_room", "check_scaling", "check_seed", "described", "held_out", "prepared"]
 
 ARGUMENTS = [
     "estimator",
@@ -46,7 +46,12 @@ ARGUMENTS = [
 """Arguments of :func:`misoxr.training.fit.fit` beside the recipe's, for those who misspell one."""
 
 
-_WAYS = {"none": "as they lie", "mirror": "mirrored", "flips": "flipped", "dihedral": "flipped and rotated"}
+_WAYS = {
+    "none": "as they lie",
+    "mirror": "mirrored at random",
+    "flips": "flipped at random",
+    "dihedral": "flipped and rotated at random",
+}
 
 VAL = 0.2
 """Fraction of the points that is held out for validation by default."""
@@ -172,22 +177,55 @@ def _hardware(device: str, devices: int, precision: str, workers: int) -> Hardwa
     return Hardware(target, devices, kinds[choose_precision(precision, target)], workers)
 
 
-def chosen(
-    spec: ModelSpec, recipe: Recipe, teachers: Sequence[str], scaling: Any, lessons: Mapping[str, Any], points: int, held: int
+def described(
+    spec: ModelSpec,
+    recipe: Recipe,
+    teachers: Sequence[str],
+    scaling: Scaling,
+    pretrained: Collection[str],
+    lessons: Mapping[str, Any],
+    points: int,
+    held: int,
 ) -> str:
     """Say in a line what a training does, also what nobody asked for: points, teachers, transfer, inputs and steps."""
-    parts = [f"{spec.name} learns {' and '.join(task.name for task in spec.tasks)} from {points} points"]
+    parts = [f"{spec.name} learns {' and '.join(task.name for task in spec.tasks)} from "]
     if teachers:
-        parts[0] += f" and what {' and '.join(teachers)} answers at {lessons['pixels']} pixels"
+        answer = "answers" if len(teachers) == 1 else "answer"
+        parts[0] += f"what {' and '.join(teachers)} {answer} at {_counted(lessons['pixels'], 'pixel')}, and from "
+    parts[0] += f"the labels of {_counted(points, 'point')}"
     moved = {(table["source"], table["target"]) for one in lessons.get("estimators", ()) for table in one["transfer"]}
     parts += [f"labels of {target} are filled by {source}" for source, target in sorted(moved)]
-    parts += [f"{held} points validate"] if held else []
+    parts += [f"{_counted(held, 'point')} validate{'s' if held == 1 else ''}"] if held else []
     parts += [f"{spec.members} members"] if spec.members > 1 else []
-    how = {"whiten": "whitened", "log": "logarithms", "standard": "standardised"}
-    parts += ["inputs are " + (f"{how[scaling or 'whiten']}" if isinstance(scaling, str | None) else "scaled as given")]
-    parts += [f"{recipe.steps} steps" if recipe.steps else f"{recipe.max_epochs} epochs"]
-    parts[-1] += f" of {recipe.batch_size} windows, {_WAYS[recipe.augment]}"
+    begun = [modality.name for modality in spec.modalities if modality.name in pretrained]
+    parts += [f"pre-trained weights of {' and '.join(begun)}"] if begun else []
+    parts += [_inputs(spec, scaling)]
+    length = _counted(recipe.steps, "step") if recipe.steps else _counted(recipe.max_epochs, "epoch")
+    parts += [f"{length} with batches of {_counted(recipe.batch_size, 'window')}, {_WAYS[recipe.augment]}"]
     return "; ".join(parts) + "."
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _inputs(spec: ModelSpec, scaling: Scaling) -> str:
+    """Say how bands become inputs, modality by modality where these differ."""
+    found: dict[str, list[str]] = {}
+    for modality in spec.modalities:
+        found.setdefault(_scaled_as(scaling.modalities[modality.name]), []).append(modality.name)
+    if len(found) == 1:
+        return f"inputs are {next(iter(found))}"
+    return "inputs are " + ", ".join(f"{how} ({' and '.join(names)})" for how, names in found.items())
+
+
+def _scaled_as(scaling: ModalityScaling) -> str:
+    if scaling.whiten is not None:
+        return "whitened"
+    if any(scaling.log):
+        return "logarithms"
+    untouched = not any(scaling.shift) and all(scale == 1 for scale in scaling.scale)
+    return "as they are" if untouched else "standardised"
 
 
 def held_out(spec: ModelSpec, xy: Any, val: float | None, seed: int, *, spared: bool) -> Any:

@@ -137,8 +137,14 @@ def taught(
     foretold = _foretold(data, train, labels, tables, fitted) if calibrate and classes else {}
     calibration = {task.name: _calibrated(task, foretold[task.name], labels[task.name]) for task in classes if foretold}
     shares = {task.name: _prior(teachers, task, labels[task.name]) for task in classes}
-    record = {"estimators": [dict(model.record) for model in members[0]], "pixels": int(valid.sum())}
+    record = {"estimators": _records(members), "pixels": int(valid.sum())}
     return Taught(replace(data, pool=pool), calibration, shares, record)
+
+
+def _records(members: Sequence[Sequence[PixelModel]]) -> list[dict[str, Any]]:
+    """Return the records of all teachers; where there are members, with the number of the member that each teaches."""
+    several = len(members) > 1
+    return [({"member": number} if several else {}) | dict(one.record) for number, models in enumerate(members) for one in models]
 
 
 def _prior(teachers: Sequence[Baseline], task: Task, labels: Any) -> Any:
@@ -200,10 +206,7 @@ def _foretold(
 
 def _blocks(xy: Any, size: float, count: int = 5) -> list[Any]:
     """Part points in sets of whole square blocks, which are halved until there are enough: a mask of each set's points."""
-    blocks, counts = blocks_of(xy, size)
-    while len(counts) < count and len(counts) < len(np.unique(xy, axis=0)):
-        size /= 2
-        blocks, counts = blocks_of(xy, size)
+    blocks, counts = blocks_of(xy, size, least=count)
     numbers = dealt(blocks, min(count, len(counts)), seed=0)
     return [numbers == number for number in np.unique(numbers)]
 

@@ -26,7 +26,7 @@ from misoxr.cube.features import features, features_at
 from misoxr.cube.scaling import Scaling
 from misoxr.cube.stack import stack
 from misoxr.errors import CheckpointError, GridError, MisoxrWarning, PointsError, SpecError, StoreError
-from misoxr.estimators.baselines import Baseline, PixelModel, baseline, fit_baseline
+from misoxr.estimators.baselines import Baseline, PixelModel, baseline, fit_baseline, fit_estimator
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.grid.geobox import geobox_of
 from misoxr.points.labelled import Labelled
@@ -379,6 +379,17 @@ def test_what_does_not_fit_is_refused(scene, spec, forest):  # noqa: F811
             cube.miso.predict(forest, **option)
     with pytest.raises(SpecError, match="resolution is 5"):
         cube.miso.predict(forest, resolution=5)
+
+
+def test_settings_of_networks_that_say_nothing_are_known_by_their_value(scene, spec):  # noqa: F811
+    """Also where they are made at run time, or are NumPy's."""
+    cube, points = scene
+    idle = {"device": "".join(["au", "to"]), "devices": np.int64(1), "members": 1, "workers": np.int8(0), "calibrate": True}
+    assert cube.miso.fit("rf-11", points, like=spec, **idle).record["points"] > 0
+    wrong = {"devices": True, "members": 2, "workers": False, "calibrate": 1, "val": points, "device": "cpu", "resume": None}
+    for name, value in wrong.items():
+        with pytest.raises(SpecError, match=rf"no settings \['{name}'\]"):
+            fit_estimator(cube, "rf-11", points, like=spec, **{name: value})
 
 
 # The embedding of a network

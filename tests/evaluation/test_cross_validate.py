@@ -572,6 +572,26 @@ def test_other_imagery_is_not_the_same_run(scene, tmp_path):  # noqa: F811
             other.miso.cross_validate(LogisticRegression(), labelled(points), **options)
 
 
+def test_another_regressor_or_number_of_members_is_another_run(scene, spec, tmp_path):  # noqa: F811
+    cube, points = scene
+    options = {"cv": CV, "store": tmp_path, "progress": False}
+    soc = labelled(points).assign(soc=np.arange(len(labelled(points)), dtype=float))
+    like = {"like": replace(spec, tasks=(PERMAFROST, Task("soc", "regression")))}
+    for number, regressor in enumerate((Ridge(), Ridge(50), None)):
+        model = {"both": (Baseline(DecisionTreeClassifier(), regressor=regressor), like)}
+        if number == 0:
+            cube.miso.cross_validate(model, soc, **options)
+        else:
+            with pytest.raises((StoreError, SpecError), match="model 'both'" if regressor else "does not fit task"):
+                cube.miso.cross_validate(model, soc, **options)
+    options["store"], known = tmp_path / "members", points[points.permafrost.notna()]
+    network = {"teacher": None, "max_epochs": 1, "steps": 1}
+    one = replace(spec, tasks=(PERMAFROST,))
+    cube.miso.cross_validate({"net": (one, {**network, "members": 2})}, known, **options)
+    with pytest.raises(StoreError, match="model 'net'"):
+        cube.miso.cross_validate({"net": (one, {**network, "members": 3})}, known, **options)
+
+
 def test_regressors_with_tasks_of_their_own(scene, spec):  # noqa: F811
     cube, points = scene
     depth = points.assign(depth=np.arange(len(points)) * 0.1)[["depth", "geometry"]]

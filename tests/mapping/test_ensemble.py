@@ -67,3 +67,18 @@ def test_only_like_models_are_averaged(spec, models):
         cube.miso.predict([models[0], make_model(replace(spec, tasks=(PERMAFROST, turned)))])
     found = cube.miso.predict([models[0], other], tasks=["permafrost"], device="cpu")
     assert set(found.data_vars) == {"permafrost_probability", "permafrost_std", "permafrost"}
+
+
+def test_a_task_that_is_named_like_a_spread_is_averaged(spec):
+    """Beside classes, ``taxonomy_std`` is a task; beside a regression it would be the spread, and is refused."""
+    cube = make_cube((40, 50), spec.bands)
+    tasks = (TAXONOMY, Task("taxonomy_std", "regression"), Task("permafrost_probability", "regression"))
+    several = [make_model(replace(spec, tasks=tasks), seed) for seed in (0, 1)]
+    each = [cube.miso.predict(model, device="cpu", location=True).compute() for model in several]
+    both = cube.miso.predict(several, device="cpu", location=True).compute()
+    added = {"taxonomy_entropy", "taxonomy_std_std", "permafrost_probability_std"}
+    assert set(both) == set(each[0]) | added
+    for name in ("taxonomy_std", "permafrost_probability"):
+        values = np.stack([one[name] for one in each])
+        np.testing.assert_allclose(both[name], values.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(both[f"{name}_std"], values.std(0), rtol=1e-4, atol=1e-6)

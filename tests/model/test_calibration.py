@@ -198,6 +198,30 @@ def test_logits_that_do_not_fit_are_refused():
         Calibration().probabilities(DEPTH, np.zeros((2, 1)))
 
 
+@pytest.mark.parametrize("task", [PERMAFROST, COVER])
+def test_the_temperature_of_members_is_that_of_their_mean_probabilities(task):
+    """Members that are sure of different things are unsure together: their mean logits are not what a map has."""
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 2, 400)
+    logits = rng.normal(0, 5, (400, 4, task.outputs))
+    if task.kind == "binary":
+        logits[..., 0] += 3 * (2 * codes[:, None] - 1)
+    else:
+        logits[np.arange(400), :, codes] += 4
+    found = fit_temperature(task, logits, codes)
+
+    def likelihood(temperature):
+        each = logits / temperature
+        shares = expit(each) if task.kind == "binary" else softmax(each, axis=-1)
+        mean = shares.mean(axis=1)
+        told = np.where(codes == 1, mean[:, 0], 1 - mean[:, 0]) if task.kind == "binary" else mean[np.arange(400), codes]
+        return np.log(told).mean()
+
+    assert all(likelihood(found) > likelihood(found * other) for other in (0.9, 1.1))
+    assert abs(found - fit_temperature(task, logits.mean(axis=1), codes)) > 0.05
+    assert fit_temperature(task, logits[:, :1], codes) == fit_temperature(task, logits[:, 0], codes)
+
+
 @pytest.mark.parametrize("calibration", [Calibration(), Calibration(1.7, (0.1, -2.5, 1 / 3)), Calibration(np.float32(2))])
 def test_a_calibration_goes_through_json(calibration):
     found = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())), COVER)

@@ -81,6 +81,16 @@ def test_a_dict_that_does_not_fit_is_refused(change, message):
         ModelSpec.from_dict(values)
 
 
+def of_tasks(name, kind, other):
+    classes = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c")}.get(kind, ())
+    return ModelSpec.preset("miso-nano", tasks=(Task(other, "regression"), Task(name, kind, classes)))
+
+
+def test_tasks_may_have_names_that_no_map_makes_of_another():
+    assert [task.name for task in of_tasks("soil", "multiclass", "soil_std").tasks] == ["soil_std", "soil"]
+    assert [task.name for task in of_tasks("carbon", "regression", "carbon_entropy").tasks] == ["carbon_entropy", "carbon"]
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -89,6 +99,13 @@ def test_a_dict_that_does_not_fit_is_refused(change, message):
         (lambda: ModelSpec.preset("miso-nano", sat=["red", "red"]), "appears twice"),
         (lambda: ModelSpec.preset("miso-nano", sat=(), cov=()), "at least one modality"),
         (lambda: ModelSpec.preset("miso-nano", tasks=()), "at least one task"),
+        (lambda: of_tasks("carbon", "regression", "carbon_std"), r"map of the task 'carbon' has 'carbon_std'.*another name"),
+        (lambda: of_tasks("carbon", "regression", "carbon_location"), "has 'carbon_location'"),
+        (lambda: of_tasks("ice", "binary", "ice_std"), "has 'ice_std'"),
+        (lambda: of_tasks("ice", "binary", "ice_probability"), "has 'ice_probability'"),
+        (lambda: of_tasks("ice", "binary", "ice_location_probability"), "has 'ice_location_probability'"),
+        (lambda: of_tasks("soil", "multiclass", "soil_entropy"), "has 'soil_entropy'"),
+        (lambda: of_tasks("soil", "multiclass", "soil_class"), "has 'soil_class'"),
         (lambda: ModelSpec.preset("miso-nano", pixel_size=0), "must be positive"),
         (lambda: ModelSpec.preset("miso-nano").task("peat"), "no task 'peat'"),
         (lambda: WindowSpec(64, 64, 64), "no overlap"),

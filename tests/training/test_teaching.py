@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.features import features
-from misoxr.cube.scaling import Scaling
+from misoxr.cube.scaling import ModalityScaling, Scaling
 from misoxr.cube.stack import stack
 from misoxr.errors import PointsError, SpecError
 from misoxr.estimators.baselines import Baseline, baseline
@@ -25,6 +25,7 @@ from misoxr.model.losses import task_loss
 from misoxr.points.labelled import Labelled
 from misoxr.spec import PERMAFROST, TAXONOMY, Recipe, Task, WindowSpec
 from misoxr.training import teaching
+from misoxr.training.settings import described
 from misoxr.training.teaching import taught, teachers_of
 from misoxr.training.windows import TrainingWindows
 from tests.conftest import make_cube, tiny_spec
@@ -228,20 +229,52 @@ def test_an_epoch_that_validation_chooses_has_validation_points(scene, spec):
     assert len(model.record["validation"]) == 2
 
 
-def test_what_is_chosen_is_said_in_a_line(scene, spec, capsys):
+def test_the_record_has_the_teachers_of_every_member(scene, spec):
+    """Each is fitted to points of its own, and tells what labels were moved among these."""
+    cube, points = scene
+    points = points.assign(permafrost=np.where(points.taxonomy == "Gelisols", 1.0, 0.0))
+    points.loc[points.index[:20], "permafrost"] = np.nan
+    record = cube.miso.fit(spec, points, members=3, teacher=["rf-11", "rf-coordinates"], max_epochs=1, steps=1, **QUICK).record
+    told = record["teacher"]["estimators"]
+    assert [one["member"] for one in told] == [0, 0, 1, 1, 2, 2]
+    tables = [table for one in told for table in one["transfer"] if table["target"] == "permafrost"]
+    assert len({str(table) for table in tables}) == 3
+    assert "labels of permafrost are filled by taxonomy" in record["summary"]
+
+
+def test_what_is_done_is_said_in_a_line(scene, spec, capsys):
     cube, points = scene
     options = {"max_epochs": 1, "steps": 2, "device": "cpu"}
     model = cube.miso.fit(spec, points, teacher=[Bright(0.1), "rf-11"], augment="flips", members=2, transfer=False, **options)
-    line = model.record["chosen"]
+    line = model.record["summary"]
     assert line in capsys.readouterr().out
     pixels = model.record["teacher"]["pixels"]
     assert line == (
-        f"{spec.name} learns permafrost and taxonomy from 90 points and what Bright and rf-11 answers at {pixels} pixels; 2 members; "
-        "inputs are whitened; 2 steps of 8 windows, flipped."
+        f"{spec.name} learns permafrost and taxonomy from what Bright and rf-11 answer at {pixels} pixels, and from the labels of 90 points; "
+        "2 members; inputs are whitened; 2 steps with batches of 8 windows, flipped at random."
     )
     model = cube.miso.fit(spec, points, teacher=None, scaling="log", max_epochs=1, **QUICK)
-    assert "points validate; inputs are logarithms; 1 epochs of 16 windows, mirrored." in model.record["chosen"]
+    assert model.record["summary"].startswith(f"{spec.name} learns permafrost and taxonomy from the labels of ")
+    assert model.record["summary"].endswith(
+        "points validate; inputs are logarithms (sat), standardised (cov); 1 epoch with batches of 16 windows, mirrored at random."
+    )
     assert line not in capsys.readouterr().out
+
+
+def test_the_line_goes_by_the_scaling_and_the_weights_that_are_used(spec):
+    recipe = replace(Recipe.of(spec, taught=False), max_epochs=6, augment="none")
+    channels = [modality.channels for modality in spec.modalities]
+
+    def line(shift, scale, *pretrained):
+        parts = [ModalityScaling((-9.0,) * n, (9.0,) * n, (False,) * n, (shift,) * n, (scale,) * n) for n in channels]
+        scaling = Scaling(dict(zip([modality.name for modality in spec.modalities], parts, strict=True)))
+        return described(spec, recipe, [], scaling, pretrained, {}, 1, 1)
+
+    assert "the labels of 1 point; 1 point validates; inputs are as they are; 6 epochs with" in line(0.0, 1.0)
+    assert f"pre-trained weights of cov; inputs are standardised; 6 epochs with batches of {recipe.batch_size} " in line(
+        0.5, 1.0, "cov"
+    )
+    assert line(0.0, 1.0).endswith("windows, as they lie.")
 
 
 def test_labels_are_learnt_without_a_teacher(scene, spec):
