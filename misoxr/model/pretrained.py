@@ -58,7 +58,7 @@ class Pretrained:
     sides : mapping
         Sides of a window: ``size``, pixels of the cube, and ``input_size``, pixels that the encoder sees.
     weights : mapping of str to Tensor
-        Those of :class:`misoxr.model.encoder.Encoder`: backbone, queries and norm.
+        Those of the encoder: backbone, queries and norm.
     record : mapping
         How it was trained: settings, losses and package version.
 
