@@ -141,7 +141,7 @@ class Recipe:
     def of(cls, spec: ModelSpec, *, taught: bool = False, **changes: Any) -> Self:
         """Return the recipe of a model by its architecture, with changes.
 
-        With ``taught``, a small model has a teacher: it takes 640 steps however many points there are, half of the windows come from anywhere,
+        With ``taught``, a small model has a teacher: it takes 600 steps however many points there are, half of the windows come from anywhere,
         and inputs are noisier. Where all bands are reflectance, ratios or counts (units "1" or "DN"), windows are also rotated ("dihedral").
 
         Swin backbones of the published width have the published recipe (arXiv 2506.17302): AdamW, cosine with warm-up, 40 epochs,
@@ -176,7 +176,7 @@ class Recipe:
         return cls(**{**defaults, **plain})
 
 
-TAUGHT: Mapping[str, Any] = {"steps": 640, "batch_size": 8, "label_smoothing": 0.0, "unlabelled": 0.5, "noise": 0.1}
+TAUGHT: Mapping[str, Any] = {"steps": 600, "batch_size": 8, "label_smoothing": 0.0, "unlabelled": 0.5, "noise": 0.1}
 """What teaching changes."""
 
 _PUBLISHED: Mapping[str, Any] = {

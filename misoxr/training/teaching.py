@@ -112,9 +112,9 @@ def taught(
         By member, which of the training points its own teachers are fitted to; one model with all of them by default.
     """
     scalings = {method: _scaling(data, method, seed) for method in {teacher.scaling for teacher in teachers}}
-    rows, columns = data.labelled.rows[train], data.labelled.columns[train]
+    points = data.cutouts.cutout[train], data.labelled.rows[train], data.labelled.columns[train]
     labels = {name: values[train] for name, values in data.labelled.labels.items()}
-    tables = [_features(data, one, scalings[one.scaling], data.cutouts.cutout[train], rows, columns) for one in teachers]
+    tables = [_features(data, one, scalings[one.scaling], *points) for one in teachers]
 
     def fitted(chosen: Any) -> list[PixelModel]:
         known = {name: values[chosen] for name, values in labels.items()}
@@ -127,12 +127,9 @@ def taught(
     members = [fitted(chosen) for chosen in draws or [np.arange(len(train))]]
     pixels = _pixels(data, max(reach_of(teacher.features) for teacher in teachers), seed)
     answers, valid = _answers(data, members, *pixels)
-    own = (data.cutouts.cutout[train], rows, columns), _own(data, train, members, draws)
-    cutout, rows, columns = (np.concatenate([one[valid], *[other] * OWN]) for one, other in zip(pixels, own[0], strict=True))
-    answers = _bounded(data.spec, np.concatenate([answers[valid], *[own[1]] * OWN]), labels)
-    order = np.argsort(cutout, kind="stable")
-    first = np.searchsorted(cutout[order], np.arange(len(data.cutouts.file) + 1))
-    pool = Pool(first, rows[order], columns[order], _by_task(data.spec, answers[order]))
+    known = _known(data, train, points, members, draws)
+    told = _bounded(data.spec, np.concatenate([answers[valid], *[known] * OWN]), labels)
+    pool = _pool(data, [[part[valid] for part in pixels], *[points] * OWN], told)
     classes = [task for task in data.spec.tasks if task.kind != "regression"]
     foretold = _foretold(data, train, labels, tables, fitted) if calibrate and classes else {}
     calibration = {task.name: _calibrated(task, foretold[task.name], labels[task.name]) for task in classes if foretold}
@@ -156,13 +153,26 @@ def _prior(teachers: Sequence[Baseline], task: Task, labels: Any) -> Any:
     return np.mean(parts, axis=0)
 
 
-def _own(data: TrainingWindows, train: Integers, members: Sequence[Sequence[PixelModel]], draws: Sequence[Integers]) -> Array:
+def _pool(data: TrainingWindows, places: Sequence[Sequence[Any]], answers: Array) -> Pool:
+    """Order pixels (cutout, row and column, part after part) and their answers by cutout."""
+    cutout, rows, columns = (np.concatenate(parts) for parts in zip(*places, strict=True))
+    order = np.argsort(cutout, kind="stable")
+    first = np.searchsorted(cutout[order], np.arange(len(data.cutouts.file) + 1))
+    return Pool(first, rows[order], columns[order], _by_task(data.spec, answers[order]))
+
+
+def _known(
+    data: TrainingWindows,
+    train: Integers,
+    points: tuple[Integers, Any, Any],
+    members: Sequence[Sequence[PixelModel]],
+    draws: Sequence[Integers],
+) -> Array:
     """Return what is taught at the training points: their labels, and the teachers' answers where there is none.
 
     A member is taught the labels of its own draw. (point, output), or (point, member, output).
     """
-    at = data.labelled.rows[train], data.labelled.columns[train]
-    answers, _ = _answers(data, members, data.cutouts.cutout[train], *at)
+    answers, _ = _answers(data, members, *points)
     met = np.stack([np.isin(np.arange(len(train)), drawn) for drawn in draws], axis=1) if draws else True
     for task, told in zip(data.spec.tasks, _by_task(data.spec, answers).values(), strict=True):
         labels = data.labelled.labels[task.name][train].reshape(-1, *[1] * (told.ndim - 1))
