@@ -32,7 +32,12 @@ def test_windows_are_those_that_are_encoded(maps, monkeypatch):
 
     seen = []
     answer = field.answer
-    monkeypatch.setattr(field, "answer", lambda model, inputs, *rest: (seen.append(len(inputs)), answer(model, inputs, *rest))[1])
+
+    def counted(model, inputs, *rest, **options):
+        seen.append(len(inputs))
+        return answer(model, inputs, *rest, **options)
+
+    monkeypatch.setattr(field, "answer", counted)
     maps.permafrost_probability.compute()
     assert sum(seen) == maps.miso.plan(timed=False).windows
 

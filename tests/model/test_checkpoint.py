@@ -176,28 +176,28 @@ def test_a_server_that_is_gone(path):
 def test_a_failed_save_leaves_the_old_file(model, path, monkeypatch):
     before = path.read_bytes()
 
-    def fail(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
+    def fail(number: int) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk is full"):
         make_model(model.spec, seed=1).save(path)
     assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_a_reader_never_sees_half_a_file(model, path, monkeypatch):
     """The bytes are written beside the target, which changes in one step."""
     seen = []
-    write = Path.write_bytes
+    swap = Path.replace
 
-    def watch(self: Path, data: bytes) -> int:
+    def watch(self: Path, target: Path) -> Path:
         seen.append((self, path.exists()))
-        return write(self, data)
+        assert Model.load(self).sha256 == model.sha256
+        return swap(self, target)
 
     path.unlink()
-    monkeypatch.setattr(Path, "write_bytes", watch)
+    monkeypatch.setattr(Path, "replace", watch)
     model.save(path)
     ((partial, existed),) = seen
     assert partial.parent == path.parent
