@@ -16,7 +16,7 @@ test: .venv/.developers lint
 FAST := tests/cube tests/grid tests/points tests/sensors tests/spec $(patsubst %,tests/%.py,assets/test_read io/test_codes io/test_geozarr \
 	io/test_layout io/test_plan mapping/test_ensemble mapping/test_predict model/test_calibration model/test_files model/test_inference \
 	model/test_network model/test_query stac/test_arguments stac/test_dates test_accessor test_environment test_errors test_import test_lowest \
-	test_metrics test_packages test_paths training/test_baselines training/test_cutouts training/test_windows)
+	test_metrics test_packages test_paths estimators/test_baselines training/test_windows)
 check: .venv/.developers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST)
 
