@@ -143,7 +143,9 @@ def _stacked(
         return nothing
     planar = layers[0].ndim == 2
     stacked: da.Array = da.map_blocks(
-        partial(_take, taken=tuple(taken), vectors=_vectors(spec)),
+        partial(
+            _take, plan=_Layout(tuple(taken), _vectors(spec))
+        ),  # one argument: Dask 2025.1 orders several by chance when it names the graph
         *layers,
         **({"new_axis": 0} if planar else {}),
         chunks=shape,
@@ -188,10 +190,17 @@ def _vectors(spec: ModelSpec) -> tuple[_Vector, ...]:
     return tuple(_Vector(modality.name, *span) for modality, *span in spans if modality.is_vector)
 
 
-def _take(*blocks: Array, taken: Sequence[_Taken], vectors: Sequence[_Vector] = ()) -> Array:
+class _Layout(NamedTuple):
+    """How the layers of a block become a model's bands: each of them, and which together are vectors."""
+
+    bands: tuple[_Taken, ...]
+    vectors: tuple[_Vector, ...]
+
+
+def _take(*blocks: Array, plan: _Layout) -> Array:
     layers = [layer for block in blocks for layer in (block if block.ndim == 3 else block[None])]
-    out: Array = np.full((len(taken), *layers[0].shape), np.nan, dtype="float32")
-    for values, (at, coding, factor, summand, least) in zip(out, taken, strict=True):
+    out: Array = np.full((len(plan.bands), *layers[0].shape), np.nan, dtype="float32")
+    for values, (at, coding, factor, summand, least) in zip(out, plan.bands, strict=True):
         if at is None:
             continue
         values[...] = decode(layers[at], coding)
@@ -199,7 +208,7 @@ def _take(*blocks: Array, taken: Sequence[_Taken], vectors: Sequence[_Vector] = 
             values[...] = values * np.float32(factor) + np.float32(summand)
         if least is not None:
             values[~(values >= np.float32(least))] = np.nan
-    for vector in vectors:
+    for vector in plan.vectors:
         _check_length(out[vector.first : vector.stop], vector.name)
     return out
 
