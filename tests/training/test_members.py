@@ -94,11 +94,12 @@ def alone(model, member):
     """Return one of the members as a model of its own."""
     spec = replace(model.spec, members=1)
     network = Miso(spec)
+    layers = {"shared.0": "0", f"members.{member}.0": "2", f"members.{member}.2": "4"}
     state = {}
     for key, values in model.network.state_dict().items():
-        name, inside, rest = key.partition(f".members.{member}.")
-        if ".members." not in key or inside:
-            state[f"{name}.{rest}" if inside else key] = values
+        kept = [key.replace(there, here) for there, here in layers.items() if there in key]
+        if kept or not (".shared." in key or ".members." in key):
+            state[kept[0] if kept else key] = values
     network.load_state_dict(state)
     return Model(spec, model.scaling, network, {}, model.calibration, model.standardisation)
 
