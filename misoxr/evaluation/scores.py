@@ -161,11 +161,44 @@ class Scores:
                 numbers.append(pd.Series(at // each, mine.index)[at < len(seeds) // each * each])
             number = pd.concat(numbers)
             whole = self.predictions.loc[number.index].assign(seed=number).sort_index()
-        answers = [name for name in whole if str(name).startswith("p") and str(name)[1:].isdigit()]
-        keys = ["model", "seed", "fold", "task", "point", "region", "truth"]
-        groups = whole.groupby(keys, sort=False, dropna=False)
-        mean = groups[answers].mean().assign(seconds=groups["seconds"].sum()).reset_index()
-        return type(self)(mean[self.predictions.columns], self.tasks, self.about)
+        return type(self)(_mean(whole), self.tasks, self.about)
+
+    def with_mean(self, *models: str) -> Self:
+        """Return these scores, and beside them those of the mean answer of several models, as ``predict([one, other])`` gives it.
+
+        Nothing is fitted. The mean stands as a model of its own, such as "miso-nano + rf-neighbourhood", for the folds and seeds that all of
+        the models have. It is no baseline, and its times add up.
+
+        Parameters
+        ----------
+        *models : str
+            Names of two models or more.
+
+        Raises
+        ------
+        PointsError
+            If there are fewer, a model is not among these, or they have no fold and seed in common.
+
+        Examples
+        --------
+        >>> scores = image.miso.cross_validate(["rf-11", "rf-coordinates"], points, cv=misoxr.BlockKFold(500, 3))
+        >>> scores.with_mean("rf-11", "rf-coordinates").models
+        ['rf-11', 'rf-coordinates', 'rf-11 + rf-coordinates']
+        """
+        self._require(*models)
+        if len(set(models)) < 2:
+            raise PointsError(f"A mean is of two models or more; {list(models)} were named.")
+        mine = self.predictions[self.predictions["model"].isin(models)]
+        common = mine.groupby(["seed", "fold", "task", "point"])["model"].transform("nunique") == len(set(models))
+        if not common.any():
+            raise PointsError(f"{list(models)} have no fold and seed in common, so there is no mean of them.")
+        mean = _mean(mine[common].assign(model=" + ".join(dict.fromkeys(models))))
+        return type(self)(pd.concat([self.predictions, mean], ignore_index=True), self.tasks, self.about)
+
+    def _require(self, *models: str) -> None:
+        for model in models:
+            if model not in self.models:
+                raise PointsError(f"There is no model {model!r} among the scores; there are {self.models}.")
 
     def compare(self, one: str, other: str, metric: str, task: str | None = None) -> pd.Series:
         """Compare two models by a score, in pairs of the same fold and seed.
@@ -189,9 +222,7 @@ class Scores:
         PointsError
             If a model, task or score is not among these, or the models have no fold and seed in common.
         """
-        for model in (one, other):
-            if model not in self.models:
-                raise PointsError(f"There is no model {model!r} among the scores; there are {self.models}.")
+        self._require(one, other)
         whole = self.whole(metric, task)
         found = whole[whole["fold"] != "pooled"].set_index(["fold", "seed", "model"])["value"].unstack("model")
         if not found[[one, other]].notna().all(axis=1).any():
@@ -340,6 +371,14 @@ def compared(differences: pd.Series) -> pd.Series:
 def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Stack tables of the same columns; missing values stay missing."""
     return pd.DataFrame({name: np.concatenate([part[name].to_numpy() for part in parts]) for name in parts[0]})
+
+
+def _mean(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Average answers that differ in nothing but the model or seed they came from; their times add up."""
+    answers = [name for name in predictions if str(name).startswith("p") and str(name)[1:].isdigit()]
+    groups = predictions.groupby(["model", "seed", "fold", "task", "point", "region", "truth"], sort=False, dropna=False)
+    mean = groups[answers].mean().assign(seconds=groups["seconds"].sum()).reset_index()
+    return mean[predictions.columns]
 
 
 def _arrays(part: pd.DataFrame, task: Task) -> tuple[Any, Any]:

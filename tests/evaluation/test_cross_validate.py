@@ -118,6 +118,22 @@ def test_confusion_and_reliability(found):
         found.confusion("logistic")
 
 
+def test_the_mean_of_models_stands_beside_them(found):
+    both = found.with_mean("miso", "logistic")
+    assert both.models == [*found.models, "miso + logistic"]
+    keys = ["seed", "fold", "task", "point"]
+    one, other, mean = (
+        both.predictions[both.predictions.model == model].set_index(keys) for model in ("miso", "logistic", "miso + logistic")
+    )
+    np.testing.assert_allclose(mean.p0, (one.p0 + other.p0.reindex(one.index)).reindex(mean.index) / 2, rtol=1e-6)
+    np.testing.assert_allclose(mean.seconds, (one.seconds + other.seconds.reindex(one.index)).reindex(mean.index))
+    assert both.compare("miso + logistic", "control", "roc_auc", "permafrost").pairs == 6
+    with pytest.raises(PointsError, match="two models or more"):
+        found.with_mean("miso")
+    with pytest.raises(PointsError, match="no model 'forest'"):
+        found.with_mean("miso", "forest")
+
+
 def test_seeds_are_averaged_and_models_compared(found):
     mean = found.averaged()
     assert set(mean.predictions.seed) == {"mean"}
