@@ -36,7 +36,7 @@ def prepare(folder: Path, pixels: int, trees: int) -> None:
     from scipy.ndimage import gaussian_filter
     from sklearn.ensemble import RandomForestClassifier
 
-    from misoxr.estimators.baselines import PixelModel
+    from misoxr.estimators.pixel_model import PixelModel
     from misoxr.grid.geobox import assign
     from misoxr.spec import COVARIATES, SENTINEL2, ModelSpec
 

@@ -96,7 +96,8 @@ class MisoAccessor:
         **settings: Any,
     ) -> "Model | PixelModel | EmbeddedModel":
         """Train a model or a baseline on labelled points."""
-        from misoxr.estimators.baselines import fit_estimator, is_baseline
+        from misoxr.estimators.baselines import is_baseline
+        from misoxr.estimators.fitting import fit_estimator
 
         common = {"val": val, "seed": seed, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like}
         common |= {"pretrained": pretrained, "calibrate": calibrate, "members": members}

@@ -1,54 +1,19 @@
-"""Baselines: fit scikit-learn estimators on the same cube and points as the network."""
+"""Baselines: scikit-learn estimators, and what they see of a cube."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
-import dask.array as da
-import geopandas as gpd
-import numpy as np
-import numpy.typing as npt
-import xarray as xr
-
-from misoxr._version import __version__
-from misoxr.clusters import computed
-from misoxr.cube.check import check, check_dataset, named
-from misoxr.cube.cutouts import read_cutouts
-from misoxr.cube.features import Features, features_at
-from misoxr.cube.presets import spec_for
+from misoxr.cube.features import Features
 from misoxr.cube.scaling import METHODS, Scaling
-from misoxr.cube.stack import stack
-from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, gathered, note, require
+from misoxr.errors import SpecError, did_you_mean, require
 from misoxr.estimators.catalogue import FEATURES, classifier_and_regressor
-from misoxr.estimators.pixel_model import PixelModel
-from misoxr.points.labelled import Labelled
-from misoxr.points.read import read_points, simulated
-from misoxr.points.transfer import transferred, transfers
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.numbers import is_whole
 from misoxr.spec.presets import BASELINES, PRESETS
-from misoxr.spec.standardisation import Standardisation
 
-__all__ = [
-    "Baseline",
-    "PixelModel",
-    "baseline",
-    "Transfers",
-    "check_labels",
-    "check_transfer",
-    "embeds",
-    "fit_baseline",
-    "fit_estimator",
-    "fit_table",
-    "idle",
-    "is_balanced",
-    "is_baseline",
-    "prepared_baseline",
-    "refuse_unseen",
-    "trains",
-]
+__all__ = ["Baseline", "Transfers", "baseline", "check_transfer", "embeds", "idle", "is_baseline", "prepared_baseline", "trains"]
 
-Floats = npt.NDArray[np.float64]
 Transfers = Literal["auto", False]
 
 
@@ -220,183 +185,6 @@ def _alike(value: Any, other: Any) -> bool:
     return isinstance(value, type(other)) and bool(value == other)
 
 
-@gathered
-def fit_estimator(
-    ds: xr.Dataset,
-    estimator: Any,
-    points: gpd.GeoDataFrame,
-    *,
-    seed: int = 0,
-    scaling: Scaling | str | None = None,
-    like: ModelSpec | None = None,
-    transfer: Transfers = "auto",
-    **settings: Any,
-) -> PixelModel:
-    """Fit an estimator as :func:`misoxr.training.fit.fit` does, which takes the same arguments; torch is not needed."""
-    check_dataset(ds)
-    points = read_points(points)
-    like = like or spec_for("miso-nano", ds, points)
-    given = {name: value for name, value in settings.items() if not idle(name, value)}
-    prepared_baseline(estimator, like, seed=seed, scaling=scaling, transfer=transfer, **given)
-    return fit_baseline(ds, estimator, points, like, seed=seed, scaling=scaling, transfer=transfer)
-
-
-def fit_baseline(
-    ds: xr.Dataset,
-    estimator: Any,
-    points: gpd.GeoDataFrame,
-    spec: ModelSpec,
-    *,
-    seed: int = 0,
-    scaling: Scaling | str | None = None,
-    transfer: Transfers = "auto",
-) -> PixelModel:
-    """Fit a scikit-learn estimator on labelled points of a datacube, one copy for each task.
-
-    Parameters
-    ----------
-    ds : Dataset
-        The cube, as for :func:`misoxr.mapping.predict.predict`.
-    estimator : Baseline, str or estimator
-        A baseline or its name (:func:`baseline`), or an estimator, which then sees the pixel's values.
-    points : GeoDataFrame
-        As for :func:`misoxr.training.fit.fit`. Points without valid imagery are left out with a warning.
-    spec : ModelSpec
-        Bands and tasks; its encoders play no part.
-    seed : int, optional
-        Seed of everything in the estimator that takes a ``random_state``, and of the pixels that a scaling is fitted on.
-    scaling : Scaling or str, optional
-        Scaling of a named baseline, or one in hand.
-    transfer : {"auto", False}, optional
-        Whether labels that others tell are learnt, too (:func:`misoxr.points.transfer_labels`), by estimators whose ``fit`` takes weights.
-
-    Raises
-    ------
-    PointsError
-        If a task has no label, or a classifier's task labels of one class only.
-    SpecError
-        If a classifier meets a regression, or a regressor classes.
-    """
-    chosen = prepared_baseline(estimator, spec, seed=seed, scaling=scaling, transfer=transfer)
-    method = chosen.scaling if scaling is None else scaling
-    points = read_points(points)
-    ds = named(ds, spec)
-    geobox = check(ds, spec)
-    labelled, bands = Labelled.of(points, spec, geobox), stack(ds, spec)
-    fitted = (
-        method if isinstance(method, Scaling) else None if method == "none" else _fit_scaling(spec, bands, labelled, method, seed)
-    )
-    (found,) = computed(features_at(cast(Features, chosen.features), fitted, spec, bands, geobox, labelled.rows, labelled.columns))
-    refuse_unseen(found[-1] > 0)
-    model = fit_table(chosen, spec, found, labelled.labels, fitted, seed=seed, transfer=transfer)
-    scaled_as = method if isinstance(method, str) else "given"
-    return replace(model, record={**model.record, "scaling": scaled_as, **simulated(ds, points)})
-
-
-def fit_table(
-    chosen: Baseline,
-    spec: ModelSpec,
-    found: npt.NDArray[np.float32],
-    labels: Mapping[str, Floats],
-    scaling: Scaling | None,
-    *,
-    seed: int,
-    transfer: Transfers = "auto",
-) -> PixelModel:
-    """Fit a baseline on a table of features.
-
-    Parameters
-    ----------
-    found : array (feature + 1, point)
-        As :func:`misoxr.cube.features.features_at` has them.
-    labels : mapping of str to array (point,)
-        Codes or values by task, NaN where unknown.
-    scaling : Scaling or None
-        What the features were scaled with.
-    transfer : {"auto", False}
-        Whether labels that others tell are learnt, too, by their weight.
-    """
-    table, valid = found[:-1].T, found[-1] > 0
-    table = np.where(np.isfinite(table), table, np.nan)
-    with np.errstate(all="ignore"):
-        fill = np.nan_to_num([np.nanmedian(column) if np.isfinite(column).any() else 0.0 for column in table[valid].T])
-    table = np.where(np.isfinite(table), table, fill)
-    own = {name: np.where(valid, values, np.nan) for name, values in labels.items()}
-    tables = transfers(spec.tasks, own) if transfer else []
-    filled, weights = transferred(own, tables)
-    estimators, standardisation, learnt = {}, {}, set()
-    for task in spec.tasks:
-        check_labels(task, own[task.name][np.isfinite(own[task.name])])
-        argument = _weight_argument(chosen.estimator_of(task))
-        values = filled[task.name] if argument else own[task.name]
-        learnt |= {task.name} if argument else set()
-        known = np.isfinite(values)
-        if task.kind == "regression":
-            # Units must not count: estimators have tolerances and penalties, and trees break ties by the last digits.
-            standardisation[task.name] = Standardisation.fit(own[task.name][np.isfinite(own[task.name])])
-            values = standardisation[task.name].apply(values).astype("float32")
-        estimator = require("sklearn.base", "train").clone(chosen.estimator_of(task))
-        estimator.set_params(**_params(estimator, "random_state", int(seed)))
-        learnt_values = values[known] if task.kind == "regression" else values[known].astype(int)
-        weighted = {}
-        if argument and (weights[task.name][known] < 1).any():
-            weighted[argument] = _balanced(estimator, learnt_values, weights[task.name][known])
-        estimator.fit(table[known], learnt_values, **weighted)
-        estimator.set_params(**_params(estimator, "n_jobs", 1))  # Dask's threads share the cores
-        estimators[task.name] = estimator
-    record = {
-        "estimator": repr(chosen.estimator),
-        "features": chosen.features,
-        "scaling": chosen.scaling,
-        "points": int(valid.sum()),
-        "transfer": [table.to_dict() for table in tables if table.target in learnt],
-        "misoxr_version": __version__,
-    }
-    return PixelModel(
-        replace(spec, members=1),
-        estimators,
-        cast(Features, chosen.features),
-        scaling,
-        tuple(fill.tolist()),
-        record,
-        standardisation,
-    )
-
-
-def is_balanced(estimator: Any) -> bool:
-    """Return whether an estimator, and all within it that can, weighs its classes alike."""
-    found = [value for key, value in estimator.get_params().items() if key.rpartition("__")[2] == "class_weight"]
-    return bool(found) and all(isinstance(value, str) and value == "balanced" for value in found)
-
-
-def _balanced(estimator: Any, codes: npt.NDArray[Any], weights: Floats) -> Floats:
-    """Return weights with which classes count alike, where an estimator is to do so: some count points, and not their weights."""
-    if not is_balanced(estimator):
-        return weights
-    estimator.set_params(**_params(estimator, "class_weight", None))
-    totals = np.bincount(codes, weights)
-    share: Floats = weights * weights.sum() / ((totals > 0).sum() * totals[codes])
-    return share
-
-
-def _weight_argument(estimator: Any) -> str | None:
-    """Return the argument of ``fit`` that takes the weights of points, also where other estimators lie within; None where there is none."""
-    steps = getattr(estimator, "steps", None)
-    if steps:  # a pipeline hands on what is named after its steps
-        inner = _weight_argument(steps[-1][1])
-        return None if inner is None else f"{steps[-1][0]}__{inner}"
-    inside = [one for _, one in getattr(estimator, "estimators", None) or [] if one != "drop"]
-    if inside:  # a vote hands on what it is given
-        return "sample_weight" if all(_weight_argument(one) == "sample_weight" for one in inside) else None
-    has = require("sklearn.utils.validation", "train").has_fit_parameter
-    return "sample_weight" if has(estimator, "sample_weight") else None
-
-
-def _params(estimator: Any, name: str, value: Any) -> dict[str, Any]:
-    """Return a parameter of an estimator and of those within it, as far as they have it, with a value."""
-    return {key: value for key in estimator.get_params() if key == name or key.endswith(f"__{name}")}
-
-
 def prepared_baseline(
     estimator: Any, spec: ModelSpec, *, seed: Any = 0, scaling: Any = None, transfer: Any = "auto", **settings: Any
 ) -> Baseline:
@@ -433,36 +221,3 @@ def check_transfer(transfer: Any) -> None:
     """Refuse what says neither that labels are transferred nor that they are not."""
     if transfer is not False and transfer != "auto":
         raise SpecError(f"transfer is {transfer!r}; use 'auto' or False.")
-
-
-def refuse_unseen(seen: npt.NDArray[np.bool_]) -> None:
-    """Warn of points where the cube has no valid imagery, and refuse them if they are all."""
-    if not seen.any():
-        raise BandError(f"None of the {len(seen)} points lies where the cube has a valid pixel; give a cube with data there.")
-    if not seen.all():
-        words = f"{(~seen).sum()} of {len(seen)} points lie where the cube has no valid imagery, and are left out."
-        note(words)
-
-
-def check_labels(task: Task, labels: Floats, when: str = "") -> None:
-    """Refuse labels from which nothing can be learnt: none at all, one class only, or values without a logarithm."""
-    if not len(labels):
-        raise PointsError(f"No point with valid imagery has a label of {task.name!r}{when}; give points with labels of every task.")
-    if task.kind != "regression" and len(np.unique(labels)) < 2:
-        only = task.classes[int(labels[0])]
-        raise PointsError(f"All {len(labels)} labels of {task.name!r} are {only!r}{when}; give points of two classes or more.")
-    info, size = np.finfo("float32"), np.abs(labels).max()
-    if task.kind == "regression" and (size > info.max or 0 < size < info.tiny):
-        raise PointsError(
-            f"The labels of {task.name!r} reach {size:g}, and maps hold values of {info.tiny:.1g} to {info.max:.1g}; give them in other units."
-        )
-    if task.loss == "mse_log1p" and labels.min() <= -1:
-        raise PointsError(
-            f"A label of {task.name!r} is {labels.min():g}, and its loss learns log(1 + value); give values above -1, or loss='mse'."
-        )
-
-
-def _fit_scaling(spec: ModelSpec, bands: da.Array, labelled: Labelled, method: str, seed: int) -> Scaling:
-    """Fit the network's scaling on the pixels that the network's would be fitted on."""
-    with read_cutouts(bands, labelled.rows, labelled.columns, spec.windows.size) as cutouts:
-        return Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), method)

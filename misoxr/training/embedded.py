@@ -18,8 +18,9 @@ from misoxr.cube.cutouts import cutouts_of
 from misoxr.cube.presets import spec_for
 from misoxr.cube.stack import stack
 from misoxr.errors import PointsError, SpecError
-from misoxr.estimators.baselines import Baseline, check_labels, fit_table, idle, prepared_baseline, refuse_unseen, trains
+from misoxr.estimators.baselines import Baseline, idle, prepared_baseline, trains
 from misoxr.estimators.embedded import EmbeddedModel, Pair, embedding_spec
+from misoxr.estimators.fitting import check_labels, fit_table, refuse_unseen
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import lattice_offset
 from misoxr.grid.windows import plan

@@ -20,8 +20,10 @@ from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.errors import SpecError, flush, gathered, note
-from misoxr.estimators.baselines import PixelModel, Transfers, embeds, fit_estimator, is_baseline, refuse_unseen
+from misoxr.estimators.baselines import Transfers, embeds, is_baseline
 from misoxr.estimators.embedded import EmbeddedModel
+from misoxr.estimators.fitting import fit_estimator, refuse_unseen
+from misoxr.estimators.pixel_model import PixelModel
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import fetch, read_state

@@ -11,7 +11,8 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube.scaling import METHODS, ModalityScaling, Scaling
 from misoxr.errors import GridError, PointsError, SpecError, did_you_mean
-from misoxr.estimators.baselines import check_labels, check_transfer
+from misoxr.estimators.baselines import check_transfer
+from misoxr.estimators.fitting import check_labels
 from misoxr.model.inference import choose_device, choose_precision
 from misoxr.model.pretrained import encoders_of
 from misoxr.model.published import check_backbone

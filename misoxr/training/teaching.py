@@ -12,7 +12,8 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.features import features_in, reach_of
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import PointsError, SpecError
-from misoxr.estimators.baselines import Baseline, Transfers, fit_table, is_balanced, prepared_baseline
+from misoxr.estimators.baselines import Baseline, Transfers, prepared_baseline
+from misoxr.estimators.fitting import fit_table, is_balanced
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.points.clusters import blocks_of, dealt
@@ -105,7 +106,7 @@ def taught(
     seed : int
         Seed of estimators and pool.
     transfer : {"auto", False}
-        As for :func:`misoxr.estimators.baselines.fit_baseline`.
+        As for :func:`misoxr.estimators.fitting.fit_baseline`.
     calibrate : bool
         Whether to fit temperatures, for which teachers are fitted five times more.
     draws : sequence of array, optional

@@ -26,8 +26,10 @@ from misoxr.cube.features import features, features_at
 from misoxr.cube.scaling import Scaling
 from misoxr.cube.stack import stack
 from misoxr.errors import CheckpointError, GridError, MisoxrWarning, PointsError, SpecError, StoreError
-from misoxr.estimators.baselines import Baseline, PixelModel, baseline, fit_baseline, fit_estimator
+from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.estimators.embedded import EmbeddedModel
+from misoxr.estimators.fitting import fit_baseline, fit_estimator
+from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import geobox_of
 from misoxr.points.labelled import Labelled
 from misoxr.spec import PERMAFROST, TAXONOMY, Task

@@ -44,8 +44,8 @@ from sklearn.tree import DecisionTreeClassifier
 import misoxr
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import CheckpointError, MisoxrWarning, SpecError
-from misoxr.estimators.baselines import PixelModel
 from misoxr.estimators.files import ALLOWED
+from misoxr.estimators.pixel_model import PixelModel
 from misoxr.model.checkpoint import Model
 from misoxr.spec import PERMAFROST, TAXONOMY, ModelSpec, Task
 from tests.conftest import make_cube
