@@ -15,13 +15,17 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from misoxr.errors import AssetError
 
-__all__ = ["CLOUD", "HTTP", "gdal_path", "is_remote", "redact", "redirected", "resolve"]
+__all__ = ["CLOUD", "HTTP", "gdal_path", "is_remote", "redact", "redirected", "resolve", "without_secrets"]
 
 HTTP = ("http", "https")
 CLOUD = ("s3", "gs", "az", "abfs", "abfss")
 
 _PREFIX = re.compile(r"^[A-Za-z][A-Za-z0-9_+.\-]*:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NAMED = re.compile(
+    r"(\b[\w.-]*(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|sig|x-amz-[\w-]+))=[^\s&;,'\")]+", re.IGNORECASE
+)
+"""Values that are named as secrets, such as in connection strings."""
 _BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
 
 
@@ -32,13 +36,39 @@ def is_remote(href: str) -> bool:
 
 def redact(href: str) -> str:
     """Return the href without what may be a secret: user name, password, query and fragment."""
-    if "://" not in href:
-        return href
-    try:
-        parts = urlsplit(href)
-    except ValueError:
-        return f"{href.partition('://')[0]}://..."
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    text = _CONTROL.sub(" ", re.split(r"\?|%3f", str(href), maxsplit=1, flags=re.IGNORECASE)[0])
+    begin = re.search(r":/+", text)
+    if begin is None:
+        return text
+    text = text.partition("#")[0]
+    # a slash in a password ends the host too early, and what is left of it is no port
+    host = text[begin.end() :].partition("/")[0]
+    part = host if "@" in host or not re.search(r":(?!\d*$)", host) else text[begin.end() :]
+    return text[: begin.end()] + text[begin.end() + len(part.rpartition("@")[0] + "@") * ("@" in part) :]
+
+
+def without_secrets(told: object, *addresses: object) -> str:
+    """Return a text, or an error's, without what may be a secret.
+
+    Left out are queries, user names and passwords of addresses, values named as secrets, and all of these parts of the addresses.
+    """
+    text = str(told)
+    for address in addresses:
+        for secret in _secrets(str(address)):
+            text = text.replace(secret, "...")
+    text = re.sub(r"(:/+)[^\s/?#'\"<>]*@", r"\1", text)
+    text = re.sub(r"\?[^\s'\")>]+", "?...", text)
+    return _NAMED.sub(r"\1=...", text)
+
+
+def _secrets(address: str) -> list[str]:
+    """Return the parts of an address that may be secrets, the longest first, as they stand and decoded."""
+    rest, _, query = address.partition("?")
+    user = re.search(r":/+([^?#]*)@", rest)
+    found = [query, *re.split("[&;]", query), *(pair.partition("=")[2] for pair in re.split("[&;]", query))]
+    found += [user[1], *user[1].split(":", 1)] if user else []
+    found += [unquote(part) for part in found]
+    return sorted({part for part in found if len(part) > 2}, key=len, reverse=True)
 
 
 def resolve(href: str, base: str | None = None, root: str | None = None) -> str:
@@ -59,16 +89,19 @@ def resolve(href: str, base: str | None = None, root: str | None = None) -> str:
         If the scheme is refused, the path leaves the catalogue's directory, or the href is an instruction to GDAL.
     """
     if not isinstance(href, str) or not href or _CONTROL.search(href) or href.lstrip().startswith("<"):
-        raise AssetError(f"The href {href!r} is refused: it is not an address of a file.")
+        raise AssetError(f"The href {redact(href)!r} is refused: it is not an address of a file.")
     if href.lower().startswith("/vsi"):
         raise AssetError(f"The href {redact(href)!r} is refused: it names a GDAL virtual file system.")
+    fault = None
     try:
         if base is not None and is_remote(base) and not _PREFIX.match(href):
             href = _joined(base, href)
         scheme, host = urlsplit(href).scheme.lower(), urlsplit(href).hostname
         _ = (host or "").encode("idna"), urlsplit(href).port, href.encode()  # what cannot be asked for is refused here
     except ValueError as error:
-        raise AssetError(f"The href {redact(href)!r} is refused: it is no address that can be asked for ({error}).") from error
+        fault = without_secrets(error, href)
+    if fault is not None:
+        raise AssetError(f"The href {redact(href)!r} is refused: it is no address that can be asked for ({fault}).")
     if scheme in HTTP and host:
         return href
     if scheme in CLOUD:
@@ -77,7 +110,7 @@ def resolve(href: str, base: str | None = None, root: str | None = None) -> str:
     if scheme == "file" and href.startswith("file://"):
         parts = urlsplit(href)
         if parts.netloc not in ("", "localhost") or parts.query:
-            raise AssetError(f"The href {href!r} is refused: a file address has no host and no query.")
+            raise AssetError(f"The href {redact(href)!r} is refused: a file address has no host and no query.")
         return _local(unquote(parts.path), None, root, href)
     if _PREFIX.match(href):
         raise AssetError(
@@ -97,15 +130,15 @@ def _joined(base: str, href: str) -> str:
 def _local(path: str, base: str | None, root: str | None, href: str) -> str:
     if root is None:
         raise AssetError(
-            f"The href {href!r} is refused: it is a local path, and the catalogue is not a local one. Local files are read "
+            f"The href {redact(href)!r} is refused: it is a local path, and the catalogue is not a local one. Local files are read "
             "only from below the directory of a catalogue that is opened by its local path."
         )
     start = os.path.dirname(base) if base is not None and not is_remote(base) else root
     real, top = os.path.realpath(os.path.join(start, path)), os.path.realpath(root)
     if "/vsi" in f"{path}\n{real}".lower().replace("\\", "/"):
-        raise AssetError(f"The href {href!r} is refused: it names a GDAL virtual file system.")
+        raise AssetError(f"The href {redact(href)!r} is refused: it names a GDAL virtual file system.")
     if not Path(real).is_relative_to(top):
-        raise AssetError(f"The href {href!r} is refused: it leads out of the catalogue's directory {top!r}, to {real!r}.")
+        raise AssetError(f"The href {redact(href)!r} is refused: it leads out of the catalogue's directory {top!r}, to {real!r}.")
     return real
 
 
@@ -139,8 +172,12 @@ def redirected(href: str, location: str) -> str:
     AssetError
         If it leads to another scheme, or from outside into a private network.
     """
-    target = urljoin(href, location)
-    here, there = urlsplit(href), urlsplit(target)
+    try:
+        target = urljoin(href, location)
+        here, there = urlsplit(href), urlsplit(target)
+        _ = there.port, (there.hostname or "").encode("idna")
+    except ValueError:
+        raise AssetError(f"it is refused: it redirects to {redact(location)!r}, which is no address") from None
     if there.scheme.lower() != here.scheme.lower() or not there.hostname:
         raise AssetError(
             f"it is refused: it redirects to another scheme, {redact(target)!r}. "
@@ -155,6 +192,6 @@ def _is_internal(host: str) -> bool:
     """Whether a host name leads to this machine or a private network."""
     try:
         addresses = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
+    except (OSError, UnicodeError):
         return False
     return not all(ipaddress.ip_address(address).is_global for address in addresses)

@@ -1,9 +1,11 @@
-"""HTTP requests that are tried again until the answer is whole, within limits of tries and time.
+"""HTTP requests that are tried again until the answer is whole, within limits of tries, time and bytes.
 
 The one place where http(s) requests are retried: ranges of assets, documents of catalogues and searches all go through
 :func:`http_session`, and nothing above or below it retries. (urllib3's own Retry does not see a body that breaks off.)
+What one answer may take is bounded by :mod:`misoxr.assets.connections`, byte by byte.
 """
 
+import math
 import os
 import re
 import time
@@ -17,10 +19,11 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, MaxRetryError, NewConnectionError
 from urllib3.util.retry import Retry
 
-from misoxr.assets.hrefs import HTTP, redirected
+from misoxr.assets.connections import Bound, bounded, pools
+from misoxr.assets.hrefs import HTTP, redirected, without_secrets
 from misoxr.errors import AssetError, CatalogError
 
-__all__ = ["Unanswered", "follow", "http_session", "seconds", "without_query"]
+__all__ = ["DOCUMENT", "Unanswered", "follow", "http_session", "megabytes", "patience", "seconds"]
 
 CONNECT = 10.0
 """Seconds to connect."""
@@ -37,12 +40,22 @@ PAUSE, LONGEST_PAUSE = 0.5, 15.0
 RETRY_AFTER = 60.0
 """Seconds that a server's own Retry-After is followed, at most."""
 REDIRECTS = 5
+DOCUMENT = 64.0
+"""Megabytes of a body that was not asked for by its range, such as a catalogue's JSON."""
+ERROR = 1 << 16
+"""Bytes that are read of the body of an answer which is no success."""
+OVERHEAD = 1 << 20
+"""Bytes that headers and the marks of chunks may take beside a body, and as much again as the body."""
 PART = 1 << 16
-"""Bytes of a body that are read at a time; in between, the time is checked."""
+"""Bytes of a body that are read at a time."""
 
 
 class Unanswered(OSError):
     """No whole answer came; the text says what the server did, and how often it was asked."""
+
+
+class _Final(OSError):
+    """What comes is not what was asked for, and another try would bring the same."""
 
 
 def seconds(name: str, default: float) -> float:
@@ -53,40 +66,85 @@ def seconds(name: str, default: float) -> float:
     CatalogError
         If the variable is not a number above 0.
     """
+    return _positive(name, default, "seconds")
+
+
+def megabytes(name: str, default: float) -> int:
+    """Return a bound in bytes from the environment, where it stands in megabytes.
+
+    Raises
+    ------
+    CatalogError
+        If the variable is not a number above 0.
+    """
+    return math.ceil(_positive(name, default, "megabytes") * 1e6)
+
+
+def _positive(name: str, default: float, unit: str) -> float:
     text = os.environ.get(name, str(default))
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise CatalogError(f"The environment variable {name}={text!r} is not a number of seconds above 0.")
+        raise CatalogError(f"The environment variable {name}={text!r} is not a number of {unit} above 0.")
     return value
 
 
-def http_session() -> requests.Session:
+def patience() -> float:
+    """Return how many seconds a request may take with all its tries, pauses and redirects."""
+    return seconds("MISOXR_HTTP_PATIENCE", PATIENCE)
+
+
+def http_session(end: float = math.inf, most: int | None = None) -> requests.Session:
     """Return a session that tries again; proxies and netrc come from the environment.
 
     ``MISOXR_HTTP_TIMEOUT`` is how many seconds a server may send nothing (by default 30), and ``MISOXR_HTTP_PATIENCE`` how many
-    a request may take with all its tries and pauses (120).
+    a request may take with all its tries, pauses and redirects (120).
+
+    Parameters
+    ----------
+    end : float, optional
+        When all of its requests have to be over, by :func:`time.monotonic`.
+    most : int, optional
+        Bytes that a body may have where no range is asked for; ``MISOXR_DOCUMENT_MB`` by default.
     """
-    session = _Session()
+    session = _Session(end)
     for scheme in HTTP:
-        session.mount(f"{scheme}://", PatientAdapter())
+        session.mount(f"{scheme}://", PatientAdapter(most))
     return session
 
 
 class _Session(requests.Session):
-    """Looks proxies up in the environment once for each host, which takes as long as a fast answer."""
+    """Follows safe redirects only, all within one request's time; and looks proxies up once for each host, which takes as long as a fast answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, end: float) -> None:
         super().__init__()
+        self.max_redirects = REDIRECTS
+        self.headers["Accept-Encoding"] = "identity"
         self._settings: dict[str, Any] = {}
+        self._patience, self._end = patience(), end
 
     def merge_environment_settings(self, url: Any, *args: Any, **options: Any) -> Any:
         origin = urljoin(url, "/")
         if origin not in self._settings:
             self._settings[origin] = super().merge_environment_settings(url, *args, **options)
         return self._settings[origin]
+
+    def send(self, request: Any, **options: Any) -> Any:
+        if not isinstance(options.get("timeout"), _Until):  # redirects come with that of the first request
+            options["timeout"] = _Until(min(time.monotonic() + self._patience, self._end))
+        return super().send(request, **options)
+
+    def get_redirect_target(self, resp: Any) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            redirected(resp.url, target)
+        return target
+
+
+class _Until(float):
+    """When a request has to be over, by :func:`time.monotonic`; requests hands it on as a timeout."""
 
 
 class PatientAdapter(HTTPAdapter):
@@ -95,10 +153,24 @@ class PatientAdapter(HTTPAdapter):
     Tried again are 408, 429 and 5xx, stalls, lost connections, bodies that break off, and other bytes than the range asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         super().__init__(max_retries=0)
         self.stall = seconds("MISOXR_HTTP_TIMEOUT", STALL)
-        self.patience = seconds("MISOXR_HTTP_PATIENCE", PATIENCE)
+        self.patience = patience()
+        self.most = megabytes("MISOXR_DOCUMENT_MB", DOCUMENT) if most is None else most
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Have connections made that end when they have to."""
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = pools(self.poolmanager.pool_classes_by_scheme)
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        """Have connections to a proxy made that end when they have to."""
+        known = len(self.proxy_manager)
+        manager = super().proxy_manager_for(*args, **options)
+        if len(self.proxy_manager) > known:
+            manager.pool_classes_by_scheme = pools(manager.pool_classes_by_scheme)
+        return manager
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:
         """Send a request, and return its whole answer; the adapter's own timeouts hold.
@@ -106,16 +178,20 @@ class PatientAdapter(HTTPAdapter):
         Raises
         ------
         Unanswered
-            If there is no whole answer within the bounds of tries and time.
+            If there is no whole answer within the bounds of tries, time and bytes.
         """
+        given = options.get("timeout")
         options |= {"stream": True}
+        request.headers["Accept-Encoding"] = "identity"
         start = time.monotonic()
-        end, tries, limit = start + self.patience, 0, TRIES
+        end, tries, limit = given if isinstance(given, _Until) else start + self.patience, 0, TRIES
         while True:
             tries, asked = tries + 1, None
             try:
                 answer = self._whole(request, end, options)
                 fault, asked = _fault(request, answer), answer.headers.get("Retry-After")
+            except _Final as error:
+                fault, limit = str(error), 0
             except (requests.ConnectionError, requests.Timeout) as error:
                 fault, limit = _said(error, self.stall), CONNECTIONS if _unconnected(error) else TRIES
             except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
@@ -132,18 +208,65 @@ class PatientAdapter(HTTPAdapter):
         """Send a request once, and read its answer's body."""
         left = max(end - time.monotonic(), 0.01)
         options = {**options, "timeout": (min(CONNECT, left), min(self.stall, left))}
-        answer = super().send(request, **options)
-        parts = []
-        # a whole file in answer to a range is not wanted
-        if answer.status_code != 200 or "Range" not in request.headers:
-            for part in answer.iter_content(PART):
-                parts.append(part)
-                if time.monotonic() > end:
+        asked = _asked(request)
+        most = self.most if asked is None else asked[1] + 1 - asked[0]
+        bound = Bound(end, self.stall, 2 * max(most, ERROR) + OVERHEAD)
+        try:
+            with bounded(bound):
+                answer = super().send(request, **options)
+                try:
+                    body = self._body(answer, most, asked)
+                finally:
                     answer.close()
-                    raise requests.exceptions.ChunkedEncodingError(f"not whole after {self.patience:g} s")
-        answer.close()
-        answer._content, answer._content_consumed = b"".join(parts), True
+        except requests.RequestException:
+            if bound.broken is None:
+                raise
+        if bound.broken is not None:
+            raise _Final(bound.broken)
+        answer._content, answer._content_consumed = body, True
         return answer
+
+    def _body(self, answer: Any, most: int, asked: tuple[int, int] | None) -> bytes:
+        """Return the body of an answer, unless it is already known not to be what was asked for."""
+        encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+        if not answer.ok or answer.is_redirect:
+            # what it says of its failure, or the beginning of it
+            return next(answer.iter_content(ERROR), b"") if encoding in ("", "identity") else b""
+        if encoding not in ("", "identity"):
+            raise _Final(f"its server sends the encoding {encoding[:40]!r}, which was not accepted")
+        length = answer.headers.get("Content-Length", "")
+        if asked is not None and (answer.status_code != 206 or _given(answer, *asked) is None):
+            return b""  # a whole file, or another range, is not wanted
+        if length.isdigit() and int(length[:30]) > most:
+            raise _Final(self._told(most, asked))
+        parts: list[bytes] = []
+        size = 0
+        for part in answer.iter_content(PART):
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise _Final(self._told(most, asked))
+        return b"".join(parts)
+
+    def _told(self, most: int, asked: tuple[int, int] | None) -> str:
+        if asked is not None:
+            return f"its server sends more than the {most} bytes asked for"
+        remedy = "; where that is right, raise MISOXR_DOCUMENT_MB" if most == self.most else ""
+        return f"its server sends more than {most / 1e6:g} MB, the most that is read{remedy}"
+
+
+def _asked(request: Any) -> tuple[int, int] | None:
+    """Return the first and last byte that a request asks for."""
+    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+    return None if asked is None else (int(asked[1]), int(asked[2]))
+
+
+def _given(answer: Any, first: int, last: int) -> int | None:
+    """Return how many bytes an answer's range has, None where it is not the one asked for."""
+    given = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", answer.headers.get("Content-Range", ""))
+    if given is None or (int(given[1]), int(given[2])) != (first, min(last, int(given[3]) - 1)):
+        return None
+    return int(given[2]) + 1 - first
 
 
 def _fault(request: Any, answer: Any) -> str | None:
@@ -151,15 +274,15 @@ def _fault(request: Any, answer: Any) -> str | None:
     status, length, headers = answer.status_code, len(answer.content), answer.headers
     if status in (408, 429) or status >= 500:
         return f"its server answers {status}"
-    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+    asked = _asked(request)
     if asked and status == 206:
-        given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", ""))
-        first, last = int(asked[1]), int(asked[2])
-        if given is None or (int(given[1]), int(given[2])) != (first, min(last, int(given[3]) - 1)):
-            return f"its server sent the range {headers.get('Content-Range')!r}, asked for bytes {first}-{last}"
-        expected = int(given[2]) + 1 - first
-    elif status == 200 and not asked and headers.get("Content-Length", "").isdigit() and "Content-Encoding" not in headers:
-        expected = int(headers["Content-Length"])
+        first, last = asked
+        given = _given(answer, first, last)
+        if given is None:
+            return f"its server sent the range {headers.get('Content-Range', '')[:80]!r}, asked for bytes {first}-{last}"
+        expected = given
+    elif status == 200 and not asked and headers.get("Content-Length", "").isdigit():
+        expected = int(headers["Content-Length"][:30])
     else:
         return None
     return None if length == expected else f"its server sent {length} bytes of {expected}"
@@ -178,7 +301,7 @@ def _pause(tries: int, asked: str | None) -> float:
 def _root(error: BaseException) -> str:
     """Return the text of the innermost error; those around it name the address with its query."""
     inner = next((arg for arg in (getattr(error, "reason", None), *error.args) if isinstance(arg, BaseException)), None)
-    return without_query(error) if inner is None else _root(inner)
+    return without_secrets(error) if inner is None else _root(inner)
 
 
 def _said(error: BaseException, stall: float) -> str:
@@ -195,11 +318,6 @@ def _unconnected(error: requests.RequestException) -> bool:
     return isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError | ConnectTimeoutError)
 
 
-def without_query(error: BaseException) -> str:
-    """Return an error's text without the query strings of addresses, which may hold a signature."""
-    return re.sub(r"\?[^\s'\")]+", "?...", str(error))
-
-
 def follow(session: requests.Session, href: str, headers: Mapping[str, str] | None = None) -> requests.Response:
     """Get an address, and follow only the redirects that an asset may take.
 
@@ -210,9 +328,8 @@ def follow(session: requests.Session, href: str, headers: Mapping[str, str] | No
     Unanswered
         If no whole answer comes.
     """
-    for _ in range(REDIRECTS + 1):
-        answer = session.get(href, headers=headers, allow_redirects=False)
-        if not answer.is_redirect:
-            return answer
-        href = redirected(href, answer.headers["Location"])
+    try:
+        return session.get(href, headers=headers)
+    except requests.TooManyRedirects:
+        pass
     raise AssetError(f"it is refused: it redirects more than {REDIRECTS} times")

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from misoxr.assets.hrefs import redact, resolve
-from misoxr.assets.http import http_session, without_query
+from misoxr.assets.hrefs import redact, resolve, without_secrets
+from misoxr.assets.http import http_session
 from misoxr.assets.remote import open_raster
 from misoxr.assets.sampling import Indices, Sampling, Window, sampling_of, stretches
 from misoxr.errors import AssetError
@@ -115,10 +115,13 @@ class Reader:
         if self.patch_url is None:
             return asset.href
         try:
-            signed = self.patch_url(asset.href)
+            return resolve(self.patch_url(asset.href), root=asset.root)
+        except AssetError:
+            raise
         except Exception as error:
-            raise AssetError(f"patch_url raised {type(error).__name__}: {without_query(error)}") from error
-        return resolve(signed, root=asset.root)
+            fault = f"{type(error).__name__}: {without_secrets(error, asset.href)}"
+        # not from its error, whose text may hold what it signs with
+        raise AssetError(f"patch_url raised {fault}")
 
     def _resampled(self, asset: Asset, raster: Any) -> Floats:
         decode, sample = {"numbers": (_numbers, _bilinear), "classes": (_codes, _nearest), "clear": (_clear, _nearest)}[asset.kind]

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import requests
 
-from misoxr.assets.hrefs import CLOUD, HTTP, gdal_path
-from misoxr.assets.http import CONNECT, PAUSE, STALL, follow, seconds, without_query
+from misoxr.assets.hrefs import CLOUD, HTTP, gdal_path, without_secrets
+from misoxr.assets.http import CONNECT, PAUSE, STALL, follow, seconds
 from misoxr.errors import AssetError
 
 __all__ = ["RemoteFile", "open_raster"]
@@ -126,7 +126,7 @@ class RemoteFile:
         except AssetError as error:
             self.error = error
         except OSError as error:
-            self.error = AssetError(f"it cannot be read: {without_query(error)}")
+            self.error = AssetError(f"it cannot be read: {without_secrets(error)}")
         return b""
 
     def _request(self, start: int, stop: int) -> bytes:

@@ -2,18 +2,19 @@
 
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 import shapely
 import shapely.geometry
 
-from misoxr.assets.hrefs import CLOUD, HTTP, is_remote, redact, resolve
-from misoxr.assets.http import follow, http_session, without_query
+from misoxr.assets.hrefs import CLOUD, HTTP, is_remote, redact, resolve, without_secrets
+from misoxr.assets.http import DOCUMENT, follow, http_session, megabytes, patience, seconds
 from misoxr.errors import AssetError, CatalogError, MisoxrError, did_you_mean
 from misoxr.grid.footprints import split
 from misoxr.paths import expanded
@@ -24,6 +25,16 @@ __all__ = ["Found", "Modifier", "find", "modified"]
 
 PAGE = 100
 """Items that an API is asked for at a time."""
+DOCUMENTS = 100_000
+"""Documents of a static catalogue, or pages of a search, that are read."""
+ITEMS = 1_000_000
+"""Items of a catalogue that are looked at; more than these are read from a table only."""
+LINKS = 1_000_000
+"""Links of a static catalogue that wait to be followed."""
+DEPTH = 64
+"""Objects and lists within each other in an item; those of STAC's extensions are a dozen."""
+MISREAD = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, NotImplementedError)
+"""What libraries raise of JSON that is not as they expect it."""
 
 Modifier = Callable[[Any], Any]
 
@@ -37,7 +48,54 @@ class Found:
     root: str | None
 
     def __post_init__(self) -> None:
+        if _is_deep(self.item):
+            raise CatalogError(f"An item holds more than {DEPTH} objects and lists within each other; it is no STAC item.")
         object.__setattr__(self, "item", checked(self.item))
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether JSON is nested deeper than any item needs, and than what copies it can follow."""
+    level = [value]
+    for _ in range(DEPTH):
+        level = [
+            inner
+            for part in level
+            if isinstance(part, Mapping | list | tuple)
+            for inner in (part.values() if isinstance(part, Mapping) else part)
+        ]
+    return bool(level)
+
+
+class _Walk:
+    """What reading a catalogue may take in all: time, documents, items and links."""
+
+    def __init__(self, location: str) -> None:
+        self.location, self.documents, self.items = redact(location), 0, 0
+        self.patience = seconds("MISOXR_CATALOG_PATIENCE", patience())
+        self.end = time.monotonic() + self.patience
+
+    def document(self) -> None:
+        """Count a document or page; raise where there are too many, or the time is over."""
+        self.documents += 1
+        if time.monotonic() > self.end:
+            raise CatalogError(
+                f"The catalogue {self.location} is not read to its end after {self.patience:g} s, {self.documents - 1} documents and "
+                f"{self.items} items. Narrow the search, raise MISOXR_CATALOG_PATIENCE (seconds), or use a table of items."
+            )
+        self._refuse(self.documents > DOCUMENTS, f"{DOCUMENTS:,} documents or pages")
+
+    def item(self) -> None:
+        """Count an item."""
+        self.items += 1
+        self._refuse(self.items > ITEMS, f"{ITEMS:,} items")
+
+    def waiting(self, links: int) -> None:
+        """Look at how many links wait."""
+        self._refuse(links > LINKS, f"{LINKS:,} links that wait to be followed")
+
+    def _refuse(self, more: bool, than: str) -> None:
+        if more:
+            raise CatalogError(f"The catalogue {self.location} has more than {than}. Narrow the search, or use a table of items.")
 
 
 def find(catalog: Any, filters: Filters, modifier: Modifier | None = None) -> list[Found]:
@@ -77,91 +135,112 @@ def _opened(location: str, filters: Filters) -> Iterator[Found]:
     local = not is_remote(location)
     if local:
         location = os.path.realpath(expanded(location.removeprefix("file://")))
-    document = _json(location)
-    if document.get("conformsTo") or any(link.get("rel") == "search" for link in _links(document)):
-        yield from _searched(location, filters)
-        return
-    _refuse_query(filters, f"The static catalogue {redact(location)}")
-    yield from _walked(location, document, os.path.dirname(location) if local else None)
+    walk = _Walk(location)
+    with http_session(walk.end) as session:
+        walk.document()
+        document = _json(location, session)
+        if document.get("conformsTo") or any(link.get("rel") == "search" for link in _links(document)):
+            yield from _searched(location, filters, session, walk)
+            return
+        _refuse_query(filters, f"The static catalogue {redact(location)}")
+        yield from _walked(location, document, os.path.dirname(location) if local else None, session, walk)
 
 
-def _json(location: str) -> dict[str, Any]:
+def _json(location: str, session: Any = None) -> dict[str, Any]:
     """Return the JSON at an address or path."""
     try:
-        if location.startswith(tuple(f"{scheme}://" for scheme in HTTP)):
-            with http_session() as session:
-                answer = follow(session, location)
-                answer.raise_for_status()
-                document = answer.json()
-        elif location.startswith(tuple(f"{scheme}://" for scheme in CLOUD)):
-            import fsspec
-
-            with fsspec.open(location, "rb") as file:
-                document = json.load(file)
-        else:
-            with open(location, "rb") as file:
-                document = json.load(file)
-    except (OSError, ValueError, ImportError) as error:
-        raise CatalogError(
-            f"The catalogue {redact(location)} cannot be reached or read ({_short(error)}). "
-            "Check the address and the network; it must be a STAC API, or STAC JSON."
-        ) from error
-    if not isinstance(document, dict):
+        document = json.loads(_bytes(location, session))
+    except (*MISREAD, ImportError) as error:
+        fault = _short(error, location)
+    else:
+        if isinstance(document, dict):
+            return document
         raise CatalogError(f"{redact(location)} holds a JSON {type(document).__name__}, not a STAC object.")
-    return document
+    # not from its error, whose text may hold a secret of the address
+    raise CatalogError(
+        f"The catalogue {redact(location)} cannot be reached or read ({fault}). "
+        "Check the address and the network; it must be a STAC API, or STAC JSON."
+    )
 
 
-def _short(error: BaseException) -> str:
-    """Return an error's text without addresses' queries, which may hold a secret."""
-    return f"{type(error).__name__}: {without_query(error)[:300]}"
+def _bytes(location: str, session: Any) -> bytes:
+    """Return the content of an address or path, up to the bound of a document."""
+    if location.startswith(tuple(f"{scheme}://" for scheme in HTTP)):
+        answer = follow(session, location)
+        answer.raise_for_status()
+        return bytes(answer.content)
+    most = megabytes("MISOXR_DOCUMENT_MB", DOCUMENT)
+    if location.startswith(tuple(f"{scheme}://" for scheme in CLOUD)):
+        import fsspec
+
+        with fsspec.open(location, "rb") as file:
+            content = file.read(most + 1)
+    else:
+        with open(location, "rb") as file:
+            content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most / 1e6:g} MB; where that is right, raise MISOXR_DOCUMENT_MB")
+    return bytes(content)
 
 
-def _searched(location: str, filters: Filters) -> Iterator[Found]:
+def _short(error: BaseException, *addresses: str) -> str:
+    """Return an error's text without what may be a secret."""
+    if isinstance(error, RecursionError):
+        return "its JSON is nested too deep"
+    return f"{type(error).__name__}: {without_secrets(error, *addresses)[:300]}"
+
+
+def _searched(location: str, filters: Filters, session: Any, walk: _Walk) -> Iterator[Found]:
     """Yield items of the STAC API at an address."""
     import pystac_client
     from pystac_client.stac_api_io import StacApiIO
 
     api = StacApiIO()
-    api.session = http_session()
-    with _answering(location):
-        client = pystac_client.Client.open(location, stac_io=api)
-    yield from _asked(client, location, filters)
+    api.session = session
+    client = _answer(location, lambda: pystac_client.Client.open(location, stac_io=api))
+    yield from _asked(client, location, filters, walk)
 
 
-def _asked(client: Any, location: str, filters: Filters) -> Iterator[Found]:
+def _asked(client: Any, location: str, filters: Filters, walk: _Walk) -> Iterator[Found]:
     """Yield what a client finds, page after page, one search per interval of time."""
-    with _answering(location):
-        _refuse_what_it_cannot(client, location, filters)
-        for interval in filters.intervals():
-            search = client.search(
-                collections=None if filters.collections is None else list(filters.collections),
-                **_where(filters),
-                datetime=None if interval == (None, None) else rfc3339(interval),
-                query=filters.query,
-                limit=PAGE,
-            )
-            yield from _answered(search, location)
+    _answer(location, lambda: _refuse_what_it_cannot(client, location, filters))
+    for interval in filters.intervals():
+        options = {
+            "collections": None if filters.collections is None else list(filters.collections),
+            **_where(filters),
+            "datetime": None if interval == (None, None) else rfc3339(interval),
+            "query": filters.query,
+            "limit": PAGE,
+        }
+        yield from _answered(_answer(location, partial(client.search, **options)), location, walk)
 
 
-def _answered(search: Any, location: str) -> Iterator[Found]:
+def _answered(search: Any, location: str, walk: _Walk) -> Iterator[Found]:
     """Yield the items of a search."""
-    with _answering(location):
-        for item in search.items_as_dicts():
+    pages = search.pages_as_dicts()
+    while True:
+        walk.document()
+        page = _answer(location, lambda: next(pages, None))
+        if page is None:
+            return
+        for item in _features(page):
+            walk.item()
             yield Found(item, _self_link(item) or location, None)
 
 
-@contextmanager
-def _answering(location: str) -> Iterator[None]:
-    """Say which API did not answer."""
+def _answer(location: str, step: Callable[[], Any]) -> Any:
+    """Take a step of a search, and say which API did not answer."""
     from pystac import STACError
     from pystac_client.exceptions import APIError
 
     try:
-        yield
-    except (APIError, STACError, OSError, NotImplementedError) as error:
-        if isinstance(error, MisoxrError):
-            raise
-        raise CatalogError(f"The STAC API {redact(location)} did not answer the search: {_short(error)}.") from error
+        return step()
+    except MisoxrError:
+        raise
+    except (APIError, STACError, *MISREAD) as error:
+        fault = _short(error, location)
+    # not from its error, whose text may hold a secret of the address
+    raise CatalogError(f"The STAC API {redact(location)} did not answer the search: {fault}.")
 
 
 def _where(filters: Filters) -> dict[str, Any]:
@@ -205,17 +284,22 @@ def _links(document: Any) -> list[Any]:
     return list(links) if mappings(links) and links else []
 
 
-def _walked(location: str, document: dict[str, Any], root: str | None) -> Iterator[Found]:
+def _walked(location: str, document: dict[str, Any], root: str | None, session: Any, walk: _Walk) -> Iterator[Found]:
     """Yield items of a static catalogue, following child and item links below the directory of its first document."""
     top = root or location.rpartition("/")[0] + "/"
-    waiting, seen = [(location, document)], {location}
+    waiting, seen = [location], {location}
     while waiting:
-        place, part = waiting.pop()
+        place = waiting.pop()
+        if place != location:
+            walk.document()
+        part = document if place == location else _json(place, session)
         kind = part.get("type")
         if kind == "Feature":
+            walk.item()
             yield Found(part, place, root)
         elif kind == "FeatureCollection":
             for item in _features(part):
+                walk.item()
                 yield Found(item, _self_link(item) or place, root)
         elif kind not in ("Catalog", "Collection"):
             raise CatalogError(
@@ -226,7 +310,8 @@ def _walked(location: str, document: dict[str, Any], root: str | None) -> Iterat
                 target = _inside(str(link.get("href")), place, root, top)
                 if target not in seen:
                     seen.add(target)
-                    waiting.append((target, _json(target)))
+                    waiting.append(target)
+        walk.waiting(len(waiting))
 
 
 def _features(collection: Mapping[str, Any]) -> list[Any]:
@@ -240,7 +325,7 @@ def _inside(href: str, place: str, root: str | None, top: str) -> str:
     """Return a link's target, which has to lie below the catalogue's own directory."""
     try:
         target = resolve(href, place, root)
-    except AssetError as error:
+    except AssetError as error:  # which redacts
         raise CatalogError(f"{redact(place)} links to {redact(href)!r}, which is refused: {error}") from error
     if root is None and ("/.." in unquote(target) or not target.startswith(top)) or root is not None and is_remote(target):
         raise CatalogError(
@@ -257,12 +342,13 @@ def _given(catalog: Any, filters: Filters) -> Iterator[Found]:
 
     if isinstance(catalog, pystac_client.ItemSearch):
         _refuse_query(filters, "A search")
-        return _answered(catalog, str(catalog.url))
+        return _answered(catalog, str(catalog.url), _Walk(str(catalog.url)))
     client = catalog.get_root() if isinstance(catalog, pystac_client.CollectionClient) else catalog
     if isinstance(client, pystac_client.Client) and client.conforms_to(pystac_client.ConformanceClasses.ITEM_SEARCH):
         if client is not catalog:
             filters = replace(filters, collections=(catalog.id,))
-        return _asked(client, str(client.get_self_href()), filters)
+        href = str(client.get_self_href())
+        return _asked(client, href, filters, _Walk(href))
     _refuse_query(filters, "Items in hand")
     if isinstance(catalog, pystac.Catalog):
         return _in_hand(_members(catalog))
@@ -273,15 +359,20 @@ def _members(catalog: Any) -> list[Any]:
     """Return the items of a pystac catalogue, and of those below it."""
     import pystac
 
+    items, walk = [], _Walk(str(catalog.get_self_href() or catalog.id))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Falling back to pystac")  # what a client that cannot search does
-            items = list(catalog.get_items(recursive=True))
-    except (pystac.STACError, OSError, ValueError, LookupError, TypeError) as error:
-        if isinstance(error, MisoxrError):
-            raise
-        raise CatalogError(f"The catalogue {catalog.id!r} has links that cannot be followed: {_short(error)}.") from error
-    return items
+            for item in catalog.get_items(recursive=True):
+                walk.document()
+                items.append(item)
+    except MisoxrError:
+        raise
+    except (pystac.STACError, *MISREAD) as error:
+        fault = _short(error)
+    else:
+        return items
+    raise CatalogError(f"The catalogue {catalog.id!r} has links that cannot be followed: {fault}.")
 
 
 def _in_hand(items: Any) -> Iterator[Found]:
@@ -333,7 +424,7 @@ def modified(found: Found, modifier: Modifier) -> Found:
 
     try:
         item = pystac.Item.from_dict(found.item, preserve_dict=True)
-    except (pystac.STACError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (pystac.STACError, *MISREAD) as error:
         raise CatalogError(
             f"Item {name_of(found.item)!r} cannot be given to the modifier: pystac does not read it ({error})."
         ) from error
