@@ -11,11 +11,11 @@ import os
 import re
 import socket
 from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from misoxr.errors import AssetError
 
-__all__ = ["CLOUD", "HTTP", "gdal_path", "is_remote", "redact", "redirected", "resolve", "without_secrets"]
+__all__ = ["CLOUD", "HTTP", "gdal_path", "is_remote", "leads_inside", "redact", "redirected", "resolve", "without_secrets"]
 
 HTTP = ("http", "https")
 CLOUD = ("s3", "gs", "az", "abfs", "abfss")
@@ -23,7 +23,8 @@ CLOUD = ("s3", "gs", "az", "abfs", "abfss")
 _PREFIX = re.compile(r"^[A-Za-z][A-Za-z0-9_+.\-]*:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NAMED = re.compile(
-    r"(\b[\w.-]*(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|sig|x-amz-[\w-]+))=[^\s&;,'\")]+", re.IGNORECASE
+    r"(\b[\w.-]*(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|sig|x-amz-[\w-]+))=[^\s&;,'\")]+",
+    re.IGNORECASE,
 )
 """Values that are named as secrets, such as in connection strings."""
 _BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
@@ -183,9 +184,15 @@ def redirected(href: str, location: str) -> str:
             f"it is refused: it redirects to another scheme, {redact(target)!r}. "
             "If that address is right, put it into the catalogue, or rewrite the href with patch_url"
         )
-    if there.hostname != here.hostname and _is_internal(there.hostname) and not _is_internal(here.hostname or ""):
+    if leads_inside(href, target):
         raise AssetError(f"it is refused: it redirects from outside into a private network, to {redact(target)!r}")
     return target
+
+
+def leads_inside(href: str, target: str) -> bool:
+    """Whether an address leads from outside to this machine or a private network."""
+    here, there = urlsplit(href).hostname or "", urlsplit(target).hostname or ""
+    return there != here and _is_internal(there) and not _is_internal(here)
 
 
 def _is_internal(host: str) -> bool:

@@ -7,7 +7,7 @@ cutting gives. GDAL only decodes; resampling is done here, because GDAL's warper
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -27,6 +27,11 @@ __all__ = ["CLEAR", "Asset", "PatchUrl", "Reader"]
 
 Floats = npt.NDArray[np.float32]
 PatchUrl = Callable[[str], str]
+
+STRIP = 1 << 23
+"""Pixels of a raster that are read at once, about; a few arrays of them are held at a time. Finer rasters are read strip by strip."""
+WINDOW = 10**10
+"""Pixels of a raster that may be read for a block: a minute's or two of decoding."""
 
 CLEAR = "clear"
 """Name under which the clear-sky mask, 1 where the scene classification is clear and 0 elsewhere, is read like a band."""
@@ -128,8 +133,23 @@ class Reader:
         sampling = self._sampling(raster, whole=asset.kind == "classes")
         if sampling is None:
             return np.full(self.geobox.shape.yx, np.nan, dtype="float32")
-        values = decode(raster, asset, sampling.window)
-        return sample(values if sampling.shrink == 1 else _averaged(values, sampling.shrink), sampling)
+        (top, bottom), (left, right) = sampling.window.rows, sampling.window.columns
+        if (bottom - top) * (right - left) > WINDOW:
+            raise AssetError(
+                f"it has {bottom - top} x {right - left} pixels in a block of {self.geobox.shape.y} x {self.geobox.shape.x}, and at most "
+                f"{WINDOW:,} are read for one; use smaller chunks, or a coarser raster"
+            )
+        high = STRIP // (right - left) // sampling.shrink * sampling.shrink or sampling.shrink
+        if bottom - top <= high:
+            values = decode(raster, asset, sampling.window)
+            return sample(values if sampling.shrink == 1 else _averaged(values, sampling.shrink), sampling)
+        if sampling.shrink == 1:
+            return _strips(partial(decode, raster, asset), sample, sampling, high)
+        averaged = [
+            _averaged(decode(raster, asset, sampling.window._replace(rows=(first, min(first + high, bottom)))), sampling.shrink)
+            for first in range(top, bottom, high)
+        ]
+        return sample(np.concatenate(averaged), sampling)
 
     def _sampling(self, raster: Any, whole: bool) -> Sampling | None:
         """Return how to sample a raster; ``whole`` leaves its pixels as they are where the block's are larger."""
@@ -191,6 +211,48 @@ def _averaged(values: Floats, shrink: int) -> Floats:
     count = valid.sum(axis=(1, 3))
     total = np.where(valid, squares, 0).sum(axis=(1, 3), dtype="float64")
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype("float32")
+
+
+def _strips(
+    decode: Callable[[Window], Floats], sample: Callable[[Floats, Sampling], Floats], sampling: Sampling, high: int
+) -> Floats:
+    """Read and sample a raster in strips of rows: each pixel of the block is of the strip that holds its centre."""
+    (top, bottom), shape = sampling.window.rows, np.broadcast_shapes(sampling.rows.shape, sampling.columns.shape)
+    result = np.full(shape, np.nan, dtype="float32")
+    inside = np.broadcast_to(sampling.inside, shape)
+    for first in range(0, bottom - top, high):
+        here = np.broadcast_to((sampling.rows >= first) & (sampling.rows < first + high), shape) & inside
+        lines = np.flatnonzero(here.any(axis=1))
+        if not lines.size:
+            continue
+        # a row of neighbours above and below
+        begin, end = max(first - 1, 0), min(first + high + 1, bottom - top)
+        values = decode(sampling.window._replace(rows=(top + begin, top + end)))
+        np.copyto(result, _scattered(sample(values, _part(sampling, lines, begin, end)), lines, shape), where=here)
+    return result
+
+
+def _scattered(values: Floats, lines: Indices, shape: tuple[int, ...]) -> Floats:
+    """Return values of some lines of a block as a block."""
+    result = np.full(shape, np.nan, dtype="float32")
+    result[lines] = values
+    return result
+
+
+def _part(sampling: Sampling, lines: Indices, begin: int, end: int) -> Sampling:
+    """Return the sampling of some lines of a block, from a strip of the raster's rows; what lies in others is moved to its edge."""
+
+    def of(array: Any) -> Any:
+        return array[lines] if array.shape[0] > 1 else array
+
+    def rows(index: Indices) -> Indices:
+        return np.clip(of(index) - begin, 0, end - begin - 1)
+
+    around = sampling.around
+    if around is not None:
+        above, below, before, after, down, along = around
+        around = rows(above), rows(below), of(before), of(after), of(down), of(along)
+    return replace(sampling, inside=of(sampling.inside), rows=rows(sampling.rows), columns=of(sampling.columns), around=around)
 
 
 def _nearest(values: Floats, sampling: Sampling) -> Floats:

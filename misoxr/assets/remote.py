@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import numpy as np
 import requests
 
 from misoxr.assets.hrefs import CLOUD, HTTP, gdal_path, without_secrets
@@ -17,6 +18,12 @@ __all__ = ["RemoteFile", "open_raster"]
 
 BLOCK = 1 << 16
 """Bytes of a header are fetched in blocks of this size, so one request brings a COG's; gaps up to it between tiles are read along."""
+SPAN = 1 << 25
+"""Bytes of tiles that are fetched in one request, about."""
+KEPT = 1 << 28
+"""Bytes of a file's blocks that are kept; those fetched first go first."""
+TILE = 256_000_000
+"""Bytes of a tile, decoded, and of what is read at once: one strip of a Sentinel-2 band has 241 MB."""
 BUCKET_RETRIES = 4
 """GDAL bounds no total: five tries of 30 s and the pauses between are less than three minutes."""
 EXPIRED = (401, 403)
@@ -85,14 +92,16 @@ class RemoteFile:
         missing = [index for index in range(first, last + 1) if index not in self._blocks]
         if missing:
             self._fetch(missing[0], missing[-1])
-        data = b"".join(self._blocks[index] for index in range(first, last + 1))
+        data = b"".join(self._blocks.get(index, b"") for index in range(first, last + 1))
+        for index in list(self._blocks)[: max(0, len(self._blocks) - KEPT // BLOCK)]:
+            del self._blocks[index]
         return data[start - first * BLOCK : stop - first * BLOCK]
 
     def read_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """Return several ranges, such as a window's tiles, in one request where they nearly touch; zeros after an error."""
         spans: list[tuple[int, int]] = []
         for start, size in sorted(zip(offsets, sizes, strict=True)):
-            if spans and start - spans[-1][1] <= BLOCK:
+            if spans and start - spans[-1][1] <= BLOCK and max(spans[-1][1], start + size) - spans[-1][0] <= SPAN:
                 spans[-1] = spans[-1][0], max(spans[-1][1], start + size)
             else:
                 spans.append((start, start + size))
@@ -121,6 +130,8 @@ class RemoteFile:
 
     def _bytes(self, start: int, stop: int) -> bytes:
         """Return bytes from the server; nothing after an error."""
+        if stop - start > TILE and self.error is None:
+            self.error = AssetError(f"it is refused: a tile or header of it has {stop - start} bytes, and at most {TILE} are read")
         try:
             return b"" if self.error or stop <= start else self._request(start, stop)
         except AssetError as error:
@@ -241,16 +252,26 @@ def open_raster(href: str, session: requests.Session, renew: Callable[[], str] |
                 driver = _driver(remote.read(0, 12), remote.error)
                 # GDAL never sees the address: it asks for a name that leads nowhere but to this file
                 with rasterio.open(f"{uuid4().hex}/asset", driver=driver, opener=_Directory(remote)) as dataset:
-                    yield dataset
+                    yield _checked(dataset)
                 if remote.error is not None:
                     raise remote.error
             else:
                 with rasterio.open(path, driver=_driver_of(path)) as dataset:
-                    yield dataset
+                    yield _checked(dataset)
     except (RasterioError, OSError) as error:
         if isinstance(error, AssetError):
             raise
-        raise (remote and remote.error) or AssetError(f"it cannot be read: {error}") from error
+        raise (remote and remote.error) or AssetError(f"it cannot be read: {without_secrets(error, href)}") from error
+
+
+def _checked(raster: Any) -> Any:
+    """Return a raster whose tiles may be decoded: GDAL holds some of them whole."""
+    for (height, width), kind in zip(raster.block_shapes, raster.dtypes, strict=True):
+        if height * width * np.dtype(kind).itemsize > TILE:
+            raise AssetError(
+                f"it is refused: its tiles of {height} x {width} {kind} are larger than {TILE / 1e6:.0f} MB; write it anew with smaller ones"
+            )
+    return raster
 
 
 def _driver_of(path: str) -> str:

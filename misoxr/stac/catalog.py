@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from urllib.parse import unquote
 import shapely
 import shapely.geometry
 
-from misoxr.assets.hrefs import CLOUD, HTTP, is_remote, redact, resolve, without_secrets
+from misoxr.assets.hrefs import CLOUD, HTTP, is_remote, leads_inside, redact, resolve, without_secrets
 from misoxr.assets.http import DOCUMENT, follow, http_session, megabytes, patience, seconds
 from misoxr.errors import AssetError, CatalogError, MisoxrError, did_you_mean
 from misoxr.grid.footprints import split
@@ -195,10 +196,38 @@ def _searched(location: str, filters: Filters, session: Any, walk: _Walk) -> Ite
     import pystac_client
     from pystac_client.stac_api_io import StacApiIO
 
-    api = StacApiIO()
+    class Api(StacApiIO):
+        """Asks only what may be asked: a link of the API could else lead to a file of this machine, or into its network."""
+
+        def read_text(self, source: Any, *args: Any, **options: Any) -> Any:
+            _refuse_inside(location, str(getattr(source, "href", source)))
+            return super().read_text(source, *args, **options)
+
+        def request(self, href: str, *args: Any, **options: Any) -> Any:
+            _refuse_inside(location, href)
+            return super().request(href, *args, **options)
+
+    api = Api()
     api.session = session
     client = _answer(location, lambda: pystac_client.Client.open(location, stac_io=api))
     yield from _asked(client, location, filters, walk)
+
+
+def _refuse_inside(location: str, href: str) -> None:
+    """Raise where a catalogue's link leads to a file, or from outside into a private network."""
+    if href == location:
+        return
+    try:
+        refused = not href.lower().startswith(tuple(f"{scheme}://" for scheme in HTTP)) or (
+            is_remote(location) and leads_inside(location, href)
+        )
+    except ValueError:
+        refused = True
+    if refused:
+        raise CatalogError(
+            f"The catalogue {redact(location)} links to {redact(href)!r}, which is refused: it is a file, or in a private network. "
+            "If that address is right, open it by itself."
+        )
 
 
 def _asked(client: Any, location: str, filters: Filters, walk: _Walk) -> Iterator[Found]:
@@ -359,20 +388,60 @@ def _members(catalog: Any) -> list[Any]:
     """Return the items of a pystac catalogue, and of those below it."""
     import pystac
 
-    items, walk = [], _Walk(str(catalog.get_self_href() or catalog.id))
+    walk = _Walk(str(catalog.get_self_href() or catalog.id))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _reading(catalog, walk):
             warnings.filterwarnings("ignore", "Falling back to pystac")  # what a client that cannot search does
-            for item in catalog.get_items(recursive=True):
-                walk.document()
-                items.append(item)
+            return list(_below(catalog, walk))
     except MisoxrError:
         raise
     except (pystac.STACError, *MISREAD) as error:
         fault = _short(error)
-    else:
-        return items
     raise CatalogError(f"The catalogue {catalog.id!r} has links that cannot be followed: {fault}.")
+
+
+def _below(catalog: Any, walk: _Walk) -> Iterator[Any]:
+    """Yield the items of a pystac catalogue, and of those below it, each catalogue once."""
+    waiting, seen = [catalog], set()
+    while waiting:
+        part = waiting.pop()
+        name = part.get_self_href() or id(part)
+        if name in seen:
+            continue
+        seen.add(name)
+        walk.document()
+        for item in part.get_items():
+            walk.item()
+            walk.document()
+            yield item
+        for child in part.get_children():
+            waiting.append(child)
+            walk.document()
+
+
+@contextmanager
+def _reading(catalog: Any, walk: _Walk) -> Iterator[None]:
+    """Have a pystac catalogue that reads its links in pystac's own way, which knows no bound, read them in ours."""
+    from pystac.stac_io import DefaultStacIO
+
+    root = catalog.get_root() or catalog
+    given, top = getattr(root, "_stac_io", None), str(catalog.get_self_href() or "")
+    if given is not None and type(given) is not DefaultStacIO:
+        yield
+        return
+
+    class Bounded(DefaultStacIO):
+        def read_text_from_href(self, href: str, *_: Any, **__: Any) -> str:
+            if is_remote(top):
+                _refuse_inside(top, href)
+            return _bytes(href, session).decode()
+
+    with http_session(walk.end) as session:
+        root._stac_io = Bounded()
+        try:
+            yield
+        finally:
+            root._stac_io = given
 
 
 def _in_hand(items: Any) -> Iterator[Found]:

@@ -1,8 +1,6 @@
 """Tables of items (stac-geoparquet): hundreds of thousands of them, of which only those that a block needs are ever read."""
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -10,20 +8,18 @@ from itertools import groupby as runs
 from pathlib import Path
 from typing import Any, Literal
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import shapely
 import shapely.geometry
 from dask.base import tokenize
-from fsspec.implementations.local import LocalFileSystem
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from misoxr.assets.hrefs import is_remote, redact
 from misoxr.cube.season import in_season
-from misoxr.errors import CatalogError, require
+from misoxr.errors import CatalogError
 from misoxr.grid.footprints import as_read, footprint, meeting, meets, turned
 from misoxr.paths import expanded
 from misoxr.sensors.bands import check_bands
@@ -31,17 +27,15 @@ from misoxr.stac.catalog import Found, Modifier, modified
 from misoxr.stac.composite import EDGE, Times
 from misoxr.stac.filters import Filters
 from misoxr.stac.items import Scene, scenes_of, solar_days
+from misoxr.stac.table_copy import copied
 
 __all__ = ["ItemTable", "boxes_of", "is_table", "open_table"]
 
 SUFFIXES = (".parquet", ".geoparquet")
-BATCH = 2048
-"""Items that are copied at once."""
 SAMPLE = 100
 """Items that are looked at where the first lacks a band: one that none of them has is not there."""
 FIELDS = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
 """Columns that are an item's own fields; the others are its properties."""
-NEEDED = ("id", "bbox", "datetime")
 
 Integers = npt.NDArray[np.intp]
 
@@ -178,7 +172,7 @@ def open_table(
     uri = expanded(catalog).removeprefix("file://")
     if filters.query is not None:
         raise CatalogError(f"The table {redact(uri)} cannot be queried; filter it yourself instead of query={filters.query!r}.")
-    copy = _copied(uri)
+    copy = copied(uri)
     index = _index(copy, uri)
     keep = np.ones(len(index), bool)
     if filters.collections is not None:
@@ -198,37 +192,6 @@ def open_table(
     chosen = index[keep].sort_values(["time", "id"], kind="stable")
     rows, moments, boxes = chosen.index.to_numpy(np.intp), chosen.time.to_numpy(), chosen[sides].to_numpy("float64")
     return ItemTable(uri, copy, rows, moments, boxes, tuple(bands), mask, groupby, modifier)
-
-
-def _copied(uri: str) -> str:
-    """Return the path of a table's copy in the local cache, made once for each version of it."""
-    require("pyarrow", "parquet")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from platformdirs import user_cache_dir
-
-    try:
-        system, path = fsspec.core.url_to_fs(uri)
-        info = system.info(path)
-        version = [uri if not isinstance(system, LocalFileSystem) else os.path.realpath(path)]
-        version += [str(info.get(key)) for key in ("size", "mtime", "ETag", "etag", "LastModified", "Last-Modified")]
-        folder = Path(expanded(os.environ.get("MISOXR_CACHE") or user_cache_dir("misoxr"))) / "tables"
-        copy = folder / f"{hashlib.sha256(repr(version).encode()).hexdigest()}.arrow"
-        if copy.exists():
-            return str(copy)
-        folder.mkdir(parents=True, exist_ok=True)
-        with system.open(path, "rb") as file, tempfile.NamedTemporaryFile(dir=folder, delete=False) as aside:
-            table = pq.ParquetFile(file)
-            missing = [name for name in (*NEEDED, "assets") if name not in table.schema_arrow.names]
-            if missing:
-                raise CatalogError(f"The table {redact(uri)} lacks the columns {missing}; it must be stac-geoparquet.")
-            with pa.ipc.new_file(aside, table.schema_arrow) as writer:
-                for batch in table.iter_batches(BATCH):
-                    writer.write_batch(batch)
-        os.replace(aside.name, copy)
-    except (OSError, pa.ArrowException) as error:
-        raise CatalogError(f"The table {redact(uri)} cannot be read ({error}); it must be stac-geoparquet.") from error
-    return str(copy)
 
 
 @lru_cache(maxsize=4)

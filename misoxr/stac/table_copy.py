@@ -1,0 +1,173 @@
+"""A copy of a table of items in the local cache, as Arrow's own format: fetched, unpacked and written within bounds of bytes.
+
+Parquet may unpack to a thousand times its size. What a row takes is looked at before many are unpacked at once.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from misoxr.assets.hrefs import HTTP, redact, without_secrets
+from misoxr.assets.http import follow, http_session, megabytes
+from misoxr.errors import AssetError, CatalogError, require
+from misoxr.paths import expanded
+
+__all__ = ["copied"]
+
+NEEDED = ("id", "bbox", "datetime", "assets")
+BATCH = 2048
+"""Items that are copied at once."""
+AT_ONCE = 64_000_000
+"""Bytes that these may take, by what the first rows take."""
+AT_WORST = 500_000_000
+"""Bytes that these may take where each value were as large as all that its column holds."""
+PEEK = 16
+"""Rows that are looked at first, of each group."""
+PIECE = 1 << 24
+"""Bytes of a table that are fetched at a time."""
+TABLE = 16_000.0
+"""Megabytes that a table may unpack to."""
+FOLDS, BESIDE = 200, 256_000_000
+"""How many times its size a table may unpack to, beside some bytes: those of honest items do so some 20 times."""
+
+
+def copied(uri: str) -> str:
+    """Return the path of a table's copy, made once for each version of it.
+
+    Raises
+    ------
+    CatalogError
+        If the table cannot be fetched or read, lacks a column, or unpacks to more than is allowed.
+    """
+    require("pyarrow", "parquet")
+    import pyarrow as pa
+
+    try:
+        if uri.lower().startswith(tuple(f"{scheme}://" for scheme in HTTP)):
+            return _of_server(uri)
+        system, path = fsspec.core.url_to_fs(uri)
+        info = system.info(path)
+        version = [uri if not isinstance(system, LocalFileSystem) else os.path.realpath(path)]
+        version += [str(info.get(key)) for key in ("size", "mtime", "ETag", "etag", "LastModified", "Last-Modified")]
+        copy = _place(version)
+        if not copy.exists():
+            with system.open(path, "rb") as file:
+                _copy(file, copy, uri)
+        return str(copy)
+    except CatalogError:
+        raise
+    except (OSError, ValueError, TypeError, RecursionError, MemoryError, OverflowError, ImportError, pa.ArrowException) as error:
+        fault = f"{type(error).__name__}: {without_secrets(error, uri)[:300]}"
+    # not from its error, whose text may hold a secret of the address
+    raise CatalogError(f"The table {redact(uri)} cannot be read ({fault}); it must be stac-geoparquet.")
+
+
+def _place(version: list[str]) -> Path:
+    """Return where the copy of a version lies."""
+    from platformdirs import user_cache_dir
+
+    folder = Path(expanded(os.environ.get("MISOXR_CACHE") or user_cache_dir("misoxr"))) / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(repr(version).encode()).hexdigest()}.arrow"
+
+
+def _of_server(uri: str) -> str:
+    """Return the path of the copy of a table over HTTP, which is fetched piece by piece."""
+    most = megabytes("MISOXR_TABLE_MB", TABLE)
+    with http_session() as session:
+        first, size = _piece(session, uri, 0)
+        headers = first.headers
+        copy = _place([uri, str(size), headers.get("ETag", ""), headers.get("Last-Modified", "")])
+        if copy.exists():
+            return str(copy)
+        if size > most:
+            raise CatalogError(_larger(uri, most))
+        with tempfile.TemporaryFile(dir=copy.parent) as file:
+            file.write(first.content)
+            while file.tell() < size:
+                piece, now = _piece(session, uri, file.tell())
+                if now != size:
+                    raise AssetError(f"it changed from {size} to {now} bytes meanwhile")
+                file.write(piece.content)
+            file.seek(0)
+            _copy(file, copy, uri)
+    return str(copy)
+
+
+def _piece(session: Any, uri: str, start: int) -> tuple[Any, int]:
+    """Return an answer with a piece of a file, and the file's size."""
+    answer = follow(session, uri, {"Range": f"bytes={start}-{start + PIECE - 1}"})
+    if answer.status_code != 206:
+        why = "its server does not answer range requests" if answer.ok else f"its server answers {answer.status_code}"
+        raise AssetError(f"it cannot be fetched: {why}")
+    return answer, int(answer.headers["Content-Range"].rpartition("/")[2])
+
+
+def _copy(file: Any, copy: Path, uri: str) -> None:
+    """Unpack a table's rows into its copy."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    most = min(megabytes("MISOXR_TABLE_MB", TABLE), FOLDS * size + BESIDE)
+    table = pq.ParquetFile(file)
+    missing = [name for name in NEEDED if name not in table.schema_arrow.names]
+    if missing:
+        raise CatalogError(f"The table {redact(uri)} lacks the columns {missing}; it must be stac-geoparquet.")
+    with _beside(copy) as aside, pa.ipc.new_file(aside, table.schema_arrow) as writer:
+        written, small = 0, []
+        for batch in _batches(table, most, uri):
+            written += batch.nbytes
+            if written > most:
+                raise CatalogError(_larger(uri, most))
+            small.append(batch)
+            # rows are found faster in few batches
+            if sum(one.num_rows for one in small) >= BATCH or sum(one.nbytes for one in small) >= AT_ONCE:
+                writer.write_table(pa.Table.from_batches(small).combine_chunks())
+                small = []
+        if small:
+            writer.write_table(pa.Table.from_batches(small).combine_chunks())
+
+
+def _larger(uri: str, most: int) -> str:
+    return (
+        f"The table {redact(uri)} unpacks to more than {most / 1e6:.0f} MB, the most for its size. If you trust it, write it anew "
+        "with other compression or in several files; MISOXR_TABLE_MB bounds large tables."
+    )
+
+
+def _batches(table: Any, most: int, uri: str) -> Iterator[Any]:
+    """Yield a table's rows, as many at once as may be unpacked."""
+    for at in range(table.num_row_groups):
+        group = table.metadata.row_group(at)
+        columns = [group.column(index) for index in range(group.num_columns)]
+        packed = sum(max(column.total_uncompressed_size, 0) for column in columns)
+        values = sum(max(column.num_values, 0) for column in columns)
+        if max(packed, 8 * values, 8 * group.num_rows) > most:
+            raise CatalogError(_larger(uri, most))
+        worst = max(1, min(BATCH, AT_WORST // max(packed, 1)))
+        first = next(table.iter_batches(min(PEEK, worst), row_groups=[at]), None)
+        if first is None:
+            continue
+        width = first.nbytes // max(first.num_rows, 1) + 1
+        yield from table.iter_batches(max(1, min(worst, AT_ONCE // width)), row_groups=[at])
+
+
+@contextmanager
+def _beside(copy: Path) -> Iterator[Any]:
+    """Give a file that takes its place when it is complete, and is gone otherwise."""
+    with tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as aside:
+        try:
+            yield aside
+        except BaseException:
+            os.unlink(aside.name)
+            raise
+    os.replace(aside.name, copy)
