@@ -37,7 +37,7 @@ def is_remote(href: str) -> bool:
 
 def redact(href: str) -> str:
     """Return the href without what may be a secret: user name, password, query and fragment."""
-    text = _CONTROL.sub(" ", re.split(r"\?|%3f", str(href), maxsplit=1, flags=re.IGNORECASE)[0])
+    text = _NAMED.sub(r"\1=...", _CONTROL.sub(" ", re.split(r"\?|%3f", str(href), maxsplit=1, flags=re.IGNORECASE)[0]))
     begin = re.search(r":/+", text)
     if begin is None:
         return text

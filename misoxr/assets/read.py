@@ -167,6 +167,10 @@ def _named(asset: Asset) -> Any:
         yield
     except AssetError as error:
         raise AssetError(f"Item {asset.item!r}, band {asset.band!r}, {redact(asset.href)}: {error}.") from error
+    except MemoryError as error:
+        raise AssetError(
+            f"Item {asset.item!r}, band {asset.band!r}, {redact(asset.href)}: it takes more memory than there is; use smaller chunks."
+        ) from error
 
 
 def _raw(raster: Any, window: Window, margin: int = 0) -> tuple[npt.NDArray[Any], tuple[slice, slice]]:

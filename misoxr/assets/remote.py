@@ -267,7 +267,7 @@ def open_raster(href: str, session: requests.Session, renew: Callable[[], str] |
 def _checked(raster: Any) -> Any:
     """Return a raster whose tiles may be decoded: GDAL holds some of them whole."""
     for (height, width), kind in zip(raster.block_shapes, raster.dtypes, strict=True):
-        if height * width * np.dtype(kind).itemsize > TILE:
+        if height * width * (4 if kind.startswith("complex_") else np.dtype(kind).itemsize) > TILE:
             raise AssetError(
                 f"it is refused: its tiles of {height} x {width} {kind} are larger than {TILE / 1e6:.0f} MB; write it anew with smaller ones"
             )

@@ -15,11 +15,11 @@ from misoxr.errors import PointsError, note
 from misoxr.grid.geobox import beside, extent, pixels
 from misoxr.paths import expanded
 from misoxr.points.clusters import polygon_of
+from misoxr.points.files import read_file
 from misoxr.points.labels import codes
 from misoxr.points.readers import (
     check_geometry,
     located,
-    read_file,
     renamed,
     require_columns,
     settled,
@@ -54,8 +54,8 @@ def read_points(
     Parameters
     ----------
     source : GeoDataFrame, DataFrame, path or URL
-        Points, a table with coordinates in columns, or a file: GeoPackage, GeoJSON, Shapefile, (Geo)Parquet, CSV, or the MISO authors'
-        JSON list of records, whose coordinates are x_3338 and y_3338 (EPSG:3338) where it has them.
+        Points, a table with coordinates in columns, or a file: GeoPackage, GeoJSON, Shapefile, FlatGeobuf, (Geo)Parquet, CSV, one of these
+        in a zip archive or compressed by gzip, or the MISO authors' JSON list of records, whose coordinates are x_3338 and y_3338 (EPSG:3338) where it has them.
     crs : optional
         CRS of the points where the source names none. Columns "lon" and "lat" are EPSG:4326 by default.
     labels : mapping of task to column, optional

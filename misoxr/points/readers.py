@@ -1,15 +1,11 @@
-"""Readers of point files: formats, coordinates, and cells that hold one value each."""
+"""What tables of points hold: coordinates, and cells of one value each."""
 
 import datetime
-import json
-import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from numbers import Real
 from typing import Any
 
-import fsspec
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +22,6 @@ __all__ = [
     "lengths",
     "located",
     "number_of",
-    "read_file",
     "renamed",
     "require_columns",
     "settled",
@@ -40,65 +35,6 @@ AUTHORS_XY = ("x_3338", "y_3338")
 """Columns of EPSG:3338 coordinates in the MISO authors' point file."""
 
 LISTS = (list, tuple, set, np.ndarray)
-
-
-def read_file(path: str) -> tuple[pd.DataFrame, bool]:
-    """Read a file of points or a table, and tell whether it was a JSON list of records.
-
-    Raises
-    ------
-    PointsError
-        If the file cannot be read, or is JSON of another shape.
-    """
-    ending = os.path.splitext(path.lower().removesuffix(".gz"))[1]
-    try:
-        if ending in (".csv", ".tsv"):
-            return pd.read_csv(path, sep="," if ending == ".csv" else "\t"), False
-        if ending in (".parquet", ".geoparquet"):
-            try:
-                return gpd.read_parquet(path), False
-            except ValueError:  # a table without GeoParquet's metadata
-                return pd.read_parquet(path), False
-        return _read_json(path) if ending in (".json", ".geojson") else (gpd.read_file(path), False)
-    except (ImportError, PointsError):
-        raise
-    except Exception as error:  # GDAL, pyarrow and pandas each have their own
-        raise PointsError(f"The points {path!r} cannot be read: {error}") from error
-
-
-def _read_json(path: str) -> tuple[pd.DataFrame, bool]:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Could not parse column")  # of names and lists mixed; see _unquoted
-            table = gpd.read_file(path)
-    except Exception as error:  # no GeoJSON; what GDAL raises differs by version
-        with fsspec.open(path, "rb") as file:
-            records = json.load(file)
-        if isinstance(records, dict) and records.get("type") == "FeatureCollection":
-            raise
-        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            kinds = sorted({type(item).__name__ for item in records}) if isinstance(records, list) else []
-            what = f"a list of {', '.join(kinds)}" if kinds else f"a {type(records).__name__}"
-            raise PointsError(
-                f"The JSON {path!r} holds {what}, not points; give a GeoJSON FeatureCollection, or a list of records with "
-                "lon and lat (or x_3338 and y_3338)."
-            ) from error
-        return pd.DataFrame(records), True
-    for name in table.columns:
-        cells = [_unquoted(value) for value in table[name]]
-        if any(isinstance(cell, list) for cell in cells):
-            table[name] = pd.Series(cells, index=table.index, dtype=object)
-    return table, False
-
-
-def _unquoted(value: Any) -> Any:
-    """Return a list of GeoJSON as one; GDAL gives its text where other features of the column hold single values."""
-    if not (isinstance(value, str) and value.startswith("[ ") and value.endswith(" ]")):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
 
 
 def located(table: pd.DataFrame, x: str | None, y: str | None, crs: Any, *, records: bool = False) -> gpd.GeoDataFrame:

@@ -1,6 +1,6 @@
 """From a STAC catalogue to a lazy cube or composite: :func:`open_stac`.
 
-``open`` is the way through: ``arguments``, ``catalog`` (search) and ``item_table`` give items, ``filters`` and ``dates`` choose among them,
+``open`` is the way through: ``arguments``, ``catalog`` (search) and ``item_table`` (by ``table_copy``) give items, ``filters`` and ``dates`` choose among them,
 ``target`` finds the grid, ``items`` what to read for each block; ``composite`` and ``engines`` build the Dask graph.
 """
 
