@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 __all__ = ["Bound", "bounded", "pools"]
@@ -118,11 +117,9 @@ class _Options(list[Any]):
         return super().__iter__()
 
 
-def pools(known: Mapping[str, Any]) -> Mapping[str, Any]:
+def pools(known: Mapping[str, Any]) -> dict[str, type]:
     """Return urllib3's classes of pools, by scheme, with connections that hold to the bound."""
-    return MappingProxyType(
-        {
-            scheme: type(pool.__name__, (pool,), {"ConnectionCls": type("Connection", (_Connects, pool.ConnectionCls), {})})
-            for scheme, pool in known.items()
-        }
-    )
+    return {
+        scheme: type(pool.__name__, (pool,), {"ConnectionCls": type("Connection", (_Connects, pool.ConnectionCls), {})})
+        for scheme, pool in known.items()
+    }

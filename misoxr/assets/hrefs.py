@@ -27,6 +27,10 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 """Values that are named as secrets, such as in connection strings."""
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*:/+[^\s'\"<>)]*")
+_USER = re.compile(r"^[^/]*@")
+_NESTED = re.compile(r"(:/+)[^/]*@")
+"""Users and passwords of an address, and of those within it."""
 _BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
 
 
@@ -43,9 +47,11 @@ def redact(href: str) -> str:
         return text
     text = text.partition("#")[0]
     # a slash in a password ends the host too early, and what is left of it is no port
-    host = text[begin.end() :].partition("/")[0]
-    part = host if "@" in host or not re.search(r":(?!\d*$)", host) else text[begin.end() :]
-    return text[: begin.end()] + text[begin.end() + len(part.rpartition("@")[0] + "@") * ("@" in part) :]
+    rest = text[begin.end() :]
+    host = rest.partition("/")[0]
+    if "@" in host or not re.search(r":(?!\d*$)", host):
+        return text[: begin.end()] + _USER.sub("", _NESTED.sub(r"\1", rest))
+    return text[: begin.end()] + (rest.rpartition("@")[2] if "@" in rest else re.sub(r":[^/]*", ":...", rest, count=1))
 
 
 def without_secrets(told: object, *addresses: object) -> str:
@@ -57,7 +63,7 @@ def without_secrets(told: object, *addresses: object) -> str:
     for address in addresses:
         for secret in _secrets(str(address)):
             text = text.replace(secret, "...")
-    text = re.sub(r"(:/+)[^\s/?#'\"<>]*@", r"\1", text)
+    text = _ADDRESS.sub(lambda found: redact(found[0]) + "?..." * ("?" in found[0]), text)
     text = re.sub(r"\?[^\s'\")>]+", "?...", text)
     return _NAMED.sub(r"\1=...", text)
 
@@ -93,16 +99,16 @@ def resolve(href: str, base: str | None = None, root: str | None = None) -> str:
         raise AssetError(f"The href {redact(href)!r} is refused: it is not an address of a file.")
     if href.lower().startswith("/vsi"):
         raise AssetError(f"The href {redact(href)!r} is refused: it names a GDAL virtual file system.")
-    fault = None
+    known = True
     try:
         if base is not None and is_remote(base) and not _PREFIX.match(href):
             href = _joined(base, href)
         scheme, host = urlsplit(href).scheme.lower(), urlsplit(href).hostname
         _ = (host or "").encode("idna"), urlsplit(href).port, href.encode()  # what cannot be asked for is refused here
-    except ValueError as error:
-        fault = without_secrets(error, href)
-    if fault is not None:
-        raise AssetError(f"The href {redact(href)!r} is refused: it is no address that can be asked for ({fault}).")
+    except ValueError:  # whose text may hold a part of the address
+        known = False
+    if not known:
+        raise AssetError(f"The href {redact(href)!r} is refused: it is no address that can be asked for.")
     if scheme in HTTP and host:
         return href
     if scheme in CLOUD:

@@ -250,7 +250,8 @@ def _part(sampling: Sampling, lines: Indices, begin: int, end: int) -> Sampling:
         return array[lines] if array.shape[0] > 1 else array
 
     def rows(index: Indices) -> Indices:
-        return np.clip(of(index) - begin, 0, end - begin - 1)
+        local: Indices = np.clip(of(index) - begin, 0, end - begin - 1)
+        return local
 
     around = sampling.around
     if around is not None:

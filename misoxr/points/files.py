@@ -74,10 +74,10 @@ def _fetched(source: str, aside: Path) -> tuple[Path, str]:
     scheme = source.partition("://")[0].lower() if "://" in source else ""
     most = megabytes("MISOXR_POINTS_MB", LARGEST)
     if scheme in ("", "file"):
-        path = unquote(urlsplit(source).path) if scheme else source
-        if os.path.realpath(path).startswith("/vsi"):
+        named = unquote(urlsplit(source).path) if scheme else source
+        if os.path.realpath(named).startswith("/vsi"):
             raise PointsError(f"The points {redact(source)!r} are refused: they are in a GDAL virtual file system.")
-        return Path(os.path.realpath(path)), path
+        return Path(os.path.realpath(named)), named
     named, path = urlsplit(source).path, aside / "fetched"
     if scheme in HTTP:
         with http_session(most=most) as session:
@@ -200,12 +200,14 @@ def _member(path: Path, aside: Path, name: str) -> tuple[Path, str]:
 
 
 def _parquet(file: Any) -> pd.DataFrame:
+    table: pd.DataFrame
     try:
-        return gpd.read_parquet(file)
+        table = gpd.read_parquet(file)
     except ValueError:  # a table without GeoParquet's metadata
         if hasattr(file, "seek"):
             file.seek(0)
-        return pd.read_parquet(file)
+        table = pd.read_parquet(file)
+    return table
 
 
 def _json(content: Any, name: str) -> tuple[pd.DataFrame, bool]:

@@ -17,7 +17,7 @@ from dask.layers import ArrayBlockwiseDep
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
-from misoxr.assets.hrefs import redact
+from misoxr.assets.hrefs import is_remote, redact
 from misoxr.assets.read import CLEAR, Asset, PatchUrl, Reader
 from misoxr.cube.composite import reduce_time
 from misoxr.cube.sources import SOURCE, Source, Span
@@ -72,7 +72,9 @@ class ItemsInHand:
     def token(self) -> str:
         """What tells these items from others; signatures do not."""
         assets = [
-            (at, repr(replace(asset, href=redact(asset.href)))) for at, scene in self._scenes for asset in scene.assets.values()
+            (at, repr(replace(asset, href=redact(asset.href)) if is_remote(asset.href) else asset))
+            for at, scene in self._scenes
+            for asset in scene.assets.values()
         ]
         return str(tokenize(assets))
 

@@ -1,4 +1,7 @@
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +17,11 @@ from odc.geo.geobox import GeoBox
 from servers import range_server
 
 from misoxr.assets import hrefs
-from misoxr.assets.hrefs import gdal_path, redact, resolve
+from misoxr.assets import read as reading
+from misoxr.assets.hrefs import gdal_path, redact, redirected, resolve
+from misoxr.assets.http import http_session
 from misoxr.assets.read import Asset, Reader
+from misoxr.assets.remote import RemoteFile
 from misoxr.errors import AssetError
 from misoxr.sensors.decoding import Encoding
 from tests.stac_scenes import counts, write_cog
@@ -129,8 +135,59 @@ def test_local_hrefs_stay_below_the_catalogue(tmp_path):
             resolve(href, base, root)
 
 
+SECRETS = [
+    "https://me:SECRET@example.org/a.tif?sig=SECRET#x",
+    "https://me:SEC/SECRET@example.org/a.tif",
+    "https://example.org:SECRET/a.tif",
+    "red.tif?sig=SECRET",
+    "http:/example.org/a.tif?sig=SECRET",
+    "/vsicurl/https://me:SECRET@example.org/a.tif",
+    "/vsicurl?token=SECRET&url=https://example.org",
+    "https://example.org/a.tif\n?sig=SECRET",
+    "https://[example.org/a.tif?sig=SECRET",
+    "ftp://me:SECRET@example.org/a.tif",
+    "file:///a.tif?sig=SECRET",
+    "s3://key:SECRET@bucket/a.tif?x",
+    "<x>?SECRET",
+    "PG:host=h password=SECRET",
+]
+
+
+def everything(error: BaseException | None) -> str:
+    """The messages of an error and of all that led to it, as a log may hold them."""
+    return "" if error is None else f"{error!r}{everything(error.__cause__)}{everything(error.__context__)}"
+
+
 def test_secrets_are_left_out_of_messages():
     assert redact("https://me:word@example.org/a.tif?sig=secret#x") == "https://example.org/a.tif"
+    assert redact("https://example.org:80/v@1/a.tif") == "https://example.org:80/v@1/a.tif"
+    assert redact("/data/a#1.tif") == "/data/a#1.tif"
+
+
+@pytest.mark.parametrize("href", SECRETS)
+def test_refusals_and_signing_functions_tell_no_secret(href, tmp_path):
+    def fails(_: str) -> str:
+        raise KeyError(f"no account for {href}")
+
+    asset = Asset("item", "red", "https://127.0.0.1:9/a.tif")
+    steps = [
+        lambda: resolve(href, None, str(tmp_path)),
+        lambda: redirected("http://127.0.0.1:9/a.tif", f"ftp:{href}"),
+        lambda: read(asset, grid((8, 8)), patch_url=fails),
+    ]
+    if not href.startswith("https://me"):  # which may be opened
+        steps.append(lambda: read(asset, grid((8, 8)), patch_url=lambda _: href))
+    for step in steps:
+        assert "SECRET" not in refusal(step)
+
+
+def refusal(step) -> str:
+    """What an error tells, "" where there is none."""
+    try:
+        step()
+    except AssetError as error:
+        return everything(error)
+    return ""
 
 
 # ---- reading over HTTP
@@ -361,3 +418,87 @@ def test_rasters_that_cannot_be_placed(directory):
         read(local(directory, "nowhere.tif"), grid((5, 5)))
     with pytest.raises(AssetError, match="has 3 bands"):
         read(local(directory, "three.tif"), grid((5, 5)))
+
+
+# ---- rasters finer than the grid
+
+
+@pytest.mark.parametrize("kind", ["numbers", "classes", "clear"])
+@pytest.mark.parametrize("block", ["coarse", "finer", "moved", "coarse and moved"])
+def test_strips_give_what_the_whole_gives(directory, kind, block, monkeypatch):
+    box = {
+        "coarse": grid((12, 10), 75, shift=-33),
+        "finer": grid((90, 120), 7, shift=13),
+        "moved": grid((90, 120), 13, "EPSG:3338"),
+        "coarse and moved": grid((14, 15), 95, "EPSG:3338", -300),
+    }[block]
+    asset = local(directory, "ten.tif" if kind == "numbers" else "scl.tif", kind)
+    whole = read(asset, box)
+    assert np.isfinite(whole).any()
+    for pixels in (1, 300, 2000):
+        monkeypatch.setattr(reading, "STRIP", pixels)
+        # where a strip has no missing pixel, weights are not made up: a last digit may differ, as between blocks
+        np.testing.assert_allclose(read(asset, box), whole, rtol=1e-6)
+
+
+FINE = """
+import sys
+import numpy as np
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from misoxr.assets.read import Asset, Reader
+from misoxr.errors import AssetError
+from misoxr.sensors.decoding import Encoding
+def most():
+    return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+def read(name, shape, size):
+    with Reader(GeoBox(shape, Affine(size, 0, 5e5, 0, -size, 7.2e6), "EPSG:32605")) as reader:
+        return reader.read(Asset("a", "red", f"{sys.argv[1]}/{name}", sys.argv[1], encoding=Encoding(scale=1.0)))
+read("small.tif", (8, 8), 10)
+before = most()
+try:
+    print(int(np.isfinite(read(sys.argv[2], (110, 110), float(sys.argv[3]))).sum()))
+except AssetError as error:
+    print(error)
+print(most() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells how much memory was used")
+@pytest.mark.parametrize(
+    ("side", "tile", "pixel", "size", "said"),
+    [
+        (10980, 512, 10, 1000, "12100"),  # a tile of Sentinel-2 on a grid of 1 km
+        (40_000, 16_384, 0.04, 10, "Item 'a', band 'red', .*its tiles of 16384 x 16384 uint8 are larger than 256 MB"),
+        (1_000_000, 1024, 0.0016, 10, "Item 'a', band 'red', .*at most 10,000,000,000 are read for one; use smaller chunks"),
+    ],
+)
+def test_a_raster_much_finer_than_the_grid_takes_little_memory(tmp_path, side, tile, pixel, size, said):
+    options = {"driver": "GTiff", "count": 1, "crs": "EPSG:32605", "tiled": True, "compress": "deflate", "SPARSE_OK": True}
+    for name, length, block in (("small.tif", 64, 64), ("large.tif", side, tile)):
+        with rasterio.open(
+            tmp_path / name,
+            "w",
+            height=length,
+            width=length,
+            dtype="uint8",
+            transform=Affine(pixel, 0, WEST, 0, -pixel, NORTH),
+            blockxsize=block,
+            blockysize=block,
+            **options,
+        ):
+            pass
+    command = [sys.executable, "-c", FINE, str(tmp_path), "large.tif", str(size)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "GDAL_CACHEMAX": "64"})
+    told, grown = run.stdout.strip().rsplit("\n", 1)
+    assert re.search(said, told)
+    assert int(grown) < 500
+
+
+def test_what_a_file_says_of_its_tiles_is_bounded():
+    """Place and length of a tile are what the file says; nothing is asked for."""
+    for ask in (lambda file: file.read_ranges([0], [10**9]), lambda file: file.read(0, 10**9)):
+        file = RemoteFile("http://127.0.0.1:9/a.tif", http_session())
+        file._size, file._blocks = 10**12, {0: b""}
+        ask(file)
+        assert "at most 256000000 are read" in str(file.error)
