@@ -16,6 +16,10 @@ from typing import Any
 
 __all__ = ["Bound", "bounded", "pools"]
 
+SLOW = "its server's answer is not whole when patience ends"
+DRIPS = 5
+"""Reads of an answer after which its server is slow rather than silent."""
+
 
 @dataclass
 class Bound:
@@ -57,7 +61,7 @@ class _Reads(io.RawIOBase):
     """A socket's bytes, as far as a bound goes."""
 
     def __init__(self, raw: Any, sock: Any, bound: Bound) -> None:
-        self._raw, self._sock, self._bound = raw, sock, bound
+        self._raw, self._sock, self._bound, self._reads = raw, sock, bound, 0
 
     def readable(self) -> bool:
         return True
@@ -65,13 +69,19 @@ class _Reads(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         left = self._bound.end - time.monotonic()
         if left <= 0:
-            self._bound.broken = "its server's answer is not whole when patience ends"
-            raise TimeoutError(self._bound.broken)
+            self._bound.broken = SLOW
+            raise TimeoutError(SLOW)
         if self._bound.most <= 0:
             self._bound.broken = "its server sends more than was asked for"
             raise ConnectionAbortedError(self._bound.broken)
         self._sock.settimeout(min(self._bound.stall, left))
-        count: int | None = self._raw.readinto(buffer)
+        self._reads += 1
+        try:
+            count: int | None = self._raw.readinto(buffer)
+        except TimeoutError:
+            if self._reads > DRIPS and time.monotonic() >= self._bound.end:
+                self._bound.broken = SLOW
+            raise
         self._bound.most -= count or 0
         return count
 
