@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 __all__ = ["Bound", "bounded", "pools"]
@@ -129,7 +130,9 @@ class _Options(list[Any]):
 
 def pools(known: Mapping[str, Any]) -> dict[str, type]:
     """Return urllib3's classes of pools, by scheme, with connections that hold to the bound."""
-    return {
-        scheme: type(pool.__name__, (pool,), {"ConnectionCls": type("Connection", (_Connects, pool.ConnectionCls), {})})
-        for scheme, pool in known.items()
-    }
+    return {scheme: _holding(pool) for scheme, pool in known.items()}
+
+
+@cache
+def _holding(pool: Any) -> type:
+    return type(pool.__name__, (pool,), {"ConnectionCls": type("Connection", (_Connects, pool.ConnectionCls), {})})
