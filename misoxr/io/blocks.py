@@ -1,11 +1,13 @@
 """Write the blocks of a store: tasks that compute, write and record them, in graphs of bounded size, here or on a cluster."""
 
+import asyncio
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 from math import ceil
+from pathlib import Path
 from typing import Any, Protocol
 
 import cloudpickle
@@ -21,19 +23,23 @@ from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 from dask.system import CPU_COUNT
 from tqdm.auto import tqdm
+from zarr.storage import LocalStore
 
 from misoxr.clusters import here, in_task
 from misoxr.errors import AssetError, StoreError
 from misoxr.grid.halo import MANY
 from misoxr.io.layout import Layout, packed
-from misoxr.io.ledger import PLAN, Block, Ledger, in_order, unreachable
+from misoxr.io.ledger import Block, Ledger, in_order
+from misoxr.io.writers import put_through, remove_through, unreachable
 
 __all__ = [
+    "Disk",
     "Runner",
     "Sink",
     "Target",
     "batch_of",
     "graph_of",
+    "opened",
     "parts_of",
     "put_nodata",
     "runner_of",
@@ -91,20 +97,18 @@ class Target:
     @property
     def put(self) -> Callable[[Array, str, tuple[slice, ...], bool], None]:
         """Write a part of a variable."""
-        return partial(_put, self.uri)
+        return partial(_put, self.uri, self.ledger)
 
     def end(self, block: Block) -> Callable[[Sequence[None]], None]:
         """Record a block."""
         return partial(_record, ledger=self.ledger, block=block)
 
 
-def _put(uri: str, values: Array, name: str, region: tuple[slice, ...], pack: bool) -> None:
+def _put(uri: str, ledger: Ledger, values: Array, name: str, region: tuple[slice, ...], pack: bool) -> None:
     stored = packed(values, name) if pack else values
     try:
-        try:
-            _opened(uri)[name][region] = stored
-        except FileNotFoundError:  # a writer that took this one for dead removed the file before zarr had renamed it
-            _opened(uri)[name][region] = stored
+        ledger.check()
+        _opened(uri, ledger.own)[name][region] = stored
     except unreachable() as error:
         raise StoreError(
             f"The store {uri} cannot be written ({error}). What is written stays valid; when the cause is mended, the same call "
@@ -112,9 +116,36 @@ def _put(uri: str, values: Array, name: str, region: tuple[slice, ...], pack: bo
         ) from error
 
 
-@lru_cache(maxsize=8)
-def _opened(uri: str) -> Any:
-    return zarr.open_group(uri, mode="r+", use_consolidated=False)
+def opened(uri: str, own: Path | None) -> Any:
+    """Open a store to write to it, on a disk by way of its writer's directory."""
+    return zarr.open_group(uri if own is None else Disk(uri, own), mode="r+", use_consolidated=False)
+
+
+_opened = lru_cache(maxsize=8)(opened)
+
+
+class Disk(LocalStore):
+    """A store on a disk, into which all goes by way of its writer's directory; see :func:`misoxr.io.writers.put_through`."""
+
+    def __init__(self, root: str | Path, own: Path) -> None:
+        super().__init__(root)
+        self._own = own
+
+    async def set(self, key: str, value: Any) -> None:
+        """Put a file in place, flushed: a record of it must not outlive it."""
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    async def delete(self, key: str) -> None:
+        """Remove a file."""
+        await asyncio.to_thread(self.delete_sync, key)
+
+    def set_sync(self, key: str, value: Any) -> None:
+        """Put a file in place."""
+        put_through(self._own, self.root / key, value.as_buffer_like(), flush=True)
+
+    def delete_sync(self, key: str) -> None:
+        """Remove a file."""
+        remove_through(self._own, self.root / key)
 
 
 def _record(parts: Sequence[None], ledger: Ledger, block: Block) -> None:
@@ -151,12 +182,13 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
             if isinstance(outcome, AssetError):
                 if not mask:
                     raise outcome
-                put_nodata(target, block)
-                ledger.complete(block, str(outcome))
+                _mask(target, block, str(outcome))
             bar.update(1)
 
-        while ledger.has(PLAN):
+        while True:
             done = ledger.done()
+            if not ledger.current():
+                return False
             left = [block for block in order if done.get(block) not in enough]
             bar.update(len(order) - len(left) - bar.n)
             if not left:
@@ -167,13 +199,23 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
             if not mine and not runner.waiting:
                 time.sleep(WAIT)
             runner.wait(ended, everything=not mine)
-    return False
 
 
 def start(sink: Sink, graph: HighLevelGraph, blocks: Sequence[Block], runner: "Runner", ended: Ended) -> None:
     """Hand blocks to a runner, in graphs that are small enough for it."""
     for tasks, ends in _batches(blocks, lambda some: batch_of(sink, graph, some, shared=runner.remote), measured=runner.remote):
         runner.start(tasks, ends, ended)
+
+
+def _mask(target: Target, block: Block, error: str) -> None:
+    """Write nodata for a block that could not be read, which only the holder of its lease can."""
+    try:
+        put_nodata(target, block)
+        target.ledger.complete(block, error)
+    except StoreError:
+        if target.ledger.own is None:  # in a bucket nodata may have come after another writer's data
+            target.ledger.withdraw(block)
+        raise
 
 
 def put_nodata(sink: Sink, block: Block) -> None:

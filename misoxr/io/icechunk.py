@@ -15,7 +15,8 @@ from misoxr._version import __version__
 from misoxr.errors import AssetError, StoreError, require
 from misoxr.io.blocks import AT_ONCE, Runner, graph_of, put_nodata, start
 from misoxr.io.layout import RECORD, Layout, lay_out, note_masked, packed
-from misoxr.io.ledger import Block, differences, in_order, refuse_different
+from misoxr.io.ledger import Block, in_order
+from misoxr.io.replace import differences, refuse_different
 
 if TYPE_CHECKING:
     from icechunk import Repository, Session

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import dask.array as da
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
-from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 
 from misoxr.errors import StoreError, note
@@ -22,8 +20,9 @@ from misoxr.grid.geobox import assign, geobox_of
 from misoxr.grid.halo import BLOCK
 from misoxr.io.codes import READ, as_codes, float_classes, read_from, with_known_codes
 from misoxr.io.geozarr import georeferenced, unreferenced
-from misoxr.io.ledger import COMPLETE, PLAN, Block, Ledger, system_of
+from misoxr.io.ledger import FORMAT, Block, Ledger
 from misoxr.io.storable import numbers, spelt, storable
+from misoxr.io.writers import system_of
 from misoxr.paths import expanded
 
 if TYPE_CHECKING:
@@ -191,18 +190,6 @@ def packed(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     return np.where(np.isnan(values), 255, steps).astype("uint8")
 
 
-def remove_unfinished(store: str, layout: Layout) -> None:
-    """Remove what killed writers left of chunks: on a disk, zarr writes a chunk under another name first.
-
-    Only chunks are looked through, as other writers may write metadata now.
-    """
-    system, path = system_of(store)
-    if isinstance(system, LocalFileSystem):
-        for name in layout.blocked:
-            for file in (Path(path) / str(name) / "c").rglob("*.partial"):
-                file.unlink(missing_ok=True)
-
-
 def consolidate(store: str | Store) -> None:
     """Gather the metadata of a finished store in one place, where plain xarray looks for them."""
     place = zarr.open_group(store, mode="r+", use_consolidated=False).store
@@ -328,7 +315,12 @@ def _written_of_unfinished(place: str | Store) -> int | None:
     """Count the blocks of a store that is not written to its end; a store without records says nothing of it."""
     if isinstance(place, str):
         ledger = Ledger(progress_of(place))
-        return len(ledger.done()) if ledger.has(PLAN) and not ledger.has(COMPLETE) else None
+        try:
+            is_unfinished = (ledger.plan() or {}).get("format") == FORMAT and not ledger.finished()  # earlier ones' records differ
+        except StoreError as error:  # that they are damaged, which what is written may not be
+            note(str(error))
+            return None
+        return len(ledger.done()) if is_unfinished else None
     with suppress(FileNotFoundError, KeyError):
         done: Any = zarr.open_array(place, path=f"{RECORD}/blocks", mode="r")[...]
         return None if np.all(done) else int(np.count_nonzero(done))

@@ -19,7 +19,7 @@ from misoxr.io.geotiff import as_stored, chosen_maps, is_map, naming
 from misoxr.io.geozarr import pyramid
 from misoxr.io.layout import FINGERPRINT, consolidate, fill_of, open_maps, progress_of
 from misoxr.io.ledger import Ledger
-from misoxr.io.replace import located, move
+from misoxr.io.replace import forget, located, move
 from misoxr.io.zarr import to_zarr
 from misoxr.spec.numbers import is_whole
 
@@ -138,6 +138,7 @@ def to_pyramid(
         root.attrs.put(pyramid([_attributes(f"{uri}{suffix}/{level}") for level in range(count + 1)]))
         consolidate(uri + suffix)
         if there:
+            forget(uri)  # of maps that to_zarr wrote, and may be writing
             system.rm(path, recursive=True)
         if suffix:
             move(system, path + suffix, path)

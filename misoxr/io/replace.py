@@ -1,22 +1,39 @@
-"""Replace a store: the new one is written beside it, and moved into its place when it is finished."""
+"""Go on with a store, or replace it: the new one is written beside it, and moved into its place when it is finished."""
 
+import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import xarray as xr
+import zarr
 from fsspec.implementations.local import LocalFileSystem
 
 from misoxr.errors import StoreError
 from misoxr.io.layout import progress_of
-from misoxr.io.ledger import COMPLETE, PLAN, POLL, Ledger, system_of
+from misoxr.io.ledger import PLAN, Ledger
+from misoxr.io.writers import POLL, system_of
 from misoxr.paths import expanded
 
-__all__ = ["aside", "located", "move", "put_in_place", "refuse_busy", "settle"]
+__all__ = [
+    "aside",
+    "differences",
+    "forget",
+    "located",
+    "move",
+    "put_in_place",
+    "reads_from",
+    "refuse_busy",
+    "refuse_different",
+    "settle",
+]
 
 ASIDE = ".new"
 MOVING = "moving"
 """Record that the old store is gone, and the new one on its way."""
+MOST = 4
+"""Differences that an error tells of."""
 
 
 def located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
@@ -51,10 +68,23 @@ def refuse_busy(uri: str, ledger: Ledger) -> None:
         raise StoreError(f"Another process writes to the store {uri}, which is to be replaced; wait until it has ended, or end it.")
 
 
+def forget(uri: str) -> None:
+    """Forget the records of a store that is to be removed; of who was taken for dead wrongly, nothing arrives from now on.
+
+    Raises
+    ------
+    StoreError
+        If a living process writes to it.
+    """
+    ledger = Ledger(progress_of(uri))
+    refuse_busy(uri, ledger)
+    ledger.forget()
+
+
 def settle(uri: str) -> None:
     """Put a store in place that was finished by a process that died before it did."""
     ledger = Ledger(progress_of(aside(uri)))
-    if ledger.has(COMPLETE) or ledger.has(MOVING):
+    if ledger.has(MOVING) or ledger.finished():
         with ledger.alive():
             put_in_place(uri, lambda: None, ledger)
 
@@ -83,17 +113,16 @@ def _move(uri: str, ledger: Ledger) -> None:
     system, path = system_of(uri)
     new, old = aside(path), Ledger(progress_of(uri))
     if not ledger.has(MOVING):
-        refuse_busy(uri, old)
-        for place in (path, progress_of(path)):
-            if system.exists(place):
-                system.rm(place, recursive=True)
-        ledger.create(MOVING, True)
+        forget(uri)
+        if system.exists(path):
+            system.rm(path, recursive=True)
+        ledger.create(MOVING, True, flush=True)
     if system.exists(new):
         move(system, new, path)
     try:
         _move_records(system, progress_of(new), progress_of(path))
     finally:
-        old.clear("leases", "writers")  # where they moved along, this writer would look alive
+        old.clear("leases", "writers", "ended")  # where they moved along, this writer would look alive
     ledger.clear()
     old.clear(MOVING)
 
@@ -105,7 +134,7 @@ def _move_records(system: Any, source: str, target: str) -> None:
         return
     names = [path[len(source) + 1 :] for path in system.find(source)]
     for name in sorted(names, key=lambda name: (name == MOVING, name)):
-        if name.partition("/")[0] not in ("leases", "writers"):
+        if name.partition("/")[0] not in ("leases", "writers", "ended"):
             system.mv(f"{source}/{name}", f"{target}/{name}")
 
 
@@ -116,3 +145,81 @@ def move(system: Any, source: str, target: str) -> None:
         return
     for path in system.find(source):
         system.mv(path, target + path[len(source) :])
+
+
+# ---- what is refused
+
+
+def reads_from(ds: xr.Dataset, store: str) -> bool:
+    """Return whether a lazy dataset is read from the Zarr store at an address; False where there is none."""
+    try:
+        place = _place(zarr.open_group(store, mode="r", use_consolidated=False))
+    except (FileNotFoundError, ValueError):
+        return False
+    return any(_place(array).startswith(f"{place}/") for array in _arrays(ds))
+
+
+def _arrays(ds: xr.Dataset) -> "Iterator[zarr.Array[Any]]":
+    """Yield the Zarr arrays that a dataset's graph begins with, as xarray opens them."""
+    for variable in ds.variables.values():
+        layers = variable.data.__dask_graph__().layers if variable.chunks is not None else {}
+        for name, layer in layers.items():
+            if str(name).startswith("original-"):
+                for node in layer.values():
+                    found: Any = getattr(node, "value", node)
+                    while not isinstance(found, zarr.Array | None):
+                        found = getattr(found, "array", getattr(found, "_array", None))
+                    if found is not None:
+                        yield found
+
+
+def _place(node: "zarr.Array[Any] | zarr.Group") -> str:
+    """Return where a node lies: the path on its file system, whose kind goes before."""
+    store: Any = node.store
+    if hasattr(store, "root"):
+        return f"{os.path.realpath(store.root)}/{node.path}".rstrip("/")
+    return f"{type(getattr(store, 'fs', store)).__name__}:{getattr(store, 'path', '')}/{node.path}".rstrip("/")
+
+
+def differences(found: Any, plan: Mapping[str, Any]) -> list[str]:
+    """Return in what a plan differs from the one that was recorded."""
+    return list(_differences(found, json.loads(json.dumps(plan))))
+
+
+def refuse_different(store: str, different: list[str]) -> None:
+    """Refuse to resume a store that was written with other input or settings.
+
+    Raises
+    ------
+    StoreError
+        If there are differences; it names the first of them.
+    """
+    if any(line.startswith("format") for line in different):
+        raise StoreError(
+            f"{store} was begun by another version of misoxr, whose records differ, so it cannot be resumed. What is written can "
+            "be opened; give another path, or overwrite=True to replace it."
+        )
+    different = [line for line in different if not line.startswith("fingerprint")]
+    # All enters the names of the graph: they say something only where nothing else differs.
+    plain = [line for line in different if not line.startswith("input")] or different
+    plain.sort(key=lambda line: line.startswith("attributes"))  # some of them tell of the model, which tells more of itself
+    if plain:
+        more = f"; and {len(plain) - MOST} more" if len(plain) > MOST else ""
+        raise StoreError(
+            f"{store} exists, and was written with other values: {'; '.join(plain[:MOST])}{more}. Call with the same input, model and "
+            "settings to resume; give another path, or overwrite=True to replace it."
+        )
+
+
+def _differences(one: Any, other: Any, at: str = "") -> Iterator[str]:
+    """Yield in what two plans differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from _differences(one.get(key), other.get(key), f"{at}.{key}" if at else str(key))
+    elif one != other:
+        yield f"{at} was {_short(one)} and is {_short(other)}"
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= most else f"{text[:most]}…"

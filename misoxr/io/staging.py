@@ -12,7 +12,7 @@ from distributed import WorkerPlugin
 from filelock import FileLock
 
 from misoxr.errors import CheckpointError, StoreError
-from misoxr.io.ledger import system_of, unreachable
+from misoxr.io.writers import system_of, unreachable
 from misoxr.model.checkpoint import cached_at
 from misoxr.model.files import write
 

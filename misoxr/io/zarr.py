@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.base
@@ -16,22 +17,20 @@ from misoxr._version import __version__
 from misoxr.clusters import in_task
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid.geobox import geobox_of
-from misoxr.io.blocks import Target, runner_of, write_blocks
+from misoxr.io.blocks import Disk, Target, opened, runner_of, write_blocks
 from misoxr.io.geozarr import unreferenced
 from misoxr.io.icechunk import to_repository
-from misoxr.io.layout import FINGERPRINT, Layout, consolidate, lay_out, layout_of, note_masked, progress_of, remove_unfinished
-from misoxr.io.ledger import COMPLETE, PLAN, Ledger, refuse_different, system_of, unreachable
-from misoxr.io.origins import reads_from
-from misoxr.io.replace import aside, located, put_in_place, refuse_busy, settle
+from misoxr.io.layout import FINGERPRINT, Layout, consolidate, lay_out, layout_of, note_masked, progress_of
+from misoxr.io.ledger import FORMAT, Ledger
+from misoxr.io.replace import aside, differences, located, put_in_place, reads_from, refuse_busy, refuse_different, settle
 from misoxr.io.storable import spelt
+from misoxr.io.writers import ended, move_through, system_of, unreachable
 
 if TYPE_CHECKING:
     from icechunk import Repository
 
 __all__ = ["to_zarr"]
 
-FORMAT = 2
-"""Of plans: the first, of misoxr before it, told nothing of coordinates, tables and attributes."""
 GRID = ("y", "x", "spatial_ref")
 """Coordinates that the grid makes."""
 ELSEWHERE = ("provenance", "provenance_sha256")
@@ -135,12 +134,15 @@ def to_zarr(
         ledger = Ledger(progress_of(target))
         _begin(ledger, plan, target, resume=resume, replaces=target != uri)
         with ledger.alive():
-            refuse_different(f"The store {target}", ledger.agree(plan, lambda: lay_out(layout, target, plan["fingerprint"])))
+            found = ledger.agree(plan, lambda: _lay_out(layout, target, plan["fingerprint"], ledger))
+            refuse_different(f"The store {target}", differences(found, plan))
             with _staged(client, ledger, layout):
                 there = write_blocks(Target(target, layout, ledger), runner, mask=on_error == "mask", progress=progress)
+            if not there and not Ledger(progress_of(uri), edition=ledger.edition).current():
+                raise ended(ledger.uri)
             if there and target == uri:
                 _finish(layout, target, ledger)
-                ledger.clear("leases")
+                ledger.close()
             elif there:
                 put_in_place(uri, lambda: _finish(layout, target, ledger), ledger)
     except MisoxrError:
@@ -258,21 +260,43 @@ def _target(uri: str, system: Any, path: str, *, overwrite: bool) -> str:
 def _begin(ledger: Ledger, plan: Mapping[str, Any], target: str, *, resume: bool, replaces: bool) -> None:
     """See whether a store may be begun, or gone on with; forget records of a store that is there no more."""
     system, path = system_of(target)
-    begun, exists = ledger.read(PLAN), system.exists(path)
+    begun, exists = _begun(ledger, replaces=replaces), system.exists(path)
     if begun is None:
+        if exists and ledger.has("blocks"):
+            raise ledger.damaged("the plan is not there")
         if exists and not ledger.has("leases"):
             if replaces or not system.exists(f"{path}/zarr.json"):
                 raise StoreError(f"{target} exists and was not begun here; {'move it away' if replaces else 'give another path'}.")
             raise StoreError(f"The store {target} exists; give another path, or overwrite=True to replace it.")
     elif not exists or (replaces and begun.get("fingerprint") != plan["fingerprint"]):
         refuse_busy(target, ledger)
-        ledger.clear()
         if exists:
             system.rm(path, recursive=True)
+        ledger.forget()
     elif _fingerprint(target) != begun.get("fingerprint"):
         raise StoreError(f"The store {target} is not the one that {ledger.uri} records; give another path, or overwrite=True.")
     elif not resume and not replaces:
         raise StoreError(f"The store {target} exists, and resume=False; give another path, or overwrite=True to replace it.")
+
+
+def _begun(ledger: Ledger, *, replaces: bool) -> dict[str, Any] | None:
+    """Return the plan that a store was begun with; what is damaged, and was to replace another, is begun anew."""
+    try:
+        return ledger.plan()
+    except StoreError:
+        if not replaces:
+            raise
+        return {}
+
+
+def _lay_out(layout: Layout, target: str, fingerprint: str, ledger: Ledger) -> None:
+    """Lay a store out: on a disk it appears whole, and never in the place of what is there."""
+    if ledger.own is None:
+        lay_out(layout, target, fingerprint)
+    elif _fingerprint(target) != fingerprint:  # else one that was killed then has laid it out
+        whole = ledger.own.parents[1] / "layout" / ledger.owner
+        lay_out(layout, Disk(whole, ledger.own), fingerprint)
+        move_through(ledger.own, whole, Path(target))
 
 
 def _fingerprint(target: str) -> str | None:
@@ -309,9 +333,9 @@ def _reach(client: Any, layout: Layout) -> None:
 
 
 def _finish(layout: Layout, target: str, ledger: Ledger) -> None:
-    """Note in the store what is masked, gather its metadata, and note in the records that all is done. Leave no stray files."""
-    if not ledger.has(COMPLETE) and not ledger.busy():
-        remove_unfinished(target, layout)
-    note_masked(zarr.open_group(target, mode="r+", use_consolidated=False), layout, ledger.masked())
-    consolidate(target)
-    ledger.create(COMPLETE, True)
+    """Note in the store what is masked, gather its metadata, and note in the records that all is done."""
+    ledger.check()
+    group = opened(target, ledger.own)
+    note_masked(group, layout, ledger.masked())
+    consolidate(group.store)
+    ledger.finish()

@@ -65,7 +65,7 @@ def test_a_killed_write_to_a_bucket_goes_on(served, tmp_path):
 def test_of_a_bucket_one_writer_gets_a_block(served):
     ledgers = [Ledger(f"s3://{NAME}/many.progress") for _ in range(4)]
     for ledger in ledgers:
-        ledger._sign()
+        ledger._begin()
     blocks = list(np.ndindex(2, 3))
     got = [ledger.claim(blocks, 2) for ledger in ledgers]
     assert sorted(block for mine in got for block in mine) == blocks
@@ -114,7 +114,7 @@ def obstore(served, monkeypatch):
 def test_by_obstore_one_writer_gets_a_block(obstore):
     ledgers = [Ledger(f"s3://{NAME}/obstore.progress") for _ in range(3)]
     for ledger in ledgers:
-        ledger._sign()
+        ledger._begin()
     blocks = list(np.ndindex(2, 2))
     assert [ledger.claim(blocks, 2) for ledger in ledgers] == [blocks[:2], blocks[2:], []]
     assert ledgers[0].create("once", 1)
@@ -147,7 +147,7 @@ def test_errors_of_obstore_are_those_of_a_store(tmp_path, monkeypatch):
 
     monkeypatch.setattr(blocks, "_opened", fail)
     with pytest.raises(StoreError, match=r"cannot be written \(no answer\)"):
-        blocks._put("s3://nobody/maps.zarr", np.zeros(1), "red", (slice(1),), False)
+        blocks._put("s3://nobody/maps.zarr", Ledger("memory://nobody"), np.zeros(1), "red", (slice(1),), False)
     ledger = Ledger(str(tmp_path / "p"))
     monkeypatch.setattr(Ledger, "complete", fail)
     with pytest.raises(StoreError, match="records .* cannot be written: no answer"):

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,7 +23,6 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from dask.callbacks import Callback
 from fsspec.implementations.memory import MemoryFileSystem
 from tqdm.auto import tqdm
 
@@ -117,66 +115,6 @@ def test_killed_workers_of_a_cluster_are_made_up_for(forked, whole, tmp_path):
     assert bytes_of(store) == bytes_of(whole)
 
 
-def test_what_killed_writers_left_of_chunks_is_removed(whole, tmp_path):
-    """A process that is killed while zarr writes a chunk leaves it under another name."""
-    store, log = tmp_path / "maps.zarr", tmp_path / "log"
-    left = [store / "permafrost_probability/c/1/3.0123abcd.partial", store / "taxonomy_probability/c/0/4/2.0123abcd.partial"]
-
-    class Stop(Exception):
-        pass
-
-    def stop(key, *_):
-        if Path(log).exists() and len(noted(log)) > 4:
-            raise Stop
-
-    with pytest.raises(Stop), Callback(pretask=stop):
-        to_zarr(slow_map(log), store, progress=False)
-    for file in left:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"half a chunk")
-    to_zarr(slow_map(log), store, progress=False)
-    assert bytes_of(store) == bytes_of(whole)
-
-
-def test_what_another_writer_is_writing_stays(whole, tmp_path):
-    """It would fail with its chunk halfway; what it leaves in the end, it removes itself."""
-    store = tmp_path / "maps.zarr"
-    other, file = Ledger(progress_of(str(store))), store / "permafrost_probability/c/1/3.0123abcd.partial"
-    maps = slow_map(tmp_path / "log")
-    file.parent.mkdir(parents=True)
-    with other.alive():
-        shutil.rmtree(store)
-        ended = threading.Thread(target=to_zarr, args=(maps, store), kwargs={"progress": False})
-        ended.start()
-        wait_for(lambda: len(noted(tmp_path / "log")) > 4)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"half a chunk")
-        ended.join(120)
-        assert file.exists()
-    file.unlink()
-    assert bytes_of(store) == bytes_of(whole)
-
-
-def test_a_chunk_whose_file_another_writer_removed_is_written_again(whole, tmp_path, monkeypatch):
-    import zarr.storage._local as local
-
-    written, lost = local._atomic_write, []
-
-    @contextmanager
-    def losing(path, mode, exclusive=False):
-        with written(path, mode, exclusive) as file:
-            yield file
-            if path.parent.parent.name == "c" and not lost:
-                lost.append(path)
-                Path(file.name).unlink()
-
-    monkeypatch.setattr(local, "_atomic_write", losing)
-    store = tmp_path / "maps.zarr"
-    to_zarr(slow_map(tmp_path / "log"), store, progress=False)
-    assert lost
-    assert bytes_of(store) == bytes_of(whole)
-
-
 def test_a_finished_store_is_left_alone(whole, tmp_path):
     before = bytes_of(whole)
     to_zarr(slow_map(tmp_path / "log"), whole, progress=False)
@@ -198,38 +136,11 @@ def test_two_processes_finish_one_map_and_write_no_block_twice(forked, whole, tm
     assert bytes_of(store) == bytes_of(whole)
 
 
-def test_blocks_of_a_dead_writer_elsewhere_are_taken_over_in_time(tmp_path):
-    """Of one on another machine nothing is known but its sign of life."""
-    gone, here = Ledger(str(tmp_path / "p"), limit=1.5), Ledger(str(tmp_path / "p"), limit=1.5)
-    gone._replace(f"writers/{gone.owner}", {"host": "elsewhere", "pid": 1, "born": "1", "until": time.time() + 1.5})
-    assert gone.claim([(0, 0), (0, 1)], 2) == [(0, 0), (0, 1)]
-    with here.alive():
-        assert here.claim([(0, 0), (0, 1), (0, 2)], 3) == [(0, 2)]
-        time.sleep(1.6)
-        assert here.claim([(0, 0), (0, 1)], 2) == [(0, 0), (0, 1)]
-        other = Ledger(str(tmp_path / "p"))
-        assert other.claim([(0, 0), (0, 1), (0, 2)], 3) == []
-
-
-def test_signs_of_life_go_on_after_any_error(tmp_path, monkeypatch):
-    sign, tried = Ledger._sign, []
-
-    def fail_once(ledger: Ledger) -> None:
-        tried.append(time.time())
-        if len(tried) == 2:
-            raise RuntimeError("no answer")
-        sign(ledger)
-
-    monkeypatch.setattr(Ledger, "_sign", fail_once)
-    with Ledger(str(tmp_path / "p"), limit=0.1).alive():
-        wait_for(lambda: len(tried) > 2, seconds=10)
-
-
 def test_one_of_many_gets_a_block(tmp_path):
     ledgers = [Ledger(str(tmp_path / "p")) for _ in range(8)]
     blocks = list(np.ndindex(4, 5))
     for ledger in ledgers:
-        ledger._sign()
+        ledger._begin()
     got: list[list[tuple[int, int]]] = [[] for _ in ledgers]
 
     def take(at: int) -> None:
@@ -244,9 +155,10 @@ def test_one_of_many_gets_a_block(tmp_path):
 
 
 def test_a_block_that_was_finished_since_it_was_looked_for_is_not_claimed(tmp_path):
-    one, other = Ledger(str(tmp_path / "p")), Ledger(str(tmp_path / "p"))
-    one.complete((0, 0))
-    assert other.claim([(0, 0), (0, 1)], 2) == [(0, 1)]
+    one, other = (Ledger(str(tmp_path / "p"), edition="one") for _ in range(2))
+    with one.alive(), other.alive():
+        one.complete((0, 0))
+        assert other.claim([(0, 0), (0, 1)], 2) == [(0, 1)]
 
 
 # The same everywhere
@@ -469,10 +381,10 @@ def test_a_replacement_killed_on_its_way_arrives(pair, monkeypatch, moment, agai
     create, name = Ledger.create, "_move_records" if what == "records" else "move"
     move = getattr(replace_module, name)
 
-    def killed_create(ledger, name, content):
+    def killed_create(ledger, name, content, **options):
         if name == replace_module.MOVING and what == "the old one is gone":
             raise Killed
-        return create(ledger, name, content)
+        return create(ledger, name, content, **options)
 
     def killed_move(system, source, target):
         if when == "before":
@@ -745,8 +657,9 @@ def test_records_are_read_by_people(whole):
     plan = json.loads((Path(progress_of(str(whole))) / "plan.json").read_text())
     assert plan["provenance"]["settings"]["device"] == "cpu"
     assert plan["version"]
-    record = json.loads((Path(progress_of(str(whole))) / "blocks" / "0.0.written").read_text())
-    assert record["fingerprint"] == plan["fingerprint"]
+    record = json.loads((Path(progress_of(str(whole))) / "blocks" / plan["edition"] / "0.0.written").read_text())
+    assert record["edition"] == plan["edition"]
+    assert plan["edition"].startswith(plan["fingerprint"][:16])
 
 
 # Workers elsewhere
