@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
@@ -135,13 +136,18 @@ class Disk(LocalStore):
         """Put a file in place, flushed: a record of it must not outlive it."""
         await asyncio.to_thread(self.set_sync, key, value)
 
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        """Put a file in place, unless there is one."""
+        with suppress(FileExistsError):
+            await asyncio.to_thread(self.set_sync, key, value, new=True)
+
     async def delete(self, key: str) -> None:
         """Remove a file."""
         await asyncio.to_thread(self.delete_sync, key)
 
-    def set_sync(self, key: str, value: Any) -> None:
+    def set_sync(self, key: str, value: Any, *, new: bool = False) -> None:
         """Put a file in place."""
-        put_through(self._own, self.root / key, value.as_buffer_like(), flush=True)
+        put_through(self._own, self.root / key, value.as_buffer_like(), new=new, flush=True)
 
     def delete_sync(self, key: str) -> None:
         """Remove a file."""

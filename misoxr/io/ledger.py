@@ -105,8 +105,8 @@ class Ledger(Writer):
 
     def finished(self) -> bool:
         """Whether all that the plan wants is done."""
-        plan = self.plan()
-        return plan is not None and "edition" in plan and self.read(COMPLETE) == plan["edition"]
+        edition = self.read(COMPLETE)
+        return edition is not None and (self.plan() or {}).get("edition") == edition
 
     # ---- blocks
 
@@ -121,6 +121,7 @@ class Ledger(Writer):
         A record is not flushed: one that is lost costs a block. What it tells of was flushed before it, and a file system keeps the
         order of names (ext4 and XFS do), so a record outlives no chunk. ``misoxr.check`` finds what another one loses.
         """
+        self.check()
         name = self._name("blocks", block)
         if error is not None and self.has(f"{name}.written"):
             return
