@@ -22,9 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 def main(kills: int, seed: int) -> None:
     """Run, and print."""
-    from misoxr.io.layout import progress_of
-    from misoxr.io.ledger import COMPLETE, Ledger
     from misoxr.io.zarr import to_zarr
+    from misoxr.records.ledger import COMPLETE, Ledger, progress_of
     from tests.io.test_zarr import bytes_of
     from tests.writer import BLOCKS, noted, slow_map
 

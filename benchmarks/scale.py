@@ -148,7 +148,7 @@ def graph(directory: str) -> dict[str, float]:
 
     from misoxr.io.blocks import AT_ONCE, Target, batch_of
     from misoxr.io.layout import layout_of
-    from misoxr.io.ledger import Ledger, in_order
+    from misoxr.records.ledger import Ledger, in_order
 
     model = model_of("miso-nano")
     layout = layout_of(image((240_000, 370_000), 1024, model).miso.predict(model))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from misoxr import accessor as _accessor
 from misoxr._version import __version__
+from misoxr.io.check import check
 from misoxr.io.layout import open_maps
 from misoxr.points.folds import BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds
 from misoxr.points.knndm import KNNDM
@@ -33,6 +34,7 @@ __all__ = [
     "Scores",
     "WindowSpec",
     "__version__",
+    "check",
     "load",
     "open_maps",
     "open_stac",

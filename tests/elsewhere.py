@@ -35,7 +35,8 @@ def served_cube(log: Path, pause: float = 0.0, *, goes_away: bool = False) -> xr
 
 def main(store: str, log: str, limit: float, on_error: str) -> None:
     """Write, one block after the other."""
-    from misoxr.io import writers, zarr
+    from misoxr.io import zarr
+    from misoxr.records import writers
 
     writers._machine = lambda: "elsewhere"
     ledger = zarr.Ledger

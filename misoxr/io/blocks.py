@@ -1,9 +1,7 @@
 """Write the blocks of a store: tasks that compute, write and record them, in graphs of bounded size, here or on a cluster."""
 
-import asyncio
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
@@ -24,23 +22,23 @@ from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 from dask.system import CPU_COUNT
 from tqdm.auto import tqdm
-from zarr.storage import LocalStore
 
 from misoxr.clusters import here, in_task
 from misoxr.errors import AssetError, StoreError
 from misoxr.grid.halo import MANY
+from misoxr.io.check import complete
 from misoxr.io.layout import Layout, packed
-from misoxr.io.ledger import Block, Ledger, in_order
-from misoxr.io.writers import put_through, remove_through, unreachable
+from misoxr.io.mend import remove_damaged
+from misoxr.io.origins import Files, writable
+from misoxr.records.ledger import Block, Ledger, in_order
+from misoxr.records.writers import unreachable
 
 __all__ = [
-    "Disk",
     "Runner",
     "Sink",
     "Target",
     "batch_of",
     "graph_of",
-    "opened",
     "parts_of",
     "put_nodata",
     "runner_of",
@@ -109,7 +107,12 @@ def _put(uri: str, ledger: Ledger, values: Array, name: str, region: tuple[slice
     stored = packed(values, name) if pack else values
     try:
         ledger.check()
-        _opened(uri, ledger.own)[name][region] = stored
+        array = _opened(uri, ledger.own, name)
+        try:
+            array[region] = stored
+        except ValueError:  # what a shard at the edge holds is read first, and may be damaged
+            remove_damaged(Files(writable(uri, ledger.own)), array, region)
+            array[region] = stored
     except unreachable() as error:
         raise StoreError(
             f"The store {uri} cannot be written ({error}). What is written stays valid; when the cause is mended, the same call "
@@ -117,41 +120,9 @@ def _put(uri: str, ledger: Ledger, values: Array, name: str, region: tuple[slice
         ) from error
 
 
-def opened(uri: str, own: Path | None) -> Any:
-    """Open a store to write to it, on a disk by way of its writer's directory."""
-    return zarr.open_group(uri if own is None else Disk(uri, own), mode="r+", use_consolidated=False)
-
-
-_opened = lru_cache(maxsize=8)(opened)
-
-
-class Disk(LocalStore):
-    """A store on a disk, into which all goes by way of its writer's directory; see :func:`misoxr.io.writers.put_through`."""
-
-    def __init__(self, root: str | Path, own: Path) -> None:
-        super().__init__(root)
-        self._own = own
-
-    async def set(self, key: str, value: Any) -> None:
-        """Put a file in place, flushed: a record of it must not outlive it."""
-        await asyncio.to_thread(self.set_sync, key, value)
-
-    async def set_if_not_exists(self, key: str, value: Any) -> None:
-        """Put a file in place, unless there is one."""
-        with suppress(FileExistsError):
-            await asyncio.to_thread(self.set_sync, key, value, new=True)
-
-    async def delete(self, key: str) -> None:
-        """Remove a file."""
-        await asyncio.to_thread(self.delete_sync, key)
-
-    def set_sync(self, key: str, value: Any, *, new: bool = False) -> None:
-        """Put a file in place."""
-        put_through(self._own, self.root / key, value.as_buffer_like(), new=new, flush=True)
-
-    def delete_sync(self, key: str) -> None:
-        """Remove a file."""
-        remove_through(self._own, self.root / key)
+@lru_cache(maxsize=64)
+def _opened(uri: str, own: Path | None, name: str) -> Any:
+    return complete(zarr.open_array(writable(uri, own), path=name, mode="r+"))
 
 
 def _record(parts: Sequence[None], ledger: Ledger, block: Block) -> None:

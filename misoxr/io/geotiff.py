@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 
 from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of
+from misoxr.grid.geozarr import unreferenced
 from misoxr.io.codes import codes_of, float_classes, with_all_codes, with_known_codes
-from misoxr.io.geozarr import unreferenced
 from misoxr.io.layout import fill_of, open_maps
 from misoxr.io.replace import located
 from misoxr.io.storable import storable

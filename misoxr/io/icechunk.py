@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 from misoxr._version import __version__
 from misoxr.errors import AssetError, StoreError, require
 from misoxr.io.blocks import AT_ONCE, Runner, graph_of, put_nodata, start
-from misoxr.io.layout import RECORD, Layout, lay_out, note_masked, packed
-from misoxr.io.ledger import Block, in_order
+from misoxr.io.check import COMPRESSORS, RECORD, complete
+from misoxr.io.layout import Layout, lay_out, packed, with_masked
 from misoxr.io.replace import differences, refuse_different
+from misoxr.records.ledger import Block, in_order
 
 if TYPE_CHECKING:
     from icechunk import Repository, Session
@@ -143,7 +144,7 @@ def _lay_out(repo: "Repository", branch: str, layout: Layout, plan: Mapping[str,
     lay_out(layout, session.store, plan["fingerprint"])
     record = zarr.create_group(session.store, path=RECORD, attributes=dict(plan))
     # One chunk, so that of two writers of one map the second one's commit always conflicts.
-    record.create_array("blocks", shape=layout.shape, chunks=layout.shape, dtype="uint8", fill_value=0)
+    record.create_array("blocks", shape=layout.shape, chunks=layout.shape, dtype="uint8", fill_value=0, compressors=COMPRESSORS)
     _commit(session, f"misoxr {__version__}: layout of {layout.shape[0] * layout.shape[1]} blocks")
 
 
@@ -168,7 +169,7 @@ class Draft:
     def put(self, values: Array, name: str, region: tuple[slice, ...], pack: bool) -> "Draft":
         """Write a part of a variable."""
         group: Any = zarr.open_group(self.session.store, mode="r+", use_consolidated=False)
-        group[name][region] = packed(values, name) if pack else values
+        complete(group[name])[region] = packed(values, name) if pack else values
         return self
 
     def gather(self, drafts: Sequence["Draft"]) -> "Draft":
@@ -253,7 +254,8 @@ def _commit_blocks(batch: Batch, written: Sequence[Block], masked: Mapping[Block
     group = zarr.open_group(session.store, mode="r+", use_consolidated=False)
     noted: Any = group.attrs.get("masked_blocks", [])
     errors = {tuple(entry["block"]): entry["error"] for entry in noted} | {block: str(error) for block, error in masked.items()}
-    note_masked(group, batch.layout, {block: error for block, error in errors.items() if done[block] == MASKED})
+    still = {block: error for block, error in errors.items() if done[block] == MASKED}
+    group.attrs.put(with_masked(group.attrs.asdict(), batch.layout, still))
     _commit(session, f"misoxr {__version__}: {np.count_nonzero(done)} of {done.size} blocks")
 
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -17,33 +17,40 @@ from zarr.abc.store import Store
 
 from misoxr.errors import StoreError, note
 from misoxr.grid.geobox import assign, geobox_of
+from misoxr.grid.geozarr import georeferenced, unreferenced
 from misoxr.grid.halo import BLOCK
+from misoxr.io.check import (
+    COMPRESSORS,
+    SUMS,
+    done_of_unfinished,
+    metadata_faults,
+)
 from misoxr.io.codes import READ, as_codes, float_classes, read_from, with_known_codes
-from misoxr.io.geozarr import georeferenced, unreferenced
-from misoxr.io.ledger import FORMAT, Block, Ledger
+from misoxr.io.origins import Files, name_errors, readable
 from misoxr.io.storable import numbers, spelt, storable
-from misoxr.io.writers import system_of
-from misoxr.paths import expanded
+from misoxr.records.ledger import Block
 
 if TYPE_CHECKING:
     from icechunk import Repository
 
 __all__ = [
     "FINGERPRINT",
-    "RECORD",
+    "MASKED",
+    "OWN",
     "Layout",
     "consolidate",
     "fill_of",
     "lay_out",
     "layout_of",
-    "note_masked",
     "open_maps",
     "packed",
-    "progress_of",
+    "with_masked",
 ]
 
 FINGERPRINT, MASKED = "misoxr_fingerprint", "masked_blocks"
 """Attributes of a store: which records are its own, and which blocks became nodata."""
+OWN = (FINGERPRINT, SUMS)
+"""Attributes that hold for one store alone."""
 TILE = 512
 """Side of the chunks that readers load, pixels; a block of several is one shard."""
 STEP = 1 / 254
@@ -54,8 +61,6 @@ _PACKED = {"dtype": "uint8", "scale_factor": STEP, "_FillValue": np.uint8(255), 
 
 SIDECAR = "provenance"
 """Group whose attributes hold the provenance: zarr warns of files in a store that are no part of its hierarchy."""
-RECORD = "progress"
-"""Group of a repository whose array ``blocks`` says which blocks are done, and whose attributes are the plan."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
     """
     geobox = geobox_of(ds)
     out = assign(_uniform(storable(with_known_codes(ds))), geobox)
-    out.attrs = georeferenced({key: value for key, value in out.attrs.items() if key not in (FINGERPRINT, MASKED)}, geobox)
+    out.attrs = georeferenced({key: value for key, value in out.attrs.items() if key not in (*OWN, MASKED)}, geobox)
     blocked = tuple(
         str(name)
         for name, array in out.data_vars.items()
@@ -200,21 +205,14 @@ def consolidate(store: str | Store) -> None:
             zarr.consolidate_metadata(store, zarr_format=3)
 
 
-def note_masked(group: zarr.Group, layout: Layout, errors: Mapping[Block, str]) -> None:
-    """Write into a store which blocks became nodata, and why."""
-    if errors:
-        group.attrs[MASKED] = [
-            {"block": list(block), "rows": list(rows), "columns": list(columns), "error": error}
-            for block, error in sorted(errors.items())
-            for rows, columns in [layout.spans(block)]
-        ]
-    elif MASKED in group.attrs:
-        del group.attrs[MASKED]
-
-
-def progress_of(uri: str) -> str:
-    """Return where the records of a store lie."""
-    return f"{uri.rstrip('/')}.progress"
+def with_masked(attrs: Mapping[str, Any], layout: Layout, errors: Mapping[Block, str]) -> dict[str, Any]:
+    """Return a store's attributes with the blocks that became nodata, and why."""
+    masked = [
+        {"block": list(block), "rows": list(rows), "columns": list(columns), "error": error}
+        for block, error in sorted(errors.items())
+        for rows, columns in [layout.spans(block)]
+    ]
+    return {key: value for key, value in attrs.items() if key != MASKED} | ({MASKED: masked} if masked else {})
 
 
 def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bool = False) -> xr.Dataset:
@@ -246,12 +244,18 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bo
     >>> maps = misoxr.open_maps("maps.zarr")
     >>> share = maps.permafrost.mean()  # of the pixels with valid input
     """
-    place = _readable(store)
+    place = readable(store)
     name = place if isinstance(place, str) else type(place).__name__
+    remedy = f"misoxr.check({name!r}) tells what is damaged; to_zarr, called as the map was written, or a copy mends it."
     try:
         maps: xr.Dataset = xr.open_zarr(place, consolidated=False, mask_and_scale=False)
     except OSError as error:
         raise StoreError(f"There is no store of maps at {name} ({error}); give a store that to_zarr wrote.") from error
+    except Exception as error:  # of whatever reads metadata and coordinates
+        raise StoreError(f"The store {name} cannot be opened ({error!r}). {remedy}") from error
+    changed = [fault.path for fault in metadata_faults(Files(place))] if isinstance(place, str) else []
+    if changed:
+        note(f"Metadata of the store {name} are not what was written: {', '.join(changed)}. {remedy}")
     if not maps.data_vars:
         what = f"is a pyramid; open one of its levels, such as {name}/0" if "multiscales" in maps.attrs else "holds no variables"
         raise StoreError(f"The store {name} {what}.")
@@ -259,15 +263,16 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bo
     with suppress(FileNotFoundError):
         beside = xr.open_zarr(place, group=SIDECAR, consolidated=False).attrs
         maps.attrs["provenance"] = json.dumps(numbers(beside), sort_keys=True)
+    name_errors(maps, name)
     maps = _decoded(maps, codes=codes)
-    own = {key: value for key, value in maps.attrs.items() if key != FINGERPRINT}
+    own = {key: value for key, value in maps.attrs.items() if key not in OWN}
     maps.attrs = unreferenced({key: value if key == "provenance" else numbers(value) for key, value in own.items()})
     if MASKED in maps.attrs:
         maps.attrs[MASKED] = json.dumps(maps.attrs[MASKED])  # text, which netCDF holds, too
-    written = _written_of_unfinished(place)
+    written = done_of_unfinished(place)
     if written is not None:
         note(
-            f"The store {name} is not finished: {written} of its blocks are written, and the others are nodata. "
+            f"The store {name} is not finished: {len(written)} of its blocks are written, and the others are nodata. "
             "to_zarr, called as before, does what is left."
         )
     return maps
@@ -298,35 +303,6 @@ def _is_encoded(variable: xr.DataArray, *, codes: bool) -> bool:
     return "scale_factor" in variable.attrs or ("flag_values" in variable.attrs and fill is not None and not codes)
 
 
-def _readable(store: "str | os.PathLike[str] | Store | Repository") -> str | Store:
-    """Return an address, or what zarr reads from: of a repository, its branch main."""
-    if hasattr(store, "readonly_session"):
-        return cast(Store, store.readonly_session("main").store)
-    if isinstance(store, Store):
-        return store
-    if not isinstance(store, str | os.PathLike):
-        raise StoreError(f"Maps are not opened from a {type(store).__name__}; give a path, a URL, a Repository, or session.store.")
-    uri = expanded(store)
-    system_of(uri)  # tells what is wrong with a URL
-    return uri
-
-
-def _written_of_unfinished(place: str | Store) -> int | None:
-    """Count the blocks of a store that is not written to its end; a store without records says nothing of it."""
-    if isinstance(place, str):
-        ledger = Ledger(progress_of(place))
-        try:
-            is_unfinished = (ledger.plan() or {}).get("format") == FORMAT and not ledger.finished()  # earlier ones' records differ
-        except StoreError as error:  # that they are damaged, which what is written may not be
-            note(str(error))
-            return None
-        return len(ledger.done()) if is_unfinished else None
-    with suppress(FileNotFoundError, KeyError):
-        done: Any = zarr.open_array(place, path=f"{RECORD}/blocks", mode="r")[...]
-        return None if np.all(done) else int(np.count_nonzero(done))
-    return None
-
-
 def _uniform(ds: xr.Dataset) -> xr.Dataset:
     """Give every map chunks of one size (the largest along each axis), as Zarr needs, each chunk written by one task."""
     maps = ds[[name for name, variable in ds.data_vars.items() if {"y", "x"} <= set(variable.dims)]]
@@ -338,8 +314,9 @@ def _uniform(ds: xr.Dataset) -> xr.Dataset:
 
 
 def _encoding(variable: xr.Variable, *, data: bool) -> dict[str, Any]:
-    """Missing floats are NaN; integers keep the fill value they have."""
+    """Chunks are all written, with checksums. Missing floats are NaN; integers keep the fill value they have."""
+    own = {"compressors": COMPRESSORS, "write_empty_chunks": True}
     if np.issubdtype(variable.dtype, np.floating):
-        return {"_FillValue": np.array(np.nan, dtype=variable.dtype)[()]} if data else {}
+        return own | ({"_FillValue": np.array(np.nan, dtype=variable.dtype)[()]} if data else {})
     fill = fill_of(variable)
-    return {} if fill is None else {"fill_value": fill}  # so that a block that is not written yet is nodata
+    return own if fill is None else own | {"fill_value": fill}  # so that a block that is not written yet is nodata

@@ -21,7 +21,7 @@ from misoxr.grid.geobox import geobox_of, lattice_offset
 from misoxr.grid.windows import plan as plan_windows
 from misoxr.io.blocks import parts_of, tasks_of
 from misoxr.io.layout import Layout, layout_of
-from misoxr.io.ledger import Block
+from misoxr.records.ledger import Block
 from misoxr.spec import WindowSpec
 
 __all__ = ["Plan", "plan"]

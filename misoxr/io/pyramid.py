@@ -14,13 +14,14 @@ from fsspec.implementations.local import LocalFileSystem
 from misoxr.cube.variables import class_map
 from misoxr.errors import SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of
+from misoxr.grid.geozarr import pyramid
+from misoxr.io.check import seal
 from misoxr.io.codes import float_classes, with_all_codes, with_known_codes
 from misoxr.io.geotiff import as_stored, chosen_maps, is_map, naming
-from misoxr.io.geozarr import pyramid
-from misoxr.io.layout import FINGERPRINT, consolidate, fill_of, open_maps, progress_of
-from misoxr.io.ledger import Ledger
+from misoxr.io.layout import OWN, consolidate, fill_of, open_maps
 from misoxr.io.replace import forget, located, move
 from misoxr.io.zarr import to_zarr
+from misoxr.records.ledger import Ledger, progress_of
 from misoxr.spec.numbers import is_whole
 
 __all__ = ["coarser", "to_pyramid"]
@@ -133,9 +134,9 @@ def to_pyramid(
     with naming(uri):
         if suffix and system.exists(path + suffix):
             system.rm(path + suffix, recursive=True)
-        root = zarr.open_group(uri + suffix, mode="w", zarr_format=3)
+        zarr.open_group(uri + suffix, mode="w", zarr_format=3)
         _store_levels(maps, uri + suffix, count, classes, progress=progress)
-        root.attrs.put(pyramid([_attributes(f"{uri}{suffix}/{level}") for level in range(count + 1)]))
+        seal(uri + suffix, pyramid([_attributes(f"{uri}{suffix}/{level}") for level in range(count + 1)]))
         consolidate(uri + suffix)
         if there:
             forget(uri)  # of maps that to_zarr wrote, and may be writing
@@ -160,4 +161,4 @@ def _store_levels(ds: xr.Dataset, uri: str, count: int, classes: str, *, progres
 def _attributes(level: str) -> dict[str, Any]:
     """Return the attributes of a level that hold for all of a pyramid."""
     attrs = zarr.open_group(level, mode="r", use_consolidated=False).attrs.asdict()
-    return {key: value for key, value in attrs.items() if key not in (FINGERPRINT, "coordinates")}
+    return {key: value for key, value in attrs.items() if key not in (*OWN, "coordinates")}

@@ -12,9 +12,9 @@ from distributed import WorkerPlugin
 from filelock import FileLock
 
 from misoxr.errors import CheckpointError, StoreError
-from misoxr.io.writers import system_of, unreachable
 from misoxr.model.checkpoint import cached_at
 from misoxr.model.files import write
+from misoxr.records.writers import system_of, unreachable
 
 __all__ = ["staged"]
 

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from misoxr.errors import StoreError, note
-from misoxr.io.geozarr import unreferenced
+from misoxr.grid.geozarr import unreferenced
 
 __all__ = ["numbers", "refuse_names", "spelt", "storable"]
 

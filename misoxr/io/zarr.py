@@ -17,14 +17,17 @@ from misoxr._version import __version__
 from misoxr.clusters import in_task
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid.geobox import geobox_of
-from misoxr.io.blocks import Disk, Target, opened, runner_of, write_blocks
-from misoxr.io.geozarr import unreferenced
+from misoxr.grid.geozarr import unreferenced
+from misoxr.io.blocks import Target, runner_of, write_blocks
+from misoxr.io.check import METADATA, seal
 from misoxr.io.icechunk import to_repository
-from misoxr.io.layout import FINGERPRINT, Layout, consolidate, lay_out, layout_of, note_masked, progress_of
-from misoxr.io.ledger import FORMAT, Ledger
-from misoxr.io.replace import aside, differences, located, put_in_place, reads_from, refuse_busy, refuse_different, settle
+from misoxr.io.layout import FINGERPRINT, Layout, consolidate, lay_out, layout_of, with_masked
+from misoxr.io.mend import forget_damaged, lost, mend_layout
+from misoxr.io.origins import Disk, Files, reads_from, writable
+from misoxr.io.replace import aside, differences, located, put_in_place, refuse_busy, refuse_different, settle
 from misoxr.io.storable import spelt
-from misoxr.io.writers import ended, move_through, system_of, unreachable
+from misoxr.records.ledger import FORMAT, Ledger, progress_of
+from misoxr.records.writers import ended, move_through, system_of, unreachable
 
 if TYPE_CHECKING:
     from icechunk import Repository
@@ -136,12 +139,18 @@ def to_zarr(
         with ledger.alive():
             found = ledger.agree(plan, lambda: _lay_out(layout, target, plan["fingerprint"], ledger))
             refuse_different(f"The store {target}", differences(found, plan))
+            place, mask = Target(target, layout, ledger), on_error == "mask"
+            before, files = ledger.done(), Files(writable(target, ledger.own))
+            mended = mend_layout(files, layout, plan["fingerprint"])
             with _staged(client, ledger, layout):
-                there = write_blocks(Target(target, layout, ledger), runner, mask=on_error == "mask", progress=progress)
+                there = write_blocks(place, runner, mask=mask, progress=progress)
+                if there and forget_damaged(files, layout, ledger, before):
+                    there = write_blocks(place, runner, mask=mask, progress=progress)
             if not there and not Ledger(progress_of(uri), edition=ledger.edition).current():
                 raise ended(ledger.uri)
             if there and target == uri:
-                _finish(layout, target, ledger)
+                if mended or not ledger.finished() or ledger.done() != before:
+                    _finish(layout, target, ledger)
                 ledger.close()
             elif there:
                 put_in_place(uri, lambda: _finish(layout, target, ledger), ledger)
@@ -293,18 +302,26 @@ def _lay_out(layout: Layout, target: str, fingerprint: str, ledger: Ledger) -> N
     """Lay a store out: on a disk it appears whole, and never in the place of what is there."""
     if ledger.own is None:
         lay_out(layout, target, fingerprint)
-    elif _fingerprint(target) != fingerprint:  # else one that was killed then has laid it out
+        seal(target)
+    elif not Path(target).exists() or _fingerprint(target) != fingerprint:  # else one that was killed then has laid it out
         whole = ledger.own.parents[1] / "layout" / ledger.owner
         lay_out(layout, Disk(whole, ledger.own), fingerprint)
+        seal(Disk(whole, ledger.own))
         move_through(ledger.own, whole, Path(target))
 
 
-def _fingerprint(target: str) -> str | None:
+def _fingerprint(target: str) -> str:
     """Return the fingerprint that a store says it was laid out with."""
     try:
-        return str(zarr.open_group(target, mode="r", use_consolidated=False).attrs.get(FINGERPRINT))
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+        root = Files(target).json(METADATA)
+    except ValueError as error:
+        raise lost(target, METADATA, f"it is no metadata of Zarr ({error})") from error
+    if root is None:
+        raise lost(target, METADATA, "there is no such file")
+    attrs = root.get("attributes")
+    if not isinstance(attrs, dict):
+        raise lost(target, METADATA, "it has no attributes")
+    return str(attrs.get(FINGERPRINT))
 
 
 def _staged(client: Any, ledger: Ledger, layout: Layout) -> AbstractContextManager[None]:
@@ -335,7 +352,8 @@ def _reach(client: Any, layout: Layout) -> None:
 def _finish(layout: Layout, target: str, ledger: Ledger) -> None:
     """Note in the store what is masked, gather its metadata, and note in the records that all is done."""
     ledger.check()
-    group = opened(target, ledger.own)
-    note_masked(group, layout, ledger.masked())
-    consolidate(group.store)
+    place = writable(target, ledger.own)
+    attrs = zarr.open_group(place, mode="r", use_consolidated=False).attrs.asdict()
+    seal(place, with_masked(attrs, layout, ledger.masked()))
+    consolidate(place)
     ledger.finish()

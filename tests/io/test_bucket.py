@@ -14,9 +14,9 @@ import pytest
 
 from misoxr.errors import StoreError
 from misoxr.io import blocks
-from misoxr.io.layout import open_maps, progress_of
-from misoxr.io.ledger import COMPLETE, Ledger
+from misoxr.io.layout import open_maps
 from misoxr.io.zarr import to_zarr
+from misoxr.records.ledger import COMPLETE, Ledger, progress_of
 from misoxr.spec import SENTINEL2
 from tests.bucket import NAME, bucket, make
 from tests.conftest import make_cube

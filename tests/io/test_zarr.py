@@ -29,11 +29,11 @@ from tqdm.auto import tqdm
 import misoxr.io.replace as replace_module
 from misoxr.errors import AssetError, MisoxrWarning, StoreError
 from misoxr.io import blocks
-from misoxr.io.layout import layout_of, open_maps, progress_of
-from misoxr.io.ledger import COMPLETE, Ledger
+from misoxr.io.layout import layout_of, open_maps
 from misoxr.io.zarr import _plan, to_zarr
 from misoxr.mapping.predict import predict
 from misoxr.model.inference import choose_device
+from misoxr.records.ledger import COMPLETE, Ledger, progress_of
 from misoxr.spec import SENTINEL2
 from tests.conftest import make_cube, make_model, tiny_spec
 from tests.writer import BLOCKS, noted, slow_map, write

@@ -4,13 +4,14 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from misoxr.errors import StoreError
-from misoxr.io.writers import POLL, Writer, ended
+from misoxr.records.writers import POLL, Writer, ended, remove_through
 
-__all__ = ["COMPLETE", "FORMAT", "PLAN", "Block", "Ledger", "in_order"]
+__all__ = ["COMPLETE", "FORMAT", "PLAN", "Block", "Ledger", "in_order", "progress_of"]
 
 Block = tuple[int, int]
 """Row and column of a block among the blocks of a store."""
@@ -18,6 +19,11 @@ Block = tuple[int, int]
 FORMAT = 3
 """Of plans and records. The first told nothing of coordinates, tables and attributes; the second's records named no plan."""
 PLAN, COMPLETE = "plan.json", "complete"
+
+
+def progress_of(uri: str) -> str:
+    """Return where the records of a store lie."""
+    return f"{uri.rstrip('/')}.progress"
 
 
 @dataclass(eq=False)
@@ -132,7 +138,11 @@ class Ledger(Writer):
 
     def withdraw(self, block: Block) -> None:
         """Have a block computed again."""
-        self.clear(f"{self._name('blocks', block)}.written")
+        for name in (COMPLETE, *(f"{self._name('blocks', block)}.{how}" for how in ("written", "masked"))):
+            if self.own is None:
+                self.clear(name)
+            else:
+                remove_through(self.own, Path(self._at[1], name))
 
     def masked(self) -> dict[Block, str]:
         """Return the blocks that became nodata, and why."""
