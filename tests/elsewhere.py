@@ -41,7 +41,7 @@ def main(store: str, log: str, limit: float, on_error: str) -> None:
     writers._machine = lambda: "elsewhere"
     ledger = zarr.Ledger
     zarr.Ledger = lambda *args, **options: ledger(*args, limit=limit, **options)
-    ds = slow_cube(Path(log), 0.2) if on_error == "raise" else served_cube(Path(log), 0.5, goes_away=True)
+    ds = slow_cube(Path(log), 0.3) if on_error == "raise" else served_cube(Path(log), 0.5, goes_away=True)
     with dask.config.set(scheduler="sync"):
         zarr.to_zarr(ds, store, progress=False, on_error=on_error)
 
