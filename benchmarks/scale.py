@@ -1,12 +1,13 @@
 """Scale: memory as the area grows, what Dask costs, what resuming costs, and how large a graph is handed over.
 
-    python benchmarks/scale.py [memory] [workers] [resume] [graph] [overhead] [state]
+    python benchmarks/scale.py [memory] [workers] [resume] [checksums] [graph] [overhead] [state]
 
 All of them by default, which takes about an hour on 2 cores; the machine should do nothing else. Imagery is noise made block by block.
 
 memory: greatest size of a worker process (LocalCluster, 2 processes of a thread) while miso-nano maps 1, 4, 16 and 64 times 512 x 512 pixels in
 chunks of 256. workers: blocks a second with 1 and 2 worker processes. resume: time of a write that is stopped half-way and resumed, over that of
-one that is not. graph: tasks and bytes of the largest graph handed to a scheduler for 370,000 x 240,000 pixels in chunks of 1,024. overhead:
+one that is not. checksums: processor time of ``to_zarr`` with checksums over that without, of a map of miso-nano and of noise that is in memory, and gigabytes
+(before compression) a second of processor time that a second call of ``to_zarr``, which finds nothing to do, and ``check`` read. graph: tasks and bytes of the largest graph handed to a scheduler for 370,000 x 240,000 pixels in chunks of 1,024. overhead:
 time of ``to_zarr`` of one chunk of 2,048 x 2,048 pixels with miso-small, over that of a bare loop over the same windows that writes nothing.
 state: see state.py. One line of JSON at the end.
 """
@@ -138,7 +139,54 @@ def resume(directory: str) -> dict[str, float]:
         f"whole {whole:.1f} s; stopped after 8 of 16 blocks {first:.1f} s, resumed {second:.1f} s; nothing left {nothing:.2f} s",
         flush=True,
     )
-    return {"resume_cost": (first + second) / whole - 1}
+    return {"resume_cost": (first + second) / whole - 1, "nothing_left_s": nothing}
+
+
+def checksums(directory: str) -> dict[str, float]:
+    """Processor time with checksums over that without, in turns, each the least of several; and the pace of looking for damage."""
+    import misoxr
+    from misoxr.grid.geobox import assign
+
+    noise = np.random.default_rng(0).uniform(0, 1, (4096, 4096)).astype("float32")
+    copied = assign(xr.Dataset({"noise": (("y", "x"), noise)}), GeoBox(noise.shape, Affine(10, 0, 3e5, 0, -10, 1.5e6), "EPSG:3338"))
+    copied = copied.chunk({"y": 1024, "x": 1024})
+    model = model_of("miso-nano")
+    predicted = image((512, 512), 256, model).miso.predict(model)
+    predicted.isel(y=slice(0, 256), x=slice(0, 256)).compute()  # the model is loaded
+    found = {
+        "checksums_of_a_map": _with_over_without(predicted, f"{directory}/map", 5),
+        "checksums_of_a_copy": _with_over_without(copied, f"{directory}/copy", 15),
+    }
+    for name, work in {
+        "again": lambda: copied.miso.to_zarr(f"{directory}/copy.2.zarr", progress=False),
+        "check": lambda: misoxr.check(f"{directory}/copy.2.zarr"),
+    }.items():
+        found[f"{name}_gb_s"] = noise.nbytes / 1e9 / min(_seconds(work) for _ in range(5))
+    return found
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def _with_over_without(maps: xr.Dataset, store: str, turns: int) -> float:
+    import shutil
+    from unittest.mock import patch
+
+    from misoxr.io.check import COMPRESSORS
+
+    times: dict[int, list[float]] = {1: [], 2: []}
+    for turn in range(turns):
+        for count in (1, 2) if turn % 2 else (2, 1):
+            path = f"{store}.{count}.zarr"
+            for old in (path, f"{path}.progress"):
+                shutil.rmtree(old, ignore_errors=True)
+            with patch("misoxr.io.layout.COMPRESSORS", COMPRESSORS[:count]):
+                times[count].append(_seconds(lambda path=path: maps.miso.to_zarr(path, progress=False)))
+    print(f"{store}: without {sorted(times[1])} s, with {sorted(times[2])} s", flush=True)
+    return min(times[2]) / min(times[1])
 
 
 def graph(directory: str) -> dict[str, float]:
@@ -218,6 +266,7 @@ PARTS: dict[str, Callable[[str], dict[str, float]]] = {
     "graph": graph,
     "state": state,
     "resume": resume,
+    "checksums": checksums,
     "memory": memory,
     "workers": workers,
     "overhead": overhead,

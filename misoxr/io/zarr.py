@@ -62,6 +62,9 @@ def to_zarr(
     ``<store>.progress``, says that a block is done. Several processes, on one machine or on many, may write one store at the same time, each with
     the same call. Every call returns when the whole store is written.
 
+    What was there before the call is read again, when all is written: blocks of which a chunk is missing or damaged are computed again. Chunks
+    carry checksums, and metadata have hashes; :func:`misoxr.check` reads both.
+
     The store opens with plain ``xr.open_zarr``, rioxarray and odc-geo. It has CF ``spatial_ref`` and ``grid_mapping``, and the GeoZarr
     conventions ``proj`` and ``spatial``.
 
