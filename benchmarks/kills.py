@@ -1,8 +1,10 @@
 """Twenty kills: a map is written by processes that are killed at random moments and started again, and compared byte by byte.
 
     python benchmarks/kills.py [--kills 20] [--seed 0]
+    python benchmarks/kills.py --verbs 200 [--seed 0]
 
-The map is that of tests/writer.py. A line of JSON at the end: kills, blocks computed in all over blocks of the map, and whether the bytes are equal.
+With --verbs, so many random kills hit all verbs of tests/harness.py, each at a random file operation. The next call must give the whole result.
+Otherwise the map is that of tests/writer.py. A line of JSON at the end: kills, blocks computed in all over blocks of the map, and whether the bytes are equal.
 """
 
 import argparse
@@ -60,9 +62,31 @@ def main(kills: int, seed: int) -> None:
     print(json.dumps({"kills": count, "computed": again / (rounds * BLOCKS), "equal": equal}))
 
 
+def kill_verbs(kills: int, seed: int) -> None:
+    """Kill verbs that write at random file operations, run each again, and print."""
+    from tests.harness import host
+
+    rng, wrong, killed = random.Random(seed), [], 0
+    with tempfile.TemporaryDirectory() as name, host(Path(name)) as forks:
+        whole = {verb: forks.run(verb, Path(name) / verb, "count") for verb in forks.verbs}
+        for number in range(kills):
+            verb = rng.choice(forks.verbs)
+            moment = rng.randint(1, whole[verb]["count"])
+            try:
+                killed += forks.hit(verb, Path(name) / str(number), "kill", moment, whole[verb]["digest"])
+            except AssertionError as error:
+                wrong.append(str(error))
+                print(error, flush=True)
+    print(json.dumps({"runs": kills, "killed": killed, "seed": seed, "wrong": len(wrong)}))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbs", type=int, default=0)
     arguments = parser.parse_args()
-    main(arguments.kills, arguments.seed)
+    if arguments.verbs:
+        kill_verbs(arguments.verbs, arguments.seed)
+    else:
+        main(arguments.kills, arguments.seed)

@@ -10,8 +10,8 @@ import rioxarray  # noqa: F401
 import misoxr
 from misoxr.mapping.predict import predict
 from misoxr.model.checkpoint import Model
-from misoxr.model.files import cache, sha256_of
-from misoxr.paths import expanded
+from misoxr.model.files import sha256_of
+from misoxr.paths import cache, expanded
 from misoxr.points.folds import PredefinedFolds
 from misoxr.points.read import read_points
 from misoxr.spec import SENTINEL2

@@ -1,7 +1,8 @@
 """Cutouts of a lazy cube in a temporary file: each chunk is read once, and the cube is never in memory whole."""
 
+import errno
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from misoxr.clusters import computed
 from misoxr.cube.augment import padded
 from misoxr.errors import StoreError
 from misoxr.grid.windows import Cut, cuts
+from misoxr.paths import reserve, workspace
 
 __all__ = ["Cutouts", "PointCutouts", "cutouts_of", "read_cutouts"]
 
@@ -81,17 +83,19 @@ def cutouts_of(bands: da.Array, starts: npt.ArrayLike, side: int) -> Iterator[Cu
         If the disk has no room for the cutouts.
     """
     height, width = (min(side, length) for length in bands.shape[1:])
-    with tempfile.TemporaryDirectory(prefix="misoxr-") as directory:
-        cutouts = Cutouts(Path(directory) / "cutouts", np.asarray(starts, dtype="int64"), (bands.shape[0], height, width))
+    with workspace() as directory:
+        cutouts = Cutouts(directory / "cutouts", np.asarray(starts, dtype="int64"), (bands.shape[0], height, width))
         needed, room = 4 * len(cutouts) * int(np.prod(cutouts.shape)), shutil.disk_usage(directory).free
-        if needed > room:
+        try:
+            if needed > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            reserve(cutouts.path, needed)
+        except OSError as error:
             raise StoreError(
-                f"The windows to learn from take {needed / 1e9:.1f} GB in {directory}, which has {room / 1e9:.1f} GB left; "
+                f"The windows to learn from take {needed / 1e6:,.1f} MB in {directory}, which has {room / 1e6:,.1f} MB left ({error}); "
                 "set TMPDIR to a larger disk, or use fewer points, bands or unlabelled windows."
-            )
-        cutouts.path.touch()
+            ) from error
         if needed:
-            cutouts.open("w+").flush()
             _read(bands, cutouts)
         yield cutouts
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.estimators.pixel_model import PixelModel
-from misoxr.model.files import put
+from misoxr.model.files import is_intact, put, sealed
 from misoxr.spec import Band, LossSpec, Modality, ModelSpec
 from misoxr.spec.numbers import is_whole
 
@@ -121,7 +121,7 @@ class EmbeddedModel:
                 members |= {f"{number}.safetensors": network.to_bytes(), f"{number}.skops": estimators.to_bytes()}
             for name, content in members.items():
                 archive.writestr(zipfile.ZipInfo(name), content)  # stored, and without a time: the same bytes each time
-        return file.getvalue()
+        return sealed(file.getvalue())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write networks and estimators to a path or fsspec URL, as one file: a zip archive of their own files.
@@ -182,6 +182,8 @@ def holds_embedded(data: bytes) -> bool:
 def _members(data: bytes, name: str) -> dict[str, bytes]:
     """Return an archive's members, which take no more memory than the archive has bytes."""
     try:
+        if not is_intact(data):
+            raise ValueError("its checksum differs from its content")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             found = archive.infolist()
             if any(one.compress_type != zipfile.ZIP_STORED for one in found) or sum(one.file_size for one in found) > len(data):

@@ -19,7 +19,7 @@ import numpy as np
 
 from misoxr.errors import CheckpointError, SpecError, note, require
 from misoxr.estimators.indices import check_indices, parts
-from misoxr.model.files import ESTIMATOR_HEADER, ESTIMATOR_SCHEMA
+from misoxr.model.files import ESTIMATOR_HEADER, ESTIMATOR_SCHEMA, is_intact, sealed
 
 __all__ = ["ALLOWED", "pack", "unpack"]
 
@@ -115,7 +115,7 @@ def pack(header: Mapping[str, Any], estimators: Mapping[str, Any]) -> bytes:
             for counter in state["content"]["content"][7:11]:
                 counter["content"] = "0"
     members[ESTIMATOR_SCHEMA] = json.dumps(schema, separators=(",", ":")).encode()
-    return _stored(members)
+    return sealed(_stored(members))
 
 
 def unpack(data: bytes, name: str, trusted: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -137,6 +137,8 @@ def unpack(data: bytes, name: str, trusted: Collection[str] = ()) -> tuple[dict[
     """
     skops = _skops()
     try:
+        if not is_intact(data):
+            raise ValueError("its checksum differs from its content")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = _checked(archive, len(data))
             if ESTIMATOR_HEADER not in names:

@@ -1,12 +1,15 @@
 """The cache of a cross-validation: the answers of each model, seed and fold, and a fingerprint of what they belong to."""
 
+import glob
 import hashlib
+import io
 import json
 import os
 import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -14,12 +17,14 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import xarray as xr
+from fsspec.implementations.local import LocalFileSystem
 
 from misoxr._version import __version__
-from misoxr.errors import SpecError, StoreError, require
+from misoxr.errors import SpecError, StoreError, note, require
 from misoxr.estimators.baselines import Baseline
 from misoxr.grid.geobox import geobox_of
 from misoxr.model.files import sha256_of
+from misoxr.paths import expanded, scratch, settle, writing
 
 __all__ = ["Cache", "Unit", "digest", "fingerprint"]
 
@@ -97,7 +102,7 @@ class Cache:
         if path is None:
             return
         require("pyarrow.parquet", "parquet")
-        self.system, self.root = fsspec.core.url_to_fs(os.fspath(path))
+        self.system, self.root = fsspec.core.url_to_fs(expanded(path))
         try:
             self.system.makedirs(self.root, exist_ok=True)
         except OSError as error:
@@ -117,29 +122,51 @@ class Cache:
         texts = {name: json.dumps([common, name, one]) for name, one in fingerprint["models"].items()}
         self.known = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
         content = json.dumps({**fingerprint, "models": {**models, **fingerprint["models"]}}, indent=1).encode()
-        self.system.pipe_file(f"{file}.part", content)
-        self.system.mv(f"{file}.part", file)
+        self._put("run.json", content)
 
-    def _path(self, unit: Unit) -> str:
-        """Where a unit's answers lie: those of other settings lie elsewhere, whatever two runs at once make of run.json."""
+    def _name(self, unit: Unit) -> str:
+        """What the name of a unit's file begins with: those of other settings lie elsewhere, whatever two runs at once make of run.json."""
         name = re.sub(r"[^\w.-]+", "_", unit.model)
-        return f"{self.root}/{name}-{self.known[unit.model][:12]}-seed{unit.seed}-fold{unit.fold}.parquet"
+        return f"{name}-{self.known[unit.model][:12]}-seed{unit.seed}-fold{unit.fold}"
 
     def read(self, unit: Unit) -> pd.DataFrame | None:
-        """Return what was found for a unit, or None."""
-        if self.system is None or not self.system.exists(path := self._path(unit)):
+        """Return what was found for a unit, or None. A file ends with the checksum of its content; one that is damaged is removed."""
+        if self.system is None:
             return None
-        try:
-            with self.system.open(path, "rb") as file:
-                return pd.read_parquet(file)
-        except (OSError, ValueError) as error:  # pyarrow's are ValueErrors
-            raise StoreError(f"{path} is damaged ({error}); delete it, and the fold will be run again.") from error
+        for path in sorted(self.system.glob(f"{glob.escape(self.root)}/{self._name(unit)}-*.parquet")):
+            try:
+                data = self.system.cat_file(path)
+            except FileNotFoundError:  # another run removed it
+                continue
+            if path.endswith(f"-{_checksum(data)}.parquet"):
+                return pd.read_parquet(io.BytesIO(data))
+            note(f"The cached fold {path} is damaged, and is run again.")
+            self.system.rm_file(path)
+        return None
 
     def write(self, unit: Unit, answers: pd.DataFrame) -> None:
         """Keep what was found for a unit; a file appears only when it is complete."""
         if self.system is None:
             return
-        path = self._path(unit)
-        with self.system.open(f"{path}.part", "wb") as file:
-            answers.to_parquet(file, index=False)
-        self.system.mv(f"{path}.part", path)
+        file = io.BytesIO()
+        answers.to_parquet(file, index=False)
+        self._put(self._name(unit), file.getvalue(), f"-{_checksum(file.getvalue())}.parquet")
+
+    def _put(self, name: str, data: bytes, ending: str = "") -> None:
+        """Write a file whole or not at all. What is left of a killed run is found by the name without its ending."""
+        assert self.system is not None
+        place = f"{self.root}/{name}{ending}"
+        if isinstance(self.system, LocalFileSystem):
+            with scratch(Path(self.root) / name) as aside, writing(Path(place), needed=len(data)):
+                aside.write_bytes(data)
+                settle(aside, Path(place))
+            return
+        try:
+            self.system.pipe_file(f"{place}.part", data)
+            self.system.mv(f"{place}.part", place)
+        except OSError as error:
+            raise StoreError(f"{place} cannot be written ({error}); give another store.") from error
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]

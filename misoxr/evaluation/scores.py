@@ -1,5 +1,6 @@
 """Out-of-fold predictions of several models, and every score that follows from them."""
 
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import pandas as pd
 
 from misoxr.errors import PointsError, StoreError, require
 from misoxr.metrics import class_scores, confusion, reliability, scores
+from misoxr.model.files import put
 from misoxr.spec import Task
 from misoxr.spec.build import build
 
@@ -297,8 +299,9 @@ class Scores:
         table = arrow.Table.from_pandas(self.predictions.astype({"seed": str, "region": "string"}), preserve_index=False)
         header = {"tasks": [asdict(task) for task in self.tasks], "about": dict(self.about)}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"misoxr": json.dumps(header).encode()})
-        with fsspec.open(os.fspath(path), "wb") as file:
-            parquet.write_table(table, file)
+        file = io.BytesIO()
+        parquet.write_table(table, file)
+        put(path, file.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import tempfile
 import uuid
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from misoxr.io.layout import fill_of, open_maps
 from misoxr.io.replace import located
 from misoxr.io.storable import storable
 from misoxr.io.zarr import to_zarr
+from misoxr.paths import scratch, settle, workspace
 
 __all__ = ["chosen_maps", "as_stored", "is_map", "to_cog", "naming"]
 
@@ -118,7 +118,7 @@ def to_cog(
             with rasterio.Env(**_GDAL):
                 _write(file, maps, name, stored[str(name)], classes, blocksize)
             if isinstance(system, LocalFileSystem):
-                file.replace(f"{path}/{file.name}")
+                settle(file, Path(path) / file.name)
             else:
                 system.put_file(str(file), f"{path}/{file.name}")
                 file.unlink()
@@ -232,11 +232,15 @@ def naming(uri: str) -> Iterator[None]:
 @contextmanager
 def _scratch(uri: str, system: Any, path: str) -> Iterator[tuple[str, Path]]:
     """Give a store in the directory, which workers reach, and a local directory for files that are not complete yet."""
+    if isinstance(system, LocalFileSystem):
+        with scratch(Path(path) / "cog", directory=True) as files:
+            yield f"{files}/maps.zarr", files
+        return
     aside = f".{uuid.uuid4().hex}"
     system.makedirs(f"{path}/{aside}", exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=f"{path}/{aside}" if isinstance(system, LocalFileSystem) else None) as files:
-            yield f"{uri}/{aside}/maps.zarr", Path(files)
+        with workspace() as files:
+            yield f"{uri}/{aside}/maps.zarr", files
     finally:
         if system.exists(f"{path}/{aside}"):
             system.rm(f"{path}/{aside}", recursive=True)

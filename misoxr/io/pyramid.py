@@ -2,6 +2,7 @@
 
 import os
 from math import ceil, log2
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -21,6 +22,7 @@ from misoxr.io.geotiff import as_stored, chosen_maps, is_map, naming
 from misoxr.io.layout import OWN, consolidate, fill_of, open_maps
 from misoxr.io.replace import forget, located, move
 from misoxr.io.zarr import to_zarr
+from misoxr.paths import restore, scratch, settle
 from misoxr.records.ledger import Ledger, progress_of
 from misoxr.spec.numbers import is_whole
 
@@ -123,26 +125,40 @@ def to_pyramid(
     if not is_whole(count) or not 0 <= count <= most:
         raise SpecError(f"levels is {levels!r}; a map of {box.shape.y} x {box.shape.x} pixels can have 0 to {most} coarser levels.")
     uri, system, path = located(store)
+    if isinstance(system, LocalFileSystem):
+        restore(Path(path))
     there = system.exists(path)
     if there and not overwrite:
         raise StoreError(f"The store {uri} exists; give another path, or overwrite=True to replace it.")
+    local = isinstance(system, LocalFileSystem)
     # What is to be replaced, and may be read from, stays until the new one is complete; on a disk, a name is taken last.
-    suffix = ".new" if there or isinstance(system, LocalFileSystem) else ""
+    suffix = ".new" if there and not local else ""
     for each in {path, path + suffix}:
         if system.exists(each) and not system.exists(f"{each}/zarr.json"):
             raise StoreError(f"{each} exists and is no Zarr v3 store, so it is not replaced; give another path.")
     with naming(uri):
+        if local:
+            with scratch(Path(path), directory=True) as aside:
+                _store(maps, f"{aside}/store", count, classes, progress=progress)
+                if there:
+                    forget(uri)  # of maps that to_zarr wrote, and may be writing
+                settle(aside / "store", Path(path))
+            return
         if suffix and system.exists(path + suffix):
             system.rm(path + suffix, recursive=True)
-        zarr.open_group(uri + suffix, mode="w", zarr_format=3)
-        _store_levels(maps, uri + suffix, count, classes, progress=progress)
-        seal(uri + suffix, pyramid([_attributes(f"{uri}{suffix}/{level}") for level in range(count + 1)]))
-        consolidate(uri + suffix)
+        _store(maps, uri + suffix, count, classes, progress=progress)
         if there:
-            forget(uri)  # of maps that to_zarr wrote, and may be writing
+            forget(uri)
             system.rm(path, recursive=True)
-        if suffix:
             move(system, path + suffix, path)
+
+
+def _store(ds: xr.Dataset, uri: str, count: int, classes: str, *, progress: bool) -> None:
+    """Write a pyramid."""
+    zarr.open_group(uri, mode="w", zarr_format=3)
+    _store_levels(ds, uri, count, classes, progress=progress)
+    seal(uri, pyramid([_attributes(f"{uri}/{level}") for level in range(count + 1)]))
+    consolidate(uri)
 
 
 def _store_levels(ds: xr.Dataset, uri: str, count: int, classes: str, *, progress: bool) -> None:

@@ -4,12 +4,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
 from misoxr.errors import StoreError
-from misoxr.paths import expanded
+from misoxr.paths import expanded, restore, retire
 from misoxr.records.ledger import PLAN, Ledger, progress_of
 from misoxr.records.writers import POLL, system_of
 
@@ -83,6 +84,9 @@ def settle(uri: str) -> None:
     if ledger.has(MOVING) or ledger.finished():
         with ledger.alive():
             put_in_place(uri, lambda: None, ledger)
+    system, path = system_of(uri)
+    if isinstance(system, LocalFileSystem) and system.exists(path):
+        restore(Path(path))  # removes what was retired, as its successor is there
 
 
 def put_in_place(uri: str, finish: Callable[[], None], ledger: Ledger) -> None:
@@ -108,9 +112,12 @@ def put_in_place(uri: str, finish: Callable[[], None], ledger: Ledger) -> None:
 def _move(uri: str, ledger: Ledger) -> None:
     system, path = system_of(uri)
     new, old = aside(path), Ledger(progress_of(uri))
+    local = isinstance(system, LocalFileSystem)
     if not ledger.has(MOVING):
         forget(uri)
-        if system.exists(path):
+        if local:
+            retire(Path(path))  # at once: of what is removed file by file, readers would find a part
+        elif system.exists(path):
             system.rm(path, recursive=True)
         ledger.create(MOVING, True, flush=True)
     if system.exists(new):
@@ -121,6 +128,8 @@ def _move(uri: str, ledger: Ledger) -> None:
         old.clear("leases", "writers", "ended")  # where they moved along, this writer would look alive
     ledger.clear()
     old.clear(MOVING)
+    if local:
+        restore(Path(path))
 
 
 def _move_records(system: Any, source: str, target: str) -> None:

@@ -11,9 +11,9 @@ import fsspec
 from distributed import WorkerPlugin
 from filelock import FileLock
 
-from misoxr.errors import CheckpointError, StoreError
+from misoxr.errors import CheckpointError, StoreError, note
 from misoxr.model.checkpoint import cached_at
-from misoxr.model.files import write
+from misoxr.paths import write
 from misoxr.records.writers import system_of, unreachable
 
 __all__ = ["staged"]
@@ -43,6 +43,9 @@ def keep(uri: str, sha256: str) -> Path:
     path = cached_at(sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
+        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            note(f"The cached checkpoint {path} is damaged, and is fetched again.")
+            path.unlink()
         if not path.exists():
             with fsspec.open(uri, "rb") as file:
                 data = file.read()

@@ -19,11 +19,12 @@ from torch.nn.modules.module import register_module_buffer_registration_hook, re
 from torch.overrides import TorchFunctionMode
 
 from misoxr.cube.scaling import Scaling
-from misoxr.errors import CheckpointError, SpecError
+from misoxr.errors import CheckpointError, SpecError, note
 from misoxr.model.calibration import Calibration, prevalence_bias
-from misoxr.model.files import cache, fetch, holds_estimators, put
+from misoxr.model.files import check_tensors, fetch, holds_estimators, put, with_header
 from misoxr.model.network import Miso
 from misoxr.model.pretrained import holds_encoder
+from misoxr.paths import cache
 from misoxr.spec import ModelSpec
 from misoxr.spec.build import build
 from misoxr.spec.standardisation import Standardisation
@@ -49,6 +50,7 @@ class _Header:
     record: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     standardisation: Mapping[str, Any] = field(default_factory=dict)
+    checksum: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,7 @@ class Model:
         if self.standardisation:
             header["standardisation"] = {name: found.to_dict() for name, found in self.standardisation.items()}
         state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
-        # One metadata key alone: safetensors does not keep the order of several, and the hash would change.
-        return serialise(state, {_KEY: json.dumps(header, sort_keys=True)})
+        return with_header(serialise, state, _KEY, header)
 
     @cached_property
     def sha256(self) -> str:
@@ -188,6 +189,7 @@ class Model:
     def from_bytes(cls, data: bytes, name: str = "") -> Self:
         """Build a model from a checkpoint's bytes; ``name`` stands in errors."""
         text, state = _parse(data, name)
+        check_tensors(data, text, name)
         try:
             header = build(_Header, json.loads(text))
             spec: ModelSpec = header.spec
@@ -244,7 +246,10 @@ class Model:
     def address(self) -> Address:
         """Leave a content-addressed copy in the local cache, and return its address."""
         path = cached_at(self.sha256)
-        if not path.exists() or path.stat().st_size != len(self._bytes):
+        there = path.exists()
+        if not there or path.read_bytes() != self._bytes:
+            if there:
+                note(f"The cached checkpoint {path} is damaged, and is written again.")
             self.save(path)
         return Address(str(path), self.sha256)
 

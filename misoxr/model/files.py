@@ -5,57 +5,60 @@ import json
 import os
 import pickle
 import re
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
-import platformdirs
 
-from misoxr.errors import CheckpointError
-from misoxr.paths import expanded
+from misoxr.errors import CheckpointError, MisoxrError, StoreError, note
+from misoxr.paths import cache, expanded, write
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ESTIMATOR_HEADER", "ESTIMATOR_SCHEMA", "cache", "fetch", "holds_estimators", "put", "read_state", "sha256_of", "write"]
+__all__ = [
+    "ESTIMATOR_HEADER",
+    "ESTIMATOR_SCHEMA",
+    "check_tensors",
+    "fetch",
+    "holds_estimators",
+    "is_intact",
+    "put",
+    "read_state",
+    "sealed",
+    "sha256_of",
+    "with_header",
+]
 
 _VALIDATORS = ("ETag", "etag", "sha256", "LastModified", "Last-Modified", "last_modified", "mtime", "blob_id")
 """What file systems of fsspec tell of a file's version."""
 ESTIMATOR_HEADER, ESTIMATOR_SCHEMA = "misoxr.json", "schema.json"
 """Members of a skops file of estimators: what misoxr writes beside them, and what skops writes of them."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-
-
-def cache(kind: str) -> Path:
-    """Return a folder of the local cache: ``MISOXR_CACHE``, or the user's cache directory."""
-    return Path(expanded(os.environ.get("MISOXR_CACHE") or platformdirs.user_cache_dir("misoxr"))) / kind
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all, also where the machine stops, or other processes write it, too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+_NO_HASH = "0" * 64
+"""What stands where a checksum will, while it is computed."""
+_SEAL = b"sha256:"
+_ARCHIVE_END = b"PK\x05\x06"
 
 
 def put(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file to a path or fsspec URL; a local file appears only when it is complete."""
+    """Write a file to a path or fsspec URL; a local file appears only when it is complete.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
     uri = expanded(path)
     if "://" not in uri:
         write(Path(uri), data)
         return
-    with fsspec.open(uri, "wb") as file:
-        file.write(data)
+    try:
+        with fsspec.open(uri, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise StoreError(f"{uri} cannot be written ({error}); give another address.") from error
 
 
 def fetch(uri: str | os.PathLike[str]) -> bytes:
@@ -72,6 +75,8 @@ def fetch(uri: str | os.PathLike[str]) -> bytes:
     uri = expanded(uri)
     try:
         return Path(uri).read_bytes() if "://" not in uri else _remote(uri)
+    except MisoxrError:
+        raise  # the cache cannot be written
     except Exception as error:
         # Remote file systems raise errors of their own: of credentials, of bodies cut short, of servers.
         hint = " Credentials and options are those of fsspec's configuration, such as FSSPEC_S3_ANON=true." * uri.startswith(
@@ -92,10 +97,12 @@ def _remote(uri: str) -> bytes:
     named = any(info.get(key) is not None for key in _VALIDATORS)
     known = cache("urls") / hashlib.sha256(json.dumps([uri, version]).encode()).hexdigest()
     if named and known.exists():
-        cached = cache("files") / known.read_text()
-        data = cached.read_bytes() if cached.exists() else b""
+        # the name of a copy that is gone, or that a damaged record tells, is of no file
+        cached = cache("files") / re.sub(r"[^0-9a-f]", "", known.read_text(errors="replace"))
+        data = cached.read_bytes() if cached.is_file() else b""
         if hashlib.sha256(data).hexdigest() == cached.name:
             return data
+        note(f"The cached copy of {uri} is damaged or gone, and is fetched again.")
     data = bytes(system.cat_file(path))
     if named:
         digest = hashlib.sha256(data).hexdigest()
@@ -167,3 +174,55 @@ def _unpacked(data: bytes, name: str) -> Any:
 def holds_estimators(data: bytes) -> bool:
     """Return whether a file's bytes are estimators that skops has written, whole or damaged."""
     return data[:2] == b"PK" and (ESTIMATOR_HEADER.encode() in data[:64] or ESTIMATOR_SCHEMA.encode() in data[-(2**16) :])
+
+
+# ---- checksums
+
+
+def with_header(serialise: Callable[..., bytes], state: "Mapping[str, Tensor]", key: str, header: Mapping[str, Any]) -> bytes:
+    """Return a safetensors file of weights, and a header that holds the checksum of all bytes beside the checksum's own."""
+    # One metadata key alone: safetensors does not keep the order of several, and the hash would change.
+    data = serialise(state, {key: json.dumps({**header, "checksum": _NO_HASH}, sort_keys=True)})
+    start = _at(data, _NO_HASH)
+    return b"".join((data[:start], hashlib.sha256(data).hexdigest().encode(), data[start + 64 :]))
+
+
+def check_tensors(data: bytes, header: str, name: str) -> None:
+    """Refuse a safetensors file whose bytes changed after it was written; older files have no checksum.
+
+    Raises
+    ------
+    CheckpointError
+        If its checksum is not that of its bytes.
+    """
+    try:
+        told = json.loads(header)["checksum"]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return  # an older file, or none of ours: who builds the header tells
+    told, found = str(told), hashlib.sha256()
+    start = _at(data, told) if re.fullmatch("[0-9a-f]{64}", told) else -1
+    for part in (memoryview(data)[: max(start, 0)], _NO_HASH.encode(), memoryview(data)[start + 64 :]):
+        found.update(part)
+    if start < 0 or found.hexdigest() != told:
+        raise CheckpointError(f"The checkpoint {name} is damaged: its checksum differs from its content. Copy or save it again.")
+
+
+def _at(data: bytes, checksum: str) -> int:
+    """Return where the checksum stands, as JSON in the JSON of the file's header; -1 where it does not."""
+    label = b'\\"checksum\\": \\"'
+    at = data.find(label + checksum.encode())
+    return at if at < 0 else at + len(label)
+
+
+def sealed(archive: bytes) -> bytes:
+    """Return a zip archive with the checksum of its bytes as its comment."""
+    head = archive[:-2] + (len(_SEAL) + 64).to_bytes(2, "little")
+    return head + _SEAL + hashlib.sha256(head).hexdigest().encode()
+
+
+def is_intact(archive: bytes) -> bool:
+    """Return whether a zip archive has the checksum of its bytes, or never had one."""
+    end = archive.rfind(_ARCHIVE_END) + 22
+    if end == len(archive):
+        return archive[-2:] == b"\0\0"
+    return archive[end:] == _SEAL + hashlib.sha256(archive[:end]).hexdigest().encode()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from misoxr.cube.scaling import ModalityScaling
 from misoxr.errors import CheckpointError, SpecError
-from misoxr.model.files import fetch
+from misoxr.model.files import check_tensors, fetch, with_header
 from misoxr.spec import Modality, ModelSpec
 from misoxr.spec.build import build
 from misoxr.spec.numbers import is_number, is_whole
@@ -37,6 +37,7 @@ class _Header:
     pixel_size: float
     sides: Mapping[str, int]
     record: Mapping[str, Any] = field(default_factory=dict)
+    checksum: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Pretrained:
         header |= {"scaling": asdict(self.scaling), "record": dict(self.record)}
         header |= {"pixel_size": self.pixel_size, "sides": dict(self.sides)}
         state = {key: value.detach().cpu().contiguous() for key, value in self.weights.items()}
-        return serialise(state, {_KEY: json.dumps(header, sort_keys=True)})
+        return with_header(serialise, state, _KEY, header)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Self:
@@ -115,8 +116,13 @@ class Pretrained:
                 f"{name} is a whole model that misoxr saved, with heads that have learnt from labels, and pretrained= takes single encoders; give "
                 "those that ds.miso.pretrain returns. misoxr.load reads the model for maps."
             )
+        if text is None and any('"checksum": ' in str(value) for value in _metadata(data).values()):
+            raise CheckpointError(
+                f"The pre-trained weights {name} are damaged: their header has no name. Copy or train them again."
+            )
         if text is None:
             return None
+        check_tensors(data, text, name)
         try:
             values = json.loads(text)
             schema = values.get("schema") if isinstance(values, dict) else None

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,8 @@ import shapely.geometry
 
 from misoxr.assets.hrefs import HTTP, redact, without_secrets
 from misoxr.assets.http import follow, http_session, megabytes
-from misoxr.errors import PointsError
+from misoxr.errors import PointsError, StoreError
+from misoxr.paths import workspace, writing
 
 __all__ = ["read_file"]
 
@@ -54,17 +54,19 @@ def read_file(source: str) -> tuple[pd.DataFrame, bool]:
     ------
     PointsError
         If the file cannot be read, is of no format that is read, or has more bytes than are allowed.
+    StoreError
+        If the disk of temporary files is full.
     """
     name = redact(source)
-    with tempfile.TemporaryDirectory(prefix="misoxr-") as aside:
+    with workspace() as aside:
         try:
-            path, named = _fetched(source, Path(aside))
-            return _read(path, named, Path(aside), name)
-        except (ImportError, PointsError):
+            path, named = _fetched(source, aside)
+            return _read(path, named, aside, name)
+        except (ImportError, PointsError, StoreError):
             raise
         except Exception as error:  # GDAL, pyarrow and pandas each have their own
             fault = "it is nested too deep" if isinstance(error, RecursionError) else without_secrets(error, source)
-            fault = re.sub(rf"{re.escape(aside)}[^\s'\"]*", lambda _: name, fault)[:500]
+            fault = re.sub(rf"{re.escape(str(aside))}[^\s'\"]*", lambda _: name, fault)[:500]
     # not from its error, whose text may hold a secret of the address
     raise PointsError(f"The points {name!r} cannot be read: {fault}")
 
@@ -84,7 +86,8 @@ def _fetched(source: str, aside: Path) -> tuple[Path, str]:
             answer = follow(session, source)
             if answer.status_code != 200:
                 raise PointsError(f"The points {redact(source)!r} cannot be read: their server answers {answer.status_code}.")
-            path.write_bytes(answer.content)
+            with writing(path, needed=len(answer.content)):
+                path.write_bytes(answer.content)
     elif scheme in SCHEMES and "::" not in source:
         with fsspec.open(source, "rb") as file:
             _unpacked(file, path, most)
@@ -99,7 +102,7 @@ def _fetched(source: str, aside: Path) -> tuple[Path, str]:
 def _unpacked(file: Any, path: Path, most: int) -> int:
     """Write a stream to a path, up to a bound, and return its bytes."""
     size = 0
-    with path.open("wb") as out:
+    with writing(path, alone=False), path.open("wb") as out:
         while part := file.read(1 << 20):
             size += len(part)
             if size > most:

@@ -21,6 +21,7 @@ import zarr
 from fsspec.implementations.local import LocalFileSystem
 
 from misoxr.errors import StoreError
+from misoxr.paths import flush as flush_to_disk
 
 __all__ = ["LEASE", "POLL", "Writer", "ended", "move_through", "put_through", "remove_through", "system_of", "unreachable"]
 
@@ -151,15 +152,6 @@ def move_through(own: Path, source: Path, target: Path) -> None:
         raise ended(own.parents[1]) from error
 
 
-def flush_names(directory: Path) -> None:
-    """Have the names of a directory's files on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def ended(records: object) -> StoreError:
     """Return the error of a writer that was taken for dead."""
     return StoreError(
@@ -273,7 +265,7 @@ class Writer:
         if self.own is not None:
             put_through(self.own, Path(target), data, new=new, flush=flush)
             if flush:
-                flush_names(Path(target).parent)
+                flush_to_disk(Path(target).parent)
             return
         self.check()
         if not new:

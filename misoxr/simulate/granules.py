@@ -18,6 +18,7 @@ from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
 from misoxr.grid.geobox import geobox_of
+from misoxr.paths import write
 from misoxr.simulate.nature import CLEAR_SUN, SIMULATOR_VERSION, incidence
 from misoxr.simulate.terrain import Floats, generator, noise
 from misoxr.spec import COVARIATES, SENTINEL2
@@ -149,7 +150,7 @@ def write_granules(
             for future in done:
                 future.result()
     path = directory / "items.json"
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": items}, indent=1))
+    write(path, json.dumps({"type": "FeatureCollection", "features": items}, indent=1).encode())
     return path
 
 

@@ -5,9 +5,8 @@ Parquet may unpack to a thousand times its size. What a row takes is looked at b
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from misoxr.assets.hrefs import HTTP, redact, without_secrets
 from misoxr.assets.http import follow, http_session, megabytes
-from misoxr.errors import AssetError, CatalogError, require
-from misoxr.paths import expanded
+from misoxr.errors import AssetError, CatalogError, StoreError, note, require
+from misoxr.paths import cache, scratch, settle
 
 __all__ = ["copied"]
 
@@ -45,6 +44,8 @@ def copied(uri: str) -> str:
     ------
     CatalogError
         If the table cannot be fetched or read, lacks a column, or unpacks to more than is allowed.
+    StoreError
+        If the local cache cannot be written.
     """
     require("pyarrow", "parquet")
     import pyarrow as pa
@@ -56,12 +57,9 @@ def copied(uri: str) -> str:
         info = system.info(path)
         version = [uri if not isinstance(system, LocalFileSystem) else os.path.realpath(path)]
         version += [str(info.get(key)) for key in ("size", "mtime", "ETag", "etag", "LastModified", "Last-Modified")]
-        copy = _place(version)
-        if not copy.exists():
-            with system.open(path, "rb") as file:
-                _copy(file, copy, uri)
-        return str(copy)
-    except CatalogError:
+        with system.open(path, "rb") as file:
+            return _known(version, uri) or _copy(file, version, uri)
+    except (CatalogError, StoreError):
         raise
     except (OSError, ValueError, TypeError, RecursionError, MemoryError, OverflowError, ImportError, pa.ArrowException) as error:
         fault = f"{type(error).__name__}: {without_secrets(error, uri)[:300]}"
@@ -69,13 +67,27 @@ def copied(uri: str) -> str:
     raise CatalogError(f"The table {redact(uri)} cannot be read ({fault}); it must be stac-geoparquet.")
 
 
-def _place(version: list[str]) -> Path:
-    """Return where the copy of a version lies."""
-    from platformdirs import user_cache_dir
+def _begin(version: list[str]) -> Path:
+    """Return what the path of a version's copy begins with; it ends with the checksum of its content."""
+    return cache("tables") / hashlib.sha256(repr(version).encode()).hexdigest()
 
-    folder = Path(expanded(os.environ.get("MISOXR_CACHE") or user_cache_dir("misoxr"))) / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{hashlib.sha256(repr(version).encode()).hexdigest()}.arrow"
+
+def _known(version: list[str], uri: str) -> str | None:
+    """Return the path of a version's copy, where there is one; one that is damaged is removed."""
+    begin = _begin(version)
+    for copy in begin.parent.glob(f"{begin.name}-*.arrow"):
+        if copy.stem.endswith(_checksum(copy, copy.stat().st_mtime_ns)):
+            return str(copy)
+        note(f"The cached copy of the table {redact(uri)} is damaged, and is made again.")
+        copy.unlink(missing_ok=True)
+    return None
+
+
+@lru_cache
+def _checksum(copy: Path, _: int) -> str:
+    """Return the checksum of a file as it was at a time."""
+    with copy.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_server(uri: str) -> str:
@@ -84,12 +96,12 @@ def _of_server(uri: str) -> str:
     with http_session() as session:
         first, size = _piece(session, uri, 0)
         headers = first.headers
-        copy = _place([uri, str(size), headers.get("ETag", ""), headers.get("Last-Modified", "")])
-        if copy.exists():
-            return str(copy)
+        version = [uri, str(size), headers.get("ETag", ""), headers.get("Last-Modified", "")]
+        if known := _known(version, uri):
+            return known
         if size > most:
             raise CatalogError(_larger(uri, most))
-        with tempfile.TemporaryFile(dir=copy.parent) as file:
+        with scratch(_begin(version).with_suffix(".parquet")) as aside, aside.open("w+b") as file:
             file.write(first.content)
             while file.tell() < size:
                 piece, now = _piece(session, uri, file.tell())
@@ -97,8 +109,7 @@ def _of_server(uri: str) -> str:
                     raise AssetError(f"it changed from {size} to {now} bytes meanwhile")
                 file.write(piece.content)
             file.seek(0)
-            _copy(file, copy, uri)
-    return str(copy)
+            return _copy(file, version, uri)
 
 
 def _piece(session: Any, uri: str, start: int) -> tuple[Any, int]:
@@ -110,8 +121,8 @@ def _piece(session: Any, uri: str, start: int) -> tuple[Any, int]:
     return answer, int(answer.headers["Content-Range"].rpartition("/")[2])
 
 
-def _copy(file: Any, copy: Path, uri: str) -> None:
-    """Unpack a table's rows into its copy."""
+def _copy(file: Any, version: list[str], uri: str) -> str:
+    """Unpack a table's rows into its copy, and return the path of that."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -122,19 +133,23 @@ def _copy(file: Any, copy: Path, uri: str) -> None:
     missing = [name for name in NEEDED if name not in table.schema_arrow.names]
     if missing:
         raise CatalogError(f"The table {redact(uri)} lacks the columns {missing}; it must be stac-geoparquet.")
-    with _beside(copy) as aside, pa.ipc.new_file(aside, table.schema_arrow) as writer:
-        written, small = 0, []
-        for batch in _batches(table, most, uri):
-            written += batch.nbytes
-            if written > most:
-                raise CatalogError(_larger(uri, most))
-            small.append(batch)
-            # rows are found faster in few batches
-            if sum(one.num_rows for one in small) >= BATCH or sum(one.nbytes for one in small) >= AT_ONCE:
+    with scratch(_begin(version)) as aside:
+        with aside.open("wb") as unpacked, pa.ipc.new_file(unpacked, table.schema_arrow) as writer:
+            written, small = 0, []
+            for batch in _batches(table, most, uri):
+                written += batch.nbytes
+                if written > most:
+                    raise CatalogError(_larger(uri, most))
+                small.append(batch)
+                # rows are found faster in few batches
+                if sum(one.num_rows for one in small) >= BATCH or sum(one.nbytes for one in small) >= AT_ONCE:
+                    writer.write_table(pa.Table.from_batches(small).combine_chunks())
+                    small = []
+            if small:
                 writer.write_table(pa.Table.from_batches(small).combine_chunks())
-                small = []
-        if small:
-            writer.write_table(pa.Table.from_batches(small).combine_chunks())
+        copy = _begin(version).with_name(f"{_begin(version).name}-{_checksum(aside, 0)}.arrow")
+        settle(aside, copy)
+    return str(copy)
 
 
 def _larger(uri: str, most: int) -> str:
@@ -159,15 +174,3 @@ def _batches(table: Any, most: int, uri: str) -> Iterator[Any]:
             continue
         width = first.nbytes // max(first.num_rows, 1) + 1
         yield from table.iter_batches(max(1, min(worst, AT_ONCE // width)), row_groups=[at])
-
-
-@contextmanager
-def _beside(copy: Path) -> Iterator[Any]:
-    """Give a file that takes its place when it is complete, and is gone otherwise."""
-    with tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as aside:
-        try:
-            yield aside
-        except BaseException:
-            os.unlink(aside.name)
-            raise
-    os.replace(aside.name, copy)

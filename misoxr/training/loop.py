@@ -4,10 +4,9 @@ import copy
 import logging
 import math
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,18 @@ from torch.utils.data import DataLoader
 from misoxr.errors import SpecError, require
 from misoxr.model.losses import contrasts, joint, learnt, total_loss
 from misoxr.model.network import Members, Miso
+from misoxr.paths import workspace, writing
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check
 from misoxr.spec.standardisation import Standardisation
 from misoxr.training.batches import StepOrder, TrainingBatches, ValidationBatches, draw_of
+from misoxr.training.runs import FIT, read
 from misoxr.training.windows import Batch, Integers, TrainingWindows
 
 require("pytorch_lightning", "train")
 import pytorch_lightning as lightning  # noqa: E402
-from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
+
+from misoxr.training.states import WholeStates, loggers, states  # noqa: E402
 
 __all__ = ["Hardware", "Result", "centre", "run", "standardised"]
 
@@ -342,10 +343,10 @@ def run(
     steps = steps_of(recipe, len(train), hardware.devices)
     weights = _weights(data, train, recipe, seed)
     loop = _Loop(network, data.spec, recipe, steps, weights, seed, standardisation, validates=len(held) > 0)
-    with _quiet(), tempfile.TemporaryDirectory(prefix="misoxr-") as temporary:
+    with _quiet(), workspace() as temporary:
         # Processes of their own hand the result over in a file.
-        folder = directory or (Path(temporary) if hardware.devices > 1 else None)
-        last = None if folder is None else folder / "last.ckpt"
+        folder = directory or (temporary if hardware.devices > 1 else None)
+        last = None if folder is None else folder / FIT.state
         trainer = lightning.Trainer(
             accelerator="gpu" if hardware.device.startswith("cuda") else "cpu",
             devices=_devices(hardware),
@@ -355,9 +356,10 @@ def run(
             gradient_clip_val=recipe.clip or None,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            logger=_loggers(directory),
+            logger=loggers(directory),
             log_every_n_steps=max(1, min(50, steps)),
-            callbacks=[] if folder is None else [_state(folder)],
+            callbacks=[] if folder is None else [states(folder)],
+            plugins=[WholeStates()],
             enable_checkpointing=folder is not None,
             enable_model_summary=False,
             enable_progress_bar=progress,
@@ -370,11 +372,11 @@ def run(
             persistent_workers=hardware.workers > 0,
         )
         checks_loader = DataLoader(ValidationBatches(data, held), batch_size=None) if len(held) else None
-        with _interruptible(), _one_thread_of_numpy():
+        with _interruptible(), _one_thread_of_numpy(), writing(folder or temporary, alone=False):
             trainer.fit(loop, steps_loader, checks_loader, ckpt_path=last if last and last.exists() else None, weights_only=True)
         history, best = loop.history, loop.best
         if hardware.devices > 1 and last is not None:
-            kept = torch.load(last, map_location="cpu", weights_only=True)["misoxr"]
+            kept = read(last)["misoxr"]
             history, best = kept["history"], kept["best"]
     if len(held) == 0:
         if not best or not all(bool(values.isfinite().all()) for values in best.values()):
@@ -396,21 +398,6 @@ def steps_of(recipe: Recipe, points: int, devices: int) -> int:
 def _devices(hardware: Hardware) -> Any:
     index = torch.device(hardware.device).index
     return [index] if hardware.devices == 1 and index is not None else hardware.devices
-
-
-def _state(folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(folder, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
-
-
-def _loggers(directory: Path | None) -> Any:
-    """CSV, and TensorBoard where it is installed."""
-    if directory is None:
-        return False
-    # A run that is taken up has a version of its own, so that what was logged before stays.
-    loggers: list[Any] = [CSVLogger(directory, name="logs")]
-    with suppress(ModuleNotFoundError):
-        loggers.append(TensorBoardLogger(str(directory), name="logs", version=loggers[0].version))
-    return loggers
 
 
 def standardised(data: TrainingWindows, points: Integers) -> dict[str, Standardisation]:

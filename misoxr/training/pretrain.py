@@ -28,13 +28,13 @@ from misoxr.errors import BandError, SpecError, did_you_mean, flush, gathered, n
 from misoxr.model.inference import choose_device, choose_precision
 from misoxr.model.network import Miso
 from misoxr.model.pretrained import Pretrained
-from misoxr.paths import expanded
+from misoxr.paths import expanded, write
 from misoxr.points.read import simulated
 from misoxr.spec import LossSpec, ModelSpec, Pretraining
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_whole
 from misoxr.training.masking import MaskedWindows, Reconstruction, patch_of
-from misoxr.training.runs import ONE_AT_A_TIME, PRETRAINING, begin, damaged, file_hash, keep, look, put, seeded
+from misoxr.training.runs import ONE_AT_A_TIME, PRETRAINING, begin, damaged, file_hash, keep, look, seeded
 from misoxr.training.settings import check_room, check_scaling, check_seed
 
 __all__ = ["pretrain"]
@@ -326,5 +326,5 @@ def _saved(network: Miso, spec: ModelSpec, scaling: Scaling, record: Mapping[str
         own = scaling.modalities[modality.name]
         one = Pretrained(modality, spec.width, spec.query, own, spec.pixel_size, _sides_of(spec), weights, record)
         found[modality.name] = folder / _file_of(modality.name)
-        put(found[modality.name], one.to_bytes())
+        write(found[modality.name], one.to_bytes())
     return found

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from misoxr.errors import SpecError, StoreError
-from misoxr.model.files import write
+from misoxr.errors import SpecError, StoreError, note
+from misoxr.model.files import is_intact, sealed
+from misoxr.paths import scratch, settle, write, writing
 
-__all__ = ["FIT", "ONE_AT_A_TIME", "PRETRAINING", "Files", "begin", "damaged", "file_hash", "keep", "look", "put", "seeded"]
+__all__ = ["FIT", "ONE_AT_A_TIME", "PRETRAINING", "Files", "begin", "damaged", "file_hash", "keep", "look", "read", "seeded"]
 
 ONE_AT_A_TIME = threading.Lock()
 """Trainings in one process would draw from torch's random numbers in turns, and no longer repeat themselves."""
@@ -27,6 +29,11 @@ class Files(NamedTuple):
     about: str
     state: str
     parts: tuple[str, ...] = ()
+
+    @property
+    def before(self) -> str:
+        """Name of the state before the last one."""
+        return f"{self.state}.before"
 
 
 FIT = Files("run.json", "last.ckpt")
@@ -41,22 +48,8 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def put(path: Path, data: bytes) -> None:
-    """Write a file of a run, whole or not at all.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written.
-    """
-    try:
-        write(path, data)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error}); give another directory.") from error
-
-
 def look(directory: Path, about: Mapping[str, Any], files: Files, *, resume: bool) -> dict[str, Any] | None:
-    """Make the directory of a run, or return the state of the one that lies there; nothing is written or removed in it.
+    """Make the directory of a run, or return the state of the one that lies there; nothing that is intact is changed in it.
 
     Parameters
     ----------
@@ -75,31 +68,47 @@ def look(directory: Path, about: Mapping[str, Any], files: Files, *, resume: boo
         If it is damaged, or the directory cannot be written.
     """
     about = json.loads(json.dumps(about))
-    file, state = directory / files.about, directory / files.state
+    file, states = directory / files.about, [directory / files.state, directory / files.before]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
         raise StoreError(f"The state of training cannot be kept in {directory} ({error}); give another directory.") from error
-    if not (resume and file.exists() and state.exists()):
+    if not (resume and file.exists() and any(state.exists() for state in states)):
         return None
     try:
         found = json.loads(file.read_text())
-        kept = torch.load(state, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever it meets in what is cut off
+    except (OSError, ValueError) as error:
         raise damaged(directory, repr(error)) from error
+    kept = _last(directory, files)
     if not isinstance(found, dict):
         raise damaged(directory, f"{file.name} holds a {type(found).__name__} and no settings")
     missing = sorted(set(files.parts) - set(kept)) if isinstance(kept, dict) else sorted(files.parts) or ["a state"]
     if missing:
-        raise damaged(directory, f"{state.name} lacks {missing}")
+        raise damaged(directory, f"{files.state} lacks {missing}")
     differing = [f"{key}{_changes(found.get(key), about[key])}" for key in sorted(about) if found.get(key) != about[key]]
     if differing:
         raise SpecError(
             f"The run in {directory} has another {', '.join(differing)}; give another directory, or resume=False to start anew."
         )
     return dict(kept)
+
+
+def _last(directory: Path, files: Files) -> Any:
+    """Return the last state of a run; where it is damaged, the one before it takes its place."""
+    place, before = directory / files.state, directory / files.before
+    try:
+        return read(place)
+    except Exception as error:  # torch raises whatever it meets in what is cut off
+        try:
+            kept = read(before)
+        except Exception:
+            raise damaged(directory, repr(error)) from error
+    note(f"{place} is damaged or gone; the training goes on from the state before it.")
+    with writing(directory):
+        os.replace(before, place)
+    return kept
 
 
 def begin(
@@ -109,12 +118,10 @@ def begin(
     state = look(directory, about, files, resume=resume)
     if state is not None:
         return state
-    try:
-        for name in (files.state, *old):
+    with writing(directory):
+        for name in (files.before, files.state, *old):
             (directory / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"The state of training cannot be kept in {directory} ({error}); give another directory.") from error
-    put(directory / files.about, json.dumps(about, indent=1, sort_keys=True).encode())
+    write(directory / files.about, json.dumps(about, indent=1, sort_keys=True).encode())
     return None
 
 
@@ -146,7 +153,26 @@ def file_hash(path: Path) -> str:
 
 
 def keep(directory: Path, files: Files, state: Mapping[str, Any]) -> None:
-    """Write the state of a run in its directory."""
-    file = io.BytesIO()
+    """Write the state of a run in its directory, whole and with a checksum; the one before it stays, too."""
+    file, place = io.BytesIO(), directory / files.state
     torch.save(dict(state), file)
-    put(directory / files.state, file.getvalue())
+    data = sealed(file.getvalue())
+    with scratch(place) as aside, writing(place, needed=len(data)):
+        aside.write_bytes(data)
+        if place.exists():
+            os.replace(place, directory / files.before)
+        settle(aside, place)
+
+
+def read(state: Path) -> Any:
+    """Read a state.
+
+    Raises
+    ------
+    ValueError
+        If its bytes changed after it was written. Torch raises errors of many kinds where it is no state.
+    """
+    data = state.read_bytes()
+    if not is_intact(data):
+        raise ValueError(f"the checksum of {state.name} differs from its content")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -1,0 +1,46 @@
+"""What Lightning writes in the directory of a run: states, whole or not at all, and logs."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from misoxr.errors import require
+from misoxr.training.runs import FIT, keep, read
+
+require("pytorch_lightning", "train")
+from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
+from pytorch_lightning.plugins import CheckpointIO  # noqa: E402
+
+__all__ = ["WholeStates", "loggers", "states"]
+
+
+class WholeStates(CheckpointIO):
+    """Writes states as the files of a run, where Lightning copies them over the last one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a state beside its place, with a checksum, and move it there."""
+        keep(Path(path).parent, FIT, checkpoint)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a state."""
+        return dict(read(Path(path)))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Leave states there: each takes the place of the one before."""
+
+
+def states(folder: Path) -> ModelCheckpoint:
+    """Have the state written after each epoch."""
+    return ModelCheckpoint(folder, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+
+
+def loggers(directory: Path | None) -> Any:
+    """CSV, and TensorBoard where it is installed."""
+    if directory is None:
+        return False
+    # A run that is taken up has a version of its own, so that what was logged before stays.
+    found: list[Any] = [CSVLogger(directory, name="logs")]
+    with suppress(ModuleNotFoundError):
+        found.append(TensorBoardLogger(str(directory), name="logs", version=found[0].version))
+    return found
