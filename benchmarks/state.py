@@ -169,7 +169,7 @@ def first_block(kind: str, source: str, answers: "multiprocessing.SimpleQueue[di
     if kind == "zarr":
         image = xr.open_zarr(source, consolidated=False, chunks={})
     else:
-        image = misoxr.open_stac(source, bands=BANDS, reduce="median", geobox=grid(), chunks=CHUNK)
+        image = misoxr.open_stac(source, bands=BANDS, reduce="median", geobox=grid(), chunks=CHUNK, allow_private=True)
     opened = time.perf_counter()
     maps = image.miso.predict(model)
     planned = time.perf_counter()

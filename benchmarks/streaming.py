@@ -133,7 +133,7 @@ def bare(address: str, size: int, dates: int, chunk: int, threads: int) -> None:
 
 def streamed(address: str, size: int, dates: int, chunk: int, threads: int) -> None:
     """Make the composite."""
-    cube = misoxr.open_stac(items(address, size, dates), bands=BANDS, reduce="median", chunks=chunk)
+    cube = misoxr.open_stac(items(address, size, dates), bands=BANDS, reduce="median", chunks=chunk, allow_private=True)
     with dask.config.set(scheduler="threads", num_workers=threads):
         composite = cube.compute()
     assert composite.sizes == {"y": size, "x": size}

@@ -10,9 +10,9 @@ Answer = Callable[[str, Callable[[bytes], None]], None]
 
 
 @contextmanager
-def stranger(answer: Answer) -> Iterator[str]:
+def stranger(answer: Answer, host: str = "127.0.0.1") -> Iterator[str]:
     """Serve in threads; ``answer`` takes the head of a request, and a function that sends bytes. Each answer ends its connection."""
-    server = socket.create_server(("127.0.0.1", 0))
+    server = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
     def one(client: socket.socket) -> None:
         try:
@@ -37,7 +37,7 @@ def stranger(answer: Answer) -> Iterator[str]:
 
     threading.Thread(target=accept, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield f"http://{f'[{host}]' if ':' in host else host}:{server.getsockname()[1]}"
     finally:
         server.close()
 

@@ -1,4 +1,4 @@
-"""Connections whose answers end: within a time and a number of bytes, whatever the server sends, and however slowly.
+"""Connections whose answers end, within a time and a number of bytes, and that are made to no address they may not go to.
 
 A socket's timeout begins anew with every byte. So each read from the socket looks at the time that is left, and at the bytes that
 came: those of headers, of interim answers, of the marks of chunks and of the body.
@@ -14,6 +14,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from misoxr.assets.inside import Reach
 
 __all__ = ["Bound", "bounded", "pools"]
 
@@ -34,6 +38,8 @@ class Bound:
         Seconds that may pass without a byte.
     most : int
         Bytes that may come; they are counted down.
+    reach : Reach
+        Where it may go.
     broken : str, optional
         What ended the try, if the bound did.
     """
@@ -41,6 +47,7 @@ class Bound:
     end: float
     stall: float
     most: int
+    reach: Reach
     broken: str | None = None
 
 
@@ -103,29 +110,38 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _Connects:
-    """Mixed into a connection: its answers are counted, and it connects in time however many addresses its server has."""
+    """Mixed into a connection: its answers are counted; it goes to addresses that were looked at, in time however many there are."""
 
     response_class = _Answer
 
     def _new_conn(self: Any) -> socket.socket:
         bound = _bound.get()
-        if bound is not None:
-            self.socket_options = _Options(self.socket_options or (), bound.end)
-        made: socket.socket = super()._new_conn()  # type: ignore[misc]
-        return made
-
-
-class _Options(list[Any]):
-    """Options of a socket, which are set before each address is tried: the one place between two addresses."""
-
-    def __init__(self, options: Any, end: float) -> None:
-        super().__init__(options)
-        self.end = end
-
-    def __iter__(self) -> Iterator[Any]:
-        if time.monotonic() > self.end:
-            raise TimeoutError("none of its addresses lets connect in time")
-        return super().__iter__()
+        if bound is None or hasattr(self, "_socks_options"):  # such a proxy may know other names than this machine
+            plain: socket.socket = super()._new_conn()  # type: ignore[misc]
+            return plain
+        # a proxy is where the user has it
+        reach = bound.reach if getattr(self, "proxy", None) is None else Reach()
+        host = self._dns_host
+        fault: NewConnectionError | ConnectTimeoutError = NewConnectionError(self, "It has no address")
+        try:
+            addresses = reach.addresses(host, self.port)
+        except (OSError, UnicodeError) as error:
+            raise NewConnectionError(self, f"Failed to resolve {host!r} ({error})") from error
+        try:
+            for address in addresses:
+                self._dns_host = address
+                if time.monotonic() > bound.end:
+                    raise ConnectTimeoutError(self, "None of its addresses lets connect in time")
+                try:
+                    made: socket.socket = super()._new_conn()  # type: ignore[misc]
+                except (NewConnectionError, ConnectTimeoutError) as error:
+                    fault = error
+                    continue
+                reach.connected(address)
+                return made
+        finally:
+            self._dns_host = host  # which certificates are checked for
+        raise fault
 
 
 def pools(known: Mapping[str, Any]) -> dict[str, type]:

@@ -1,21 +1,19 @@
 """Decide which hrefs are opened, and how: an item must not reach private files or networks.
 
 The rules: only the schemes http(s), s3, gs, az and abfs(s); local paths only below the directory of a local catalogue; no GDAL
-virtual path, driver prefix or inline XML; no redirect to another scheme, or from elsewhere to this machine's network; and only the
-GeoTIFF and JPEG 2000 drivers see the bytes. Over HTTP, GDAL reads through :class:`~misoxr.assets.remote.RemoteFile`, because its own
-client follows redirects that cannot be checked.
+virtual path, driver prefix or inline XML; no redirect to another scheme; and only the GeoTIFF and JPEG 2000 drivers see the bytes.
+Over HTTP, GDAL reads through :class:`~misoxr.assets.remote.RemoteFile`, because its own client follows redirects that cannot be
+checked. Whether an address is inside is looked at where a connection is made, by :mod:`misoxr.assets.inside`.
 """
 
-import ipaddress
 import os
 import re
-import socket
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 from misoxr.errors import AssetError
 
-__all__ = ["CLOUD", "HTTP", "gdal_path", "is_remote", "leads_inside", "redact", "redirected", "resolve", "without_secrets"]
+__all__ = ["CLOUD", "HTTP", "gdal_path", "is_remote", "redact", "redirected", "resolve", "without_secrets"]
 
 HTTP = ("http", "https")
 CLOUD = ("s3", "gs", "az", "abfs", "abfss")
@@ -32,6 +30,8 @@ _USER = re.compile(r"^[^/]*@")
 _NESTED = re.compile(r"(:/+)[^/]*@")
 """Users and passwords of an address, and of those within it."""
 _BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}(\.[a-z0-9.\-]+)?")
+"""An account of Azure, and what may follow it; it becomes a part of a host's name."""
 
 
 def is_remote(href: str) -> bool:
@@ -165,7 +165,8 @@ def gdal_path(href: str) -> tuple[str, dict[str, str]]:
     else:
         bucket = parts.netloc
     segments = unquote(parts.path).strip("/").split("/")
-    if parts.query or parts.fragment or not _BUCKET.match(bucket) or {"", ".", ".."} & set(segments):
+    known = not account or _ACCOUNT.fullmatch(host) is not None
+    if not known or parts.query or parts.fragment or not _BUCKET.match(bucket) or {"", ".", ".."} & set(segments):
         raise AssetError(f"The href {redact(href)!r} is refused: write it as {parts.scheme}://bucket/path, without a query.")
     system = {"s3": "vsis3", "gs": "vsigs"}.get(parts.scheme.lower(), "vsiaz")
     return f"/{system}/{bucket}/{'/'.join(segments)}", account
@@ -177,7 +178,7 @@ def redirected(href: str, location: str) -> str:
     Raises
     ------
     AssetError
-        If it leads to another scheme, or from outside into a private network.
+        If it leads to another scheme, or is no address.
     """
     try:
         target = urljoin(href, location)
@@ -190,21 +191,4 @@ def redirected(href: str, location: str) -> str:
             f"it is refused: it redirects to another scheme, {redact(target)!r}. "
             "If that address is right, put it into the catalogue, or rewrite the href with patch_url"
         )
-    if leads_inside(href, target):
-        raise AssetError(f"it is refused: it redirects from outside into a private network, to {redact(target)!r}")
     return target
-
-
-def leads_inside(href: str, target: str) -> bool:
-    """Whether an address leads from outside to this machine or a private network."""
-    here, there = urlsplit(href).hostname or "", urlsplit(target).hostname or ""
-    return there != here and _is_internal(there) and not _is_internal(here)
-
-
-def _is_internal(host: str) -> bool:
-    """Whether a host name leads to this machine or a private network."""
-    try:
-        addresses = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
-        return False
-    return not all(ipaddress.ip_address(address).is_global for address in addresses)

@@ -12,15 +12,17 @@ import time
 from collections.abc import Mapping
 from random import uniform
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import select_proxy
 from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, MaxRetryError, NewConnectionError
 from urllib3.util.retry import Retry
 
 from misoxr.assets.connections import Bound, bounded, pools
-from misoxr.assets.hrefs import HTTP, redirected, without_secrets
+from misoxr.assets.hrefs import HTTP, redact, redirected, without_secrets
+from misoxr.assets.inside import Reach, Refused
 from misoxr.errors import AssetError, CatalogError
 
 __all__ = ["DOCUMENT", "Unanswered", "follow", "http_session", "megabytes", "patience", "seconds"]
@@ -48,6 +50,17 @@ OVERHEAD = 1 << 20
 """Bytes that headers and the marks of chunks may take beside a body, and as much again as the body."""
 PART = 1 << 16
 """Bytes of a body that are read at a time."""
+CARRIED = (
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "proxy-authorization",
+    "range",
+    "user-agent",
+)
+"""Headers that a redirect to another origin takes along; the others may hold keys."""
 
 
 class Unanswered(OSError):
@@ -96,7 +109,7 @@ def patience() -> float:
     return seconds("MISOXR_HTTP_PATIENCE", PATIENCE)
 
 
-def http_session(end: float = math.inf, most: int | None = None) -> requests.Session:
+def http_session(end: float = math.inf, most: int | None = None, reach: Reach | None = None) -> requests.Session:
     """Return a session that tries again; proxies and netrc come from the environment.
 
     ``MISOXR_HTTP_TIMEOUT`` is how many seconds a server may send nothing (by default 30), and ``MISOXR_HTTP_PATIENCE`` how many
@@ -108,10 +121,12 @@ def http_session(end: float = math.inf, most: int | None = None) -> requests.Ses
         When all of its requests have to be over, by :func:`time.monotonic`.
     most : int, optional
         Bytes that a body may have where no range is asked for; ``MISOXR_DOCUMENT_MB`` by default.
+    reach : Reach, optional
+        Where its requests may go. By default the first one's address is the user's own, and no other may be inside unless that is.
     """
-    session = _Session(end)
+    session, reach = _Session(end), reach or Reach()
     for scheme in HTTP:
-        session.mount(f"{scheme}://", PatientAdapter(most))
+        session.mount(f"{scheme}://", PatientAdapter(most, reach))
     return session
 
 
@@ -134,13 +149,25 @@ class _Session(requests.Session):
     def send(self, request: Any, **options: Any) -> Any:
         if not isinstance(options.get("timeout"), _Until):  # redirects come with that of the first request
             options["timeout"] = _Until(min(time.monotonic() + self._patience, self._end))
-        return super().send(request, **options)
+        try:
+            return super().send(request, **options)
+        except Refused as error:
+            raise AssetError(
+                f"it is refused: from outside, {redact(request.url)!r} leads to this machine or into a private network ({error}). "
+                "If that is right, open it by its own address, or the catalogue with allow_private=True"
+            ) from None
 
     def get_redirect_target(self, resp: Any) -> str | None:
         target = super().get_redirect_target(resp)
         if target is not None:
             redirected(resp.url, target)
         return target
+
+    def rebuild_auth(self, prepared_request: Any, response: Any) -> None:
+        if self.should_strip_auth(response.request.url, prepared_request.url):
+            for name in [name for name in prepared_request.headers if name.lower() not in CARRIED]:
+                del prepared_request.headers[name]
+        super().rebuild_auth(prepared_request, response)
 
 
 class _Until(float):
@@ -153,8 +180,9 @@ class PatientAdapter(HTTPAdapter):
     Tried again are 408, 429 and 5xx, stalls, lost connections, bodies that break off, and other bytes than the range asked for.
     """
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, most: int | None = None, reach: Reach | None = None) -> None:
         super().__init__(max_retries=0)
+        self.reach = reach or Reach()
         self.stall = seconds("MISOXR_HTTP_TIMEOUT", STALL)
         self.patience = patience()
         self.most = megabytes("MISOXR_DOCUMENT_MB", DOCUMENT) if most is None else most
@@ -179,7 +207,11 @@ class PatientAdapter(HTTPAdapter):
         ------
         Unanswered
             If there is no whole answer within the bounds of tries, time and bytes.
+        Refused
+            If the address is inside, and the session may not go there.
         """
+        if select_proxy(request.url, options.get("proxies")):
+            self.reach.named(urlsplit(request.url).hostname or "")
         given = options.get("timeout")
         options |= {"stream": True}
         request.headers["Accept-Encoding"] = "identity"
@@ -210,7 +242,7 @@ class PatientAdapter(HTTPAdapter):
         options = {**options, "timeout": (min(CONNECT, left), min(self.stall, left))}
         asked = _asked(request)
         most = self.most if asked is None else asked[1] + 1 - asked[0]
-        bound = Bound(end, self.stall, 2 * max(most, ERROR) + OVERHEAD)
+        bound = Bound(end, self.stall, 2 * max(most, ERROR) + OVERHEAD, self.reach)
         try:
             with bounded(bound):
                 answer = super().send(request, **options)

@@ -17,6 +17,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.assets.hrefs import redact, resolve, without_secrets
 from misoxr.assets.http import http_session
+from misoxr.assets.inside import Reach
 from misoxr.assets.remote import open_raster
 from misoxr.assets.sampling import Indices, Sampling, Window, sampling_of, stretches
 from misoxr.errors import AssetError
@@ -53,6 +54,9 @@ class Asset:
         ``"clear"`` turns a scene classification into the clear-sky mask.
     encoding : Encoding
         What the item tells of the file's numbers.
+    inside : bool, optional
+        Whether it may lie on this machine or in a private network. By default the address is the user's own; redirects of it go inside
+        only where it is inside itself.
     """
 
     item: str
@@ -61,6 +65,7 @@ class Asset:
     root: str | None = None
     kind: Literal["numbers", "classes", "clear"] = "numbers"
     encoding: Encoding = Encoding()
+    inside: bool | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -82,15 +87,22 @@ class Reader:
     patch_url: PatchUrl | None = None
     whole: GeoBox | None = None
     _samplings: dict[tuple[Any, ...], Sampling | None] = field(default_factory=dict)
-    _session: Any = None
+    _sessions: dict[bool | None, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
-        self._session = http_session()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session.close()
+        for session in self._sessions.values():
+            session.close()
+
+    def _session(self, inside: bool | None) -> Any:
+        """Return the connections of assets that may, or may not, lie inside."""
+        with self._lock:
+            if inside not in self._sessions:
+                self._sessions[inside] = http_session(reach=Reach(inside))
+            return self._sessions[inside]
 
     def read(self, asset: Asset) -> Floats:
         """Read one asset.
@@ -108,7 +120,7 @@ class Reader:
         """
         with _named(asset):
             address = partial(self._address, asset)
-            with open_raster(address(), self._session, address) as raster:
+            with open_raster(address(), self._session(asset.inside), address) as raster:
                 if raster.crs is None:
                     raise AssetError("it has no CRS")
                 if raster.count != 1:

@@ -18,14 +18,16 @@ from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from misoxr.assets.hrefs import is_remote, redact
+from misoxr.assets.inside import Reach
 from misoxr.cube.season import in_season
 from misoxr.errors import CatalogError
 from misoxr.grid.footprints import as_read, footprint, meeting, meets, turned
 from misoxr.paths import expanded
 from misoxr.sensors.bands import check_bands
-from misoxr.stac.catalog import Found, Modifier, modified
+from misoxr.stac.catalog import Modifier, modified
 from misoxr.stac.composite import EDGE, Times
 from misoxr.stac.filters import Filters
+from misoxr.stac.found import Found, is_http
 from misoxr.stac.items import Scene, scenes_of, solar_days
 from misoxr.stac.table_copy import copied
 
@@ -63,6 +65,8 @@ class ItemTable:
         West, south, east and north, degrees; east lies beyond 180 across the antimeridian.
     bands, mask, groupby, modifier
         As for :func:`misoxr.open_stac`.
+    inside : bool
+        Whether assets may lie on this machine or in a private network.
     times : ndarray of int, optional
         For each that meets a grid, the number of its time there: items of a solar day are one.
     """
@@ -76,6 +80,7 @@ class ItemTable:
     mask: Literal["scl"] | None
     groupby: str | None
     modifier: Modifier | None
+    inside: bool
     times: Integers | None = None
     _kept: dict[int, Scene] = field(default_factory=dict, repr=False, compare=False)
 
@@ -150,7 +155,8 @@ class ItemTable:
         item = _item(_opened(self.copy).slice(row, 1).to_pylist()[0])
         local = not is_remote(self.uri)
         link = next((str(link.get("href")) for link in item.get("links") or () if link.get("rel") == "self"), "")
-        found = Found(item, link if is_remote(link) else self.uri, os.path.dirname(os.path.realpath(self.uri)) if local else None)
+        root = os.path.dirname(os.path.realpath(self.uri)) if local else None
+        found = Found(item, link if is_remote(link) else self.uri, root, self.inside)
         return found if self.modifier is None else modified(found, self.modifier)
 
 
@@ -161,6 +167,7 @@ def open_table(
     mask: Literal["scl"] | None,
     groupby: str | None,
     modifier: Modifier | None = None,
+    allow_private: bool = False,
 ) -> ItemTable:
     """Open a table, and find the items that pass by their collections, times and bounding boxes.
 
@@ -172,7 +179,8 @@ def open_table(
     uri = expanded(catalog).removeprefix("file://")
     if filters.query is not None:
         raise CatalogError(f"The table {redact(uri)} cannot be queried; filter it yourself instead of query={filters.query!r}.")
-    copy = copied(uri)
+    reach = Reach(allow_private or (None if is_http(uri) else False))
+    copy = copied(uri, reach)
     index = _index(copy, uri)
     keep = np.ones(len(index), bool)
     if filters.collections is not None:
@@ -191,7 +199,7 @@ def open_table(
         )
     chosen = index[keep].sort_values(["time", "id"], kind="stable")
     rows, moments, boxes = chosen.index.to_numpy(np.intp), chosen.time.to_numpy(), chosen[sides].to_numpy("float64")
-    return ItemTable(uri, copy, rows, moments, boxes, tuple(bands), mask, groupby, modifier)
+    return ItemTable(uri, copy, rows, moments, boxes, tuple(bands), mask, groupby, modifier, bool(reach.inside))
 
 
 @lru_cache(maxsize=4)

@@ -24,8 +24,8 @@ from misoxr.sensors.bands import CLASSIFICATION, Named, named_assets
 from misoxr.sensors.declared import Content, content_of
 from misoxr.sensors.item_fields import name_of
 from misoxr.sensors.known import surface_of
-from misoxr.stac.catalog import Found
 from misoxr.stac.filters import footprint_of, time_of
+from misoxr.stac.found import Found
 
 __all__ = ["Moment", "Scene", "moments_of", "scenes_of", "solar_days"]
 
@@ -187,7 +187,7 @@ def _asset(found: Found, band: str, named: Named, content: Content) -> Asset:
         raise AssetError(f"Item {name!r}, band {band!r}: {error}") from error
     kind: Literal["clear", "classes", "numbers"]
     kind = "clear" if band == CLEAR else "classes" if content.kind == "classes" else "numbers"
-    return Asset(name, band, href, found.root, kind, content.encoding)
+    return Asset(name, band, href, found.root, kind, content.encoding, found.inside)
 
 
 def _grid(item: Mapping[str, Any], asset: Mapping[str, Any]) -> GeoBox | None:

@@ -63,6 +63,7 @@ def open_stac(
     query: Any = None,
     modifier: Callable[[Any], Any] | None = None,
     patch_url: PatchUrl | None = None,
+    allow_private: bool = False,
 ) -> xr.Dataset:
     """Open imagery of a STAC catalogue, lazily: reflectance, other quantities and classes.
 
@@ -125,6 +126,9 @@ def open_stac(
         Takes each ``pystac.Item``, and changes it or returns a changed one.
     patch_url : callable, optional
         Takes an href when it is read, and returns the one to read: for signatures that expire. It must be picklable to run on a cluster.
+    allow_private : bool, optional
+        Whether links and assets may lead to this machine or into a private network. By default they may only where the catalogue itself
+        is opened from there. Items in hand, tables and buckets count as from outside. The workers keep to it, too.
 
     Returns
     -------
@@ -141,7 +145,7 @@ def open_stac(
     GridError
         If the grid is contradictory.
     AssetError
-        If an item's href is refused. When computing: if an asset cannot be read, or the scale of its whole numbers is unknown.
+        If an item's href is refused. When computing: if an address is refused, an asset cannot be read, or the scale of its whole numbers is unknown.
 
     Notes
     -----
@@ -175,11 +179,13 @@ def open_stac(
         ("engine", engine, tuple(ENGINES)),
     ):
         refuse_unknown(name, value, known)
+    if not isinstance(allow_private, bool):
+        raise CatalogError(f"allow_private={allow_private!r} is neither True nor False.")
     _refuse_no_functions(modifier=modifier, patch_url=patch_url)
     crs, resolution, bbox = crs_of(crs), pixel_size(resolution), box_of(bbox)
     target = given_grid(geobox, like, crs, resolution)
     filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
-    table = open_table(catalog, filters, names, mask, groupby, modifier) if is_table(catalog) else None
+    table = open_table(catalog, filters, names, mask, groupby, modifier, allow_private) if is_table(catalog) else None
     if table is not None and reduce is not None:
         described = table.described()
         target = target or _table_grid(table, filters.area, crs, resolution)
@@ -188,7 +194,7 @@ def open_stac(
         cube = Composite(table, tuple(names), target, reduce, patch_url).dataset(_chunk_size(sizes, target))
         listed = {"stac_item_count": len(table.rows), "stac_items_token": table.token}
         return _described(grid.assign(cube, target), catalog, described, listed)
-    found = find(catalog, filters, modifier) if table is None else table.found()
+    found = find(catalog, filters, modifier, allow_private) if table is None else table.found()
     scenes = scenes_of(found, names, mask)
     check_bands([one.item for one in found], [scene.names for scene in scenes], names)
     if reduce is not None:

@@ -15,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from misoxr.assets.hrefs import HTTP, redact, without_secrets
 from misoxr.assets.http import follow, http_session, megabytes
+from misoxr.assets.inside import Reach
 from misoxr.errors import AssetError, CatalogError, StoreError, note, require
 from misoxr.paths import cache, scratch, settle
 
@@ -37,8 +38,15 @@ FOLDS, BESIDE = 200, 256_000_000
 """How many times its size a table may unpack to, beside some bytes: those of honest items do so some 20 times."""
 
 
-def copied(uri: str) -> str:
+def copied(uri: str, reach: Reach | None = None) -> str:
     """Return the path of a table's copy, made once for each version of it.
+
+    Parameters
+    ----------
+    uri : str
+        Address or path of the table.
+    reach : Reach, optional
+        Where its server may lead; see :func:`misoxr.assets.http.http_session`.
 
     Raises
     ------
@@ -52,7 +60,7 @@ def copied(uri: str) -> str:
 
     try:
         if uri.lower().startswith(tuple(f"{scheme}://" for scheme in HTTP)):
-            return _of_server(uri)
+            return _of_server(uri, reach)
         system, path = fsspec.core.url_to_fs(uri)
         info = system.info(path)
         version = [uri if not isinstance(system, LocalFileSystem) else os.path.realpath(path)]
@@ -90,10 +98,10 @@ def _checksum(copy: Path, _: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _of_server(uri: str) -> str:
+def _of_server(uri: str, reach: Reach | None) -> str:
     """Return the path of the copy of a table over HTTP, which is fetched piece by piece."""
     most = megabytes("MISOXR_TABLE_MB", TABLE)
-    with http_session() as session:
+    with http_session(reach=reach) as session:
         first, size = _piece(session, uri, 0)
         headers = first.headers
         version = [uri, str(size), headers.get("ETag", ""), headers.get("Last-Modified", "")]

@@ -139,7 +139,7 @@ def endless(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["walk", "search"])
 def test_catalogues_without_end_are_given_up(kind, monkeypatch):
-    from misoxr.stac import catalog
+    from misoxr.stac import found
 
     with stranger(endless(kind)) as address:
         start = time.monotonic()
@@ -148,7 +148,7 @@ def test_catalogues_without_end_are_given_up(kind, monkeypatch):
         ):
             catalogue(address)
         assert time.monotonic() - start < 1 + 2
-        monkeypatch.setattr(catalog, "DOCUMENTS", 20)
+        monkeypatch.setattr(found, "DOCUMENTS", 20)
         with pytest.raises(CatalogError, match=r"has more than 20 documents or pages\. Narrow the search"):
             catalogue(address)
         monkeypatch.setenv("MISOXR_CATALOG_PATIENCE", "0.01")
@@ -174,12 +174,9 @@ def test_a_catalogue_of_pystac_is_bounded_too():
         assert time.monotonic() - start < 1 + 2
 
 
-@pytest.mark.parametrize("href", ["http://127.0.0.1:9/x", "file:///etc/hostname", "/etc/hostname"])
-def test_an_api_leads_to_nothing_of_ours(href, monkeypatch):
+@pytest.mark.parametrize("href", ["file:///etc/hostname", "/etc/hostname"])
+def test_an_api_leads_to_no_file_of_ours(href):
     """Its links lead pystac-client, which would open files."""
-    from misoxr.stac import catalog
-
-    monkeypatch.setattr(catalog, "leads_inside", lambda here, there: ":9/" in there)
 
     def answer(head: str, send: Any) -> None:
         address = "http://" + next(line for line in head.splitlines() if line.lower().startswith("host:")).split()[1]

@@ -140,7 +140,7 @@ def test_times_that_are_none(monkeypatch, value):
 
 def composite(items: list[dict[str, Any]]) -> xr.Dataset:
     with dask.config.set(scheduler="threads", num_workers=4):
-        return open_stac(items, bands=BANDS, reduce="median", chunks=64).load()
+        return open_stac(items, bands=BANDS, reduce="median", chunks=64, allow_private=True).load()
 
 
 def predicted(cube: xr.Dataset) -> xr.Dataset:
@@ -229,8 +229,9 @@ def test_hrefs_are_signed_when_they_are_read(directory):
             asset.href = sign(asset.href)
 
     with faulty_server(directory, expiry=EXPIRY) as address:
-        late = open_stac(items(directory, address), bands=BANDS, reduce="median", chunks=64, patch_url=sign)
-        early = open_stac(items(directory, address), bands=BANDS, reduce="median", chunks=64, modifier=modifier)
+        options = {"bands": BANDS, "reduce": "median", "chunks": 64, "allow_private": True}
+        late = open_stac(items(directory, address), **options, patch_url=sign)
+        early = open_stac(items(directory, address), **options, modifier=modifier)
         time.sleep(EXPIRY + 0.1)
         xr.testing.assert_identical(late.load().drop_attrs(), expected.drop_attrs())
         with pytest.raises(AssetError, match=r"Item 'i\d', band .*tif: it cannot be read: its server answers 403\.$") as error:

@@ -4,6 +4,7 @@ import math
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from servers import range_server, stac_api
 from misoxr.cube.composite import reduce_time
 from misoxr.errors import AssetError, BandError, CatalogError, GridError, MisoxrWarning, SpecError
 from misoxr.grid.geobox import geobox_of
-from misoxr.stac import catalog, open_stac
+from misoxr.stac import open_stac, search
 from misoxr.stac.target import area_on
 from tests.conftest import make_model, tiny_spec
 from tests.stac_scenes import ORIGIN, SIZE, make_item, write_collection
@@ -71,6 +72,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         write_collection(directory / "items.json", items)
         with stac_api(directory / "items.json") as api:
             yield Service(files, api, directory, log)
+
+
+given = partial(open_stac, allow_private=True)
+"""For items in hand, which count as from outside, over the server of files on this machine."""
 
 
 def items_of(service: Service) -> list[dict[str, Any]]:
@@ -159,7 +164,7 @@ def test_a_block_reads_only_the_items_that_meet_it(service):
         service.directory, "far", "2020-07-03T21:00:00Z", origin=(ORIGIN[0] + 3000, ORIGIN[1]), prefix=f"{service.files}/"
     )
     items = [*items_of(service)[:1], far]
-    cube = open_stac(items, bands=["red", "nir"], reduce="median", chunks=160)
+    cube = given(items, bands=["red", "nir"], reduce="median", chunks=160)
     graph = dict(cube.__dask_graph__())
     blocks = [key for key in graph if key[0].startswith("composite-")]
     assert len(blocks) == math.prod(cube.red.data.numblocks)
@@ -176,7 +181,7 @@ def test_a_map_reads_each_block_of_a_composite_once_with_its_halo(service):
     """Chunks beside a block are not read for the sake of its halo, and the map is that of the composite in memory."""
     spec = tiny_spec()
     spec = replace(spec, modalities=spec.modalities[:1])
-    image = open_stac(items_of(service), bands=["red", "nir"], reduce="median", chunks=48)
+    image = given(items_of(service), bands=["red", "nir"], reduce="median", chunks=48)
     spec = replace(spec, pixel_size=10.0)
     model = make_model(spec)
     lazy = image.miso.add(slope=image.red * 0).miso.predict(model, device="cpu")
@@ -190,7 +195,7 @@ def test_a_map_reads_each_block_of_a_composite_once_with_its_halo(service):
 def test_a_changed_band_is_no_longer_the_composites(service):
     spec = tiny_spec()
     spec = replace(spec, modalities=spec.modalities[:1], pixel_size=10.0)
-    image = open_stac(items_of(service), bands=["red", "nir"], reduce="median", chunks=64)
+    image = given(items_of(service), bands=["red", "nir"], reduce="median", chunks=64)
     model = make_model(spec)
     for changed in (image.assign(red=(image.red * 2).assign_attrs(units="1")), image.isel(y=slice(10, 90)), image.chunk({"y": 40})):
         expected = changed.compute().chunk({"y": 64, "x": 64}).miso.predict(model, device="cpu").permafrost_probability
@@ -200,9 +205,9 @@ def test_a_changed_band_is_no_longer_the_composites(service):
 def test_a_large_block_is_reduced_strip_by_strip(service, monkeypatch):
     from misoxr.stac import composite
 
-    whole = open_stac(items_of(service), bands=["red", "nir"], reduce="median").compute()
+    whole = given(items_of(service), bands=["red", "nir"], reduce="median").compute()
     monkeypatch.setattr(composite, "AT_ONCE", 40_000)
-    xr.testing.assert_identical(open_stac(items_of(service), bands=["red", "nir"], reduce="median").compute(), whole)
+    xr.testing.assert_identical(given(items_of(service), bands=["red", "nir"], reduce="median").compute(), whole)
 
 
 def test_items_with_and_without_the_offset_give_the_same_reflectance(tmp_path):
@@ -243,7 +248,7 @@ def test_two_readings_of_one_file_do_not_share_a_task(service, options):
     item = items_of(service)[0]
     shifted = copy.deepcopy(item)
     shifted["assets"]["red"]["raster:bands"] = [{"scale": 0.0001, "offset": 0.5}]
-    one, other = dask.compute(*(open_stac([each], bands="red", **options).red for each in (item, shifted)))
+    one, other = dask.compute(*(given([each], bands="red", **options).red for each in (item, shifted)))
     assert np.isfinite(one).any()
     np.testing.assert_allclose(other, one + 0.5, rtol=0, atol=1e-6)
 
@@ -423,7 +428,7 @@ def test_objects_of_pystac_are_catalogues_too(service, tmp_path):
         assert "".join(ids(open_stac(source, bands="red"))) == "abcde"
         assert "".join(ids(open_stac(source, bands="red", collections="winter"))) == "e"
     assert ids(open_stac(items[0], bands="red")) == ["a"]
-    assert np.isfinite(open_stac(items[0], bands="red").red.compute()).any()
+    assert np.isfinite(given(items[0], bands="red").red.compute()).any()
     for source in (items[0], nested, whole):
         with pytest.raises(CatalogError, match="cannot be queried"):
             open_stac(source, bands="red", query={"eo:cloud_cover": {"lt": 20}})
@@ -507,7 +512,7 @@ def test_arguments_in_other_forms(service):
 
 
 def test_pages_are_followed_and_items_come_once(service, monkeypatch):
-    monkeypatch.setattr(catalog, "PAGE", 2)
+    monkeypatch.setattr(search, "PAGE", 2)
     assert ids(open_stac(service.api, bands="red")) == list("abcde")
     twice = [*items_of(service), *items_of(service)]
     assert ids(open_stac(twice, bands="red")) == list("abcde")
@@ -595,9 +600,9 @@ def test_modifier_and_patch_url_sign(service):
         in_place(changed)
         return changed
 
-    expected = open_stac(items_of(service)[:1], bands="red").red.compute()
+    expected = given(items_of(service)[:1], bands="red").red.compute()
     for modifier in (in_place, returned):
-        np.testing.assert_array_equal(open_stac(items, bands="red", modifier=modifier).red.compute(), expected)
+        np.testing.assert_array_equal(given(items, bands="red", modifier=modifier).red.compute(), expected)
     calls = []
 
     def patch(href: str) -> str:
@@ -606,12 +611,12 @@ def test_modifier_and_patch_url_sign(service):
 
     for options in ({}, {"engine": "odc"}, {"reduce": "median"}):
         calls.clear()
-        cube = open_stac(items, bands="red", patch_url=patch, **options).red
+        cube = given(items, bands="red", patch_url=patch, **options).red
         assert not calls
         np.testing.assert_array_equal(cube.compute().squeeze(), expected.squeeze())
         assert calls
     with pytest.raises(CatalogError, match="has to return the item"):
-        open_stac(items, bands="red", modifier=lambda item: "signed")
+        given(items, bands="red", modifier=lambda item: "signed")
 
 
 @pytest.mark.parametrize("options", [{}, {"engine": "odc"}, {"reduce": "median"}], ids=str)
@@ -619,7 +624,7 @@ def test_an_asset_that_cannot_be_read_is_named(service, options):
     items = copy.deepcopy(items_of(service)[:1])
     items[0]["assets"]["red"]["href"] += ".gone?sig=secret"
     with pytest.raises(AssetError, match="Item 'a', band 'red'.*answers 404") as error:
-        open_stac(items, bands="red", **options).compute()
+        given(items, bands="red", **options).compute()
     assert "secret" not in str(error.value)
 
 
@@ -689,16 +694,16 @@ def test_items_in_several_crs_need_a_target(service, tmp_path):
     other = make_item(service.directory, "utm6", "2020-07-05T21:00:00Z", origin=origin, crs=crs, prefix=f"{service.files}/")
     items = [items_of(service)[0], other]
     with pytest.raises(CatalogError, match=r"several CRS, \['EPSG:32605', 'EPSG:32606'\]"):
-        open_stac(items, bands="red")
-    cube = open_stac(items, bands="red", crs="EPSG:3338", resolution=20).red.compute()
+        given(items, bands="red")
+    cube = given(items, bands="red", crs="EPSG:3338", resolution=20).red.compute()
     assert np.isfinite(cube).any(["y", "x"]).all()
 
 
 def test_missing_projection_metadata_matter_only_where_the_grid_follows_from_them(service):
     item = alter(items_of(service)[0], proj_epsg=None)
-    expected = open_stac(items_of(service)[:1], bands="red")
+    expected = given(items_of(service)[:1], bands="red")
     for engine in ("stackstac", "odc"):
-        cube = open_stac([item], bands="red", geobox=geobox_of(expected), engine=engine)
+        cube = given([item], bands="red", geobox=geobox_of(expected), engine=engine)
         np.testing.assert_array_equal(cube.red.compute(), expected.red.compute())
 
 
@@ -706,8 +711,8 @@ def test_a_missing_classification_is_an_error(service):
     item = copy.deepcopy(items_of(service)[0])
     del item["assets"]["scl"]
     with pytest.raises(CatalogError, match="Item 'a' has no scene classification .* mask=None"):
-        open_stac([item], bands="red")
-    assert np.isfinite(open_stac([item], bands="red", mask=None).red.compute()).any()
+        given([item], bands="red")
+    assert np.isfinite(given([item], bands="red", mask=None).red.compute()).any()
 
 
 def test_items_in_hand_read_local_files_only_beside_themselves(tmp_path):
