@@ -43,6 +43,7 @@ def main(checkout: Path) -> None:
         "LICENSE",
         "README.md",
         "CHANGELOG.md",
+        "SECURITY.md",
         ".github/workflows/checks.yml",
         ".readthedocs.yaml",
         "tests/conftest.py",

@@ -4,6 +4,7 @@ GDAL opens some texts as instructions, which lead to other files of this machine
 GeoPackages, Shapefiles and FlatGeobufs, each under a name of ours, with the files that belong to it. The other formats are not read by GDAL.
 """
 
+import contextlib
 import gzip
 import json
 import os
@@ -22,7 +23,8 @@ import shapely.geometry
 
 from misoxr.assets.hrefs import HTTP, redact, without_secrets
 from misoxr.assets.http import follow, http_session, megabytes
-from misoxr.errors import PointsError, StoreError
+from misoxr.assets.parquet import most_of, unpacked
+from misoxr.errors import PointsError, StoreError, require
 from misoxr.paths import workspace, writing
 
 __all__ = ["read_file"]
@@ -202,15 +204,40 @@ def _member(path: Path, aside: Path, name: str) -> tuple[Path, str]:
     raise PointsError(f"The archive {name!r} has no points; it holds none of {', '.join(MEMBERS)}.")
 
 
-def _parquet(file: Any) -> pd.DataFrame:
+def _parquet(source: Any) -> pd.DataFrame:
+    """Read a file, or a directory of files, once it is known how much it unpacks to."""
+    parts = [source]
+    if isinstance(source, Path):
+        parts = [one for one in source.rglob("*") if one.is_file() and not one.name.startswith(("_", "."))]
+    left = megabytes("MISOXR_POINTS_MB", LARGEST)
+    for part in parts:
+        left -= _parquet_size(part, left)
     table: pd.DataFrame
     try:
-        table = gpd.read_parquet(file)
+        table = gpd.read_parquet(source)
     except ValueError:  # a table without GeoParquet's metadata
-        if hasattr(file, "seek"):
-            file.seek(0)
-        table = pd.read_parquet(file)
+        if hasattr(source, "seek"):
+            source.seek(0)
+        table = pd.read_parquet(source)
     return table
+
+
+def _parquet_size(source: Any, left: int) -> int:
+    """Return how many bytes a file unpacks to, up to a bound."""
+    require("pyarrow", "parquet")
+    import pyarrow.parquet as pq
+
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(source.open("rb")) if isinstance(source, Path) else source
+        most = most_of(file.seek(0, os.SEEK_END), left)
+        refusal = PointsError(
+            f"The points unpack to more than {most / 1e6:.0f} MB, the most for their size. If you trust them, write them anew with other "
+            "compression; MISOXR_POINTS_MB bounds large ones."
+        )
+        file.seek(0)
+        size = sum(int(batch.nbytes) for batch in unpacked(pq.ParquetFile(file), most, refusal))
+        file.seek(0)
+    return size
 
 
 def _json(content: Any, name: str) -> tuple[pd.DataFrame, bool]:

@@ -209,7 +209,7 @@ def _is_bit(bits: Mapping[str, Any]) -> bool:
 
 
 def _is_code(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer() and abs(value) < 2**53
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53 and float(value).is_integer()
 
 
 def _word(one: Mapping[str, Any]) -> str:

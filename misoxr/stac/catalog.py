@@ -13,7 +13,7 @@ from misoxr.errors import AssetError, CatalogError, MisoxrError, did_you_mean
 from misoxr.paths import expanded
 from misoxr.sensors.item_fields import checked, name_of
 from misoxr.stac.filters import Filters, time_of
-from misoxr.stac.found import MISREAD, Found, Walk, content_of, features_of, is_http, json_of, links_of, self_link, short
+from misoxr.stac.found import Found, Walk, content_of, features_of, is_http, json_of, links_of, self_link, short
 from misoxr.stac.search import answered, asked, guarded, refuse_query, searched
 
 __all__ = ["Modifier", "find", "modified"]
@@ -152,15 +152,13 @@ def _given(catalog: Any, filters: Filters, allow_private: bool) -> Iterator[Foun
 
 def _members(catalog: Any, walk: Walk) -> list[Any]:
     """Return the items of a pystac catalogue, and of those below it."""
-    import pystac
-
     try:
         with warnings.catch_warnings(), _reading(catalog, walk):
             warnings.filterwarnings("ignore", "Falling back to pystac")  # what a client that cannot search does
             return list(_below(catalog, walk))
     except MisoxrError:
         raise
-    except (pystac.STACError, *MISREAD) as error:
+    except Exception as error:  # of pystac, and of what it reads with
         cause = error.__cause__ or error.__context__
         fault = short(cause if isinstance(cause, MisoxrError) else error)
     raise CatalogError(f"The catalogue {catalog.id!r} has links that cannot be followed: {fault}.")
@@ -266,7 +264,7 @@ def modified(found: Found, modifier: Modifier) -> Found:
     name = name_of(found.item)
     try:
         item = pystac.Item.from_dict(found.item, preserve_dict=True)
-    except (pystac.STACError, *MISREAD) as error:
+    except Exception as error:  # pystac's own are of several kinds
         raise CatalogError(f"Item {name!r} cannot be given to the modifier: pystac does not read it ({short(error)}).") from error
     try:
         changed = modifier(item)

@@ -14,7 +14,7 @@ from misoxr.assets.inside import Reach
 from misoxr.errors import CatalogError
 from misoxr.sensors.item_fields import checked, mappings
 
-__all__ = ["MISREAD", "Found", "Walk", "content_of", "features_of", "is_http", "json_of", "links_of", "self_link", "short"]
+__all__ = ["Found", "Walk", "content_of", "features_of", "is_http", "json_of", "links_of", "self_link", "short"]
 
 DOCUMENTS = 100_000
 """Documents of a static catalogue, or pages of a search, that are read."""
@@ -25,7 +25,7 @@ LINKS = 1_000_000
 DEPTH = 64
 """Objects and lists within each other in an item; those of STAC's extensions are a dozen."""
 MISREAD = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, NotImplementedError)
-"""What libraries raise of JSON that is not as they expect it."""
+"""What reading JSON raises."""
 
 
 @dataclass(frozen=True)

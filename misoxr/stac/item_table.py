@@ -1,7 +1,8 @@
 """Tables of items (stac-geoparquet): hundreds of thousands of them, of which only those that a block needs are ever read."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import groupby as runs
@@ -20,14 +21,14 @@ from shapely.geometry.base import BaseGeometry
 from misoxr.assets.hrefs import is_remote, redact
 from misoxr.assets.inside import Reach
 from misoxr.cube.season import in_season
-from misoxr.errors import CatalogError
+from misoxr.errors import CatalogError, MisoxrError
 from misoxr.grid.footprints import as_read, footprint, meeting, meets, turned
 from misoxr.paths import expanded
 from misoxr.sensors.bands import check_bands
 from misoxr.stac.catalog import Modifier, modified
 from misoxr.stac.composite import EDGE, Times
 from misoxr.stac.filters import Filters
-from misoxr.stac.found import Found, is_http
+from misoxr.stac.found import Found, is_http, self_link, short
 from misoxr.stac.items import Scene, scenes_of, solar_days
 from misoxr.stac.table_copy import copied
 
@@ -38,6 +39,15 @@ SAMPLE = 100
 """Items that are looked at where the first lacks a band: one that none of them has is not there."""
 FIELDS = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
 """Columns that are an item's own fields; the others are its properties."""
+COLUMNS = {
+    "id": {"text"},
+    "collection": {"text", "nothing"},
+    "datetime": {"times", "text", "nothing"},
+    "start_datetime": {"times", "text", "nothing"},
+    "bbox": {"boxes", "nothing"},
+    "assets": {"objects"},
+}
+"""What columns hold by which items are found."""
 
 Integers = npt.NDArray[np.intp]
 
@@ -152,11 +162,10 @@ class ItemTable:
         return scenes
 
     def _found(self, row: int) -> Found:
-        item = _item(_opened(self.copy).slice(row, 1).to_pylist()[0])
-        local = not is_remote(self.uri)
-        link = next((str(link.get("href")) for link in item.get("links") or () if link.get("rel") == "self"), "")
-        root = os.path.dirname(os.path.realpath(self.uri)) if local else None
-        found = Found(item, link if is_remote(link) else self.uri, root, self.inside)
+        with _reading(self.uri, f"its row {row} is no item"):
+            item = _item(_opened(self.copy).slice(row, 1).to_pylist()[0])
+        root = None if is_remote(self.uri) else os.path.dirname(os.path.realpath(self.uri))
+        found = Found(item, self_link(item) or self.uri, root, self.inside)
         return found if self.modifier is None else modified(found, self.modifier)
 
 
@@ -181,7 +190,8 @@ def open_table(
         raise CatalogError(f"The table {redact(uri)} cannot be queried; filter it yourself instead of query={filters.query!r}.")
     reach = Reach(allow_private or (None if is_http(uri) else False))
     copy = copied(uri, reach)
-    index = _index(copy, uri)
+    with _reading(uri, "its columns are of other types"):
+        index = _index(copy, uri)
     keep = np.ones(len(index), bool)
     if filters.collections is not None:
         keep &= index["collection"].isin(filters.collections).to_numpy()
@@ -202,6 +212,19 @@ def open_table(
     return ItemTable(uri, copy, rows, moments, boxes, tuple(bands), mask, groupby, modifier, bool(reach.inside))
 
 
+@contextmanager
+def _reading(uri: str, what: str) -> Iterator[None]:
+    """Name the table in what Arrow, pandas and shapely raise of it."""
+    try:
+        yield
+    except MisoxrError:
+        raise
+    except Exception as error:  # each of them has its own
+        raise CatalogError(
+            f"The table {redact(uri)} cannot be read: {what} ({short(error)}); it must be stac-geoparquet."
+        ) from error
+
+
 @lru_cache(maxsize=4)
 def _opened(copy: str) -> Any:
     import pyarrow as pa
@@ -212,6 +235,12 @@ def _opened(copy: str) -> Any:
 def _index(copy: str, uri: str) -> pd.DataFrame:
     """Return id, collection, time and bounding box of every row."""
     table = _opened(copy)
+    for name, kinds in COLUMNS.items():
+        if name in table.column_names and not _kind(table.schema.field(name).type) & kinds:
+            raise CatalogError(
+                f"The table {redact(uri)} has the column {name!r} of the type {str(table.schema.field(name).type)[:80]}; "
+                f"it must be stac-geoparquet, where that holds {' or '.join(sorted(kinds - {'nothing'}))}."
+            )
     count = table.num_rows
     plain = table.select(
         [name for name in ("id", "datetime", "start_datetime", "collection") if name in table.column_names]
@@ -230,6 +259,27 @@ def _index(copy: str, uri: str) -> pd.DataFrame:
                 f"{int(bad.sum())} of {count} items of {redact(uri)} have no {what}, such as {index.id.to_numpy()[bad][0]!r}."
             )
     return index
+
+
+def _kind(kind: Any) -> set[str]:
+    """Return what a column of a type holds."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _kind(kind.value_type)
+    if pa.types.is_struct(kind):
+        sides = [kind.field(at) for at in range(kind.num_fields)]
+        boxes = {"xmin", "ymin", "xmax", "ymax"} <= {side.name for side in sides} and all(
+            "numbers" in _kind(side.type) for side in sides
+        )
+        return {"objects", *(["boxes"] if boxes else [])}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return {"lists", *(["boxes"] if {"numbers", "nothing"} & _kind(kind.value_type) else [])}
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return {"numbers"}
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return {"times"}
+    return {"nothing"} if pa.types.is_null(kind) else {"text"} if "string" in str(kind) else set()
 
 
 def _corners(table: Any, count: int) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """A copy of a table of items in the local cache, as Arrow's own format: fetched, unpacked and written within bounds of bytes.
 
-Parquet may unpack to a thousand times its size. What a row takes is looked at before many are unpacked at once.
+How many bytes it may unpack to is looked at by :mod:`misoxr.assets.parquet`.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,26 +15,17 @@ from fsspec.implementations.local import LocalFileSystem
 from misoxr.assets.hrefs import HTTP, redact, without_secrets
 from misoxr.assets.http import follow, http_session, megabytes
 from misoxr.assets.inside import Reach
+from misoxr.assets.parquet import AT_ONCE, BATCH, most_of, unpacked
 from misoxr.errors import AssetError, CatalogError, StoreError, note, require
 from misoxr.paths import cache, scratch, settle
 
 __all__ = ["copied"]
 
 NEEDED = ("id", "bbox", "datetime", "assets")
-BATCH = 2048
-"""Items that are copied at once."""
-AT_ONCE = 64_000_000
-"""Bytes that these may take, by what the first rows take."""
-AT_WORST = 500_000_000
-"""Bytes that these may take where each value were as large as all that its column holds."""
-PEEK = 16
-"""Rows that are looked at first, of each group."""
 PIECE = 1 << 24
 """Bytes of a table that are fetched at a time."""
 TABLE = 16_000.0
 """Megabytes that a table may unpack to."""
-FOLDS, BESIDE = 200, 256_000_000
-"""How many times its size a table may unpack to, beside some bytes: those of honest items do so some 20 times."""
 
 
 def copied(uri: str, reach: Reach | None = None) -> str:
@@ -136,18 +126,15 @@ def _copy(file: Any, version: list[str], uri: str) -> str:
 
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    most = min(megabytes("MISOXR_TABLE_MB", TABLE), FOLDS * size + BESIDE)
+    most = most_of(size, megabytes("MISOXR_TABLE_MB", TABLE))
     table = pq.ParquetFile(file)
     missing = [name for name in NEEDED if name not in table.schema_arrow.names]
     if missing:
         raise CatalogError(f"The table {redact(uri)} lacks the columns {missing}; it must be stac-geoparquet.")
     with scratch(_begin(version)) as aside:
-        with aside.open("wb") as unpacked, pa.ipc.new_file(unpacked, table.schema_arrow) as writer:
-            written, small = 0, []
-            for batch in _batches(table, most, uri):
-                written += batch.nbytes
-                if written > most:
-                    raise CatalogError(_larger(uri, most))
+        with aside.open("wb") as target, pa.ipc.new_file(target, table.schema_arrow) as writer:
+            small: list[Any] = []
+            for batch in unpacked(table, most, CatalogError(_larger(uri, most))):
                 small.append(batch)
                 # rows are found faster in few batches
                 if sum(one.num_rows for one in small) >= BATCH or sum(one.nbytes for one in small) >= AT_ONCE:
@@ -165,20 +152,3 @@ def _larger(uri: str, most: int) -> str:
         f"The table {redact(uri)} unpacks to more than {most / 1e6:.0f} MB, the most for its size. If you trust it, write it anew "
         "with other compression or in several files; MISOXR_TABLE_MB bounds large tables."
     )
-
-
-def _batches(table: Any, most: int, uri: str) -> Iterator[Any]:
-    """Yield a table's rows, as many at once as may be unpacked."""
-    for at in range(table.num_row_groups):
-        group = table.metadata.row_group(at)
-        columns = [group.column(index) for index in range(group.num_columns)]
-        packed = sum(max(column.total_uncompressed_size, 0) for column in columns)
-        values = sum(max(column.num_values, 0) for column in columns)
-        if max(packed, 8 * values, 8 * group.num_rows) > most:
-            raise CatalogError(_larger(uri, most))
-        worst = max(1, min(BATCH, AT_WORST // max(packed, 1)))
-        first = next(table.iter_batches(min(PEEK, worst), row_groups=[at]), None)
-        if first is None:
-            continue
-        width = first.nbytes // max(first.num_rows, 1) + 1
-        yield from table.iter_batches(max(1, min(worst, AT_ONCE // width)), row_groups=[at])

@@ -1,5 +1,6 @@
 """Which files of points are opened, by what; and what an error tells of their addresses."""
 
+import contextlib
 import gzip
 import http.server
 import json
@@ -206,6 +207,33 @@ def test_archives_are_unpacked_within_a_bound(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(PointsError, match=message):
             read_points(tmp_path / name)
+
+
+@pytest.mark.parametrize("form", ["file", "directory", "archive", "server"])
+def test_parquet_is_unpacked_within_a_bound(tmp_path, monkeypatch, form):
+    """30 KB of a file that unpack to 30 MB."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"lon": [1.0] * 100, "lat": [2.0] * 100, "pf": ["x" * 100_000] * 100})
+    path = tmp_path / "p.parquet"
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+        for _ in range(3):
+            writer.write_table(table)
+    assert path.stat().st_size < 2e5
+    with contextlib.ExitStack() as servers:
+        source: str | Path = path
+        if form == "directory":
+            source = tmp_path / "all.parquet"
+            source.mkdir()
+            shutil.move(path, source / "part.parquet")
+        elif form == "archive":
+            source = packed(path)
+        elif form == "server":
+            source = f"{servers.enter_context(range_server(tmp_path))}/p.parquet"
+        monkeypatch.setenv("MISOXR_POINTS_MB", "20")
+        with pytest.raises(PointsError, match="unpack to more than 20 MB, .* MISOXR_POINTS_MB bounds large ones"):
+            read_points(source)
+        monkeypatch.setenv("MISOXR_POINTS_MB", "40")
+        assert len(read_points(source)) == 300
 
 
 def everything(error: BaseException | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from servers import range_server
 
+from misoxr.assets import parquet
 from misoxr.errors import CatalogError
 from misoxr.stac import table_copy
 from misoxr.stac.table_copy import copied
@@ -74,7 +75,7 @@ def test_what_unpacks_to_far_more_is_refused_in_little_memory(tmp_path, cache, k
 
 def test_small_batches_are_copied_as_one(tmp_path, monkeypatch):
     expected = pq.read_table(written(tmp_path / "items.parquet"))
-    monkeypatch.setattr(table_copy, "AT_WORST", 1)
+    monkeypatch.setattr(parquet, "AT_WORST", 1)
     found = pa.ipc.open_file(copied(str(tmp_path / "items.parquet")))
     assert found.num_record_batches == 1
     assert found.read_all().equals(expected)
