@@ -39,7 +39,7 @@ def digest(path: Path) -> str:
     found = hashlib.sha256()
     for file in files:
         if file.is_file():
-            content = re.sub(rb'"misoxr_fingerprint": "\w+"', b"", file.read_bytes())
+            content = re.sub(rb'"(misoxr_fingerprint|(\d+/)?zarr\.json)": "\w+"', b"", file.read_bytes())
             found.update(f"{file.relative_to(path)}\0".encode() + content)
     return found.hexdigest()
 
