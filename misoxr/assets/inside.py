@@ -7,8 +7,9 @@ once for each connection, and it goes to an address that was looked at, so that 
 import ipaddress
 import socket
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-__all__ = ["Reach", "Refused", "is_inside"]
+__all__ = ["Reach", "Refused", "is_inside", "names_inside"]
 
 INSIDE = tuple(
     ipaddress.ip_network(block)
@@ -45,6 +46,21 @@ def is_inside(address: str) -> bool:
     if any(found in block for block in HOLDING if block.version == found.version):
         found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
     return any(found in block for block in INSIDE if block.version == found.version)
+
+
+def names_inside(address: str | None) -> bool:
+    """Whether an address of http(s) is one inside as it is written; no name is looked up."""
+    host = ""
+    try:
+        host = urlsplit(address or "").hostname or ""
+        found = _looked_up(host, None, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError, ValueError):
+        return bool(host) and _is_private_name(host)
+    return all(map(is_inside, found))
+
+
+def _is_private_name(host: str) -> bool:
+    return "." not in host or host.rstrip(".").lower().endswith(tuple(f".{end}" for end in NAMES))
 
 
 @dataclass
@@ -94,14 +110,14 @@ class Reach:
                 found = _looked_up(host, None)
                 self._named[host] = any(map(is_inside, found)) if self.inside is False else all(map(is_inside, found))
             except (OSError, UnicodeError):
-                self._named[host] = "." not in host or host.rstrip(".").lower().endswith(tuple(f".{end}" for end in NAMES))
+                self._named[host] = _is_private_name(host)
         if self.inside is None:
             self.inside = self._named[host]
         if self._named[host] and not self.inside:
             raise Refused(host)
 
 
-def _looked_up(host: str, port: int | None) -> list[str]:
+def _looked_up(host: str, port: int | None, flags: int = 0) -> list[str]:
     """Return the addresses of a name, or of a number in any spelling."""
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=flags)
     return list(dict.fromkeys(str(info[4][0]) for info in found))

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from misoxr.assets.hrefs import is_remote, redact, resolve
+from misoxr.assets.inside import names_inside
 from misoxr.errors import AssetError, CatalogError, MisoxrError, did_you_mean
 from misoxr.paths import expanded
 from misoxr.sensors.item_fields import checked, name_of
@@ -213,8 +214,8 @@ def _reading(catalog: Any, walk: Walk) -> Iterator[None]:
 def _in_hand(items: Any, inside: bool) -> Iterator[Found]:
     """Yield items given as objects.
 
-    They may come from anywhere, and a link by which one says where it lies proves nothing: a stranger writes it. So an item is taken
-    for a local one where a file at its place holds it, and local files are read beside such items only.
+    They may come from anywhere, so their assets may lie inside only where the item itself does, by its own link. Local files need more: they
+    are read beside an item that a file at its place holds, as a stranger may write any link.
     """
     if isinstance(items, Mapping):
         if items.get("type") in ("Catalog", "Collection"):
@@ -234,7 +235,8 @@ def _in_hand(items: Any, inside: bool) -> Iterator[Found]:
         else:
             raise CatalogError(f"The catalogue holds a {type(item).__name__}; give an address, a path, or STAC items.")
         local = base is not None and not is_remote(base) and _lies_at(checked(plain), base)
-        yield Found(plain, base, os.path.dirname(os.path.realpath(base)) if local and base else None, inside or local)
+        root = os.path.dirname(os.path.realpath(base)) if local and base else None
+        yield Found(plain, base, root, inside or local or names_inside(base))
 
 
 def _lies_at(item: Mapping[str, Any], path: str) -> bool:

@@ -19,7 +19,7 @@ from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from misoxr.assets.hrefs import is_remote, redact
-from misoxr.assets.inside import Reach
+from misoxr.assets.inside import Reach, names_inside
 from misoxr.cube.season import in_season
 from misoxr.errors import CatalogError, MisoxrError
 from misoxr.grid.footprints import as_read, footprint, meeting, meets, turned
@@ -165,7 +165,8 @@ class ItemTable:
         with _reading(self.uri, f"its row {row} is no item"):
             item = _item(_opened(self.copy).slice(row, 1).to_pylist()[0])
         root = None if is_remote(self.uri) else os.path.dirname(os.path.realpath(self.uri))
-        found = Found(item, self_link(item) or self.uri, root, self.inside)
+        own = self_link(item)
+        found = Found(item, own or self.uri, root, self.inside or names_inside(own))
         return found if self.modifier is None else modified(found, self.modifier)
 
 

@@ -128,7 +128,7 @@ def open_stac(
         Takes an href when it is read, and returns the one to read: for signatures that expire. It must be picklable to run on a cluster.
     allow_private : bool, optional
         Whether links and assets may lead to this machine or into a private network. By default they may only where the catalogue itself
-        is opened from there. Items in hand, tables and buckets count as from outside. The workers keep to it, too.
+        is opened from there. Items in hand, and those of tables, count as from outside unless their own link (``self``) names such an address. The workers keep to it, too.
 
     Returns
     -------
