@@ -135,14 +135,19 @@ def workspace() -> AbstractContextManager[Path]:
         raise StoreError(f"There is no directory for temporary files ({error}); set TMPDIR to one with room.") from error
 
 
-def settle(source: Path, place: Path) -> None:
-    """Move a finished file or directory to its place, once it is on the disk. A directory there goes when its successor has come."""
+def settle(source: Path, place: Path, before: Path | None = None) -> None:
+    """Move a finished file or directory to its place, once it is on the disk.
+
+    A directory that lies there goes when its successor has come. A file goes with it, or is moved to ``before``.
+    """
     with writing(place):
         if source.is_dir():
             _flush_all()
             retire(place)
         else:
             flush(source)
+            if before is not None and place.exists():
+                os.replace(place, before)
         try:
             os.replace(source, place)
         except OSError:

@@ -66,10 +66,12 @@ def verbs() -> dict[str, Verb]:
     from sklearn.linear_model import LogisticRegression
 
     from misoxr.estimators.baselines import Baseline
+    from misoxr.evaluation import cross_validate  # noqa: F401
+    from misoxr.io import pyramid  # noqa: F401
     from misoxr.model.files import fetch
     from misoxr.points.folds import BlockKFold
     from misoxr.stac.table_copy import copied
-    from misoxr.training import states  # noqa: F401
+    from misoxr.training import fit, loop, pretrain  # noqa: F401
     from tests.conftest import make_cube, make_model, tiny_spec
 
     spec = tiny_spec()
@@ -181,7 +183,7 @@ def serve(shim: str) -> None:
         process = os.fork()
         if not process:
             os.close(reading)
-            faulthandler.dump_traceback_later(60, exit=True)
+            faulthandler.dump_traceback_later(300, exit=True)  # a fork that hangs
             os.write(writing, json.dumps(child(library, known[name], Path(place), fault, moment)).encode())
             os._exit(0)
         os.close(writing)

@@ -159,9 +159,7 @@ def keep(directory: Path, files: Files, state: Mapping[str, Any]) -> None:
     data = sealed(file.getvalue())
     with scratch(place) as aside, writing(place, needed=len(data)):
         aside.write_bytes(data)
-        if place.exists():
-            os.replace(place, directory / files.before)
-        settle(aside, place)
+        settle(aside, place, before=directory / files.before)
 
 
 def read(state: Path) -> Any:

@@ -10,24 +10,33 @@ from misoxr.training.runs import FIT, keep, read
 require("pytorch_lightning", "train")
 from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
-from pytorch_lightning.plugins import CheckpointIO  # noqa: E402
+from pytorch_lightning.plugins import TorchCheckpointIO  # noqa: E402
 
 __all__ = ["WholeStates", "loggers", "states"]
 
 
-class WholeStates(CheckpointIO):
-    """Writes states as the files of a run, where Lightning copies them over the last one."""
+class WholeStates(TorchCheckpointIO):
+    """Writes states as the files of a run, where Lightning copies them over the last one. What it writes for itself stays as it is."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a state beside its place, with a checksum, and move it there."""
-        keep(Path(path).parent, FIT, checkpoint)
+        if _is_state(path):
+            keep(Path(path).parent, FIT, checkpoint)
+        else:
+            super().save_checkpoint(checkpoint, path, storage_options)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
         """Read a state."""
-        return dict(read(Path(path)))
+        return dict(read(Path(path))) if _is_state(path) else super().load_checkpoint(path, *args, **options)
 
     def remove_checkpoint(self, path: Any) -> None:
         """Leave states there: each takes the place of the one before."""
+        if not _is_state(path):
+            super().remove_checkpoint(path)
+
+
+def _is_state(path: Any) -> bool:
+    return Path(path).name == FIT.state
 
 
 def states(folder: Path) -> ModelCheckpoint:

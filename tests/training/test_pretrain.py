@@ -181,7 +181,7 @@ def test_a_write_that_is_cut_off_leaves_the_state_before(cube, spec, weights, tm
         fsync(file)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match=r"pretraining.pt cannot be written .*give another directory"):
+    with pytest.raises(StoreError, match=r"pretraining.pt cannot be written .*another directory"):
         cube.miso.pretrain(spec, tmp_path, **OPTIONS)
     assert torch.load(tmp_path / "pretraining.pt", weights_only=True)["step"] == 5
     assert hashes(cube.miso.pretrain(spec, tmp_path, **OPTIONS)) == hashes(weights)
@@ -299,7 +299,7 @@ def test_what_does_not_fit_is_refused_before_the_cube_is_read(cube, spec, points
             cube.miso.fit(spec, points, pretrained={"sat": tmp_path / "header.safetensors"}, **FIT)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(weights["sat"].read_bytes()[:-8])
-    with pytest.raises(CheckpointError, match="cut.safetensors are damaged"):
+    with pytest.raises(CheckpointError, match="cut.safetensors is damaged"):
         cube.miso.fit(spec, points, pretrained={"sat": cut}, **FIT)
 
 
