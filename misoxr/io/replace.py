@@ -125,7 +125,7 @@ def _move(uri: str, ledger: Ledger) -> None:
     try:
         _move_records(system, progress_of(new), progress_of(path))
     finally:
-        old.clear("leases", "writers", "ended")  # where they moved along, this writer would look alive
+        old.clear("layout", "leases", "writers", "ended")  # where they moved along, this writer would look alive
     ledger.clear()
     old.clear(MOVING)
     if local:
@@ -139,7 +139,7 @@ def _move_records(system: Any, source: str, target: str) -> None:
         return
     names = [path[len(source) + 1 :] for path in system.find(source)]
     for name in sorted(names, key=lambda name: (name == MOVING, name)):
-        if name.partition("/")[0] not in ("leases", "writers", "ended"):
+        if name.partition("/")[0] not in ("layout", "leases", "writers", "ended"):
             system.mv(f"{source}/{name}", f"{target}/{name}")
 
 
