@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -158,12 +158,12 @@ def settle(source: Path, place: Path, before: Path | None = None) -> None:
         restore(place)
 
 
-def retire(place: Path) -> None:
-    """Move a directory out of the way of its successor, which is complete."""
+def retire(place: Path, by: Callable[[Path, Path], object] = os.replace) -> None:
+    """Move a directory out of the way of its successor, which is complete; ``by`` moves it."""
     if place.exists():
         _flush_all()
         _remove(_retired(place))
-        os.replace(place, _retired(place))
+        by(place, _retired(place))
 
 
 def restore(place: Path) -> None:

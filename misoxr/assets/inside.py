@@ -49,14 +49,17 @@ def is_inside(address: str) -> bool:
 
 
 def names_inside(address: str | None) -> bool:
-    """Whether an address of http(s) is one inside as it is written; no name is looked up."""
+    """Whether an address of http(s) is one inside as it is written; no name is looked up.
+
+    Link-local ones do not count: no catalogue lies there, but the keys of machines in a cloud do.
+    """
     host = ""
     try:
         host = urlsplit(address or "").hostname or ""
         found = _looked_up(host, None, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError, ValueError):
         return bool(host) and _is_private_name(host)
-    return all(map(is_inside, found))
+    return all(is_inside(one) and not ipaddress.ip_address(one.partition("%")[0]).is_link_local for one in found)
 
 
 def _is_private_name(host: str) -> bool:

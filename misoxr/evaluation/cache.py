@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import fsspec
 import geopandas as gpd
@@ -162,8 +163,9 @@ class Cache:
                 settle(aside, Path(place))
             return
         try:
-            self.system.pipe_file(f"{place}.part", data)
-            self.system.mv(f"{place}.part", place)
+            part = f"{place}.{uuid4().hex}.part"  # other runs may write it, too
+            self.system.pipe_file(part, data)
+            self.system.mv(part, place)
         except OSError as error:
             raise StoreError(f"{place} cannot be written ({error}); give another store.") from error
 

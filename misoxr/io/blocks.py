@@ -107,7 +107,7 @@ def _put(uri: str, ledger: Ledger, values: Array, name: str, region: tuple[slice
     stored = packed(values, name) if pack else values
     try:
         ledger.check()
-        array = _opened(uri, ledger.own, name)
+        array = _opened(uri, ledger.own, ledger.edition, name)
         try:
             array[region] = stored
         except ValueError:  # what a shard at the edge holds is read first, and may be damaged
@@ -121,7 +121,7 @@ def _put(uri: str, ledger: Ledger, values: Array, name: str, region: tuple[slice
 
 
 @lru_cache(maxsize=64)
-def _opened(uri: str, own: Path | None, name: str) -> Any:
+def _opened(uri: str, own: Path | None, edition: str | None, name: str) -> Any:  # a plan of its own may come to the same address
     return complete(zarr.open_array(writable(uri, own), path=name, mode="r+"))
 
 

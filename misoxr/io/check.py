@@ -149,7 +149,7 @@ def _member(files: Files, name: str, expected: str | None) -> Iterator[Fault]:
 
 def complete(array: ZarrArray) -> ZarrArray:
     """Return an array that also writes chunks that are nodata throughout, so that a chunk without a file is a lost one."""
-    return zarr.Array(zarr.AsyncArray(array.metadata, array.async_array.store_path, config={"write_empty_chunks": True}))
+    return zarr.Array(zarr.AsyncArray(array.metadata, array.store_path, config={"write_empty_chunks": True}))
 
 
 def _ends_summed(codecs: Any) -> bool:

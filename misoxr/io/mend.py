@@ -81,7 +81,9 @@ def _wrong_files(files: Files, array: ZarrArray, wanted: Callable[[Index], bool]
     found = {}
     for index, fault in chunk_faults(files, array, wanted):
         if fault.state == UNREADABLE:
-            raise StoreError(f"The file {fault.path} of the store {files} cannot be read: {fault.detail}")
+            raise StoreError(
+                f"The file {fault.path} of the store {files} cannot be read: {fault.detail}. When the cause is mended, the same call does what is left."
+            )
         if fault.state in (MISSING, DAMAGED):
             found[index] = fault.path
     return found
@@ -113,20 +115,19 @@ def mend_layout(files: Files, layout: Layout, fingerprint: str) -> bool:
     return bool(mended)
 
 
-def _wrong_blocks(files: Files, array: ZarrArray, before: Collection[Block]) -> list[tuple[Block, str]]:
-    block = block_of(array)
-    return [(block(index), file) for index, file in _wrong_files(files, array, lambda index: block(index) in before).items()]
-
-
 def forget_damaged(files: Files, layout: Layout, ledger: Ledger, before: Collection[Block]) -> bool:
-    """Forget that blocks are done of which a chunk is missing or damaged, of those done before this call; return whether there are any."""
+    """Forget that blocks are done of which a chunk is missing or damaged, of those done before this call; return whether there are any.
+
+    The files stay until they are written again, so that no reader takes damage for nodata.
+    """
     wrong = dict[Block, str]()
     for name in layout.blocked if before else ():
-        for block, file in _wrong_blocks(files, zarr.open_array(files.place, path=name, mode="r"), before):
-            wrong.setdefault(block, file)
-            files.remove(file)  # zarr reads shards at the edge before it writes them
-    for block in wrong:
-        ledger.withdraw(block)
+        array = zarr.open_array(files.place, path=name, mode="r")
+        block = block_of(array)
+        for index, file in _wrong_files(files, array, lambda index, block=block: block(index) in before).items():  # type: ignore[misc]
+            if chunk_fault(files, array, index) is not None:  # still: another writer may have mended it
+                wrong.setdefault(block(index), file)
+                ledger.withdraw(block(index))
     if wrong:
         note(
             f"Of the store {files}, chunks of {len(wrong)} blocks were missing or damaged, such as {next(iter(wrong.values()))}; these "

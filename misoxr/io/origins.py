@@ -23,7 +23,7 @@ from zarr.storage import LocalStore
 from misoxr.errors import StoreError
 from misoxr.paths import expanded
 from misoxr.records.ledger import Block
-from misoxr.records.writers import put_through, remove_through, system_of
+from misoxr.records.writers import put_through, remove_through, system_of, unreachable
 
 if TYPE_CHECKING:
     from icechunk import Repository
@@ -254,11 +254,15 @@ class Named:
 
     @property
     def _async_array(self) -> Any:
-        return self.array.async_array
+        return self.array._async_array
 
     def __getitem__(self, key: Any) -> Any:
         try:
             return (getattr(self.array, self.how) if self.how else self.array)[key]
+        except unreachable() as error:
+            raise StoreError(
+                f"The array {self.array.path!r} of the store {self.store} cannot be read ({error}). When the cause is mended, read it again."
+            ) from error
         except Exception as error:
             raise StoreError(
                 f"The array {self.array.path!r} of the store {self.store} cannot be read: {self._which(key) or error}. misoxr.check(store) "

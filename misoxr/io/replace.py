@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from misoxr.errors import StoreError
 from misoxr.paths import expanded, restore, retire
 from misoxr.records.ledger import PLAN, Ledger, progress_of
-from misoxr.records.writers import POLL, system_of
+from misoxr.records.writers import POLL, move_through, system_of
 
 __all__ = [
     "aside",
@@ -112,15 +113,17 @@ def put_in_place(uri: str, finish: Callable[[], None], ledger: Ledger) -> None:
 def _move(uri: str, ledger: Ledger) -> None:
     system, path = system_of(uri)
     new, old = aside(path), Ledger(progress_of(uri))
-    local = isinstance(system, LocalFileSystem)
     if not ledger.has(MOVING):
-        forget(uri)
-        if local:
-            retire(Path(path))  # at once: of what is removed file by file, readers would find a part
-        elif system.exists(path):
+        refuse_busy(uri, old)
+        if ledger.own is not None:  # at once: of what is removed file by file, readers would find a part
+            retire(Path(path), partial(move_through, ledger.own))
+        ledger.check()
+        old.forget()
+        if ledger.own is None and system.exists(path):
+            ledger.check()
             system.rm(path, recursive=True)
         ledger.create(MOVING, True, flush=True)
-    if system.exists(new):
+    if system.exists(new):  # in one step on a disk: on its way by the writer's directory it might be lost
         move(system, new, path)
     try:
         _move_records(system, progress_of(new), progress_of(path))
@@ -128,7 +131,7 @@ def _move(uri: str, ledger: Ledger) -> None:
         old.clear("layout", "leases", "writers", "ended")  # where they moved along, this writer would look alive
     ledger.clear()
     old.clear(MOVING)
-    if local:
+    if isinstance(system, LocalFileSystem):
         restore(Path(path))
 
 

@@ -304,6 +304,7 @@ def _begun(ledger: Ledger, *, replaces: bool) -> dict[str, Any] | None:
 def _lay_out(layout: Layout, target: str, fingerprint: str, ledger: Ledger) -> None:
     """Lay a store out: on a disk it appears whole, and never in the place of what is there."""
     if ledger.own is None:
+        ledger.check()
         lay_out(layout, target, fingerprint)
         seal(target)
     elif not Path(target).exists() or _fingerprint(target) != fingerprint:  # else one that was killed then has laid it out

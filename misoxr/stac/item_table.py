@@ -166,7 +166,7 @@ class ItemTable:
             item = _item(_opened(self.copy).slice(row, 1).to_pylist()[0])
         root = None if is_remote(self.uri) else os.path.dirname(os.path.realpath(self.uri))
         own = self_link(item)
-        found = Found(item, own or self.uri, root, self.inside or names_inside(own))
+        found = Found(item, own or self.uri, root, self.inside or (not is_http(self.uri) and names_inside(own)))
         return found if self.modifier is None else modified(found, self.modifier)
 
 

@@ -101,6 +101,8 @@ def _last(directory: Path, files: Files) -> Any:
     try:
         return read(place)
     except Exception as error:  # torch raises whatever it meets in what is cut off
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise damaged(directory, repr(error)) from error  # it may be whole, so it is not replaced
         try:
             kept = read(before)
         except Exception:

@@ -68,7 +68,9 @@ def store(finished, tmp_path) -> Path:
 
 
 def bytes_of(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+    """The files of a store, without the words of some versions of Zarr that there are no copies."""
+    files = (path for path in sorted(store.rglob("*")) if path.is_file())
+    return {str(path.relative_to(store)): path.read_bytes().replace(b'\n  "consolidated_metadata": null,', b"") for path in files}
 
 
 def again(store: Path | str) -> list[str]:

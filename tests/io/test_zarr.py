@@ -430,6 +430,18 @@ def test_a_replacement_killed_between_two_objects_arrives(monkeypatch, last):
     assert Ledger(progress_of(store)).done() == dict.fromkeys(np.ndindex(3, 3), "written")
 
 
+def test_a_bucket_s_store_is_replaced_by_maps_of_other_chunks_and_types():
+    """All are written to one address, in one process."""
+    store = "memory://replaced-again.zarr"
+    for side, kind in ((8, "f4"), (12, "f8"), (6, "f4")):
+        after = make_cube((24, 24), SENTINEL2[:1], seed=side).astype(kind).chunk({"y": side, "x": side})
+        to_zarr(after, store, overwrite=True, progress=False)
+        found = open_maps(store).red
+        assert found.dtype == kind
+        assert found.chunks[0][0] % side == 0
+        np.testing.assert_array_equal(found, after.red)
+
+
 def test_of_two_that_replace_a_store_one_moves_it(pair, monkeypatch):
     """A second writer of the same map comes to its end while the first one moves it."""
     store, _, after = pair
