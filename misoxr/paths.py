@@ -33,7 +33,7 @@ __all__ = [
     "writing",
 ]
 
-SUFFIX = ".scratch"
+SUFFIX, _WORK = ".scratch", "misoxr-temporary"
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS}
 """Errors that come of writing alone."""
 _NO_RESERVING = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
@@ -59,9 +59,12 @@ def unwritable(place: Path, error: OSError, needed: int = 0) -> StoreError:
     if error.errno in _FULL and needed:
         with suppress(OSError):
             left = f", and it takes {needed / 1e6:,.1f} MB where {shutil.disk_usage(place.parent).free / 1e6:,.1f} MB are left"
-    roots = {"MISOXR_CACHE": cache("").absolute(), "TMPDIR": Path(tempfile.tempdir or os.environ.get("TMPDIR", "/tmp"))}
-    setting = next((name for name, root in roots.items() if root in place.absolute().parents), None)
-    other = "give another directory" if setting is None else f"set {setting} to another directory"
+    if any(part == _WORK or part.startswith(f".{_WORK}.") for part in place.parts):
+        other = "set TMPDIR to another directory"
+    elif cache("").absolute() in place.absolute().parents:
+        other = "set MISOXR_CACHE to another directory"
+    else:
+        other = "give another directory"
     remedy = f"make room there, or {other}" if error.errno in _FULL else other
     return StoreError(f"{place} cannot be written ({error}){left}; {remedy}.")
 
@@ -130,7 +133,7 @@ def workspace() -> AbstractContextManager[Path]:
         If there is no room for it.
     """
     try:
-        return scratch(Path(tempfile.gettempdir()) / "misoxr", directory=True)
+        return scratch(Path(tempfile.gettempdir()) / _WORK, directory=True)
     except OSError as error:
         raise StoreError(f"There is no directory for temporary files ({error}); set TMPDIR to one with room.") from error
 

@@ -38,7 +38,7 @@ def small(seed: int = 0) -> xr.Dataset:
     return make_cube((24, 24), SENTINEL2[:1], seed=seed).chunk({"y": 8, "x": 8})
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def wait_for(condition, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -324,7 +324,7 @@ def started(tmp_path):
 def told(process: subprocess.Popen) -> str:
     """Let a stopped process go on, and return what it says in the end."""
     process.send_signal(signal.SIGCONT)
-    return process.communicate(timeout=60)[1]
+    return process.communicate(timeout=180)[1]
 
 
 def test_a_writer_elsewhere_is_not_replaced_while_it_lives_and_writes_no_more_when_it_was(started, tmp_path):
