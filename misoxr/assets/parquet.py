@@ -7,8 +7,8 @@ from misoxr.errors import MisoxrError
 
 __all__ = ["AT_ONCE", "BATCH", "most_of", "unpacked"]
 
-BATCH = 2048
-"""Rows that are unpacked at once."""
+BATCH, PART = 2048, 256
+"""Rows that are worth a batch, and those that are unpacked at once: late ones may be a thousand times as wide as the first."""
 AT_ONCE = 64_000_000
 """Bytes that these may take, by what the first rows take."""
 AT_WORST = 500_000_000
@@ -44,7 +44,7 @@ def unpacked(table: Any, most: int, refusal: MisoxrError) -> Iterator[Any]:
         values = sum(max(column.num_values, 0) for column in columns)
         if max(packed, 8 * values, 8 * group.num_rows) > most:
             raise refusal
-        worst = max(1, min(BATCH, AT_WORST // max(packed, 1)))
+        worst = max(1, min(PART, AT_WORST // max(packed, 1)))
         first = next(table.iter_batches(min(PEEK, worst), row_groups=[at]), None)
         if first is None:
             continue
