@@ -12,7 +12,18 @@ from tests.harness import Host, host
 SEED = int(os.environ.get("MISOXR_KILLS_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
 MOMENTS = int(os.environ.get("MISOXR_KILLS", "2"))
 """Moments for each verb and fault."""
-VERBS = ["Model.address", "Model.save", "PixelModel.save", "copied", "cross_validate", "fetch", "fit", "pretrain", "to_cog"]
+VERBS = [
+    "Model.address",
+    "Model.save",
+    "PixelModel.save",
+    "copied",
+    "cross_validate",
+    "fetch",
+    "fit",
+    "fit across disks",
+    "pretrain",
+    "to_cog",
+]
 VERBS += ["to_pyramid", "to_pyramid over another", "to_zarr", "to_zarr over another"]
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -17,7 +17,6 @@ from dask.system import CPU_COUNT
 from fsspec.implementations.local import LocalFileSystem
 from rasterio._err import CPLE_BaseError
 from rasterio.dtypes import check_dtype
-from rasterio.windows import Window
 from tqdm.auto import tqdm
 
 from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
@@ -207,12 +206,31 @@ def _write(file: Path, maps: xr.Dataset, name: Hashable, pixels: Any, classes: s
             rows, columns = window.toslices()
             part = codes_of(pixels[..., rows, columns], str(name)) if are_codes else pixels[..., rows, columns]
             target.write(part.reshape(len(bands), *part.shape[-2:]), window=window)
+        tags = {key for key, value in target.tags().items() if value}  # empty ones are not written
+    _check_written(plain, tags)
     options = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BIGTIFF": "IF_SAFER", "NUM_THREADS": CPU_COUNT, "BLOCKSIZE": side}
     how = "average" if array.dtype.kind == "f" else classes
     rasterio.shutil.copy(plain, file, driver="COG", OVERVIEW_RESAMPLING=how.upper(), **options)
-    with rasterio.open(file) as made:
-        made.read(window=Window(box.shape.x - 1, box.shape.y - 1, 1, 1))  # written last: of a full disk GDAL tells nowhere else
+    _check_written(file, tags)
     plain.unlink()
+
+
+def _check_written(file: Path, tags: set[str]) -> None:
+    """Read all tiles of all levels, and the tags: of a disk that was full for a while, GDAL tells nowhere else.
+
+    Tiles are deflated, with checksums. One that could not be written has no place in the file, and would be nodata.
+    """
+    with rasterio.open(file) as made:
+        levels = [None, *range(len(made.overviews(1)))]
+        whole = made.tags().keys() >= tags
+        for level in levels:
+            with rasterio.open(file, **({} if level is None else {"overview_level": level})) as image:
+                for (row, column), window in image.block_windows(1):
+                    image.read(window=window)
+                    place = f"BLOCK_OFFSET_{column}_{row}"
+                    whole &= all(made.get_tag_item(place, "TIFF", bidx=band, ovr=level) for band in made.indexes)
+    if not whole:
+        raise OSError(f"{file.name} lacks tiles or tags that GDAL could not write; make room there, or give another directory")
 
 
 # Where it goes
@@ -233,6 +251,7 @@ def naming(uri: str) -> Iterator[None]:
 def _scratch(uri: str, system: Any, path: str) -> Iterator[tuple[str, Path]]:
     """Give a store in the directory, which workers reach, and a local directory for files that are not complete yet."""
     if isinstance(system, LocalFileSystem):
+        system.makedirs(path, exist_ok=True)
         with scratch(Path(path) / "cog", directory=True) as files:
             yield f"{files}/maps.zarr", files
         return
