@@ -141,7 +141,7 @@ def workspace() -> AbstractContextManager[Path]:
 def settle(source: Path, place: Path, before: Path | None = None) -> None:
     """Move a finished file or directory to its place, once it is on the disk.
 
-    A directory that lies there goes when its successor has come. A file goes with it, or is moved to ``before``.
+    What lies there is replaced. A directory is removed once its successor has come; a file is kept as ``before``, where that is given.
     """
     with writing(place):
         if source.is_dir():

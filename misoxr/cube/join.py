@@ -77,6 +77,8 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
 
 
 def _check_resampling(resampling: Any) -> None:
+    if isinstance(resampling, xr.Dataset | xr.DataArray | os.PathLike):
+        raise SpecError(f"A {type(resampling).__name__} was given without a name; name each raster: ds.miso.add(elevation=...).")
     if not isinstance(resampling, str | Mapping):
         raise SpecError(f"resampling is {resampling!r}; give one of {('auto', *RESAMPLINGS)}, or a mapping of names to them.")
     for name, method in resampling.items() if isinstance(resampling, Mapping) else [("all", resampling)]:
@@ -107,7 +109,7 @@ def _kept(name: str) -> str:
 
 def _chunks(ds: xr.Dataset) -> Mapping[str, tuple[int, ...]] | None:
     """Return the chunks along y and x of the first lazy variable, or None where all are in memory."""
-    lazy = (array.chunksizes for array in ds.data_vars.values() if array.chunks is not None)
+    lazy = (array.variable.chunksizes for array in ds.data_vars.values() if array.chunks is not None)
     return next(({dim: sizes[dim] for dim in ("y", "x")} for sizes in lazy if {"y", "x"} <= set(sizes)), None)
 
 

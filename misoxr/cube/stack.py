@@ -31,7 +31,7 @@ def chunks_of(ds: xr.Dataset, spec: ModelSpec) -> tuple[tuple[int, ...], tuple[i
     """Return the chunks along y and x in which a model's bands are stacked: those of the first lazy band."""
     present = [ds[name] for name in _present(ds, spec)] or [a for a in ds.values() if {"y", "x"} <= set(a.dims)]
     lazy = next((array for array in present if array.chunks is not None), None)
-    chunks = ("auto", "auto") if lazy is None else (lazy.chunksizes["y"], lazy.chunksizes["x"])
+    chunks = ("auto", "auto") if lazy is None else tuple(lazy.variable.chunksizes[dim] for dim in ("y", "x"))
     rows, columns = da.core.normalize_chunks(chunks, (ds.sizes["y"], ds.sizes["x"]), dtype="float64")
     return rows, columns
 

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from misoxr.clusters import here, in_task
 from misoxr.errors import AssetError, StoreError
 from misoxr.grid.halo import MANY
-from misoxr.io.check import complete
+from misoxr.io.check import with_empty_chunks
 from misoxr.io.layout import Layout, packed
 from misoxr.io.mend import remove_damaged
 from misoxr.io.origins import Files, writable
@@ -122,7 +122,7 @@ def _put(uri: str, ledger: Ledger, values: Array, name: str, region: tuple[slice
 
 @lru_cache(maxsize=64)
 def _opened(uri: str, own: Path | None, edition: str | None, name: str) -> Any:  # a plan of its own may come to the same address
-    return complete(zarr.open_array(writable(uri, own), path=name, mode="r+"))
+    return with_empty_chunks(zarr.open_array(writable(uri, own), path=name, mode="r+"))
 
 
 def _record(parts: Sequence[None], ledger: Ledger, block: Block) -> None:

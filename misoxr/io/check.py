@@ -38,7 +38,7 @@ __all__ = [
     "check",
     "chunk_fault",
     "chunk_faults",
-    "complete",
+    "with_empty_chunks",
     "done_of_unfinished",
     "is_summed",
     "metadata_faults",
@@ -147,7 +147,7 @@ def _member(files: Files, name: str, expected: str | None) -> Iterator[Fault]:
 # ---- chunks
 
 
-def complete(array: ZarrArray) -> ZarrArray:
+def with_empty_chunks(array: ZarrArray) -> ZarrArray:
     """Return an array that also writes chunks that are nodata throughout, so that a chunk without a file is a lost one."""
     return zarr.Array(zarr.AsyncArray(array.metadata, array.store_path, config={"write_empty_chunks": True}))
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from misoxr._version import __version__
 from misoxr.errors import AssetError, StoreError, require
 from misoxr.io.blocks import AT_ONCE, Runner, graph_of, put_nodata, start
-from misoxr.io.check import COMPRESSORS, RECORD, complete
+from misoxr.io.check import COMPRESSORS, RECORD, with_empty_chunks
 from misoxr.io.layout import Layout, lay_out, packed, with_masked
 from misoxr.io.replace import differences, refuse_different
 from misoxr.records.ledger import Block, in_order
@@ -169,7 +169,7 @@ class Draft:
     def put(self, values: Array, name: str, region: tuple[slice, ...], pack: bool) -> "Draft":
         """Write a part of a variable."""
         group: Any = zarr.open_group(self.session.store, mode="r+", use_consolidated=False)
-        complete(group[name])[region] = packed(values, name) if pack else values
+        with_empty_chunks(group[name])[region] = packed(values, name) if pack else values
         return self
 
     def gather(self, drafts: Sequence["Draft"]) -> "Draft":

@@ -141,7 +141,7 @@ def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
         for name, array in out.data_vars.items()
         if {"y", "x"} <= set(array.dims) and array.dtype.kind in "fiub" and array.chunks
     )
-    block = tuple(out[blocked[0]].chunksizes[dim][0] for dim in ("y", "x")) if blocked else geobox.shape.yx
+    block = tuple(out[blocked[0]].variable.chunksizes[dim][0] for dim in ("y", "x")) if blocked else geobox.shape.yx
     return Layout(out, (int(block[0]), int(block[1])), blocked, compact)
 
 
@@ -308,7 +308,7 @@ def _uniform(ds: xr.Dataset) -> xr.Dataset:
     maps = ds[[name for name, variable in ds.data_vars.items() if {"y", "x"} <= set(variable.dims)]]
     sizes: dict[Hashable, int] = {}
     for variable in maps.data_vars.values():
-        for dim, chunks in variable.chunksizes.items():
+        for dim, chunks in variable.variable.chunksizes.items():  # those of its coordinates may differ
             sizes[dim] = max(sizes.get(dim, 0), max(chunks))
     return ds.assign(maps.chunk(sizes or {"y": BLOCK, "x": BLOCK}).data_vars)
 

@@ -18,10 +18,10 @@ from misoxr.io.check import (
     Fault,
     chunk_fault,
     chunk_faults,
-    complete,
     is_summed,
     metadata_faults,
     sound_copies,
+    with_empty_chunks,
 )
 from misoxr.io.layout import Layout, lay_out
 from misoxr.io.origins import Files, Index, ZarrArray, block_of, file_of, meeting
@@ -108,7 +108,7 @@ def mend_layout(files: Files, layout: Layout, fingerprint: str) -> bool:
                 lay_out(layout, spare, fingerprint)
             for file in wrong.values():
                 files.remove(file)
-            complete(array)[...] = zarr.open_array(spare, path=name, mode="r")[...]
+            with_empty_chunks(array)[...] = zarr.open_array(spare, path=name, mode="r")[...]
         mended += wrong.values()
     if mended:
         note(f"Files of the store {files} were missing or damaged, and are written again: {', '.join(mended)}.")

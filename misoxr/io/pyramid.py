@@ -31,6 +31,9 @@ __all__ = ["coarser", "to_pyramid"]
 
 def coarser(ds: xr.Dataset, classes: str) -> xr.Dataset:
     """Return a dataset, lazily, with pixels twice as large, in chunks of the same size."""
+    ds = ds.drop_vars(
+        [name for name, coord in ds.coords.items() if coord.ndim > 1]
+    )  # chunks of their own, and they are not made coarser
     sides = {dim: ds.chunksizes[dim][0] for dim in ("y", "x")}
     # Even chunks are halved one by one, and four together are a chunk again.
     even = ds.drop_vars(["y", "x"]).chunk({dim: side + side % 2 for dim, side in sides.items()})

@@ -18,13 +18,13 @@ from misoxr.records.writers import POLL, move_through, system_of
 __all__ = [
     "aside",
     "differences",
+    "end_move",
     "forget",
     "located",
     "move",
     "put_in_place",
     "refuse_busy",
     "refuse_different",
-    "settle",
 ]
 
 ASIDE = ".new"
@@ -79,15 +79,15 @@ def forget(uri: str) -> None:
     ledger.forget()
 
 
-def settle(uri: str) -> None:
+def end_move(uri: str) -> None:
     """Put a store in place that was finished by a process that died before it did."""
     ledger = Ledger(progress_of(aside(uri)))
     if ledger.has(MOVING) or ledger.finished():
         with ledger.alive():
             put_in_place(uri, lambda: None, ledger)
     system, path = system_of(uri)
-    if isinstance(system, LocalFileSystem) and system.exists(path):
-        restore(Path(path))  # removes what was retired, as its successor is there
+    if isinstance(system, LocalFileSystem):
+        restore(Path(path))
 
 
 def put_in_place(uri: str, finish: Callable[[], None], ledger: Ledger) -> None:

@@ -24,7 +24,7 @@ from misoxr.io.icechunk import to_repository
 from misoxr.io.layout import FINGERPRINT, Layout, consolidate, lay_out, layout_of, with_masked
 from misoxr.io.mend import forget_damaged, lost, mend_layout
 from misoxr.io.origins import Disk, Files, reads_from, writable
-from misoxr.io.replace import aside, differences, located, put_in_place, refuse_busy, refuse_different, settle
+from misoxr.io.replace import aside, differences, end_move, located, put_in_place, refuse_busy, refuse_different
 from misoxr.io.storable import spelt
 from misoxr.records.ledger import FORMAT, Ledger, progress_of
 from misoxr.records.writers import ended, move_through, system_of, unreachable
@@ -135,7 +135,7 @@ def to_zarr(
             "new store in its place when it is finished."
         )
     try:
-        settle(uri)
+        end_move(uri)
         target = _target(uri, system, path, overwrite=overwrite)
         ledger = Ledger(progress_of(target))
         _begin(ledger, plan, target, resume=resume, replaces=target != uri)

@@ -204,7 +204,7 @@ class Writer:
 
     Who is taken for dead is ended first, once and for all. On a disk, all that a writer puts in place goes by way of its directory,
     which is moved away; see :func:`put_through`. In a bucket it is marked, and looks for the mark before each block and record: one
-    that is stopped between the look and the write for longer than its limit may write that one object.
+    that is stopped between the look and the write for longer than its limit may write that one object, or the layout.
 
     Attributes
     ----------

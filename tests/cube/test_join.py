@@ -371,6 +371,9 @@ def test_resampling_by_name_meets_a_name():
 
 
 def test_what_is_no_raster_is_refused():
+    for unnamed in (layer(), layer().to_dataset(name="dem")):
+        with pytest.raises(SpecError, match=f"A {type(unnamed).__name__} was given without a name; name each raster"):
+            add(image(), unnamed)
     with pytest.raises(SpecError, match="'dem' is a list.*name each of several"):
         add(image(), dem=["a.tif", "b.tif"])
     with pytest.raises(SpecError, match="'dem' is a ndarray.*values alone have no grid"):

@@ -25,7 +25,7 @@ from misoxr.io.layout import SIDECAR, open_maps
 from misoxr.io.zarr import to_zarr
 from misoxr.mapping.predict import predict
 from misoxr.spec import SENTINEL2, ModelSpec
-from tests.conftest import make_cube
+from tests.conftest import make_cube, make_model, tiny_spec
 
 pytestmark = pytest.mark.filterwarnings("error::zarr.errors.ZarrUserWarning")
 
@@ -104,6 +104,26 @@ def test_what_is_opened_is_written_alike(opened, stored, tmp_path):
 def test_what_plain_xarray_gives_can_be_written(maps, stored, tmp_path):
     to_zarr(plain(stored)[["permafrost_probability"]], tmp_path / "again.zarr", progress=False)
     np.testing.assert_array_equal(open_maps(tmp_path / "again.zarr").permafrost_probability, maps.permafrost_probability)
+
+
+@pytest.mark.parametrize("opened", [open_maps, plain], ids=["open_maps", "plain"])
+def test_maps_with_coordinates_of_two_dimensions_are_read_written_and_mapped_again(opened, tmp_path):
+    """Stores chunk such coordinates otherwise than the maps."""
+    spec = tiny_spec()
+    cube = make_cube((96, 80), spec.bands).chunk({"y": 32, "x": 40})
+    latitude = xr.DataArray(np.arange(96.0 * 80).reshape(96, 80), dims=("y", "x"))
+    to_zarr(cube.assign_coords(latitude=latitude), tmp_path / "cube.zarr", progress=False)
+    again = opened(tmp_path / "cube.zarr")
+    assert again.latitude.variable.chunksizes != again.red.variable.chunksizes
+    to_zarr(again, tmp_path / "again.zarr", progress=False)
+    xr.testing.assert_equal(open_maps(tmp_path / "again.zarr"), open_maps(tmp_path / "cube.zarr"))
+    again.miso.to_pyramid(tmp_path / "pyramid.zarr", levels=1, progress=False)
+    np.testing.assert_array_equal(open_maps(tmp_path / "pyramid.zarr/0").latitude, latitude)
+    model = make_model(spec)
+    np.testing.assert_array_equal(*(ds.miso.predict(model, device="cpu").permafrost_probability for ds in (again, cube)))
+    name = spec.bands[-1].name
+    joined = again.drop_vars(name).miso.add(**{name: cube[name]})
+    assert joined[name].variable.chunksizes == again.red.variable.chunksizes
 
 
 # Georeferencing
