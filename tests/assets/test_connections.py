@@ -141,14 +141,17 @@ def endless(kind: str) -> Any:
 def test_catalogues_without_end_are_given_up(kind, monkeypatch):
     from misoxr.stac import found
 
+    # each answer comes at once: a busy machine is not taken for a server that stalls
+    monkeypatch.setenv("MISOXR_HTTP_TIMEOUT", "20")
     with stranger(endless(kind)) as address:
         start = time.monotonic()
         with pytest.raises(
             CatalogError, match=r"not read to its end after 1 s.*raise MISOXR_CATALOG_PATIENCE|patience|cannot be reached"
         ):
             catalogue(address)
-        assert time.monotonic() - start < 1 + 2
+        assert time.monotonic() - start < 1 + 5
         monkeypatch.setattr(found, "DOCUMENTS", 20)
+        monkeypatch.setenv("MISOXR_CATALOG_PATIENCE", "30")
         with pytest.raises(CatalogError, match=r"has more than 20 documents or pages\. Narrow the search"):
             catalogue(address)
         monkeypatch.setenv("MISOXR_CATALOG_PATIENCE", "0.01")
