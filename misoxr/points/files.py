@@ -235,7 +235,7 @@ def _parquet_size(source: Any, left: int) -> int:
             "compression; MISOXR_POINTS_MB bounds large ones."
         )
         file.seek(0)
-        size = sum(int(batch.nbytes) for batch in unpacked(pq.ParquetFile(file), most, refusal))
+        size = sum(int(batch.nbytes) for batch in unpacked(file, pq.ParquetFile(file), most, refusal))
         file.seek(0)
     return size
 

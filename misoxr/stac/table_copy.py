@@ -134,7 +134,7 @@ def _copy(file: Any, version: list[str], uri: str) -> str:
     with scratch(_begin(version)) as aside:
         with aside.open("wb") as target, pa.ipc.new_file(target, table.schema_arrow) as writer:
             small: list[Any] = []
-            for batch in unpacked(table, most, CatalogError(_larger(uri, most))):
+            for batch in unpacked(file, table, most, CatalogError(_larger(uri, most))):
                 small.append(batch)
                 # rows are found faster in few batches
                 if sum(one.num_rows for one in small) >= BATCH or sum(one.nbytes for one in small) >= AT_ONCE:

@@ -453,30 +453,26 @@ print(most() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells how much memory was used")
-@pytest.mark.parametrize(
-    ("side", "tile", "pixel", "size", "said"),
-    [
-        (10980, 512, 10, 1000, "12100"),  # a tile of Sentinel-2 on a grid of 1 km
-        (40_000, 16_384, 0.04, 10, "Item 'a', band 'red', .*its tiles of 16384 x 16384 uint8 are larger than 256 MB"),
-        (1_000_000, 1024, 0.0016, 10, "Item 'a', band 'red', .*at most 10,000,000,000 are read for one; use smaller chunks"),
-    ],
-)
-def test_a_raster_much_finer_than_the_grid_takes_little_memory(tmp_path, side, tile, pixel, size, said):
+SPARSE = [
+    (10980, 512, 10, 1000, "12100"),  # a tile of Sentinel-2 on a grid of 1 km
+    (40_000, 16_384, 0.04, 10, "Item 'a', band 'red', .*its tiles of 16384 x 16384 uint8 are larger than 256 MB"),
+    (1_000_000, 1024, 0.0016, 10, "Item 'a', band 'red', .*at most 10,000,000,000 are read for one; use smaller chunks"),
+]
+
+
+def sparse(directory: Path, side: int, tile: int, pixel: float) -> None:
+    """Write a raster without a tile in it, and a small one."""
     options = {"driver": "GTiff", "count": 1, "crs": "EPSG:32605", "tiled": True, "compress": "deflate", "SPARSE_OK": True}
     for name, length, block in (("small.tif", 64, 64), ("large.tif", side, tile)):
-        with rasterio.open(
-            tmp_path / name,
-            "w",
-            height=length,
-            width=length,
-            dtype="uint8",
-            transform=Affine(pixel, 0, WEST, 0, -pixel, NORTH),
-            blockxsize=block,
-            blockysize=block,
-            **options,
-        ):
+        options |= {"transform": Affine(pixel, 0, WEST, 0, -pixel, NORTH), "blockxsize": block, "blockysize": block}
+        with rasterio.open(directory / name, "w", height=length, width=length, dtype="uint8", **options):
             pass
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells how much memory was used")
+@pytest.mark.parametrize(("side", "tile", "pixel", "size", "said"), SPARSE)
+def test_a_raster_much_finer_than_the_grid_takes_little_memory(tmp_path, side, tile, pixel, size, said):
+    sparse(tmp_path, side, tile, pixel)
     command = [sys.executable, "-c", FINE, str(tmp_path), "large.tif", str(size)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "GDAL_CACHEMAX": "64"})
     told, grown = run.stdout.strip().rsplit("\n", 1)
