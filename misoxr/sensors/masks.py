@@ -92,12 +92,12 @@ class Sky:
         Raises
         ------
         AssetError
-            If the band holds no whole numbers, or a function of the user's own returns no mask.
+            If it holds no bits where bits are expected, or a function of the user's own returns no mask.
         """
         if self.own is not None:
             return _own(self.own, values)
-        if values.dtype.kind not in "iu":
-            raise AssetError(f"it holds {values.dtype}, and a quality band holds whole numbers")
+        if self.mask.bits and values.dtype.kind not in "iu":
+            raise AssetError(f"it holds {values.dtype}, and bits are whole numbers")
         return clear_sky(values, self.mask, self.snow, nothing)
 
 

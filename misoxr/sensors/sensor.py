@@ -33,6 +33,10 @@ class Counts:
         Whether values are backscatter in power, which is never as negative as decibels are.
     floats : bool
         Whether nodata holds for files of floats, too.
+
+    Examples
+    --------
+    >>> landsat = misoxr.sensors.Counts(2.75e-5, -0.2, nodata=(0,), units="1")
     """
 
     scale: float = 1.0
@@ -68,6 +72,10 @@ class Mask:
     ------
     CatalogError
         If clouds, hides or snow are not among the names, or a bit is none.
+
+    Examples
+    --------
+    >>> mask = misoxr.sensors.Mask("quality", {"cloud": 0, "haze": 1, "snow": 2}, clouds=("cloud",), hides=("haze",), snow="snow")
     """
 
     asset: str
@@ -97,7 +105,9 @@ class Mask:
         chosen = [self.names[name] for name in names]
         if not self.bits:
             return np.isin(values, chosen)
-        return np.asarray((values & values.dtype.type(sum({1 << bit for bit in chosen if bit < 8 * values.dtype.itemsize}))) != 0)
+        size = values.dtype.itemsize
+        unsigned = values.astype(f"u{size}", copy=False)
+        return np.asarray((unsigned & unsigned.dtype.type(sum({1 << bit for bit in chosen if bit < 8 * size}))) != 0)
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,7 @@ class Sensor:
     ...     counts={"reflectance": misoxr.sensors.Counts(1 / 32768, nodata=(65535,))},
     ...     mask=misoxr.sensors.Mask("quality", {"cloud": 0, "haze": 1}, clouds=("cloud",), hides=("haze",)),
     ... )
-    >>> image = misoxr.open_stac("items.json", sensor=drone, bands=["red", "nir"])
+    >>> image = misoxr.open_stac("flights.json", sensor=drone, bands=["red", "nir"])
     """
 
     name: str

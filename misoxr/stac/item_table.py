@@ -219,7 +219,7 @@ def open_table(
 
 def _of_orbit(index: pd.DataFrame, wanted: Wanted, orbit: str | None) -> pd.DataFrame:
     """Return the rows of one direction of flight; those of sensors for which it makes no difference stay."""
-    names = index["collection"].where(index["collection"].notna(), index["id"])
+    names = index["collection"].where(index["collection"].notna(), index["id"]).astype(str)
     first = index[~names.duplicated()]
     radar = {
         name: sensor_of({"id": one, "collection": collection}, wanted.sensor).orbits
