@@ -79,7 +79,7 @@ def sensor_of(item: Mapping[str, Any], asked: Sensor | None = None) -> Sensor:
     item : mapping
         The item.
     asked : Sensor, optional
-        What the user says that it is.
+        What the user says that it is. A description of the user's own is for the items of its collections, or for all.
 
     Raises
     ------
@@ -87,12 +87,14 @@ def sensor_of(item: Mapping[str, Any], asked: Sensor | None = None) -> Sensor:
         If the item is of another known sensor than the user says.
     """
     found = _product_of(item)
-    if asked is not None:
-        if found is not None and SENSORS.get(asked.name) is asked and found is not asked:
+    if asked is not None and SENSORS.get(asked.name) is asked:
+        if found is not None and found is not asked:
             raise CatalogError(
                 f"Item {name_of(item)!r} of {item.get('collection')!r} is of the sensor {found.name!r}, not {asked.name!r}. Leave sensor "
                 f"away, or give one of {sorted(SENSORS)}, or a description of your own."
             )
+        found = asked
+    elif asked is not None and (not (asked.collections or asked.pattern) or _is_named(item, asked)):
         found = asked
     platform = _platform_of(item)
     if found is None:
@@ -104,11 +106,18 @@ def _product_of(item: Mapping[str, Any]) -> Sensor | None:
     collection = item.get("collection")
     if isinstance(collection, str) and collection.lower() in _BY_COLLECTION:
         return _BY_COLLECTION[collection.lower()]
-    text = " ".join(word for word in (collection, item.get("id")) if isinstance(word, str))
-    found = next((sensor for sensor in SENSORS.values() if _names(sensor.pattern).search(text)), None)
+    found = next((sensor for sensor in SENSORS.values() if _is_named(item, sensor)), None)
     if found is None and _is_sentinel2(item.get("properties") or {}):
         return SENSORS["sentinel-2-l1c" if _told_surface(item) is False else "sentinel-2-l2a"]
     return found
+
+
+def _is_named(item: Mapping[str, Any], sensor: Sensor) -> bool:
+    """Whether an item's collection is one of a sensor, or its collection or id is named after it."""
+    names = [word for word in (item.get("collection"), item.get("id")) if isinstance(word, str)]
+    if str(item.get("collection")).lower() in map(str.lower, sensor.collections):
+        return True
+    return bool(sensor.pattern and _names(sensor.pattern).search(" ".join(names)))
 
 
 def _platform_of(item: Mapping[str, Any]) -> Sensor | None:
@@ -132,7 +141,8 @@ def usual_counts(sensor: Sensor, item: Mapping[str, Any], common: str | None, sh
     counts = sensor.counts.get(common or "") or sensor.counts.get(short)
     if counts is None and common in OPTICAL:
         counts = sensor.counts.get("reflectance")
-        counts = replace(counts, offset=sensor.offset(item)) if counts and sensor.offset else counts
+        if counts is not None:
+            counts = replace(counts, units="1", offset=sensor.offset(item) if sensor.offset else counts.offset)
     return counts
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from misoxr.errors import AssetError
 from misoxr.sensors.sensor import Mask
 
-__all__ = ["FMASK", "MASKS", "QA_PIXEL", "SCL", "Sky", "clear_sky", "saturated"]
+__all__ = ["FMASK", "MARGIN", "MASKS", "QA_PIXEL", "SCL", "Sky", "clear_sky", "saturated"]
 
 Booleans = npt.NDArray[np.bool_]
 

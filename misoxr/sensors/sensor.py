@@ -121,7 +121,8 @@ class Sensor:
     collections : tuple of str
         Names of its collections, as catalogues write them; case does not matter.
     pattern : str
-        Regular expression of other names of its collections or items; none by default.
+        Regular expression of other names of its collections or items; none by default. A description of your own that has neither is that of
+        all items.
     bands : mapping of str to str
         Common name of each key, in any spelling such as ``"B4"``, ``"B04"`` or ``"SR_B4"``; empty where they depend on the platform.
     counts : mapping of str to Counts
@@ -146,7 +147,7 @@ class Sensor:
     Raises
     ------
     CatalogError
-        If it has no name.
+        If it has no name, or a part is of another type than it should be.
 
     Examples
     --------
@@ -176,9 +177,23 @@ class Sensor:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise CatalogError(f"A sensor has the name {self.name!r}; give it one.")
+        named: Any = self.collections
+        object.__setattr__(self, "collections", (named,) if isinstance(named, str) else tuple(named))
         for table in ("bands", "counts", "flags"):
             shortened = {short_key(key): value for key, value in getattr(self, table).items()}
             object.__setattr__(self, table, shortened)
+        for key, value in (*((f"counts[{key!r}]", one) for key, one in self.counts.items()), ("mask", self.mask)):
+            if not isinstance(value, (Mask, type(None)) if key == "mask" else Counts):
+                raise CatalogError(
+                    f"The sensor {self.name!r} has {key}={value!r}; give a misoxr.sensors.{'Mask' if key == 'mask' else 'Counts'}."
+                )
+        for name in ("pattern", "asides", "files"):
+            try:
+                re.compile(getattr(self, name))
+            except (re.error, TypeError) as error:
+                raise CatalogError(
+                    f"The sensor {self.name!r} has {name}={getattr(self, name)!r}, which is no regular expression: {error}."
+                ) from error
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ import asyncio
 import pickle
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -414,15 +415,12 @@ def test_a_table_masks_as_its_items_do(tmp_path):
     ]
     write_collection(tmp_path / "items.json", items)
     write_table(tmp_path / "items.parquet", items)
-    for options in ({}, {"snow": True}, {"mask": lambda bits: bits % 2 == 0}, {"mask": None}):
-        one, other = (
-            open_stac(tmp_path / file, bands=["red", "nir08"], reduce="median", chunks=5, **GRID, **options)
-            for file in ("items.json", "items.parquet")
-        )
-        other = open_stac(tmp_path / "items.parquet", bands=["red", "nir08"], reduce="median", like=one, **options)
+    ask = {"bands": ["red", "nir08"], "reduce": "median", "chunks": 7, **GRID}
+    for options in ({}, {"snow": True}, {"mask": lambda bits: bits % 2 == 0}):
+        one, other = (open_stac(tmp_path / file, **ask, **options).compute() for file in ("items.json", "items.parquet"))
         for name in ("red", "nir08", "observations"):
-            xr.testing.assert_equal(one[name].compute(), other[name].compute())
-    assert int(one.observations.max()) == 2  # of two solar days
+            xr.testing.assert_equal(one[name], other[name])
+        assert int(one.observations.max()) == 2  # of two solar days
 
 
 # ---- radar, elevation, classes
@@ -715,7 +713,7 @@ def test_angles_and_dates_of_observation_are_no_bands(tmp_path, key):
 MINE = Sensor(
     "drone",
     bands={"Band_1": "red", "Band_2": "nir"},
-    counts={"reflectance": Counts(1 / 32768, nodata=(65535,), units="1")},
+    counts={"reflectance": Counts(1 / 32768, nodata=(65535,))},
     mask=Mask("Quality", {"cloud": 0, "haze": 1}, clouds=("cloud",), hides=("haze",)),
     surface=True,
 )
@@ -737,6 +735,25 @@ def test_a_sensor_of_ones_own(tmp_path, way):
         cube_of(tmp_path, item, bands="green", sensor=MINE, **way)
 
 
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_sensor_of_ones_own_beside_those_that_are_known(tmp_path, way):
+    """A description with collections is for their items; a known one, changed, is for those that it is for."""
+    red = {"band_1": (full(8192, "uint16"), None, {}), "quality": (full(0, "uint8"), None, {})}
+    items = [made(tmp_path, "flight", "drones", red, time="2022-07-01T21:00:00Z"), landsat_look(tmp_path)]
+    items[1]["properties"]["datetime"] = "2022-07-02T21:00:00Z"
+    cube = cube_of(tmp_path, *items, bands="red", sensor=replace(MINE, collections=("Drones",)), **way)
+    if way.get("reduce"):
+        np.testing.assert_allclose(cube.red.values, np.where(clear_by_hand(), (0.25 + 0.075) / 2, 0.25), rtol=2e-6)
+    else:
+        np.testing.assert_allclose(cube.red.values[0], 0.25)
+        np.testing.assert_allclose(cube.red.values[1], np.where(clear_by_hand(), 0.075, np.nan), rtol=2e-6)
+    unmasked = replace(SENSORS["landsat-c2-l2"], mask=None)
+    del items[1]["assets"]["qa_pixel"]
+    with pytest.warns(MisoxrWarning, match="1 of 1 items have no quality band"):
+        bare = cube_of(tmp_path, items[1], bands="red", sensor=unmasked, **way)
+    np.testing.assert_allclose(one_time(bare, "red"), 0.075, rtol=2e-6)
+
+
 def test_a_description_that_makes_no_sense_is_refused():
     with pytest.raises(CatalogError, match=r"mask 'qa' has no \['clouds'\]; its names are \['cloud'\]"):
         Mask("qa", {"cloud": 0}, clouds=("clouds",))
@@ -744,6 +761,12 @@ def test_a_description_that_makes_no_sense_is_refused():
         Mask("qa", {"cloud": 64})
     with pytest.raises(CatalogError, match="A sensor has the name ''"):
         Sensor("")
+    with pytest.raises(CatalogError, match=r"The sensor 'drone' has counts\['red'\]=0.0001; give a misoxr.sensors.Counts"):
+        Sensor("drone", counts={"red": 0.0001})
+    with pytest.raises(CatalogError, match=r"The sensor 'drone' has mask='scl'; give a misoxr.sensors.Mask"):
+        Sensor("drone", mask="scl")
+    with pytest.raises(CatalogError, match=r"has pattern='\(', which is no regular expression"):
+        Sensor("drone", pattern="(")
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
