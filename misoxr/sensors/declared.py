@@ -11,7 +11,7 @@ from misoxr.sensors.bands import Named
 from misoxr.sensors.decoding import Encoding
 from misoxr.sensors.item_fields import mappings, name_of
 from misoxr.sensors.known import CODES, OPTICAL, UNITLESS, sensor_of, usual_counts
-from misoxr.sensors.masks import MASKS
+from misoxr.sensors.masks import BY_KEY
 from misoxr.sensors.sensor import Counts, Flags, Mask, Sensor, short_key
 from misoxr.sensors.sentinel2 import taken_off
 
@@ -180,9 +180,9 @@ def _is_told(value: Any) -> bool:
 
 
 def _mask_in(band: Named, sensor: Sensor) -> Mask | None:
-    """Return what an asset's bits or codes mean, where it is the quality band of its sensor or of a known mask."""
+    """Return what an asset's bits or codes mean, where it is the quality band of its sensor, or of a mask that is known by its key."""
     own = sensor.mask
-    return own if own is not None and short_key(own.asset) == band.short else MASKS.get(band.short)
+    return own if own is not None and short_key(own.asset) == band.short else BY_KEY.get(band.short)
 
 
 def _named_as_classes(item: Mapping[str, Any], band: Named) -> bool:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from misoxr.errors import AssetError
 from misoxr.sensors.sensor import Mask
 
-__all__ = ["FMASK", "MARGIN", "MASKS", "QA_PIXEL", "SCL", "Sky", "clear_sky", "saturated"]
+__all__ = ["BY_KEY", "FMASK", "MARGIN", "MASKS", "QA_PIXEL", "SCL", "Sky", "clear_sky", "saturated"]
 
 Booleans = npt.NDArray[np.bool_]
 
@@ -56,6 +56,8 @@ FMASK = Mask(
 """Quality of pixels of HLS 2.0 (HLS product user guide)."""
 MASKS: Mapping[str, Mask] = MappingProxyType({mask.asset: mask for mask in (SCL, QA_PIXEL, FMASK)})
 """What ``open_stac(mask=...)`` names."""
+BY_KEY: Mapping[str, Mask] = MappingProxyType({mask.asset: mask for mask in (SCL, QA_PIXEL)})
+"""Masks of bands that mean the same wherever they have this key. ``fmask`` is bits in HLS, and classes elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from misoxr.sensors.bands import Named, named_assets
 from misoxr.sensors.declared import Content, content_of
 from misoxr.sensors.item_fields import name_of
 from misoxr.sensors.known import sensor_of, surface_of
-from misoxr.sensors.masks import MASKS, Sky, saturated
+from misoxr.sensors.masks import BY_KEY, MASKS, Sky, saturated
 from misoxr.sensors.sensor import Mask, Sensor
 from misoxr.stac.filters import footprint_of, time_of
 from misoxr.stac.found import Found
@@ -259,7 +259,7 @@ def _mask(item: Mapping[str, Any], sensor: Sensor, wanted: Wanted, named: Mappin
     """Return the mask of an item: the one that is asked for, its sensor's, or that of a quality band which is known by its key."""
     if wanted.mask is None:
         return None
-    own = sensor.mask or next((mask for key, mask in MASKS.items() if key in named), None)
+    own = sensor.mask or next((mask for key, mask in BY_KEY.items() if key in named), None)
     mask = own if wanted.mask == "auto" or callable(wanted.mask) else MASKS[wanted.mask]
     if mask is not None and mask.asset in named:
         return mask

@@ -783,6 +783,45 @@ def test_anything_else_opens_by_its_keys_as_item_or_file_declare(tmp_path, way):
     assert cube.soil_moisture.attrs["units"] == "m3/m3"
 
 
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_quality_band_of_an_unknown_sensor_is_known_by_its_key(tmp_path, way):
+    """``scl`` and ``qa_pixel`` mean the same everywhere; ``fmask`` is bits in HLS only: here are Digital Earth's classes, 1 of them valid."""
+    red = {"red": (full(0.2, "float32"), None, eo("red", "red"))}
+    for key, masked in (("SCL", "scl"), ("QA_PIXEL", "qa_pixel")):
+        item = made(tmp_path, key, "mine", red | {key: (QUALITY[masked], None, {})})
+        cube = cube_of(tmp_path, item, bands="red", **way)
+        assert (np.isfinite(one_time(cube, "red")) == clear_by_hand()).all()
+    item = made(tmp_path, "digital-earth", "mine", red | {"fmask": (full(1, "uint8"), None, {})})
+    with pytest.warns(MisoxrWarning, match="clouds are not masked, such as 'digital-earth'"):
+        cube = cube_of(tmp_path, item, bands="red", **way)
+    assert np.isfinite(one_time(cube, "red")).all()
+    assert "flag_values" not in cube_of(tmp_path, item, bands="fmask", mask=None).fmask.attrs
+
+
+def test_quality_bands_are_classes_that_say_what_they_mean(tmp_path):
+    items = {"Fmask": hls(tmp_path, "L30", "pc"), "qa_pixel": landsat_look(tmp_path)}
+    for key, item in items.items():
+        band = cube_of(tmp_path, item, bands=key, mask=None)[key]
+        cloud = band.attrs["flag_meanings"].split().index("cloud")
+        bit = {"Fmask": 2, "qa_pixel": 8}[key]  # bits 1 and 3
+        assert (band.attrs["flag_masks"][cloud], band.attrs["flag_values"][cloud]) == (bit, bit)
+        assert "units" not in band.attrs
+        assert (np.unique(band.values[np.isfinite(band.values)]) % 1 == 0).all()
+
+
+def test_kelvin_in_any_spelling_is_one_unit(tmp_path):
+    items = [landsat_planetary_computer(tmp_path), landsat_look(tmp_path)]
+    cube = cube_of(tmp_path, *items, bands="lwir11", groupby=None)
+    assert cube.lwir11.attrs["units"] == "K"
+    np.testing.assert_allclose(cube.lwir11.values, np.where(clear_by_hand(), 299.39288, np.nan)[None].repeat(2, 0), rtol=1e-6)
+    celsius = hls(tmp_path, "L30", "pc")
+    write_cog(tmp_path / "B10.tif", full(2650, "int16"), UTM, "EPSG:32605", -9999, tile=16)
+    celsius["assets"]["B10"] = {"href": "B10.tif"} | eo("B10", "lwir11")
+    np.testing.assert_allclose(np.nanmax(cube_of(tmp_path, celsius, bands="lwir11").lwir11.values), 26.5)
+    with pytest.raises(CatalogError, match=r"different things as band 'lwir11'.*\['K', 'degC'\]"):
+        cube_of(tmp_path, *items, celsius, bands="lwir11")
+
+
 def test_every_collection_belongs_to_one_sensor():
     named = [name.lower() for sensor in SENSORS.values() for name in sensor.collections]
     assert len(named) == len(set(named))
