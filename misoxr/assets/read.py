@@ -70,7 +70,7 @@ class Asset:
     kind: Literal["numbers", "classes", "clear"] = "numbers"
     encoding: Encoding = Encoding()
     inside: bool | None = field(default=None, repr=False)
-    sky: Sky = field(default=Sky(SCL), repr=False)
+    sky: Sky = field(default=Sky(SCL), repr=False, hash=False)
     beside: "Asset | None" = None
 
 

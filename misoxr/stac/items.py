@@ -281,11 +281,12 @@ def _clear(found: Found, sensor: Sensor, wanted: Wanted, named: Mapping[str, Nam
     key = sensor.saturation
     if own is not None or key is None or key not in named or mask is not sensor.mask:
         return asset
-    numbers = {
-        int(short[1:]) for short, common in sensor.bands.items() if common in commons and short[:1] == "b" and short[1:].isdigit()
-    }
+    numbered = {short: int(short[1:]) for short in sensor.bands if short[:1] == "b" and short[1:].isdigit()}
+    numbers = {number for short, number in numbered.items() if sensor.bands[short] in commons}
+    # where the platform does not tell which band has which number, any of them counts
+    sky = Sky(saturated(key, numbers if numbered else set(range(1, 10))))
     beside = _quality_asset(found, key, named[key], sensor)
-    return replace(asset, beside=replace(beside, sky=Sky(saturated(key, numbers))))
+    return replace(asset, beside=replace(beside, sky=sky))
 
 
 def _quality_asset(found: Found, band: str, named: Named, sensor: Sensor) -> Asset:

@@ -336,6 +336,19 @@ def test_saturation_hides_in_the_bands_that_are_asked_for(tmp_path):
                 assert (np.isfinite(one_time(cube, band)) == expected).all()
 
 
+def test_saturation_of_any_band_hides_where_the_platform_is_not_told(tmp_path):
+    item = landsat_planetary_computer(tmp_path)
+    radsat = full(0, "uint16")
+    radsat[7, 7], radsat[8, 8] = 1 << 3, 1 << 0
+    write_cog(tmp_path / item["id"] / "qa_radsat.tif", radsat, UTM, "EPSG:32605", None, tile=16)
+    item["id"] = "one"
+    for field in ("platform", "instruments"):
+        del item["properties"][field]
+    expected = clear_by_hand()
+    expected[7, 7] = expected[8, 8] = False
+    assert (np.isfinite(one_time(cube_of(tmp_path, item, bands="red"), "red")) == expected).all()
+
+
 # ---- several sensors in one cube
 
 
