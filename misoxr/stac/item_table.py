@@ -75,6 +75,8 @@ class ItemTable:
         When each was taken.
     boxes : ndarray of float, shape (item, 4)
         West, south, east and north, degrees; east lies beyond 180 across the antimeridian.
+    collections : ndarray of str
+        Of which collection each is.
     wanted : Wanted
         What is wanted of them.
     groupby, modifier
@@ -90,6 +92,7 @@ class ItemTable:
     rows: Integers
     moments: npt.NDArray[np.datetime64]
     boxes: npt.NDArray[np.float64]
+    collections: npt.NDArray[np.object_]
     wanted: Wanted
     groupby: str | None
     modifier: Modifier | None
@@ -109,7 +112,8 @@ class ItemTable:
             days = solar_days(pd.DatetimeIndex(self.moments[met]), self.boxes[met][:, [0, 2]].mean(axis=1), meridian)
             order = np.argsort(days, kind="stable")
             met, times = met[order], pd.factorize(days[order])[0].astype(np.intp)
-        return replace(self, rows=self.rows[met], moments=self.moments[met], boxes=self.boxes[met], times=times, _kept={})
+        here = {name: getattr(self, name)[met] for name in ("rows", "moments", "boxes", "collections")}
+        return replace(self, **here, times=times, _kept={})
 
     @cached_property
     def token(self) -> str:
@@ -149,18 +153,18 @@ class ItemTable:
         return [self._found(int(row)) for row in self.rows]
 
     def described(self) -> list[Scene]:
-        """Read what tells what the bands are: the first item where it has them all, else a few, spread evenly.
+        """Read what tells what the bands are: the first item of each collection where these have them all, else a few, spread evenly.
 
         Raises
         ------
         BandError
-            If none of these has a band.
+            If none of these has a band, or a name means different bands.
         """
-        scenes = self.scenes([0])
-        if all(band in scenes[0].names for band in self.wanted.bands):
-            return scenes
-        places = np.unique(np.linspace(0, len(self.rows) - 1, SAMPLE).astype(int))
+        places = np.unique(self.collections, return_index=True)[1]
         scenes = self.scenes(places)
+        if not all(any(band in scene.names for scene in scenes) for band in self.wanted.bands):
+            places = np.union1d(places, np.linspace(0, len(self.rows) - 1, SAMPLE).astype(int))
+            scenes = self.scenes(places)
         items = [self._found(int(self.rows[at])).item for at in places]
         check_bands(items, [scene.names for scene in scenes], self.wanted.bands, self.wanted.sensor)
         return scenes
@@ -214,7 +218,8 @@ def open_table(
         )
     chosen = _of_orbit(index[keep].sort_values(["time", "id"], kind="stable"), wanted, orbit)
     rows, moments, boxes = chosen.index.to_numpy(np.intp), chosen.time.to_numpy(), chosen[sides].to_numpy("float64")
-    return ItemTable(uri, copy, rows, moments, boxes, wanted, groupby, modifier, bool(reach.inside))
+    collections = chosen["collection"].astype(str).to_numpy(object)
+    return ItemTable(uri, copy, rows, moments, boxes, collections, wanted, groupby, modifier, bool(reach.inside))
 
 
 def _of_orbit(index: pd.DataFrame, wanted: Wanted, orbit: str | None) -> pd.DataFrame:

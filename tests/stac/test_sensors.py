@@ -385,6 +385,18 @@ def test_broad_and_narrow_infrared_do_not_mix(tmp_path):
         cube_of(tmp_path, s30, hls(tmp_path, "L30", "pc"), bands="nir")
 
 
+def test_broad_and_narrow_infrared_do_not_mix_in_a_table(tmp_path):
+    """Of each collection an item is looked at, though the first has all bands."""
+    broad = hls(tmp_path, "S30", "pc", time="2022-06-30T21:00:00Z")
+    write_cog(tmp_path / "B08.tif", full(3400, "int16"), UTM, "EPSG:32605", -9999, tile=16)
+    broad["assets"]["B08"] = {"href": "B08.tif"} | eo("B08", "nir")
+    write_table(tmp_path / "items.parquet", [broad, hls(tmp_path, "L30", "pc")])
+    with pytest.raises(BandError, match="The band 'nir' is 'nir.* and 'nir"):
+        open_stac(tmp_path / "items.parquet", bands="nir", reduce="median", **GRID)
+    alone = open_stac(tmp_path / "items.parquet", bands="nir", reduce="median", collections="hls2-s30", **GRID)
+    assert float(alone.nir.max()) == pytest.approx(0.34)
+
+
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_each_item_is_masked_by_its_own_sensor(tmp_path, way):
     """Sentinel-2, Landsat and HLS, and one that has no mask, in one call."""
