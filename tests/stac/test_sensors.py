@@ -146,14 +146,14 @@ def raster(**fields: Any) -> dict[str, Any]:
     return {"raster:bands": [fields]}
 
 
-def sentinel2_earth_search(directory: Path) -> dict[str, Any]:
+def sentinel2_earth_search(directory: Path, **where: Any) -> dict[str, Any]:
     assets = {
         "red": (full(2500, "uint16"), 0, eo("red", "red") | raster(nodata=0, data_type="uint16", scale=0.0001, offset=-0.1)),
         "nir08": (full(3700, "uint16"), 0, eo("nir08", "nir08") | raster(nodata=0, data_type="uint16", scale=0.0001, offset=-0.1)),
         "scl": (QUALITY["scl"], 0, raster(nodata=0, data_type="uint8")),
     }
     properties = {"s2:processing_baseline": "05.09", "earthsearch:boa_offset_applied": False, "platform": "sentinel-2b"}
-    return made(directory, "S2B_5WNR_20220701_0_L2A", "sentinel-2-c1-l2a", assets, properties=properties)
+    return made(directory, "S2B_5WNR_20220701_0_L2A", "sentinel-2-c1-l2a", assets, properties=properties, **where)
 
 
 def sentinel2_planetary_computer(directory: Path) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def sentinel2_planetary_computer(directory: Path) -> dict[str, Any]:
     )
 
 
-def sentinel2_cdse(directory: Path) -> dict[str, Any]:
+def sentinel2_cdse(directory: Path, **where: Any) -> dict[str, Any]:
     assets = {
         "B04_10m": (
             full(2500, "uint16"),
@@ -191,10 +191,11 @@ def sentinel2_cdse(directory: Path) -> dict[str, Any]:
         "sentinel-2-l2a",
         assets,
         properties={"processing:version": "04.00"},
+        **where,
     )
 
 
-def landsat_planetary_computer(directory: Path) -> dict[str, Any]:
+def landsat_planetary_computer(directory: Path, **where: Any) -> dict[str, Any]:
     """As stactools and the Planetary Computer write it: scale, offset and nodata declared."""
     declared = raster(nodata=0, data_type="uint16", scale=2.75e-05, offset=-0.2)
     assets = {
@@ -210,10 +211,10 @@ def landsat_planetary_computer(directory: Path) -> dict[str, Any]:
         "landsat:collection_number": "02",
         "landsat:correction": "L2SP",
     }
-    return made(directory, "LC09_L2SP_067015_20220701_02_T1", "landsat-c2-l2", assets, properties=properties)
+    return made(directory, "LC09_L2SP_067015_20220701_02_T1", "landsat-c2-l2", assets, properties=properties, **where)
 
 
-def landsat_look(directory: Path) -> dict[str, Any]:
+def landsat_look(directory: Path, **where: Any) -> dict[str, Any]:
     """As USGS writes it: neither scale, nor offset, nor nodata."""
     assets = {
         "red": (full(10_000, "uint16"), 0, eo("B4", "red") | {"path": "SR_B4.TIF"}),
@@ -231,6 +232,7 @@ def landsat_look(directory: Path) -> dict[str, Any]:
         "landsat-c2l2-sr",
         assets,
         properties={"platform": "LANDSAT_9", "instruments": ["OLI", "TIRS"]},
+        **where,
     )
 
 
@@ -416,19 +418,46 @@ def test_each_item_is_masked_by_its_own_sensor(tmp_path, way):
     np.testing.assert_allclose(cube.red.values[3], 0.2, rtol=2e-6)
 
 
+WEST = {"crs": "EPSG:32660", "transform": Affine(30, 0, 641_400, 0, -30, 7_200_000)}
+EAST = {"crs": "EPSG:32601", "transform": Affine(30, 0, 358_100, 0, -30, 7_200_000)}
+"""Either side of 180 degrees, in other zones."""
+
+
+ACROSS = {
+    # what makes an item in a place, its band, and that band's value and clear pixels
+    "sentinel-2": (lambda folder, **where: sentinel2_cdse(folder, **where), "red", 0.15, clear_by_hand().sum()),
+    "landsat": (lambda folder, **where: landsat_look(folder, **where), "lwir11", 299.39288, clear_by_hand().sum()),
+    "hls": (lambda folder, **where: hls(folder, "L30", "pc", **where), "nir08", 0.35, clear_by_hand().sum()),
+    "sentinel-1": (lambda folder, **where: radar(folder, "S1A", "ascending", 0.08, where=where), "vv", 0.08, 14 * 16 - 3),
+}
+
+
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_hls_across_the_antimeridian(tmp_path, way):
-    """One item on either side of 180 degrees, in other zones, on one grid: each is masked on its own grid."""
-    west = hls(tmp_path, "S30", "pc", name="60WXA", crs="EPSG:32660", transform=Affine(30, 0, 641_400, 0, -30, 7_200_000))
-    east = hls(tmp_path, "L30", "pc", name="01WCR", crs="EPSG:32601", transform=Affine(30, 0, 358_100, 0, -30, 7_200_000))
-    cube = cube_of(tmp_path, west, east, bands=["red", "nir08"], crs="EPSG:3338", resolution=10, **way)
+@pytest.mark.parametrize("name", ACROSS)
+def test_across_the_antimeridian(tmp_path, name, way):
+    """An item on either side, on one grid: each is masked on its own grid."""
+    make, band, value, clear = ACROSS[name]
+    items = [make(tmp_path / side, **where) for side, where in (("west", WEST), ("east", EAST))]
+    for side, item in zip(("west", "east"), items, strict=True):
+        for asset in item["assets"].values():
+            asset["href"] = f"{side}/{asset['href']}"
+        item["id"] += f"_{side}"
+    cube = cube_of(tmp_path, *items, bands=band, bbox=(179.9, 64.7, -179.9, 65.1), crs="EPSG:3338", resolution=10, **way)
+    found = one_time(cube, band)
+    np.testing.assert_allclose(found[np.isfinite(found)], value, rtol=2e-6)
+    # nine pixels of 10 m for each clear one of 30 m, of either item
+    assert np.isfinite(found).sum() / 9 == pytest.approx(2 * clear, rel=0.03)
+    assert way.get("reduce") or cube.sizes["time"] == 1
+
+
+def test_both_satellites_of_hls_across_the_antimeridian(tmp_path):
+    west, east = hls(tmp_path, "S30", "pc", name="60WXA", **WEST), hls(tmp_path, "L30", "pc", name="01WCR", **EAST)
+    cube = cube_of(tmp_path, west, east, bands=["red", "nir08"], crs="EPSG:3338", resolution=10)
     red, nir = one_time(cube, "red"), one_time(cube, "nir08")
     np.testing.assert_allclose(red[np.isfinite(red)], 0.075, rtol=2e-6)
     np.testing.assert_allclose(nir[np.isfinite(nir)], 0.35, rtol=2e-6)
     assert (np.isfinite(red) == np.isfinite(nir)).all()
-    # nine pixels of 10 m for each clear one of 30 m, of either item
-    clear = np.isfinite(red).sum() / 9
-    assert clear == pytest.approx(2 * clear_by_hand().sum(), rel=0.03)
+    assert np.isfinite(red).sum() / 9 == pytest.approx(2 * clear_by_hand().sum(), rel=0.03)
     assert cube.sizes["x"] < 2000
 
 
@@ -458,6 +487,7 @@ def radar(
     value: float,
     time: str = "2022-07-01T17:00:00Z",
     collection: str = "sentinel-1-rtc",
+    where: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     values = full(value, "float32")
@@ -471,6 +501,7 @@ def radar(
         {"vv": (values, None, fields), "vh": (values / 4, None, fields)},
         time=time,
         properties=properties,
+        **(where or {}),
     )
 
 
