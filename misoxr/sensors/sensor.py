@@ -128,7 +128,7 @@ class Sensor:
     counts : mapping of str to Counts
         By common name or key; ``"reflectance"`` holds for all optical bands.
     flags : mapping of str to Flags
-        Classes that items need not declare, by key.
+        Classes that items need not declare, by common name or key.
     mask : Mask, optional
         Its clear-sky mask.
     surface : bool, optional
