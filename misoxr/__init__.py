@@ -14,6 +14,7 @@ from misoxr.spec import LossSpec, ModelSpec, Recipe, WindowSpec
 from misoxr.stac import open_stac
 
 if TYPE_CHECKING:
+    from misoxr import covariates as covariates
     from misoxr import metrics as metrics
     from misoxr import simulate as simulate
     from misoxr.evaluation.scores import Scores
@@ -45,7 +46,7 @@ del _accessor
 
 
 _LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.evaluation.scores", "load": "misoxr.mapping.load"}
-_MODULES = ("metrics", "simulate")
+_MODULES = ("covariates", "metrics", "simulate")
 """Modules for users that nothing here imports."""
 
 

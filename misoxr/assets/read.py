@@ -22,7 +22,7 @@ from misoxr.assets.remote import open_raster
 from misoxr.assets.sampling import Indices, Sampling, Window, sampling_of, stretches
 from misoxr.errors import AssetError
 from misoxr.sensors.decoding import Encoding, Stored, codes, decoded, missing
-from misoxr.sensors.masks import MARGIN, clear_sky
+from misoxr.sensors.masks import SCL, Sky
 
 __all__ = ["CLEAR", "Asset", "PatchUrl", "Reader"]
 
@@ -35,7 +35,7 @@ WINDOW = 10**10
 """Pixels of a raster that may be read for a block: a minute's or two of decoding."""
 
 CLEAR = "clear"
-"""Name under which the clear-sky mask, 1 where the scene classification is clear and 0 elsewhere, is read like a band."""
+"""Name under which the clear-sky mask, 1 where the quality band is clear and 0 elsewhere, is read like a band."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,16 @@ class Asset:
     root : str, optional
         Directory of the local catalogue, where it is local.
     kind : {"numbers", "classes", "clear"}
-        ``"clear"`` turns a scene classification into the clear-sky mask.
+        ``"clear"`` turns a quality band into the clear-sky mask.
     encoding : Encoding
         What the item tells of the file's numbers.
     inside : bool, optional
         Whether it may lie on this machine or in a private network. By default the address is the user's own; redirects of it go inside
         only where it is inside itself.
+    sky : Sky
+        What a quality band means; of any other it tells nothing.
+    beside : Asset, optional
+        Another quality band, which has to be clear as well.
     """
 
     item: str
@@ -66,6 +70,8 @@ class Asset:
     kind: Literal["numbers", "classes", "clear"] = "numbers"
     encoding: Encoding = Encoding()
     inside: bool | None = field(default=None, repr=False)
+    sky: Sky = field(default=Sky(SCL), repr=False, hash=False)
+    beside: "Asset | None" = None
 
 
 @dataclass
@@ -118,6 +124,10 @@ class Reader:
         AssetError
             If the href is refused or cannot be read; names item and band.
         """
+        values = self._read(asset)
+        return values if asset.beside is None else np.minimum(values, self.read(asset.beside))
+
+    def _read(self, asset: Asset) -> Floats:
         with _named(asset):
             address = partial(self._address, asset)
             with open_raster(address(), self._session(asset.inside), address) as raster:
@@ -208,10 +218,10 @@ def _codes(raster: Any, asset: Asset, window: Window) -> Floats:
 
 
 def _clear(raster: Any, asset: Asset, window: Window) -> Floats:
-    """Return 1 where the sky is clear, 0 elsewhere, and NaN where there is no classification."""
-    values, inner = _raw(raster, window, MARGIN)
-    clear = clear_sky(values).astype("float32")
-    nothing = missing(values, asset.encoding.code_nodata(Stored.of(raster)))
+    """Return 1 where the sky is clear, 0 elsewhere, and NaN where nothing was observed."""
+    values, inner = _raw(raster, window, asset.sky.margin)
+    nothing = missing(values, asset.sky.nodata(asset.encoding.code_nodata(Stored.of(raster))))
+    clear = asset.sky.clear(values, nothing).astype("float32")
     if nothing is not None:
         clear[nothing] = np.nan
     return np.asarray(clear[inner])

@@ -1,21 +1,21 @@
 """Find an item's asset for each band: by its common names, by its keys, then by its instrument's names."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from misoxr.errors import BandError, CatalogError, did_you_mean
 from misoxr.sensors.item_fields import name_of
-from misoxr.sensors.known import instrument_keys, short_key
+from misoxr.sensors.known import sensor_of
+from misoxr.sensors.sensor import Sensor, short_key
 
-__all__ = ["CLASSIFICATION", "Named", "check_bands", "named_assets"]
+__all__ = ["Named", "check_bands", "named_assets"]
 
-CLASSIFICATION = "scl"
-"""Name under which Sentinel-2's scene classification is found."""
 PICTURES = {"visual", "overview", "thumbnail", "metadata"}
 """Roles of assets that are no band, unless one asks for their key."""
-BROADER: Mapping[str, tuple[str, ...]] = {"rededge": ("rededge071", "rededge075", "rededge078", "nir08")}
-"""Common names that the EO extension has split since, and what became of them."""
+BROADER: Mapping[str, tuple[str, ...]] = {"rededge": ("rededge071", "rededge075", "rededge078", "nir08"), "nir": ("nir08",)}
+"""Common names that the EO extension has split since, or that catalogues use broadly, and what they stand for."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,24 @@ class Named:
         return int(self.jpeg), fits.index(True), self.pixel
 
 
-def named_assets(item: Mapping[str, Any], bands: Iterable[str]) -> dict[str, Named]:
+def named_assets(item: Mapping[str, Any], bands: Iterable[str], sensor: Sensor | None = None) -> dict[str, Named]:
     """Return the asset of each band that the item has.
+
+    Parameters
+    ----------
+    item : mapping
+        The item.
+    bands : iterable of str
+        Common names or keys.
+    sensor : Sensor, optional
+        The item's; it is found by default.
 
     Raises
     ------
     BandError
         If several assets have a name, and are not the same band in several forms.
     """
-    candidates, chosen = _candidates(item), {}
+    candidates, chosen = _candidates(item, sensor or sensor_of(item)), {}
     for band in bands:
         ranked = [(rank, one) for one in candidates if (rank := one.rank(band, short_key(band))) is not None]
         least = min((rank for rank, _ in ranked), default=None)
@@ -84,7 +93,12 @@ def named_assets(item: Mapping[str, Any], bands: Iterable[str]) -> dict[str, Nam
     return chosen
 
 
-def check_bands(items: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, str | None]], bands: Sequence[str]) -> None:
+def check_bands(
+    items: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, str | None]],
+    bands: Sequence[str],
+    asked: Sensor | None = None,
+) -> None:
     """Check that each band is there, and one and the same in all items.
 
     Parameters
@@ -95,6 +109,8 @@ def check_bands(items: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str,
         For each item, the common names of the bands that it has, by the names that were asked for.
     bands : sequence of str
         What was asked for.
+    asked : Sensor, optional
+        What the user says that the items are of.
 
     Raises
     ------
@@ -103,7 +119,7 @@ def check_bands(items: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str,
     """
     for band in bands:
         if not any(band in names for names in found):
-            have = sorted({name for item in items for name in _available(item)})
+            have = sorted({name for item in items for name in _available(item, sensor_of(item, asked))})
             raise BandError(f"No item has the band {band!r}; the items have {have}.{did_you_mean(band, have)}")
         first: dict[str, str] = {}
         for item, names in zip(items, found, strict=True):
@@ -115,35 +131,47 @@ def check_bands(items: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str,
             raise BandError(f"The band {band!r} is {both}; ask for these common names.")
 
 
-def _available(item: Mapping[str, Any]) -> set[str]:
+def _available(item: Mapping[str, Any], sensor: Sensor) -> set[str]:
     """Return the keys and common names by which an item's bands can be asked for."""
-    bands = [one for one in _candidates(item) if not one.picture]
+    bands = [one for one in _candidates(item, sensor) if not one.picture]
     return {name for one in bands for name in (one.key, one.common) if name}
 
 
-def _candidates(item: Mapping[str, Any]) -> list[Named]:
-    assets, usual = item.get("assets"), instrument_keys(item)
+def _candidates(item: Mapping[str, Any], sensor: Sensor) -> list[Named]:
+    """Return an item's assets, but for those that are no bands of its sensor."""
+    assets = item.get("assets")
     if not isinstance(assets, Mapping):
         raise CatalogError(f"Item {name_of(item)!r} has no assets.")
-    return [_candidate(key, asset, usual) for key, asset in assets.items()]
+    found = [_candidate(key, asset, sensor) for key, asset in assets.items()]
+    if not sensor.asides:
+        return found
+    aside = re.compile(sensor.asides, re.IGNORECASE)
+    return [one for one in found if not any(aside.search(name) for name in (one.short, one.label) if name)]
 
 
-def _candidate(key: str, asset: Mapping[str, Any], usual: Mapping[str, str]) -> Named:
+def _candidate(key: str, asset: Mapping[str, Any], sensor: Sensor) -> Named:
     listed = [bands for bands in (asset.get("bands"), asset.get("eo:bands")) if bands]
     one = all(len(bands) == 1 for bands in listed)
     parts = [bands[0] for bands in listed] if one else []
-    own, label, short = _text(parts + [asset] * one, "common_name"), _text(parts, "name"), short_key(key)
+    own, label = _text(parts + [asset] * one, "common_name"), _text(parts, "name")
+    short = short_key(_in_file(asset, sensor) or key)
     roles = asset.get("roles")
     return Named(
         key=key,
         short=short,
         own=own,
         label=label,
-        usual=usual.get(short) or usual.get(short_key(label or "")) if one else None,
+        usual=sensor.bands.get(short) or sensor.bands.get(short_key(label or "")) if one else None,
         picture=bool(roles and PICTURES.intersection(roles)),
         jpeg="jp2" in f"{key} {asset.get('type')} {asset.get('href')}".lower(),
         pixel=_pixel(asset),
     )
+
+
+def _in_file(asset: Mapping[str, Any], sensor: Sensor) -> str | None:
+    """Return the name of a band that stands in an asset's address, where its sensor's catalogues only number assets."""
+    found = re.search(sensor.files, str(asset.get("href")), re.IGNORECASE) if sensor.files else None
+    return found[1] if found else None
 
 
 def _text(parts: Iterable[Mapping[str, Any]], field: str) -> str | None:

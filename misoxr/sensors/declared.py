@@ -7,16 +7,15 @@ from reprlib import repr as short
 from typing import Any, Literal
 
 from misoxr.errors import CatalogError
-from misoxr.sensors.bands import CLASSIFICATION, Named
+from misoxr.sensors.bands import Named
 from misoxr.sensors.decoding import Encoding
 from misoxr.sensors.item_fields import mappings, name_of
-from misoxr.sensors.known import CODES, OPTICAL, UNITLESS, Counts, usual_counts
+from misoxr.sensors.known import CODES, OPTICAL, UNITLESS, sensor_of, usual_counts
+from misoxr.sensors.masks import BY_KEY
+from misoxr.sensors.sensor import Counts, Flags, Mask, Sensor, short_key
 from misoxr.sensors.sentinel2 import taken_off
 
 __all__ = ["Content", "content_of"]
-
-Flags = tuple[tuple[int, int, str], ...]
-"""Mask, value and meaning of each class; the mask is 0 where a code is one class as a whole."""
 
 SCALE = ("raster:scale", "scale", "scale_factor")
 OFFSET = ("raster:offset", "offset", "add_offset")
@@ -36,10 +35,11 @@ _ROLES = {"classification", "land-cover", "cloud-shadow", "snow-ice", "land-wate
 """Roles of assets that hold classes or bits."""
 _COVERS = re.compile(r"land[-_]?cover|lulc|worldcover|\bcdl\b|usda-cdl|nlcd", re.IGNORECASE)
 
-_SCL = (
-    *("no_data", "saturated_or_defective", "dark_area", "cloud_shadow", "vegetation", "not_vegetated", "water", "unclassified"),
-    *("cloud_medium_probability", "cloud_high_probability", "thin_cirrus", "snow_or_ice"),
-)
+_SPELT = {"db": "dB", "decibel": "dB", "decibels": "dB", "kelvin": "K", "kelvins": "K"}
+_SPELT |= dict.fromkeys(("meter", "meters", "metre", "metres"), "m")
+"""Units whose spelling differs between catalogues."""
+_POWER = frozenset({"power", "linear", "linear power", "intensity"})
+"""Units that say that backscatter is in power."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Content:
     units : str, optional
         Units of the decoded numbers, where they are told.
     flags : tuple
-        Classes, where they are told: see :data:`Flags`.
+        Classes, where they are told: see :data:`misoxr.sensors.sensor.Flags`.
     """
 
     kind: Literal["reflectance", "numbers", "classes"]
@@ -64,30 +64,44 @@ class Content:
     flags: Flags = ()
 
 
-def content_of(item: Mapping[str, Any], band: Named) -> Content:
-    """Return what an asset holds, by its item and product.
+def content_of(item: Mapping[str, Any], band: Named, sensor: Sensor | None = None) -> Content:
+    """Return what an asset holds, by its item and sensor.
+
+    Parameters
+    ----------
+    item : mapping
+        The item.
+    band : Named
+        The asset.
+    sensor : Sensor, optional
+        The item's; it is found by default.
 
     Raises
     ------
     CatalogError
         If what the item declares makes no sense.
     """
-    asset, name = item["assets"][band.key], name_of(item)
+    asset, name, sensor = item["assets"][band.key], name_of(item), sensor or sensor_of(item)
     own = _parts(asset)
     parts = [*own, _common(item)]
     nodata = tuple(_number(value, name, "nodata") for value in _values(_first(parts, NODATA)))
     data_type, units = str(_first(parts, DATA_TYPE)), _first(parts, UNITS)
     units = units if isinstance(units, str) and units.lower() not in UNITLESS else None
-    usual = usual_counts(item, band.common, band.short)
+    units = None if units is None else _SPELT.get(units.strip().lower(), units)
+    usual = usual_counts(sensor, item, band.common, band.short)
+    if units is not None and usual is not None and usual.power and units.strip().lower() in _POWER:
+        units = None
     if units is not None and usual is not None and usual.units == "1":
-        usual = Counts(nodata=usual.nodata)  # what has other units is not what the product's scale is for
+        # what has other units is not what the product's scale is for
+        usual = Counts(nodata=usual.nodata, floats=usual.floats)
     declared = any(_listed(own, field) for field in ("classification:classes", "classification:bitfields", "file:values"))
     declared |= units is not None and units.strip().lower() in CODES
     numbers = band.common in OPTICAL or units is not None or bool(usual and usual.units) or data_type.startswith("float")
-    if declared or (not numbers and _named_as_classes(item, band)):
-        if usual is None and band.short == CLASSIFICATION:
-            usual = Counts(nodata=(0.0,))
-        return Content("classes", Encoding(nodata=nodata, usual=usual), flags=_flags(own, band))
+    mask, flags = _mask_in(band, sensor), sensor.flags.get(band.common or "") or sensor.flags.get(band.short) or ()
+    if declared or flags or mask is not None or (not numbers and _named_as_classes(item, band)):
+        if usual is None and mask is not None:
+            usual = Counts(nodata=tuple(map(float, mask.fill or ())))
+        return Content("classes", Encoding(nodata=nodata, usual=usual), flags=_flags(own) or flags or (mask.flags if mask else ()))
     optical = band.common in OPTICAL and units is None
     scale, offset = _scaling(parts, name, optical)
     plain = scale == 1 and offset in (None, 0)
@@ -165,6 +179,12 @@ def _is_told(value: Any) -> bool:
 # ---- classes
 
 
+def _mask_in(band: Named, sensor: Sensor) -> Mask | None:
+    """Return what an asset's bits or codes mean, where it is the quality band of its sensor, or of a mask that is known by its key."""
+    own = sensor.mask
+    return own if own is not None and short_key(own.asset) == band.short else BY_KEY.get(band.short)
+
+
 def _named_as_classes(item: Mapping[str, Any], band: Named) -> bool:
     """Whether an asset is named as classes or bits are: itself, its role or its collection."""
     named = any(_CLASSES.search(name) for name in (band.key, band.short, band.label) if name)
@@ -177,8 +197,8 @@ def _listed(parts: list[Mapping[str, Any]], field: str) -> list[Mapping[str, Any
     return list(value) if value and mappings(value) else []
 
 
-def _flags(parts: list[Mapping[str, Any]], band: Named) -> Flags:
-    """Return the classes that an asset declares; those of Sentinel-2's scene classification are known."""
+def _flags(parts: list[Mapping[str, Any]]) -> Flags:
+    """Return the classes that an asset declares."""
     found = [
         (_mask(bits), int(one["value"]) << int(bits["offset"]), f"{_word(bits)} {_word(one)}")
         for bits in _listed(parts, "classification:bitfields")
@@ -189,8 +209,6 @@ def _flags(parts: list[Mapping[str, Any]], band: Named) -> Flags:
     found += [
         (0, int(code), _word(one)) for one in _listed(parts, "file:values") for code in _values(one.get("values")) if _is_code(code)
     ]
-    if not found and band.short == CLASSIFICATION:
-        found = [(0, code, name) for code, name in enumerate(_SCL)]
     return tuple((mask, code, re.sub(r"\s+", "_", words.strip())) for mask, code, words in found)
 
 

@@ -11,12 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from misoxr.errors import AssetError
-from misoxr.sensors.known import UNITLESS, Counts
+from misoxr.sensors.known import UNITLESS
+from misoxr.sensors.sensor import Counts
 
 __all__ = ["Encoding", "Stored", "codes", "decoded", "missing"]
 
 Floats = npt.NDArray[np.float32]
 
+DECIBELS = frozenset({"db", "decibel", "decibels"})
+"""Spellings of decibels."""
+LEAST_POWER = -1.0
+"""Power below it is something else: noise that was taken off leaves a few hundredths below zero, decibels of land are -30 to -5."""
+_AS_DECIBELS = 'if it is in decibels, write "unit": "dB" into the item\'s "raster:bands" with modifier='
 EXACT = 2**24
 """Whole numbers beyond it are not exact in float32."""
 
@@ -85,6 +91,10 @@ class Encoding:
             If nothing tells the scale, or the item describes another file.
         """
         floats, usual = stored.dtype.kind == "f", self.usual
+        power = usual is not None and usual.power
+        usual_nodata = usual.nodata if usual is not None and (usual.floats or not floats) else ()
+        if power and str(stored.units or "").strip().lower() in DECIBELS:
+            raise AssetError(f"its file tells the units {stored.units!r}, and its product is in power; {_AS_DECIBELS}")
         if floats and self.scale is not None and str(self.data_type).startswith(("int", "uint")):
             raise AssetError(
                 f"its item declares {self.data_type} with the scale {self.scale:g}, and the file holds {stored.dtype}; correct the item's "
@@ -112,8 +122,7 @@ class Encoding:
                 f"it tells the offset {offset:g} of a reflectance, which is counts * scale + offset; correct its tags, or write "
                 '"raster:bands" into the item\'s asset with modifier='
             )
-        usual_nodata = usual.nodata if usual is not None and not floats else ()
-        return Counts(scale, offset or 0.0, self._nodata(stored) or usual_nodata)
+        return Counts(scale, offset or 0.0, self._nodata(stored) or usual_nodata, power=power)
 
     def code_nodata(self, stored: Stored) -> tuple[float, ...]:
         """Return the nodata values of codes of classes."""
@@ -130,6 +139,13 @@ def _first(*values: float | None) -> float | None:
 def decoded(values: npt.NDArray[Any], counts: Counts) -> Floats:
     """Return values from counts, NaN for nodata.
 
+    Raises
+    ------
+    AssetError
+        If they are said to be power, and are as negative as decibels are.
+
+    Notes
+    -----
     The offset in counts keeps whole numbers exact: (DN - 1000) * 1e-4 is then the same number as (DN without offset) * 1e-4.
     """
     native = values.dtype.newbyteorder("=")
@@ -143,6 +159,8 @@ def decoded(values: npt.NDArray[Any], counts: Counts) -> Floats:
     nothing = missing(values, counts.nodata)
     if nothing is not None:
         out[nothing] = np.nan
+    if counts.power and (out < LEAST_POWER).any():
+        raise AssetError(f"it holds {np.nanmin(out):g}, and backscatter in power is not negative; {_AS_DECIBELS}")
     return out
 
 

@@ -29,10 +29,10 @@ __all__ = ["Composite", "Items", "ItemsInHand", "reduce_block"]
 
 Floats = npt.NDArray[np.float32]
 Clear = npt.NDArray[np.bool_] | None
-"""Where an item is clear; None where it has no classification."""
+"""Where an item is clear; None where it is not masked."""
 _Shown = tuple[Asset, Clear]
 Times = tuple[tuple[Mapping[str, Asset], ...], ...]
-"""For each time its items; for each item its assets by band, and the classification as ``"clear"``."""
+"""For each time its items; for each item its assets by band, and the quality band as ``"clear"``."""
 
 EDGE = 2
 """Pixels by which a block's outline is widened when it looks for its items."""
@@ -71,12 +71,10 @@ class ItemsInHand:
     @cached_property
     def token(self) -> str:
         """What tells these items from others; signatures do not."""
-        assets = [
-            (at, repr(replace(asset, href=redact(asset.href)) if is_remote(asset.href) else asset))
-            for at, scene in self._scenes
-            for asset in scene.assets.values()
-        ]
-        return str(tokenize(assets))
+        assets = [(at, asset) for at, scene in self._scenes for asset in scene.assets.values()]
+        parts = [(at, part) for at, asset in assets for part in (asset, asset.beside) if part is not None]
+        skies = {id(part.sky): part.sky for _, part in parts}
+        return str(tokenize([(at, _without_signature(part)) for at, part in parts], list(skies.values())))
 
     @cached_property
     def _scenes(self) -> list[tuple[int, Scene]]:
@@ -91,6 +89,11 @@ class ItemsInHand:
         met = meeting(self._tree, block)
         members = runs((self._scenes[at] for at in met), key=lambda entry: entry[0])
         return tuple(tuple(scene.assets for _, scene in group) for _, group in members)
+
+
+def _without_signature(asset: Asset) -> str:
+    href = redact(asset.href) if is_remote(asset.href) else asset.href
+    return repr(replace(asset, href=href, beside=None))
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def reduce_block(
     Parameters
     ----------
     times : sequence of sequence of mapping
-        For each time its items; for each item its assets by band, and the classification as ``"clear"``.
+        For each time its items; for each item its assets by band, and the quality band as ``"clear"``.
     bands : sequence of str
         Bands of the result.
     block : GeoBox

@@ -1,13 +1,13 @@
 """Tables of items (stac-geoparquet): hundreds of thousands of them, of which only those that a block needs are ever read."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import groupby as runs
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,12 @@ from misoxr.errors import CatalogError, MisoxrError
 from misoxr.grid.footprints import as_read, footprint, meeting, meets, turned
 from misoxr.paths import expanded
 from misoxr.sensors.bands import check_bands
+from misoxr.sensors.known import sensor_of
 from misoxr.stac.catalog import Modifier, modified
 from misoxr.stac.composite import EDGE, Times
 from misoxr.stac.filters import Filters
 from misoxr.stac.found import Found, is_http, self_link, short
-from misoxr.stac.items import Scene, scenes_of, solar_days
+from misoxr.stac.items import ORBIT, UNTOLD, Scene, Wanted, directions, scenes_of, solar_days
 from misoxr.stac.table_copy import copied
 
 __all__ = ["ItemTable", "boxes_of", "is_table", "open_table"]
@@ -44,6 +45,7 @@ COLUMNS = {
     "collection": {"text", "nothing"},
     "datetime": {"times", "text", "nothing"},
     "start_datetime": {"times", "text", "nothing"},
+    ORBIT: {"text", "nothing"},
     "bbox": {"boxes", "nothing"},
     "assets": {"objects"},
 }
@@ -73,7 +75,11 @@ class ItemTable:
         When each was taken.
     boxes : ndarray of float, shape (item, 4)
         West, south, east and north, degrees; east lies beyond 180 across the antimeridian.
-    bands, mask, groupby, modifier
+    collections : ndarray of str
+        Of which collection each is.
+    wanted : Wanted
+        What is wanted of them.
+    groupby, modifier
         As for :func:`misoxr.open_stac`.
     inside : bool
         Whether assets may lie on this machine or in a private network.
@@ -86,8 +92,8 @@ class ItemTable:
     rows: Integers
     moments: npt.NDArray[np.datetime64]
     boxes: npt.NDArray[np.float64]
-    bands: tuple[str, ...]
-    mask: Literal["scl"] | None
+    collections: npt.NDArray[np.object_]
+    wanted: Wanted
     groupby: str | None
     modifier: Modifier | None
     inside: bool
@@ -106,12 +112,13 @@ class ItemTable:
             days = solar_days(pd.DatetimeIndex(self.moments[met]), self.boxes[met][:, [0, 2]].mean(axis=1), meridian)
             order = np.argsort(days, kind="stable")
             met, times = met[order], pd.factorize(days[order])[0].astype(np.intp)
-        return replace(self, rows=self.rows[met], moments=self.moments[met], boxes=self.boxes[met], times=times, _kept={})
+        here = {name: getattr(self, name)[met] for name in ("rows", "moments", "boxes", "collections")}
+        return replace(self, **here, times=times, _kept={})
 
     @cached_property
     def token(self) -> str:
         """What tells these items from others: the table's content, and which rows of it."""
-        return str(tokenize(Path(self.copy).name, self.rows, self.times, self.bands, self.mask, self.modifier))
+        return str(tokenize(Path(self.copy).name, self.rows, self.times, self.wanted, self.modifier))
 
     @cached_property
     def _tree(self) -> shapely.STRtree:
@@ -135,7 +142,7 @@ class ItemTable:
         missing = [at for at in wanted if at not in self._kept]
         found = [self._found(int(self.rows[at])) for at in missing]
         if found:
-            self._kept.update(zip(missing, scenes_of(found, self.bands, self.mask), strict=True))
+            self._kept.update(zip(missing, scenes_of(found, self.wanted), strict=True))
         scenes = [self._kept[at] for at in wanted]
         for at in list(self._kept)[: max(0, len(self._kept) - max(4 * len(wanted), 1000))]:
             del self._kept[at]
@@ -146,19 +153,20 @@ class ItemTable:
         return [self._found(int(row)) for row in self.rows]
 
     def described(self) -> list[Scene]:
-        """Read what tells what the bands are: the first item where it has them all, else a few, spread evenly.
+        """Read what tells what the bands are: the first item of each collection where these have them all, else a few, spread evenly.
 
         Raises
         ------
         BandError
-            If none of these has a band.
+            If none of these has a band, or a name means different bands.
         """
-        scenes = self.scenes([0])
-        if all(band in scenes[0].names for band in self.bands):
-            return scenes
-        places = np.unique(np.linspace(0, len(self.rows) - 1, SAMPLE).astype(int))
+        places = np.unique(self.collections, return_index=True)[1]
         scenes = self.scenes(places)
-        check_bands([self._found(int(self.rows[at])).item for at in places], [scene.names for scene in scenes], self.bands)
+        if not all(any(band in scene.names for scene in scenes) for band in self.wanted.bands):
+            places = np.union1d(places, np.linspace(0, len(self.rows) - 1, SAMPLE).astype(int))
+            scenes = self.scenes(places)
+        items = [self._found(int(self.rows[at])).item for at in places]
+        check_bands(items, [scene.names for scene in scenes], self.wanted.bands, self.wanted.sensor)
         return scenes
 
     def _found(self, row: int) -> Found:
@@ -173,11 +181,11 @@ class ItemTable:
 def open_table(
     catalog: str | os.PathLike[str],
     filters: Filters,
-    bands: Sequence[str],
-    mask: Literal["scl"] | None,
+    wanted: Wanted,
     groupby: str | None,
     modifier: Modifier | None = None,
     allow_private: bool = False,
+    orbit: str | None = None,
 ) -> ItemTable:
     """Open a table, and find the items that pass by their collections, times and bounding boxes.
 
@@ -208,9 +216,23 @@ def open_table(
         raise CatalogError(
             f"None of the {len(index)} items of the table matches: {filters}. Widen the search, or check the names of the collections."
         )
-    chosen = index[keep].sort_values(["time", "id"], kind="stable")
+    chosen = _of_orbit(index[keep].sort_values(["time", "id"], kind="stable"), wanted, orbit)
     rows, moments, boxes = chosen.index.to_numpy(np.intp), chosen.time.to_numpy(), chosen[sides].to_numpy("float64")
-    return ItemTable(uri, copy, rows, moments, boxes, tuple(bands), mask, groupby, modifier, bool(reach.inside))
+    collections = chosen["collection"].astype(str).to_numpy(object)
+    return ItemTable(uri, copy, rows, moments, boxes, collections, wanted, groupby, modifier, bool(reach.inside))
+
+
+def _of_orbit(index: pd.DataFrame, wanted: Wanted, orbit: str | None) -> pd.DataFrame:
+    """Return the rows of one direction of flight; those of sensors for which it makes no difference stay."""
+    names = index["collection"].where(index["collection"].notna(), index["id"]).astype(str)
+    first = index[~names.duplicated()]
+    radar = {
+        name: sensor_of({"id": one, "collection": collection}, wanted.sensor).orbits
+        for name, one, collection in zip(names[first.index], first["id"], first["collection"], strict=True)
+    }
+    differs = np.array([radar[name] for name in names], dtype=bool)
+    kept = directions(index["orbit"][differs], orbit)
+    return index[~differs | index["orbit"].isin(kept).to_numpy()]
 
 
 @contextmanager
@@ -244,7 +266,7 @@ def _index(copy: str, uri: str) -> pd.DataFrame:
             )
     count = table.num_rows
     plain = table.select(
-        [name for name in ("id", "datetime", "start_datetime", "collection") if name in table.column_names]
+        [name for name in ("id", "datetime", "start_datetime", "collection", ORBIT) if name in table.column_names]
     ).to_pandas()
     time = pd.to_datetime(plain["datetime"], utc=True, errors="coerce")
     if "start_datetime" in plain:
@@ -253,6 +275,9 @@ def _index(copy: str, uri: str) -> pd.DataFrame:
     _straighten(box, table)
     index = pd.DataFrame({"id": plain["id"].astype(str), "time": time.dt.tz_localize(None).astype("datetime64[ns]"), **box})
     index["collection"] = plain["collection"].astype(object) if "collection" in plain else None
+    index["orbit"] = (
+        plain[ORBIT].astype(object).where(plain[ORBIT].notna(), UNTOLD).astype(str).str.lower() if ORBIT in plain else UNTOLD
+    )
     lacking = {"datetime": index.time.isna().to_numpy(), "bbox": ~np.isfinite(index[list(box)].to_numpy()).all(axis=1)}
     for what, bad in lacking.items():
         if bad.any():

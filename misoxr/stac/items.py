@@ -1,7 +1,8 @@
 """From a STAC item's JSON to a scene: its time, grids, and for each band what a worker needs to read it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby as runs
 from reprlib import repr as short
@@ -20,19 +21,45 @@ from misoxr.assets.read import CLEAR, Asset
 from misoxr.errors import AssetError, CatalogError, GridError
 from misoxr.grid.footprints import DEGREES, footprint, meets, moved
 from misoxr.grid.longitude import near
-from misoxr.sensors.bands import CLASSIFICATION, Named, named_assets
+from misoxr.sensors.bands import Named, named_assets
 from misoxr.sensors.declared import Content, content_of
 from misoxr.sensors.item_fields import name_of
-from misoxr.sensors.known import surface_of
+from misoxr.sensors.known import sensor_of, surface_of
+from misoxr.sensors.masks import BY_KEY, MASKS, Sky, saturated
+from misoxr.sensors.sensor import Mask, Sensor
 from misoxr.stac.filters import footprint_of, time_of
 from misoxr.stac.found import Found
 
-__all__ = ["Moment", "Scene", "moments_of", "scenes_of", "solar_days"]
+__all__ = ["ORBIT", "UNTOLD", "Moment", "Scene", "Wanted", "directions", "moments_of", "of_orbit", "scenes_of", "solar_days"]
 
+ORBIT, UNTOLD = "sat:orbit_state", "unknown"
+"""Property that tells the direction of flight, and what stands for it where it is not there."""
 LARGEST = 10**10
 """Pixels of an asset beyond which its metadata are taken for wrong."""
 EDGE = 1e9
 """Coordinates beyond which a grid is not on Earth, in metres, feet or degrees."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of items.
+
+    Attributes
+    ----------
+    bands : tuple of str
+        Common names or keys.
+    sensor : Sensor, optional
+        What the user says that they are of.
+    mask : str or callable, optional
+        See :func:`misoxr.open_stac`.
+    snow : bool
+        Whether snow is kept.
+    """
+
+    bands: tuple[str, ...]
+    sensor: Sensor | None = None
+    mask: str | Callable[[Any], Any] | None = "auto"
+    snow: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,10 @@ class Scene:
         Whether reflectance is that of the surface (True) or of the top of the atmosphere; None where nothing tells.
     simulated : str, optional
         Version of the simulator, if the item is simulated.
+    sensor : Sensor
+        What it is of.
+    orbit : str
+        "ascending" or "descending", or "unknown" where it does not tell.
     """
 
     id: str
@@ -71,6 +102,8 @@ class Scene:
     contents: Mapping[str, Content]
     surface: bool | None
     simulated: str | None
+    sensor: Sensor
+    orbit: str
 
     def solar_day(self, meridian: float) -> pd.Timestamp:
         """Return the date in mean solar time at the middle of the item; see :func:`solar_days`."""
@@ -120,19 +153,52 @@ def solar_days(times: Any, longitude: Any, meridian: float) -> Any:
     return (times + pd.to_timedelta(near(longitude, meridian, 360.0) / 15, unit="h")).normalize()
 
 
-def scenes_of(found: Iterable[Found], bands: Sequence[str], mask: Literal["scl"] | None) -> list[Scene]:
+def scenes_of(found: Iterable[Found], wanted: Wanted) -> list[Scene]:
     """Parse items; one that has none of the bands is a scene without assets.
 
     Raises
     ------
     CatalogError
-        If an item's metadata make no sense, or it has no scene classification and ``mask="scl"``; names the item.
+        If an item's metadata make no sense, it is of another sensor than is wanted, or lacks the mask that is; names the item.
     BandError
         If several of an item's assets have a band's name.
     AssetError
         If an href is refused.
     """
-    return [_scene(one, named_assets(one.item, dict.fromkeys((*bands, CLASSIFICATION))), bands, mask) for one in found]
+    return [_scene(one, sensor_of(one.item, wanted.sensor), wanted) for one in found]
+
+
+def directions(orbits: Iterable[str], orbit: str | None) -> set[str]:
+    """Return which directions of flight are taken of those that radar items have: they see slopes from other sides.
+
+    Parameters
+    ----------
+    orbits : iterable of str
+        Of each radar item.
+    orbit : {None, "ascending", "descending", "both"}
+        None: there must be one direction only.
+
+    Raises
+    ------
+    CatalogError
+        If there are several and none is chosen, or none is of the one that is.
+    """
+    counts = Counter(orbits)
+    told = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+    if orbit is None and len(counts) > 1:
+        raise CatalogError(
+            f"The radar items are of several orbits: {told}. These see slopes from other sides; pass orbit='ascending' or 'descending', "
+            "or 'both' to mix them."
+        )
+    if counts and orbit not in (None, "both", *counts):
+        raise CatalogError(f"None of the {counts.total()} radar items is of orbit={orbit!r}; they are {told}.")
+    return set(counts) if orbit in (None, "both") else {str(orbit)}
+
+
+def of_orbit(scenes: Sequence[Scene], orbit: str | None) -> list[Scene]:
+    """Return the scenes of one direction of flight; those of sensors for which it makes no difference stay."""
+    kept = directions((scene.orbit for scene in scenes if scene.sensor.orbits), orbit)
+    return [scene for scene in scenes if not scene.sensor.orbits or scene.orbit in kept]
 
 
 def moments_of(scenes: Iterable[Scene], groupby: str | None, meridian: float) -> list[Moment]:
@@ -146,19 +212,21 @@ def moments_of(scenes: Iterable[Scene], groupby: str | None, meridian: float) ->
     return [Moment(group[0].time, group) for group in groups]
 
 
-def _scene(found: Found, named: Mapping[str, Named], bands: Sequence[str], mask: str | None) -> Scene:
+def _scene(found: Found, sensor: Sensor, wanted: Wanted) -> Scene:
     item, name = found.item, name_of(found.item)
     properties: Mapping[str, Any] = item.get("properties") or {}
-    chosen = {band: named[band] for band in bands if band in named}
-    contents = {band: content_of(item, one) for band, one in chosen.items()}
+    named = named_assets(item, dict.fromkeys((*wanted.bands, *_quality(sensor))), sensor)
+    chosen = {band: named[band] for band in wanted.bands if band in named}
+    contents = {band: content_of(item, one, sensor) for band, one in chosen.items()}
     assets = {band: _asset(found, band, one, contents[band]) for band, one in chosen.items()}
-    if mask == "scl" and chosen:
-        if CLASSIFICATION not in named:
-            raise CatalogError(f"Item {name!r} has no scene classification (asset 'scl'); pass mask=None to use it unmasked.")
-        chosen[CLEAR] = named[CLASSIFICATION]
-        assets[CLEAR] = _asset(found, CLEAR, chosen[CLEAR], content_of(item, chosen[CLEAR]))
+    mask = _mask(item, sensor, wanted, named) if chosen else None
+    if mask is not None:
+        commons = {one.common for one in chosen.values()}
+        chosen[CLEAR] = named[mask.asset]
+        assets[CLEAR] = _clear(found, sensor, wanted, named, mask, commons)
     grids = {band: _grid(item, item["assets"][one.key]) for band, one in chosen.items()}
     simulated = properties.get("misoxr:simulator_version", "unknown") if properties.get("misoxr:simulated") else None
+    orbit = properties.get(ORBIT)
     scene = Scene(
         id=name,
         collection=item.get("collection"),
@@ -168,8 +236,10 @@ def _scene(found: Found, named: Mapping[str, Named], bands: Sequence[str], mask:
         grids={band: box for band, box in grids.items() if box is not None},
         names={band: chosen[band].common for band in contents},
         contents=contents,
-        surface=surface_of(item),
+        surface=surface_of(item, sensor),
         simulated=str(simulated) if simulated else None,
+        sensor=sensor,
+        orbit=orbit.lower() if isinstance(orbit, str) else UNTOLD,
     )
     covers, says = scene.outline.bounds, scene.footprint.bounds
     if not meets(shapely.box(*covers), shapely.box(*says)):
@@ -179,14 +249,57 @@ def _scene(found: Found, named: Mapping[str, Named], bands: Sequence[str], mask:
     return scene
 
 
+def _quality(sensor: Sensor) -> list[str]:
+    """Return the keys of what may tell a clear sky."""
+    own = [sensor.mask.asset if sensor.mask else None, sensor.saturation]
+    return list(dict.fromkeys((*MASKS, *filter(None, own))))
+
+
+def _mask(item: Mapping[str, Any], sensor: Sensor, wanted: Wanted, named: Mapping[str, Named]) -> Mask | None:
+    """Return the mask of an item: the one that is asked for, its sensor's, or that of a quality band which is known by its key."""
+    if wanted.mask is None:
+        return None
+    own = sensor.mask or next((mask for key, mask in BY_KEY.items() if key in named), None)
+    mask = own if wanted.mask == "auto" or callable(wanted.mask) else MASKS[wanted.mask]
+    if mask is not None and mask.asset in named:
+        return mask
+    if mask is None and wanted.mask == "auto":
+        return None
+    have = [key for key in _quality(sensor) if key in named and key != sensor.saturation]
+    asked = repr(wanted.mask) if isinstance(wanted.mask, str) else "a function"
+    raise CatalogError(
+        f"Item {name_of(item)!r} of {item.get('collection')!r} has no quality band{f' {mask.asset!r}' if mask else ''} for mask={asked}; its "
+        f"quality bands are {have}, its sensor is {sensor.name!r}. Pass mask='auto', or mask=None to use it unmasked."
+    )
+
+
+def _clear(found: Found, sensor: Sensor, wanted: Wanted, named: Mapping[str, Named], mask: Mask, commons: set[str | None]) -> Asset:
+    """Return the asset that is read as the clear-sky mask: clouds, and beside them what is saturated in the bands that are asked for."""
+    asset = _quality_asset(found, CLEAR, named[mask.asset], sensor)
+    own = wanted.mask if callable(wanted.mask) else None
+    asset = replace(asset, sky=Sky(mask, wanted.snow, own))
+    key = sensor.saturation
+    if own is not None or key is None or key not in named or mask is not sensor.mask:
+        return asset
+    numbered = {short: int(short[1:]) for short in sensor.bands if short[:1] == "b" and short[1:].isdigit()}
+    numbers = {number for short, number in numbered.items() if sensor.bands[short] in commons}
+    # where the platform does not tell which band has which number, any of them counts
+    sky = Sky(saturated(key, numbers if numbered else set(range(1, 10))))
+    beside = _quality_asset(found, key, named[key], sensor)
+    return replace(asset, beside=replace(beside, sky=sky))
+
+
+def _quality_asset(found: Found, band: str, named: Named, sensor: Sensor) -> Asset:
+    return replace(_asset(found, band, named, content_of(found.item, named, sensor)), kind="clear")
+
+
 def _asset(found: Found, band: str, named: Named, content: Content) -> Asset:
     name, asset = name_of(found.item), found.item["assets"][named.key]
     try:
         href = resolve(asset.get("href"), found.base, found.root)
     except AssetError as error:
         raise AssetError(f"Item {name!r}, band {band!r}: {error}") from error
-    kind: Literal["clear", "classes", "numbers"]
-    kind = "clear" if band == CLEAR else "classes" if content.kind == "classes" else "numbers"
+    kind: Literal["classes", "numbers"] = "classes" if content.kind == "classes" else "numbers"
     return Asset(name, band, href, found.root, kind, content.encoding, found.inside)
 
 

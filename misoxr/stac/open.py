@@ -21,7 +21,11 @@ from misoxr.cube.season import in_season
 from misoxr.errors import BandError, CatalogError, gathered, note
 from misoxr.grid import geobox as grid
 from misoxr.grid.footprints import DEGREES, bounds_of, footprint, meets
+from misoxr.sensors import Sensor
+from misoxr.sensors.attributes import attributes_of
 from misoxr.sensors.bands import check_bands
+from misoxr.sensors.known import sensor_named
+from misoxr.sensors.masks import MASKS
 from misoxr.stac.arguments import band_names, box_of, chunk_sizes, collection_names, crs_of, pixel_size, refuse_unknown
 from misoxr.stac.catalog import find
 from misoxr.stac.composite import EDGE, Composite, ItemsInHand
@@ -29,7 +33,7 @@ from misoxr.stac.dates import interval_of, years_of
 from misoxr.stac.engines import ENGINES
 from misoxr.stac.filters import Filters, area_of
 from misoxr.stac.item_table import ItemTable, boxes_of, is_table, open_table
-from misoxr.stac.items import Moment, Scene, moments_of, scenes_of
+from misoxr.stac.items import Moment, Scene, Wanted, moments_of, of_orbit, scenes_of
 from misoxr.stac.target import area_on, given_grid, meridian_of, target_grid
 
 __all__ = ["open_stac"]
@@ -57,7 +61,10 @@ def open_stac(
     resolution: float | Sequence[float] | None = None,
     chunks: int | Literal["auto"] | tuple[int, int] | Mapping[str, int] | None = None,
     reduce: Literal["median"] | None = None,
-    mask: Literal["scl"] | None = "scl",
+    sensor: str | Sensor | None = None,
+    mask: Literal["auto", "scl", "qa_pixel", "fmask"] | Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]] | None = "auto",
+    snow: bool = False,
+    orbit: Literal["ascending", "descending", "both"] | None = None,
     engine: Literal["stackstac", "odc"] = "stackstac",
     groupby: Literal["solar_day"] | None = "solar_day",
     query: Any = None,
@@ -112,9 +119,19 @@ def open_stac(
     reduce : {None, "median"}
         ``None`` gives dimensions (time, y, x). ``"median"`` gives the median of the valid values of all times, (y, x), and ``observations``, the
         number of times with a valid value in any band. One task then reads, masks and reduces one block. Bands of classes are refused.
-    mask : {"scl", None}
-        ``"scl"`` keeps what Sentinel-2's scene classification calls vegetation, bare ground or water (4, 5, 6), in all bands. Clouds and
-        their shadows (3, 8, 9, 10) are cleaned of specks and grown by 40 m.
+    sensor : str or misoxr.sensors.Sensor, optional
+        What the items are of: a name among ``misoxr.sensors.SENSORS``, or a description of your own. By default each item is known by its
+        collection, its id, or its platform; so items of several sensors make one cube.
+    mask : {"auto", "scl", "qa_pixel", "fmask", None} or callable
+        What hides clouds, in all bands. ``"auto"`` is the mask of each item's sensor, and none where the sensor has none. A name is that of a
+        quality band: Sentinel-2's scene classification, and the bits of Landsat Collection 2 and of HLS. Clouds and their shadows are
+        cleaned of specks and grown by two of its pixels. In Landsat, ``"auto"`` hides what is saturated in these bands, too.
+        A callable takes a block of the quality band of the item's sensor, and returns True where it is clear. It sees 64 pixels around the block,
+        and must be picklable to run on a cluster.
+    snow : bool, optional
+        Whether snow counts as clear.
+    orbit : {"ascending", "descending", "both"}, optional
+        Which radar items to take. By default there must be one direction of flight only: each sees slopes from another side.
     engine : {"stackstac", "odc"}
         Library that builds the time cube. The numbers are the same. A composite needs neither.
     groupby : {"solar_day", None}
@@ -139,7 +156,8 @@ def open_stac(
     Raises
     ------
     CatalogError
-        If the catalogue cannot be reached, cannot do what is asked, holds no matching item, or its items cannot make a cube.
+        If the catalogue cannot be reached, cannot do what is asked, holds no matching item, or its items cannot make a cube; if a sensor or
+        mask is unknown, or not the items'.
     BandError
         If no item has a band, a name is that of several bands, or classes would be reduced.
     GridError
@@ -149,8 +167,8 @@ def open_stac(
 
     Notes
     -----
-    Scale, offset and nodata are looked up one by one, for each item: in the item, then in the file's own tags, then by a product that is known
-    by name (Sentinel-2, Landsat Collection 2 level 2, HLS, elevation models). A scale of 1 with an offset of 0, which many
+    Scale, offset and nodata are looked up one by one, for each item: in the item, then in the file's own tags, then by the sensor
+    (:data:`misoxr.sensors.SENSORS`). A scale of 1 with an offset of 0, which many
     tools write where they know nothing, is taken only where neither the file nor a known product says otherwise. Write missing metadata into the items by ``modifier``, as ``raster:bands``.
 
     Since processing baseline 04.00, Sentinel-2's offset is -0.1. The baseline is found in any of its spellings. The offset is 0 where the catalogue
@@ -172,9 +190,14 @@ def open_stac(
     ... )
     """
     names, sizes = band_names(bands), chunk_sizes(chunks)
+    if not callable(mask):
+        refuse_unknown("mask", mask, ("auto", *MASKS, None))
+    if not isinstance(snow, bool):
+        raise CatalogError(f"snow={snow!r} is neither True nor False.")
+    wanted = Wanted(tuple(names), sensor_named(sensor), mask, snow)
     for name, value, known in (
         ("reduce", reduce, (None, "median")),
-        ("mask", mask, ("scl", None)),
+        ("orbit", orbit, (None, "ascending", "descending", "both")),
         ("groupby", groupby, ("solar_day", None)),
         ("engine", engine, tuple(ENGINES)),
     ):
@@ -185,29 +208,32 @@ def open_stac(
     crs, resolution, bbox = crs_of(crs), pixel_size(resolution), box_of(bbox)
     target = given_grid(geobox, like, crs, resolution)
     filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
-    table = open_table(catalog, filters, names, mask, groupby, modifier, allow_private) if is_table(catalog) else None
+    table = open_table(catalog, filters, wanted, groupby, modifier, allow_private, orbit) if is_table(catalog) else None
     if table is not None and reduce is not None:
         described = table.described()
         target = target or _table_grid(table, filters.area, crs, resolution)
         table = table.on(target, meridian_of(target))
         _refuse_classes(described, names, reduce)
+        _tell_unmasked(described, mask)
         cube = Composite(table, tuple(names), target, reduce, patch_url).dataset(_chunk_size(sizes, target))
         listed = {"stac_item_count": len(table.rows), "stac_items_token": table.token}
         return _described(grid.assign(cube, target), catalog, described, listed)
     found = find(catalog, filters, modifier, allow_private) if table is None else table.found()
-    scenes = scenes_of(found, names, mask)
-    check_bands([one.item for one in found], [scene.names for scene in scenes], names)
+    scenes = scenes_of(found, wanted)
+    check_bands([one.item for one in found], [scene.names for scene in scenes], names, wanted.sensor)
+    scenes = of_orbit(scenes, orbit)
     if reduce is not None:
         _refuse_classes(scenes, names, reduce)
     if target is None:
         target = target_grid([scene for scene in scenes if scene.assets], filters.area, crs, resolution)
     moments = moments_of(_on_grid(scenes, names, target), groupby, meridian_of(target))
+    used = [scene for moment in moments for scene in moment.scenes]
+    _tell_unmasked(used, mask)
     size = _chunk_size(sizes, target)
     if reduce is None:
-        cube = _cube(moments, names, target, size, mask, engine, patch_url)
+        cube = _cube(moments, names, target, size, engine, patch_url)
     else:
         cube = Composite(ItemsInHand(moments), tuple(names), target, reduce, patch_url).dataset(size)
-    used = [scene for moment in moments for scene in moment.scenes]
     return _described(grid.assign(cube, target), catalog, used, {"stac_item_ids": [scene.id for scene in used]})
 
 
@@ -259,6 +285,18 @@ def _refuse_classes(scenes: Iterable[Scene], names: Iterable[str], reduce: str) 
         )
 
 
+def _tell_unmasked(scenes: Sequence[Scene], mask: Any) -> None:
+    """Warn of reflectance whose clouds nothing hides, though masks are wanted."""
+    bare = [
+        scene for scene in scenes if CLEAR not in scene.assets and any(one.kind == "reflectance" for one in scene.contents.values())
+    ]
+    if mask is not None and bare:
+        note(
+            f"{len(bare)} of {len(scenes)} items have no quality band that is known, so their clouds are not masked, such as "
+            f"{bare[0].id!r} ({bare[0].sensor.name}); mask=None says that this is meant."
+        )
+
+
 # ---- which items make which time
 
 
@@ -298,15 +336,18 @@ def _cube(
     names: Sequence[str],
     target: GeoBox,
     size: tuple[int, int],
-    mask: str | None,
     engine: str,
     patch_url: PatchUrl | None,
 ) -> xr.Dataset:
     """Build the lazy (time, y, x) dataset."""
     scenes = [scene for moment in moments for scene in moment.scenes]
-    read = [*names, CLEAR] if mask else list(names)
+    masked = np.array([CLEAR in scene.assets for scene in scenes])
+    read = [*names, CLEAR] if masked.any() else list(names)
     layers = ENGINES[engine](scenes, read, target, size, patch_url)
     members = tuple(len(moment.scenes) for moment in moments)
+    if not masked.all() and masked.any():
+        always = da.from_array(~masked[:, None, None], chunks=(1, 1, 1))
+        layers[CLEAR] = da.where(always, np.float32(1), layers[CLEAR])
     merged = {}
     for name in names:
         arrays = [layer.rechunk({0: members}) for layer in (layers[name], layers.get(CLEAR)) if layer is not None]
@@ -336,7 +377,8 @@ def _described(cube: xr.Dataset, catalog: Any, scenes: Sequence[Scene], listed: 
         if name == "observations":
             variable.attrs |= {"units": "1", "long_name": "number of times with a valid value"}
         else:
-            variable.attrs |= _attributes(str(name), [scene for scene in scenes if name in scene.contents])
+            here = [scene for scene in scenes if name in scene.contents]
+            variable.attrs |= attributes_of(str(name), [(scene.contents[str(name)], scene.surface) for scene in here])
     cube.attrs |= {
         **listed,
         "stac_collections": sorted({scene.collection for scene in scenes if scene.collection}),
@@ -348,32 +390,3 @@ def _described(cube: xr.Dataset, catalog: Any, scenes: Sequence[Scene], listed: 
     if simulated:
         cube.attrs |= {"simulated": 1, "simulator_version": ", ".join(simulated)}
     return cube
-
-
-def _attributes(name: str, scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Return a band's attributes: those of a reflectance, of classes, or only units where all scenes tell the same."""
-    contents = [scene.contents[name] for scene in scenes]
-    units = {content.units for content in contents if content.units is not None}
-    kinds = {content.kind for content in contents}
-    if len(kinds) > 1 or len(units) > 1:
-        raise CatalogError(
-            f"The items hold different things as band {name!r}: {sorted(kinds)} in units {sorted(units)}; open their collections one by one."
-        )
-    if kinds == {"classes"}:
-        return {"long_name": f"{name} classes"} | _flags(next((content.flags for content in contents if content.flags), ()))
-    attrs: dict[str, Any] = {"units": units.pop()} if units else {}
-    if kinds != {"reflectance"}:
-        return attrs | {"long_name": name}
-    attrs["long_name"] = f"{name} reflectance"
-    surface = {scene.surface for scene in scenes}
-    if len(surface) == 1 and None not in surface:
-        attrs["standard_name"] = f"{'surface' if surface.pop() else 'toa'}_bidirectional_reflectance"
-    return attrs
-
-
-def _flags(flags: Sequence[tuple[int, int, str]]) -> dict[str, Any]:
-    """Return classes as CF writes them."""
-    if not flags:
-        return {}
-    masks = {"flag_masks": [mask for mask, _, _ in flags]} if any(mask for mask, _, _ in flags) else {}
-    return masks | {"flag_values": [code for _, code, _ in flags], "flag_meanings": " ".join(words for _, _, words in flags)}

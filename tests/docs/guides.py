@@ -14,11 +14,13 @@ import numpy as np
 import rioxarray  # noqa: F401
 import shapely
 import xarray as xr
+from affine import Affine
 from servers import range_server, stac_api
 
 import misoxr
 from misoxr import simulate
 from misoxr.spec import COVARIATES, SENTINEL2
+from tests.stac_scenes import outline, write_cog, write_collection
 
 SIDE = 144
 """Rows and columns of 20 m: a little more than two windows of miso-nano."""
@@ -70,6 +72,7 @@ def make(folder: Path, servers: ExitStack) -> Data:
     whole = gpd.GeoDataFrame(geometry=[shapely.box(west, south, east, north)], crs="EPSG:3338")
     whole.to_file(data / "tanana.gpkg")
     _items(written.items, data)
+    _other_sensors(cube, data)
     api = servers.enter_context(stac_api(written.items))
     return Data(
         data,
@@ -77,6 +80,9 @@ def make(folder: Path, servers: ExitStack) -> Data:
             "https://earth-search.aws.element84.com/v1": api,
             "sentinel-2-l2a": "sentinel-2-l2a-simulated",
             "ClusterKFold(10_000": "ClusterKFold(80",
+            "https://planetarycomputer.microsoft.com/api/stac/v1": "planetary.json",
+            "import planetary_computer\n": "\n",
+            "planetary_computer.sign": "None",
         },
     )
 
@@ -90,6 +96,60 @@ def _embedding(cube: xr.Dataset) -> xr.DataArray:
     stored = np.rint(np.sign(vectors) * np.sqrt(np.abs(vectors)) * 127.5).astype("int8")
     array = xr.DataArray(stored, dims=("band", "y", "x"), coords={"y": cube.y, "x": cube.x}, attrs={"_FillValue": -128})
     return array.rio.write_crs("EPSG:3338")
+
+
+def _other_sensors(cube: xr.Dataset, data: Path) -> None:
+    """Items of HLS, Landsat, Sentinel-1 and a drone, of the same ground; they are simulated."""
+    hls = {"B02": "blue", "B03": "green", "B04": "red"}
+    s30 = hls | {"B8A": "nir", "B11": "swir16", "B12": "swir22"}
+    l30 = hls | {"B05": "nir", "B06": "swir16", "B07": "swir22"}
+    fmask, clear = ("Fmask", np.uint8(0b01000000)), ("qa_pixel", np.uint16(21824))
+    kelvin = np.full(cube.red.shape, 44_000, "uint16")
+    items = [
+        _item(data, "hls2-s30", "HLS.S30.T05WNR.2022190", 9, {key: _counts(cube[band], 1e-4) for key, band in s30.items()}, fmask),
+        _item(data, "hls2-l30", "HLS.L30.T05WNR.2022191", 10, {key: _counts(cube[band], 1e-4) for key, band in l30.items()}, fmask),
+        _item(
+            data,
+            "landsat-c2-l2",
+            "LC09_L2SP_067015_20220711_02_T1",
+            11,
+            {"red": _counts(cube.red, 2.75e-5, -0.2), "nir08": _counts(cube.nir, 2.75e-5, -0.2), "lwir11": kelvin},
+            clear,
+        ),
+    ]
+    for orbit, day in (("ascending", 12), ("descending", 13)):
+        values = {"vv": cube.nir.values.astype("float32"), "vh": cube.red.values.astype("float32")}
+        items.append(_item(data, "sentinel-1-rtc", f"S1A_{orbit}", day, values, None, {"sat:orbit_state": orbit}))
+    write_collection(data / "planetary.json", items)
+    bands = {"band_1": _counts(cube.red, 1 / 32768), "band_2": _counts(cube.nir, 1 / 32768)}
+    write_collection(data / "flights.json", [_item(data, "drones", "flight", 14, bands, ("quality", np.uint8(0)))])
+
+
+def _counts(band: xr.DataArray, scale: float, offset: float = 0.0) -> np.ndarray:
+    return ((band.values - offset) / scale).round().astype("uint16")
+
+
+def _item(
+    data: Path, collection: str, name: str, day: int, bands: dict, quality: tuple | None, properties: dict | None = None
+) -> dict:
+    """Write an item's files on the landscape's grid, and return it."""
+    shape = SIDE, SIDE
+    bands = bands if quality is None else bands | {quality[0]: np.full(shape, quality[1])}
+    sides = xr.open_zarr(data / "cube.zarr", decode_coords="all").rio.bounds()
+    transform = Affine(20, 0, sides[0], 0, -20, sides[3])
+    grid = {"proj:code": "EPSG:3338", "proj:transform": list(transform)[:6], "proj:shape": list(shape)}
+    for key, values in bands.items():
+        write_cog(data / name / f"{key}.tif", values, transform, "EPSG:3338", None)
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": name,
+        "collection": collection,
+        **outline((sides[0], sides[3]), (2 * SIDE, 2 * SIDE), "EPSG:3338"),
+        "properties": {"datetime": f"2022-07-{day:02d}T21:00:00Z", "misoxr:simulated": True, **grid, **(properties or {})},
+        "links": [],
+        "assets": {key: {"href": f"{name}/{key}.tif"} for key in bands},
+    }
 
 
 def _points(path: Path, cube: xr.Dataset, data: Path) -> None:

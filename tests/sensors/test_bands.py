@@ -6,7 +6,8 @@ import pytest
 
 from misoxr.errors import BandError
 from misoxr.sensors.bands import check_bands, named_assets
-from misoxr.sensors.known import short_key, surface_of
+from misoxr.sensors.known import surface_of
+from misoxr.sensors.sensor import short_key
 
 
 def item(name: str = "item", collection: str | None = None, properties: Any = None, **assets: Any) -> dict[str, Any]:
@@ -104,7 +105,9 @@ def test_what_no_item_has_is_answered_with_what_they_have():
 
 def test_a_key_that_means_two_bands_is_refused():
     items = [item("HLS.S30.T05WNR", B05=None), item("HLS.L30.T05WNR", B05="nir")]
-    with pytest.raises(BandError, match=r"band 'B05' is 'rededge071' in item 'HLS.S30.T05WNR' and 'nir' in item 'HLS.L30.T05WNR'"):
+    with pytest.raises(
+        BandError, match=r"band 'B05' is 'rededge071' in item 'HLS.S30.T05WNR' and 'nir08' in item 'HLS.L30.T05WNR'"
+    ):
         check_bands(items, names(items, ["B05"]), ["B05"])
 
 

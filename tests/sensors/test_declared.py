@@ -11,7 +11,7 @@ from misoxr.errors import AssetError, CatalogError
 from misoxr.sensors.bands import named_assets
 from misoxr.sensors.declared import Content, content_of
 from misoxr.sensors.decoding import Encoding, Stored, codes, decoded
-from misoxr.sensors.known import Counts
+from misoxr.sensors.sensor import Counts
 
 
 def item(collection: str = "made-up", key: str = "red", name: str = "item", properties: Any = None, **asset: Any) -> dict[str, Any]:

@@ -58,9 +58,9 @@ def test_a_key_is_no_band_of_another_sensor(tmp_path, hls, options):
     with pytest.warns(MisoxrWarning, match="1 of 2 items lack the band 'rededge071', such as 'HLS.L30.T05WNR'"):
         both = cube_of(tmp_path, *hls, bands=["red", "rededge071"], **options)
     assert values(both, "rededge071") == [0.09]
-    with pytest.raises(BandError, match=r"No item has the band 'rededge071'; the items have \['B04', 'B05', 'nir', 'red'\]"):
+    with pytest.raises(BandError, match=r"No item has the band 'rededge071'; the items have \['B04', 'B05', 'nir08', 'red'\]"):
         cube_of(tmp_path, *hls, bands=["rededge071"], collections="hls2-l30", **options)
-    with pytest.raises(BandError, match="'B05' is 'rededge071' in item .* and 'nir' in item"):
+    with pytest.raises(BandError, match="'B05' is 'rededge071' in item .* and 'nir08' in item"):
         cube_of(tmp_path, *hls, bands=["B05"], **options)
     with pytest.raises(BandError, match="Did you mean .rededge071."):
         cube_of(tmp_path, *hls, bands=["rededge71"], **options)

@@ -710,7 +710,7 @@ def test_missing_projection_metadata_matter_only_where_the_grid_follows_from_the
 def test_a_missing_classification_is_an_error(service):
     item = copy.deepcopy(items_of(service)[0])
     del item["assets"]["scl"]
-    with pytest.raises(CatalogError, match="Item 'a' has no scene classification .* mask=None"):
+    with pytest.raises(CatalogError, match="Item 'a' of 'sentinel-2-l2a' has no quality band 'scl' for mask='auto'; .* mask=None"):
         given([item], bands="red")
     assert np.isfinite(given([item], bands="red", mask=None).red.compute()).any()
 
