@@ -19,7 +19,7 @@ from misoxr.errors import GridError
 from misoxr.grid.geobox import assign, extent, geobox_of, same_grid
 from misoxr.grid.longitude import columns_of_turn, near, transformer
 
-__all__ = ["RESAMPLINGS", "on_grid", "pixel_ratio"]
+__all__ = ["RESAMPLINGS", "covers", "on_grid", "pixel_ratio"]
 
 RESAMPLINGS = ("nearest", "bilinear", "average")
 
@@ -99,6 +99,16 @@ def pixel_ratio(box: GeoBox, geobox: GeoBox) -> float:
     rows, columns = np.array([row, row, row + 1]), np.array([column, column + 1, column])
     down, across = _positions(frame, _frame(geobox), rows, columns)
     return max(float(np.abs(part).max()) for part in (down[1:] - down[0], near(across[1:] - across[0], 0.0, frame.turn)))
+
+
+def covers(box: GeoBox, geobox: GeoBox) -> bool:
+    """Return whether a raster holds the centres of all pixels along the edges of a grid; at most some 1000 of each edge are looked at."""
+    frame, along = _frame(box), [np.unique(np.linspace(0, size - 1, 1025).round()) + 0.5 for size in geobox.shape]
+    edges = [np.meshgrid(along[0], along[1][[0, -1]]), np.meshgrid(along[0][[0, -1]], along[1])]
+    rows, columns = (np.concatenate([edge[at].ravel() for edge in edges]) for at in (0, 1))
+    found = _positions(frame, _frame(geobox), rows, columns)
+    inside = [(at > -EDGE) & (at < size + EDGE) for at, size in zip(found, frame.shape, strict=True)]
+    return bool(inside[0].all() and (frame.goes_round or inside[1].all()))
 
 
 def _blocks(data: da.Array, box: GeoBox, geobox: GeoBox, resampling: str, chunks: tuple[int, int]) -> da.Array:
