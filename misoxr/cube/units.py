@@ -8,7 +8,7 @@ import numpy as np
 from misoxr.errors import BandError
 from misoxr.spec import Band
 
-__all__ = ["ORIGINS", "canonical", "conversion"]
+__all__ = ["ORIGINS", "canonical", "conversion", "factor_and_summand"]
 
 
 _TEMPERATURES = ("degc", "c", "°c", "celsius", "degreecelsius", "degreec", "cel")
@@ -87,13 +87,17 @@ def conversion(found: object, band: Band) -> tuple[float, float] | None:
     if text.lower() in _UNKNOWN:
         # A ratio's units are often written as an empty text.
         return (1.0, 0.0) if found is not None and not text and want == "1" else None
-    if have == want:
-        return 1.0, 0.0
-    if (have, want) in _CONVERSIONS:
-        return _CONVERSIONS[have, want]
+    known = factor_and_summand(have, want)
+    if known is not None:
+        return known
     if band.kind == "circular" and have in _SYNONYMS.values() and have not in _ANGLES:
         return None
     raise BandError(f"Band {band.name!r} is in {found!r} and the model takes {band.units!r}; {_remedy(have, want)}")
+
+
+def factor_and_summand(have: str, want: str) -> tuple[float, float] | None:
+    """Return what turns values in units into others, both in their usual spelling; None where nothing is known to."""
+    return (1.0, 0.0) if have == want else _CONVERSIONS.get((have, want))
 
 
 def _remedy(have: str, want: str) -> str:

@@ -24,7 +24,7 @@ GRID_TOLERANCE = 1e-3
 def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
     """Return the CRS as WKT (or authority code), or None where the object carries none.
 
-    Looked for in the CF grid mapping (``spatial_ref`` or the variable that ``grid_mapping`` names), then in an ``epsg`` or
+    Looked for in the CF grid mapping (``spatial_ref`` or the variable that ``grid_mapping`` names; as WKT, else by its parameters), then in an ``epsg`` or
     ``proj:epsg`` coordinate (stackstac), then in ``attrs["crs"]``.
     """
     arrays = [obj] if isinstance(obj, xr.DataArray) else list(obj.data_vars.values())
@@ -35,6 +35,8 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
             for key in ("crs_wkt", "spatial_ref"):
                 if variable.attrs.get(key):
                     return str(variable.attrs[key])
+            if (written := _written_crs(variable)) is not None:
+                return written
     for name in ("epsg", "proj:epsg"):
         if name in obj.coords and obj.coords[name].size == 1 and obj.coords[name].dtype.kind in "iu":
             return f"EPSG:{int(obj.coords[name])}"
@@ -43,6 +45,16 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
         value = value.get("init")
     code = str(value or "")
     return f"EPSG:{code}" if code.isdecimal() else code or None
+
+
+def _written_crs(variable: xr.DataArray) -> str | None:
+    """Return the CRS that a CF grid mapping tells by its parameters alone, as Daymet and climate models write it."""
+    if "grid_mapping_name" not in variable.attrs:
+        return None
+    try:
+        return str(pyproj.CRS.from_cf(variable.attrs).to_wkt())
+    except (KeyError, pyproj.exceptions.CRSError):  # parameters are missing
+        return None
 
 
 def _variable(obj: xr.Dataset | xr.DataArray, name: Hashable | None) -> xr.DataArray | None:

@@ -1,7 +1,7 @@
 """Resample rasters onto a grid by georeferencing, the same for any chunks."""
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -143,12 +143,18 @@ def _meeting(edges: npt.NDArray[np.int64], span: Span) -> tuple[int, list[int]]:
     return start, chunks
 
 
-def _frame(box: GeoBox) -> Frame:
-    crs = pyproj.CRS(str(box.crs))
+@lru_cache(maxsize=256)
+def _spelt(text: str) -> str:
+    """Return a CRS as its code, where it has one, else as WKT. Kept, for a code is searched for in the whole database."""
+    crs = pyproj.CRS(text)
     short = ":".join(crs.to_authority(min_confidence=100) or ())
+    return short if short and pyproj.CRS(short) == crs else str(crs.to_wkt())
+
+
+def _frame(box: GeoBox) -> Frame:
     return Frame(
         box.affine,
-        short if short and pyproj.CRS(short) == crs else crs.to_wkt(),
+        _spelt(str(box.crs)),
         columns_of_turn(str(box.crs), box.affine.a, int(box.shape.x)),
         (int(box.shape.y), int(box.shape.x)),
     )
