@@ -124,8 +124,8 @@ def without(maps: xr.Dataset, masks: Mapping[str, xr.DataArray]) -> xr.Dataset:
 
 
 def _masked(array: xr.DataArray, codes: da.Array) -> xr.DataArray:
-    """Return a variable (..., y, x) with nodata where there is a reason."""
-    fill = np.nan if array.dtype.kind == "f" else array.attrs["_FillValue"]
+    """Return a variable (..., y, x) with nodata where there is a reason: NaN, its fill value, or False where it has none."""
+    fill = np.nan if array.dtype.kind == "f" else array.attrs.get("_FillValue", 0)
     meta = np.empty((0,) * array.ndim, array.dtype)
     return array.copy(data=da.map_blocks(_without, array.data, codes, fill=fill, dtype=array.dtype, meta=meta))
 

@@ -14,7 +14,7 @@ import misoxr
 from misoxr.covariates import climate
 from misoxr.cube.stack import stack
 from misoxr.errors import AssetError, BandError, GridError, MisoxrWarning, SpecError
-from misoxr.grid.geobox import assign, geobox_of
+from misoxr.grid.geobox import assign, geobox_of, same_grid
 from misoxr.spec import COVARIATES
 
 MEANS = np.array([-22, -18, -12, -1.5, 7, 14, 16.5, 13, 6, -4, -15, -20.0])
@@ -495,6 +495,18 @@ def test_the_correction_on_a_fine_grid(no_compute):
     there = climate(mean, rain, like=holed, elevation=base, lapse_rate=6).compute()
     np.testing.assert_array_equal(np.isnan(there.summer_warmth_index), np.isnan(holed.elevation))
     assert not np.isnan(there.annual_precipitation).any()
+
+
+def test_elevations_in_files(tmp_path, rain):
+    """A DEM by its path is the grid, too."""
+    fine = GeoBox((10, 10), Affine(0.1, 0, -149, 0, -0.1, 65), "EPSG:4326")
+    high, low = tmp_path / "dem.tif", tmp_path / "low.tif"
+    dem(np.full((10, 10), 800), box=fine).rio.write_crs("EPSG:4326").rio.to_raster(high)
+    dem(0 * STEP + 300).rio.write_crs("EPSG:4326").rio.to_raster(low)
+    mean = normals(MEANS, "degC", 0 * STEP)
+    found = climate(mean, rain, like=high, elevation=low, lapse_rate=6.5).compute()
+    assert same_grid(geobox_of(found), fine)
+    np.testing.assert_allclose(found.summer_warmth_index, 40.25, rtol=1e-5)
 
 
 def test_elevations_without_units_are_metres_with_a_warning(temperature, rain):
