@@ -175,6 +175,18 @@ def test_stores_geotiffs_and_pictures_keep_the_reasons(cube, model, tmp_path):
         np.testing.assert_array_equal(np.isnan(file.read(1)), found.excluded > 0)
 
 
+@pytest.mark.parametrize("how", ["mode", "probability"])
+def test_pyramids_keep_the_reasons(cube, model, tmp_path, how):
+    """Four pixels of one reason are a pixel of it; by hand, in blocks of 2 x 2 pixels."""
+    blocks = np.kron(np.random.default_rng(3).random((20, 25)) < 0.4, np.ones((2, 2))).astype(bool)
+    maps = cube.chunk({"y": 20, "x": 26}).miso.predict(model, device="cpu", exclude={"water": on(blocks)})
+    maps.miso.to_pyramid(tmp_path / "maps.zarr", levels=2, classes=how, progress=False)
+    coarse = misoxr.open_maps(tmp_path / "maps.zarr/1", codes=True).compute()
+    np.testing.assert_array_equal(coarse.excluded, blocks[::2, ::2])
+    np.testing.assert_array_equal(np.isnan(coarse.permafrost_probability), blocks[::2, ::2])
+    np.testing.assert_array_equal(coarse.taxonomy == 255, blocks[::2, ::2])
+
+
 def test_another_mask_is_another_map(cube, model, tmp_path):
     """A store that was begun with one mask is not gone on with by another."""
     masks = [on(classes(seed) == 80) for seed in (0, 1)]
