@@ -141,6 +141,7 @@ class MisoAccessor:
         windows: "WindowSpec | None" = None,
         resolution: float | None = None,
         location: bool = False,
+        exclude: Mapping[str, xr.DataArray] | None = None,
         device: str = "auto",
         precision: str = "auto",
         batch_size: int | None = None,
@@ -151,6 +152,7 @@ class MisoAccessor:
 
         options: Any = {
             "location": location,
+            "exclude": exclude,
             "device": device,
             "precision": precision,
             "batch_size": batch_size,

@@ -17,8 +17,9 @@ from misoxr.grid.halo import BLOCK
 from misoxr.grid.resample import RESAMPLINGS, on_grid, pixel_ratio
 from misoxr.paths import expanded
 
-__all__ = ["add"]
+__all__ = ["Raster", "add", "chunks_of_image", "layers_of", "open_raster", "smooth"]
 
+_NETCDF = (".nc", ".nc4", ".cdf")
 _DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading", re.IGNORECASE)
 
 Raster = str | os.PathLike[str] | xr.DataArray | xr.Dataset
@@ -36,7 +37,7 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
         "nearest", "bilinear" or "average", for all rasters or by name. "auto" takes nearest for classes and compass directions, average where a
         raster's pixel is less than half the image's, and bilinear otherwise.
     **rasters : path, URL, DataArray or Dataset
-        A raster file: its band becomes ``name``, several become ``name_<description or number>``. Or a Zarr store ending in ``.zarr``, or data in
+        A raster file: its band becomes ``name``, several become ``name_<description or number>``. Or a Zarr store ending in ``.zarr``, a NetCDF file, or data in
         hand: a DataArray becomes ``name``, one over (feature, y, x), such as an embedding, ``name_0``, ``name_1``, ..., and a Dataset's
         variables over y and x keep their names. Nodata, scale and offset in the attributes are applied.
 
@@ -62,8 +63,8 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
     """
     geobox = geobox_of(check_dataset(ds))
     _check_resampling(resampling)
-    sizes = _chunks(ds)
-    layers = [(label, name, array) for label, raster in rasters.items() for name, array in _layers(label, raster).items()]
+    sizes = chunks_of_image(ds)
+    layers = [(label, name, array) for label, raster in rasters.items() for name, array in layers_of(label, raster).items()]
     if isinstance(resampling, Mapping):
         _refuse_unknown(resampling, [*rasters, *(str(name) for _, name, _ in layers)])
     joined: dict[Hashable, xr.Variable] = {}
@@ -107,16 +108,22 @@ def _kept(name: str) -> str:
     return re.sub(r"[\s/\\\x00-\x1f]+", "_", name.strip()).lstrip(".")
 
 
-def _chunks(ds: xr.Dataset) -> Mapping[str, tuple[int, ...]] | None:
+def chunks_of_image(ds: xr.Dataset) -> Mapping[str, tuple[int, ...]] | None:
     """Return the chunks along y and x of the first lazy variable, or None where all are in memory."""
     lazy = (array.variable.chunksizes for array in ds.data_vars.values() if array.chunks is not None)
     return next(({dim: sizes[dim] for dim in ("y", "x")} for sizes in lazy if {"y", "x"} <= set(sizes)), None)
 
 
-def _layers(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
-    """Return a raster's variables by the names they are to have, each with its CRS."""
+def layers_of(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
+    """Return a raster's variables by the names they are to have, each with its CRS, lazily.
+
+    Raises
+    ------
+    SpecError, BandError, GridError, AssetError
+        As :func:`add`.
+    """
     if isinstance(raster, str | os.PathLike):
-        raster = _open(label, os.fspath(raster))
+        raster = open_raster(label, os.fspath(raster))
     if isinstance(raster, xr.Dataset):
         mapping = {v.encoding.get("grid_mapping", v.attrs.get("grid_mapping")) for v in raster.data_vars.values()}
         raster = raster.set_coords([name for name in {*mapping, "spatial_ref", "crs"} if name in raster.data_vars])
@@ -148,7 +155,16 @@ def _bands(label: Hashable, raster: xr.DataArray) -> dict[Hashable, xr.DataArray
     return {label if len(names) == 1 else f"{label}_{name}": _band(raster, at) for at, name in enumerate(names)}
 
 
-def _open(label: str, path: str) -> xr.Dataset | xr.DataArray:
+def open_raster(label: str, path: str) -> xr.Dataset | xr.DataArray:
+    """Open a raster file, a Zarr store or a NetCDF file, lazily; ``label`` is the argument it was given as.
+
+    Raises
+    ------
+    AssetError
+        If it cannot be opened.
+    GridError
+        If it holds several grids.
+    """
     import rioxarray
 
     blocks = {"band": 1, "y": BLOCK, "x": BLOCK}
@@ -159,13 +175,24 @@ def _open(label: str, path: str) -> xr.Dataset | xr.DataArray:
             warnings.filterwarnings("ignore", "(Scales|Offsets) differ across bands")  # each band is given its own
             if local.rstrip("/").endswith(".zarr"):
                 return xr.open_zarr(local, decode_coords="all")  # type: ignore[no-any-return]
+            if local.lower().endswith(_NETCDF):
+                return _open_netcdf(local)
             raster = rioxarray.open_rasterio(local, chunks=blocks, mask_and_scale=True, lock=False)
     except (OSError, ValueError, ImportError) as error:  # Zarr's and fsspec's own are among them
         hint = did_you_mean(label, ["resampling"])
+        if local.lower().endswith(_NETCDF) and "engine" in str(error):
+            hint = " Files of NetCDF 4 are read by h5netcdf: pip install 'misoxr[netcdf]'."
         raise AssetError(f"The raster {path} cannot be opened: {error}{hint}") from error
     if isinstance(raster, list):
         raise GridError(f"{path} holds {len(raster)} rasters of different grids; open the one you mean and give it as a Dataset.")
     return raster
+
+
+def _open_netcdf(path: str) -> xr.Dataset:
+    """Open a NetCDF file in chunks of one time and many pixels: its own may be of the whole file."""
+    with xr.open_dataset(path, decode_coords="all") as found:
+        chunks = {dim: 1 if "time" in found[dim].dims or str(dim).lower() in ("time", "month") else BLOCK for dim in found.sizes}
+    return xr.open_dataset(path, decode_coords="all", chunks=chunks)
 
 
 def _band_names(raster: xr.DataArray) -> list[str]:
@@ -213,4 +240,9 @@ def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
     words = f"{name} {array.attrs.get('standard_name', '')} {array.attrs.get('long_name', '')}"
     if _DIRECTIONS.search(words) or is_class(name, array) or is_whole(array):
         return "nearest"
-    return "average" if pixel_ratio(geobox_of(array), geobox) > 2 else "bilinear"
+    return smooth(geobox_of(array), geobox)
+
+
+def smooth(box: GeoBox, geobox: GeoBox) -> str:
+    """Return how a quantity comes from a raster to a grid: "average" where pixels are less than half the grid's, else "bilinear"."""
+    return "average" if pixel_ratio(box, geobox) > 2 else "bilinear"

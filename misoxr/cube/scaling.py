@@ -20,6 +20,8 @@ Array = npt.NDArray[np.float32]
 
 METHODS = ("whiten", "log", "standard")
 """How a scaling is fitted."""
+RATIOS = ("1", "m2")
+"""Units of quantities that are compared by their ratios: reflectances, and areas, which span many powers of ten."""
 
 
 def channels(modality: Modality, bands: Array) -> Array:
@@ -160,7 +162,7 @@ class Scaling:
         """Fit a scaling on unlabelled pixels.
 
         Channels are clipped to their 0.1 and 99.9 percentiles, and standardised. With "log" and "whiten", positive ratios (units
-        "1", such as reflectance) become logarithms before; with "whiten", channels are then decorrelated by PCA whitening,
+        "1", such as reflectance) and areas ("m2") become logarithms before; with "whiten", channels are then decorrelated by PCA whitening,
         modality by modality. A channel without data, or whose deviation is rounding of its values, enters as 0 for good. The components
         of a unit vector are left as they are by every method.
 
@@ -249,7 +251,7 @@ def _fit_channel(band: Band, values: Array, *, log: bool) -> tuple[float, float,
     if not len(values):
         return held
     lower, upper = (float(limit) for limit in np.percentile(values, [0.1, 99.9]))
-    log = log and band.kind == "linear" and band.units == "1" and lower > 0
+    log = log and band.kind == "linear" and band.units in RATIOS and lower > 0
     clipped = np.clip(values.astype("float64"), lower, upper)
     clipped = np.log(clipped) if log else clipped
     shift, deviation = float(clipped.mean()), float(clipped.std())

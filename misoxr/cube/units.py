@@ -8,7 +8,11 @@ import numpy as np
 from misoxr.errors import BandError
 from misoxr.spec import Band
 
-__all__ = ["ORIGINS", "canonical", "conversion"]
+__all__ = ["ORIGINS", "canonical", "conversion", "factor_and_summand"]
+
+
+_TEMPERATURES = ("degc", "c", "°c", "celsius", "degreecelsius", "degreec", "cel")
+_KELVINS = ("kelvin", "k", "degk", "degreekelvin")
 
 
 _SYNONYMS = {
@@ -21,8 +25,15 @@ _SYNONYMS = {
     **dict.fromkeys(("m-1", "1/m", "permetre", "permeter", "/m"), "m-1"),
     **dict.fromkeys(("mm", "millimeter", "millimetre", "mm/year", "mm/yr", "mm/a", "mmyr-1", "mmyear-1", "mma-1"), "mm"),
     **dict.fromkeys(("kgm-2", "kg/m2"), "mm"),
-    **dict.fromkeys(("degc", "c", "°c", "celsius", "degreecelsius", "degreec", "cel"), "degC"),
-    **dict.fromkeys(("kelvin", "k", "degk", "degreekelvin"), "K"),
+    **dict.fromkeys(_TEMPERATURES, "degC"),
+    **dict.fromkeys(_KELVINS, "K"),
+    # Sums of temperatures above a threshold are sums of differences, which kelvins and degrees have in common.
+    **dict.fromkeys(
+        (f"{one}{sign}month" for one in (*_TEMPERATURES, *_KELVINS) for sign in ("", "*", ".", "·", "-")), "degC month"
+    ),
+    **dict.fromkeys(("m2", "m²", "sqm", "squaremetre", "squaremeter", "metre2", "meter2"), "m2"),
+    **dict.fromkeys(("km2", "km²", "sqkm", "squarekilometre", "squarekilometer"), "km2"),
+    **dict.fromkeys(("ha", "hectare"), "ha"),
     **dict.fromkeys(("ft", "feet", "foot"), "ft"),
     **dict.fromkeys(("cm", "centimeter", "centimetre"), "cm"),
     **dict.fromkeys(("km", "kilometer", "kilometre"), "km"),
@@ -50,6 +61,8 @@ _CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
     ("ft", "m"): (0.3048, 0.0),
     ("cm", "m"): (0.01, 0.0),
     ("km", "m"): (1000.0, 0.0),
+    ("km2", "m2"): (1e6, 0.0),
+    ("ha", "m2"): (1e4, 0.0),
 }
 
 
@@ -74,18 +87,29 @@ def conversion(found: object, band: Band) -> tuple[float, float] | None:
     if text.lower() in _UNKNOWN:
         # A ratio's units are often written as an empty text.
         return (1.0, 0.0) if found is not None and not text and want == "1" else None
-    if have == want:
-        return 1.0, 0.0
-    if (have, want) in _CONVERSIONS:
-        return _CONVERSIONS[have, want]
+    known = factor_and_summand(have, want)
+    if known is not None:
+        return known
     if band.kind == "circular" and have in _SYNONYMS.values() and have not in _ANGLES:
         return None
-    hint = (
-        "raw counts may carry the offset of processing baseline 04.00, so open them with misoxr.open_stac"
-        if (have, want) == ("DN", "1")
-        else "convert the band"
-    )
-    raise BandError(f"Band {band.name!r} is in {found!r} and the model takes {band.units!r}; {hint} and set its units attribute.")
+    raise BandError(f"Band {band.name!r} is in {found!r} and the model takes {band.units!r}; {_remedy(have, want)}")
+
+
+def factor_and_summand(have: str, want: str) -> tuple[float, float] | None:
+    """Return what turns values in units into others, both in their usual spelling; None where nothing is known to."""
+    return (1.0, 0.0) if have == want else _CONVERSIONS.get((have, want))
+
+
+def _remedy(have: str, want: str) -> str:
+    """Say what to do about units that cannot be converted."""
+    if (have, want) == ("DN", "1"):
+        return "raw counts may carry the offset of processing baseline 04.00, so open them with misoxr.open_stac and set its units attribute."
+    if {have, want} <= set(_SYNONYMS.values()):
+        return (
+            "these are units of different quantities. Join the quantity that the model has learnt from, or fit a model to this one. "
+            "If the values are right, correct the units attribute."
+        )
+    return "convert the band and set its units attribute."
 
 
 def canonical(units: str) -> str:

@@ -1,7 +1,7 @@
 """A dataset's pixel grid (geobox): from pixels to coordinates, and from coordinates to scaled locations."""
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ GRID_TOLERANCE = 1e-3
 def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
     """Return the CRS as WKT (or authority code), or None where the object carries none.
 
-    Looked for in the CF grid mapping (``spatial_ref`` or the variable that ``grid_mapping`` names), then in an ``epsg`` or
+    Looked for in the CF grid mapping (``spatial_ref`` or the variable that ``grid_mapping`` names; as WKT, else by its parameters), then in an ``epsg`` or
     ``proj:epsg`` coordinate (stackstac), then in ``attrs["crs"]``.
     """
     arrays = [obj] if isinstance(obj, xr.DataArray) else list(obj.data_vars.values())
@@ -35,6 +35,8 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
             for key in ("crs_wkt", "spatial_ref"):
                 if variable.attrs.get(key):
                     return str(variable.attrs[key])
+            if (written := _written_crs(variable)) is not None:
+                return written
     for name in ("epsg", "proj:epsg"):
         if name in obj.coords and obj.coords[name].size == 1 and obj.coords[name].dtype.kind in "iu":
             return f"EPSG:{int(obj.coords[name])}"
@@ -43,6 +45,16 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
         value = value.get("init")
     code = str(value or "")
     return f"EPSG:{code}" if code.isdecimal() else code or None
+
+
+def _written_crs(variable: xr.DataArray) -> str | None:
+    """Return the CRS that a CF grid mapping tells by its parameters alone, as Daymet and climate models write it."""
+    if "grid_mapping_name" not in variable.attrs:
+        return None
+    try:
+        return str(pyproj.CRS.from_cf(variable.attrs).to_wkt())
+    except (KeyError, pyproj.exceptions.CRSError):  # parameters are missing
+        return None
 
 
 def _variable(obj: xr.Dataset | xr.DataArray, name: Hashable | None) -> xr.DataArray | None:
@@ -77,7 +89,7 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
     y, x = (np.asarray(obj.coords[dim].values, dtype="float64") for dim in ("y", "x"))
     if not (y.size and x.size):
         raise GridError(f"The dataset has {y.size} x {x.size} pixels; give one that is not empty.")
-    transform = _written_transform(obj, y, x) or _transform_of(y, x)
+    transform = _written_transform(obj, y, x) or _transform_of(y, x, [_rounding(obj.coords[dim]) for dim in ("y", "x")])
     try:
         return GeoBox((y.size, x.size), transform, crs)
     except pyproj.exceptions.CRSError as error:
@@ -102,9 +114,9 @@ def _written_transform(obj: xr.Dataset | xr.DataArray, y: npt.NDArray[np.float64
     return affine if agree else None
 
 
-def _transform_of(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> Affine:
+def _transform_of(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], rounding: Sequence[float]) -> Affine:
     steps = []
-    for name, values in (("y", y), ("x", x)):
+    for name, values, off in zip(("y", "x"), (y, x), rounding, strict=True):
         if values.size < 2:
             raise GridError(
                 f"The dataset has {values.size} pixel along {name!r} and no GeoTransform, so its pixel size is unknown."
@@ -113,13 +125,18 @@ def _transform_of(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> Aff
         if step == 0 or not np.isfinite(step):
             raise GridError(f"The {name!r} coordinates do not advance; give pixel centres of a regular grid.")
         error = np.abs(values - (values[0] + step * np.arange(values.size))).max() / abs(step)
-        if error > GRID_TOLERANCE:
+        if error > GRID_TOLERANCE + off / abs(step):
             raise GridError(
                 f"The {name!r} coordinates are irregular, by up to {error:.3g} pixels; put the data on a regular grid first."
             )
         steps.append(step)
     dy, dx = steps
     return Affine(dx, 0.0, x[0] - dx / 2, 0.0, dy, y[0] - dy / 2)
+
+
+def _rounding(coordinate: xr.DataArray) -> float:
+    """Return how far two coordinates in single precision may be off by rounding, as longitudes often are; 0 for others."""
+    return float(np.spacing(np.abs(coordinate.values).max())) if coordinate.dtype == np.dtype("float32") else 0.0
 
 
 def same_grid(one: GeoBox, other: GeoBox) -> bool:

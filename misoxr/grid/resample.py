@@ -1,7 +1,7 @@
 """Resample rasters onto a grid by georeferencing, the same for any chunks."""
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from misoxr.errors import GridError
 from misoxr.grid.geobox import assign, extent, geobox_of, same_grid
 from misoxr.grid.longitude import columns_of_turn, near, transformer
 
-__all__ = ["RESAMPLINGS", "on_grid", "pixel_ratio"]
+__all__ = ["RESAMPLINGS", "covers", "on_grid", "pixel_ratio"]
 
 RESAMPLINGS = ("nearest", "bilinear", "average")
 
@@ -101,6 +101,16 @@ def pixel_ratio(box: GeoBox, geobox: GeoBox) -> float:
     return max(float(np.abs(part).max()) for part in (down[1:] - down[0], near(across[1:] - across[0], 0.0, frame.turn)))
 
 
+def covers(box: GeoBox, geobox: GeoBox) -> bool:
+    """Return whether a raster holds the centres of all pixels along the edges of a grid; at most some 1000 of each edge are looked at."""
+    frame, along = _frame(box), [np.unique(np.linspace(0, size - 1, 1025).round()) + 0.5 for size in geobox.shape]
+    edges = [np.meshgrid(along[0], along[1][[0, -1]]), np.meshgrid(along[0][[0, -1]], along[1])]
+    rows, columns = (np.concatenate([edge[at].ravel() for edge in edges]) for at in (0, 1))
+    found = _positions(frame, _frame(geobox), rows, columns)
+    inside = [(at > -EDGE) & (at < size + EDGE) for at, size in zip(found, frame.shape, strict=True)]
+    return bool(inside[0].all() and (frame.goes_round or inside[1].all()))
+
+
 def _blocks(data: da.Array, box: GeoBox, geobox: GeoBox, resampling: str, chunks: tuple[int, int]) -> da.Array:
     """One task for each block of the grid, fed with the chunks of the raster that it meets."""
     blocks = da.core.normalize_chunks(chunks, tuple(geobox.shape))
@@ -133,12 +143,18 @@ def _meeting(edges: npt.NDArray[np.int64], span: Span) -> tuple[int, list[int]]:
     return start, chunks
 
 
-def _frame(box: GeoBox) -> Frame:
-    crs = pyproj.CRS(str(box.crs))
+@lru_cache(maxsize=256)
+def _spelt(text: str) -> str:
+    """Return a CRS as its code, where it has one, else as WKT. Kept, for a code is searched for in the whole database."""
+    crs = pyproj.CRS(text)
     short = ":".join(crs.to_authority(min_confidence=100) or ())
+    return short if short and pyproj.CRS(short) == crs else str(crs.to_wkt())
+
+
+def _frame(box: GeoBox) -> Frame:
     return Frame(
         box.affine,
-        short if short and pyproj.CRS(short) == crs else crs.to_wkt(),
+        _spelt(str(box.crs)),
         columns_of_turn(str(box.crs), box.affine.a, int(box.shape.x)),
         (int(box.shape.y), int(box.shape.x)),
     )

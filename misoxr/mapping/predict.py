@@ -1,7 +1,7 @@
 """Map a model over a datacube, lazily: one task for each chunk with its halo."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import assign
 from misoxr.mapping.embed import embedding_of, mean_of, prepared_pairs
 from misoxr.mapping.ensemble import averaged
+from misoxr.mapping.exclude import masks_of, without
 from misoxr.mapping.job import Settings, laid_out, prepared
 from misoxr.mapping.load import opened
 from misoxr.mapping.provenance import attributes
@@ -38,6 +39,7 @@ def predict(
     windows: WindowSpec | None = None,
     resolution: float | None = None,
     location: bool = False,
+    exclude: Mapping[str, xr.DataArray] | None = None,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int | None = None,
@@ -62,6 +64,10 @@ def predict(
         averages over coarse pixels, map at the cube's resolution and reduce with ``coarsen``.
     location : bool, optional
         Add ``<task>_location_probability`` (regressions: ``<task>_location``): the answer of the location head, which sees coordinates alone.
+    exclude : mapping of str to DataArray, optional
+        Boolean masks by their reasons, such as ``{"water": cover == 80}``, on any grid with a CRS. Every output is nodata where one holds at the
+        nearest pixel, and ``excluded`` (y, x) uint8 tells which: the number of the first that holds, 0 for none, with ``flag_meanings``.
+        Windows still see what lies under the masks.
     device : str, optional
         A torch device; "auto" takes CUDA where the block runs on a machine that has it.
     precision : {"auto", "float32", "bfloat16", "float64"}, optional
@@ -81,13 +87,18 @@ def predict(
     Raises
     ------
     BandError
-        If a band is missing or in units that cannot be converted.
+        If a band is missing or in units that cannot be converted, or a mask is not boolean.
     GridError
-        If the cube has no regular grid or CRS, or another pixel size than the model.
+        If the cube has no regular grid or CRS, or another pixel size than the model; or a mask has no CRS, or does not overlap the map.
     CheckpointError
         If the file cannot be read.
     SpecError
-        If a task, window, resolution, device, precision or batch size is not valid.
+        If a task, window, resolution, device, precision, batch size or reason is not valid.
+
+    Warns
+    -----
+    MisoxrWarning
+        If a mask does not cover the map: nothing is left out beyond it.
 
     Notes
     -----
@@ -103,11 +114,20 @@ def predict(
     >>> maps = image.miso.predict(model)
     >>> maps = image.miso.predict("model.safetensors", tasks=["permafrost"])
     >>> maps = image.miso.predict([model, "model.safetensors"])  # their mean, and the spread between them
+    >>> maps = image.miso.predict(model, exclude={"highland": image.elevation > 800, "steep": image.slope > 40})
     """
+    masks = masks_of(exclude)
     settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
     if isinstance(model, list | tuple):
-        return averaged([predict(ds, one, resolution=resolution, **settings.arguments()) for one in model])
-    found = opened(model)
+        maps = averaged([predict(ds, one, resolution=resolution, **settings.arguments()) for one in model])
+    else:
+        maps = _predict(ds, opened(model), settings, resolution)
+    return without(maps, masks) if masks else maps
+
+
+def _predict(
+    ds: xr.Dataset, found: "Model | PixelModel | EmbeddedModel", settings: Settings, resolution: float | None
+) -> xr.Dataset:
     if isinstance(found, PixelModel):
         return _predict_pixels(ds, found, settings, resolution)
     if isinstance(found, EmbeddedModel):
@@ -115,7 +135,7 @@ def predict(
     cube, job, chosen = prepared(ds, found, settings)
     layers, geobox = laid_out(cube, job, found.spec, resolution)
     out: xr.Dataset = assign(
-        variables(layers, ("y", "x"), found.spec, chosen, location=location, members=found.spec.members), geobox
+        variables(layers, ("y", "x"), found.spec, chosen, location=settings.location, members=found.spec.members), geobox
     )
     out.attrs = attributes(ds, found, job.plan.y.spec, job.settings())
     return out

@@ -17,7 +17,7 @@ from misoxr.spec import WindowSpec
 if TYPE_CHECKING:
     from misoxr.model.checkpoint import Model
 
-__all__ = ["attributes", "joint_attributes"]
+__all__ = ["attributes", "joint_attributes", "with_reasons"]
 
 
 def attributes(
@@ -76,6 +76,12 @@ def joint_attributes(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "provenance": text,
         }
     )
+
+
+def with_reasons(attrs: Mapping[str, Any], reasons: Sequence[str]) -> dict[str, Any]:
+    """Attributes of a map of which something was left out: its provenance also names why."""
+    text = json.dumps({**json.loads(attrs["provenance"]), "excluded": list(reasons)}, sort_keys=True)
+    return {**attrs, "provenance_sha256": hashlib.sha256(text.encode()).hexdigest(), "provenance": text}
 
 
 def _plain(value: Any) -> Any:

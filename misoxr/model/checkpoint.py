@@ -179,6 +179,13 @@ class Model:
         ------
         CheckpointError
             If a key is missing, not known or of another shape, or a derived buffer is not as computed; the error names them.
+
+        Notes
+        -----
+        The limits of the covariates are the authors'. Their rasters were resampled by cubic convolution, which overshoots at steps: slope goes
+        down to -0.28 degrees and aspect up to 390, and the mean stream power index is negative. Covariates that are resampled otherwise stay
+        within their natural ranges, and differ from the authors' beside steps. The units are those of the authors' tools: ``spi`` is in m2,
+        ``tpi_4`` is standardised (unit 1), and ``tmean_swi`` is in degC month.
         """
         from misoxr.model.published import load_published
 

@@ -32,11 +32,11 @@ _COV = {  # name: (units, least, greatest): the authors' clip, standardise and m
     "elevation_full_10m_3338": ("m", -18.2, 6161.18),
     "maxc_4": ("m-1", -0.0614807, 0.195017),
     "sl_4": ("degree", -0.279193, 84.0483),
-    "spi": ("1", -2328630.0, 36558200.0),
+    "spi": ("m2", -2328630.0, 36558200.0),
     "swi_10": ("1", 0.336838, 26.324),
-    "tpi_4": ("m", -151.879, 135.04),
+    "tpi_4": ("1", -151.879, 135.04),
     "ppt_annual": ("mm", 101.981, 10187.9),
-    "tmean_swi": ("degC", -121.997, 67.3781),
+    "tmean_swi": ("degC month", -121.997, 67.3781),
     "tmin_january": ("degC", -39.7864, 1.4687),
 }
 _COV_BANDS = tuple(Band(name, units, valid_min=-1e38) for name, (units, _, _) in _COV.items())

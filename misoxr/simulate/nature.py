@@ -32,7 +32,7 @@ __all__ = [
     "setting",
 ]
 
-SIMULATOR_VERSION = "1"
+SIMULATOR_VERSION = "2"
 """Version of the simulated world; the same version, shape, pixel size and seed give the same landscape."""
 
 
@@ -53,7 +53,7 @@ def climate(ground: Terrain, northing: Floats, seed: int) -> dict[str, Floats]:
     Returns
     -------
     dict of array
-        ``annual_precipitation`` (mm), ``summer_warmth_index`` (sum of monthly means above 0 degC) and
+        ``annual_precipitation`` (mm), ``summer_warmth_index`` (degC month, the sum of monthly means above 0 degC) and
         ``january_minimum_temperature`` (degC).
     """
     height = (ground.smooth(ground.elevation, 400) - 130) / 1000
@@ -126,7 +126,7 @@ def setting(ground: Terrain, warmth: Floats, seed: int) -> Setting:
     ground : Terrain
         The terrain.
     warmth : array
-        Summer warmth index, degC.
+        Summer warmth index, degC month.
     seed : int
         Seed of fires, fens, ash and deposits.
     """

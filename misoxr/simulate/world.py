@@ -140,8 +140,14 @@ def _terrain_covariates(ground: Terrain) -> dict[str, npt.NDArray[Any]]:
         "slope": ground.slope,
         "stream_power_index": ground.stream_power,
         "wetness_index": ground.wetness,
-        "topographic_position_index": ground.position,
+        "topographic_position_index": _standard(ground.position),
     }
+
+
+def _standard(field: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a field less its mean, over its deviation in the whole landscape, as the paper's position index has it."""
+    wide = field.astype("float64")
+    return np.asarray((wide - wide.mean()) / wide.std())
 
 
 def _truth(frozen: npt.NDArray[Any], orders: npt.NDArray[Any], seed: int) -> dict[str, Any]:

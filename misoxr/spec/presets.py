@@ -18,14 +18,18 @@ COVARIATES = (
     Band("elevation", "m"),
     Band("max_curvature", "m-1"),
     Band("slope", "degree"),
-    Band("stream_power_index", "1"),
+    Band("stream_power_index", "m2"),
     Band("wetness_index", "1"),
-    Band("topographic_position_index", "m"),
+    Band("topographic_position_index", "1"),
     Band("annual_precipitation", "mm"),
-    Band("summer_warmth_index", "degC"),
+    Band("summer_warmth_index", "degC month"),
     Band("january_minimum_temperature", "degC"),
 )
-"""The paper's ten terrain and climate covariates."""
+"""The paper's ten terrain and climate covariates.
+
+The stream power index is an area times a slope, the topographic position index is the standardised one of several scales, and the summer
+warmth index is the sum of the monthly means above 0 degC.
+"""
 
 SOIL_ORDERS = ("Andisols", "Entisols", "Gelisols", "Histosols", "Inceptisols", "Mollisols", "Spodosols")
 

@@ -17,10 +17,11 @@ from misoxr.cube.scaling import METHODS, ModalityScaling, Scaling, channels, val
 from misoxr.cube.stack import stack
 from misoxr.cube.units import conversion
 from misoxr.errors import BandError, CheckpointError, MisoxrWarning, SpecError
-from misoxr.spec import Band, Modality, ModelSpec, embedding
+from misoxr.spec import COVARIATES, Band, Modality, ModelSpec, embedding
 from tests.conftest import make_cube, tiny_spec
 
 ASPECT, ELEVATION, RED = Band("aspect", "degree", "circular"), Band("elevation", "m"), Band("red")
+PAPER = {band.name: band for band in COVARIATES}
 
 
 # Units
@@ -52,10 +53,58 @@ def test_units_are_converted(found, band, value, expected):
     assert value * factor + summand == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("found", "band"), [("m", RED), ("degC", ELEVATION), ("furlong", ELEVATION), ("degree", ELEVATION)])
-def test_other_units_are_refused(found, band):
-    with pytest.raises(BandError, match=f"'{band.name}' is in '{found}' and the model takes '{band.units}'; convert the band"):
+@pytest.mark.parametrize(
+    ("found", "band", "remedy"),
+    [
+        ("m", RED, "different quantities"),
+        ("degC", ELEVATION, "different quantities"),
+        ("degree", ELEVATION, "different quantities"),
+        ("furlong", ELEVATION, "convert the band"),
+    ],
+)
+def test_other_units_are_refused(found, band, remedy):
+    with pytest.raises(BandError, match=f"'{band.name}' is in '{found}' and the model takes '{band.units}'; .*{remedy}"):
         conversion(found, band)
+
+
+@pytest.mark.parametrize(
+    "found", ["degC month", "°C months", "degC*month", "degC·month", "K month", "degrees_C months", "C month", "kelvin-months"]
+)
+def test_sums_of_monthly_temperatures_are_in_degrees_or_kelvins_alike(found):
+    assert conversion(found, PAPER["summer_warmth_index"]) == (1.0, 0.0)  # differences of 1 K are differences of 1 degC
+
+
+@pytest.mark.parametrize(
+    ("found", "factor"), [("m2", 1), ("m^2", 1), ("m**2", 1), ("m²", 1), ("square metres", 1), ("ha", 1e4), ("km2", 1e6)]
+)
+def test_areas_are_in_square_metres(found, factor):
+    assert conversion(found, PAPER["stream_power_index"]) == (factor, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "before"), [("topographic_position_index", "m"), ("stream_power_index", "1"), ("summer_warmth_index", "degC")]
+)
+def test_the_units_of_before_and_of_now_are_not_mixed(name, before):
+    """Neither a checkpoint of before takes what there is now, nor a new one what was there before."""
+    band = PAPER[name]
+    for found, taken in ((band.units, replace(band, units=before)), (before, band)):
+        with pytest.raises(
+            BandError, match=f"'{name}' is in '{found}' and the model takes '{taken.units}'; .*fit a model to this one"
+        ):
+            conversion(found, taken)
+
+
+def test_areas_enter_as_logarithms_and_lengths_as_they_are():
+    """As reflectances do: a stream power index spans many powers of ten, and a factor is a summand then."""
+    spec = replace(tiny_spec(), modalities=(replace(tiny_spec().modalities[0], bands=(Band("red"), PAPER["stream_power_index"])),))
+    values = np.exp(np.random.default_rng(0).normal(3, 2, (2, 4000))).astype("float32")
+    one, other = (Scaling.fit(spec, values * np.array([[1], [factor]], "float32")) for factor in (1, 1000))
+    assert one.modalities["sat"].log == (True, True)
+    np.testing.assert_allclose(
+        one.apply(spec, values)["sat"], other.apply(spec, values * np.array([[1], [1000]], "float32"))["sat"], atol=1e-4
+    )
+    metres = replace(spec, modalities=(replace(spec.modalities[0], bands=(Band("red"), ELEVATION)),))
+    assert Scaling.fit(metres, values).modalities["sat"].log == (True, False)
 
 
 def test_raw_counts_are_refused_with_the_reason():

@@ -11,6 +11,7 @@ from pathlib import Path
 import geopandas as gpd
 import matplotlib
 import numpy as np
+import pandas as pd
 import rioxarray  # noqa: F401
 import shapely
 import xarray as xr
@@ -64,6 +65,7 @@ def make(folder: Path, servers: ExitStack) -> Data:
     counts.rio.write_crs("EPSG:3338").rio.to_raster(data / "scene.tif")
     for covariate, name in (("elevation", "dem"), ("slope", "slope"), ("wetness_index", "wetness")):
         cube[covariate].rio.write_crs("EPSG:3338").rio.to_raster(data / f"{name}.tif")
+    _normals(cube, data)
     _embedding(cube).rio.to_raster(data / "alphaearth.tif")
     _points(written.points, cube, data)
     west, south, east, north = cube.rio.bounds()
@@ -85,6 +87,21 @@ def make(folder: Path, servers: ExitStack) -> Data:
             "planetary_computer.sign": "None",
         },
     )
+
+
+def _normals(cube: xr.Dataset, data: Path) -> None:
+    """Monthly normals of about a kilometre around the cube, and three years of months; they are simulated, too."""
+    west, south, east, north = cube.rio.transform_bounds("EPSG:4326")
+    coords = {"y": np.arange(north + 0.05, south - 0.05, -0.01), "x": np.arange(west - 0.05, east + 0.05, 0.01)}
+    month = xr.DataArray(np.arange(1, 13), dims="band", coords={"band": np.arange(1, 13)})
+    flat = xr.DataArray(0.0, coords, ("y", "x"))
+    mean = 14 - 1.1 * (month - 7) ** 2 + flat
+    layers = {"tavg": mean, "tmin": mean - 6, "prec": 50 - (month - 7) ** 2 + flat, "normals_elevation": flat + 300}
+    for name, layer in layers.items():
+        layer.astype("float32").rio.write_crs("EPSG:4326").rio.to_raster(data / f"{name}.tif")
+    times = pd.date_range("1991-01-01", periods=36, freq="MS")
+    years = xr.concat([mean] * 3, "band").rename(band="time").assign_coords(time=times).assign_attrs(units="degC")
+    years.rename("tmean").to_dataset().rio.write_crs("EPSG:4326").to_zarr(data / "monthly.zarr")
 
 
 def _embedding(cube: xr.Dataset) -> xr.DataArray:

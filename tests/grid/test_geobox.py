@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyproj
 import pytest
 import xarray as xr
 from affine import Affine
@@ -144,3 +145,40 @@ def test_locations_equal_the_published_scaling():
     x, y = golden["coord3338.xy"].T
     box = GeoBox((10, 10), Affine(1, 0, 0, 0, -1, 0), "EPSG:3338")  # rows and columns are coordinates
     np.testing.assert_allclose(locations(box, -y, x, ALASKA), golden["coord3338.out"], atol=1e-6)
+
+
+def test_longitudes_in_single_precision_are_regular():
+    """A grid of 15 seconds near 180 degrees, as NetCDF files hold it: rounding is 0.002 of its pixels."""
+    step = 1 / 240
+    x = (-179.9 + step * np.arange(1000)).astype("float32")
+    y = (60 - step * np.arange(20)).astype("float32")
+    array = xr.DataArray(np.zeros((20, 1000)), dims=("y", "x"), coords={"y": y, "x": x}, attrs={"crs": "EPSG:4326"})
+    box = geobox_of(array)
+    assert np.abs(x - (box.affine.c + box.affine.a * (np.arange(1000) + 0.5))).max() > 1.2e-3 * step
+    assert (box.affine.a, box.affine.e) == pytest.approx((step, -step), rel=1e-4)
+    with pytest.raises(GridError, match="irregular"):
+        geobox_of(array.assign_coords(x=x.astype("float64") + 0.01 * step * (np.arange(1000) == 500)))
+    with pytest.raises(GridError, match="irregular"):
+        geobox_of(array.assign_coords(x=x + np.float32(0.01 * step) * (np.arange(1000) == 500)))
+
+
+def test_a_crs_that_is_told_by_parameters_alone():
+    """Daymet's grid mapping; one that lacks parameters is no CRS."""
+    parameters = {
+        "grid_mapping_name": "lambert_conformal_conic",
+        "standard_parallel": [25.0, 60.0],
+        "longitude_of_central_meridian": -100.0,
+        "latitude_of_projection_origin": 42.5,
+        "semi_major_axis": 6378137.0,
+        "inverse_flattening": 298.257223563,
+    }
+    coords = {"y": [2000.0, 1000.0], "x": [0.0, 1000.0], "lambert": ((), 0, parameters)}
+    array = xr.DataArray(np.zeros((2, 2)), dims=("y", "x"), coords=coords, attrs={"grid_mapping": "lambert"})
+    found = pyproj.CRS(crs_of(array))
+    expected = pyproj.CRS("+proj=lcc +lat_1=25 +lat_2=60 +lat_0=42.5 +lon_0=-100 +ellps=WGS84")
+    point = pyproj.Transformer.from_crs("EPSG:4326", found, always_xy=True).transform(-148, 64.5)
+    assert point == pytest.approx(
+        pyproj.Transformer.from_crs("EPSG:4326", expected, always_xy=True).transform(-148, 64.5), abs=1e-3
+    )
+    array = array.assign_coords(lambert=((), 0, {"grid_mapping_name": "polar_stereographic"}))
+    assert crs_of(array) is None

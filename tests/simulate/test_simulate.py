@@ -31,7 +31,7 @@ RANGES = {
     "slope": (0, 70),
     "stream_power_index": (0, 1e7),
     "wetness_index": (0, 30),
-    "topographic_position_index": (-60, 60),
+    "topographic_position_index": (-12, 12),
     "annual_precipitation": (200, 900),
     "summer_warmth_index": (5, 60),
     "january_minimum_temperature": (-40, -15),
@@ -86,10 +86,17 @@ def test_same_seed_same_landscape_whatever_the_threads(small: xr.Dataset):
     assert digest(landscape(SMALL, seed=4)) != digest(small)
 
 
-def test_version_1_is_frozen(small: xr.Dataset):
-    assert SIMULATOR_VERSION == "1"
+def test_version_2_is_frozen(small: xr.Dataset):
+    assert SIMULATOR_VERSION == "2"
     means = {name: float(small[name].mean()) for name in FROZEN}
     assert means == pytest.approx(FROZEN, rel=2e-3)
+
+
+def test_topographic_position_is_standardised_over_the_landscape(small: xr.Dataset):
+    """As the paper's is: it has the unit 1, and no metres."""
+    position = small["topographic_position_index"]
+    assert float(position.mean(dtype="float64")) == pytest.approx(0, abs=1e-5)
+    assert float(position.std(dtype="float64")) == pytest.approx(1, abs=1e-5)
 
 
 def test_names_units_and_marks_are_the_spec_s(small: xr.Dataset):
@@ -100,7 +107,7 @@ def test_names_units_and_marks_are_the_spec_s(small: xr.Dataset):
     assert list(small["taxon"].values) == list(SOIL_ORDERS)
     assert {name: small.attrs[name] for name in ("simulated", "simulator_version", "seed")} == {
         "simulated": 1,
-        "simulator_version": "1",
+        "simulator_version": "2",
         "seed": 3,
     }
     assert all(variable.attrs["simulated"] == 1 for variable in small.data_vars.values())
@@ -159,7 +166,7 @@ def test_points_are_clustered_labelled_and_inside(large: xr.Dataset):
     assert set(table["permafrost"].dropna()) == {0.0, 1.0}
     assert (table["taxonomy"].value_counts(normalize=True).reindex(SOIL_ORDERS).fillna(0) > 0.015).all()
     assert table["simulated"].all()
-    assert set(table["simulator_version"]) == {"1"}
+    assert set(table["simulator_version"]) == {SIMULATOR_VERSION}
     random = np.random.default_rng(0).uniform((west, south), (east, north), (1500, 2))
     mean_nearest = [cKDTree(xy).query(xy, k=2)[0][:, 1].mean() for xy in (table.geometry.get_coordinates().values, random)]
     assert mean_nearest[0] < 0.7 * mean_nearest[1]
@@ -241,7 +248,7 @@ def test_items_are_stac_and_say_that_they_are_simulated(written: Simulation):
         item = pystac.Item.from_dict(feature)
         assert item.collection_id == COLLECTION
         assert item.properties["misoxr:simulated"] is True
-        assert item.properties["misoxr:simulator_version"] == "1"
+        assert item.properties["misoxr:simulator_version"] == SIMULATOR_VERSION
         assert set(item.assets) == {*(band.name for band in SENTINEL2), "scl"}
         assert item.datetime.year in range(2019, 2024)
         assert (item.datetime.month, item.datetime.day) >= (6, 20)
@@ -256,7 +263,7 @@ def test_items_are_stac_and_say_that_they_are_simulated(written: Simulation):
                 assert list(file.transform)[:6] == asset.extra_fields["proj:transform"]
                 assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
                 assert file.tags()["MISOXR_SIMULATED"] == "1"
-                assert file.tags()["MISOXR_SIMULATOR_VERSION"] == "1"
+                assert file.tags()["MISOXR_SIMULATOR_VERSION"] == "2"
             if name != "scl":
                 assert asset.extra_fields["eo:bands"][0]["common_name"] == name
         transform, shape = item.properties["proj:transform"], item.properties["proj:shape"]
@@ -337,15 +344,15 @@ def test_covariates_points_and_truth_are_written_with_their_marks(written: Simul
             assert file.descriptions == (band.name,)
             assert file.units == (band.units,)
             assert file.crs.to_epsg() == 3338
-            assert file.tags()["MISOXR_SIMULATOR_VERSION"] == "1"
+            assert file.tags()["MISOXR_SIMULATOR_VERSION"] == "2"
             assert np.array_equal(file.read(1), small[band.name].values)
     table = gpd.read_file(written.points)
     assert len(table) == 60
     assert table["simulated"].all()
-    assert set(table["simulator_version"]) == {"1"}
+    assert set(table["simulator_version"]) == {SIMULATOR_VERSION}
     with xr.open_zarr(written.truth, consolidated=False, mask_and_scale=False) as truth:
         assert truth.attrs["simulated"] == 1
-        assert truth.attrs["simulator_version"] == "1"
+        assert truth.attrs["simulator_version"] == SIMULATOR_VERSION
         assert list(truth["taxon"].values) == list(SOIL_ORDERS)
         for name in TRUTH:
             assert np.array_equal(truth[name].values, small[name].values)

@@ -1,0 +1,243 @@
+"""Monthly normals: twelve layers in the order of the months, in known units, on one grid."""
+
+import os
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from misoxr.cube.decode import decoded
+from misoxr.cube.join import Raster, layers_of, open_raster
+from misoxr.cube.units import canonical, factor_and_summand
+from misoxr.errors import BandError, GridError
+from misoxr.grid.geobox import crs_of, extent, geobox_of, same_grid
+
+__all__ = ["MONTHS", "PRECIPITATION", "TEMPERATURE", "Quantity", "located", "months_of"]
+
+MONTHS = 12
+DAYS = (31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+"""Days of the months, of February in the mean over leap years."""
+_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_PERIOD = r"second|sec|s|day|d|month|mon|mo|year|yr|y|a"
+_RATE = re.compile(rf"(?P<amount>.+?)(?:(?:/|per)(?P<per>{_PERIOD})|(?P<power>{_PERIOD})-1)")
+_LATITUDES, _LONGITUDES = ("lat", "latitude"), ("lon", "longitude", "long")
+
+
+class Quantity(NamedTuple):
+    """What normals measure: the units that they are turned into, and between what values of a month they lie on Earth."""
+
+    units: str
+    least: float
+    most: float
+
+
+TEMPERATURE = Quantity("degC", -100.0, 70.0)
+PRECIPITATION = Quantity("mm", 0.0, 15_000.0)
+
+
+# ---- which layer is which month
+
+
+def months_of(what: str, source: Raster | Sequence[Raster], quantity: Quantity, units: str | None = None) -> list[xr.DataArray]:
+    """Return the normals of January to December, lazily: (y, x) float32 each, NaN as nodata, in the quantity's units.
+
+    Parameters
+    ----------
+    what : str
+        The argument, for errors.
+    source : path, DataArray, Dataset, or sequence of twelve of them
+        The normals.
+    quantity : Quantity
+        What they measure.
+    units : str, optional
+        Their units; those of the metadata by default.
+
+    Raises
+    ------
+    BandError
+        If they are not twelve months, or in units that are unknown; and where values are read, if no month on Earth has such values.
+    GridError
+        If a layer has no CRS, or the layers are on several grids.
+    """
+    layers = _in_order(what, source)
+    boxes = [geobox_of(layer) for layer in layers]
+    for number, box in enumerate(boxes):
+        if not same_grid(box, boxes[0]):
+            raise GridError(
+                f"Month 1 of {what} covers {extent(boxes[0])} and month {number + 1} {extent(box)}, or in other pixels; "
+                "give twelve months on one grid."
+            )
+    return [_physical(what, layer, quantity, units, days) for layer, days in zip(layers, DAYS, strict=True)]
+
+
+def _in_order(what: str, source: Any) -> list[xr.DataArray]:
+    """Return twelve layers over (y, x), January first."""
+    if isinstance(source, list | tuple):
+        layers = [_only(what, one) for one in source]
+        names = [PurePosixPath(os.fspath(one)).name if isinstance(one, str | os.PathLike) else "" for one in source]
+        return _sorted(what, layers, _told(names))
+    found = _layers(what, source)
+    if len(found) == 1:
+        return _split(what, next(iter(found.values())))
+    deep = {name: array for name, array in found.items() if array.ndim > 2}
+    if len(deep) == 1:
+        return _split(what, next(iter(deep.values())))
+    told = _told(map(str, found))
+    if deep or (told is None and not _are_bands(source, found)):
+        raise BandError(
+            f"{what} has the variables {list(found)}; give the one with twelve months, or twelve whose names tell the month, such as tavg_01."
+        )
+    return _sorted(what, list(found.values()), told)
+
+
+def _are_bands(source: Any, found: Mapping[Hashable, Any]) -> bool:
+    """Whether layers are the bands of a file or an array, which have an order."""
+    return not isinstance(source, xr.Dataset) and len(found) == MONTHS
+
+
+def _layers(what: str, source: Any) -> dict[Hashable, xr.DataArray]:
+    if isinstance(source, str | os.PathLike):
+        source = open_raster(what, os.fspath(source))
+    return layers_of(what, located(source) if isinstance(source, xr.Dataset | xr.DataArray) else source)
+
+
+def _only(what: str, source: Any) -> xr.DataArray:
+    """Return the only layer of one month's raster."""
+    found = list(_layers(what, source).values())
+    if len(found) != 1:
+        raise BandError(f"A month of {what} has {len(found)} layers; give a raster of one for each month.")
+    flat: xr.DataArray = found[0].squeeze([dim for dim in found[0].dims if dim not in ("y", "x") and found[0].sizes[dim] == 1])
+    if flat.ndim != 2:
+        raise BandError(f"A month of {what} has the dimensions {dict(found[0].sizes)}; give a raster over (y, x) for each month.")
+    return flat
+
+
+def _sorted(what: str, layers: Sequence[xr.DataArray], told: Sequence[int] | None) -> list[xr.DataArray]:
+    """Return layers in the order that was told, else in theirs."""
+    if len(layers) != MONTHS:
+        raise BandError(f"{what} has {len(layers)} layers; give twelve, January to December.")
+    return list(layers) if told is None else [layers[told.index(month)] for month in range(1, MONTHS + 1)]
+
+
+def _split(what: str, array: xr.DataArray) -> list[xr.DataArray]:
+    """Return the twelve layers of an array along its dimension of months."""
+    others = [dim for dim in array.dims if dim not in ("y", "x") and array.sizes[dim] > 1]
+    if len(others) != 1 or array.sizes[others[0]] != MONTHS:
+        raise BandError(
+            f"{what} has the dimensions {dict(array.sizes)}; give twelve months. Of several years, take the mean first: "
+            '.groupby("time.month").mean().'
+        )
+    array = array.squeeze([dim for dim in array.dims if dim not in ("y", "x") and array.sizes[dim] == 1], drop=True)
+    layers = [array.isel({others[0]: at}, drop=True) for at in range(MONTHS)]
+    return _sorted(what, layers, _by_coordinate(what, array, others[0]))
+
+
+def _by_coordinate(what: str, array: xr.DataArray, dim: Hashable) -> list[int] | None:
+    """Return the months that a coordinate tells, one called ``month`` before that of the dimension; None where there is none."""
+    coordinate = next((array.coords[name] for name in ("month", dim) if name in array.coords), None)
+    if coordinate is None:
+        return None
+    values = coordinate.values.ravel()
+    if coordinate.dtype.kind == "M" or hasattr(values[0], "calendar"):
+        counted = coordinate.dt.year.values * MONTHS + coordinate.dt.month.values - 1
+        months = (counted % MONTHS + 1).tolist() if np.ptp(counted) == MONTHS - 1 else []
+    elif coordinate.dtype.kind in "iuf":
+        months = values.tolist()
+    else:
+        months = _told(map(str, values)) or []
+    if sorted(months) != list(range(1, MONTHS + 1)):
+        raise BandError(
+            f"The coordinate {coordinate.name!r} of {what} does not tell twelve months of a year: {values.tolist()}. Number them: "
+            f'.assign_coords(month=("{dim}", range(1, 13))).'
+        )
+    return [int(month) for month in months]
+
+
+def _told(names: Iterable[str]) -> list[int] | None:
+    """Return the months that names tell: by words, or by the one number in them that goes from 1 to 12; None where they do not."""
+    texts, every = [name.lower() for name in names], list(range(1, MONTHS + 1))
+    words = [[_NAMES.index(word) + 1 for word in re.findall(rf"(?<![a-z])({'|'.join(_NAMES)})", text)] for text in texts]
+    numbers = [[int(number) for number in re.findall(r"\d+", text)] for text in texts]
+    for told in (words, numbers):
+        columns = zip(*told, strict=True) if len({len(one) for one in told}) == 1 else ()
+        found = [list(column) for column in columns if sorted(column) == every]
+        if found and all(column == found[0] for column in found):
+            return found[0]
+    return None
+
+
+# ---- where a layer lies
+
+
+def located(obj: Any) -> Any:
+    """Return an array or Dataset with dimensions y and x, where it calls them latitude and longitude, and their CRS where it has none.
+
+    Without a CRS, degrees are taken to be those of EPSG:4326: no datum differs by a pixel of normals.
+    """
+    names = {dim: axis for dim in obj.dims for axis, known in (("y", _LATITUDES), ("x", _LONGITUDES)) if str(dim).lower() in known}
+    out = obj.rename({dim: axis for dim, axis in names.items() if axis not in obj.dims})
+    if isinstance(out, xr.Dataset):  # bounds of cells stand along one of them
+        out = out.drop_vars([name for name, array in out.data_vars.items() if len({"y", "x"} & set(array.dims)) == 1])
+    if not {"y", "x"} <= set(out.coords) or crs_of(out) is not None:
+        return out
+    units = {str(out.coords[dim].attrs.get("units", "")).lower() for dim in ("y", "x")}
+    if len(names) == 2 or all(unit.startswith("degree") for unit in units):
+        out = out.assign_attrs(crs="EPSG:4326")
+    return out
+
+
+# ---- in which units
+
+
+def _physical(what: str, layer: xr.DataArray, quantity: Quantity, units: str | None, days: float) -> xr.DataArray:
+    """Return a month's layer in the quantity's units."""
+    told = units if units is not None else layer.attrs.get("units")
+    factor, summand = _conversion(what, "" if told is None else str(told).strip(), quantity, days)
+    plain = decoded(what, layer).transpose("y", "x")
+    plain = plain if plain.chunks is not None else plain.chunk()
+    work = partial(_checked, factor=factor, summand=summand, what=what, quantity=quantity)
+    out: xr.DataArray = plain.copy(data=plain.data.map_blocks(work, dtype="float32", meta=np.empty((0, 0), "float32")))
+    return out
+
+
+def _conversion(what: str, units: str, quantity: Quantity, days: float) -> tuple[float, float]:
+    """Return factor and summand that turn values of a month into the quantity's units."""
+    if not units or units.lower() in ("none", "unknown", "n/a"):
+        tenths = '"degC", "K", or "0.1 degC" for tenths' if quantity is TEMPERATURE else '"mm", "kg m-2 s-1" or "m/day"'
+        raise BandError(f"{what} has no units. Pass them: units={{{what!r}: ...}}, such as {tenths}; or set the attribute units.")
+    part = re.fullmatch(r"([\d.]+(?:e[+-]?\d+)?)\s*\*?\s*(\D.*)", units, re.IGNORECASE) or re.fullmatch(r"()(.+?)/10", units)
+    share, plain = (float(part[1] or 0.1), part[2].strip()) if part else (1.0, units)
+    each = 1.0
+    if quantity is PRECIPITATION:
+        rate = _RATE.fullmatch(re.sub(r"[\s_^]|\*\*", "", plain.lower()))
+        if rate:
+            plain, each = rate["amount"], _times(rate["per"] or rate["power"], days)
+    known = factor_and_summand(canonical(plain), quantity.units) if each else None
+    if known is None:
+        raise BandError(
+            f"{what} is in {units!r}, and months of {what} need {quantity.units}. Convert the values and set their attribute units, or pass "
+            f"what holds: units={{{what!r}: ...}}."
+        )
+    return known[0] * share * each, known[1]
+
+
+def _times(period: str, days: float) -> float:
+    """Return how often a period fits into a month; 0 for a year, of which a month's share is not known."""
+    return {"s": 86_400 * days, "d": days, "m": 1.0}.get(period[0], 0.0)
+
+
+def _checked(values: npt.NDArray[Any], factor: float, summand: float, what: str, quantity: Quantity) -> npt.NDArray[np.float32]:
+    """Turn values into the quantity's units, and refuse what no month on Earth has: other units, or nodata of which nothing tells."""
+    out = (values.astype("float64") * factor + summand).astype("float32")
+    strange = (out < quantity.least - 0.01) | (out > quantity.most)
+    if strange.any():
+        raise BandError(
+            f"A month of {what} is {out[strange].flat[0]:g} {quantity.units} ({values[strange].flat[0]:g} before it was converted), which no "
+            f"month on Earth has. Pass the units that hold: units={{{what!r}: ...}}; or declare the nodata value, as the attribute _FillValue."
+        )
+    return out
