@@ -1,7 +1,11 @@
 """Covariates that are computed from rasters: terrain and hydrology from a DEM, climate from monthly normals.
 
-``relief`` has terrain, by way of ``quadric`` (slope, aspect, curvatures) and ``position`` (topographic position). ``water`` has hydrology, by way of
-``flow`` (what one block of a DEM does) and ``wetness``. ``normals`` has climate. ``joined`` puts them on an image's grid.
+``dem`` reads a DEM. ``relief`` has terrain, by way of ``moving`` (windows), ``quadric`` (slope, aspect, curvatures) and ``position`` (topographic
+position). ``water`` has hydrology, by way of ``flow`` (what one block of a DEM does) and ``wetness``. ``normals`` has climate. ``joined`` puts
+them on an image's grid.
 """
 
-__all__: list[str] = []
+from misoxr.covariates.position import Moments, position_moments
+from misoxr.covariates.relief import terrain
+
+__all__ = ["Moments", "position_moments", "terrain"]
