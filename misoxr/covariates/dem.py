@@ -1,6 +1,6 @@
 """Read a DEM: elevations in metres with NaN as nodata, lazily, and the size of its cells on the ground."""
 
-import os
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,16 +11,14 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.decode import decoded
-from misoxr.cube.join import layers
+from misoxr.cube.join import Raster, layers_of
 from misoxr.cube.units import conversion
 from misoxr.errors import BandError, GridError, note
 from misoxr.grid.geobox import assign, crs_of, geobox_of
 from misoxr.grid.longitude import transformer
 from misoxr.spec import Band
 
-__all__ = ["Cell", "Raster", "cell_of", "elevation_of", "is_in_degrees"]
-
-Raster = str | os.PathLike[str] | xr.DataArray | xr.Dataset
+__all__ = ["Cell", "cell_of", "is_in_degrees", "opened", "simulated"]
 
 ELEVATION = Band("elevation", "m")
 LOWEST, HIGHEST = -11_500.0, 9_000.0
@@ -36,7 +34,7 @@ class Cell(NamedTuple):
     across: float
 
 
-def elevation_of(dem: Raster) -> xr.DataArray:
+def opened(dem: Raster) -> xr.DataArray:
     """Read the elevations of a DEM, lazily.
 
     Parameters
@@ -64,13 +62,11 @@ def elevation_of(dem: Raster) -> xr.DataArray:
     MisoxrWarning
         If neither attributes nor a vertical CRS tell the units.
     """
-    found = layers("dem", dem)
+    found = layers_of("dem", dem)
     name = "elevation" if "elevation" in found else next(iter(found))
     array = found[name]
     if len(found) > 1 and name != "elevation":
-        raise BandError(
-            f"The DEM has the variables {list(found)}; give the one with the elevations alone, or name it 'elevation'."
-        )
+        raise BandError(f"The DEM has the variables {list(found)}; give the one with the elevations alone, or name it 'elevation'.")
     if set(array.dims) != {"y", "x"}:
         raise BandError(f"The DEM has dimensions {array.dims}, not (y, x); select or reduce the others first.")
     geobox = geobox_of(array)
@@ -82,9 +78,13 @@ def elevation_of(dem: Raster) -> xr.DataArray:
         out = plain.copy(data=work(data))
     else:
         out = plain.copy(data=data.map_blocks(work, dtype=data.dtype, meta=np.empty((0, 0), data.dtype)))
-    kept = {key: value for key, value in array.attrs.items() if key in ("AREA_OR_POINT", "simulated")}
-    out.attrs = {"long_name": "elevation", "units": "m", **kept}
+    out.attrs = {"long_name": "elevation", "units": "m"} | simulated({**getattr(dem, "attrs", {}), **array.attrs})
     return assign(out.reset_coords(drop=True).rename("elevation"), geobox)  # type: ignore[no-any-return]
+
+
+def simulated(attributes: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """Return the mark of data that are simulated, where it is among attributes."""
+    return {key: attributes[key] for key in ("simulated",) if key in attributes}
 
 
 def _metres(array: xr.DataArray, crs: str) -> float:
@@ -151,14 +151,15 @@ def _note_stretch(geobox: GeoBox, crs: pyproj.CRS, cell: Cell) -> None:
     """Warn where the middle cell of a DEM is longer or shorter on the ground than its CRS says."""
     base = crs.geodetic_crs
     forward = None if base is None else transformer(str(geobox.crs), base.to_wkt())
-    if forward is None or base is None:
+    globe = None if base is None else base.get_geod()
+    if forward is None or globe is None:
         return
     column, row = geobox.shape.x / 2, geobox.shape.y / 2
     x, y = zip(*(geobox.affine * (column + right, row + down) for down, right in ((0, 0), (1, 0), (0, 1))), strict=True)
     lon, lat = forward.transform(x, y)
     if not np.isfinite([*lon, *lat]).all():
         return
-    _, _, lengths = base.get_geod().inv([lon[0]] * 2, [lat[0]] * 2, lon[1:], lat[1:])
+    _, _, lengths = globe.inv([lon[0]] * 2, [lat[0]] * 2, lon[1:], lat[1:])
     ratios = [length / abs(step) for length, step in zip(lengths, cell, strict=True)]
     worst = max(ratios, key=lambda ratio: abs(np.log(ratio)))
     if abs(worst - 1) > STRETCHED:

@@ -8,6 +8,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
+from dask.base import annotate
 
 from misoxr.errors import SpecError
 from misoxr.grid.halo import with_halo
@@ -48,9 +49,12 @@ def in_windows(function: Callable[[Doubles], Any], raster: da.Array, radius: int
     dask array (count, y, x)
         float32.
     """
+    # Whose neighbours a halo joins is told for layers of two axes; Dask would fuse them into layers of others, but for the annotation.
+    with annotate(misoxr="halos of windows"):
+        cells = with_halo(raster, {0: radius, 1: radius})
     found: da.Array = da.map_blocks(
         partial(_block, function=function, radius=radius, count=count, numblocks=raster.numblocks),
-        with_halo(raster, {0: radius, 1: radius}),
+        cells,
         new_axis=0,
         chunks=((count,), *raster.chunks),
         dtype="float32",
@@ -61,7 +65,8 @@ def in_windows(function: Callable[[Doubles], Any], raster: da.Array, radius: int
 
 def filled(raster: da.Array, radius: int) -> da.Array:
     """Join chunks that are shorter than a radius with those beside them."""
-    return raster.rechunk(tuple(_no_shorter(sizes, radius) for sizes in raster.chunks))
+    joined: da.Array = raster.rechunk(tuple(_no_shorter(sizes, radius) for sizes in raster.chunks))
+    return joined
 
 
 def _no_shorter(sizes: tuple[int, ...], least: int) -> tuple[int, ...]:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask.graph_manipulation import clone
 
 from misoxr.clusters import computed
-from misoxr.covariates.dem import Raster, cell_of, elevation_of
+from misoxr.covariates.dem import cell_of, opened
 from misoxr.covariates.moving import Doubles, Floats, checked_radius, filled, in_windows
+from misoxr.cube.join import Raster
 from misoxr.errors import SpecError, gathered
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec.numbers import is_number
@@ -78,7 +78,7 @@ def position_moments(dem: Raster, *, radius: int = 4) -> Moments:
     >>> terrain = misoxr.covariates.terrain("dem.tif", moments=moments)
     """
     radius = checked_radius(radius)
-    elevation = elevation_of(dem)
+    elevation = opened(dem)
     cell_of(geobox_of(elevation))
     raster = elevation.data if elevation.chunks is not None else elevation.chunk().data
     (values,) = computed(lazy_moments(positions(filled(raster, radius), radius)))
@@ -90,10 +90,13 @@ def values_of(moments: Any, radius: int) -> da.Array:
     if not isinstance(moments, Moments) or not all(is_number(value) and math.isfinite(value) for value in moments):
         raise SpecError(f"moments is {moments!r}; give what misoxr.covariates.position_moments returns for the whole DEM.")
     if moments.radius != radius:
-        raise SpecError(f"moments are of a radius of {moments.radius} cells, and radius is {radius}; give those of the same radius.")
+        raise SpecError(
+            f"moments are of a radius of {moments.radius} cells, and radius is {radius}; give those of the same radius."
+        )
     if min(moments.small_deviation, moments.large_deviation) < 0:
         raise SpecError(f"moments is {moments!r}; a standard deviation is not below 0.")
-    return da.from_array(np.array(moments[1:], "float64"), chunks=-1)
+    given: da.Array = da.from_array(np.array(moments[1:], "float64"), chunks=-1)
+    return given
 
 
 def positions(cells: da.Array, radius: int) -> da.Array:
@@ -143,13 +146,9 @@ def _disc(z: Doubles, radius: int) -> Doubles:
 
 
 def lazy_moments(positions: da.Array) -> da.Array:
-    """Return mean and standard deviation at both scales, (4,), as a reduction in the graph.
-
-    It goes through a copy of the graph: what is read and computed for it is dropped at once, and not kept for the maps, which wait for it.
-    """
-    own = clone(positions)
-    counts = tuple((1,) * many for many in own.numblocks[1:])
-    parts = da.map_blocks(_parts, own, chunks=((5,), *counts), dtype="float64", meta=np.empty((0, 0, 0)))
+    """Return mean and standard deviation at both scales, (4,), as a reduction in the graph."""
+    counts = tuple((1,) * many for many in positions.numblocks[1:])
+    parts = da.map_blocks(_parts, positions, chunks=((5,), *counts), dtype="float64", meta=np.empty((0, 0, 0)))
     found: da.Array = da.reduction(
         parts,
         chunk=_kept,
@@ -209,4 +208,5 @@ def _multi_scale(positions: Floats, moments: npt.NDArray[np.float64]) -> Floats:
         (scale.astype("float64") - mean) / deviation if deviation > 0 else scale * 0.0
         for scale, mean, deviation in zip(positions, moments[::2], moments[1::2], strict=True)
     )
-    return np.where(np.abs(small) > np.abs(large), small, large).astype("float32")
+    greater: Floats = np.where(np.abs(small) > np.abs(large), small, large).astype("float32")
+    return greater

@@ -91,13 +91,14 @@ def _shifted(z: Doubles, by: int, reach: int, axis: int) -> Doubles:
 def slope(gradient: Floats) -> Floats:
     """Return the slope, degree, of d and e."""
     d, e = gradient
-    return np.degrees(np.arctan(np.sqrt(d * d + e * e)))
+    steep: Floats = np.degrees(np.arctan(np.sqrt(d * d + e * e)))
+    return steep
 
 
 def aspect(gradient: Floats) -> Floats:
     """Return the azimuth of the way down, degree, clockwise from the grid's north, from 0 to below 360; -1 where it is flat."""
     d, e = gradient
-    azimuth = np.degrees(np.arctan2(-d, -e)) % np.float32(360)
+    azimuth: Floats = np.degrees(np.arctan2(-d, -e)) % np.float32(360)
     azimuth[azimuth >= 360] = 0  # a step below 0 is 360 in single precision
     azimuth[(d == 0) & (e == 0)] = FLAT
     return azimuth
@@ -106,7 +107,8 @@ def aspect(gradient: Floats) -> Floats:
 def curvature(bends: Floats, sign: int) -> Floats:
     """Return the greatest (sign 1) or the least curvature (sign -1), m-1; ridges are positive."""
     a, b, k = bends.astype("float64")
-    return (-(a + b) + sign * np.sqrt((a - b) ** 2 + k**2)).astype("float32")
+    bent: Floats = (-(a + b) + sign * np.sqrt((a - b) ** 2 + k**2)).astype("float32")
+    return bent
 
 
 def profile_curvature(gradient: Floats, bends: Floats) -> Floats:
@@ -114,5 +116,7 @@ def profile_curvature(gradient: Floats, bends: Floats) -> Floats:
     (d, e), (a, b, k) = gradient.astype("float64"), bends.astype("float64")
     steep = d**2 + e**2
     with np.errstate(invalid="ignore", divide="ignore"):
-        bent = -2 * (a * d**2 + b * e**2 + k * d * e) / (steep * (1 + steep) ** 1.5)
-    return np.where(steep == 0, 0.0, bent).astype("float32")
+        bent: Floats = np.where(steep == 0, 0.0, -2 * (a * d**2 + b * e**2 + k * d * e) / (steep * (1 + steep) ** 1.5)).astype(
+            "float32"
+        )
+    return bent

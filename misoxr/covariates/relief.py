@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 
 from misoxr.covariates import position, quadric
-from misoxr.covariates.dem import Raster, cell_of, elevation_of
+from misoxr.covariates.dem import cell_of, opened, simulated
 from misoxr.covariates.moving import checked_radius, filled
 from misoxr.covariates.position import Moments
+from misoxr.cube.join import Raster
 from misoxr.errors import gathered
 from misoxr.grid.geobox import assign, geobox_of
 from misoxr.grid.halo import BLOCK
@@ -48,8 +49,8 @@ def terrain(dem: Raster, *, radius: int = 4, moments: Moments | None = None) -> 
         Half the side of the quadric's window and radius of the disc of the topographic position, in cells.
     moments : Moments, optional
         What standardises ``topographic_position_index``, from :func:`misoxr.covariates.position_moments`. By default a reduction over the whole
-        of ``dem``, in the graph: the whole of it is then read once more in each computation, of however small a part. Give them for tiles of a larger DEM, and where
-        maps are written block by block.
+        of ``dem``, in the graph: the whole of it is then read once more in each computation, of however small a part. Give them for tiles of a larger DEM, where
+        maps are written block by block, and for DEMs larger than memory: blocks wait in memory for the reduction (8 bytes a cell).
 
     Returns
     -------
@@ -94,7 +95,7 @@ def terrain(dem: Raster, *, radius: int = 4, moments: Moments | None = None) -> 
     >>> slope = terrain.slope.compute()
     """
     radius = checked_radius(radius)
-    elevation = elevation_of(dem)
+    elevation = opened(dem)
     geobox = geobox_of(elevation)
     cell = cell_of(geobox)
     given = None if moments is None else position.values_of(moments, radius)
@@ -110,12 +111,10 @@ def terrain(dem: Raster, *, radius: int = 4, moments: Moments | None = None) -> 
         "min_curvature": _each(partial(quadric.curvature, sign=-1), bends),
         "profile_curvature": _each(quadric.profile_curvature, gradient, bends),
         "position_index": _each(_last, positions),
-        "topographic_position_index": position.multi_scale(
-            positions, position.lazy_moments(positions) if given is None else given
-        ),
+        "topographic_position_index": position.multi_scale(positions, position.lazy_moments(positions) if given is None else given),
     }
     variables = {name: (("y", "x"), data, _attributes(name, radius)) for name, data in layers.items()}
-    return assign(xr.Dataset(variables), geobox)  # type: ignore[no-any-return]
+    return assign(xr.Dataset(variables, attrs=simulated(elevation.attrs)), geobox)  # type: ignore[no-any-return]
 
 
 def _each(function: Callable[..., Any], *layers: da.Array) -> da.Array:

@@ -1,0 +1,192 @@
+"""Join the covariates of a DEM to an image: computed on the DEM's own grid and whole extent, then put on the image's grid."""
+
+import math
+import os
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from misoxr.covariates.dem import is_in_degrees, opened
+from misoxr.covariates.position import Moments
+from misoxr.covariates.relief import terrain
+from misoxr.cube.check import check_dataset
+from misoxr.cube.join import Raster, add, layers_of
+from misoxr.errors import BandError, GridError, did_you_mean, flush, gathered, note
+from misoxr.grid.geobox import extent, geobox_of
+from misoxr.grid.halo import BLOCK
+from misoxr.grid.longitude import circle_of, near, transformer
+from misoxr.grid.resample import on_grid
+
+__all__ = ["add_terrain"]
+
+RELIEF = ("aspect", "elevation", "max_curvature", "slope", "topographic_position_index")
+WATER = ("stream_power_index", "wetness_index")
+"""The presets' terrain covariates: what is lazy, and what is computed."""
+MANY = 10**8
+"""Cells of a DEM from which one more pass over it takes long."""
+GROWN = 4
+"""How many times its cells a DEM may have after it has been moved to another CRS."""
+
+
+@gathered
+def add_terrain(
+    ds: xr.Dataset,
+    dem: Raster,
+    radius: int = 4,
+    hydrology: str | os.PathLike[str] | xr.Dataset | None = None,
+    moments: Moments | None = None,
+) -> xr.Dataset:
+    """Add the presets' seven terrain covariates of a DEM to an image, on its grid.
+
+    All are computed on the DEM's own grid and whole extent, and then resampled as :func:`misoxr.cube.join.add` does: averaged where the DEM's cells
+    are less than half the image's pixels, bilinear otherwise, and nearest for ``aspect``. A DEM in degrees is first moved to the image's CRS,
+    with cells as large as its own in its middle.
+
+    Parameters
+    ----------
+    ds : Dataset
+        The image, with dimensions y and x and a CRS.
+    dem : path, URL, DataArray or Dataset
+        Elevations, as for :func:`misoxr.covariates.terrain`; in a projected CRS, or in degrees. It should reach beyond the image: water comes from
+        afar, and windows at its edges are nodata.
+    radius : int, optional
+        Radius of windows and discs, in cells of the DEM.
+    hydrology : path, URL or Dataset, optional
+        What ``misoxr.covariates.hydrology`` has made, with ``stream_power_index`` and ``wetness_index``. By default it is computed now, from the whole DEM.
+    moments : Moments, optional
+        What standardises ``topographic_position_index``, from :func:`misoxr.covariates.position_moments`. By default they are a part of the graph, and each
+        batch of blocks that is computed reads the whole DEM once more.
+
+    Returns
+    -------
+    Dataset
+        The image with ``aspect`` (degree, clockwise from the image's grid north, -1 where flat), ``elevation`` (m), ``max_curvature`` (m-1), ``slope`` (degree),
+        ``topographic_position_index`` (1), ``stream_power_index`` (m2) and ``wetness_index`` (1): float32 (y, x), lazy.
+
+    Raises
+    ------
+    GridError
+        If the DEM does not overlap the image, has no CRS or an irregular grid; or is in degrees and cannot be moved to the image's CRS.
+    BandError
+        If a name is taken, the DEM's units are not known, or ``hydrology`` lacks a variable.
+    AssetError
+        If a file or store cannot be opened.
+    SpecError
+        If ``radius`` or ``moments`` are none.
+
+    Warns
+    -----
+    MisoxrWarning
+        If hydrology is computed; if a large DEM is read again and again for want of ``moments``; if the DEM has no units, or a metre of its CRS
+        is far from a metre on the ground.
+
+    Examples
+    --------
+    >>> imagery = image[["red", "green", "blue", "nir"]]
+    >>> with_terrain = imagery.miso.add_terrain("dem.tif", hydrology="hydrology.zarr")
+    """
+    geobox = geobox_of(check_dataset(ds))
+    taken = [name for name in (*RELIEF, *WATER) if name in ds.variables]
+    if taken:
+        raise BandError(f"The dataset has {taken} already; drop them first: ds.drop_vars({taken}).")
+    water = None if hydrology is None else _water(hydrology)
+    source = opened(dem)
+    if is_in_degrees(geobox_of(source)):
+        source = _moved(source, geobox)
+    if moments is None and source.size > MANY:
+        note(
+            f"The DEM has {source.size:,} cells, and the whole of it is read for every batch of blocks that is computed. Compute its moments once: "
+            "add_terrain(..., moments=misoxr.covariates.position_moments(dem))."
+        )
+    relief = terrain(source, radius=radius, moments=moments)
+    out = add(ds, relief=relief[list(RELIEF)])
+    out["aspect"] = _turned(out["aspect"], geobox, geobox_of(source))
+    rasters: dict[str, Any] = {**(water or _computed(source))}
+    return add(out, **rasters)
+
+
+def _water(hydrology: Any) -> dict[str, xr.DataArray]:
+    """Return the variables of ready-made hydrology that are joined."""
+    found = layers_of("hydrology", hydrology)
+    missing = [name for name in WATER if name not in found]
+    if missing:
+        raise BandError(
+            f"The hydrology has {list(found)} and lacks {missing}; give what misoxr.covariates.hydrology makes.{did_you_mean(missing[0], map(str, found))}"
+        )
+    return {name: found[name] for name in WATER}
+
+
+def _computed(elevation: xr.DataArray) -> dict[str, xr.DataArray]:
+    from misoxr.covariates.water import hydrology
+
+    note(
+        f"Hydrology is computed from the whole DEM ({' x '.join(map(str, elevation.shape))} cells), and kept in memory. To compute it once: "
+        "add_terrain(..., hydrology=misoxr.covariates.hydrology(dem, store=...))."
+    )
+    flush()
+    return _water(hydrology(elevation))
+
+
+def _moved(elevation: xr.DataArray, image: GeoBox) -> xr.DataArray:
+    """Move a DEM in degrees to the image's CRS, with square cells as large as its own in its middle."""
+    box = geobox_of(elevation)
+    if is_in_degrees(image):
+        raise GridError(
+            "The image and the DEM are both in degrees, and terrain needs cells in metres. Reproject the DEM to a projected CRS first, "
+            'for example with dem.rio.reproject("EPSG:3338").'
+        )
+    forward = transformer(str(box.crs), str(image.crs))
+    circle = circle_of(str(image.crs))
+    rows, columns = (np.linspace(0, size, 65) for size in box.shape)
+    down, across = np.meshgrid(np.append(rows, box.shape.y / 2 + 1), np.append(columns, box.shape.x / 2 + 1), indexing="ij")
+    x, y = box.affine.c + box.affine.a * across, box.affine.f + box.affine.e * down
+    if forward is not None:
+        x, y = forward.transform(x, y)
+    x = near(np.asarray(x), x[32, 32], circle.turn if circle else None)
+    # The cell in the middle, by where the corners beside it fall.
+    size = math.sqrt(abs((x[32, -1] - x[32, 32]) * (y[-1, 32] - y[32, 32]) - (x[-1, 32] - x[32, 32]) * (y[32, -1] - y[32, 32])))
+    edges = [x.min() / size, y.min() / size, x.max() / size, y.max() / size] if size else [math.nan]
+    if not np.isfinite(edges).all() or (edges[2] - edges[0]) * (edges[3] - edges[1]) > GROWN * elevation.size + 1e4:
+        raise GridError(
+            f"The DEM covers {extent(box)}, which is more than the image's CRS ({image.crs}) can hold. Cut it to the surroundings of the image, "
+            f"{extent(image)}, first."
+        )
+    west, south, east, north = math.floor(edges[0]), math.floor(edges[1]), math.ceil(edges[2]), math.ceil(edges[3])
+    target = GeoBox((north - south, east - west), Affine(size, 0, west * size, 0, -size, north * size), image.crs)
+    return on_grid(elevation, target, "bilinear", (BLOCK, BLOCK))
+
+
+def _turned(aspect: xr.DataArray, image: GeoBox, source: GeoBox) -> xr.DataArray:
+    """Count directions from the image's grid north instead of the DEM's."""
+    if transformer(str(image.crs), str(source.crs)) is None:
+        return aspect
+    affine = image.affine
+    y = affine.f + affine.e * (np.arange(image.shape.y) + 0.5)
+    x = affine.c + affine.a * (np.arange(image.shape.x) + 0.5)
+    work = partial(_turn, step=abs(affine.e), image=str(image.crs), source=str(source.crs))
+    if aspect.chunks is None:
+        return aspect.copy(data=work(aspect.data, y, x))
+    high, wide = aspect.data.chunks
+    lines = (da.from_array(y, chunks=(high,)), "y", da.from_array(x, chunks=(wide,)), "x")
+    data = da.blockwise(work, "yx", aspect.data, "yx", *lines, dtype="float32", meta=np.empty((0, 0), "float32"))
+    return aspect.copy(data=data)
+
+
+def _turn(aspect: npt.NDArray[np.float32], y: Any, x: Any, *, step: float, image: str, source: str) -> npt.NDArray[np.float32]:
+    forward = transformer(image, source)
+    if forward is None or not aspect.size:
+        return aspect
+    east, north = np.meshgrid(x, y)
+    west_east, south_north = (
+        np.subtract(*ends)
+        for ends in zip(forward.transform(east, north + step / 2), forward.transform(east, north - step / 2), strict=True)
+    )
+    turned = ((aspect - np.degrees(np.arctan2(west_east, south_north))) % 360).astype("float32")
+    turned[turned >= 360] = 0
+    return np.where(aspect < 0, aspect, turned)
