@@ -2,7 +2,7 @@
 
 ``dem`` reads a DEM. ``relief`` has terrain, by way of ``moving`` (windows), ``quadric`` (slope, aspect, curvatures) and ``position`` (topographic
 position). ``water`` has hydrology, by way of ``flow`` (what one block of a DEM does) and ``wetness``. ``normals`` has climate. ``joined`` puts
-them on an image's grid.
+them on an image's grid, and ``degrees`` moves DEMs in degrees.
 """
 
 from misoxr.covariates.position import Moments, position_moments

@@ -1,6 +1,5 @@
 """Join the covariates of a DEM to an image: computed on the DEM's own grid and whole extent, then put on the image's grid."""
 
-import math
 import os
 from functools import partial
 from typing import Any
@@ -9,19 +8,17 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from misoxr.covariates.degrees import moved
 from misoxr.covariates.dem import is_in_degrees, opened
 from misoxr.covariates.position import Moments
 from misoxr.covariates.relief import terrain
 from misoxr.cube.check import check_dataset
 from misoxr.cube.join import Raster, add, layers_of
-from misoxr.errors import BandError, GridError, did_you_mean, flush, gathered, note
-from misoxr.grid.geobox import extent, geobox_of
-from misoxr.grid.halo import BLOCK
-from misoxr.grid.longitude import circle_of, near, transformer
-from misoxr.grid.resample import on_grid
+from misoxr.errors import BandError, did_you_mean, flush, gathered, note
+from misoxr.grid.geobox import geobox_of
+from misoxr.grid.longitude import transformer
 
 __all__ = ["add_terrain"]
 
@@ -30,8 +27,6 @@ WATER = ("stream_power_index", "wetness_index")
 """The presets' terrain covariates: what is lazy, and what is computed."""
 MANY = 10**8
 """Cells of a DEM from which one more pass over it takes long."""
-GROWN = 4
-"""How many times its cells a DEM may have after it has been moved to another CRS."""
 
 
 @gathered
@@ -46,7 +41,7 @@ def add_terrain(
 
     All are computed on the DEM's own grid and whole extent, and then resampled as :func:`misoxr.cube.join.add` does: averaged where the DEM's cells
     are less than half the image's pixels, bilinear otherwise, and nearest for ``aspect``. A DEM in degrees is first moved to the image's CRS,
-    with cells as large as its own in its middle.
+    with square cells of the same area.
 
     Parameters
     ----------
@@ -98,7 +93,7 @@ def add_terrain(
     water = None if hydrology is None else _water(hydrology)
     source = opened(dem)
     if is_in_degrees(geobox_of(source)):
-        source = _moved(source, geobox)
+        source = moved(source, geobox)
     if moments is None and source.size > MANY:
         note(
             f"The DEM has {source.size:,} cells, and the whole of it is read for every batch of blocks that is computed. Compute its moments once: "
@@ -131,35 +126,6 @@ def _computed(elevation: xr.DataArray) -> dict[str, xr.DataArray]:
     )
     flush()
     return _water(hydrology(elevation))
-
-
-def _moved(elevation: xr.DataArray, image: GeoBox) -> xr.DataArray:
-    """Move a DEM in degrees to the image's CRS, with square cells as large as its own in its middle."""
-    box = geobox_of(elevation)
-    if is_in_degrees(image):
-        raise GridError(
-            "The image and the DEM are both in degrees, and terrain needs cells in metres. Reproject the DEM to a projected CRS first, "
-            'for example with dem.rio.reproject("EPSG:3338").'
-        )
-    forward = transformer(str(box.crs), str(image.crs))
-    circle = circle_of(str(image.crs))
-    rows, columns = (np.linspace(0, size, 65) for size in box.shape)
-    down, across = np.meshgrid(np.append(rows, box.shape.y / 2 + 1), np.append(columns, box.shape.x / 2 + 1), indexing="ij")
-    x, y = box.affine.c + box.affine.a * across, box.affine.f + box.affine.e * down
-    if forward is not None:
-        x, y = forward.transform(x, y)
-    x = near(np.asarray(x), x[32, 32], circle.turn if circle else None)
-    # The cell in the middle, by where the corners beside it fall.
-    size = math.sqrt(abs((x[32, -1] - x[32, 32]) * (y[-1, 32] - y[32, 32]) - (x[-1, 32] - x[32, 32]) * (y[32, -1] - y[32, 32])))
-    edges = [x.min() / size, y.min() / size, x.max() / size, y.max() / size] if size else [math.nan]
-    if not np.isfinite(edges).all() or (edges[2] - edges[0]) * (edges[3] - edges[1]) > GROWN * elevation.size + 1e4:
-        raise GridError(
-            f"The DEM covers {extent(box)}, which is more than the image's CRS ({image.crs}) can hold. Cut it to the surroundings of the image, "
-            f"{extent(image)}, first."
-        )
-    west, south, east, north = math.floor(edges[0]), math.floor(edges[1]), math.ceil(edges[2]), math.ceil(edges[3])
-    target = GeoBox((north - south, east - west), Affine(size, 0, west * size, 0, -size, north * size), image.crs)
-    return on_grid(elevation, target, "bilinear", (BLOCK, BLOCK))
 
 
 def _turned(aspect: xr.DataArray, image: GeoBox, source: GeoBox) -> xr.DataArray:
