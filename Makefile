@@ -13,7 +13,7 @@ test: .venv/.developers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Lint, and the tests of files that need no training, no server and no other process.
-FAST := tests/cube tests/grid tests/points tests/sensors tests/spec $(patsubst %,tests/%.py,assets/test_read io/test_codes \
+FAST := tests/covariates tests/cube tests/grid tests/points tests/sensors tests/spec $(patsubst %,tests/%.py,assets/test_read io/test_codes \
 	io/test_layout io/test_plan mapping/test_ensemble mapping/test_predict model/test_calibration model/test_files model/test_inference \
 	model/test_network model/test_query stac/test_arguments stac/test_dates test_accessor test_environment test_errors test_import test_lowest \
 	test_metrics test_packages test_paths estimators/test_baselines training/test_windows)
