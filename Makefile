@@ -21,7 +21,7 @@ check: .venv/.developers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST)
 
 # What users run, on the lowest versions that pyproject.toml declares.
-LOWEST := tests/cube tests/io/test_codes.py tests/io/test_geotiff.py tests/grid/test_geozarr.py tests/io/test_layout.py tests/io/test_storable.py \
+LOWEST := tests/cube tests/covariates/test_relief.py tests/io/test_codes.py tests/io/test_geotiff.py tests/grid/test_geozarr.py tests/io/test_layout.py tests/io/test_storable.py \
 	tests/grid/test_geobox.py tests/io/test_check.py tests/records tests/points/test_read.py tests/stac/test_item_table.py tests/stac/test_open.py tests/test_lowest.py \
 	tests/test_pipeline.py tests/estimators/test_baselines.py tests/estimators/test_files.py \
 	tests/evaluation/test_cross_validate.py::test_every_point_is_predicted_once_by_each_model_and_seed

@@ -108,6 +108,9 @@ def _metres(array: xr.DataArray, crs: str) -> float:
 def _checked(values: npt.NDArray[Any], factor: float) -> npt.NDArray[Any]:
     """Turn elevations into metres, and refuse those that must be nodata of which nothing tells: slopes beside them would be cliffs."""
     metres = values if factor == 1 else values * values.dtype.type(factor)
+    endless = np.isinf(metres)
+    if endless.any():
+        metres = np.where(endless, np.nan, metres)
     strange = (metres < LOWEST) | (metres > HIGHEST) | (values == -9999)
     if strange.any():
         raise BandError(

@@ -97,6 +97,5 @@ def _block(
         for left in range(0, wide, TILE[1]):
             down, right = min(top + TILE[0], high), min(left + TILE[1], wide)
             tile = cells[top : down + 2 * radius, left : right + 2 * radius].astype("float64")
-            tile[np.isinf(tile)] = np.nan
             out[:, top:down, left:right] = function(tile)
     return out

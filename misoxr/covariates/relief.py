@@ -65,8 +65,8 @@ def terrain(dem: Raster, *, radius: int = 4, moments: Moments | None = None) -> 
         - ``topographic_position_index`` (1): that of a disc of 1 cell and that of ``radius``, each less its mean and divided by its standard deviation
           over the whole DEM; the greater disc's, but the smaller one's where its absolute value is greater
 
-        The first three rows and the curvatures are NaN where a cell of the window is missing, but for ``elevation``. The position indices are those of what
-        there is of the disc.
+        Slope, aspect and curvatures are NaN where any cell of the window is missing. The position indices take what there is of the disc.
+        Chunks shorter than the radius are joined with those beside them.
 
     Raises
     ------

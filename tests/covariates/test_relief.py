@@ -172,6 +172,12 @@ def test_it_equals_a_least_squares_fit(shape, size, radius, base, up):
     assert_near(out.topographic_position_index, multi_scale(small, large))
 
 
+def test_columns_may_run_west():
+    source = dem(hills())
+    mirrored = terrain(source.sortby("x", ascending=False)).sortby("x")
+    xr.testing.assert_allclose(mirrored.compute(), terrain(source).compute(), atol=1e-5)
+
+
 def test_directions_and_bends_are_those_of_known_surfaces():
     y, x = np.mgrid[:15, :15] * 10.0
     down_east = terrain(dem(500 - 0.5 * x)).compute()
@@ -339,6 +345,15 @@ def test_undeclared_nodata_are_refused_when_they_are_read():
         with pytest.raises(BandError, match="undeclared nodata"):
             lazy.slope.compute()
         np.testing.assert_array_equal(np.isnan(terrain(dem(z, _FillValue=value)).position_index[3, 3]), True)
+
+
+def test_endless_elevations_are_nodata():
+    z = hills()
+    z[20, 20], z[5, 30] = np.inf, -np.inf
+    out = terrain(dem(z), radius=2).compute()
+    z[~np.isfinite(z)] = np.nan
+    xr.testing.assert_identical(out, terrain(dem(z), radius=2).compute())
+    assert np.isnan(out.elevation[20, 20])
 
 
 def test_a_dem_in_degrees_is_refused_with_the_remedy():
