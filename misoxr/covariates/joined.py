@@ -12,7 +12,8 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.covariates.degrees import moved
 from misoxr.covariates.dem import is_in_degrees, opened
-from misoxr.covariates.position import Moments
+from misoxr.covariates.moving import checked_radius
+from misoxr.covariates.position import Moments, position_moments, values_of
 from misoxr.covariates.relief import terrain
 from misoxr.cube.check import check_dataset
 from misoxr.cube.join import Raster, add, layers_of
@@ -22,9 +23,9 @@ from misoxr.grid.longitude import transformer
 
 __all__ = ["add_terrain"]
 
-RELIEF = ("aspect", "elevation", "max_curvature", "slope", "topographic_position_index")
+RELIEF = ("aspect", "max_curvature", "slope", "topographic_position_index")
 WATER = ("stream_power_index", "wetness_index")
-"""The presets' terrain covariates: what is lazy, and what is computed."""
+"""The presets' terrain covariates beside the elevation: what is lazy, and what is computed."""
 MANY = 10**8
 """Cells of a DEM from which one more pass over it takes long."""
 
@@ -55,8 +56,9 @@ def add_terrain(
     hydrology : path, URL or Dataset, optional
         What ``misoxr.covariates.hydrology`` has made, with ``stream_power_index`` and ``wetness_index``. By default it is computed now, from the whole DEM.
     moments : Moments, optional
-        What standardises ``topographic_position_index``, from :func:`misoxr.covariates.position_moments`. By default they are a part of the graph, and each
-        batch of blocks that is computed reads the whole DEM once more.
+        What standardises ``topographic_position_index``, from :func:`misoxr.covariates.position_moments`. By default they are
+        computed with the hydrology. Beside ready-made hydrology they are a part of the graph, and each batch of blocks that is computed reads
+        the whole DEM once more.
 
     Returns
     -------
@@ -87,22 +89,29 @@ def add_terrain(
     >>> with_terrain = imagery.miso.add_terrain("dem.tif", hydrology="hydrology.zarr")
     """
     geobox = geobox_of(check_dataset(ds))
-    taken = [name for name in (*RELIEF, *WATER) if name in ds.variables]
+    taken = [name for name in ("elevation", *RELIEF, *WATER) if name in ds.variables]
     if taken:
         raise BandError(f"The dataset has {taken} already; drop them first: ds.drop_vars({taken}).")
+    radius = checked_radius(radius)
+    if moments is not None:
+        values_of(moments, radius)
     water = None if hydrology is None else _water(hydrology)
     source = opened(dem)
     if is_in_degrees(geobox_of(source)):
         source = moved(source, geobox)
-    if moments is None and source.size > MANY:
+    out = add(ds, elevation=source)  # before anything is computed: what does not overlap is refused here
+    if water is None:
+        water = _computed(source)
+        moments = moments or position_moments(source, radius=radius)
+    elif moments is None and source.size > MANY:
         note(
             f"The DEM has {source.size:,} cells, and the whole of it is read for every batch of blocks that is computed. Compute its moments once: "
             "add_terrain(..., moments=misoxr.covariates.position_moments(dem))."
         )
     relief = terrain(source, radius=radius, moments=moments)
-    out = add(ds, relief=relief[list(RELIEF)])
+    out = add(out, relief=relief[list(RELIEF)])
     out["aspect"] = _turned(out["aspect"], geobox, geobox_of(source))
-    rasters: dict[str, Any] = {**(water or _computed(source))}
+    rasters: dict[str, Any] = {**water}
     return add(out, **rasters)
 
 
@@ -120,9 +129,10 @@ def _water(hydrology: Any) -> dict[str, xr.DataArray]:
 def _computed(elevation: xr.DataArray) -> dict[str, xr.DataArray]:
     from misoxr.covariates.water import hydrology
 
+    cells = " x ".join(map(str, elevation.shape))
     note(
-        f"Hydrology is computed from the whole DEM ({' x '.join(map(str, elevation.shape))} cells), and kept in memory. To compute it once: "
-        "add_terrain(..., hydrology=misoxr.covariates.hydrology(dem, store=...))."
+        f"Hydrology, and what standardises topographic_position_index, is computed from the whole DEM ({cells} cells), and kept in memory. "
+        "To compute it once: add_terrain(..., hydrology=misoxr.covariates.hydrology(dem, store=...))."
     )
     flush()
     return _water(hydrology(elevation))
