@@ -14,13 +14,15 @@ from misoxr.errors import SpecError
 from misoxr.grid.halo import with_halo
 from misoxr.spec.numbers import is_whole
 
-__all__ = ["Doubles", "Floats", "checked_radius", "filled", "in_windows"]
+__all__ = ["Doubles", "Floats", "by_rows", "checked_radius", "filled", "in_windows"]
 
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 TILE = (128, 512)
 """Rows and columns that are computed at once: what is made of them stays in a core's cache."""
+ROWS = 32
+"""Rows at once where no window is needed."""
 
 
 def checked_radius(radius: Any) -> int:
@@ -61,6 +63,15 @@ def in_windows(function: Callable[[Doubles], Any], raster: da.Array, radius: int
         meta=np.empty((0, 0, 0), "float32"),
     )
     return found
+
+
+def by_rows(*layers: Any, function: Callable[..., Any]) -> Floats:
+    """Apply a function of layers (layer, y, x), cell by cell, some rows at once: what is made on the way stays small. Returns (y, x)."""
+    out = np.empty(layers[0].shape[1:], "float32")
+    for top in range(0, len(out), ROWS):
+        rows = slice(top, top + ROWS)
+        out[rows] = function(*(layer[:, rows] for layer in layers))
+    return out
 
 
 def filled(raster: da.Array, radius: int) -> da.Array:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from misoxr.clusters import computed
 from misoxr.covariates.dem import cell_of, opened
-from misoxr.covariates.moving import Doubles, Floats, checked_radius, filled, in_windows
+from misoxr.covariates.moving import Doubles, Floats, by_rows, checked_radius, filled, in_windows
 from misoxr.cube.join import Raster
 from misoxr.errors import SpecError, gathered
 from misoxr.grid.geobox import geobox_of
@@ -204,9 +204,13 @@ def multi_scale(positions: da.Array, moments: da.Array) -> da.Array:
 
 
 def _multi_scale(positions: Floats, moments: npt.NDArray[np.float64]) -> Floats:
+    return by_rows(positions, function=partial(_greater, moments=moments))
+
+
+def _greater(positions: Floats, moments: npt.NDArray[np.float64]) -> Doubles:
     small, large = (
         (scale.astype("float64") - mean) / deviation if deviation > 0 else scale * 0.0
         for scale, mean, deviation in zip(positions, moments[::2], moments[1::2], strict=True)
     )
-    greater: Floats = np.where(np.abs(small) > np.abs(large), small, large).astype("float32")
+    greater: Doubles = np.where(np.abs(small) > np.abs(large), small, large)
     return greater

@@ -10,7 +10,7 @@ import xarray as xr
 
 from misoxr.covariates import position, quadric
 from misoxr.covariates.dem import cell_of, opened, simulated
-from misoxr.covariates.moving import checked_radius, filled
+from misoxr.covariates.moving import by_rows, checked_radius, filled
 from misoxr.covariates.position import Moments
 from misoxr.cube.join import Raster
 from misoxr.errors import gathered
@@ -119,12 +119,13 @@ def terrain(dem: Raster, *, radius: int = 4, moments: Moments | None = None) -> 
 
 def _each(function: Callable[..., Any], *layers: da.Array) -> da.Array:
     """Apply a function to blocks (layer, y, x) that gives one (y, x)."""
-    found: da.Array = da.map_blocks(function, *layers, drop_axis=0, dtype="float32", meta=np.empty((0, 0), "float32"))
+    work = partial(by_rows, function=function)
+    found: da.Array = da.map_blocks(work, *layers, drop_axis=0, dtype="float32", meta=np.empty((0, 0), "float32"))
     return found
 
 
 def _last(positions: Any) -> Any:
-    return np.ascontiguousarray(positions[-1])
+    return positions[-1]
 
 
 def _attributes(name: str, radius: int) -> dict[str, str]:
