@@ -13,7 +13,7 @@ test: .venv/.developers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Lint, and the tests of files that need no training, no server and no other process.
-FAST := tests/cube tests/grid tests/points tests/sensors tests/spec $(patsubst %,tests/%.py,assets/test_read io/test_codes \
+FAST := tests/covariates tests/cube tests/grid tests/points tests/sensors tests/spec $(patsubst %,tests/%.py,assets/test_read io/test_codes \
 	io/test_layout io/test_plan mapping/test_ensemble mapping/test_predict model/test_calibration model/test_files model/test_inference \
 	model/test_network model/test_query stac/test_arguments stac/test_dates test_accessor test_environment test_errors test_import test_lowest \
 	test_metrics test_packages test_paths estimators/test_baselines training/test_windows)
@@ -21,7 +21,7 @@ check: .venv/.developers lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(FAST)
 
 # What users run, on the lowest versions that pyproject.toml declares.
-LOWEST := tests/cube tests/io/test_codes.py tests/io/test_geotiff.py tests/grid/test_geozarr.py tests/io/test_layout.py tests/io/test_storable.py \
+LOWEST := tests/cube tests/covariates/test_relief.py tests/io/test_codes.py tests/io/test_geotiff.py tests/grid/test_geozarr.py tests/io/test_layout.py tests/io/test_storable.py \
 	tests/grid/test_geobox.py tests/io/test_check.py tests/records tests/points/test_read.py tests/stac/test_item_table.py tests/stac/test_open.py tests/test_lowest.py \
 	tests/test_pipeline.py tests/estimators/test_baselines.py tests/estimators/test_files.py \
 	tests/evaluation/test_cross_validate.py::test_every_point_is_predicted_once_by_each_model_and_seed

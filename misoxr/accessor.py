@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from icechunk import Repository
 
+    from misoxr.covariates.position import Moments
     from misoxr.cube.scaling import Scaling
     from misoxr.estimators.embedded import EmbeddedModel
     from misoxr.estimators.pixel_model import PixelModel
@@ -70,6 +71,19 @@ class MisoAccessor:
     ) -> xr.Dataset:
         """Join rasters to this dataset on its grid, lazily."""
         return join.add(self._ds, resampling, **rasters)
+
+    @_documented("misoxr.covariates.joined.add_terrain")
+    def add_terrain(
+        self,
+        dem: "str | os.PathLike[str] | xr.DataArray | xr.Dataset",
+        radius: int = 4,
+        hydrology: "str | os.PathLike[str] | xr.Dataset | None" = None,
+        moments: "Moments | None" = None,
+    ) -> xr.Dataset:
+        """Add the presets' seven terrain covariates of a DEM to this dataset, on its grid."""
+        from misoxr.covariates.joined import add_terrain
+
+        return add_terrain(self._ds, dem, radius, hydrology, moments)
 
     @_documented("misoxr.training.fit.fit")
     def fit(

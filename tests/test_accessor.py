@@ -7,6 +7,7 @@ from dataclasses import fields
 import pytest
 
 from misoxr.accessor import MisoAccessor
+from misoxr.covariates.joined import add_terrain
 from misoxr.cube.composite import composite
 from misoxr.cube.join import add
 from misoxr.display.maps import plot
@@ -23,7 +24,22 @@ from misoxr.training.fit import fit
 from misoxr.training.pretrain import pretrain
 from misoxr.training.settings import ARGUMENTS
 
-FUNCTIONS = [add, composite, cross_validate, embed, fit, plan, plot, predict, predict_at, pretrain, to_cog, to_pyramid, to_zarr]
+FUNCTIONS = [
+    add,
+    add_terrain,
+    composite,
+    cross_validate,
+    embed,
+    fit,
+    plan,
+    plot,
+    predict,
+    predict_at,
+    pretrain,
+    to_cog,
+    to_pyramid,
+    to_zarr,
+]
 VERBS = [name for name in vars(MisoAccessor) if not name.startswith("_")]
 
 

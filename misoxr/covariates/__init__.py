@@ -1,9 +1,12 @@
 """Covariates that are computed from rasters: terrain and hydrology from a DEM, climate from monthly normals.
 
-``relief`` has terrain, by way of ``quadric`` (slope, aspect, curvatures) and ``position`` (topographic position). ``water`` has hydrology, by way of
-``flow`` (what one block of a DEM does) and ``wetness``. ``normals`` has climate, by way of ``months``. ``joined`` puts them on an image's grid.
+``dem`` reads a DEM. ``relief`` has terrain, by way of ``moving`` (windows), ``quadric`` (slope, aspect, curvatures) and ``position`` (topographic
+position). ``water`` has hydrology, by way of ``flow`` (what one block of a DEM does) and ``wetness``. ``normals`` has climate, by way of ``months``.
+``joined`` puts them on an image's grid, and ``degrees`` moves DEMs in degrees.
 """
 
 from misoxr.covariates.normals import climate
+from misoxr.covariates.position import Moments, position_moments
+from misoxr.covariates.relief import terrain
 
-__all__ = ["climate"]
+__all__ = ["Moments", "climate", "position_moments", "terrain"]

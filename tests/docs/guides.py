@@ -66,6 +66,7 @@ def make(folder: Path, servers: ExitStack) -> Data:
     for covariate, name in (("elevation", "dem"), ("slope", "slope"), ("wetness_index", "wetness")):
         cube[covariate].rio.write_crs("EPSG:3338").rio.to_raster(data / f"{name}.tif")
     _normals(cube, data)
+    cube[["stream_power_index", "wetness_index"]].miso.to_zarr(data / "hydrology.zarr", progress=False)
     _embedding(cube).rio.to_raster(data / "alphaearth.tif")
     _points(written.points, cube, data)
     west, south, east, north = cube.rio.bounds()
