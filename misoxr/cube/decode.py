@@ -162,18 +162,18 @@ def _numbers(name: Hashable, key: Hashable, value: Any) -> Iterator[float]:
         yield value.item() if isinstance(value, np.generic) else value
 
 
-def decode(values: Array, coding: Coding) -> npt.NDArray[np.float32]:
-    """Turn stored values into physical ones, float32 with NaN as nodata; what needs nothing is given back as it is."""
+def decode(values: Array, coding: Coding, dtype: str = "float32") -> Array:
+    """Turn stored values into physical ones, floats with NaN as nodata; what needs nothing is given back as it is."""
     if coding.turned:
         kind = {"i": "u", "u": "i"}[values.dtype.kind]
         values = values.view(np.dtype(f"{kind}{values.dtype.itemsize}").newbyteorder(values.dtype.byteorder))
     if coding == PLAIN:
-        return values.astype("float32", copy=False)
+        return values.astype(dtype, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         if (coding.scale, coding.offset) == (1.0, 0.0):
-            out = values.astype("float32")
+            out = values.astype(dtype)
         else:
-            out = (values.astype("float64") * coding.scale + coding.offset).astype("float32")
+            out = (values.astype("float64") * coding.scale + coding.offset).astype(dtype)
         for value in coding.nodata:
             out[_is(values, value, turned=coding.turned)] = np.nan
     return out
@@ -191,8 +191,8 @@ def _is(values: Array, value: float, *, turned: bool) -> Any:
     return values == int(value) if limits.min <= value <= limits.max and value == int(value) else False
 
 
-def decoded(name: Hashable, array: xr.DataArray) -> xr.DataArray:
-    """Return a variable as float32 in physical values with NaN as nodata, lazily, without the attributes that told of its storage.
+def decoded(name: Hashable, array: xr.DataArray, dtype: str = "float32") -> xr.DataArray:
+    """Return a variable as floats in physical values with NaN as nodata, lazily, without the attributes that told of its storage.
 
     Raises
     ------
@@ -201,11 +201,9 @@ def decoded(name: Hashable, array: xr.DataArray) -> xr.DataArray:
     """
     coding = coding_of(name, array)
     data = array.data
-    if coding != PLAIN or array.dtype != np.dtype("float32"):
-        work = partial(decode, coding=coding)
-        data = (
-            work(data) if array.chunks is None else data.map_blocks(work, dtype="float32", meta=np.empty((0,) * array.ndim, "f4"))
-        )
+    if coding != PLAIN or array.dtype != np.dtype(dtype):
+        work = partial(decode, coding=coding, dtype=dtype)
+        data = work(data) if array.chunks is None else data.map_blocks(work, dtype=dtype, meta=np.empty((0,) * array.ndim, dtype))
     out = array.copy(data=data)
     is_scaled = (coding.scale, coding.offset) != (1.0, 0.0)
     gone = {*NODATA, "unsigned", *(RANGES if is_scaled else ())}

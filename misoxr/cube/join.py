@@ -17,7 +17,7 @@ from misoxr.grid.halo import BLOCK
 from misoxr.grid.resample import RESAMPLINGS, on_grid, pixel_ratio
 from misoxr.paths import expanded
 
-__all__ = ["add"]
+__all__ = ["Raster", "add", "layers_of"]
 
 _DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading", re.IGNORECASE)
 
@@ -63,7 +63,7 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
     geobox = geobox_of(check_dataset(ds))
     _check_resampling(resampling)
     sizes = _chunks(ds)
-    layers = [(label, name, array) for label, raster in rasters.items() for name, array in _layers(label, raster).items()]
+    layers = [(label, name, array) for label, raster in rasters.items() for name, array in layers_of(label, raster).items()]
     if isinstance(resampling, Mapping):
         _refuse_unknown(resampling, [*rasters, *(str(name) for _, name, _ in layers)])
     joined: dict[Hashable, xr.Variable] = {}
@@ -113,8 +113,14 @@ def _chunks(ds: xr.Dataset) -> Mapping[str, tuple[int, ...]] | None:
     return next(({dim: sizes[dim] for dim in ("y", "x")} for sizes in lazy if {"y", "x"} <= set(sizes)), None)
 
 
-def _layers(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
-    """Return a raster's variables by the names they are to have, each with its CRS."""
+def layers_of(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
+    """Return a raster's variables by the names they are to have, each with its CRS, lazily.
+
+    Raises
+    ------
+    SpecError, BandError, GridError, AssetError
+        As :func:`add`.
+    """
     if isinstance(raster, str | os.PathLike):
         raster = _open(label, os.fspath(raster))
     if isinstance(raster, xr.Dataset):

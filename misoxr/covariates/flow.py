@@ -1,0 +1,233 @@
+"""What one block of a DEM does with water: hand it down, and spread what is greater among neighbours. Compiled.
+
+A block comes with rings of its neighbours' cells. What a function writes is its own cells, and it tells which of the 8 blocks around
+have something to do because of it. Every cell's result is one expression of its neighbours' results, summed in one order. So the
+results are the same bits for any blocks, in any order.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+__all__ = ["COLUMNS", "ROWS", "accumulate", "outlets", "spread"]
+
+Floats = npt.NDArray[np.float64]
+
+ROWS = np.array([-1, -1, -1, 0, 0, 1, 1, 1])
+COLUMNS = np.array([-1, 0, 1, -1, 1, -1, 0, 1])
+"""Steps to the 8 neighbours, in the one order of every sum."""
+STEPS = np.array([np.sqrt(2.0), 1.0, np.sqrt(2.0), 1.0, 1.0, np.sqrt(2.0), 1.0, np.sqrt(2.0)])
+"""Their lengths, in cells."""
+CONVERGENCE = 1.1
+"""Power of the angle by which water is shared out."""
+
+
+@njit(cache=True, nogil=True)
+def accumulate(z: Floats, area: Floats, side: float) -> tuple[int, Any]:
+    """Give cells their catchment area, where all their higher neighbours have theirs; each cell once, whoever calls how often.
+
+    Parameters
+    ----------
+    z : ndarray (rows + 4, columns + 4)
+        Elevation in m, with 2 rings; NaN is nodata.
+    area : ndarray (rows + 2, columns + 2)
+        Catchment area in m2, with 1 ring; NaN where it is not known yet. It is filled in.
+    side : float
+        Side of a cell in m.
+
+    Returns
+    -------
+    left : int
+        Cells that wait for other blocks.
+    wakes : ndarray (9,) of int
+        By block around (3 x 3, row by row), how many of its cells got a neighbour that they waited for.
+    """
+    rows, columns = area.shape
+    shared = np.full((rows, columns), np.nan)  # area by weight of the lower neighbours, of cells that were asked for it
+    waits = np.zeros((rows, columns), np.uint8)
+    wakes = np.zeros(9, np.int64)
+    left = 0
+    for row in range(1, rows - 1):
+        for column in range(1, columns - 1):
+            own = z[row + 1, column + 1]
+            if np.isnan(own) or not np.isnan(area[row, column]):
+                continue
+            left += 1
+            for k in range(8):
+                r, c = row + ROWS[k], column + COLUMNS[k]
+                if z[r + 1, c + 1] > own and np.isnan(area[r, c]):
+                    waits[row, column] += 1
+    ready = np.empty(1024, np.int64)
+    for first_row in range(1, rows - 1):
+        for first_column in range(1, columns - 1):
+            free = waits[first_row, first_column] == 0 and np.isnan(area[first_row, first_column])
+            if not free or np.isnan(z[first_row + 1, first_column + 1]):
+                continue
+            ready[0], count = first_row * columns + first_column, 1
+            while count:
+                count -= 1
+                row, column = ready[count] // columns, ready[count] % columns
+                area[row, column] = _received(z, area, shared, row, column, side)
+                left -= 1
+                if count + 8 > ready.size:
+                    longer = np.empty(2 * ready.size, np.int64)
+                    longer[:count] = ready[:count]
+                    ready = longer
+                own = z[row + 1, column + 1]
+                for k in range(8):
+                    r, c = row + ROWS[k], column + COLUMNS[k]
+                    if not z[r + 1, c + 1] < own:
+                        continue
+                    if 0 < r < rows - 1 and 0 < c < columns - 1:
+                        waits[r, c] -= 1
+                        if waits[r, c] == 0:
+                            ready[count] = r * columns + c
+                            count += 1
+                    else:
+                        wakes[_around(r, c, rows, columns)] += 1
+    return left, wakes
+
+
+@njit(cache=True, nogil=True)
+def _received(z: Floats, area: Floats, shared: Floats, row: int, column: int, side: float) -> float:
+    """Return a cell's own area and what its higher neighbours hand down to it."""
+    own = z[row + 1, column + 1]
+    total = side * side
+    for k in range(8):
+        r, c = row + ROWS[k], column + COLUMNS[k]
+        above = z[r + 1, c + 1]
+        if not above > own:
+            continue
+        if np.isnan(shared[r, c]):
+            weights = 0.0
+            for j in range(8):
+                below = z[r + 1 + ROWS[j], c + 1 + COLUMNS[j]]
+                if below < above:
+                    weights += _weight(above - below, STEPS[j] * side)
+            shared[r, c] = area[r, c] / weights
+        total += shared[r, c] * _weight(above - own, STEPS[k] * side)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _weight(fall: float, length: float) -> float:
+    return float(np.arctan(fall / length) ** CONVERGENCE)
+
+
+@njit(cache=True, nogil=True)
+def spread(values: Floats, own: Floats, drop: float) -> Any:
+    """Raise cells to what their neighbours' values allow, until nothing changes in the block.
+
+    With ``drop`` 0, a neighbour's value v allows ``own * v``: ``own`` is the suction. Otherwise it allows v less ``drop`` for each cell of
+    distance, and at most ``own``: with elevations turned upside down, pits fill up to a surface that falls by so much to its outlets.
+
+    Parameters
+    ----------
+    values : ndarray (rows + 2, columns + 2)
+        With 1 ring; NaN is nodata. It is raised.
+    own : ndarray (rows + 2, columns + 2)
+        What limits each cell.
+    drop : float
+        Least fall from a cell to the next, m; 0 for suction.
+
+    Returns
+    -------
+    wakes : ndarray (9,) of int
+        By block around (3 x 3, row by row), how many pairs of cells would raise it.
+    """
+    rows, columns = values.shape
+    for forward in (True, False, True, False):  # most of it, in long strides; the queue does the rest
+        changed = 0
+        for i in range(1, rows - 1):
+            for j in range(1, columns - 1):
+                row, column = (i, j) if forward else (rows - 1 - i, columns - 1 - j)
+                changed += _raised(values, own, drop, row, column)
+        if not changed:
+            break
+    _settle(values, own, drop)
+    wakes = np.zeros(9, np.int64)
+    for row in range(1, rows - 1):
+        inner = 1 if row in (1, rows - 2) else max(columns - 3, 1)
+        for column in range(1, columns - 1, inner):
+            for k in range(8):
+                r, c = row + ROWS[k], column + COLUMNS[k]
+                beyond = not (0 < r < rows - 1 and 0 < c < columns - 1)
+                if beyond and _allowed(values[row, column], own[r, c], drop, STEPS[k]) > values[r, c]:
+                    wakes[_around(r, c, rows, columns)] += 1
+    return wakes
+
+
+@njit(cache=True, nogil=True)
+def _settle(values: Floats, own: Floats, drop: float) -> None:
+    """Look at every cell, and again at those whose neighbours changed."""
+    rows, columns = values.shape
+    waiting = np.zeros((rows, columns), np.bool_)
+    ring = np.empty(1024, np.int64)
+    for first_row in range(1, rows - 1):
+        for first_column in range(1, columns - 1):
+            ring[0], at, count = first_row * columns + first_column, 0, 1
+            while count:
+                row, column = ring[at] // columns, ring[at] % columns
+                at, count = (at + 1) % ring.size, count - 1
+                waiting[row, column] = False
+                if not _raised(values, own, drop, row, column):
+                    continue
+                if count + 8 > ring.size:
+                    longer = np.empty(2 * ring.size, np.int64)
+                    for k in range(count):
+                        longer[k] = ring[(at + k) % ring.size]
+                    ring, at = longer, 0
+                for k in range(8):
+                    r, c = row + ROWS[k], column + COLUMNS[k]
+                    inside = 0 < r < rows - 1 and 0 < c < columns - 1
+                    if inside and not waiting[r, c] and _allowed(values[row, column], own[r, c], drop, STEPS[k]) > values[r, c]:
+                        waiting[r, c] = True
+                        ring[(at + count) % ring.size] = r * columns + c
+                        count += 1
+
+
+@njit(cache=True, nogil=True)
+def _raised(values: Floats, own: Floats, drop: float, row: int, column: int) -> bool:
+    """Raise a cell, and return whether its value changed."""
+    before = values[row, column]
+    for k in range(8):
+        allowed = _allowed(values[row + ROWS[k], column + COLUMNS[k]], own[row, column], drop, STEPS[k])
+        if allowed > values[row, column]:
+            values[row, column] = allowed
+    return bool(values[row, column] > before)
+
+
+@njit(cache=True, nogil=True)
+def _allowed(value: float, own: float, drop: float, cells: float) -> float:
+    """Return what a neighbour's value allows; NaN where either is nodata."""
+    if drop == 0.0:
+        return own * value
+    lower = value - drop * cells
+    return own if own < lower or np.isnan(own) else lower
+
+
+@njit(cache=True, nogil=True)
+def _around(row: int, column: int, rows: int, columns: int) -> int:
+    """Return the number of the block around in which a cell of the ring lies."""
+    down = 0 if row == 0 else 2 if row == rows - 1 else 1
+    right = 0 if column == 0 else 2 if column == columns - 1 else 1
+    return 3 * down + right
+
+
+@njit(cache=True, nogil=True)
+def outlets(z: Floats, values: Floats) -> None:
+    """Give cells at edges and beside nodata their elevation upside down: there water leaves the DEM.
+
+    Parameters
+    ----------
+    z, values : ndarray (rows + 2, columns + 2)
+        Elevation in m, and the values to write, with 1 ring.
+    """
+    rows, columns = z.shape
+    for row in range(1, rows - 1):
+        for column in range(1, columns - 1):
+            for k in range(8):
+                if np.isnan(z[row + ROWS[k], column + COLUMNS[k]]):
+                    values[row, column] = -z[row, column]

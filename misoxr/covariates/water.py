@@ -1,0 +1,170 @@
+"""Hydrology of a DEM: catchment area, stream power index and wetness index, the same for any blocks."""
+
+import os
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from tqdm.auto import tqdm
+
+from misoxr.clusters import computed
+from misoxr.covariates import flow, wetness
+from misoxr.covariates.blocks import Blocks, Visit, settled
+from misoxr.covariates.dem import opened
+from misoxr.covariates.results import NAMES, described, fingerprint_of, kept, opened_results, place_of, written
+from misoxr.cube.join import Raster
+from misoxr.errors import MisoxrError, gathered
+from misoxr.grid.geobox import geobox_of
+from misoxr.grid.halo import BLOCK
+from misoxr.paths import workspace
+from misoxr.records.ledger import Block
+
+__all__ = ["hydrology"]
+
+Counts = npt.NDArray[np.int64]
+
+FALL = 1e-5
+"""Least slope, m by m, at which a filled DEM falls to its outlets."""
+SMALLEST = 16
+"""Fewest rows and columns of a block: windows reach 2 cells into its neighbours."""
+DEM, FILLED, AREA, RAISED = "elevation", "filled", "catchment_area", "modified_catchment_area"
+"""Layers on the disk."""
+
+
+@gathered
+def hydrology(
+    dem: Raster, *, store: str | os.PathLike[str] | None = None, filled: bool = False, overwrite: bool = False, progress: bool = True
+) -> xr.Dataset:
+    """Compute catchment area, stream power index and wetness index of a DEM, block by block.
+
+    Water crosses blocks. Each block hands down what is known of it, and is visited again when a neighbour has news. So every cell gets its
+    catchment area once, from all that lies above it, and any blocks give the same. Memory holds a few blocks. The rest lies on the disk
+    meanwhile: 24 bytes for each cell of the DEM, 32 where it is filled.
+
+    Parameters
+    ----------
+    dem : path, DataArray or Dataset
+        Elevation over y and x, with square pixels, in a projected CRS in metres. NaN is nodata. Its chunks are the blocks; a DEM without
+        chunks is cut into blocks of 2048 pixels. Give whole catchments: water from beyond the DEM is not known.
+    store : path, optional
+        A Zarr store on a disk, which is there once it is complete. What is computed meanwhile lies in ``<store>.hydrology``, and the same call
+        goes on from there. By default results are in memory, and the rest is in the directory for temporary files.
+    filled : bool, optional
+        Fill pits first, up to a surface that falls to its outlets by 1 cm in 1 km. Outlets are cells at edges and beside nodata. All results
+        are then those of the filled DEM. By default pits and flats keep their water, as the paper's authors had it.
+    overwrite : bool, optional
+        Replace a store that exists, and begin anew what was begun.
+    progress : bool, optional
+        Show progress bars of blocks.
+
+    Returns
+    -------
+    Dataset
+        On the DEM's grid, float32 (y, x), NaN where the DEM is: ``catchment_area`` in m2, by multiple flow directions;
+        ``stream_power_index`` in m2, the catchment area times the tangent of the steepest slope; ``wetness_index`` (1), SAGA's. It is lazy where
+        there is a store.
+
+    Raises
+    ------
+    GridError, BandError, AssetError, SpecError
+        If the DEM cannot be opened or used; see :func:`misoxr.covariates.dem.opened`.
+    StoreError
+        If the store exists and is of another DEM or of other settings, another process computes it, or it cannot be written.
+
+    Notes
+    -----
+    The formulas are those of SAGA 8.5: multiple flow directions after Freeman (1991), with a convergence of 1.1; the maximum triangle slope of
+    Tarboton (1997); the wetness index of Böhner and Selige (2006), with a suction of 10, the local slope and an offset of 0.01 degree. Pits
+    fill as in Planchon and Darboux (2002).
+
+    Cells at edges of the DEM and beside nodata have fewer neighbours. Their slopes are those of the neighbours that are there. The stream power
+    index is NaN where no facet of three cells is whole.
+
+    Examples
+    --------
+    >>> water = misoxr.covariates.hydrology(image[["elevation"]], progress=False)
+    >>> water = misoxr.covariates.hydrology(image[["elevation"]], store="hydrology.zarr", filled=True, progress=False)
+    """
+    z = opened(dem)
+    side, pits = _side(z), "filled" if filled else "kept"
+    if store is None:
+        with workspace() as directory, kept(directory / "layers", "") as ledger:
+            data = {name: np.empty(z.shape, "float32") for name in NAMES}
+            _compute(Blocks(ledger, z.shape, side), z, data, filled=filled, progress=progress)
+        return described(data, z, pits)
+    place, fingerprint = place_of(store), fingerprint_of(z, side, pits)
+    if overwrite or not place.exists():
+        with kept(place.with_name(f"{place.name}.hydrology"), fingerprint, overwrite=overwrite) as ledger:
+            blocks = Blocks(ledger, z.shape, side)
+            with written(place, z, side, pits, fingerprint) as arrays:
+                _compute(blocks, z, arrays, filled=filled, progress=progress)
+    return opened_results(place, fingerprint)
+
+
+def _side(z: xr.DataArray) -> tuple[int, int]:
+    """Return rows and columns of a block."""
+    chunks = z.chunks or ((BLOCK,), (BLOCK,))
+    rows, columns = (min(max(*sizes, SMALLEST), whole) for sizes, whole in zip(chunks, z.shape, strict=True))
+    return rows, columns
+
+
+def _compute(blocks: Blocks, z: xr.DataArray, into: Any, *, filled: bool, progress: bool) -> None:
+    """Go through the stages that are not done yet, and write the results."""
+    side = abs(geobox_of(z).affine.a)
+    ground = FILLED if filled else DEM
+    left: dict[Block, int] = {}
+    visits: dict[str, Visit] = {DEM: partial(_copy, blocks, z)}
+    if filled:
+        visits[FILLED] = partial(_fill, blocks, side)
+    visits |= {AREA: partial(_drain, blocks, ground, side, left), RAISED: partial(_raise, blocks, ground, side)}
+    for layer, visit in visits.items():
+        if not blocks.is_done(layer):
+            settled(blocks, visit, layer.replace("_", " "), progress=progress)
+            if layer == AREA and any(left.values()):
+                raise MisoxrError(f"{sum(left.values()):,} cells got no catchment area, which is an error of misoxr; please report it.")
+            blocks.set_done(layer)
+    for block in tqdm(list(blocks), desc="indices", unit="block", disable=not progress):
+        area, raised = blocks.window(block, 1, AREA), blocks.window(block, 1, RAISED)
+        found = wetness.indices(blocks.window(block, 1, ground), area, raised, side)
+        for name, values in zip(NAMES, (area[1:-1, 1:-1], *found), strict=True):
+            into[name][blocks.slices(block)] = values.astype("float32")
+
+
+# ---- visits: what is done in a block, and for which blocks around it that is news
+
+
+def _copy(blocks: Blocks, z: xr.DataArray, block: Block) -> Counts:
+    """Read the DEM once: it may be costly to compute."""
+    if not blocks.has(DEM, block):
+        (values,) = computed(z[blocks.slices(block)].data)
+        blocks.write(DEM, block, values.astype("float64"))
+    return np.zeros(9, "int64")
+
+
+def _fill(blocks: Blocks, side: float, block: Block) -> Counts:
+    """Lower the surface of a block, from endless, to what lets its water out as far as that is known."""
+    z = blocks.window(block, 1, DEM)
+    upside_down = -blocks.window(block, 1, FILLED, fill=np.inf)
+    upside_down[np.isnan(z)] = np.nan
+    flow.outlets(z, upside_down)
+    news: Counts = flow.spread(upside_down, -z, FALL * side)
+    blocks.write(FILLED, block, -upside_down[1:-1, 1:-1])
+    return news
+
+
+def _drain(blocks: Blocks, ground: str, side: float, left: dict[Block, int], block: Block) -> Counts:
+    """Give cells their catchment area, where all that lies above them is known."""
+    area = blocks.window(block, 1, AREA)
+    left[block], news = flow.accumulate(blocks.window(block, 2, ground), area, side)
+    blocks.write(AREA, block, area[1:-1, 1:-1])
+    return np.asarray(news)
+
+
+def _raise(blocks: Blocks, ground: str, side: float, block: Block) -> Counts:
+    """Raise the area of cells to what their neighbours' areas allow, as far as these are known."""
+    raised = blocks.window(block, 1, RAISED, AREA)
+    news: Counts = flow.spread(raised, wetness.suction(blocks.window(block, 2, ground), side), 0.0)
+    blocks.write(RAISED, block, raised[1:-1, 1:-1])
+    return news
