@@ -1,8 +1,8 @@
-"""What one block of a DEM does with water: hand it down, and spread what is greater among neighbours. Compiled.
+"""What one window of a DEM does with water: hand it down, and spread what is greater among neighbours. Compiled.
 
-A block comes with rings of its neighbours' cells. What a function writes is its own cells, and it tells which of the 8 blocks around
-have something to do because of it. Every cell's result is one expression of its neighbours' results, summed in one order. So the
-results are the same bits for any blocks, in any order.
+A window of up to 2 x 2 tiles comes with rings of cells around it. What a function writes is the cells inside, and it tells for which tiles
+around that is news. Every cell's result is one expression of its neighbours' results, summed in one order. So the results are the same
+bits for any tiles, in any order.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ CONVERGENCE = 1.1
 
 
 @njit(cache=True, nogil=True)
-def accumulate(z: Floats, area: Floats, side: float) -> tuple[int, Any]:
+def accumulate(z: Floats, area: Floats, side: float, split: tuple[int, int]) -> Any:
     """Give cells their catchment area, where all their higher neighbours have theirs; each cell once, whoever calls how often.
 
     Parameters
@@ -36,25 +36,24 @@ def accumulate(z: Floats, area: Floats, side: float) -> tuple[int, Any]:
         Catchment area in m2, with 1 ring; NaN where it is not known yet. It is filled in.
     side : float
         Side of a cell in m.
+    split : (int, int)
+        Rows and columns of the window's first tile.
 
     Returns
     -------
-    left : int
-        Cells that wait for other blocks.
-    wakes : ndarray (9,) of int
-        By block around (3 x 3, row by row), how many of its cells got a neighbour that they waited for.
+    news : ndarray (4, 4) of int
+        By tile, of those in the window and around it, how many cells got a neighbour beyond the window's border that they waited for. In
+        the tiles of the window, how many gave it.
     """
     rows, columns = area.shape
     shared = np.full((rows, columns), np.nan)  # area by weight of the lower neighbours, of cells that were asked for it
     waits = np.zeros((rows, columns), np.uint8)
-    wakes = np.zeros(9, np.int64)
-    left = 0
+    news = np.zeros((4, 4), np.int64)
     for row in range(1, rows - 1):
         for column in range(1, columns - 1):
             own = z[row + 1, column + 1]
             if np.isnan(own) or not np.isnan(area[row, column]):
                 continue
-            left += 1
             for k in range(8):
                 r, c = row + ROWS[k], column + COLUMNS[k]
                 if z[r + 1, c + 1] > own and np.isnan(area[r, c]):
@@ -70,7 +69,6 @@ def accumulate(z: Floats, area: Floats, side: float) -> tuple[int, Any]:
                 count -= 1
                 row, column = ready[count] // columns, ready[count] % columns
                 area[row, column] = _received(z, area, shared, row, column, side)
-                left -= 1
                 if count + 8 > ready.size:
                     longer = np.empty(2 * ready.size, np.int64)
                     longer[:count] = ready[:count]
@@ -86,8 +84,8 @@ def accumulate(z: Floats, area: Floats, side: float) -> tuple[int, Any]:
                             ready[count] = r * columns + c
                             count += 1
                     else:
-                        wakes[_around(r, c, rows, columns)] += 1
-    return left, wakes
+                        _tell(news, row, column, r, c, rows, columns, split)
+    return news
 
 
 @njit(cache=True, nogil=True)
@@ -117,8 +115,8 @@ def _weight(fall: float, length: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def spread(values: Floats, own: Floats, drop: float) -> Any:
-    """Raise cells to what their neighbours' values allow, until nothing changes in the block.
+def spread(values: Floats, own: Floats, drop: float, split: tuple[int, int]) -> Any:
+    """Raise cells to what their neighbours' values allow, until nothing changes in the window.
 
     With ``drop`` 0, a neighbour's value v allows ``own * v``: ``own`` is the suction. Otherwise it allows v less ``drop`` for each cell of
     distance, and at most ``own``: with elevations turned upside down, pits fill up to a surface that falls by so much to its outlets.
@@ -131,11 +129,14 @@ def spread(values: Floats, own: Floats, drop: float) -> Any:
         What limits each cell.
     drop : float
         Least fall from a cell to the next, m; 0 for suction.
+    split : (int, int)
+        Rows and columns of the window's first tile.
 
     Returns
     -------
-    wakes : ndarray (9,) of int
-        By block around (3 x 3, row by row), how many pairs of cells would raise it.
+    news : ndarray (4, 4) of int
+        By tile, of those in the window and around it, how many cells beyond the window's border are to be raised. In the tiles of the
+        window, by how many.
     """
     rows, columns = values.shape
     for forward in (True, False, True, False):  # most of it, in long strides; the queue does the rest
@@ -147,7 +148,7 @@ def spread(values: Floats, own: Floats, drop: float) -> Any:
         if not changed:
             break
     _settle(values, own, drop)
-    wakes = np.zeros(9, np.int64)
+    news = np.zeros((4, 4), np.int64)
     for row in range(1, rows - 1):
         inner = 1 if row in (1, rows - 2) else max(columns - 3, 1)
         for column in range(1, columns - 1, inner):
@@ -155,8 +156,8 @@ def spread(values: Floats, own: Floats, drop: float) -> Any:
                 r, c = row + ROWS[k], column + COLUMNS[k]
                 beyond = not (0 < r < rows - 1 and 0 < c < columns - 1)
                 if beyond and _allowed(values[row, column], own[r, c], drop, STEPS[k]) > values[r, c]:
-                    wakes[_around(r, c, rows, columns)] += 1
-    return wakes
+                    _tell(news, row, column, r, c, rows, columns, split)
+    return news
 
 
 @njit(cache=True, nogil=True)
@@ -209,11 +210,22 @@ def _allowed(value: float, own: float, drop: float, cells: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _around(row: int, column: int, rows: int, columns: int) -> int:
-    """Return the number of the block around in which a cell of the ring lies."""
-    down = 0 if row == 0 else 2 if row == rows - 1 else 1
-    right = 0 if column == 0 else 2 if column == columns - 1 else 1
-    return 3 * down + right
+def _tell(
+    news: Any, row: int, column: int, r: int, c: int, rows: int, columns: int, split: tuple[int, int]
+) -> None:
+    """Count that a cell has news for another one in the ring, in the tiles of both."""
+    news[_tile(row, rows, split[0]), _tile(column, columns, split[1])] += 1
+    news[_tile(r, rows, split[0]), _tile(c, columns, split[1])] += 1
+
+
+@njit(cache=True, nogil=True)
+def _tile(at: int, whole: int, split: int) -> int:
+    """Return the number of a tile along one axis: 1 and 2 in the window, 0 and 3 outside."""
+    if at == 0:
+        return 0
+    if at == whole - 1:
+        return 3
+    return 1 if at <= split else 2
 
 
 @njit(cache=True, nogil=True)

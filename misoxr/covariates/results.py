@@ -100,10 +100,11 @@ def written(place: Path, z: xr.DataArray, side: tuple[int, int], pits: str, fing
     """Give the arrays of a new store to write to; it comes to its place, whole, at the end, unless an error comes."""
     if place.exists() and not (place / "zarr.json").exists():
         raise StoreError(f"{place} exists and is no Zarr v3 store, so it is not replaced; give another path.")
-    out = described({name: da.zeros(z.shape, chunks=side, dtype="float32") for name in NAMES}, z, pits)
+    chunks = tuple(min(2 * one, whole) for one, whole in zip(side, z.shape, strict=True))
+    out = described({name: da.zeros(z.shape, chunks=chunks, dtype="float32") for name in NAMES}, z, pits)
     out.attrs = georeferenced(out.attrs, geobox_of(z)) | {FINGERPRINT: fingerprint}
     codecs = {"compressors": (ZstdCodec(), Crc32cCodec()), "write_empty_chunks": True}
-    encoding = {name: {"chunks": side, "_FillValue": np.float32(np.nan), **codecs} for name in NAMES}
+    encoding = {name: {"chunks": chunks, "_FillValue": np.float32(np.nan), **codecs} for name in NAMES}
     with scratch(place, directory=True) as aside, warnings.catch_warnings():
         # Zarr says that the format does not specify consolidated metadata; xarray warns where they are missing.
         warnings.filterwarnings("ignore", "Consolidated metadata", zarr.errors.ZarrUserWarning)

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from misoxr.clusters import computed
 from misoxr.covariates import flow, wetness
-from misoxr.covariates.blocks import Blocks, Visit, settled
+from misoxr.covariates.tiles import Tiles, Visit, settled
 from misoxr.covariates.dem import opened
 from misoxr.covariates.results import NAMES, described, fingerprint_of, kept, opened_results, place_of, written
 from misoxr.cube.join import Raster
@@ -92,79 +92,78 @@ def hydrology(
     if store is None:
         with workspace() as directory, kept(directory / "layers", "") as ledger:
             data = {name: np.empty(z.shape, "float32") for name in NAMES}
-            _compute(Blocks(ledger, z.shape, side), z, data, filled=filled, progress=progress)
+            _compute(Tiles(ledger, z.shape, side), z, data, filled=filled, progress=progress)
         return described(data, z, pits)
     place, fingerprint = place_of(store), fingerprint_of(z, side, pits)
     if overwrite or not place.exists():
         with kept(place.with_name(f"{place.name}.hydrology"), fingerprint, overwrite=overwrite) as ledger:
-            blocks = Blocks(ledger, z.shape, side)
+            tiles = Tiles(ledger, z.shape, side)
             with written(place, z, side, pits, fingerprint) as arrays:
-                _compute(blocks, z, arrays, filled=filled, progress=progress)
+                _compute(tiles, z, arrays, filled=filled, progress=progress)
     return opened_results(place, fingerprint)
 
 
 def _side(z: xr.DataArray) -> tuple[int, int]:
-    """Return rows and columns of a block."""
+    """Return rows and columns of a tile: a chunk, or what stands for one, is a window of 2 x 2 tiles."""
     chunks = z.chunks or ((BLOCK,), (BLOCK,))
-    rows, columns = (min(max(*sizes, SMALLEST), whole) for sizes, whole in zip(chunks, z.shape, strict=True))
+    rows, columns = (max(-(-min(max(sizes), whole) // 2), SMALLEST) for sizes, whole in zip(chunks, z.shape, strict=True))
     return rows, columns
 
 
-def _compute(blocks: Blocks, z: xr.DataArray, into: Any, *, filled: bool, progress: bool) -> None:
+def _compute(tiles: Tiles, z: xr.DataArray, into: Any, *, filled: bool, progress: bool) -> None:
     """Go through the stages that are not done yet, and write the results."""
     side = abs(geobox_of(z).affine.a)
     ground = FILLED if filled else DEM
-    left: dict[Block, int] = {}
-    visits: dict[str, Visit] = {DEM: partial(_copy, blocks, z)}
-    if filled:
-        visits[FILLED] = partial(_fill, blocks, side)
-    visits |= {AREA: partial(_drain, blocks, ground, side, left), RAISED: partial(_raise, blocks, ground, side)}
+    if not tiles.is_done(DEM):
+        _copy(tiles, z, progress=progress)
+        tiles.set_done(DEM)
+    visits: dict[str, Visit] = {FILLED: partial(_fill, tiles, side)} if filled else {}
+    visits |= {AREA: partial(_drain, tiles, ground, side), RAISED: partial(_raise, tiles, ground, side)}
     for layer, visit in visits.items():
-        if not blocks.is_done(layer):
-            settled(blocks, visit, layer.replace("_", " "), progress=progress)
-            if layer == AREA and any(left.values()):
-                raise MisoxrError(f"{sum(left.values()):,} cells got no catchment area, which is an error of misoxr; please report it.")
-            blocks.set_done(layer)
-    for block in tqdm(list(blocks), desc="indices", unit="block", disable=not progress):
-        area, raised = blocks.window(block, 1, AREA), blocks.window(block, 1, RAISED)
-        found = wetness.indices(blocks.window(block, 1, ground), area, raised, side)
+        if not tiles.is_done(layer):
+            settled(tiles, visit, layer.replace("_", " "), progress=progress)
+            tiles.set_done(layer)
+    for window in tqdm(tiles.apart(), desc="indices", unit="block", disable=not progress):
+        z_here, area, raised = (tiles.read(window, 1, layer) for layer in (ground, AREA, RAISED))
+        if np.isnan(area[~np.isnan(z_here)]).any():
+            raise MisoxrError("Cells got no catchment area, which is an error of misoxr; please report it.")
+        found = wetness.indices(z_here, area, raised, side)
         for name, values in zip(NAMES, (area[1:-1, 1:-1], *found), strict=True):
-            into[name][blocks.slices(block)] = values.astype("float32")
+            into[name][tiles.slices(window)] = values.astype("float32")
 
 
-# ---- visits: what is done in a block, and for which blocks around it that is news
-
-
-def _copy(blocks: Blocks, z: xr.DataArray, block: Block) -> Counts:
+def _copy(tiles: Tiles, z: xr.DataArray, *, progress: bool) -> None:
     """Read the DEM once: it may be costly to compute."""
-    if not blocks.has(DEM, block):
-        (values,) = computed(z[blocks.slices(block)].data)
-        blocks.write(DEM, block, values.astype("float64"))
-    return np.zeros(9, "int64")
+    for window in tqdm(tiles.apart(), desc=DEM, unit="block", disable=not progress):
+        (values,) = computed(z[tiles.slices(window)].data)
+        tiles.write(DEM, window, values.astype("float64"))
 
 
-def _fill(blocks: Blocks, side: float, block: Block) -> Counts:
-    """Lower the surface of a block, from endless, to what lets its water out as far as that is known."""
-    z = blocks.window(block, 1, DEM)
-    upside_down = -blocks.window(block, 1, FILLED, fill=np.inf)
+# ---- visits: what is done in a window, and for which tiles that is news
+
+
+def _fill(tiles: Tiles, side: float, window: Block) -> Counts:
+    """Lower the surface, from endless, to what lets water out as far as that is known."""
+    z = tiles.read(window, 1, DEM)
+    upside_down = -tiles.read(window, 1, FILLED, fill=np.inf)
     upside_down[np.isnan(z)] = np.nan
     flow.outlets(z, upside_down)
-    news: Counts = flow.spread(upside_down, -z, FALL * side)
-    blocks.write(FILLED, block, -upside_down[1:-1, 1:-1])
+    news: Counts = flow.spread(upside_down, -z, FALL * side, tiles.side)
+    tiles.write(FILLED, window, -upside_down[1:-1, 1:-1])
     return news
 
 
-def _drain(blocks: Blocks, ground: str, side: float, left: dict[Block, int], block: Block) -> Counts:
+def _drain(tiles: Tiles, ground: str, side: float, window: Block) -> Counts:
     """Give cells their catchment area, where all that lies above them is known."""
-    area = blocks.window(block, 1, AREA)
-    left[block], news = flow.accumulate(blocks.window(block, 2, ground), area, side)
-    blocks.write(AREA, block, area[1:-1, 1:-1])
-    return np.asarray(news)
+    area = tiles.read(window, 1, AREA)
+    news: Counts = flow.accumulate(tiles.read(window, 2, ground), area, side, tiles.side)
+    tiles.write(AREA, window, area[1:-1, 1:-1])
+    return news
 
 
-def _raise(blocks: Blocks, ground: str, side: float, block: Block) -> Counts:
-    """Raise the area of cells to what their neighbours' areas allow, as far as these are known."""
-    raised = blocks.window(block, 1, RAISED, AREA)
-    news: Counts = flow.spread(raised, wetness.suction(blocks.window(block, 2, ground), side), 0.0)
-    blocks.write(RAISED, block, raised[1:-1, 1:-1])
+def _raise(tiles: Tiles, ground: str, side: float, window: Block) -> Counts:
+    """Raise areas to what their neighbours' areas allow, as far as these are known."""
+    raised = tiles.read(window, 1, RAISED, AREA)
+    news: Counts = flow.spread(raised, wetness.suction(tiles.read(window, 2, ground), side), 0.0, tiles.side)
+    tiles.write(RAISED, window, raised[1:-1, 1:-1])
     return news
