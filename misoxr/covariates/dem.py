@@ -1,5 +1,6 @@
 """A DEM that covariates are computed from: opened, decoded, in metres, and on a grid that their formulas hold for."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,9 @@ def opened(dem: Raster) -> xr.DataArray:
     """
     found = layers_of("dem", dem)
     if len(found) != 1:
-        raise BandError(f"The DEM has the variables {list(map(str, found))}; give the one that is the elevation, such as ds[['elevation']].")
+        raise BandError(
+            f"The DEM has the variables {list(map(str, found))}; give the one that is the elevation, such as ds[['elevation']]."
+        )
     (array,) = found.values()
     if set(array.dims) != {"y", "x"}:
         raise BandError(f"The DEM has the dimensions {array.dims}, not (y, x); rename, select or reduce the others first.")
@@ -56,7 +59,8 @@ def opened(dem: Raster) -> xr.DataArray:
     factor, summand = _to_metres(array)
     values = z * z.dtype.type(factor) + z.dtype.type(summand) if (factor, summand) != (1.0, 0.0) else z
     values = values.where(np.isfinite(values))
-    simulated = {key: dem.attrs[key] for key in ("simulated",) if key in getattr(dem, "attrs", {})}
+    given = {} if isinstance(dem, str | os.PathLike) else dem.attrs
+    simulated = {key: found for key in ("simulated",) if (found := given.get(key, array.attrs.get(key)))}
     out: xr.DataArray = assign(values.drop_vars(set(values.coords) - {"y", "x"}).rename(_ELEVATION.name), box)
     out.attrs = {"units": _ELEVATION.units, "long_name": "elevation", "grid_mapping": "spatial_ref"} | simulated
     return out

@@ -210,9 +210,7 @@ def _allowed(value: float, own: float, drop: float, cells: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _tell(
-    news: Any, row: int, column: int, r: int, c: int, rows: int, columns: int, split: tuple[int, int]
-) -> None:
+def _tell(news: Any, row: int, column: int, r: int, c: int, rows: int, columns: int, split: tuple[int, int]) -> None:
     """Count that a cell has news for another one in the ring, in the tiles of both."""
     news[_tile(row, rows, split[0]), _tile(column, columns, split[1])] += 1
     news[_tile(r, rows, split[0]), _tile(c, columns, split[1])] += 1

@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from misoxr.grid.geozarr import georeferenced, unreferenced
 from misoxr.paths import expanded, scratch, settle, writing
 from misoxr.records.ledger import Ledger
 
-__all__ = ["NAMES", "described", "fingerprint_of", "kept", "opened_results", "place_of", "written"]
+__all__ = ["NAMES", "described", "fingerprint_of", "forget", "kept", "opened_results", "place_of", "written"]
 
 _ATTRIBUTES = {
     "catchment_area": {"long_name": "catchment area, by multiple flow directions", "units": "m2"},
@@ -62,7 +62,9 @@ def place_of(store: str | os.PathLike[str]) -> Path:
     """
     text = expanded(store)
     if "://" in text:
-        raise StoreError(f"Hydrology is computed on a disk, and {text} is none; leave store out, and write with .miso.to_zarr({text!r}).")
+        raise StoreError(
+            f"Hydrology is computed on a disk, and {text} is none; leave store out, and write with .miso.to_zarr({text!r})."
+        )
     return Path(text).absolute()
 
 
@@ -93,6 +95,13 @@ def kept(directory: Path, fingerprint: str, *, overwrite: bool = False) -> Itera
                 raise StoreError(f"Another process began hydrology in {directory} at the same time; call it once.")
             yield ledger
             ledger.forget()
+
+
+def forget(directory: Path, fingerprint: str) -> None:
+    """Remove the records of a finished store, which a process left that was killed between its last two steps."""
+    ledger = Ledger(str(directory))
+    if (ledger.plan() or {}).get("fingerprint") == fingerprint and not ledger.busy():
+        ledger.forget()
 
 
 @contextmanager
@@ -130,7 +139,5 @@ def opened_results(place: Path, fingerprint: str) -> xr.Dataset:
             f"The store {place} exists, and is not of this DEM, its blocks, these settings and this version of misoxr; give another path, "
             "or overwrite=True to replace it."
         )
-    with suppress(OSError):  # what a process left that was killed between its last two steps
-        left = place.with_name(f"{place.name}.hydrology")
     out.attrs = {key: value for key, value in unreferenced(out.attrs).items() if key != FINGERPRINT}
     return assign(out, geobox_of(out))  # type: ignore[no-any-return]

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +62,9 @@ class Tiles:
 
     def holding(self, tile: Block) -> set[Block]:
         """Return the windows that have a tile."""
-        rows, columns = ({min(max(at - 1, 0), max(n - 2, 0)), min(at, max(n - 2, 0))} for at, n in zip(tile, self.counts, strict=True))
+        rows, columns = (
+            {min(max(at - 1, 0), max(n - 2, 0)), min(at, max(n - 2, 0))} for at, n in zip(tile, self.counts, strict=True)
+        )
         return {(row, column) for row in rows for column in columns}
 
     def inside(self, window: Block) -> list[Block]:
@@ -86,28 +90,30 @@ class Tiles:
             for (start, stop), n, whole in zip(spans, self.side, self.shape, strict=True)
         )
         for tile in ((row, column) for row in rows for column in columns):
-            layer = next((layer for layer in layers if self._file(layer, tile).exists()), None)
-            if layer is None:
-                continue
-            values = np.memmap(self._file(layer, tile), np.float64, "r", shape=self._shape(tile))
             there, here = [], []
             for part, (start, stop) in zip(self.slices(tile, 1), spans, strict=True):
                 first, last = max(part.start, start), min(part.stop, stop)
                 there.append(slice(first - part.start, last - part.start))
                 here.append(slice(first - start, last - start))
-            out[tuple(here)] = values[tuple(there)]
+            for layer in layers:
+                with suppress(FileNotFoundError):
+                    out[tuple(here)] = self._part(layer, tile, tuple(there))
+                    break
         return out
 
     def write(self, layer: str, window: Block, values: Floats) -> None:
-        """Put a window of a layer on the disk."""
+        """Put a window of a layer on the disk, the tiles that changed."""
         assert self.ledger.own is not None
         for tile in self.inside(window):
             part = tuple(
                 slice(own.start - whole.start, own.stop - whole.start)
                 for own, whole in zip(self.slices(tile, 1), self.slices(window), strict=True)
             )
-            data = memoryview(np.ascontiguousarray(values[part])).cast("B")
-            put_through(self.ledger.own, self._file(layer, tile), data)
+            mine = np.ascontiguousarray(values[part])
+            with suppress(FileNotFoundError):
+                if np.array_equal(self._part(layer, tile, (slice(None),)), mine, equal_nan=True):
+                    continue
+            put_through(self.ledger.own, self._file(layer, tile), mine.data.cast("B"))
 
     def is_done(self, layer: str) -> bool:
         """Whether nothing is left to do for a layer. Tiles that a power loss cut off are removed, and are done again."""
@@ -119,6 +125,10 @@ class Tiles:
     def set_done(self, layer: str) -> None:
         """Record that nothing is left to do for a layer."""
         self.ledger.create(f"{layer}.done", True, flush=True)
+
+    def _part(self, layer: str, tile: Block, part: tuple[slice, ...]) -> Floats:
+        with open(self._file(layer, tile), "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            return np.frombuffer(data).reshape(self._shape(tile))[part].copy()
 
     def _is_whole(self, layer: str, tile: Block) -> bool:
         try:
@@ -142,10 +152,11 @@ def settled(tiles: Tiles, visit: Visit, words: str, *, progress: bool) -> int:
     wrote is repeated, because news come after the writing.
     """
     news = dict.fromkeys(tiles, FIRST)
+    whole = len(news)
     given: dict[Block, float] = {}
     running: dict[Future[npt.NDArray[np.int64]], Block] = {}
     visits, workers = 0, max(1, min(cores(), WORKERS))
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(news), desc=words, unit="tile", disable=not progress) as bar:
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=whole, desc=words, unit="tile", disable=not progress) as bar:
         while news or running:
             busy = {tile for window in running.values() for tile in tiles.inside(window)}
             free = {window for tile in news for window in tiles.holding(tile)} if len(running) < workers else set()
@@ -165,7 +176,7 @@ def settled(tiles: Tiles, visit: Visit, words: str, *, progress: bool) -> int:
                     of = given if tile in inside else news
                     of[tile] = of.get(tile, 0) + float(found[row, column])
                 visits += 1
-                bar.update(bar.total - len(news) - bar.n)
+                bar.update(whole - len(news) - bar.n)
     return visits
 
 

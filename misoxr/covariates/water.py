@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 
 from misoxr.clusters import computed
 from misoxr.covariates import flow, wetness
-from misoxr.covariates.tiles import Tiles, Visit, settled
 from misoxr.covariates.dem import opened
-from misoxr.covariates.results import NAMES, described, fingerprint_of, kept, opened_results, place_of, written
+from misoxr.covariates.results import NAMES, described, fingerprint_of, forget, kept, opened_results, place_of, written
+from misoxr.covariates.tiles import Tiles, Visit, settled
 from misoxr.cube.join import Raster
 from misoxr.errors import MisoxrError, gathered
 from misoxr.grid.geobox import geobox_of
@@ -35,7 +35,12 @@ DEM, FILLED, AREA, RAISED = "elevation", "filled", "catchment_area", "modified_c
 
 @gathered
 def hydrology(
-    dem: Raster, *, store: str | os.PathLike[str] | None = None, filled: bool = False, overwrite: bool = False, progress: bool = True
+    dem: Raster,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    filled: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
 ) -> xr.Dataset:
     """Compute catchment area, stream power index and wetness index of a DEM, block by block.
 
@@ -92,15 +97,18 @@ def hydrology(
     if store is None:
         with workspace() as directory, kept(directory / "layers", "") as ledger:
             data = {name: np.empty(z.shape, "float32") for name in NAMES}
-            _compute(Tiles(ledger, z.shape, side), z, data, filled=filled, progress=progress)
+            _compute(Tiles(ledger, (z.sizes["y"], z.sizes["x"]), side), z, data, filled=filled, progress=progress)
         return described(data, z, pits)
     place, fingerprint = place_of(store), fingerprint_of(z, side, pits)
+    records = place.with_name(f"{place.name}.hydrology")
     if overwrite or not place.exists():
-        with kept(place.with_name(f"{place.name}.hydrology"), fingerprint, overwrite=overwrite) as ledger:
-            tiles = Tiles(ledger, z.shape, side)
+        with kept(records, fingerprint, overwrite=overwrite) as ledger:
+            tiles = Tiles(ledger, (z.sizes["y"], z.sizes["x"]), side)
             with written(place, z, side, pits, fingerprint) as arrays:
                 _compute(tiles, z, arrays, filled=filled, progress=progress)
-    return opened_results(place, fingerprint)
+    results = opened_results(place, fingerprint)
+    forget(records, fingerprint)
+    return results
 
 
 def _side(z: xr.DataArray) -> tuple[int, int]:
