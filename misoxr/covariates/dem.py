@@ -60,7 +60,7 @@ def opened(dem: Raster) -> xr.DataArray:
     values = z * z.dtype.type(factor) + z.dtype.type(summand) if (factor, summand) != (1.0, 0.0) else z
     values = values.where(np.isfinite(values))
     given = {} if isinstance(dem, str | os.PathLike) else dem.attrs
-    simulated = {key: found for key in ("simulated",) if (found := given.get(key, array.attrs.get(key)))}
+    simulated = {key: value for key in ("simulated",) if (value := given.get(key, array.attrs.get(key)))}
     out: xr.DataArray = assign(values.drop_vars(set(values.coords) - {"y", "x"}).rename(_ELEVATION.name), box)
     out.attrs = {"units": _ELEVATION.units, "long_name": "elevation", "grid_mapping": "spatial_ref"} | simulated
     return out

@@ -60,7 +60,7 @@ def hydrology(
         Fill pits first, up to a surface that falls to its outlets by 1 cm in 1 km. Outlets are cells at edges and beside nodata. All results
         are then those of the filled DEM. By default pits and flats keep their water, as the paper's authors had it.
     overwrite : bool, optional
-        Replace a store that exists, and begin anew what was begun.
+        Replace a store that exists, and what was begun with another DEM or other settings.
     progress : bool, optional
         Show progress bars of blocks.
 
