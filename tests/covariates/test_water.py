@@ -102,10 +102,10 @@ def plain_slope(z, c):
     return np.where(np.isnan(z), np.nan, np.arctan(np.hypot(*parts) / c))
 
 
-def greatest(values):
+def threes(values):
+    """Return the 3 x 3 cells around each, beside each other along the first axis."""
     padded = np.pad(values, 1, constant_values=np.nan)
-    stack = np.stack([padded[r : r + values.shape[0], k : k + values.shape[1]] for r, k in product(range(3), repeat=2)])
-    return stack
+    return np.stack([padded[r : r + values.shape[0], k : k + values.shape[1]] for r, k in product(range(3), repeat=2)])
 
 
 def plain_wetness(z, c):
@@ -115,14 +115,14 @@ def plain_wetness(z, c):
     raised = area.copy()
     while True:
         before = raised.copy()
-        raised = np.fmax(raised, suction * np.nanmax(np.where(np.isnan(greatest(raised)), -1, greatest(raised)), axis=0))
+        raised = np.fmax(raised, suction * np.nanmax(np.where(np.isnan(threes(raised)), -1, threes(raised)), axis=0))
         raised[np.isnan(z)] = np.nan
         if np.array_equal(before, raised, equal_nan=True):
             break
-    anywhere = (greatest(raised) > greatest(area)).any(0)
+    anywhere = (threes(raised) > threes(area)).any(0)
     with np.errstate(all="ignore"):
-        count = np.isfinite(greatest(raised)).sum(0)
-        smooth = np.where(anywhere, np.nansum(greatest(raised), axis=0) / count, raised)
+        count = np.isfinite(threes(raised)).sum(0)
+        smooth = np.where(anywhere, np.nansum(threes(raised), axis=0) / count, raised)
     return np.log(smooth / c / np.tan(beta + math.radians(0.01)))
 
 
@@ -326,7 +326,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, capfd, layer):
     while process.poll() is None and len(list(records.glob(f"{layer}/*"))) < 40:
         time.sleep(0.001)
     process.send_signal(signal.SIGSTOP)
-    dem = xr.open_zarr(tmp_path / "dem.zarr", decode_coords="all", chunks={})
+    dem = xr.open_zarr(str(tmp_path / "dem.zarr"), decode_coords="all", chunks={})
     try:
         with pytest.raises(StoreError, match="Another process"):
             hydrology(dem, store=place, filled=True)
