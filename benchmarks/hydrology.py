@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import numpy as np
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from state import greatest
 
 import misoxr
 from misoxr.grid.geobox import assign
@@ -88,7 +88,7 @@ def one(given: argparse.Namespace) -> dict[str, float]:
             dem.values, nodata=np.nan, transform=Affine(PIXEL, 0, 0, 0, -PIXEL, 0)
         )  # one direction a cell, filled
         directions.upstream_area(unit="m2")
-    return {"s": time.perf_counter() - start, "gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    return {"s": time.perf_counter() - start, "gb": greatest()}
 
 
 def difference(one: Path, other: Path) -> float:
