@@ -5,15 +5,18 @@ around that is news. Every cell's result is one expression of its neighbours' re
 bits for any tiles, in any order.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["COLUMNS", "ROWS", "accumulate", "outlets", "spread"]
+__all__ = ["COLUMNS", "ROWS", "accumulate", "compiled", "outlets", "spread"]
 
 Floats = npt.NDArray[np.float64]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 ROWS = np.array([-1, -1, -1, 0, 0, 1, 1, 1])
 COLUMNS = np.array([-1, 0, 1, -1, 1, -1, 0, 1])
@@ -24,7 +27,16 @@ CONVERGENCE = 1.1
 """Power of the angle by which water is shared out."""
 
 
-@njit(cache=True, nogil=True)
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function when it is first called; what was compiled is kept for other processes, where there is a place for it."""
+    try:
+        kernel: Callable[P, R] = njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither the package's directory nor the user's cache can be written
+        kernel = njit(nogil=True)(function)
+    return kernel
+
+
+@compiled
 def accumulate(z: Floats, area: Floats, side: float, split: tuple[int, int]) -> Any:
     """Give cells their catchment area, where all their higher neighbours have theirs; each cell once, whoever calls how often.
 
@@ -88,7 +100,7 @@ def accumulate(z: Floats, area: Floats, side: float, split: tuple[int, int]) -> 
     return news
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _received(z: Floats, area: Floats, shared: Floats, row: int, column: int, side: float) -> float:
     """Return a cell's own area and what its higher neighbours hand down to it."""
     own = z[row + 1, column + 1]
@@ -109,12 +121,12 @@ def _received(z: Floats, area: Floats, shared: Floats, row: int, column: int, si
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _weight(fall: float, length: float) -> float:
     return float(np.arctan(fall / length) ** CONVERGENCE)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def spread(values: Floats, own: Floats, drop: float, split: tuple[int, int]) -> Any:
     """Raise cells to what their neighbours' values allow, until nothing changes in the window.
 
@@ -139,6 +151,7 @@ def spread(values: Floats, own: Floats, drop: float, split: tuple[int, int]) -> 
         window, by how many.
     """
     rows, columns = values.shape
+    changed = 1
     for forward in (True, False, True, False):  # most of it, in long strides; the queue does the rest
         changed = 0
         for i in range(1, rows - 1):
@@ -147,7 +160,8 @@ def spread(values: Floats, own: Floats, drop: float, split: tuple[int, int]) -> 
                 changed += _raised(values, own, drop, row, column)
         if not changed:
             break
-    _settle(values, own, drop)
+    if changed:
+        _settle(values, own, drop)
     news = np.zeros((4, 4), np.int64)
     for row in range(1, rows - 1):
         inner = 1 if row in (1, rows - 2) else max(columns - 3, 1)
@@ -160,7 +174,7 @@ def spread(values: Floats, own: Floats, drop: float, split: tuple[int, int]) -> 
     return news
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _settle(values: Floats, own: Floats, drop: float) -> None:
     """Look at every cell, and again at those whose neighbours changed."""
     rows, columns = values.shape
@@ -189,7 +203,7 @@ def _settle(values: Floats, own: Floats, drop: float) -> None:
                         count += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _raised(values: Floats, own: Floats, drop: float, row: int, column: int) -> bool:
     """Raise a cell, and return whether its value changed."""
     before = values[row, column]
@@ -200,7 +214,7 @@ def _raised(values: Floats, own: Floats, drop: float, row: int, column: int) -> 
     return bool(values[row, column] > before)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _allowed(value: float, own: float, drop: float, cells: float) -> float:
     """Return what a neighbour's value allows; NaN where either is nodata."""
     if drop == 0.0:
@@ -209,14 +223,14 @@ def _allowed(value: float, own: float, drop: float, cells: float) -> float:
     return own if own < lower or np.isnan(own) else lower
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _tell(news: Any, row: int, column: int, r: int, c: int, rows: int, columns: int, split: tuple[int, int]) -> None:
     """Count that a cell has news for another one in the ring, in the tiles of both."""
     news[_tile(row, rows, split[0]), _tile(column, columns, split[1])] += 1
     news[_tile(r, rows, split[0]), _tile(c, columns, split[1])] += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _tile(at: int, whole: int, split: int) -> int:
     """Return the number of a tile along one axis: 1 and 2 in the window, 0 and 3 outside."""
     if at == 0:
@@ -226,7 +240,7 @@ def _tile(at: int, whole: int, split: int) -> int:
     return 1 if at <= split else 2
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def outlets(z: Floats, values: Floats) -> None:
     """Give cells at edges and beside nodata their elevation upside down: there water leaves the DEM.
 

@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from misoxr.covariates.flow import COLUMNS, ROWS
+from misoxr.covariates.flow import COLUMNS, ROWS, compiled
 
 __all__ = ["indices", "suction"]
 
@@ -18,7 +17,7 @@ OFFSET = np.deg2rad(0.01)
 """Added to the slope of the wetness index, which is not defined without slope."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def suction(z: Floats, side: float) -> Any:
     """Return which share of a neighbour's catchment area each cell takes at least.
 
@@ -38,12 +37,12 @@ def suction(z: Floats, side: float) -> Any:
     out = np.empty((rows - 2, columns - 2))
     for row in range(1, rows - 1):
         for column in range(1, columns - 1):
-            d = SUCTION ** _slope(z, row, column, side)
-            out[row - 1, column - 1] = (1.0 / d) ** np.exp(d)
+            power = np.log(SUCTION) * _slope(z, row, column, side)
+            out[row - 1, column - 1] = np.exp(-power * np.exp(np.exp(power)))  # (1 / d) ** exp(d), d = SUCTION ** slope
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def indices(z: Floats, area: Floats, modified: Floats, side: float) -> Any:
     """Return the stream power index and the wetness index.
 
@@ -71,7 +70,7 @@ def indices(z: Floats, area: Floats, modified: Floats, side: float) -> Any:
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _smoothed(area: Floats, modified: Floats, row: int, column: int) -> float:
     """Return the mean of the raised area over 3 x 3 cells where any of them was raised, else the cell's own."""
     total, count, raised = modified[row, column], 1, modified[row, column] > area[row, column]
@@ -83,7 +82,7 @@ def _smoothed(area: Floats, modified: Floats, row: int, column: int) -> float:
     return float(total / count if raised else modified[row, column])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _slope(z: Floats, row: int, column: int, side: float) -> float:
     """Return the slope by central differences in radians, one-sided where a neighbour is missing."""
     down = _difference(z[row - 1, column], z[row, column], z[row + 1, column])
@@ -91,7 +90,7 @@ def _slope(z: Floats, row: int, column: int, side: float) -> float:
     return float(np.arctan(np.sqrt(down * down + right * right) / side))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _difference(before: float, own: float, after: float) -> float:
     """Return the difference of a cell, from both neighbours, or the one that is there; 0 where both are missing."""
     if np.isnan(own):
@@ -101,7 +100,7 @@ def _difference(before: float, own: float, after: float) -> float:
     return own - before if np.isnan(after) else (after - before) / 2.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _steepest(z: Floats, row: int, column: int, side: float) -> float:
     """Return the fall by distance of the steepest of 8 facets (Tarboton 1997), at least 0; NaN where none is whole."""
     own, best = z[row, column], np.nan
