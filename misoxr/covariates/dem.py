@@ -1,89 +1,172 @@
-"""A DEM that covariates are computed from: opened, decoded, in metres, and on a grid that their formulas hold for."""
+"""Read a DEM: elevations in metres with NaN as nodata, lazily, and the size of its cells on the ground."""
 
-import os
-from typing import Any
+from collections.abc import Hashable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import pyproj
 import xarray as xr
+from odc.geo.geobox import GeoBox
 
 from misoxr.cube.decode import decoded
 from misoxr.cube.join import Raster, layers_of
 from misoxr.cube.units import conversion
 from misoxr.errors import BandError, GridError, note
-from misoxr.grid.geobox import assign, geobox_of
-from misoxr.spec import COVARIATES
+from misoxr.grid.geobox import assign, crs_of, geobox_of
+from misoxr.grid.longitude import transformer
+from misoxr.spec import Band
 
-__all__ = ["opened"]
+__all__ = ["Cell", "cell_of", "is_in_degrees", "opened", "simulated"]
 
-_ELEVATION = next(band for band in COVARIATES if band.name == "elevation")
-SQUARE = 1e-3
-"""Largest difference of a pixel's sides, by its side."""
+ELEVATION = Band("elevation", "m")
+LOWEST, HIGHEST = -11_500.0, 9_000.0
+"""Elevations of the Earth are within, m."""
+STRETCHED = 0.05
+"""By how much a metre of the CRS may miss a metre on the ground without a word."""
+
+
+class Cell(NamedTuple):
+    """Steps from a row to the next one and from a column to the next one, m: north and east count as positive."""
+
+    down: float
+    across: float
 
 
 def opened(dem: Raster) -> xr.DataArray:
-    """Open a DEM, lazily where it is lazy.
+    """Read the elevations of a DEM, lazily.
 
     Parameters
     ----------
-    dem : path, DataArray or Dataset
-        One band over y and x in a projected CRS in metres, with square pixels: a raster file, a Zarr store, or data in hand. Nodata, scale,
-        offset and units in the attributes are applied.
+    dem : path, URL, DataArray or Dataset
+        A raster file or a Zarr store ending in ``.zarr``, or data in hand. Of several variables, the one named ``elevation`` is taken.
 
     Returns
     -------
-    DataArray
-        ``elevation`` (y, x) in m, NaN where there is none. float64 where the DEM's numbers need it, else float32.
+    DataArray (y, x)
+        Named ``elevation``, m; float32, or float64 where the DEM is stored more finely. NaN is nodata.
+
+    Raises
+    ------
+    AssetError
+        If a file cannot be opened.
+    BandError
+        If there are several bands, other dimensions than y and x, no numbers, or unknown units; and where values are read, if elevations
+        are none of the Earth's, such as an undeclared -9999.
+    GridError
+        If there is no CRS, no y and x, or an irregular grid.
+
+    Warns
+    -----
+    MisoxrWarning
+        If neither attributes nor a vertical CRS tell the units.
+    """
+    found = layers_of("dem", dem)
+    name = "elevation" if "elevation" in found else next(iter(found))
+    array = found[name]
+    if len(found) > 1 and name != "elevation":
+        raise BandError(f"The DEM has the variables {list(found)}; give the one with the elevations alone, or name it 'elevation'.")
+    if set(array.dims) != {"y", "x"}:
+        raise BandError(f"The DEM has dimensions {array.dims}, not (y, x); select or reduce the others first.")
+    geobox = geobox_of(array)
+    array = array.transpose("y", "x")
+    plain = decoded(name, array, str(np.result_type(array.dtype, "float32")) if array.dtype.kind in "iuf" else "float32")
+    work = partial(_checked, factor=_metres(array, crs_of(array) or ""))
+    data = plain.data
+    if plain.chunks is None:
+        out = plain.copy(data=work(data))
+    else:
+        out = plain.copy(data=data.map_blocks(work, dtype=data.dtype, meta=np.empty((0, 0), data.dtype)))
+    out.attrs = {"long_name": "elevation", "units": "m"} | simulated({**getattr(dem, "attrs", {}), **array.attrs})
+    return assign(out.reset_coords(drop=True).rename("elevation"), geobox)  # type: ignore[no-any-return]
+
+
+def simulated(attributes: Mapping[Hashable, Any]) -> dict[str, Any]:
+    """Return the mark of data that are simulated, where it is among attributes."""
+    return {key: attributes[key] for key in ("simulated",) if key in attributes}
+
+
+def _metres(array: xr.DataArray, crs: str) -> float:
+    """Return what turns elevations into metres: by the attribute, else by the vertical axis of the CRS."""
+    units = array.attrs.get("units")
+    try:
+        known = conversion(units, ELEVATION)
+    except BandError:
+        raise BandError(
+            f"The DEM is in {units!r}, and terrain needs metres. Convert it, and set its attribute units to 'm'."
+        ) from None
+    if known is not None:
+        return known[0]
+    vertical = pyproj.CRS(crs).axis_info[2:]
+    if vertical:
+        return float(vertical[0].unit_conversion_factor)
+    note("The DEM has no units and is taken to be in metres. Write them down: dem.attrs['units'] = 'm'")
+    return 1.0
+
+
+def _checked(values: npt.NDArray[Any], factor: float) -> npt.NDArray[Any]:
+    """Turn elevations into metres, and refuse those that must be nodata of which nothing tells: slopes beside them would be cliffs."""
+    metres = values if factor == 1 else values * values.dtype.type(factor)
+    endless = np.isinf(metres)
+    if endless.any():
+        metres = np.where(endless, np.nan, metres)
+    strange = (metres < LOWEST) | (metres > HIGHEST) | (values == -9999)
+    if strange.any():
+        raise BandError(
+            f"The DEM has elevations of {metres[strange].flat[0]:g} m, which must be an undeclared nodata value. Declare it, for example with "
+            "dem.rio.write_nodata(...), or replace it: dem.where(dem > ...)."
+        )
+    return metres
+
+
+def is_in_degrees(geobox: GeoBox) -> bool:
+    """Return whether a grid counts in degrees."""
+    return bool(pyproj.CRS(str(geobox.crs)).is_geographic)
+
+
+def cell_of(geobox: GeoBox) -> Cell:
+    """Return the size of a DEM's cells, m.
 
     Raises
     ------
     GridError
-        If it has no CRS, no regular grid, a CRS that is not in metres, or pixels that are not square.
-    BandError
-        If it has several variables, other dimensions, no numbers, or units that are no length.
-    AssetError, SpecError
-        If it cannot be opened, or is nothing of the kind.
+        If the DEM is in degrees.
+
+    Warns
+    -----
+    MisoxrWarning
+        If a metre of the CRS is far from a metre on the ground, as in web maps.
     """
-    found = layers_of("dem", dem)
-    if len(found) != 1:
-        raise BandError(
-            f"The DEM has the variables {list(map(str, found))}; give the one that is the elevation, such as ds[['elevation']]."
-        )
-    (array,) = found.values()
-    if set(array.dims) != {"y", "x"}:
-        raise BandError(f"The DEM has the dimensions {array.dims}, not (y, x); rename, select or reduce the others first.")
-    array = array.transpose("y", "x")
-    box = geobox_of(array)
-    _check_grid(box)
-    wide = array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2)
-    z = decoded(_ELEVATION.name, array, "float64" if wide else "float32")
-    factor, summand = _to_metres(array)
-    values = z * z.dtype.type(factor) + z.dtype.type(summand) if (factor, summand) != (1.0, 0.0) else z
-    values = values.where(np.isfinite(values))
-    given = {} if isinstance(dem, str | os.PathLike) else dem.attrs
-    simulated = {key: value for key in ("simulated",) if (value := given.get(key, array.attrs.get(key)))}
-    out: xr.DataArray = assign(values.drop_vars(set(values.coords) - {"y", "x"}).rename(_ELEVATION.name), box)
-    out.attrs = {"units": _ELEVATION.units, "long_name": "elevation", "grid_mapping": "spatial_ref"} | simulated
-    return out
-
-
-def _check_grid(box: Any) -> None:
-    dx, dy = abs(box.affine.a), abs(box.affine.e)
-    unit = "degree" if box.crs.geographic else box.crs.proj.axis_info[0].unit_name
-    if unit not in ("metre", "meter", "m"):
+    crs = pyproj.CRS(str(geobox.crs))
+    if is_in_degrees(geobox):
         raise GridError(
-            f"The DEM's CRS {box.crs} is in {unit}s, and slopes need metres; project it first, for example with "
-            'dem.rio.reproject("EPSG:3338", resolution=10) of rioxarray.'
+            f"The DEM is in degrees ({crs.name}), and terrain needs cells in metres. Reproject it to a projected CRS first, for "
+            'example with dem.rio.reproject("EPSG:3338"); ds.miso.add_terrain moves it to the image\'s CRS.'
         )
-    if abs(dx - dy) > SQUARE * dx:
-        raise GridError(
-            f"The DEM's pixels are {dx:g} m by {dy:g} m, and must be square; resample it first, for example with "
-            f"dem.rio.reproject(dem.rio.crs, resolution={min(dx, dy):g}) of rioxarray."
-        )
+    unit = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
+    cell = Cell(geobox.affine.e * unit, geobox.affine.a * unit)
+    _note_stretch(geobox, crs, cell)
+    return cell
 
 
-def _to_metres(array: xr.DataArray) -> tuple[float, float]:
-    """Return factor and summand that turn elevations into metres."""
-    found = conversion(array.attrs.get("units"), _ELEVATION)
-    if found is None:
-        note("The DEM's elevations have no units, and are taken to be metres; set its attribute units to 'm', or 'ft', to say so.")
-    return found or (1.0, 0.0)
+def _note_stretch(geobox: GeoBox, crs: pyproj.CRS, cell: Cell) -> None:
+    """Warn where the middle cell of a DEM is longer or shorter on the ground than its CRS says."""
+    base = crs.geodetic_crs
+    forward = None if base is None else transformer(str(geobox.crs), base.to_wkt())
+    globe = None if base is None else base.get_geod()
+    if forward is None or globe is None:
+        return
+    column, row = geobox.shape.x / 2, geobox.shape.y / 2
+    x, y = zip(*(geobox.affine * (column + right, row + down) for down, right in ((0, 0), (1, 0), (0, 1))), strict=True)
+    lon, lat = forward.transform(x, y)
+    if not np.isfinite([*lon, *lat]).all():
+        return
+    _, _, lengths = globe.inv([lon[0]] * 2, [lat[0]] * 2, lon[1:], lat[1:])
+    ratios = [length / abs(step) for length, step in zip(lengths, cell, strict=True)]
+    worst = max(ratios, key=lambda ratio: abs(np.log(ratio)))
+    if abs(worst - 1) > STRETCHED:
+        note(
+            f"A metre of the DEM's CRS ({crs.name}) is {worst:.2f} m on the ground, so slopes and curvatures are off by as much. "
+            "Reproject the DEM to a CRS made for its area, such as UTM or EPSG:3338."
+        )

@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 
 from misoxr.clusters import computed
 from misoxr.covariates import flow, wetness
-from misoxr.covariates.dem import opened
+from misoxr.covariates.dem import cell_of, opened
 from misoxr.covariates.results import NAMES, described, fingerprint_of, forget, kept, opened_results, place_of, written
 from misoxr.covariates.tiles import Tiles, Visit, settled
 from misoxr.cube.join import Raster
-from misoxr.errors import MisoxrError, gathered
+from misoxr.errors import GridError, MisoxrError, gathered
 from misoxr.grid.geobox import geobox_of
 from misoxr.grid.halo import BLOCK
 from misoxr.paths import workspace
@@ -25,6 +25,8 @@ __all__ = ["hydrology"]
 
 Counts = npt.NDArray[np.int64]
 
+SQUARE = 1e-3
+"""Largest difference of a pixel's sides, by its side."""
 FALL = 1e-5
 """Least slope, m by m, at which a filled DEM falls to its outlets."""
 SMALLEST = 16
@@ -51,7 +53,7 @@ def hydrology(
     Parameters
     ----------
     dem : path, DataArray or Dataset
-        Elevation over y and x, with square pixels, in a projected CRS in metres. NaN is nodata. Its chunks are the blocks; a DEM without
+        Elevation over y and x, with square pixels, in a projected CRS. NaN is nodata. Its chunks are the blocks; a DEM without
         chunks is cut into blocks of 2048 pixels. Give whole catchments: water from beyond the DEM is not known.
     store : path, optional
         A Zarr store on a disk, which is there once it is complete. What is computed meanwhile lies in ``<store>.hydrology``, and the same call
@@ -73,8 +75,10 @@ def hydrology(
 
     Raises
     ------
-    GridError, BandError, AssetError, SpecError
-        If the DEM cannot be opened or used; see :func:`misoxr.covariates.dem.opened`.
+    GridError
+        If the DEM has no CRS, no regular grid, or pixels that are not square, or is in degrees.
+    BandError, AssetError, SpecError
+        If it cannot be opened, or holds no elevations; see :func:`misoxr.covariates.dem.opened`.
     StoreError
         If the store exists and is of another DEM or of other settings, another process computes it, or it cannot be written.
 
@@ -93,11 +97,12 @@ def hydrology(
     >>> water = misoxr.covariates.hydrology(image[["elevation"]], store="hydrology.zarr", filled=True, progress=False)
     """
     z = opened(dem)
+    cell = _cell(z)
     side, pits = _side(z), "filled" if filled else "kept"
     if store is None:
         with workspace() as directory, kept(directory / "layers", "") as ledger:
             data = {name: np.empty(z.shape, "float32") for name in NAMES}
-            _compute(Tiles(ledger, (z.sizes["y"], z.sizes["x"]), side), z, data, filled=filled, progress=progress)
+            _compute(Tiles(ledger, (z.sizes["y"], z.sizes["x"]), side), z, cell, data, filled=filled, progress=progress)
         return described(data, z, pits)
     place, fingerprint = place_of(store), fingerprint_of(z, side, pits)
     records = place.with_name(f"{place.name}.hydrology")
@@ -105,10 +110,22 @@ def hydrology(
         with kept(records, fingerprint, overwrite=overwrite) as ledger:
             tiles = Tiles(ledger, (z.sizes["y"], z.sizes["x"]), side)
             with written(place, z, side, pits, fingerprint) as arrays:
-                _compute(tiles, z, arrays, filled=filled, progress=progress)
+                _compute(tiles, z, cell, arrays, filled=filled, progress=progress)
     results = opened_results(place, fingerprint)
     forget(records, fingerprint)
     return results
+
+
+def _cell(z: xr.DataArray) -> float:
+    """Return the side of a DEM's cells, m."""
+    cell = cell_of(geobox_of(z))
+    down, across = abs(cell.down), abs(cell.across)
+    if abs(down - across) > SQUARE * across:
+        raise GridError(
+            f"The DEM's pixels are {across:g} m by {down:g} m, and hydrology needs square ones; resample it first, for example with "
+            f"dem.rio.reproject(dem.rio.crs, resolution={min(down, across):g}) of rioxarray."
+        )
+    return across
 
 
 def _side(z: xr.DataArray) -> tuple[int, int]:
@@ -118,9 +135,8 @@ def _side(z: xr.DataArray) -> tuple[int, int]:
     return rows, columns
 
 
-def _compute(tiles: Tiles, z: xr.DataArray, into: Any, *, filled: bool, progress: bool) -> None:
-    """Go through the stages that are not done yet, and write the results."""
-    side = abs(geobox_of(z).affine.a)
+def _compute(tiles: Tiles, z: xr.DataArray, side: float, into: Any, *, filled: bool, progress: bool) -> None:
+    """Go through the stages that are not done yet, and write the results; cells have a side in m."""
     ground = FILLED if filled else DEM
     if not tiles.is_done(DEM):
         _copy(tiles, z, progress=progress)

@@ -24,6 +24,7 @@ _SYNONYMS = {
     **dict.fromkeys(("degc", "c", "°c", "celsius", "degreecelsius", "degreec", "cel"), "degC"),
     **dict.fromkeys(("kelvin", "k", "degk", "degreekelvin"), "K"),
     **dict.fromkeys(("ft", "feet", "foot"), "ft"),
+    **dict.fromkeys(("usft", "us-ft", "ftus", "ussurveyfoot", "ussurveyfeet"), "ftUS"),
     **dict.fromkeys(("cm", "centimeter", "centimetre"), "cm"),
     **dict.fromkeys(("km", "kilometer", "kilometre"), "km"),
     **dict.fromkeys(("%", "percent"), "%"),
@@ -48,6 +49,7 @@ _CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
     ("m", "mm"): (1000.0, 0.0),
     ("cm", "mm"): (10.0, 0.0),
     ("ft", "m"): (0.3048, 0.0),
+    ("ftUS", "m"): (1200 / 3937, 0.0),
     ("cm", "m"): (0.01, 0.0),
     ("km", "m"): (1000.0, 0.0),
 }
