@@ -1,15 +1,17 @@
 """Covariates from a DEM: time and memory.
 
     python benchmarks/covariates.py terrain --size 8192
+    python benchmarks/covariates.py hydrology --size 4096 --chunk 512
 
 The last lines are JSON. Ratios are of one run; another machine, or a busy one, has other times.
 """
 
 import argparse
 
+import hydrology
 import terrain
 
-SUBCOMMANDS = {"terrain": terrain}
+SUBCOMMANDS = {"terrain": terrain, "hydrology": hydrology}
 
 
 def main() -> None:

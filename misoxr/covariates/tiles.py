@@ -1,0 +1,194 @@
+"""Layers of a raster on the disk, tile by tile, and visits to windows of tiles until none has anything to tell another."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm.auto import tqdm
+
+from misoxr.clusters import cores
+from misoxr.records.ledger import Block, Ledger
+from misoxr.records.writers import put_through
+
+__all__ = ["Tiles", "Visit", "settled"]
+
+Floats = npt.NDArray[np.float64]
+Visit = Callable[[Block], npt.NDArray[np.int64]]
+"""Does what there is to do in a window, and returns for each of the 4 x 4 tiles in it and around it how much that is news to."""
+
+WORKERS = 8
+"""The most windows that are visited at the same time: each is in memory."""
+FIRST = 1e12
+"""More than any news: tiles that were not visited yet come first."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Layers of a raster as files of float64, one a tile, each there whole or not at all.
+
+    A window is 2 x 2 tiles, named by its first one. Windows overlap, so that every border of tiles lies in the middle of one: water
+    that runs along a border, and crosses it at every step, is followed in one visit.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        The records, in whose directory the layers lie, and by way of which they are written.
+    shape : (int, int)
+        Rows and columns of the raster.
+    side : (int, int)
+        Rows and columns of a tile; the last ones may have less.
+    """
+
+    ledger: Ledger
+    shape: tuple[int, int]
+    side: tuple[int, int]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Number of tiles along y and x."""
+        return -(-self.shape[0] // self.side[0]), -(-self.shape[1] // self.side[1])
+
+    def __iter__(self) -> Iterator[Block]:
+        return ((row, column) for row in range(self.counts[0]) for column in range(self.counts[1]))
+
+    def apart(self) -> list[Block]:
+        """Return windows that do not overlap, and are the whole raster."""
+        return [tile for tile in self if tile[0] % 2 == tile[1] % 2 == 0]
+
+    def holding(self, tile: Block) -> set[Block]:
+        """Return the windows that have a tile."""
+        rows, columns = (
+            {min(max(at - 1, 0), max(n - 2, 0)), min(at, max(n - 2, 0))} for at, n in zip(tile, self.counts, strict=True)
+        )
+        return {(row, column) for row in rows for column in columns}
+
+    def inside(self, window: Block) -> list[Block]:
+        """Return the tiles of a window."""
+        rows, columns = (range(at, min(at + 2, n)) for at, n in zip(window, self.counts, strict=True))
+        return [(row, column) for row in rows for column in columns]
+
+    def slices(self, window: Block, tiles: int = 2) -> tuple[slice, slice]:
+        """Rows and columns of a window, or with ``tiles=1`` of a tile."""
+        rows, columns = (
+            slice(at * n, min((at + tiles) * n, whole)) for at, n, whole in zip(window, self.side, self.shape, strict=True)
+        )
+        return rows, columns
+
+    # ---- layers
+
+    def read(self, window: Block, rings: int, *layers: str, fill: float = np.nan) -> Floats:
+        """Read a window with rings of cells around it: of the first of the layers that has them, else ``fill``, also beyond the raster."""
+        spans = [(part.start - rings, part.stop + rings) for part in self.slices(window)]
+        out = np.full([stop - start for start, stop in spans], fill)
+        rows, columns = (
+            range(max(start, 0) // n, (min(stop, whole) - 1) // n + 1)
+            for (start, stop), n, whole in zip(spans, self.side, self.shape, strict=True)
+        )
+        for tile in ((row, column) for row in rows for column in columns):
+            there, here = [], []
+            for part, (start, stop) in zip(self.slices(tile, 1), spans, strict=True):
+                first, last = max(part.start, start), min(part.stop, stop)
+                there.append(slice(first - part.start, last - part.start))
+                here.append(slice(first - start, last - start))
+            for layer in layers:
+                with suppress(FileNotFoundError):
+                    out[tuple(here)] = self._part(layer, tile, tuple(there))
+                    break
+        return out
+
+    def write(self, layer: str, window: Block, values: Floats) -> None:
+        """Put a window of a layer on the disk, the tiles that changed."""
+        assert self.ledger.own is not None
+        for tile in self.inside(window):
+            part = tuple(
+                slice(own.start - whole.start, own.stop - whole.start)
+                for own, whole in zip(self.slices(tile, 1), self.slices(window), strict=True)
+            )
+            mine = np.ascontiguousarray(values[part])
+            with suppress(FileNotFoundError):
+                if np.array_equal(self._part(layer, tile, (slice(None),)).view("int64"), mine.view("int64")):
+                    continue
+            put_through(self.ledger.own, Path(self._file(layer, tile)), mine.data.cast("B"))
+
+    def is_done(self, layer: str) -> bool:
+        """Whether nothing is left to do for a layer. Tiles that a power loss cut off are removed, and are done again."""
+        torn = [tile for tile in self if not self._is_whole(layer, tile)]
+        for tile in torn:
+            Path(self._file(layer, tile)).unlink(missing_ok=True)
+        return not torn and self.ledger.has(f"{layer}.done")
+
+    def set_done(self, layer: str) -> None:
+        """Record that nothing is left to do for a layer."""
+        self.ledger.create(f"{layer}.done", True, flush=True)
+
+    def _part(self, layer: str, tile: Block, part: tuple[slice, ...]) -> Floats:
+        with open(self._file(layer, tile), "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            return np.frombuffer(data).reshape(self._shape(tile))[part].copy()
+
+    def _is_whole(self, layer: str, tile: Block) -> bool:
+        try:
+            return os.stat(self._file(layer, tile)).st_size == 8 * int(np.prod(self._shape(tile)))
+        except FileNotFoundError:
+            return False
+
+    def _file(self, layer: str, tile: Block) -> str:
+        return f"{self.ledger.uri}/{layer}/{tile[0]}.{tile[1]}"
+
+    def _shape(self, tile: Block) -> tuple[int, int]:
+        rows, columns = self.slices(tile, 1)
+        return rows.stop - rows.start, columns.stop - columns.start
+
+
+def settled(tiles: Tiles, visit: Visit, words: str, *, progress: bool) -> int:
+    """Visit windows until no tile has news, and return the number of visits.
+
+    The window with the most news comes first, and of those with as many the one that also holds the tiles where they come from: it has the
+    border that they cross in its middle. No two windows that overlap are visited at the same time. A visit that began before another one
+    wrote is repeated, because news come after the writing.
+    """
+    news = dict.fromkeys(tiles, FIRST)
+    whole = len(news)
+    given: dict[Block, float] = {}
+    running: dict[Future[npt.NDArray[np.int64]], Block] = {}
+    visits, workers = 0, max(1, min(cores(), WORKERS))
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=whole, desc=words, unit="tile", disable=not progress) as bar:
+        while news or running:
+            busy = {tile for window in running.values() for tile in tiles.inside(window)}
+            free = {window for tile in news for window in tiles.holding(tile)} if len(running) < workers else set()
+            free = {window for window in free if busy.isdisjoint(tiles.inside(window))}
+            if free:
+                window = max(free, key=lambda one: (_score(tiles.inside(one), news, given), -one[0], -one[1]))
+                for tile in tiles.inside(window):
+                    news.pop(tile, None)
+                    given.pop(tile, None)
+                running[pool.submit(visit, window)] = window
+                continue
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                window, found = running.pop(future), _result(future, pool)
+                inside = tiles.inside(window)
+                for row, column in np.argwhere(found):
+                    tile = window[0] + int(row) - 1, window[1] + int(column) - 1
+                    of = given if tile in inside else news
+                    of[tile] = of.get(tile, 0) + float(found[row, column])
+                visits += 1
+                bar.update(whole - len(news) - bar.n)
+    return visits
+
+
+def _score(inside: list[Block], news: dict[Block, float], given: dict[Block, float]) -> float:
+    return sum(news.get(tile, 0.0) + 0.5 * given.get(tile, 0.0) for tile in inside)
+
+
+def _result(future: "Future[npt.NDArray[np.int64]]", pool: ThreadPoolExecutor) -> npt.NDArray[np.int64]:
+    """Return what a visit found; where one failed, begin no more."""
+    try:
+        return future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
