@@ -1,6 +1,5 @@
 """Composites in time, rasters joined to a cube, and the check of a cube against a model."""
 
-import warnings
 from functools import partial
 
 import numpy as np
@@ -10,11 +9,10 @@ import xarray as xr
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.check import check
-from misoxr.cube.composite import composite, reduce_time
+from misoxr.cube.composite import composite
 from misoxr.cube.join import add
 from misoxr.cube.season import in_season
 from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
@@ -79,34 +77,6 @@ def test_a_day_that_is_none_is_refused(season):
 def test_a_season_is_a_pair(season):
     with pytest.raises(SpecError, match="not a pair of days"):
         in_season(DAYS, season)
-
-
-# --- reducing --------------------------------------------------------------------------------------------------------------
-
-cubes = arrays(
-    "float32",
-    array_shapes(min_dims=3, max_dims=3, max_side=8),
-    elements=st.one_of(st.just(float("nan")), st.floats(-1e4, 1e4, width=32)),
-)
-
-
-@settings(deadline=None)
-@given(cubes, st.sampled_from(["median", "mean"]))
-def test_reductions_equal_numpys(values, method):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        expected = getattr(np, f"nan{method}")(values.astype("float64"), axis=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = reduce_time(values, method)
-    assert found.dtype == "float32"
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-3)
-
-
-def test_no_time_at_all_is_nan_and_unknown_methods_are_named():
-    assert np.isnan(reduce_time(np.empty((0, 2, 3), "float32"), "median")).all()
-    with pytest.raises(SpecError, match=r"Unknown method 'medoid'.*\['mean', 'median'\]"):
-        reduce_time(np.zeros((1, 1, 1), "float32"), "medoid")
 
 
 # --- composite -------------------------------------------------------------------------------------------------------------
