@@ -106,7 +106,8 @@ def _search(points: Doubles, valid: Mask, spread: Doubles) -> tuple[Doubles, Mas
     for step in range(1, STEPS + 1):
         here = _view(points, valid, spread, tried)
         better = here.total <= least * (1 + 1e-12)
-        ends = better & (here.is_centre | (np.linalg.norm(here.newton, axis=-1) <= TOLERANCE * spread))
+        short = ~here.on_one & (np.linalg.norm(here.newton, axis=-1) <= TOLERANCE * spread)
+        ends = better & (here.is_centre | short) & ~done[rows]  # once: a pixel's answer does not depend on those beside it
         found[rows[ends]] = (tried + here.newton)[ends]
         done[rows[ends]] = True
         least = np.where(better, here.total, least)
@@ -126,6 +127,7 @@ class _View(NamedTuple):
     """What a place among the observations of its pixel tells: the sum of distances, where to go, and the observation beside it."""
 
     total: Doubles
+    on_one: Mask
     is_centre: Mask
     weiszfeld: Doubles
     newton: Doubles
@@ -148,10 +150,11 @@ def _view(points: Doubles, valid: Mask, spread: Doubles, place: Doubles) -> _Vie
     bend = -np.matmul(scaled.transpose(0, 2, 1), scaled)
     side = np.arange(bend.shape[1])
     bend[:, side, side] += weights[:, None] * (1 + 1e-12)
-    newton = np.where((here > 0)[:, None], weiszfeld, np.linalg.solve(bend, pull[..., None])[..., 0])
+    on_one = here > 0
+    newton = np.where(on_one[:, None], weiszfeld, np.linalg.solve(bend, pull[..., None])[..., 0])
     newton[is_centre] = 0
     nearest = points[np.arange(len(points)), np.where(valid, distance, np.inf).argmin(axis=-1)]
-    return _View((distance * valid).sum(axis=-1), is_centre, weiszfeld, newton, nearest)
+    return _View((distance * valid).sum(axis=-1), on_one, is_centre, weiszfeld, newton, nearest)
 
 
 # ---- by name

@@ -175,6 +175,15 @@ def test_units_and_origin_move_a_geometric_median_with_them():
     np.testing.assert_allclose(reduce_time(values.astype("float64") * 1e-6, "geomedian"), found * 1e-6, rtol=1e-5)
 
 
+def test_a_geometric_median_does_not_depend_on_the_pixels_beside(monkeypatch):
+    values = noisy(np.random.default_rng(8), (9, 3, 12, 14)).astype("float32")
+    values[np.random.default_rng(9).random(values.shape) < 0.1] = np.nan
+    whole = reduce_time(values, "geomedian")
+    np.testing.assert_array_equal(reduce_time(values[:, :, 3:, 5:9], "geomedian"), whole[:, 3:, 5:9])
+    monkeypatch.setattr(reductions, "SLAB", 100)
+    np.testing.assert_array_equal(reduce_time(values, "geomedian"), whole)
+
+
 def test_a_search_that_does_not_end_is_nodata_and_told(monkeypatch):
     values = noisy(np.random.default_rng(6), (30, 4, 3, 3)).astype("float32")
     values[1:, :, 0, 0] = np.nan
