@@ -157,7 +157,7 @@ def open_stac(
     CatalogError
         If the catalogue cannot be reached, cannot do what is asked, holds no matching item, or its items cannot make a cube.
     BandError
-        If no item has a band, a name is that of several bands, or classes would be reduced.
+        If no item has a band, a name is that of several bands, classes would be reduced, or a geometric median would mix units.
     GridError
         If the grid is contradictory.
     AssetError
