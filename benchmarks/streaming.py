@@ -95,7 +95,11 @@ def items(address: str, size: int, dates: int, bands: Sequence[str] = BANDS) -> 
                     "href": f"{address}/{date}/{name}.tif",
                     "proj:transform": [pixel, 0, WEST, 0, -pixel, NORTH],
                     "proj:shape": [10 * size // pixel] * 2,
-                    **({} if name == "scl" else {"eo:bands": [{"common_name": name}]}),
+                    **(
+                        {}
+                        if name == "scl"
+                        else {"eo:bands": [{"common_name": name}], "raster:bands": [{"scale": 1e-4, "offset": 0}]}
+                    ),
                 }
                 for name, pixel in (*((band, 10) for band in bands), ("scl", 20))
             },

@@ -60,10 +60,14 @@ class MisoAccessor:
 
     @_documented("misoxr.cube.composite.composite")
     def composite(
-        self, season: tuple[str, str] | None = None, years: int | Iterable[int] | None = None, method: str = "median"
+        self,
+        season: tuple[str, str] | None = None,
+        years: int | Iterable[int] | None = None,
+        method: str = "median",
+        by: Literal["year"] | None = None,
     ) -> xr.Dataset:
-        """Reduce a time cube to one image, lazily."""
-        return composites.composite(self._ds, season=season, years=years, method=method)
+        """Reduce a time cube to one image, or to one a year, lazily."""
+        return composites.composite(self._ds, season=season, years=years, method=method, by=by)
 
     @_documented("misoxr.cube.join.add")
     def add(

@@ -94,7 +94,7 @@ def hydrology(
     Examples
     --------
     >>> water = misoxr.covariates.hydrology(image[["elevation"]], progress=False)
-    >>> water = misoxr.covariates.hydrology(image[["elevation"]], store="hydrology.zarr", filled=True, progress=False)
+    >>> water = misoxr.covariates.hydrology(image[["elevation"]], store="water.zarr", filled=True, progress=False)
     """
     z = opened(dem)
     cell = _cell(z)

@@ -5,6 +5,7 @@ from typing import Any
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
+from misoxr.cube.reductions import COUNTED
 from misoxr.errors import BandError, GridError, did_you_mean, note
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import ModelSpec
@@ -53,10 +54,17 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     for band in spec.bands:
         dims = ds[band.name].dims if band.name in ds.data_vars else ("y", "x")
         if "time" in dims:
-            raise BandError(f"Band {band.name!r} has dimensions {dims}; reduce the time with ds.miso.composite first.")
+            raise BandError(
+                f"Band {band.name!r} has dimensions {dims}; reduce the time with ds.miso.composite first, or take one of its "
+                f"{ds.sizes['time']} times after the other, such as ds.isel(time=0)."
+            )
         if set(dims) != {"y", "x"}:
             raise BandError(
                 f"Band {band.name!r} has dimensions {dims}; all bands must share one grid (y, x): join it with ds.miso.add."
+            )
+        if band.name in ds.data_vars and ds[band.name].attrs.get("standard_name") == COUNTED["standard_name"]:
+            raise BandError(
+                f"Band {band.name!r} holds numbers of observations and no values of the band; reduce it by another method than 'count'."
             )
     geobox = geobox_of(ds)
     if geobox.crs is not None and geobox.crs.geographic:

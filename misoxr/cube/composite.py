@@ -1,45 +1,28 @@
 """Composites: reduce a time cube to one image."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from dask.base import is_dask_collection
 
 from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import decoded, is_class, is_told, may_lack
-from misoxr.cube.season import days_of, in_season, span_of, years_of
-from misoxr.errors import BandError, GridError, SpecError, did_you_mean, gathered, note
+from misoxr.cube.reductions import COUNTED, Reduction, reduction_of, refuse_units
+from misoxr.cube.season import TIME, Days, days_of, first_days, in_season, season_years, span_of, years_of
+from misoxr.errors import BandError, GridError, SpecError, gathered, note
 from misoxr.grid.geobox import assign, geobox_of
 
-__all__ = ["composite", "reduce_time"]
+__all__ = ["composite"]
 
 OBSERVATIONS = "observations"
 """The variable of a composite that counts what is behind each pixel."""
 
 Cube = npt.NDArray[np.float32]
-
-
-def _median(values: Cube) -> Cube:
-    """NaN sorts last, so the middle of the valid values follows from their count (np.nanmedian takes ten times as long).
-
-    A pixel's values lie beside each other for the sort: many times of them sort in half the time.
-    """
-    ordered = np.ascontiguousarray(np.moveaxis(values, 0, -1))
-    ordered.sort(axis=-1)
-    count = np.count_nonzero(~np.isnan(values), axis=0)
-    low, high = (np.take_along_axis(ordered, k[..., None], axis=-1)[..., 0] for k in (np.maximum(count - 1, 0) // 2, count // 2))
-    return np.asarray((low + high) / 2, dtype="float32")
-
-
-def _mean(values: Cube) -> Cube:
-    valid = ~np.isnan(values)
-    total = np.where(valid, values, 0).sum(axis=0, dtype="float64")
-    count = valid.sum(axis=0)
-    return np.where(count, total / np.maximum(count, 1), np.nan).astype("float32")
 
 
 def _mode(values: Cube) -> Cube:
@@ -53,42 +36,15 @@ def _mode(values: Cube) -> Cube:
     return found
 
 
-METHODS: Mapping[str, Callable[[Cube], Cube]] = MappingProxyType({"median": _median, "mean": _mean})
-"""How a cube is reduced in time."""
-
-
-def reduce_time(values: Cube, method: str) -> Cube:
-    """Reduce a block over its first axis, time; NaN is missing.
-
-    Parameters
-    ----------
-    values : ndarray of float32, shape (time, y, x)
-        Values, NaN where nothing was observed.
-    method : {"median", "mean"}
-        How to reduce.
-
-    Returns
-    -------
-    ndarray of float32, shape (y, x)
-        NaN where no time is valid. A median of an even number of values is the mean of the middle two.
-
-    Raises
-    ------
-    SpecError
-        If the method is unknown.
-    """
-    if method not in METHODS:
-        raise SpecError(f"Unknown method {method!r} to reduce time; use one of {sorted(METHODS)}.")
-    if len(values) == 0:
-        return np.full(values.shape[1:], np.nan, dtype="float32")
-    return METHODS[method](values)
-
-
 @gathered
 def composite(
-    ds: xr.Dataset, season: tuple[str, str] | None = None, years: int | Iterable[int] | None = None, method: str = "median"
+    ds: xr.Dataset,
+    season: tuple[str, str] | None = None,
+    years: int | Iterable[int] | None = None,
+    method: str = "median",
+    by: Literal["year"] | None = None,
 ) -> xr.Dataset:
-    """Reduce a time cube to one image, lazily.
+    """Reduce a time cube to one image, or to one a year, lazily.
 
     Parameters
     ----------
@@ -99,36 +55,40 @@ def composite(
         First and last day as "MM-DD", both inclusive; the whole year by default. A season may wrap over new year.
     years : int or iterable of int, optional
         Years in which the season starts; all by default.
-    method : {"median", "mean"}, optional
-        How to reduce. Classes are never averaged: their most frequent code is taken, the least of several that are as frequent. Classes are
-        variables with flags, booleans, names such as "scl" or "landcover", and bytes without units.
+    method : {"median", "mean", "geomedian", "count", "p1" to "p99"}, optional
+        How to reduce, as :func:`misoxr.cube.reductions.reduce_time` does: a percentile, the geometric median of all bands, which takes only
+        times with all of them, or the number of valid values. Classes are never averaged: their most frequent code is taken, the least of several that are as
+        frequent. Classes are variables with flags, booleans, names such as "scl" or "landcover", and bytes without units.
+    by : {None, "year"}, optional
+        ``"year"`` makes an image for each year that has times in the season.
 
     Returns
     -------
     Dataset
-        Bands (y, x) float32 with their attributes, and ``observations`` (y, x) uint16: the number of times at which at least one band is valid.
-        Where the cube has ``observations`` of its own, these are summed.
+        Bands (y, x) float32 with their attributes, or uint16 for counts, and ``observations`` (y, x) uint16: the number of times at which at
+        least one band is valid. Where the cube has ``observations`` of its own, these are summed. By year, all of these are (time, y, x), and a time is the
+        first day of the year's season.
 
     Raises
     ------
     GridError
         If there is no time dimension or no usable grid.
     SpecError
-        If no time lies in the season, or the season, years, times or method is malformed.
+        If no time lies in the season, or the season, years, times, method or ``by`` is malformed.
     BandError
-        If no variable has a time, or one holds no numbers.
+        If no variable has a time, one holds no numbers, or a geometric median would mix units.
 
     Examples
     --------
     >>> summer = cube.miso.composite(season=("06-20", "08-20"), years=range(2019, 2024))
+    >>> yearly = cube.miso.composite(season=("06-20", "08-20"), by="year")
     """
     geobox = geobox_of(check_dataset(ds))
     if "time" not in ds.dims or "time" not in ds.coords:
         raise GridError(f"The dataset has dimensions {tuple(ds.dims)} and no time to reduce; it may be a composite already.")
-    if not isinstance(method, str) or method not in METHODS:
-        raise SpecError(
-            f"Unknown method {method!r} to reduce time; use one of {sorted(METHODS)}.{did_you_mean(str(method), METHODS)}"
-        )
+    reduction = reduction_of(method)
+    if by not in (None, "year"):
+        raise SpecError(f"by={by!r} is unknown; use 'year', or leave it out for one image.")
     days = days_of(ds)
     asked = None if years is None else years_of(years)
     chosen = np.flatnonzero(in_season(days, season, asked))
@@ -137,19 +97,71 @@ def composite(
     if not chosen.size:
         asked_for = " of ".join([f"season {season}"] * (season is not None) + [f"years {asked}"] * (asked is not None))
         raise SpecError(f"None of the {len(days.year)} times of the cube, from {span_of(days)}, lies in {asked_for}; widen them.")
-    cube = ds.isel(time=chosen)
+    cube, days = ds.isel(time=chosen), Days(*(part[chosen] for part in days))
     held = {name: array for name, array in cube.data_vars.items() if {"time", "y", "x"} <= set(array.dims) and name != OBSERVATIONS}
     if not held:
         raise BandError(f"No variable of {list(cube.data_vars)} has the dimensions time, y and x.")
     values = {name: decoded(name, array) for name, array in held.items()}
     classes = [name for name, array in held.items() if is_class(name, array)]
     _note_bytes({name: held[name] for name in classes})
-    out = cube.drop_vars([name for name, array in cube.variables.items() if "time" in array.dims])
-    out = out.assign({name: _reduced(array, _mode if name in classes else METHODS[method]) for name, array in values.items()})
     bands = [name for name in held if name not in classes] or classes
+    if reduction.together:
+        refuse_units({str(name): held[name].attrs.get("units") for name in held if name not in classes}, method)
     lacking = [name for name in bands if may_lack(name, held[name])] or bands
-    count = _count([values[name] for name in lacking], cube.get(OBSERVATIONS))
-    return assign(out.assign({OBSERVATIONS: count}), geobox)  # type: ignore[no-any-return]
+
+    def image(at: Any) -> dict[Hashable, xr.Variable]:
+        some = {name: array.isel(time=at) for name, array in values.items()}
+        before = cube[OBSERVATIONS].isel(time=at) if "time" in getattr(cube.get(OBSERVATIONS), "dims", ()) else None
+        return _reduced(some, classes, reduction) | {OBSERVATIONS: _count([some[name] for name in lacking], before)}
+
+    out = cube.drop_vars([name for name, array in cube.variables.items() if "time" in array.dims])
+    if by is None:
+        return assign(out.assign(image(slice(None))), geobox)  # type: ignore[no-any-return]
+    of = season_years(days, season)
+    each = {int(year): image(np.flatnonzero(of == year)) for year in np.unique(of)}
+    yearly = {name: xr.Variable.concat([one[name] for one in each.values()], "time") for name in (*held, OBSERVATIONS)}
+    return assign(out.assign(yearly).assign_coords(time=("time", first_days(each, season), TIME)), geobox)  # type: ignore[no-any-return]
+
+
+def _reduced(
+    bands: Mapping[Hashable, xr.DataArray], classes: Sequence[Hashable], reduction: Reduction
+) -> dict[Hashable, xr.Variable]:
+    """Reduce bands one by one or together, and classes to their most frequent code."""
+    measured = {name: array for name, array in bands.items() if name not in classes}
+    found = _together(measured, reduction) if reduction.together and measured else {}
+    for name, array in bands.items():
+        if name not in found:
+            found[name] = _alone(array, Reduction(_mode) if name in classes else reduction)
+    if reduction.dtype == "uint16":
+        for name in measured:
+            found[name].attrs = COUNTED | {"long_name": f"{name}: number of valid values"}
+    return {name: found[name] for name in bands}
+
+
+def _alone(array: xr.DataArray, reduction: Reduction) -> xr.Variable:
+    lazy = array.transpose("time", ...)
+    return xr.Variable(lazy.dims[1:], _over_time(lazy.data, reduction), array.attrs)
+
+
+def _together(bands: Mapping[Hashable, xr.DataArray], reduction: Reduction) -> dict[Hashable, xr.Variable]:
+    """Reduce all bands at once; a variable of more dimensions, such as one over wavelengths, is several bands."""
+    several = {name: array.transpose("time", ..., "y", "x") for name, array in bands.items()}
+    layers = [array.data.reshape(len(array), -1, *array.shape[-2:]) for array in several.values()]
+    whole = _over_time(np.concatenate(layers, axis=1), reduction)
+    ends = np.cumsum([layer.shape[1] for layer in layers])
+    return {
+        name: xr.Variable(array.dims[1:], whole[end - layer.shape[1] : end].reshape(array.shape[1:]), array.attrs)
+        for (name, array), layer, end in zip(several.items(), layers, ends, strict=True)
+    }
+
+
+def _over_time(data: Any, reduction: Reduction) -> Any:
+    """Reduce an array over its first axis, lazily where it is lazy; where bands are reduced together, the second is theirs."""
+    if not is_dask_collection(data):
+        return reduction.work(data)
+    whole = data.rechunk({0: -1, 1: -1} if reduction.together else {0: -1})
+    empty = np.empty((0,) * (data.ndim - 1), reduction.dtype)
+    return whole.map_blocks(reduction.work, drop_axis=0, dtype=reduction.dtype, meta=empty)
 
 
 def _count(bands: Sequence[xr.DataArray], before: xr.DataArray | None) -> xr.Variable:
@@ -171,13 +183,3 @@ def _note_bytes(classes: Mapping[Hashable, xr.DataArray]) -> None:
             f"{guessed} hold bytes without units and are taken for classes, of which the most frequent is kept. "
             f'If they are measured, write so: ds["{guessed[0]}"].attrs["units"] = "1".'
         )
-
-
-def _reduced(array: xr.DataArray, work: Callable[[Cube], Cube]) -> xr.Variable:
-    lazy = array.transpose("time", ...)
-    dims = lazy.dims[1:]
-    if lazy.chunks is None:
-        return xr.Variable(dims, work(lazy.values), array.attrs)
-    data = lazy.chunk(time=-1).data
-    empty = np.empty((0,) * len(dims), dtype="float32")
-    return xr.Variable(dims, data.map_blocks(work, drop_axis=0, dtype="float32", meta=empty), array.attrs)

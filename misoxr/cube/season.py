@@ -1,4 +1,4 @@
-"""Seasons: which times lie in a season of some years, in any calendar."""
+"""Seasons: which times lie in a season of some years, and of which year's they are, in any calendar."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +15,12 @@ import xarray as xr
 from misoxr.errors import SpecError
 from misoxr.spec.components import check as check_spec
 
-__all__ = ["Days", "days_of", "in_season", "span_of", "years_of"]
-
+__all__ = ["TIME", "Days", "days_of", "first_days", "in_season", "season_years", "span_of", "years_of"]
 
 Integers = npt.NDArray[np.int64]
+
+TIME = {"standard_name": "time", "long_name": "first day of the season of each year"}
+"""Attributes of the times of composites by year."""
 
 
 class Days(NamedTuple):
@@ -53,19 +55,32 @@ def in_season(
     SpecError
         If a day is not a day of the calendar in the form "MM-DD", or a year is none.
     """
-    year, month, day = (np.asarray(part, dtype="int64") for part in (times.year, times.month, times.day))
-    inside = np.ones(len(year), dtype=bool)
+    inside = np.ones(len(times.year), dtype=bool)
     if season is not None:
         first, last = (_month_day(text) for text in _pair(season))
-        place = month * 100 + day
-        if first <= last:
-            inside = (place >= first) & (place <= last)
-        else:
-            inside = (place >= first) | (place <= last)
-            year = year - (place <= last)
+        place = _places(times)
+        inside = (place >= first) & (place <= last) if first <= last else (place >= first) | (place <= last)
     if years is not None:
-        inside = inside & np.isin(year, years_of(years))
+        inside = inside & np.isin(season_years(times, season), years_of(years))
     return inside
+
+
+def season_years(times: pd.DatetimeIndex | Days, season: tuple[str, str] | None = None) -> Integers:
+    """Return the year in which each time's season starts; times are taken to lie in the season."""
+    year: Integers = np.asarray(times.year, dtype="int64")
+    if season is None:
+        return year
+    first, last = (_month_day(text) for text in _pair(season))
+    wrapped: Integers = year - (_places(times) <= last) * (first > last)
+    return wrapped
+
+
+def first_days(years: Iterable[int], season: tuple[str, str] | None = None) -> pd.DatetimeIndex:
+    """Return the first day of each year's season, which lies in the season itself; 1 January for whole years."""
+    month, day = divmod(101 if season is None else _month_day(_pair(season)[0]), 100)
+    # 29 February may be no day of the year: then such a season begins on 1 March
+    days = [pd.Timestamp(year, month, 1) + pd.Timedelta(days=day - 1) for year in years]
+    return pd.DatetimeIndex(days).as_unit("ns")
 
 
 def years_of(years: Any) -> list[int]:
@@ -86,6 +101,11 @@ def years_of(years: Any) -> list[int]:
         found.append(int(digits))
     check_spec(bool(found), words)
     return found
+
+
+def _places(times: pd.DatetimeIndex | Days) -> Integers:
+    places: Integers = np.asarray(times.month, dtype="int64") * 100 + np.asarray(times.day, dtype="int64")
+    return places
 
 
 def _pair(season: Any) -> tuple[str, str]:

@@ -12,10 +12,10 @@ import xarray as xr
 from dask.base import annotate
 
 from misoxr.cube.decode import PLAIN, Coding, coding_of, decode, refuse_counts
-from misoxr.cube.sources import Span, source_of
 from misoxr.cube.units import conversion
 from misoxr.errors import BandError, note
 from misoxr.grid.halo import MANY, with_halo
+from misoxr.grid.sources import Span, source_of
 from misoxr.spec import Band, ModelSpec
 
 __all__ = ["chunks_of", "stack", "stack_with_halo"]
@@ -63,7 +63,7 @@ def stack(ds: xr.Dataset, spec: ModelSpec) -> da.Array:
 def stack_with_halo(ds: xr.Dataset, spec: ModelSpec, y: Sequence[Reach], x: Sequence[Reach]) -> da.Array:
     """Stack a model's bands as :func:`stack` does, in chunks that reach into each other.
 
-    Bands that come from something that reads its own parts (:mod:`misoxr.cube.sources`) are read so, nothing twice; others take what they need from the chunks beside.
+    Bands that come from something that reads its own parts (:mod:`misoxr.grid.sources`) are read so, nothing twice; others take what they need from the chunks beside.
 
     Parameters
     ----------

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from misoxr.assets.read import CLEAR
+from misoxr.cube.reductions import unknown
 from misoxr.errors import BandError, CatalogError, GridError, did_you_mean
 from misoxr.spec import SENTINEL2
 from misoxr.spec.numbers import is_number, is_whole
 
-__all__ = ["band_names", "box_of", "chunk_sizes", "collection_names", "crs_of", "pixel_size", "refuse_unknown"]
+__all__ = ["band_names", "box_of", "chunk_sizes", "collection_names", "crs_of", "pixel_size", "refuse_reduction", "refuse_unknown"]
 
 BLOCK = 1024
 """Default chunk, pixels."""
@@ -29,6 +30,24 @@ def refuse_unknown(name: str, value: Any, known: Sequence[str | None]) -> None:
     if value is not None and not isinstance(value, str) or value not in known:
         hint = did_you_mean(value, filter(None, known)) if isinstance(value, str) else ""
         raise CatalogError(f"{name}={value!r} is unknown; use one of {tuple(known)}.{hint}")
+
+
+def refuse_reduction(reduce: Any, by: Any) -> None:
+    """Refuse a reduction that is unknown, and years without one.
+
+    Raises
+    ------
+    CatalogError
+        If it is one of these.
+    """
+    remedy = None if reduce is None else unknown(reduce)
+    if remedy:
+        raise CatalogError(f"reduce={reduce!r} is unknown; leave it out, or {remedy}")
+    refuse_unknown("by", by, (None, "year"))
+    if by is not None and reduce is None:
+        raise CatalogError(
+            f"by={by!r} reduces the times of each year, and reduce is None; name a reduction, such as reduce='median'."
+        )
 
 
 def band_names(bands: str | Iterable[str] | None) -> list[str]:

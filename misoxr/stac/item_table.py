@@ -20,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from misoxr.assets.hrefs import is_remote, redact
 from misoxr.assets.inside import Reach, names_inside
-from misoxr.cube.season import in_season
+from misoxr.cube.season import in_season, season_years
 from misoxr.errors import CatalogError, MisoxrError
 from misoxr.grid.footprints import as_read, footprint, meeting, meets, turned
 from misoxr.paths import expanded
@@ -114,6 +114,18 @@ class ItemTable:
             met, times = met[order], pd.factorize(days[order])[0].astype(np.intp)
         here = {name: getattr(self, name)[met] for name in ("rows", "moments", "boxes", "collections")}
         return replace(self, **here, times=times, _kept={})
+
+    def by_year(self, season: tuple[str, str] | None) -> dict[int, "ItemTable"]:
+        """Return the items of each year, in order, as :func:`misoxr.cube.season.season_years` counts them."""
+        assert self.times is not None
+        of = season_years(pd.DatetimeIndex(self.moments), season)
+        parts = {int(year): of == year for year in np.unique(of)}
+        return {
+            year: replace(
+                self, rows=self.rows[here], moments=self.moments[here], boxes=self.boxes[here], times=self.times[here], _kept={}
+            )
+            for year, here in parts.items()
+        }
 
     @cached_property
     def token(self) -> str:

@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from misoxr._version import __version__
 from misoxr.assets.hrefs import redact
 from misoxr.assets.read import CLEAR, PatchUrl
+from misoxr.cube.reductions import COUNTED, reduction_of, refuse_units
 from misoxr.cube.season import in_season
 from misoxr.errors import BandError, CatalogError, gathered, note
 from misoxr.grid import geobox as grid
@@ -26,9 +27,18 @@ from misoxr.sensors.attributes import attributes_of
 from misoxr.sensors.bands import check_bands
 from misoxr.sensors.known import sensor_named
 from misoxr.sensors.masks import MASKS
-from misoxr.stac.arguments import band_names, box_of, chunk_sizes, collection_names, crs_of, pixel_size, refuse_unknown
+from misoxr.stac.arguments import (
+    band_names,
+    box_of,
+    chunk_sizes,
+    collection_names,
+    crs_of,
+    pixel_size,
+    refuse_reduction,
+    refuse_unknown,
+)
 from misoxr.stac.catalog import find
-from misoxr.stac.composite import EDGE, Composite, ItemsInHand
+from misoxr.stac.composite import EDGE, OBSERVATIONS, Composite, ItemsInHand
 from misoxr.stac.dates import interval_of, years_of
 from misoxr.stac.engines import ENGINES
 from misoxr.stac.filters import Filters, area_of
@@ -60,7 +70,8 @@ def open_stac(
     crs: Any = None,
     resolution: float | Sequence[float] | None = None,
     chunks: int | Literal["auto"] | tuple[int, int] | Mapping[str, int] | None = None,
-    reduce: Literal["median"] | None = None,
+    reduce: str | None = None,
+    by: Literal["year"] | None = None,
     sensor: str | Sensor | None = None,
     mask: Literal["auto", "scl", "qa_pixel", "fmask"] | Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]] | None = "auto",
     snow: bool = False,
@@ -116,9 +127,14 @@ def open_stac(
         Pixel size in units of the CRS; pixel edges are then multiples of it. The smallest pixels of the bands by default.
     chunks : int, pair along (y, x), mapping of {"y", "x"} to int, or "auto", optional
         Chunk size in pixels, 1024 by default; -1 is the whole axis.
-    reduce : {None, "median"}
-        ``None`` gives dimensions (time, y, x). ``"median"`` gives the median of the valid values of all times, (y, x), and ``observations``, the
-        number of times with a valid value in any band. One task then reads, masks and reduces one block. Bands of classes are refused.
+    reduce : {None, "median", "mean", "geomedian", "count", "p1" to "p99"}
+        ``None`` gives dimensions (time, y, x). Else the valid values of all times are reduced, (y, x): to their median, mean, a percentile, the
+        geometric median of all bands, or ``"count"``, their number (uint16), each as in :func:`misoxr.cube.reductions.reduce_time`. Beside
+        them, ``observations`` is the number of times with a valid value in any band; a geometric median takes only times with all of them.
+        One task reads, masks and reduces one block. Bands of classes are refused, and for a geometric median bands of several units.
+    by : {None, "year"}
+        ``"year"`` gives one composite for each year that has items, (time, y, x), one task for each block and year. A time is the first day of
+        the year's season. A season that wraps over new year is of the year it starts in.
     sensor : str or misoxr.sensors.Sensor, optional
         What the items are of: a name among ``misoxr.sensors.SENSORS``, or a description of your own. By default each item is known by its
         collection, its id, or its platform; so items of several sensors make one cube.
@@ -159,7 +175,7 @@ def open_stac(
         If the catalogue cannot be reached, cannot do what is asked, holds no matching item, or its items cannot make a cube; if a sensor or
         mask is unknown, or not the items'.
     BandError
-        If no item has a band, a name is that of several bands, or classes would be reduced.
+        If no item has a band, a name is that of several bands, classes would be reduced, or a geometric median would mix units.
     GridError
         If the grid is contradictory.
     AssetError
@@ -196,12 +212,12 @@ def open_stac(
         raise CatalogError(f"snow={snow!r} is neither True nor False.")
     wanted = Wanted(tuple(names), sensor_named(sensor), mask, snow)
     for name, value, known in (
-        ("reduce", reduce, (None, "median")),
         ("orbit", orbit, (None, "ascending", "descending", "both")),
         ("groupby", groupby, ("solar_day", None)),
         ("engine", engine, tuple(ENGINES)),
     ):
         refuse_unknown(name, value, known)
+    refuse_reduction(reduce, by)
     if not isinstance(allow_private, bool):
         raise CatalogError(f"allow_private={allow_private!r} is neither True nor False.")
     _refuse_no_functions(modifier=modifier, patch_url=patch_url)
@@ -213,9 +229,10 @@ def open_stac(
         described = table.described()
         target = target or _table_grid(table, filters.area, crs, resolution)
         table = table.on(target, meridian_of(target))
-        _refuse_classes(described, names, reduce)
+        _refuse_contents(described, names, reduce)
         _tell_unmasked(described, mask)
-        cube = Composite(table, tuple(names), target, reduce, patch_url).dataset(_chunk_size(sizes, target))
+        composite = Composite(table, tuple(names), target, reduce, patch_url)
+        cube = composite.dataset(_chunk_size(sizes, target), by, filters.season, filters.years)
         listed = {"stac_item_count": len(table.rows), "stac_items_token": table.token}
         return _described(grid.assign(cube, target), catalog, described, listed)
     found = find(catalog, filters, modifier, allow_private) if table is None else table.found()
@@ -223,7 +240,7 @@ def open_stac(
     check_bands([one.item for one in found], [scene.names for scene in scenes], names, wanted.sensor)
     scenes = of_orbit(scenes, orbit)
     if reduce is not None:
-        _refuse_classes(scenes, names, reduce)
+        _refuse_contents(scenes, names, reduce)
     if target is None:
         target = target_grid([scene for scene in scenes if scene.assets], filters.area, crs, resolution)
     moments = moments_of(_on_grid(scenes, names, target), groupby, meridian_of(target))
@@ -233,7 +250,8 @@ def open_stac(
     if reduce is None:
         cube = _cube(moments, names, target, size, engine, patch_url)
     else:
-        cube = Composite(ItemsInHand(moments), tuple(names), target, reduce, patch_url).dataset(size)
+        composite = Composite(ItemsInHand(moments), tuple(names), target, reduce, patch_url)
+        cube = composite.dataset(size, by, filters.season, filters.years)
     return _described(grid.assign(cube, target), catalog, used, {"stac_item_ids": [scene.id for scene in used]})
 
 
@@ -276,13 +294,16 @@ def _chunk_size(sizes: Mapping[str, int], target: GeoBox) -> tuple[int, int]:
     return rows, columns
 
 
-def _refuse_classes(scenes: Iterable[Scene], names: Iterable[str], reduce: str) -> None:
-    """Refuse to reduce classes: a median of codes is no code."""
-    classes = [name for name in names if any(name in scene.contents and scene.contents[name].kind == "classes" for scene in scenes)]
+def _refuse_contents(scenes: Sequence[Scene], names: Sequence[str], reduce: str) -> None:
+    """Refuse to reduce classes: a median of codes is no code; and one distance over several units, which would depend on them."""
+    contents = {name: [scene.contents[name] for scene in scenes if name in scene.contents] for name in names}
+    classes = [name for name, some in contents.items() if any(content.kind == "classes" for content in some)]
     if classes:
         raise BandError(
             f"The bands {classes} hold classes, and reduce={reduce!r} of classes is no class. Leave them out, or open them without reduce."
         )
+    if reduction_of(reduce).together:
+        refuse_units({name: content.units for name, some in contents.items() for content in some[:1]}, reduce)
 
 
 def _tell_unmasked(scenes: Sequence[Scene], mask: Any) -> None:
@@ -374,8 +395,10 @@ def _first_valid(values: Floats, clear: Floats | None = None) -> Floats:
 def _described(cube: xr.Dataset, catalog: Any, scenes: Sequence[Scene], listed: Mapping[str, Any]) -> xr.Dataset:
     """Add units, names and provenance: what all scenes have in common, and which they are."""
     for name, variable in cube.data_vars.items():
-        if name == "observations":
+        if name == OBSERVATIONS:
             variable.attrs |= {"units": "1", "long_name": "number of times with a valid value"}
+        elif variable.dtype == "uint16":
+            variable.attrs |= COUNTED | {"long_name": f"{name}: number of valid values"}
         else:
             here = [scene for scene in scenes if name in scene.contents]
             variable.attrs |= attributes_of(str(name), [(scene.contents[str(name)], scene.surface) for scene in here])

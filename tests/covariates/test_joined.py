@@ -154,7 +154,7 @@ def test_hydrology_is_read_from_a_store(tmp_path):
 def test_hydrology_is_computed_and_said_where_there_is_none():
     hydrology = pytest.importorskip("misoxr.covariates.water").hydrology
     dem = on(WIDE, hills(WIDE.shape))
-    with pytest.warns(MisoxrWarning, match=r"Hydrology .*is computed from the whole DEM \(240 x 250 cells\)"):
+    with pytest.warns(MisoxrWarning, match=r"Hydrology.*is computed from the whole DEM \(240 x 250 cells\)"):
         out = add_terrain(image(), dem)
     part = {"y": slice(100, 140), "x": slice(100, 150)}
     expected = hydrology(dem, progress=False).isel(part)

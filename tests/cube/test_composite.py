@@ -10,13 +10,13 @@ import xarray as xr
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.check import check
-from misoxr.cube.composite import composite, reduce_time
+from misoxr.cube.composite import composite
 from misoxr.cube.join import add
-from misoxr.cube.season import in_season
+from misoxr.cube.reductions import reduce_time
+from misoxr.cube.season import first_days, in_season, season_years
 from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid.geobox import assign, geobox_of, same_grid
 from misoxr.spec import ModelSpec
@@ -81,34 +81,6 @@ def test_a_season_is_a_pair(season):
         in_season(DAYS, season)
 
 
-# --- reducing --------------------------------------------------------------------------------------------------------------
-
-cubes = arrays(
-    "float32",
-    array_shapes(min_dims=3, max_dims=3, max_side=8),
-    elements=st.one_of(st.just(float("nan")), st.floats(-1e4, 1e4, width=32)),
-)
-
-
-@settings(deadline=None)
-@given(cubes, st.sampled_from(["median", "mean"]))
-def test_reductions_equal_numpys(values, method):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        expected = getattr(np, f"nan{method}")(values.astype("float64"), axis=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = reduce_time(values, method)
-    assert found.dtype == "float32"
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-3)
-
-
-def test_no_time_at_all_is_nan_and_unknown_methods_are_named():
-    assert np.isnan(reduce_time(np.empty((0, 2, 3), "float32"), "median")).all()
-    with pytest.raises(SpecError, match=r"Unknown method 'medoid'.*\['mean', 'median'\]"):
-        reduce_time(np.zeros((1, 1, 1), "float32"), "medoid")
-
-
 # --- composite -------------------------------------------------------------------------------------------------------------
 
 
@@ -152,13 +124,97 @@ def test_a_composite_keeps_what_describes_the_data():
 
 
 @pytest.mark.parametrize("chunks", [{"time": 1, "y": 16, "x": 25}, {"time": 4, "y": -1, "x": 7}])
-@pytest.mark.parametrize("method", ["median", "mean"])
-def test_a_lazy_composite_computes_nothing_and_is_the_same(no_compute, chunks, method):
+@pytest.mark.parametrize("method", ["median", "mean", "p10", "geomedian", "count"])
+@pytest.mark.parametrize("by", [None, "year"])
+def test_a_lazy_composite_computes_nothing_and_is_the_same(no_compute, chunks, method, by):
     with no_compute():
-        lazy = composite(time_cube(chunks), ("06-20", "08-20"), method=method)
+        lazy = composite(time_cube(chunks), ("06-20", "08-20"), method=method, by=by)
     assert all(lazy[name].chunks is not None for name in ("red", "nir", "observations", "dem"))
     assert lazy["red"].chunksizes["x"][0] == min(chunks["x"], 50)
-    xr.testing.assert_identical(lazy.compute(), composite(time_cube(), ("06-20", "08-20"), method=method))
+    xr.testing.assert_identical(lazy.compute(), composite(time_cube(), ("06-20", "08-20"), method=method, by=by))
+
+
+def test_a_composite_takes_every_reduction():
+    ds = time_cube().isel(time=slice(0, 5))
+    values = ds[["red", "nir"]].to_array().values.astype("float64")  # (band, time, y, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        expected = {"mean": np.nanmean(values, axis=1), "p25": np.nanpercentile(values, 25, axis=1)}
+    for method, found in expected.items():
+        out = composite(ds, method=method)
+        assert out["red"].attrs["units"] == "1"
+        np.testing.assert_allclose(out[["red", "nir"]].to_array(), found, rtol=0, atol=1e-6)
+    counts = composite(ds, method="count")
+    np.testing.assert_array_equal(counts[["red", "nir"]].to_array(), (~np.isnan(values)).sum(axis=1))
+    assert counts["red"].dtype == "uint16"
+    assert counts["red"].attrs["standard_name"] == "number_of_observations"
+    assert counts["red"][3, 4] == 0
+    with pytest.raises(BandError, match="'red' holds numbers of observations"):
+        check(counts, SPEC)
+    centres = composite(ds, method="geomedian")
+    np.testing.assert_array_equal(
+        centres[["red", "nir"]].to_array(), reduce_time(values.swapaxes(0, 1).astype("float32"), "geomedian")
+    )
+    np.testing.assert_array_equal(centres["observations"], composite(ds)["observations"])
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_variable_of_several_layers_is_several_bands_of_a_geometric_median(lazy):
+    ds = time_cube()
+    layered = ds[["red", "nir"]].to_array("wavelength").drop_vars("wavelength").transpose("y", "time", "wavelength", "x")
+    one = assign(xr.Dataset({"reflectance": layered.assign_attrs(units="1"), "scl": ds["red"].round()}), BOX)
+    out = composite(one.chunk({"time": 2, "wavelength": 1, "y": 17}) if lazy else one, method="geomedian")
+    assert out["reflectance"].dims == ("wavelength", "y", "x")
+    np.testing.assert_array_equal(out["reflectance"], composite(ds, method="geomedian")[["red", "nir"]].to_array())
+    np.testing.assert_array_equal(out["scl"], composite(one)["scl"])
+
+
+def test_a_geometric_median_of_bands_of_several_units_is_refused():
+    ds = time_cube()
+    ds["nir"].attrs["units"] = "percent"
+    with pytest.raises(BandError, match=r"'geomedian' measures one distance.*\{'red': '1', 'nir': '%'\}; reduce bands of one unit"):
+        composite(ds, method="geomedian")
+    composite(ds[["red", "spatial_ref"]], method="geomedian")
+    del ds["nir"].attrs["units"]
+    with pytest.raises(BandError, match="write missing units down"):
+        composite(ds, method="geomedian")
+
+
+def test_classes_keep_their_most_frequent_code_whatever_the_bands_do():
+    for method in ("median", "count", "geomedian", "p99"):
+        out = composite(masked(flags=BESIDE["flags"], n=(DIMS, np.ones((2, 4, 5), "float32"), {"units": "1"})), method=method)
+        assert (out["flags"] == 4).all()
+        assert "flag_values" in out["flags"].attrs
+
+
+@pytest.mark.parametrize(("season", "days"), [(("06-20", "08-20"), "06-20"), (("12-01", "02-28"), "12-01"), (None, "01-01")])
+@pytest.mark.parametrize("chunks", [None, {"time": 1, "y": 16}])
+def test_a_composite_by_year_is_one_for_each_year(season, days, chunks):
+    ds = time_cube(chunks)
+    yearly = composite(ds, season, by="year")
+    years = {"06-20": [2019, 2020, 2021], "12-01": [2019], "01-01": [2019, 2020, 2021]}[days]
+    assert [str(time)[:10] for time in yearly["time"].values] == [f"{year}-{days}" for year in years]
+    assert yearly["dem"].dims == ("y", "x")
+    assert yearly["red"].dims == yearly["observations"].dims == ("time", "y", "x")
+    assert "cloud" not in yearly.variables
+    for at, year in enumerate(years):
+        one = composite(ds, season, year)
+        for name in ("red", "nir", "observations", "dem"):
+            assert one[name].attrs == yearly[name].attrs
+        xr.testing.assert_equal(
+            one[["red", "nir", "observations", "dem"]], yearly.isel(time=at, drop=True)[["red", "nir", "observations", "dem"]]
+        )
+        again = composite(yearly, season, year)  # each year's is found by its season
+        xr.testing.assert_equal(one[["red", "nir"]], again[["red", "nir"]])
+    assert list(composite(ds, season, [2019, 2035], by="year")["time"].dt.year) == [2019]
+
+
+def test_the_first_day_of_a_season_lies_in_it():
+    for season in (None, ("02-29", "03-05"), ("02-29", "02-10"), ("12-31", "12-31"), ("07-01", "06-30")):
+        days = first_days([2019, 2020], season)
+        assert in_season(days, season).all()
+        assert season_years(days, season).tolist() == [2019, 2020]
+    assert str(first_days([2019], ("02-29", "03-05"))[0].date()) == "2019-03-01"
 
 
 def test_counts_with_a_nodata_value_are_masked_before_the_median():
@@ -176,8 +232,11 @@ def test_a_composite_that_cannot_be_made_is_refused():
         SpecError, match=r"6 times of the cube, from 2019-07-01 to 2021-09-01.*season \('01-01', '02-01'\).*\[2019\]"
     ):
         composite(time_cube(), ("01-01", "02-01"), (year for year in [2019]))
-    with pytest.raises(SpecError, match="Unknown method 'max'"):
+    with pytest.raises(SpecError, match="Unknown method 'max'.*a percentile from 'p1' to 'p99'"):
         composite(time_cube(), method="max")
+    for by in ("month", 2020, ["year"]):
+        with pytest.raises(SpecError, match="by=.* is unknown; use 'year'"):
+            composite(time_cube(), by=by)
     with pytest.raises(GridError, match="no time to reduce"):
         composite(image())
     with pytest.raises(BandError, match="has the dimensions time, y and x"):

@@ -22,7 +22,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from servers import range_server, stac_api
 
-from misoxr.cube.composite import reduce_time
+from misoxr.cube.reductions import reduce_time
 from misoxr.errors import AssetError, BandError, CatalogError, GridError, MisoxrWarning, SpecError
 from misoxr.grid.geobox import geobox_of
 from misoxr.stac import open_stac, search

@@ -23,11 +23,32 @@ class ReadsParts(Protocol):
 
 
 class Source(NamedTuple):
-    """Where a variable comes from, as long as the variable's data have this name."""
+    """Where a variable comes from, as long as its data are those, or one time of them.
 
-    reader: ReadsParts
+    Attributes
+    ----------
+    readers : tuple of ReadsParts
+        What reads it; where it has a time, what reads each.
+    layer : int
+        Its layer there.
+    name : str
+        Name of its data.
+    shape : tuple of int
+        (y, x), or (time, y, x).
+    """
+
+    readers: tuple[ReadsParts, ...]
     layer: int
     name: str
+    shape: tuple[int, ...]
+
+    def reader_of(self, name: str | None) -> ReadsParts | None:
+        """Return what reads the data of a name; None where they are others."""
+        if len(self.shape) == 2:
+            return self.readers[0] if name == self.name else None
+        # The name of a part depends on the whole's and on which it is; of one chunk, it is quickly told.
+        whole = da.Array({}, self.name, tuple((length,) for length in self.shape), dtype="float32")
+        return next((reader for at, reader in enumerate(self.readers) if whole[at].name == name), None)
 
 
 def source_of(ds: xr.Dataset, names: Sequence[str]) -> tuple[ReadsParts, dict[str, int]] | None:
@@ -36,7 +57,9 @@ def source_of(ds: xr.Dataset, names: Sequence[str]) -> tuple[ReadsParts, dict[st
     layers: dict[str, int] = {}
     for name in names:
         source = ds[name].encoding.get(SOURCE)
-        if isinstance(source, Source) and source.name == getattr(ds[name].data, "name", None):
-            readers[id(source.reader)] = source.reader
-            layers[name] = source.layer
+        if isinstance(source, Source):
+            reader = source.reader_of(getattr(ds[name].data, "name", None))
+            if reader is not None:
+                readers[id(reader)] = reader
+                layers[name] = source.layer
     return (next(iter(readers.values())), layers) if len(readers) == 1 else None
