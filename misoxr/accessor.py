@@ -81,6 +81,7 @@ class MisoAccessor:
         seed: int = 0,
         teacher: Any = "auto",
         transfer: Literal["auto", False] = "auto",
+        censored: Literal["drop", "weight", "keep"] = "drop",
         members: int | None = None,
         scaling: "Scaling | str | None" = None,
         like: "ModelSpec | None" = None,
@@ -100,7 +101,7 @@ class MisoAccessor:
         from misoxr.estimators.fitting import fit_estimator
 
         common = {"val": val, "seed": seed, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like}
-        common |= {"pretrained": pretrained, "calibrate": calibrate, "members": members}
+        common |= {"pretrained": pretrained, "calibrate": calibrate, "members": members, "censored": censored}
         run = {"directory": directory, "resume": resume, "device": device, "devices": devices, "precision": precision}
         settings = {**common, **run, "workers": workers, "progress": progress, **settings}
         if is_baseline(estimator):

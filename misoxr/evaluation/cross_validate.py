@@ -31,6 +31,7 @@ from misoxr.evaluation.scores import Scores, stacked
 from misoxr.grid.geobox import geobox_of
 from misoxr.mapping.predict_at import predict_at
 from misoxr.model.checkpoint import Model, forget
+from misoxr.points.censoring import Censored, observed
 from misoxr.points.folds import KFold, PredefinedFolds, check_apart
 from misoxr.points.read import encode, place, read_points, regions_of, simulated
 from misoxr.spec import ModelSpec, Recipe, Task
@@ -96,7 +97,8 @@ def cross_validate(
         Show a progress bar.
     **settings
         Further settings of :func:`misoxr.training.fit.fit` for the networks, except ``seed``, ``directory`` and a table of validation points.
-        ``transfer`` also holds for baselines, so that all learn the same labels.
+        ``transfer`` and ``censored`` also hold for baselines, so that all learn the same labels. Right-censored labels are never scored, unless
+        ``censored="keep"`` is given here; a model's own ``censored`` says only what it learns.
 
     Returns
     -------
@@ -137,7 +139,9 @@ def cross_validate(
     tasks = common_tasks(specs)
     recipes = check_models(chosen, specs, seeds, geobox_of(ds), elsewhere=client is not None)
     points = _told_apart(points)
-    placed, labels, usable, imagery = _usable(ds, specs, points, tasks)
+    rules = {options.get("censored", "drop") for _, options in chosen.values()}
+    scoring: Censored = "keep" if settings.get("censored") == "keep" else "drop"
+    placed, labels, usable, imagery = _usable(ds, specs, points, tasks, scoring, learnt=rules)
     folds = _folds(cv, points.to_crs(placed.crs), usable)
     _check_folds(folds, tasks, labels)
     for name, recipe in recipes.items():
@@ -213,15 +217,24 @@ def _told_apart(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 
 
 def _usable(
-    ds: xr.Dataset, specs: Mapping[str, ModelSpec], points: gpd.GeoDataFrame, tasks: Sequence[Task]
+    ds: xr.Dataset,
+    specs: Mapping[str, ModelSpec],
+    points: gpd.GeoDataFrame,
+    tasks: Sequence[Task],
+    scoring: Censored,
+    *,
+    learnt: set[Censored],
 ) -> tuple[gpd.GeoDataFrame, dict[str, Any], Indices, dict[str, str]]:
-    """Return the points that every model can answer, with a label, in the cube's CRS; their labels; where they stand among all;
+    """Return the points that every model can answer, with a label, in the cube's CRS; the labels to score; where they stand among all;
     and for each model a hash of what it sees there.
+
+    Points whose labels are all censored are among them where a model learns from these.
     """
     numbered = points.assign(**{NUMBER: np.arange(len(points))})
     placed, rows, columns = place(numbered, geobox_of(ds))
-    labels = encode(placed.drop(columns=NUMBER), tasks)
-    usable = np.any([np.isfinite(values) for values in labels.values()], axis=0)
+    labels = observed(placed.drop(columns=NUMBER), tasks, scoring).labels
+    told = labels if learnt == {"drop"} else encode(placed.drop(columns=NUMBER), tasks)
+    usable = np.any([np.isfinite(values) for values in told.values()], axis=0)
     read: dict[Any, Any] = {}
     for spec in specs.values():
         cube, seen = named(ds, spec), (spec.bands, spec.windows.size)
