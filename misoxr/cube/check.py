@@ -53,7 +53,9 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     for band in spec.bands:
         dims = ds[band.name].dims if band.name in ds.data_vars else ("y", "x")
         if "time" in dims:
-            raise BandError(f"Band {band.name!r} has dimensions {dims}; reduce the time with ds.miso.composite first.")
+            raise BandError(
+                f"Band {band.name!r} has dimensions {dims}; reduce the time with ds.miso.composite first, or take one time: ds.isel(time=-1)."
+            )
         if set(dims) != {"y", "x"}:
             raise BandError(
                 f"Band {band.name!r} has dimensions {dims}; all bands must share one grid (y, x): join it with ds.miso.add."

@@ -17,7 +17,6 @@ from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.features import Features, features_at
 from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling
-from misoxr.cube.stack import stack
 from misoxr.errors import BandError, PointsError, gathered, note, require
 from misoxr.estimators.baselines import Baseline, Transfers, idle, prepared_baseline
 from misoxr.estimators.pixel_model import PixelModel
@@ -25,6 +24,7 @@ from misoxr.points.censoring import Censored, scored
 from misoxr.points.labelled import Labelled
 from misoxr.points.read import read_points, simulated
 from misoxr.points.transfer import transferred, transfers
+from misoxr.points.years import Years, by_layer
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.standardisation import Standardisation
 
@@ -44,6 +44,7 @@ def fit_estimator(
     like: ModelSpec | None = None,
     transfer: Transfers = "auto",
     censored: Censored = "drop",
+    tolerance: int | None = None,
     **settings: Any,
 ) -> PixelModel:
     """Fit an estimator as :func:`misoxr.training.fit.fit` does, which takes the same arguments; torch is not needed."""
@@ -52,7 +53,8 @@ def fit_estimator(
     like = like or spec_for("miso-nano", ds, points)
     given = {name: value for name, value in settings.items() if not idle(name, value)}
     prepared_baseline(estimator, like, seed=seed, scaling=scaling, transfer=transfer, **given)
-    return fit_baseline(ds, estimator, points, like, seed=seed, scaling=scaling, transfer=transfer, censored=censored)
+    labels: Any = {"transfer": transfer, "censored": censored, "tolerance": tolerance}
+    return fit_baseline(ds, estimator, points, like, seed=seed, scaling=scaling, **labels)
 
 
 def fit_baseline(
@@ -65,6 +67,7 @@ def fit_baseline(
     scaling: Scaling | str | None = None,
     transfer: Transfers = "auto",
     censored: Censored = "drop",
+    tolerance: int | None = None,
 ) -> PixelModel:
     """Fit a scikit-learn estimator on labelled points of a datacube, one copy for each task.
 
@@ -86,6 +89,8 @@ def fit_baseline(
         Whether labels that others tell are learnt, too (:func:`misoxr.points.transfer_labels`), by estimators whose ``fit`` takes weights.
     censored : {"drop", "weight", "keep"}, optional
         What becomes of labels that are right-censored (:func:`misoxr.points.censoring.observed`).
+    tolerance : int, optional
+        Years between the date of a point and its yearly composite (:class:`misoxr.points.years.Years`).
 
     Raises
     ------
@@ -97,17 +102,23 @@ def fit_baseline(
     chosen = prepared_baseline(estimator, spec, seed=seed, scaling=scaling, transfer=transfer)
     method = chosen.scaling if scaling is None else scaling
     points = read_points(points)
-    ds = named(ds, spec)
-    geobox = check(ds, spec)
-    labelled, bands = Labelled.of(points, spec, geobox, censored), stack(ds, spec)
+    years = Years.of(named(ds, spec), spec, tolerance)
+    geobox = check(years.cubes[0], spec)
+    labelled, bands = Labelled.of(points, spec, geobox, censored, years=years), years.stacked(spec)
     fitted = (
         method if isinstance(method, Scaling) else None if method == "none" else _fit_scaling(spec, bands, labelled, method, seed)
     )
-    (found,) = computed(features_at(cast(Features, chosen.features), fitted, spec, bands, geobox, labelled.rows, labelled.columns))
+
+    def seen_in(number: int, mine: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        places = labelled.rows[mine], labelled.columns[mine]
+        (table,) = computed(features_at(cast(Features, chosen.features), fitted, spec, bands[number], geobox, *places))
+        return cast(npt.NDArray[np.float32], table)
+
+    found = by_layer(labelled.layer, seen_in)
     refuse_unseen(found[-1] > 0)
     model = fit_table(chosen, spec, found, labelled.labels, fitted, seed=seed, transfer=transfer, weights=labelled.weights)
     scaled_as = method if isinstance(method, str) else "given"
-    told = {"scaling": scaled_as, "censored": dict(labelled.censored)}
+    told = {"scaling": scaled_as, "censored": dict(labelled.censored), "years": years.counted(labelled.layer)}
     return replace(model, record={**model.record, **told, **simulated(ds, points)})
 
 
@@ -249,7 +260,7 @@ def check_labels(task: Task, labels: Floats, when: str = "") -> None:
         )
 
 
-def _fit_scaling(spec: ModelSpec, bands: da.Array, labelled: Labelled, method: str, seed: int) -> Scaling:
+def _fit_scaling(spec: ModelSpec, bands: list[da.Array], labelled: Labelled, method: str, seed: int) -> Scaling:
     """Fit the network's scaling on the pixels that the network's would be fitted on."""
-    with read_cutouts(bands, labelled.rows, labelled.columns, spec.windows.size) as cutouts:
+    with read_cutouts(bands, labelled.rows, labelled.columns, spec.windows.size, layer=labelled.layer) as cutouts:
         return Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), method)

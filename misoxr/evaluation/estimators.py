@@ -19,7 +19,9 @@ from misoxr.training.settings import check_room, prepared
 
 __all__ = ["check_models", "common_tasks", "estimators_of", "specs_of"]
 
-OF_ALL = {"transfer", "censored"}
+LABELS = {"censored", "tolerance"}
+"""Settings of the labels that all models learn, which training checks with the points."""
+OF_ALL = {"transfer", *LABELS}
 """Settings of networks and baselines alike."""
 SIDES = ("calibrate", "progress")
 """Keyword arguments of fit that nothing can be wrong with."""
@@ -140,7 +142,7 @@ def check_models(
     recipes, untold = {}, (*SIDES, *(ELSEWHERE if elsewhere else ()))
     for name, (estimator, given) in estimators.items():
         check_censored(given.get("censored", "drop"))
-        options = {key: value for key, value in given.items() if key != "censored"}
+        options = {key: value for key, value in given.items() if key not in LABELS}
         if embeds(estimator):
             prepared_embedded(estimator, specs[name], seed=max(seeds, default=0), **options)
             _refuse_taught(name, estimator)

@@ -13,11 +13,13 @@ from misoxr.errors import PointsError
 from misoxr.points.censoring import Censored, known_column, observed, scored
 from misoxr.points.read import place
 from misoxr.points.readers import lengths
+from misoxr.points.years import Years, date_of
 from misoxr.spec import ModelSpec
 
 __all__ = ["Labelled"]
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Labelled:
         Coordinates in the CRS of the cube.
     labels : mapping of str to array (point,)
         Codes or values by task, NaN where unknown.
+    layer : array (point,)
+        Which of a cube's years each belongs to (:class:`misoxr.points.years.Years`); 0 without years.
     radius : array (point,)
         Radius, in pixels, of the disk that holds the place; 0 where it is at most half a pixel, or unknown.
     weights : mapping of str to array (point,)
@@ -44,17 +48,29 @@ class Labelled:
     columns: Floats
     xy: Floats
     labels: Mapping[str, Floats]
+    layer: Integers
     radius: Floats
     weights: Mapping[str, Floats] = field(default_factory=dict)
     censored: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, points: gpd.GeoDataFrame, spec: ModelSpec, geobox: GeoBox, censored: Censored = "drop", *, what: str = "points"
+        cls,
+        points: gpd.GeoDataFrame,
+        spec: ModelSpec,
+        geobox: GeoBox,
+        censored: Censored = "drop",
+        *,
+        years: Years | None = None,
+        what: str = "points",
     ) -> Self:
-        """Place points on the grid and encode their labels; what is right-censored is treated by a rule."""
+        """Place points on the grid and encode their labels; what is right-censored is treated by a rule.
+
+        Points that belong to none of the years are left out.
+        """
         placed, rows, columns = place(points, geobox)
         labels, weights, record = observed(placed, spec.tasks, censored, what=what)
+        layer = np.zeros(len(placed), dtype="int64") if years is None else years.matched(date_of(placed), len(placed), what=what)
         known = np.any([np.isfinite(values) for values in labels.values()], axis=0)
         if not known.any():
             raise PointsError(f"All labels are censored: {record}. Give points that were observed deeper, or censored='weight'.")
@@ -66,10 +82,11 @@ class Labelled:
             columns,
             np.stack([placed.geometry.x, placed.geometry.y], axis=-1),
             labels,
+            layer,
             np.where(radius > 0.5, radius, 0.0),
             weights,
             record,
-        ).only(known)
+        ).only(known & (layer >= 0))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,7 +100,7 @@ class Labelled:
         """Return some of the points."""
         labels, weights = ({name: values[mask] for name, values in of.items()} for of in (self.labels, self.weights))
         own = self.rows[mask], self.columns[mask], self.xy[mask]
-        return type(self)(*own, labels, self.radius[mask], weights, self.censored)
+        return type(self)(*own, labels, self.layer[mask], self.radius[mask], weights, self.censored)
 
     def joined(self, other: Self) -> Self:
         """Return these points and the others behind them."""
@@ -91,7 +108,7 @@ class Labelled:
         labels = {name: np.concatenate([one.labels[name] for one in both]) for name in self.labels}
         weighted = {*self.weights, *other.weights}
         weights = {name: np.concatenate([one.weights.get(name, np.ones(len(one))) for one in both]) for name in weighted}
-        rows, columns, xy, radius = (
-            np.concatenate([getattr(one, name) for one in both]) for name in ("rows", "columns", "xy", "radius")
+        rows, columns, xy, layer, radius = (
+            np.concatenate([getattr(one, name) for one in both]) for name in ("rows", "columns", "xy", "layer", "radius")
         )
-        return type(self)(rows, columns, xy, labels, radius, weights, self.censored)
+        return type(self)(rows, columns, xy, labels, layer, radius, weights, self.censored)

@@ -31,6 +31,7 @@ from misoxr.points.censoring import Censored, observed
 from misoxr.points.folds import separate
 from misoxr.points.labelled import Labelled
 from misoxr.points.read import place, read_points, simulated
+from misoxr.points.years import Years, by_layer
 from misoxr.spec import ModelSpec
 from misoxr.spec.numbers import is_number
 
@@ -85,6 +86,7 @@ def fit_embedded(
     transfer: Any = "auto",
     like: ModelSpec | None = None,
     censored: Censored = "drop",
+    tolerance: int | None = None,
     **settings: Any,
 ) -> EmbeddedModel:
     """Fit estimators on an embedding, as :func:`misoxr.training.fit.fit` does, which takes the same arguments.
@@ -99,13 +101,13 @@ def fit_embedded(
     points = read_points(points)
     spec = network_spec(chosen, ds, points)
     plain = prepared_embedded(chosen, spec, seed=seed, transfer=transfer, like=like, **settings)
-    cube = named(ds, spec)
-    geobox = check(cube, spec)
+    years = Years.of(named(ds, spec), spec, tolerance)
+    geobox = check(years.cubes[0], spec)
     run: dict[str, Any] = {name: settings[name] for name in ("device", "precision") if name in settings}
 
     def fitted(network: Model, mine: gpd.GeoDataFrame) -> Pair:
         told: dict[str, Any] = {"seed": seed, "transfer": transfer, "censored": censored, **run}
-        return Pair(network, _fit_estimators(cube, geobox, network, plain, mine, **told))
+        return Pair(network, _fit_estimators(years, geobox, network, plain, mine, **told))
 
     if not trains(chosen):
         pairs = [fitted(chosen.network, points)]
@@ -117,7 +119,9 @@ def fit_embedded(
         for number, held in enumerate(halves(spec, xy, learnt.labels, seed)):
             told = _in_folder(settings, number)
             try:
-                network = train(ds, spec, placed[~held], seed=seed, transfer=transfer, censored=censored, **told)
+                network = train(
+                    ds, spec, placed[~held], seed=seed, transfer=transfer, censored=censored, tolerance=tolerance, **told
+                )
                 pairs.append(fitted(network, placed[held]))
             except PointsError as error:
                 raise PointsError(_told_of_halves(held, error)) from error
@@ -175,7 +179,7 @@ def _in_folder(settings: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _fit_estimators(
-    cube: xr.Dataset,
+    years: Years,
     geobox: GeoBox,
     network: Model,
     plain: Baseline,
@@ -188,8 +192,13 @@ def _fit_estimators(
     precision: str = "auto",
 ) -> PixelModel:
     """Fit estimators on a network's embedding at points."""
-    labelled = Labelled.of(points, network.spec, geobox, censored)
-    embedding = _embedded(cube, geobox, network, labelled.rows, labelled.columns, device, precision)
+    labelled = Labelled.of(points, network.spec, geobox, censored, years=years)
+
+    def seen_in(number: int, mine: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        places = labelled.rows[mine], labelled.columns[mine]
+        return _embedded(years.cubes[number], geobox, network, *places, device, precision)
+
+    embedding = by_layer(labelled.layer, seen_in)
     seen: npt.NDArray[np.bool_] = np.asarray(np.isfinite(embedding).all(axis=0))
     refuse_unseen(seen)
     table = np.concatenate([embedding, seen[None]]).astype("float32")

@@ -18,7 +18,6 @@ from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import PointCutouts, read_cutouts
 from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling, valid_pixels
-from misoxr.cube.stack import stack
 from misoxr.errors import SpecError, flush, gathered, note
 from misoxr.estimators.baselines import Transfers, embeds, is_baseline
 from misoxr.estimators.embedded import EmbeddedModel
@@ -35,6 +34,7 @@ from misoxr.paths import expanded
 from misoxr.points.censoring import Censored, check_censored
 from misoxr.points.labelled import Labelled
 from misoxr.points.read import read_points, simulated
+from misoxr.points.years import Years
 from misoxr.spec import ModelSpec
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number
@@ -61,6 +61,7 @@ def fit(
     teacher: Any = "auto",
     transfer: Transfers = "auto",
     censored: Censored = "drop",
+    tolerance: int | None = None,
     members: int | None = None,
     scaling: Scaling | str | None = None,
     like: ModelSpec | None = None,
@@ -87,7 +88,8 @@ def fit(
     Parameters
     ----------
     ds : Dataset
-        The cube, as for :func:`misoxr.mapping.predict.predict`; lazy or not, of any size.
+        The cube, as for :func:`misoxr.mapping.predict.predict`; lazy or not, of any size. Or yearly composites: bands over (time, y, x) with
+        one time in each year. Points then need a date, and are seen in the composite of the nearest year.
     estimator : ModelSpec, str, Baseline or scikit-learn estimator
         What to fit. A preset's name ("miso-nano", "miso-small", "miso-base") builds a specification for the cube and the points
         (:func:`misoxr.cube.presets.spec_for`); give a :class:`misoxr.ModelSpec` to choose every part. A baseline is given by name
@@ -115,6 +117,9 @@ def fit(
         (``Task.depth``; 1 m for the preset's permafrost). "drop" leaves them out. "weight" counts each by the share of that depth that was
         seen, and judges by none of them; a network with a teacher learns a mixture of the label and the teacher's answer. "keep" takes them as
         they stand. "present" holds at any depth. A warning says how many are treated so, and how many have no depth.
+    tolerance : int, optional
+        Of yearly composites, the years between a point's date and its composite, at the most; 5 by default. Points that are dated farther from
+        all composites, or not at all, are left out with a warning.
     members : int, optional
         Number of members, as the specification says by default (1). They share the encoders and differ in their heads. Each head has a draw of the
         training points: whole square blocks of four by four windows, as many as there are, with replacement; blocks are halved until there are
@@ -212,7 +217,15 @@ def fit(
             "device": device,
         }
         ours |= {"devices": devices, "precision": precision, "workers": workers, "progress": progress}
-        ours |= {"seed": seed, "scaling": scaling, "like": like, "transfer": transfer, "censored": censored, **settings}
+        ours |= {
+            "seed": seed,
+            "scaling": scaling,
+            "like": like,
+            "transfer": transfer,
+            "censored": censored,
+            "tolerance": tolerance,
+            **settings,
+        }
         return (
             fit_embedded(ds, estimator, points, fit, **ours) if embeds(estimator) else fit_estimator(ds, estimator, points, **ours)
         )
@@ -223,18 +236,18 @@ def fit(
     spec = spec if members is None else replace(spec, members=members)
     recipe, hardware = prepared(spec, seed=seed, **told, **hard, **settings)
     seed, teachers = int(seed), teachers_of(teacher, spec, seed=int(seed) % 2**32)
-    ds = named(ds, spec)
-    geobox = check(ds, spec)
+    years = Years.of(named(ds, spec), spec, tolerance)
+    geobox = check(years.cubes[0], spec)
     check_room(spec, geobox)
     # Read once: what the record tells of is what was learnt from, and a server is not asked again.
     files = {name: fetch(source) for name, source in (pretrained or {}).items()}
     own = encoders_of(spec, pretrained or {}, files)
-    labelled = Labelled.of(points, spec, geobox, censored)
+    labelled = Labelled.of(points, spec, geobox, censored, years=years)
     held = None
     if not (val is None or is_number(val)):
         # Nothing is learnt from validation points, and censored ones tell nothing for certain.
         judging: Censored = "keep" if censored == "keep" else "drop"
-        held = Labelled.of(read_points(val), spec, geobox, judging, what="validation points")
+        held = Labelled.of(read_points(val), spec, geobox, judging, years=years, what="validation points")
     if held is not None:
         _warn_of_shared(labelled, held)
     both = labelled if held is None else labelled.joined(held)
@@ -242,9 +255,9 @@ def fit(
     # As many cutouts from anywhere as there are around points, so that both are seen equally often.
     free = 1.0 if recipe.unlabelled else 0.0
     # Nothing is locked while a cluster is asked to read, which may be busy with fits that wait for the lock.
-    read = read_cutouts(
-        stack(ds, spec), both.rows, both.columns, size, unlabelled=free, least=anywhere(teachers, recipe, spec, geobox), seed=seed
-    )
+    least = anywhere(teachers, recipe, spec, geobox)
+    places = both.rows, both.columns, size
+    read = read_cutouts(years.stacked(spec), *places, unlabelled=free, least=least, seed=seed, layer=both.layer)
     with read as cutouts, ONE_AT_A_TIME:
         data, seen = _windows(spec, cutouts, both, geobox, scaling, own, seed)
         mask = (np.arange(len(both)) >= len(labelled))[seen]
@@ -334,6 +347,7 @@ def fit(
         "validation_points": len(check_points),
         "censored": dict(labelled.censored),
         "disks": int((data.labelled.radius[train] > 0).sum()),
+        "years": years.counted(data.labelled.layer[train]),
         "pretrained": sources,
         "teacher": {} if lessons is None else dict(lessons.record),
         "misoxr_version": __version__,
@@ -374,7 +388,7 @@ def _about(data: TrainingWindows, mask: Any, settings: Mapping[str, Any]) -> dic
     """Return what a run is of: its settings, points and imagery."""
     labels = hashlib.sha256(b"".join(values.tobytes() for _, values in sorted(data.labelled.labels.items())))
     labels.update(data.labelled.xy.tobytes() + mask.tobytes())
-    for values in (*(values for _, values in sorted(data.labelled.weights.items())), data.labelled.radius):
+    for values in (*(values for _, values in sorted(data.labelled.weights.items())), data.labelled.radius, data.labelled.layer):
         labels.update(values.tobytes() if values.any() else b"")
     return {
         "spec": data.spec.to_dict(),

@@ -33,6 +33,7 @@ ARGUMENTS = [
     "teacher",
     "transfer",
     "censored",
+    "tolerance",
     "members",
     "scaling",
     "like",
