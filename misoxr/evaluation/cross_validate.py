@@ -177,6 +177,7 @@ def cross_validate(
         "cv": repr(_splitter(cv)),
         "seeds": seeds,
         "points": len(placed),
+        "censored": scoring,
         "baselines": [name for name, (estimator, _) in chosen.items() if is_baseline(estimator)],
         "misoxr_version": __version__,
         "simulated": bool(simulated(ds, points)),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from misoxr.errors import SpecError, did_you_mean, note
 from misoxr.points.read import encode
-from misoxr.points.readers import depths
+from misoxr.points.readers import LIKELY, depths
 from misoxr.spec import Task
 
 __all__ = ["Censored", "Observed", "check_censored", "known_column", "observed", "scored", "stopped_above"]
@@ -85,7 +85,7 @@ def observed(points: pd.DataFrame, tasks: Sequence[Task], censored: Censored = "
     Warns
     -----
     MisoxrWarning
-        If labels are left out or weighted, or have no depth while others have one.
+        If labels are left out or weighted, or have no depth while others have one; or if depths seem to be cm.
     """
     check_censored(censored)
     labels, weights, record = encode(points, tasks), {}, {}
@@ -93,6 +93,12 @@ def observed(points: pd.DataFrame, tasks: Sequence[Task], censored: Censored = "
     if not deep or not known_column(points, "depth", tasks):
         return Observed(labels, {}, {})
     depth = depths(points["depth"]).to_numpy()
+    if (known := depth[np.isfinite(depth)]).size and np.median(known) > LIKELY:
+        note(
+            f"Half of the depths are above {np.median(known):g} m. If they are cm, nothing is taken for censored that is: read them with "
+            'read_points(points, depth=("depth", "cm")).',
+            about=f"depths of {what}",
+        )
     for task in deep:
         values = labels[task.name]
         absent = values == 0

@@ -304,7 +304,12 @@ def lengths(column: pd.Series) -> pd.Series:
         If a known value is no number, not finite, or negative.
     """
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
-    _refuse(column, ~(np.isfinite(numbers) & (numbers >= 0)), "lengths in metres", "give numbers from 0, or set them to missing")
+    _refuse(
+        column,
+        ~(np.isfinite(numbers) & (numbers >= 0)),
+        "lengths in metres",
+        "give numbers from 0, or set them to missing; rename the column if it is something else",
+    )
     return pd.Series(numbers, index=column.index, name=column.name)
 
 
@@ -359,7 +364,12 @@ def depths(column: pd.Series, metres: float = 1.0) -> pd.Series:
     """
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan) * metres
     fits = np.isfinite(numbers) & (numbers >= 0) & (numbers <= DEEPEST)
-    _refuse(column, ~fits, "depths", f"give numbers from 0 to {DEEPEST / metres:g}, positive downwards, or set them to missing")
+    _refuse(
+        column,
+        ~fits,
+        "depths",
+        f"give numbers from 0 to {DEEPEST / metres:g}, positive downwards, or set them to missing; rename the column if it is something else",
+    )
     return pd.Series(numbers, index=column.index, name=column.name)
 
 

@@ -111,7 +111,7 @@ def report(
         raise PointsError(f"region is {region!r} and there are no regions; give both, or neither.")
     labels = {_name(task): named(points[_name(task)], task) for task in chosen}
     rows = [row for task in chosen for row in _by_class(task, labels[_name(task)])]
-    if "depth" in points.columns:
+    if "depth" in points.columns and "depth" not in labels:
         rows += [
             row for task in chosen if isinstance(task, Task) and task.depth for row in _by_depth(task, labels[task.name], points)
         ]

@@ -195,7 +195,7 @@ class Task:
         with "mse_log1p" a regression is learnt as log(1 + value), and its answers are values again.
     depth : float or None
         Of binary tasks, the depth in metres down to which the label speaks: "absent" says that nothing is there down to it. An observation
-        that stopped above it and found nothing is right-censored (:mod:`misoxr.points.censoring`).
+        that stopped above it and found nothing is right-censored (``censored`` of :func:`misoxr.training.fit.fit`).
 
     Examples
     --------

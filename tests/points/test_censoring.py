@@ -142,6 +142,14 @@ def test_a_millimetre_is_no_matter():
         np.testing.assert_array_equal(observed(points, [PERMAFROST]).labels["permafrost"], [0, np.nan])
 
 
+def test_depths_that_seem_to_be_centimetres_are_told():
+    """A file may have a column of this name that nobody has declared."""
+    with pytest.warns(
+        MisoxrWarning, match="Half of the depths are above 90 m. If they are cm, nothing is taken for censored that is"
+    ):
+        assert observed(frame(permafrost=[0, 1, 0], depth=[60, 90, 120]), [PERMAFROST]).record["permafrost"]["censored"] == 0
+
+
 def test_no_depths_no_censoring():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
