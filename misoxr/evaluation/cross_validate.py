@@ -140,11 +140,12 @@ def cross_validate(
     tasks = common_tasks(specs)
     recipes = check_models(chosen, specs, seeds, geobox_of(ds), elsewhere=client is not None)
     points = _told_apart(points)
-    rules = {options.get("censored", "drop") for _, options in chosen.values()}
-    if len({options.get("tolerance") for _, options in chosen.values()}) > 1:
+    rules: set[Censored] = {options.get("censored", "drop") for _, options in chosen.values()}
+    apart = {options.get("tolerance") for _, options in chosen.values()}
+    if len(apart) > 1:
         raise SpecError("Models differ in tolerance, and would learn from other points; give it to cross_validate itself.")
     scoring: Censored = "keep" if settings.get("censored") == "keep" else "drop"
-    placed, labels, usable, imagery = _usable(ds, specs, points, tasks, scoring, learnt=rules, tolerance=settings.get("tolerance"))
+    placed, labels, usable, imagery = _usable(ds, specs, points, tasks, scoring, learnt=rules, tolerance=apart.pop())
     folds = _folds(cv, points.to_crs(placed.crs), usable)
     _check_folds(folds, tasks, labels)
     for name, recipe in recipes.items():

@@ -74,6 +74,10 @@ class Labelled:
         known = np.any([np.isfinite(values) for values in labels.values()], axis=0)
         if not known.any():
             raise PointsError(f"All labels are censored: {record}. Give points that were observed deeper, or censored='weight'.")
+        if not (known & (layer >= 0)).any():
+            raise PointsError(
+                f"None of the {known.sum()} labelled {what} is dated near a year of the cube; give other years, or points."
+            )
         radius = np.zeros(len(placed))
         if known_column(placed, "accuracy", spec.tasks):
             radius = np.nan_to_num(lengths(placed["accuracy"]).to_numpy() / abs(geobox.affine.a))

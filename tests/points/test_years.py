@@ -110,6 +110,17 @@ def test_points_that_belong_to_no_year_are_told(yearly, spec):
         years.matched(None, 2)
 
 
+@pytest.mark.filterwarnings("ignore::misoxr.errors.MisoxrWarning")
+def test_labels_of_another_time_are_none(yearly, spec, points):
+    """Who has a label has no year, and who has a year has no label."""
+    late = points.assign(date="1952-07-01", taxonomy=None).iloc[:2]
+    late.loc[late.index[1], ["permafrost", "date"]] = [np.nan, "2020-07-01"]
+    words = "None of the 1 labelled points is dated near a year of the cube"
+    years = Years.of(yearly, spec)
+    with pytest.raises(PointsError, match=words):
+        Labelled.of(late, spec, geobox_of(yearly), years=years)
+
+
 def test_cubes_without_years_stay_whole(yearly, cubes, spec):
     assert Years.of(cubes[0], spec).cubes == (cubes[0],)
     assert Years.of(cubes[0], spec).matched(None, 3).tolist() == [0, 0, 0]
@@ -213,6 +224,8 @@ def test_models_are_compared_on_the_years_of_their_points(yearly, spec, points):
     assert found[0] > 0.8 > 0.7 > found[1]
     with pytest.raises(SpecError, match="Models differ in tolerance"):
         cross_validate(yearly, {"a": LOGISTIC, "b": (LOGISTIC, {"tolerance": 3})}, points, **options)
+    with pytest.raises(PointsError, match="more than 0 years .* None is left"):
+        cross_validate(yearly, {"b": (LOGISTIC, {"tolerance": 0})}, points.assign(date="2018-01-01"), **options)
 
 
 def test_an_embedding_is_learnt_by_year(yearly, spec, points):
