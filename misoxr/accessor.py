@@ -99,6 +99,8 @@ class MisoAccessor:
         seed: int = 0,
         teacher: Any = "auto",
         transfer: Literal["auto", False] = "auto",
+        censored: Literal["drop", "weight", "keep"] = "drop",
+        tolerance: int | None = None,
         members: int | None = None,
         scaling: "Scaling | str | None" = None,
         like: "ModelSpec | None" = None,
@@ -118,7 +120,8 @@ class MisoAccessor:
         from misoxr.estimators.fitting import fit_estimator
 
         common = {"val": val, "seed": seed, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like}
-        common |= {"pretrained": pretrained, "calibrate": calibrate, "members": members}
+        common |= {"pretrained": pretrained, "calibrate": calibrate, "members": members, "censored": censored}
+        common |= {"tolerance": tolerance}
         run = {"directory": directory, "resume": resume, "device": device, "devices": devices, "precision": precision}
         settings = {**common, **run, "workers": workers, "progress": progress, **settings}
         if is_baseline(estimator):
@@ -202,6 +205,7 @@ class MisoAccessor:
         points: "gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any]",
         *,
         crs: Any = None,
+        tolerance: int | None = None,
         tasks: Sequence[str] | None = None,
         windows: "WindowSpec | None" = None,
         location: bool = False,
@@ -220,7 +224,8 @@ class MisoAccessor:
             "batch_size": batch_size,
             "compile": compile,
         }
-        return predict_at(self._ds, model, points, crs=crs, tasks=tasks, windows=windows, **options)
+        options |= {"tolerance": tolerance, "tasks": tasks, "windows": windows}
+        return predict_at(self._ds, model, points, crs=crs, **options)
 
     @_documented("misoxr.evaluation.cross_validate.cross_validate")
     def cross_validate(

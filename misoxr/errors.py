@@ -36,8 +36,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _HERE = f"{Path(__file__).parent}{os.sep}"
-_notes: ContextVar[dict[str, bool] | None] = ContextVar("misoxr_notes", default=None)
-"""What the call in progress has to say, and whether it has said it; None outside of calls."""
+_notes: ContextVar[dict[str, tuple[str, bool]] | None] = ContextVar("misoxr_notes", default=None)
+"""What the call in progress has to say, by what it is about, and whether it has said it; None outside of calls."""
 
 
 class MisoxrError(Exception):
@@ -114,20 +114,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f' Did you mean "{by_small[found[0]]}"?' if found else ""
 
 
-def note(message: str) -> None:
-    """Warn at the user's line. A call decorated with :func:`gathered` gives all its warnings as one, at its end."""
+def note(message: str, about: str | None = None) -> None:
+    """Warn at the user's line. A call decorated with :func:`gathered` gives all its warnings as one, at its end.
+
+    It says one thing ``about`` a matter, the first: the folds of a cross-validation would say it again with numbers of their own.
+    """
     notes = _notes.get()
     if notes is None:
         _warn(message)
     else:
-        notes.setdefault(message, False)
+        notes.setdefault(about or message, (message, False))
 
 
 def flush() -> None:
     """Give the gathered warnings now, before work that takes hours."""
     notes = _notes.get() or {}
-    words = [message for message, said in notes.items() if not said]
-    notes.update(dict.fromkeys(words, True))
+    words = [message for message, said in notes.values() if not said]
+    notes.update({about: (message, True) for about, (message, _) in notes.items()})
     if words:
         _warn("\n".join(words))
 
@@ -148,7 +151,7 @@ def gathered(function: Callable[P, R]) -> Callable[P, R]:
             flush()
             return result
         except Exception as error:
-            for message, said in (_notes.get() or {}).items():
+            for message, said in (_notes.get() or {}).values():
                 if not said:
                     error.add_note(message)
             raise

@@ -63,28 +63,34 @@ class Cutouts:
 
 
 @contextmanager
-def cutouts_of(bands: da.Array, starts: npt.ArrayLike, side: int) -> Iterator[Cutouts]:
+def cutouts_of(
+    bands: da.Array | Sequence[da.Array], starts: npt.ArrayLike, side: int, layers: Integers | None = None
+) -> Iterator[Cutouts]:
     """Read cutouts of a lazy cube to a temporary file, which is gone with the context.
 
     Every chunk that holds a part of a cutout is computed once, in groups whose cutouts fit in little memory.
 
     Parameters
     ----------
-    bands : dask array
-        Raw bands (band, y, x), one chunk along band.
+    bands : dask array or sequence of these
+        Raw bands (band, y, x), one chunk along band; or those of several layers of one grid, such as years.
     starts : array_like, shape (cutout, 2)
         Row and column of each cutout's first pixel.
     side : int
         Side of a cutout; less where the cube is smaller.
+    layers : array (cutout,), optional
+        The layer of each cutout; the first by default.
 
     Raises
     ------
     StoreError
         If the disk has no room for the cutouts.
     """
-    height, width = (min(side, length) for length in bands.shape[1:])
+    several = [bands] if isinstance(bands, da.Array) else list(bands)
+    count, *lengths = several[0].shape
+    height, width = (min(side, length) for length in lengths)
     with workspace() as directory:
-        cutouts = Cutouts(directory / "cutouts", np.asarray(starts, dtype="int64"), (bands.shape[0], height, width))
+        cutouts = Cutouts(directory / "cutouts", np.asarray(starts, dtype="int64"), (count, height, width))
         needed, room = 4 * len(cutouts) * int(np.prod(cutouts.shape)), shutil.disk_usage(directory).free
         try:
             if needed > room:
@@ -95,15 +101,17 @@ def cutouts_of(bands: da.Array, starts: npt.ArrayLike, side: int) -> Iterator[Cu
                 f"The windows to learn from take {needed / 1e6:,.1f} MB in {directory}, which has {room / 1e6:,.1f} MB left ({error}); "
                 "set TMPDIR to a larger disk, or use fewer points, bands or unlabelled windows."
             ) from error
-        if needed:
-            _read(bands, cutouts)
+        own = np.zeros(len(cutouts), dtype="int64") if layers is None else layers
+        for number in np.unique(own) if needed else ():
+            _read(several[number], cutouts, np.flatnonzero(own == number))
         yield cutouts
 
 
-def _read(bands: da.Array, cutouts: Cutouts) -> None:
+def _read(bands: da.Array, cutouts: Cutouts, chosen: npt.NDArray[np.intp]) -> None:
+    """Read some of the cutouts from the bands of their layer."""
     edges = [np.cumsum([0, *sizes]) for sizes in bands.chunks[1:]]
     wanted: dict[tuple[int, int], list[tuple[int, Cut]]] = {}
-    for cutout, (row, column) in enumerate(cutouts.starts.tolist()):
+    for cutout, (row, column) in zip(chosen.tolist(), cutouts.starts[chosen].tolist(), strict=True):
         for place, cut in cuts(edges, (row, column), cutouts.shape[1:]):
             wanted.setdefault(place, []).append((cutout, cut))
     blocks = bands.to_delayed()
@@ -154,6 +162,8 @@ class PointCutouts:
         Fractional pixel positions in the cube, a centre at +0.5.
     size : int
         Side of a window, pixels.
+    layers : array (cutout,)
+        The layer of each cutout, such as its year.
     """
 
     file: Cutouts
@@ -162,6 +172,7 @@ class PointCutouts:
     rows: Floats
     columns: Floats
     size: int
+    layers: Integers
 
     def first(self, cutout: int, centre: tuple[float, float]) -> tuple[int, int]:
         """Return the first pixel, in its cutout, of the window around a position of the cube, as near to it as the cutout has room."""
@@ -177,11 +188,11 @@ class PointCutouts:
         return padded(window, self.size)
 
     def inside(self, candidates: Integers, cutout: int, start: tuple[int, int]) -> tuple[Integers, Floats]:
-        """Return which candidates lie in the window at ``start`` of a cutout, and their x and y in -1..1 of it."""
+        """Return which candidates of its layer lie in the window at ``start`` of a cutout, and their x and y in -1..1 of it."""
         row, column = self.file.starts[cutout] + start
         y = (self.rows[candidates] - row) * 2 / self.size - 1
         x = (self.columns[candidates] - column) * 2 / self.size - 1
-        inside = (np.abs(y) <= 1) & (np.abs(x) <= 1)
+        inside = (np.abs(y) <= 1) & (np.abs(x) <= 1) & (self.layers[self.cutout[candidates]] == self.layers[cutout])
         return candidates[inside], np.stack([x, y], axis=-1)[inside]
 
     def values(self) -> Array:
@@ -205,7 +216,7 @@ class PointCutouts:
 
     def only(self, mask: npt.NDArray[np.bool_]) -> Self:
         """Return the cutouts of some of the points."""
-        return type(self)(self.file, self.labelled, self.cutout[mask], self.rows[mask], self.columns[mask], self.size)
+        return type(self)(self.file, self.labelled, self.cutout[mask], self.rows[mask], self.columns[mask], self.size, self.layers)
 
     def pixels(self, count: int, rng: np.random.Generator) -> Array:
         """Draw raw pixels (band, pixel) with any valid band from all cutouts, about ``count`` in all."""
@@ -220,7 +231,7 @@ class PointCutouts:
 
 @contextmanager
 def read_cutouts(
-    bands: da.Array,
+    bands: da.Array | Sequence[da.Array],
     rows: npt.ArrayLike,
     columns: npt.ArrayLike,
     size: int,
@@ -228,13 +239,14 @@ def read_cutouts(
     unlabelled: float = 0.0,
     least: int = 0,
     seed: int = 0,
+    layer: Integers | None = None,
 ) -> Iterator[PointCutouts]:
     """Read the cutouts around points, and unlabelled ones from anywhere, to a file that is gone with the context.
 
     Parameters
     ----------
-    bands : dask array
-        Raw bands (band, y, x); every chunk is computed at most once.
+    bands : dask array or sequence of these
+        Raw bands (band, y, x); every chunk is computed at most once. Or those of several layers of one grid.
     rows, columns : array_like (point,)
         Fractional pixel positions.
     size : int
@@ -246,13 +258,19 @@ def read_cutouts(
         The least number of these.
     seed : int, optional
         Seed of that draw.
+    layer : array (point,), optional
+        The layer of each point; the first by default. Cutouts from anywhere are of all layers alike.
     """
+    several = [bands] if isinstance(bands, da.Array) else list(bands)
     positions = np.stack([np.asarray(rows, dtype="float64"), np.asarray(columns, dtype="float64")], axis=-1)
-    room = np.maximum(0, np.array(bands.shape[1:]) - 2 * size)
-    cells, cutout = np.unique((positions // size).astype("int64"), axis=0, return_inverse=True)
+    room = np.maximum(0, np.array(several[0].shape[1:]) - 2 * size)
+    own = np.zeros(len(positions), dtype="int64") if layer is None else layer
+    cells, cutout = np.unique(np.c_[own, (positions // size).astype("int64")], axis=0, return_inverse=True)
     # A point lies in the middle half of its cutout, so a window around it has room to move by a quarter and more.
-    starts = np.clip(cells * size - size // 2, 0, room)
+    starts = np.clip(cells[:, 1:] * size - size // 2, 0, room)
     free = max(round(unlabelled * len(starts)), least)
-    anywhere = np.random.default_rng([seed, 1]).integers(0, room + 1, (free, 2))
-    with cutouts_of(bands, np.concatenate([starts, anywhere]), 2 * size) as cutouts:
-        yield PointCutouts(cutouts, len(starts), cutout.reshape(-1), positions[:, 0], positions[:, 1], size)
+    rng = np.random.default_rng([seed, 1])
+    anywhere = rng.integers(0, room + 1, (free, 2))
+    layers = np.concatenate([cells[:, 0], rng.integers(0, len(several), free)])
+    with cutouts_of(several, np.concatenate([starts, anywhere]), 2 * size, layers) as cutouts:
+        yield PointCutouts(cutouts, len(starts), cutout.reshape(-1), positions[:, 0], positions[:, 1], size, layers)

@@ -17,13 +17,14 @@ from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.features import Features, features_at
 from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling
-from misoxr.cube.stack import stack
 from misoxr.errors import BandError, PointsError, gathered, note, require
 from misoxr.estimators.baselines import Baseline, Transfers, idle, prepared_baseline
 from misoxr.estimators.pixel_model import PixelModel
+from misoxr.points.censoring import Censored, scored
 from misoxr.points.labelled import Labelled
 from misoxr.points.read import read_points, simulated
 from misoxr.points.transfer import transferred, transfers
+from misoxr.points.years import Years, by_layer
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.standardisation import Standardisation
 
@@ -42,6 +43,8 @@ def fit_estimator(
     scaling: Scaling | str | None = None,
     like: ModelSpec | None = None,
     transfer: Transfers = "auto",
+    censored: Censored = "drop",
+    tolerance: int | None = None,
     **settings: Any,
 ) -> PixelModel:
     """Fit an estimator as :func:`misoxr.training.fit.fit` does, which takes the same arguments; torch is not needed."""
@@ -50,7 +53,8 @@ def fit_estimator(
     like = like or spec_for("miso-nano", ds, points)
     given = {name: value for name, value in settings.items() if not idle(name, value)}
     prepared_baseline(estimator, like, seed=seed, scaling=scaling, transfer=transfer, **given)
-    return fit_baseline(ds, estimator, points, like, seed=seed, scaling=scaling, transfer=transfer)
+    labels: Any = {"transfer": transfer, "censored": censored, "tolerance": tolerance}
+    return fit_baseline(ds, estimator, points, like, seed=seed, scaling=scaling, **labels)
 
 
 def fit_baseline(
@@ -62,6 +66,8 @@ def fit_baseline(
     seed: int = 0,
     scaling: Scaling | str | None = None,
     transfer: Transfers = "auto",
+    censored: Censored = "drop",
+    tolerance: int | None = None,
 ) -> PixelModel:
     """Fit a scikit-learn estimator on labelled points of a datacube, one copy for each task.
 
@@ -81,6 +87,10 @@ def fit_baseline(
         Scaling of a named baseline, or one in hand.
     transfer : {"auto", False}, optional
         Whether labels that others tell are learnt, too (:func:`misoxr.points.transfer_labels`), by estimators whose ``fit`` takes weights.
+    censored : {"drop", "weight", "keep"}, optional
+        What becomes of labels that are right-censored (:func:`misoxr.points.censoring.observed`).
+    tolerance : int, optional
+        Years between the date of a point and its yearly composite (:class:`misoxr.points.years.Years`).
 
     Raises
     ------
@@ -92,17 +102,24 @@ def fit_baseline(
     chosen = prepared_baseline(estimator, spec, seed=seed, scaling=scaling, transfer=transfer)
     method = chosen.scaling if scaling is None else scaling
     points = read_points(points)
-    ds = named(ds, spec)
-    geobox = check(ds, spec)
-    labelled, bands = Labelled.of(points, spec, geobox), stack(ds, spec)
+    years = Years.of(named(ds, spec), spec, tolerance)
+    geobox = check(years.cubes[0], spec)
+    labelled, bands = Labelled.of(points, spec, geobox, censored, years=years), years.stacked(spec)
     fitted = (
         method if isinstance(method, Scaling) else None if method == "none" else _fit_scaling(spec, bands, labelled, method, seed)
     )
-    (found,) = computed(features_at(cast(Features, chosen.features), fitted, spec, bands, geobox, labelled.rows, labelled.columns))
+
+    def seen_in(number: int, mine: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        places = labelled.rows[mine], labelled.columns[mine]
+        (table,) = computed(features_at(cast(Features, chosen.features), fitted, spec, bands[number], geobox, *places))
+        return cast(npt.NDArray[np.float32], table)
+
+    found = by_layer(labelled.layer, seen_in)
     refuse_unseen(found[-1] > 0)
-    model = fit_table(chosen, spec, found, labelled.labels, fitted, seed=seed, transfer=transfer)
+    model = fit_table(chosen, spec, found, labelled.labels, fitted, seed=seed, transfer=transfer, weights=labelled.weights)
     scaled_as = method if isinstance(method, str) else "given"
-    return replace(model, record={**model.record, "scaling": scaled_as, **simulated(ds, points)})
+    told = {"scaling": scaled_as, "censored": dict(labelled.censored), "years": years.counted(labelled.layer)}
+    return replace(model, record={**model.record, **told, **simulated(ds, points)})
 
 
 def fit_table(
@@ -114,6 +131,7 @@ def fit_table(
     *,
     seed: int,
     transfer: Transfers = "auto",
+    weights: Mapping[str, Floats] | None = None,
 ) -> PixelModel:
     """Fit a baseline on a table of features.
 
@@ -127,6 +145,8 @@ def fit_table(
         What the features were scaled with.
     transfer : {"auto", False}
         Whether labels that others tell are learnt, too, by their weight.
+    weights : mapping of str to array (point,), optional
+        What the labels of a task count, where some count less than 1. Estimators whose ``fit`` takes no weights do not learn these.
     """
     table, valid = found[:-1].T, found[-1] > 0
     table = np.where(np.isfinite(table), table, np.nan)
@@ -134,13 +154,17 @@ def fit_table(
         fill = np.nan_to_num([np.nanmedian(column) if np.isfinite(column).any() else 0.0 for column in table[valid].T])
     table = np.where(np.isfinite(table), table, fill)
     own = {name: np.where(valid, values, np.nan) for name, values in labels.items()}
-    tables = transfers(spec.tasks, own) if transfer else []
-    filled, weights = transferred(own, tables)
+    sure = scored(own, weights or {})
+    tables = transfers(spec.tasks, sure) if transfer else []
+    filled, counts = transferred(own, tables)
+    for name, values in (weights or {}).items():
+        counts[name] = np.where(np.isfinite(own[name]), values, counts[name])
     estimators, standardisation, learnt = {}, {}, set()
     for task in spec.tasks:
-        check_labels(task, own[task.name][np.isfinite(own[task.name])])
         argument = _weight_argument(chosen.estimator_of(task))
-        values = filled[task.name] if argument else own[task.name]
+        mine = own[task.name] if argument else sure[task.name]
+        check_labels(task, mine[np.isfinite(mine)])
+        values = filled[task.name] if argument else sure[task.name]
         learnt |= {task.name} if argument else set()
         known = np.isfinite(values)
         if task.kind == "regression":
@@ -151,8 +175,8 @@ def fit_table(
         estimator.set_params(**_params(estimator, "random_state", int(seed)))
         learnt_values = values[known] if task.kind == "regression" else values[known].astype(int)
         weighted = {}
-        if argument and (weights[task.name][known] < 1).any():
-            weighted[argument] = _balanced(estimator, learnt_values, weights[task.name][known])
+        if argument and (counts[task.name][known] < 1).any():
+            weighted[argument] = _balanced(estimator, learnt_values, counts[task.name][known])
         estimator.fit(table[known], learnt_values, **weighted)
         estimator.set_params(**_params(estimator, "n_jobs", 1))  # Dask's threads share the cores
         estimators[task.name] = estimator
@@ -236,7 +260,7 @@ def check_labels(task: Task, labels: Floats, when: str = "") -> None:
         )
 
 
-def _fit_scaling(spec: ModelSpec, bands: da.Array, labelled: Labelled, method: str, seed: int) -> Scaling:
+def _fit_scaling(spec: ModelSpec, bands: list[da.Array], labelled: Labelled, method: str, seed: int) -> Scaling:
     """Fit the network's scaling on the pixels that the network's would be fitted on."""
-    with read_cutouts(bands, labelled.rows, labelled.columns, spec.windows.size) as cutouts:
+    with read_cutouts(bands, labelled.rows, labelled.columns, spec.windows.size, layer=labelled.layer) as cutouts:
         return Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), method)

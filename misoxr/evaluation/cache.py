@@ -75,12 +75,18 @@ def fingerprint(
             ) from error
     xy = np.stack([points.geometry.x, points.geometry.y])
     common = {
-        "points": digest(xy, *(values for _, values in sorted(labels.items()))),
+        "points": digest(xy, *(values for _, values in sorted(labels.items())), *_observation(points)),
         "folds": digest(*(part for fold in folds for part in fold)),
         "grid": repr(geobox_of(ds)),
         "version": __version__,
     }
     return json.loads(json.dumps({**common, "models": models}))  # type: ignore[no-any-return]
+
+
+def _observation(points: gpd.GeoDataFrame) -> list[Any]:
+    """Return what the points tell of how they were observed, from which models learn, too."""
+    known = [points[name] for name in ("accuracy", "date", "depth") if name in points.columns]
+    return [pd.util.hash_pandas_object(column.astype(str), index=False).to_numpy() for column in known]
 
 
 def _hash(value: Any) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+import dask.array as da
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,6 @@ from misoxr.clusters import here, holds_futures
 from misoxr.cube.check import check, named
 from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
-from misoxr.cube.stack import stack
 from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, did_you_mean, flush, gathered, note
 from misoxr.estimators.baselines import embeds, is_baseline, trains
 from misoxr.estimators.embedded import EmbeddedModel
@@ -31,8 +31,10 @@ from misoxr.evaluation.scores import Scores, stacked
 from misoxr.grid.geobox import geobox_of
 from misoxr.mapping.predict_at import predict_at
 from misoxr.model.checkpoint import Model, forget
+from misoxr.points.censoring import Censored, observed
 from misoxr.points.folds import KFold, PredefinedFolds, check_apart
 from misoxr.points.read import encode, place, read_points, regions_of, simulated
+from misoxr.points.years import Years, by_layer, date_of
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_whole
@@ -96,7 +98,8 @@ def cross_validate(
         Show a progress bar.
     **settings
         Further settings of :func:`misoxr.training.fit.fit` for the networks, except ``seed``, ``directory`` and a table of validation points.
-        ``transfer`` also holds for baselines, so that all learn the same labels.
+        ``transfer``, ``censored`` and ``tolerance`` also hold for baselines, so that all learn the same labels. Right-censored labels are never scored, unless
+        ``censored="keep"`` is given here; a model's own ``censored`` says only what it learns.
 
     Returns
     -------
@@ -137,7 +140,12 @@ def cross_validate(
     tasks = common_tasks(specs)
     recipes = check_models(chosen, specs, seeds, geobox_of(ds), elsewhere=client is not None)
     points = _told_apart(points)
-    placed, labels, usable, imagery = _usable(ds, specs, points, tasks)
+    rules: set[Censored] = {options.get("censored", "drop") for _, options in chosen.values()}
+    apart = {options.get("tolerance") for _, options in chosen.values()}
+    if len(apart) > 1:
+        raise SpecError("Models differ in tolerance, and would learn from other points; give it to cross_validate itself.")
+    scoring: Censored = "keep" if settings.get("censored") == "keep" else "drop"
+    placed, labels, usable, imagery = _usable(ds, specs, points, tasks, scoring, learnt=rules, tolerance=apart.pop())
     folds = _folds(cv, points.to_crs(placed.crs), usable)
     _check_folds(folds, tasks, labels)
     for name, recipe in recipes.items():
@@ -170,6 +178,7 @@ def cross_validate(
         "cv": repr(_splitter(cv)),
         "seeds": seeds,
         "points": len(placed),
+        "censored": scoring,
         "baselines": [name for name, (estimator, _) in chosen.items() if is_baseline(estimator)],
         "misoxr_version": __version__,
         "simulated": bool(simulated(ds, points)),
@@ -213,21 +222,34 @@ def _told_apart(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 
 
 def _usable(
-    ds: xr.Dataset, specs: Mapping[str, ModelSpec], points: gpd.GeoDataFrame, tasks: Sequence[Task]
+    ds: xr.Dataset,
+    specs: Mapping[str, ModelSpec],
+    points: gpd.GeoDataFrame,
+    tasks: Sequence[Task],
+    scoring: Censored,
+    *,
+    learnt: set[Censored],
+    tolerance: int | None,
 ) -> tuple[gpd.GeoDataFrame, dict[str, Any], Indices, dict[str, str]]:
-    """Return the points that every model can answer, with a label, in the cube's CRS; their labels; where they stand among all;
+    """Return the points that every model can answer, with a label, in the cube's CRS; the labels to score; where they stand among all;
     and for each model a hash of what it sees there.
+
+    Points whose labels are all censored are among them where a model learns from these.
     """
     numbered = points.assign(**{NUMBER: np.arange(len(points))})
     placed, rows, columns = place(numbered, geobox_of(ds))
-    labels = encode(placed.drop(columns=NUMBER), tasks)
-    usable = np.any([np.isfinite(values) for values in labels.values()], axis=0)
+    labels = observed(placed.drop(columns=NUMBER), tasks, scoring).labels
+    told = labels if learnt == {"drop"} else encode(placed.drop(columns=NUMBER), tasks)
+    usable = np.any([np.isfinite(values) for values in told.values()], axis=0)
     read: dict[Any, Any] = {}
     for spec in specs.values():
-        cube, seen = named(ds, spec), (spec.bands, spec.windows.size)
-        geobox = check(cube, spec)
+        years, seen = Years.of(named(ds, spec), spec, tolerance), (spec.bands, spec.windows.size)
+        geobox = check(years.cubes[0], spec)
+        layer = years.matched(date_of(placed), len(placed))
+        usable &= layer >= 0
         if seen not in read:
-            read[seen] = values_at(stack(cube, spec), *_with_corners(rows, columns, spec.windows.size // 2, geobox))
+            places = _with_corners(rows, columns, spec.windows.size // 2, geobox)
+            read[seen] = _values(years.stacked(spec), np.tile(layer.clip(0), len(places[0]) // len(layer)), *places)
         usable &= valid_pixels(spec, read[seen][:, : len(rows)])
     imagery = {name: digest(read[spec.bands, spec.windows.size]) for name, spec in specs.items()}
     if not usable.any():
@@ -237,6 +259,11 @@ def _usable(
         note(words)
     places = placed[NUMBER].to_numpy()[usable]
     return placed[usable].drop(columns=NUMBER), {name: values[usable] for name, values in labels.items()}, places, imagery
+
+
+def _values(bands: Sequence[da.Array], layer: Any, rows: Any, columns: Any) -> Any:
+    """Compute each year's bands at the pixels that hold the positions of that year: (band, point)."""
+    return by_layer(layer, lambda number, mine: values_at(bands[number], rows[mine], columns[mine]))
 
 
 def _with_corners(rows: Any, columns: Any, half: int, geobox: GeoBox) -> tuple[Any, Any]:
@@ -368,7 +395,8 @@ def _answers(
     model = fit(ds, what, points.iloc[train], seed=seed, **options)
     # Labels stay behind: where to answer is all that a model is told of the test points.
     hardware = {name: options[name] for name in ("device", "precision") if name in options}
-    answers = predict_at(ds, model, points.iloc[test][[points.geometry.name]], **hardware).compute(**here())
+    places = points.iloc[test][[points.geometry.name, *(["date"] if "date" in points else [])]]
+    answers = predict_at(ds, model, places, tolerance=options.get("tolerance"), **hardware).compute(**here())
     if isinstance(model, Model):
         forget(model)  # nobody asks for a fold's network again
     elif isinstance(model, EmbeddedModel) and trains(what):

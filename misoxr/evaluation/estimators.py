@@ -12,13 +12,16 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.presets import spec_for
 from misoxr.errors import SpecError
 from misoxr.estimators.baselines import Baseline, embeds, is_baseline, prepared_baseline, trains
+from misoxr.points.censoring import check_censored
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.training.embedded import OF_BOTH, network_spec, prepared_embedded
 from misoxr.training.settings import check_room, prepared
 
 __all__ = ["check_models", "common_tasks", "estimators_of", "specs_of"]
 
-OF_ALL = {"transfer"}
+LABELS = {"censored", "tolerance"}
+"""Settings of the labels that all models learn, which training checks with the points."""
+OF_ALL = {"transfer", *LABELS}
 """Settings of networks and baselines alike."""
 SIDES = ("calibrate", "progress")
 """Keyword arguments of fit that nothing can be wrong with."""
@@ -120,7 +123,7 @@ def common_tasks(specs: Mapping[str, ModelSpec]) -> tuple[Task, ...]:
     if not specs:
         raise SpecError("There are no models to compare; give one or more.")
     (first, spec), *others = specs.items()
-    told = {name: [(task.name, task.kind, task.classes) for task in one.tasks] for name, one in specs.items()}
+    told = {name: [(task.name, task.kind, task.classes, task.depth) for task in one.tasks] for name, one in specs.items()}
     for name, _ in others:
         if told[name] != told[first]:
             raise SpecError(f"Models to be compared need the same tasks; {first!r} has {told[first]} and {name!r} {told[name]}.")
@@ -137,7 +140,9 @@ def check_models(
 ) -> dict[str, Recipe]:
     """Refuse models that are known to fail, before others are fitted, and return the recipes of networks."""
     recipes, untold = {}, (*SIDES, *(ELSEWHERE if elsewhere else ()))
-    for name, (estimator, options) in estimators.items():
+    for name, (estimator, given) in estimators.items():
+        check_censored(given.get("censored", "drop"))
+        options = {key: value for key, value in given.items() if key not in LABELS}
         if embeds(estimator):
             prepared_embedded(estimator, specs[name], seed=max(seeds, default=0), **options)
             _refuse_taught(name, estimator)

@@ -1,11 +1,11 @@
 """Answer at any coordinates of a datacube, lazily: chunks are read once, and only around the points."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.array as da
 import geopandas as gpd
@@ -16,6 +16,7 @@ import xarray as xr
 from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 
+from misoxr.cube.check import named
 from misoxr.cube.stack import stack
 from misoxr.cube.variables import variables
 from misoxr.errors import PointsError, gathered, note
@@ -29,7 +30,8 @@ from misoxr.mapping.job import Job, Settings, dtype_of, layers_of, prepared
 from misoxr.mapping.load import opened
 from misoxr.mapping.predict import pixel_bands
 from misoxr.mapping.provenance import attributes
-from misoxr.points.read import coordinates
+from misoxr.points.read import coordinates, read_points
+from misoxr.points.years import Years, date_of
 from misoxr.spec import ModelSpec, WindowSpec
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def predict_at(
     points: gpd.GeoDataFrame | pd.DataFrame | xr.Dataset | Mapping[str, Any],
     *,
     crs: Any = None,
+    tolerance: int | None = None,
     tasks: Sequence[str] | None = None,
     windows: WindowSpec | None = None,
     location: bool = False,
@@ -65,14 +68,17 @@ def predict_at(
     Parameters
     ----------
     ds : Dataset
-        As for :func:`misoxr.mapping.predict.predict`.
+        As for :func:`misoxr.mapping.predict.predict`. Or yearly composites: bands over (time, y, x) with one time in each year. Points then need
+        a date, and are answered from the composite of the nearest year.
     model : Model, PixelModel, EmbeddedModel, str, path or list of these
         As for :func:`misoxr.mapping.predict.predict`.
     points : GeoDataFrame, DataFrame, Dataset or mapping
         Where to answer: points; a table with columns as :func:`misoxr.read_points` takes them; or one-dimensional ``x`` and ``y``, in the CRS of
-        the cube by default.
+        the cube by default. Dates are in a column "date", or ``date`` beside ``x`` and ``y``.
     crs : optional
         CRS of the points, where they carry none.
+    tolerance : int, optional
+        Of yearly composites, the years between a point's date and its composite, at the most; 5 by default. Other points have no answer.
     tasks, windows, location, device, precision, batch_size, compile : optional
         As for :func:`misoxr.mapping.predict.predict`.
 
@@ -92,7 +98,7 @@ def predict_at(
     Warns
     -----
     MisoxrWarning
-        If some points lie outside the cube.
+        If some points lie outside the cube, have no date, or are too far from all composites in time.
 
     Examples
     --------
@@ -101,35 +107,74 @@ def predict_at(
     """
     settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
     if isinstance(model, list | tuple):
-        return averaged([predict_at(ds, one, points, crs=crs, **settings.arguments()) for one in model])
+        several = [predict_at(ds, one, points, crs=crs, tolerance=tolerance, **settings.arguments()) for one in model]
+        return averaged(several)
     found = opened(model)
-    answered, windowed, members = found.spec, None, 1
-    if isinstance(found, PixelModel):
-        bands, geobox, chosen = pixel_bands(ds, found, settings)
-        answered = replace(found.spec, tasks=tuple(chosen))
-        x, y, index = coordinates(points, geobox, crs)
-        inside, rows, columns = _inside(geobox, x, y)
-        layers = _spread(found.layers_at(bands, geobox, rows[inside], columns[inside], chosen), inside, len(rows))
-    elif isinstance(found, EmbeddedModel):
-        pairs, chosen = prepared_pairs(ds, found, settings)
-        answered = replace(found.spec, tasks=tuple(chosen))
-        geobox, windowed = pairs[0][1].geobox, pairs[0][1].plan.y.spec
-        x, y, index = coordinates(points, geobox, crs)
-        inside, rows, columns = _inside(geobox, x, y)
-        seen = [_gather(stack(cube, found.spec), job, found.spec, inside, rows, columns) for cube, job, _ in pairs]
-        layers = mean_of([one.layers(features, geobox, chosen) for features, (*_, one) in zip(seen, pairs, strict=True)])
-    else:
-        cube, job, chosen = prepared(ds, found, settings)
-        geobox, windowed, members = job.geobox, job.plan.y.spec, found.spec.members
-        x, y, index = coordinates(points, geobox, crs)
-        inside, rows, columns = _inside(geobox, x, y)
-        layers = _gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
-    out = variables(layers, ("point",), answered, chosen, location=location, members=members)
+    years = Years.of(named(ds, found.spec), found.spec, tolerance)
+    first = _asked(years.cubes[0], found, settings)
+    geobox = first.geobox
+    x, y, index = coordinates(points, geobox, crs)
+    inside, rows, columns = _inside(geobox, x, y)
+    layer = years.matched(_dates(points, crs) if years.years else None, len(rows))
+    parts = []
+    for number, cube in enumerate(years.cubes):
+        mine = inside[layer[inside] == number]
+        if len(mine):
+            one = first if number == 0 else _asked(cube, found, settings)
+            parts.append((number, one.answer(mine, rows, columns)))
+    if not parts:
+        raise PointsError(f"None of {len(rows)} points lies in the cube and is dated near one of its years {list(years.years)}.")
+    layers = parts[0][1]
+    for number, part in parts[1:]:
+        layers = da.where(layer == number, part, layers)
+    out = variables(layers, ("point",), first.spec, first.tasks, location=location, members=first.members)
     reference = assign(ds[[]], geobox)
     place = {name: xr.Variable("point", values, reference[name].attrs) for name, values in (("x", x), ("y", y))}
     out = out.assign_coords({"point": index, **place, "spatial_ref": reference.spatial_ref})
-    out.attrs = attributes(ds, found, windowed)
+    out.attrs = attributes(ds, found, first.windows)
     return out
+
+
+class _Asked(NamedTuple):
+    """A model that is prepared for a cube: its grid, the tasks, what is answered, and how to answer points that lie inside."""
+
+    geobox: GeoBox
+    tasks: Any
+    spec: ModelSpec
+    windows: WindowSpec | None
+    members: int
+    answer: Callable[[Integers, Floats, Floats], da.Array]
+
+
+def _asked(ds: xr.Dataset, found: Any, settings: Settings) -> _Asked:
+    """Prepare a model of any kind. What answers takes the points inside, and rows and columns of all: (layer, point), NaN elsewhere."""
+    if isinstance(found, PixelModel):
+        bands, geobox, chosen = pixel_bands(ds, found, settings)
+
+        def by_pixel(inside: Integers, rows: Floats, columns: Floats) -> da.Array:
+            return _spread(found.layers_at(bands, geobox, rows[inside], columns[inside], chosen), inside, len(rows))
+
+        return _Asked(geobox, chosen, replace(found.spec, tasks=tuple(chosen)), None, 1, by_pixel)
+    if isinstance(found, EmbeddedModel):
+        pairs, chosen = prepared_pairs(ds, found, settings)
+        geobox = pairs[0][1].geobox
+
+        def by_pairs(inside: Integers, rows: Floats, columns: Floats) -> da.Array:
+            seen = [_gather(stack(cube, found.spec), job, found.spec, inside, rows, columns) for cube, job, _ in pairs]
+            return mean_of([one.layers(features, geobox, chosen) for features, (*_, one) in zip(seen, pairs, strict=True)])
+
+        return _Asked(geobox, chosen, replace(found.spec, tasks=tuple(chosen)), pairs[0][1].plan.y.spec, 1, by_pairs)
+    cube, job, chosen = prepared(ds, found, settings)
+
+    def by_network(inside: Integers, rows: Floats, columns: Floats) -> da.Array:
+        return _gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
+
+    return _Asked(job.geobox, chosen, found.spec, job.plan.y.spec, found.spec.members, by_network)
+
+
+def _dates(points: Any, crs: Any) -> Any:
+    """Return the dates of points, in the order of their coordinates; None where they have none."""
+    return date_of(read_points(points, crs=crs) if isinstance(points, pd.DataFrame) else points)
 
 
 def _inside(geobox: GeoBox, x: Floats, y: Floats) -> tuple[Integers, Floats, Floats]:

@@ -21,6 +21,7 @@ def task_loss(
     weights: Tensor | None = None,
     focus: float = 2.0,
     standardisation: Standardisation | None = None,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """Mean loss of one task over the points that have its label.
 
@@ -41,6 +42,8 @@ def task_loss(
         Exponent of the focal loss.
     standardisation : Standardisation, optional
         How a regression's labels are standardised.
+    counts : Tensor, optional
+        (N,) what each label of a class counts, where they are codes; all alike by default.
 
     Returns
     -------
@@ -54,7 +57,7 @@ def task_loss(
     known = _is_known(labels)
     if not bool(known.any()):
         return logits.sum() * 0
-    logits, labels = logits[known].float(), labels[known]
+    logits, labels, counts = logits[known].float(), labels[known], None if counts is None else counts[known]
     if task.kind == "regression":
         values = learnt(task, labels.flatten())
         return F.mse_loss(logits[:, 0], (values if standardisation is None else standardisation.apply(values)).float())
@@ -68,9 +71,10 @@ def task_loss(
     losses = F.cross_entropy(logits, codes, reduction="none", label_smoothing=smoothing)
     if task.loss == "focal":
         losses = losses * (1 - logits.softmax(-1).gather(1, codes[:, None])[:, 0]) ** focus
-    if weights is None:
+    if weights is None and counts is None:
         return losses.mean()
-    weight = weights[codes]
+    weight = torch.ones_like(losses) if weights is None else weights[codes]
+    weight = weight if counts is None else weight * counts
     return (losses * weight).sum() / weight.sum()
 
 
@@ -122,13 +126,15 @@ def total_loss(
     weights: Mapping[str, Tensor] | None = None,
     focus: float = 2.0,
     standardisation: Mapping[str, Standardisation] | None = None,
+    counts: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Sum of the losses of all tasks."""
-    weights, standards = weights or {}, standardisation or {}
-    losses = [
-        task_loss(task, logits[task.name], labels[task.name], smoothing, weights.get(task.name), focus, standards.get(task.name))
-        for task in tasks
-    ]
+    weights, standards, counts = weights or {}, standardisation or {}, counts or {}
+    losses = []
+    for task in tasks:
+        name = task.name
+        of_labels = weights.get(name), focus, standards.get(name), counts.get(name)
+        losses.append(task_loss(task, logits[name], labels[name], smoothing, *of_labels))
     return torch.stack(losses).sum()
 
 

@@ -11,14 +11,16 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.errors import PointsError, note
+from misoxr.errors import PointsError, gathered, note
 from misoxr.grid.geobox import beside, extent, pixels
 from misoxr.paths import expanded
 from misoxr.points.clusters import polygon_of
 from misoxr.points.files import read_file
 from misoxr.points.labels import codes
 from misoxr.points.readers import (
+    Depth,
     check_geometry,
+    depth_of,
     located,
     renamed,
     require_columns,
@@ -38,6 +40,7 @@ LABELS = {task.name: task for task in (PERMAFROST, TAXONOMY)}
 """The tasks that columns of these names label, unless others are given."""
 
 
+@gathered
 def read_points(
     source: gpd.GeoDataFrame | pd.DataFrame | str | os.PathLike[str],
     *,
@@ -47,6 +50,7 @@ def read_points(
     y: str | None = None,
     date: str | None = None,
     accuracy: str | None = None,
+    depth: Depth | None = None,
     id: str | None = None,
 ) -> gpd.GeoDataFrame:
     """Read labelled points.
@@ -66,7 +70,10 @@ def read_points(
     date : str, optional
         Column of dates: datetimes, text in ISO 8601, or whole years, which are taken as their 1 January.
     accuracy : str, optional
-        Column of the accuracy of the coordinates, in metres.
+        Column of the accuracy of the coordinates, in metres: the radius of the disk that holds the place. A network is asked over this disk.
+    depth : str, float or tuple, optional
+        Column of the depths to which the ground was observed, or one depth of all points: in metres, or with a unit, ``("depth", "cm")``.
+        Units are m, dm, cm, mm, ft and in. What was not found down to there may lie below: see ``censored`` of :func:`misoxr.training.fit.fit`.
     id : str, optional
         Column that identifies the points.
 
@@ -74,19 +81,20 @@ def read_points(
     -------
     GeoDataFrame
         One point in each row, in its own CRS. It has a column for each task named in ``labels``, and columns "date" (datetime64, in
-        UTC where the source names time zones), "accuracy" (float) and "id" where they are named.
+        UTC where the source names time zones), "accuracy" and "depth" (float, metres) and "id" where they are named. Columns of these names
+        that the source has already are taken as they stand.
 
     Raises
     ------
     PointsError
         If the source cannot be read or is empty, has no CRS, geometries other than points, lacks a column, or holds values that
-        are no dates or no accuracies.
+        are no dates, no accuracies or no depths. Depths without a unit are refused where they are above 10 m, since they may be cm.
 
     Warns
     -----
     MisoxrWarning
-        If a cell is a list of observations that differ. Such a label, date or accuracy becomes missing, and a point that is left
-        without any label is dropped. Several rows at one place all stay (:func:`misoxr.points.duplicates` finds them).
+        If a cell is a list of observations that differ. Such a label, date, accuracy or depth becomes missing, and a point that is left
+        without any label is dropped. Several rows at one place all stay (:func:`misoxr.points.duplicates` finds them). If points have no depth.
 
     Examples
     --------
@@ -96,7 +104,9 @@ def read_points(
         raise PointsError(f"The points are a {type(source).__name__}; give a table, a GeoDataFrame, a path or a URL.")
     if not isinstance(labels, Mapping | None):
         raise PointsError(f"labels is {labels!r}; give the column of each task, such as {{'permafrost': 'pf'}}.")
-    roles = {name: column for name, column in (("date", date), ("accuracy", accuracy), ("id", id)) if column is not None}
+    known, unit = depth_of(depth)
+    named = {"date": date, "accuracy": accuracy, "depth": known if isinstance(known, str) else None, "id": id}
+    roles = {name: column for name, column in named.items() if column is not None}
     table, records = (source, False) if isinstance(source, pd.DataFrame) else read_file(expanded(source))
     if len(table) == 0:
         raise PointsError("There are no points: the table has 0 rows.")
@@ -107,7 +117,14 @@ def read_points(
         raise PointsError(f"labels and other arguments both fill the columns {both}; give those tasks other names.")
     points = renamed(located(table, x, y, crs, records=records), {**labels, **roles})
     check_geometry(points)
-    return settled(points, [*labels, *(name for name in LABELS if name in points.columns and name not in labels)], roles)
+    if known is not None and "depth" not in roles:
+        if "depth" in points.columns:
+            raise PointsError(
+                f"depth is {depth!r}, and the points have a column 'depth' already; name it, depth='depth', or drop it."
+            )
+        points, roles = points.assign(depth=float(known)), {**roles, "depth": "depth"}
+    tasks = [*labels, *(name for name in LABELS if name in points.columns and name not in labels)]
+    return settled(points, tasks, roles, unit)
 
 
 def encode(points: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, Floats]:

@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -12,12 +13,17 @@ import numpy.typing as npt
 import pandas as pd
 from pyproj.exceptions import CRSError
 
+from misoxr.cube.units import canonical
 from misoxr.errors import PointsError, note
+from misoxr.spec.numbers import is_number
 
 __all__ = [
+    "Depth",
     "agreed",
     "check_geometry",
     "dates",
+    "depth_of",
+    "depths",
     "is_missing",
     "lengths",
     "located",
@@ -35,6 +41,11 @@ AUTHORS_XY = ("x_3338", "y_3338")
 """Columns of EPSG:3338 coordinates in the MISO authors' point file."""
 
 LISTS = (list, tuple, set, np.ndarray)
+
+METRES = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "ft": 0.3048, "in": 0.0254, "inch": 0.0254, "inches": 0.0254}
+"""Metres in each unit of a depth."""
+DEEPEST, LIKELY = 3000.0, 10.0
+"""Metres that no observation of the ground is deeper than, and the depth from which a unit has to be told: deeper pits are in cm."""
 
 
 def located(table: pd.DataFrame, x: str | None, y: str | None, crs: Any, *, records: bool = False) -> gpd.GeoDataFrame:
@@ -207,8 +218,8 @@ def _bare(value: Any) -> Any:
     return number if number is not None else value.strip() if isinstance(value, str) else value
 
 
-def settled(points: gpd.GeoDataFrame, tasks: list[str], roles: Mapping[str, str]) -> gpd.GeoDataFrame:
-    """Bring labels, dates and accuracies to one value a point, and drop points that lose their last label by it.
+def settled(points: gpd.GeoDataFrame, tasks: list[str], roles: Mapping[str, str], unit: str | None = None) -> gpd.GeoDataFrame:
+    """Bring labels, dates, accuracies and depths to one value a point, and drop points that lose their last label by it.
 
     Parameters
     ----------
@@ -217,12 +228,14 @@ def settled(points: gpd.GeoDataFrame, tasks: list[str], roles: Mapping[str, str]
     tasks : list of str
         The columns of labels.
     roles : mapping of str to str
-        The names that "date", "accuracy" and "id" had in the source.
+        The names that "date", "accuracy", "depth" and "id" had in the source.
+    unit : str, optional
+        Unit of the depths, where it is told.
 
     Raises
     ------
     PointsError
-        If a value is no date or no accuracy, or no point is left.
+        If a value is no date, no accuracy or no depth, or no point is left.
 
     Warns
     -----
@@ -231,7 +244,7 @@ def settled(points: gpd.GeoDataFrame, tasks: list[str], roles: Mapping[str, str]
     """
     single = {name: agreed(points[name]) for name in (*tasks, *(role for role in roles if role != "id"))}
     columns = {name: column for name, (column, _) in single.items()}
-    for role, read in (("date", dates), ("accuracy", lengths)):
+    for role, read in (("date", dates), ("accuracy", lengths), ("depth", partial(_likely_depths, unit=unit))):
         if role in roles:
             columns[role] = read(columns[role].rename(roles[role]))  # an error names the source's column
     points = points.assign(**columns)
@@ -291,7 +304,72 @@ def lengths(column: pd.Series) -> pd.Series:
         If a known value is no number, not finite, or negative.
     """
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
-    _refuse(column, ~(np.isfinite(numbers) & (numbers >= 0)), "lengths in metres", "give numbers from 0, or set them to missing")
+    _refuse(
+        column,
+        ~(np.isfinite(numbers) & (numbers >= 0)),
+        "lengths in metres",
+        "give numbers from 0, or set them to missing; rename the column if it is something else",
+    )
+    return pd.Series(numbers, index=column.index, name=column.name)
+
+
+Depth = str | float | tuple[str | float, str]
+"""A column of depths, or one depth of all points: in metres, or with its unit."""
+
+
+def depth_of(depth: Depth | None) -> tuple[str | float | None, str | None]:
+    """Return the column of depths, or the depth of all points, and the unit where it is told.
+
+    Raises
+    ------
+    PointsError
+        If it is neither a column nor a number, or the unit is not known.
+    """
+    what, unit = depth if isinstance(depth, tuple) and len(depth) == 2 else (depth, None)
+    if not (what is None or isinstance(what, str) or is_number(what)) or (unit is not None and not isinstance(unit, str)):
+        raise PointsError(
+            f'depth is {depth!r}; give a column, a number of metres, or either with its unit, such as ("depth", "cm").'
+        )
+    if unit is not None and canonical(unit) not in METRES:
+        raise PointsError(f"The unit of depth is {unit!r}; it must be one of {list(METRES)}.")
+    return what, unit
+
+
+def _likely_depths(column: pd.Series, unit: str | None) -> pd.Series:
+    """Read depths in a unit; without one, refuse those that are metres of no pit."""
+    found = depths(column, METRES[canonical(unit or "m")])
+    deep = found.to_numpy() > LIKELY
+    if unit is None and deep.any():
+        raise PointsError(
+            f"{int(deep.sum())} depths of column {column.name!r} are above {LIKELY:g} m, for example {found[deep].iloc[0]:g}. "
+            f'Say their unit: depth=({column.name!r}, "cm"), or "m" if they are metres.'
+        )
+    if found.isna().any():
+        note(f"{int(found.isna().sum())} of {len(found)} points have no depth.")
+    return found
+
+
+def depths(column: pd.Series, metres: float = 1.0) -> pd.Series:
+    """Read depths as metres, positive downwards, NaN where missing.
+
+    Parameters
+    ----------
+    metres : float, optional
+        Metres in a unit of the column.
+
+    Raises
+    ------
+    PointsError
+        If a known value is no number, not finite, negative, or deeper than anybody has observed the ground.
+    """
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan) * metres
+    fits = np.isfinite(numbers) & (numbers >= 0) & (numbers <= DEEPEST)
+    _refuse(
+        column,
+        ~fits,
+        "depths",
+        f"give numbers from 0 to {DEEPEST / metres:g}, positive downwards, or set them to missing; rename the column if it is something else",
+    )
     return pd.Series(numbers, index=column.index, name=column.name)
 
 

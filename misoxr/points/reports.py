@@ -10,12 +10,10 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.errors import PointsError
 from misoxr.grid.geobox import geobox_of
+from misoxr.points.censoring import stopped_above
 from misoxr.points.labels import named
 from misoxr.points.read import LABELS, place, read_points, regions_of
-from misoxr.points.readers import (
-    dates,
-    require_columns,
-)
+from misoxr.points.readers import dates, depths, require_columns
 from misoxr.spec import Task
 
 __all__ = ["duplicates", "report"]
@@ -88,7 +86,8 @@ def report(
     -------
     DataFrame
         Columns "by", "task", "group" and "count". By "class": all classes of a task, and labels that are none of them, as they
-        stand; "value" is any value of a regression. By "region": all regions, and "none" for points in none. By "year", if there
+        stand; "value" is any value of a regression. By "depth", if there is a column "depth" and the task speaks of one: labels that are
+        "censored", "not censored", or "unknown", where an absence has no depth. By "region": all regions, and "none" for points in none. By "year", if there
         is a column "date": years, and "unknown". By "duplicate pixel", if there is a grid: "points sharing a pixel", of the task
         "all", and "conflicting labels", pixels in which known labels differ. Counts by class, region and year are of points with
         a label of the task.
@@ -112,6 +111,10 @@ def report(
         raise PointsError(f"region is {region!r} and there are no regions; give both, or neither.")
     labels = {_name(task): named(points[_name(task)], task) for task in chosen}
     rows = [row for task in chosen for row in _by_class(task, labels[_name(task)])]
+    if "depth" in points.columns and "depth" not in labels:
+        rows += [
+            row for task in chosen if isinstance(task, Task) and task.depth for row in _by_depth(task, labels[task.name], points)
+        ]
     if regions is not None:
         rows += _by_group("region", labels, *regions_of(points, regions, region))
     if "date" in points.columns:
@@ -142,6 +145,13 @@ def _by_class(task: Task | str, labels: pd.Series) -> list[tuple[str, str, str, 
     classes = [] if isinstance(task, str) else list(task.classes)
     others = sorted(set(labels.dropna()) - set(classes))
     return _by_group("class", {_name(task): labels}, labels, classes + others)
+
+
+def _by_depth(task: Task, labels: pd.Series, points: gpd.GeoDataFrame) -> list[tuple[str, str, str, int]]:
+    """Count the labels that are right-censored."""
+    depth, absent = depths(points["depth"]).to_numpy(), (labels == task.classes[0]).to_numpy()
+    found = np.where(absent & stopped_above(depth, task), "censored", np.where(absent & np.isnan(depth), "unknown", "not censored"))
+    return _by_group("depth", {task.name: labels}, pd.Series(found), ["censored", "not censored", "unknown"])
 
 
 def _by_group(by: str, labels: Mapping[str, pd.Series], groups: pd.Series, order: Sequence[str]) -> list[tuple[str, str, str, int]]:

@@ -1,5 +1,6 @@
 """The components of a model's specification: bands, encoders, modalities, tasks, windows, locations and losses."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -7,7 +8,7 @@ from typing import Any, Literal, get_args
 import pyproj
 
 from misoxr.errors import SpecError
-from misoxr.spec.numbers import is_whole
+from misoxr.spec.numbers import is_number, is_whole
 
 __all__ = [
     "Augmentation",
@@ -192,6 +193,9 @@ class Task:
     loss : {"", "bce", "cross_entropy", "focal", "mse", "mse_log1p"}
         What training minimises: binary cross-entropy, cross-entropy and mean squared error by default. "focal" is for classes;
         with "mse_log1p" a regression is learnt as log(1 + value), and its answers are values again.
+    depth : float or None
+        Of binary tasks, the depth in metres down to which the label speaks: "absent" says that nothing is there down to it. An observation
+        that stopped above it and found nothing is right-censored (``censored`` of :func:`misoxr.training.fit.fit`).
 
     Examples
     --------
@@ -207,6 +211,7 @@ class Task:
     long_name: str = ""
     units: str = "1"
     loss: str = ""
+    depth: float | None = None
 
     def __post_init__(self) -> None:
         check(
@@ -236,6 +241,10 @@ class Task:
         check(
             self.loss in ("", *known),
             f"Task {self.name!r} ({self.kind}) has the unknown loss {self.loss!r}; use one of {list(known)}, or '' for {known[0]!r}.",
+        )
+        check(
+            self.depth is None or (self.kind == "binary" and is_number(self.depth) and 0 < self.depth < math.inf),
+            f"The depth of task {self.name!r} ({self.kind}) is {self.depth!r}; give a binary task metres above 0, or None.",
         )
         if self.kind == "multiclass" and not self.dim:
             object.__setattr__(self, "dim", f"{self.name}_class")

@@ -34,7 +34,12 @@ warmth index is the sum of the monthly means above 0 degC.
 SOIL_ORDERS = ("Andisols", "Entisols", "Gelisols", "Histosols", "Inceptisols", "Mollisols", "Spodosols")
 
 PERMAFROST = Task(
-    "permafrost", "binary", ("absent", "present"), ("#d8c08c", "#2b6ca3"), long_name="near-surface permafrost (within 1 m)"
+    "permafrost",
+    "binary",
+    ("absent", "present"),
+    ("#d8c08c", "#2b6ca3"),
+    long_name="near-surface permafrost (within 1 m)",
+    depth=1.0,
 )
 
 TAXONOMY = Task(

@@ -27,9 +27,11 @@ from misoxr.grid.windows import plan
 from misoxr.model.checkpoint import Model, resolve
 from misoxr.model.field import Crops, Scatter, blend
 from misoxr.model.inference import choose_device, choose_precision, inference
+from misoxr.points.censoring import Censored, observed
 from misoxr.points.folds import separate
 from misoxr.points.labelled import Labelled
-from misoxr.points.read import encode, place, read_points, simulated
+from misoxr.points.read import place, read_points, simulated
+from misoxr.points.years import Years, by_layer
 from misoxr.spec import ModelSpec
 from misoxr.spec.numbers import is_number
 
@@ -83,6 +85,8 @@ def fit_embedded(
     seed: int = 0,
     transfer: Any = "auto",
     like: ModelSpec | None = None,
+    censored: Censored = "drop",
+    tolerance: int | None = None,
     **settings: Any,
 ) -> EmbeddedModel:
     """Fit estimators on an embedding, as :func:`misoxr.training.fit.fit` does, which takes the same arguments.
@@ -97,12 +101,13 @@ def fit_embedded(
     points = read_points(points)
     spec = network_spec(chosen, ds, points)
     plain = prepared_embedded(chosen, spec, seed=seed, transfer=transfer, like=like, **settings)
-    cube = named(ds, spec)
-    geobox = check(cube, spec)
-    run = {name: settings[name] for name in ("device", "precision") if name in settings}
+    years = Years.of(named(ds, spec), spec, tolerance)
+    geobox = check(years.cubes[0], spec)
+    run: dict[str, Any] = {name: settings[name] for name in ("device", "precision") if name in settings}
 
     def fitted(network: Model, mine: gpd.GeoDataFrame) -> Pair:
-        return Pair(network, _fit_estimators(cube, geobox, network, plain, mine, seed=seed, transfer=transfer, **run))
+        told: dict[str, Any] = {"seed": seed, "transfer": transfer, "censored": censored, **run}
+        return Pair(network, _fit_estimators(years, geobox, network, plain, mine, **told))
 
     if not trains(chosen):
         pairs = [fitted(chosen.network, points)]
@@ -110,10 +115,13 @@ def fit_embedded(
         placed, _, _ = place(points, geobox)
         xy = np.stack([placed.geometry.x, placed.geometry.y], axis=-1)
         pairs = []
-        for number, held in enumerate(halves(spec, xy, encode(placed, spec.tasks), seed)):
+        learnt = observed(placed, spec.tasks, censored)
+        for number, held in enumerate(halves(spec, xy, learnt.labels, seed)):
             told = _in_folder(settings, number)
             try:
-                network = train(ds, spec, placed[~held], seed=seed, transfer=transfer, **told)
+                network = train(
+                    ds, spec, placed[~held], seed=seed, transfer=transfer, censored=censored, tolerance=tolerance, **told
+                )
                 pairs.append(fitted(network, placed[held]))
             except PointsError as error:
                 raise PointsError(_told_of_halves(held, error)) from error
@@ -123,6 +131,7 @@ def fit_embedded(
         "features": "embedding",
         "cross_fitted": len(pairs) > 1,
         "points": sum(pair.estimators.record["points"] for pair in pairs),
+        "censored": [pair.estimators.record["censored"] for pair in pairs],
         "networks": [{"sha256": pair.network.sha256, "training": dict(pair.network.record)} for pair in pairs],
         "misoxr_version": __version__,
         **simulated(ds, points),
@@ -170,7 +179,7 @@ def _in_folder(settings: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _fit_estimators(
-    cube: xr.Dataset,
+    years: Years,
     geobox: GeoBox,
     network: Model,
     plain: Baseline,
@@ -178,16 +187,32 @@ def _fit_estimators(
     *,
     seed: int,
     transfer: Any,
+    censored: Censored = "drop",
     device: str = "auto",
     precision: str = "auto",
 ) -> PixelModel:
     """Fit estimators on a network's embedding at points."""
-    labelled = Labelled.of(points, network.spec, geobox)
-    embedding = _embedded(cube, geobox, network, labelled.rows, labelled.columns, device, precision)
+    labelled = Labelled.of(points, network.spec, geobox, censored, years=years)
+
+    def seen_in(number: int, mine: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        places = labelled.rows[mine], labelled.columns[mine]
+        return _embedded(years.cubes[number], geobox, network, *places, device, precision)
+
+    embedding = by_layer(labelled.layer, seen_in)
     seen: npt.NDArray[np.bool_] = np.asarray(np.isfinite(embedding).all(axis=0))
     refuse_unseen(seen)
     table = np.concatenate([embedding, seen[None]]).astype("float32")
-    return fit_table(plain, embedding_spec(network.spec), table, labelled.labels, None, seed=seed % 2**32, transfer=transfer)
+    fitted = fit_table(
+        plain,
+        embedding_spec(network.spec),
+        table,
+        labelled.labels,
+        None,
+        seed=seed % 2**32,
+        transfer=transfer,
+        weights=labelled.weights,
+    )
+    return replace(fitted, record={**fitted.record, "censored": dict(labelled.censored)})
 
 
 def _embedded(

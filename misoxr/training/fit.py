@@ -18,7 +18,6 @@ from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import PointCutouts, read_cutouts
 from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling, valid_pixels
-from misoxr.cube.stack import stack
 from misoxr.errors import SpecError, flush, gathered, note
 from misoxr.estimators.baselines import Transfers, embeds, is_baseline
 from misoxr.estimators.embedded import EmbeddedModel
@@ -32,8 +31,10 @@ from misoxr.model.network import Miso
 from misoxr.model.pretrained import Pretrained, encoders_of
 from misoxr.model.published import load_backbone
 from misoxr.paths import expanded
+from misoxr.points.censoring import Censored, check_censored
 from misoxr.points.labelled import Labelled
 from misoxr.points.read import read_points, simulated
+from misoxr.points.years import Years
 from misoxr.spec import ModelSpec
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number
@@ -59,6 +60,8 @@ def fit(
     seed: int = 0,
     teacher: Any = "auto",
     transfer: Transfers = "auto",
+    censored: Censored = "drop",
+    tolerance: int | None = None,
     members: int | None = None,
     scaling: Scaling | str | None = None,
     like: ModelSpec | None = None,
@@ -85,7 +88,8 @@ def fit(
     Parameters
     ----------
     ds : Dataset
-        The cube, as for :func:`misoxr.mapping.predict.predict`; lazy or not, of any size.
+        The cube, as for :func:`misoxr.mapping.predict.predict`; lazy or not, of any size. Or yearly composites: bands over (time, y, x) with
+        one time in each year. Points then need a date, and are seen in the composite of the nearest year.
     estimator : ModelSpec, str, Baseline or scikit-learn estimator
         What to fit. A preset's name ("miso-nano", "miso-small", "miso-base") builds a specification for the cube and the points
         (:func:`misoxr.cube.presets.spec_for`); give a :class:`misoxr.ModelSpec` to choose every part. A baseline is given by name
@@ -94,7 +98,7 @@ def fit(
         takes those of the network that it trains.
     points : GeoDataFrame
         From :func:`misoxr.read_points`, with a column of labels for each task, named after it. Points without valid imagery are left
-        out with a warning.
+        out with a warning. Columns "depth" and "accuracy", in metres, are heeded: see ``censored`` and the notes.
     val : float or GeoDataFrame, optional
         Share of the points that validate, in whole blocks of four by four windows; or the validation points themselves. By default 0.2 without
         a teacher. With one all points teach, since a block may hold most points of a rare class; temperatures are then those of the teacher,
@@ -108,6 +112,14 @@ def fit(
     transfer : {"auto", False}, optional
         Whether teachers and baselines also learn labels that a point's other labels tell, such as permafrost by the soil order
         (:func:`misoxr.points.transfer_labels`). Estimators learn them by their certainty; those whose ``fit`` takes no weights do not.
+    censored : {"drop", "weight", "keep"}, optional
+        What becomes of labels that are right-censored: "absent", by an observation that stopped above the depth that the task speaks of
+        (``Task.depth``; 1 m for the preset's permafrost). "drop" leaves them out. "weight" counts each by the share of that depth that was
+        seen, and judges by none of them; a network with a teacher learns a mixture of the label and the teacher's answer. "keep" takes them as
+        they stand. "present" holds at any depth. A warning says how many are treated so, and how many have no depth.
+    tolerance : int, optional
+        Of yearly composites, the years between a point's date and its composite, at the most; 5 by default. Points that are dated farther from
+        all composites, or not at all, are left out with a warning.
     members : int, optional
         Number of members, as the specification says by default (1). They share the encoders and differ in their heads. Each head has a draw of the
         training points: whole square blocks of four by four windows, as many as there are, with replacement; blocks are halved until there are
@@ -170,6 +182,10 @@ def fit(
 
     Notes
     -----
+    A point whose accuracy is more than half a pixel is asked at four places of its disk in each step, drawn uniformly from the part of it that
+    lies in the window and has valid input. The mean of the four answers, of probabilities or of values, meets the label. Teachers, baselines,
+    validation and scores ask at the place as it is told.
+
     Training is run by pytorch-lightning. With ``unlabelled`` above 0, windows come from the whole cube. Imagery of places held out for
     testing may then be among them, though never a label; so it is with the pixels that the scaling is fitted on.
 
@@ -186,6 +202,7 @@ def fit(
     """
     check_dataset(ds)
     check_flags(calibrate=calibrate, resume=resume, progress=progress)
+    check_censored(censored)
     if not isinstance(directory, str | os.PathLike | None):
         raise SpecError(f"directory is {directory!r}; give a path.")
     if is_baseline(estimator) or embeds(estimator):
@@ -200,7 +217,15 @@ def fit(
             "device": device,
         }
         ours |= {"devices": devices, "precision": precision, "workers": workers, "progress": progress}
-        ours |= {"seed": seed, "scaling": scaling, "like": like, "transfer": transfer, **settings}
+        ours |= {
+            "seed": seed,
+            "scaling": scaling,
+            "like": like,
+            "transfer": transfer,
+            "censored": censored,
+            "tolerance": tolerance,
+            **settings,
+        }
         return (
             fit_embedded(ds, estimator, points, fit, **ours) if embeds(estimator) else fit_estimator(ds, estimator, points, **ours)
         )
@@ -211,14 +236,18 @@ def fit(
     spec = spec if members is None else replace(spec, members=members)
     recipe, hardware = prepared(spec, seed=seed, **told, **hard, **settings)
     seed, teachers = int(seed), teachers_of(teacher, spec, seed=int(seed) % 2**32)
-    ds = named(ds, spec)
-    geobox = check(ds, spec)
+    years = Years.of(named(ds, spec), spec, tolerance)
+    geobox = check(years.cubes[0], spec)
     check_room(spec, geobox)
     # Read once: what the record tells of is what was learnt from, and a server is not asked again.
     files = {name: fetch(source) for name, source in (pretrained or {}).items()}
     own = encoders_of(spec, pretrained or {}, files)
-    labelled = Labelled.of(points, spec, geobox)
-    held = None if val is None or is_number(val) else Labelled.of(read_points(val), spec, geobox)
+    labelled = Labelled.of(points, spec, geobox, censored, years=years)
+    held = None
+    if not (val is None or is_number(val)):
+        # Nothing is learnt from validation points, and censored ones tell nothing for certain.
+        judging: Censored = "keep" if censored == "keep" else "drop"
+        held = Labelled.of(read_points(val), spec, geobox, judging, years=years, what="validation points")
     if held is not None:
         _warn_of_shared(labelled, held)
     both = labelled if held is None else labelled.joined(held)
@@ -226,16 +255,18 @@ def fit(
     # As many cutouts from anywhere as there are around points, so that both are seen equally often.
     free = 1.0 if recipe.unlabelled else 0.0
     # Nothing is locked while a cluster is asked to read, which may be busy with fits that wait for the lock.
-    read = read_cutouts(
-        stack(ds, spec), both.rows, both.columns, size, unlabelled=free, least=anywhere(teachers, recipe, spec, geobox), seed=seed
-    )
+    least = anywhere(teachers, recipe, spec, geobox)
+    places = both.rows, both.columns, size
+    read = read_cutouts(years.stacked(spec), *places, unlabelled=free, least=least, seed=seed, layer=both.layer)
     with read as cutouts, ONE_AT_A_TIME:
         data, seen = _windows(spec, cutouts, both, geobox, scaling, own, seed)
         mask = (np.arange(len(both)) >= len(labelled))[seen]
         spared = bool(teachers) and recipe.criterion == "last" and val is None
         if held is None:
             mask = held_out(spec, data.labelled.xy, val, seed, spared=spared)
-        check_held(spec, data.labelled.labels, mask, recipe.criterion, spared=spared)
+        sure = data.labelled.scored
+        judged = {name: np.where(mask, sure[name], values) for name, values in data.labelled.labels.items()}
+        check_held(spec, judged, mask, recipe.criterion, spared=spared)
         train, check_points = np.flatnonzero(~mask), np.flatnonzero(mask)
         draws: list[Any] = []
         if spec.members > 1:
@@ -258,6 +289,7 @@ def fit(
             {} if lessons is None else lessons.record,
             len(train),
             len(check_points),
+            data.labelled.only(train),
         )
         if progress:
             print(line, flush=True)
@@ -313,6 +345,9 @@ def fit(
         "label_prevalence": _prevalence(spec, data.label_shares(train)),
         "points": len(train),
         "validation_points": len(check_points),
+        "censored": dict(labelled.censored),
+        "disks": int((data.labelled.radius[train] > 0).sum()),
+        "years": years.counted(data.labelled.layer[train]),
         "pretrained": sources,
         "teacher": {} if lessons is None else dict(lessons.record),
         "misoxr_version": __version__,
@@ -353,6 +388,8 @@ def _about(data: TrainingWindows, mask: Any, settings: Mapping[str, Any]) -> dic
     """Return what a run is of: its settings, points and imagery."""
     labels = hashlib.sha256(b"".join(values.tobytes() for _, values in sorted(data.labelled.labels.items())))
     labels.update(data.labelled.xy.tobytes() + mask.tobytes())
+    for values in (*(values for _, values in sorted(data.labelled.weights.items())), data.labelled.radius, data.labelled.layer):
+        labels.update(values.tobytes() if values.any() else b"")
     return {
         "spec": data.spec.to_dict(),
         "scaling": data.scaling.to_dict(),
@@ -383,7 +420,7 @@ def _calibrated(network: Miso, data: TrainingWindows, held: Any, device: str) ->
     batches = (data.centred(held[start : start + 32]) for start in range(0, len(held), 32))
     logits = logits_at(network.to(device), ((batch["inputs"], batch["points"][:, 0]) for batch in batches), device)
     return {
-        task.name: Calibration(fit_temperature(task, logits[task.name], data.labelled.labels[task.name][held]))
+        task.name: Calibration(fit_temperature(task, logits[task.name], data.labelled.scored[task.name][held]))
         for task in data.spec.tasks
         if task.kind != "regression"
     }

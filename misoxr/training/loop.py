@@ -27,6 +27,7 @@ from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check
 from misoxr.spec.standardisation import Standardisation
 from misoxr.training.batches import StepOrder, TrainingBatches, ValidationBatches, draw_of
+from misoxr.training.disks import Disks, averaged
 from misoxr.training.runs import FIT, read
 from misoxr.training.windows import Batch, Integers, TrainingWindows
 
@@ -103,20 +104,31 @@ class _Loop(lightning.LightningModule):
         labels = {name: values.flatten(0, 1) for name, values in batch["labels"].items()}
         sample = torch.arange(len(batch["points"]), device=self.device).repeat_interleave(count)
         points, location = batch["points"].flatten(0, 1), batch["location"].flatten(0, 1) if "location" in batch else None
+        counts = {name: values.flatten(0, 1).float() for name, values in batch.get("counts", {}).items()}
+        known = None
         if not losses.contrast:
             # Points without labels are there for contrast alone.
             known = torch.stack([values.isfinite()[..., None].flatten(1).any(-1) for values in labels.values()]).any(dim=0)
-            labels = {name: values[known] for name, values in labels.items()}
+            labels, counts = ({name: values[known] for name, values in of.items()} for of in (labels, counts))
             sample, points, location = sample[known], points[known], None if location is None else location[known]
-        embedded = self.network.embed(self.network.project(inputs), sample, points)
-        visual = functional.dropout(embedded["visual"], self.recipe.dropout) if self.recipe.dropout else embedded["visual"]
-        loss = self._of_members(self.network.answer(visual), labels)
+        cells = self.network.project(inputs)
+        embedded = self.network.embed(cells, sample, points)
+        logits = self.network.answer(self._dropped(embedded["visual"]))
+        disks = Disks.of_batch(batch, known)
+        if disks is not None:
+            others = self.network.answer(self._dropped(self.network.embed(cells, disks.sample, disks.points)["visual"]))
+            logits = averaged(self.spec.tasks, logits, others, disks.of, self.standardisation)
+        loss = self._of_members(logits, labels, counts)
         self.log("loss", loss.detach())
         if location is not None:
             embedded["location"] = self.network.embed_location(location)
             # Locations have one head: it learns what any member does, of a teacher the mean.
             joint = labels if self.spec.members == 1 else {name: values.nanmean(dim=1) for name, values in labels.items()}
-            located = self._own(self.network.answer_location(embedded["location"]), joint)
+            logits = self.network.answer_location(embedded["location"])
+            if disks is not None and disks.location is not None:
+                others = self.network.answer_location(self.network.embed_location(disks.location))
+                logits = averaged(self.spec.tasks, logits, others, disks.of, self.standardisation)
+            located = self._own(logits, joint, counts)
             self.log("location_loss", located.detach())
             loss = loss + losses.location * located
         if losses.contrast:
@@ -126,18 +138,23 @@ class _Loop(lightning.LightningModule):
             loss = loss + drawn
         return loss
 
-    def _of_members(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
+    def _dropped(self, visual: Tensor) -> Tensor:
+        """Drop some of an embedding out, where the recipe says so."""
+        return functional.dropout(visual, self.recipe.dropout) if self.recipe.dropout else visual
+
+    def _of_members(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> Tensor:
         """Mean loss of the members, each by labels of its own."""
         members = self.spec.members
         if members == 1:
-            return self._own(logits, labels)
+            return self._own(logits, labels, counts)
         pairs = [[{name: values[:, member] for name, values in of.items()} for of in (logits, labels)] for member in range(members)]
-        return torch.stack([self._own(*pair) for pair in pairs]).mean()
+        return torch.stack([self._own(one, mine, counts) for one, mine in pairs]).mean()
 
-    def _own(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
+    def _own(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> Tensor:
         recipe, spec = self.recipe, self.spec
+        weights = dict(self.weights)
         return total_loss(
-            spec.tasks, logits, labels, recipe.label_smoothing, dict(self.weights), spec.losses.focus, self.standardisation
+            spec.tasks, logits, labels, recipe.label_smoothing, weights, spec.losses.focus, self.standardisation, counts
         )
 
     def on_train_batch_end(self, *_: Any) -> None:

@@ -17,6 +17,7 @@ from misoxr.model.inference import choose_device, choose_precision
 from misoxr.model.pretrained import encoders_of
 from misoxr.model.published import check_backbone
 from misoxr.points.folds import separate
+from misoxr.points.labelled import Labelled
 from misoxr.spec import ModelSpec, Recipe
 from misoxr.spec.numbers import is_number, is_whole
 from misoxr.training.loop import Hardware
@@ -31,6 +32,8 @@ ARGUMENTS = [
     "seed",
     "teacher",
     "transfer",
+    "censored",
+    "tolerance",
     "members",
     "scaling",
     "like",
@@ -187,6 +190,7 @@ def described(
     lessons: Mapping[str, Any],
     points: int,
     held: int,
+    learners: Labelled | None = None,
 ) -> str:
     """Say in a line what a training does, also what nobody asked for: points, teachers, transfer, inputs and steps."""
     parts = [f"{spec.name} learns {' and '.join(task.name for task in spec.tasks)} from "]
@@ -197,6 +201,7 @@ def described(
     moved = {(table["source"], table["target"]) for one in lessons.get("estimators", ()) for table in one["transfer"]}
     parts += [f"labels of {target} are filled by {source}" for source, target in sorted(moved)]
     parts += [f"{_counted(held, 'point')} validate{'s' if held == 1 else ''}"] if held else []
+    parts += [] if learners is None else _honest(learners)
     parts += [f"{spec.members} members"] if spec.members > 1 else []
     begun = [modality.name for modality in spec.modalities if modality.name in pretrained]
     parts += [f"pre-trained weights of {' and '.join(begun)}"] if begun else []
@@ -204,6 +209,20 @@ def described(
     length = _counted(recipe.steps, "step") if recipe.steps else _counted(recipe.max_epochs, "epoch")
     parts += [f"{length} with batches of {_counted(recipe.batch_size, 'window')}, {_WAYS[recipe.augment]}"]
     return "; ".join(parts) + "."
+
+
+def _honest(learners: Labelled) -> list[str]:
+    """Say which labels are censored, and which places are asked over a disk."""
+    treated = {"drop": "left out", "weight": "weighted", "keep": "taken as they stand"}
+    found = [
+        f"{_counted(one['censored'], 'censored label')} of {name} {'is' if one['censored'] == 1 else 'are'} {treated[one['rule']]}"
+        for name, one in learners.censored.items()
+        if one["censored"]
+    ]
+    asked = int((learners.radius > 0).sum())
+    return found + (
+        [f"{_counted(asked, 'point')} {'is' if asked == 1 else 'are'} asked over the disk of the accuracy"] if asked else []
+    )
 
 
 def _counted(count: int, what: str) -> str:

@@ -114,14 +114,23 @@ def taught(
     """
     scalings = {method: _scaling(data, method, seed) for method in {teacher.scaling for teacher in teachers}}
     points = data.cutouts.cutout[train], data.labelled.rows[train], data.labelled.columns[train]
-    labels = {name: values[train] for name, values in data.labelled.labels.items()}
+    learners = data.labelled.only(train)
+    labels = learners.labels
     tables = [_features(data, one, scalings[one.scaling], *points) for one in teachers]
 
     def fitted(chosen: Any) -> list[PixelModel]:
-        known = {name: values[chosen] for name, values in labels.items()}
-        pairs = zip(teachers, tables, strict=True)
+        own, pairs = learners.only(chosen), zip(teachers, tables, strict=True)
         return [
-            fit_table(one, data.spec, table[:, chosen], known, scalings[one.scaling], seed=seed, transfer=transfer)
+            fit_table(
+                one,
+                data.spec,
+                table[:, chosen],
+                own.labels,
+                scalings[one.scaling],
+                seed=seed,
+                transfer=transfer,
+                weights=own.weights,
+            )
             for one, table in pairs
         ]
 
@@ -130,11 +139,14 @@ def taught(
     answers, valid = _answers(data, members, *pixels)
     known = _known(data, train, points, members, draws)
     told = _bounded(data.spec, np.concatenate([answers[valid], *[known] * OWN]), labels)
-    pool = _pool(data, [[part[valid] for part in pixels], *[points] * OWN], told)
+    exact = np.zeros(int(valid.sum()))
+    places = [[*(part[valid] for part in pixels), exact], *[[*points, learners.radius]] * OWN]
+    pool = _pool(data, places, told)
     classes = [task for task in data.spec.tasks if task.kind != "regression"]
     foretold = _foretold(data, train, labels, tables, fitted) if calibrate and classes else {}
-    calibration = {task.name: _calibrated(task, foretold[task.name], labels[task.name]) for task in classes if foretold}
-    shares = {task.name: _prior(teachers, task, labels[task.name]) for task in classes}
+    sure = learners.scored
+    calibration = {task.name: _calibrated(task, foretold[task.name], sure[task.name]) for task in classes if foretold}
+    shares = {task.name: _prior(teachers, task, labels[task.name], learners.weights.get(task.name)) for task in classes}
     record = {"estimators": _records(members), "pixels": int(valid.sum())}
     return Taught(replace(data, pool=pool), calibration, shares, record)
 
@@ -145,9 +157,10 @@ def _records(members: Sequence[Sequence[PixelModel]]) -> list[dict[str, Any]]:
     return [({"member": number} if several else {}) | dict(one.record) for number, models in enumerate(members) for one in models]
 
 
-def _prior(teachers: Sequence[Baseline], task: Task, labels: Any) -> Any:
+def _prior(teachers: Sequence[Baseline], task: Task, labels: Any, weights: Any) -> Any:
     """Return the shares of classes that teachers take for granted: alike where they are balanced, else those of the labels."""
-    counts = np.bincount(labels[np.isfinite(labels)].astype(int), minlength=len(task.classes))
+    known = np.isfinite(labels)
+    counts = np.bincount(labels[known].astype(int), None if weights is None else weights[known], minlength=len(task.classes))
     parts = [
         (counts > 0) / (counts > 0).sum() if is_balanced(one.estimator_of(task)) else counts / counts.sum() for one in teachers
     ]
@@ -155,11 +168,11 @@ def _prior(teachers: Sequence[Baseline], task: Task, labels: Any) -> Any:
 
 
 def _pool(data: TrainingWindows, places: Sequence[Sequence[Any]], answers: Array) -> Pool:
-    """Order pixels (cutout, row and column, part after part) and their answers by cutout."""
-    cutout, rows, columns = (np.concatenate(parts) for parts in zip(*places, strict=True))
+    """Order pixels (cutout, row, column and radius, part after part) and their answers by cutout."""
+    cutout, rows, columns, radius = (np.concatenate(parts) for parts in zip(*places, strict=True))
     order = np.argsort(cutout, kind="stable")
     first = np.searchsorted(cutout[order], np.arange(len(data.cutouts.file) + 1))
-    return Pool(first, rows[order], columns[order], _by_task(data.spec, answers[order]))
+    return Pool(first, rows[order], columns[order], _by_task(data.spec, answers[order]), radius[order])
 
 
 def _known(
@@ -171,7 +184,8 @@ def _known(
 ) -> Array:
     """Return what is taught at the training points: their labels, and the teachers' answers where there is none.
 
-    A member is taught the labels of its own draw. (point, output), or (point, member, output).
+    A member is taught the labels of its own draw. Labels that count less than 1 are mixed with the teachers' answers. (point, output), or
+    (point, member, output).
     """
     answers, _ = _answers(data, members, *points)
     met = np.stack([np.isin(np.arange(len(train)), drawn) for drawn in draws], axis=1) if draws else True
@@ -179,6 +193,9 @@ def _known(
         labels = data.labelled.labels[task.name][train].reshape(-1, *[1] * (told.ndim - 1))
         sure = (labels == np.arange(task.outputs)) if task.kind == "multiclass" else labels
         whole = np.isfinite(labels) & np.expand_dims(met, -1) if draws else np.isfinite(labels)
+        if task.name in data.labelled.weights:
+            count = data.labelled.weights[task.name][train].reshape(labels.shape)
+            sure = np.where(count < 1, count * sure + (1 - count) * told, sure)
         told[:] = np.where(whole, sure, told)
     return answers
 

@@ -16,6 +16,7 @@ from misoxr.grid.geobox import locations
 from misoxr.points.labelled import Labelled
 from misoxr.spec import ModelSpec
 from misoxr.spec.components import Augmentation
+from misoxr.training.disks import DRAWS, drawn
 
 __all__ = ["Draw", "Pool", "TrainingWindows"]
 
@@ -73,12 +74,15 @@ class Pool:
         Positions in the cube, at the pixels' centres.
     answers : mapping of str to array (pixel, output)
         By task (pixel, output): the probability of the second class, probabilities of the classes, or values; of members (pixel, member, output).
+    radius : array (pixel,)
+        Of training points, the radius of the disk that holds their place, in pixels; 0 where it is known.
     """
 
     first: Integers
     rows: Floats
     columns: Floats
     answers: Mapping[str, Array]
+    radius: Floats
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -148,11 +152,18 @@ class TrainingWindows:
     ) -> dict[str, Any]:
         """Cut a window with its labelled points, or those of the pool, add unlabelled ones up to the number, and augment it."""
         answers: Mapping[str, Any] = self.drawn or self.labelled.labels
+        radius = self.labelled.radius
         if self.pool is not None:
             index, xy = self._answered(self.pool, cutout, start, draw.labels, rng)
-            answers = self.pool.answers
+            answers, radius = self.pool.answers, self.pool.radius
         if draw.jitter:
             xy = np.clip(xy + draw.jitter * rng.standard_normal(xy.shape) * 2 / self.cutouts.size, -1, 1)
+        disks = np.flatnonzero(radius[index] > 0)
+        others = np.empty((0, DRAWS - 1, 2))
+        if len(disks):
+            valid = valid_pixels(self.spec, self.cutouts.window(cutout, start))
+            places = drawn(xy[disks], radius[index[disks]] * 2 / self.cutouts.size, valid, rng)
+            xy[disks], others = places[:, 0], places[:, 1:]
         side = round(draw.regular**0.5)
         axis = -1 + (2 * np.arange(side) + 1) / max(side, 1)
         lattice = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
@@ -164,6 +175,9 @@ class TrainingWindows:
         return part | {
             "window": augmented(part["window"], self.spec, mirror, quarters),
             "points": augmented_points(part["points"], mirror, quarters),
+            "disks": disks,
+            "places": augmented_points(others.reshape(-1, 2), mirror, quarters).reshape(others.shape),
+            "places_at": self._at(others, cutout, start),
         }
 
     def _answered(
@@ -185,6 +199,10 @@ class TrainingWindows:
         window = cutouts.window(cutout, start)
         at = (points[:, ::-1] + 1) / 2 * cutouts.size  # row and column in the window
         row, column = np.clip(at.astype(int), 0, cutouts.size - 1).T
+        counts = {}
+        for name, values in ({} if self.pool is not None else self.labelled.weights).items():
+            counts[name] = np.ones(len(points))
+            counts[name][: len(index)] = values[index]
         labels = {}
         for name, values in answers.items():
             labels[name] = np.full((len(points), *values.shape[1:]), np.nan)
@@ -194,9 +212,15 @@ class TrainingWindows:
             "window": window,
             "points": points,
             "labels": labels,
+            "counts": counts,
             "valid": valid,
-            "at": at + start + cutouts.file.starts[cutout],
+            "at": self._at(points, cutout, start),
         }
+
+    def _at(self, points: Floats, cutout: int, start: tuple[int, int]) -> Floats:
+        """Return the row and column in the cube of points (..., [x, y]) of a window."""
+        at: Floats = (points[..., ::-1] + 1) / 2 * self.cutouts.size + start + self.cutouts.file.starts[cutout]
+        return at
 
     def _batch(self, parts: list[dict[str, Any]]) -> Batch:
         """Scale windows together: inputs (B, channel, size, size), and points, labels, locations and validity (B, N)."""
@@ -207,19 +231,33 @@ class TrainingWindows:
             "labels": {name: np.stack([part["labels"][name] for part in parts]) for name in self.labelled.labels},
             "valid": np.stack([part["valid"] for part in parts]),
         }
+        counts = {name: np.stack([part["counts"][name] for part in parts]) for name in parts[0]["counts"]}
+        batch |= {"counts": counts} if counts else {}
         if self.spec.location is not None:
-            rows, columns = np.moveaxis(np.stack([part["at"] for part in parts]), -1, 0)
-            batch["location"] = locations(self.geobox, rows, columns, self.spec.location).astype("float32")
+            batch["location"] = self._located(np.stack([part["at"] for part in parts]))
+        disks = [number * len(part["points"]) + part["disks"] for number, part in enumerate(parts) if "disks" in part]
+        if sum(map(len, disks)):
+            batch["disks"] = {
+                "of": np.concatenate(disks),
+                "points": np.concatenate([part["places"] for part in parts]).astype("float32"),
+            }
+            if self.spec.location is not None:
+                batch["disks"]["location"] = self._located(np.concatenate([part["places_at"] for part in parts]))
         return batch
 
+    def _located(self, at: Floats) -> Array:
+        """Scale rows and columns of the cube (..., 2) as locations."""
+        assert self.spec.location is not None
+        return locations(self.geobox, at[..., 0], at[..., 1], self.spec.location).astype("float32")
+
     def centred(self, points: Integers) -> Batch:
-        """Return the batch of windows centred on the points, one query each."""
+        """Return the batch of windows centred on the points, one query each: at the place as it is told, with labels that are certain."""
         cutouts, parts = self.cutouts, []
         for point in points:
             cutout = int(cutouts.cutout[point])
             start = cutouts.first(cutout, (cutouts.rows[point], cutouts.columns[point]))
             index, xy = cutouts.inside(np.array([point]), cutout, start)
-            parts.append(self._part(cutout, start, index, xy, self.labelled.labels))
+            parts.append(self._part(cutout, start, index, xy, self.labelled.scored))
         return self._batch(parts)
 
     def balance(self, points: Integers, power: float) -> Floats:
@@ -252,7 +290,10 @@ class TrainingWindows:
         for task in (task for task in self.spec.tasks if task.kind != "regression"):
             labels = self.labelled.labels[task.name][points]
             known = np.isfinite(labels)
-            counts = np.bincount(labels[known].astype(int), None if met is None else met[known], minlength=len(task.classes))
+            often, count = met, self.labelled.weights.get(task.name)
+            if count is not None:
+                often = count[points] if met is None else met * count[points]
+            counts = np.bincount(labels[known].astype(int), None if often is None else often[known], minlength=len(task.classes))
             found[task.name] = counts / max(counts.sum(), 1e-12)
         return found
 

@@ -177,6 +177,8 @@ def _points(path: Path, cube: xr.Dataset, data: Path) -> None:
     wet = cube.wetness_index.sel(at, method="nearest").values
     points = points.rename(columns={"permafrost": "pf1m", "taxonomy": "tax_order"})
     points["site"] = np.arange(len(points))
+    points["depth_cm"], points["gps_m"] = np.where(points.site % 4, 120, 60), np.where(points.site % 3, 5, 40)
+    points["seen"] = np.where(points.site % 2, "2019-07-15", "2022-08-01")
     points["region"] = np.where(points.geometry.x > points.geometry.x.median(), "east", "west")
     points.to_file(data / "pedons.gpkg")
     dry, moist = np.quantile(wet, [0.3, 0.7])

@@ -424,8 +424,8 @@ def test_no_point_teaches_a_network_and_its_estimators(scene, spec, monkeypatch)
     seen = {"networks": [], "estimators": []}
     whole, table = Labelled.of, training_embedded.fit_table
 
-    def watched(points, *args):
-        found = whole(points, *args)
+    def watched(points, *args, **options):
+        found = whole(points, *args, **options)
         seen["networks"].append({tuple(place) for place in found.xy})
         return found
 

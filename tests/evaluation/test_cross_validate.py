@@ -26,7 +26,7 @@ from misoxr.io.layout import open_maps
 from misoxr.io.zarr import to_zarr
 from misoxr.metrics import scores
 from misoxr.model import checkpoint
-from misoxr.points.folds import BlockKFold, ClusterKFold, PredefinedFolds
+from misoxr.points.folds import BlockKFold, ClusterKFold, KFold, PredefinedFolds
 from misoxr.points.read import place
 from misoxr.spec import PERMAFROST, TAXONOMY, Modality, Task, WindowSpec
 from misoxr.training.fit import fit
@@ -624,3 +624,46 @@ def test_points_in_another_crs_are_moved(scene):  # noqa: F811
     other = cube.miso.cross_validate(CONTROL, points.to_crs(4326), cv=CV, progress=False)
     pd.testing.assert_frame_equal(one.predictions[["point", "fold"]], other.predictions[["point", "fold"]])
     assert np.abs(one.predictions.p0 - other.predictions.p0).median() < 0.02
+
+
+def test_censored_labels_are_never_scored(scene):  # noqa: F811
+    """The same points are scored for all models; what a model learns may differ. One warning tells of them."""
+    cube, points = scene
+    points = labelled(points).iloc[:200].drop(columns="taxonomy")
+    points = points[points.permafrost.notna()]
+    depth = np.where(np.arange(len(points)) % 3 == 0, 0.5, 1.5)
+    stopped = (points.permafrost == 0).to_numpy() & (depth < 1)
+    models = {"learns": (LogisticRegression(max_iter=50), {"censored": "weight"}), "drops": LogisticRegression(max_iter=50)}
+    options = {"cv": BlockKFold(800, n_splits=3), "progress": False}
+    with pytest.warns(MisoxrWarning) as told:
+        found = cube.miso.cross_validate(models, points.assign(depth=depth), **options)
+    words = "\n".join(str(one.message) for one in told)
+    assert words.count(f"{stopped.sum()} labels 'absent' of 'permafrost' are censored") == 1
+    assert words.count("censored:") == 1
+    for _, part in found.predictions.groupby("model"):
+        assert set(part.point) == set(points.index[~stopped])
+    answers = [part.sort_values("point").p0.to_numpy() for _, part in found.predictions.groupby("model")]
+    assert not np.allclose(*answers)
+    # Where all drop them, it is as if they had never been there.
+    alone = cube.miso.cross_validate({"drops": models["drops"]}, points[~stopped], cv=KFold(3), progress=False)
+    with pytest.warns(MisoxrWarning, match="are left out"):
+        dropped = cube.miso.cross_validate({"drops": models["drops"]}, points.assign(depth=depth), cv=KFold(3), progress=False)
+    assert set(dropped.predictions.point) == set(alone.predictions.point)
+    kept = cube.miso.cross_validate(models["drops"], points.assign(depth=depth), censored="keep", cv=KFold(3), progress=False)
+    assert set(kept.predictions.point) == set(points.index)
+
+
+def test_a_store_is_of_the_depths_and_accuracies_it_was_made_of(scene, tmp_path):  # noqa: F811
+    cube, points = scene
+    points = labelled(points).iloc[:120].assign(accuracy=5.0)
+    options = {"cv": KFold(2), "progress": False, "store": tmp_path}
+    first = cube.miso.cross_validate({"control": CONTROL}, points, **options)
+    same(cube.miso.cross_validate({"control": CONTROL}, points, **options), first)
+    with pytest.raises(StoreError, match="folds of another points"):
+        cube.miso.cross_validate({"control": CONTROL}, points.assign(accuracy=90.0), **options)
+
+
+def test_rules_for_censored_labels_are_checked_before_a_cube_is_read(scene):  # noqa: F811
+    cube, points = scene
+    with pytest.raises(SpecError, match="censored is 'drops'; use one of"):
+        cube.miso.cross_validate(CONTROL, points, censored="drops", progress=False)

@@ -525,13 +525,13 @@ def counts(found: pd.DataFrame, by: str, task: str) -> dict[str, int]:
 def test_a_report_counts_by_class_and_year():
     found = report(crowd())
     assert list(found.columns) == ["by", "task", "group", "count"]
-    assert set(found["by"]) == {"class", "year"}
+    assert set(found["by"]) == {"class", "depth", "year"}
     assert counts(found, "class", "permafrost") == {"absent": 2, "present": 3}
     nothing = dict.fromkeys(TAXONOMY.classes, 0)
     assert counts(found, "class", "taxonomy") == nothing | {"Gelisols": 2, "Histosols": 1, "Entisols": 1, "Alfisols": 1}
     assert counts(found, "year", "permafrost") == {"2015": 2, "2019": 1, "unknown": 2}
     assert counts(found, "year", "taxonomy") == {"2015": 3, "2019": 0, "unknown": 2}
-    assert set(report(crowd().drop(columns="date"))["by"]) == {"class"}
+    assert set(report(crowd().drop(columns=["date", "depth"]))["by"]) == {"class"}
 
 
 def test_a_report_takes_tasks_by_name_or_whole():

@@ -1,0 +1,130 @@
+"""Yearly composites: a cube with one time a year, and the year whose composite a point is matched to."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from misoxr.cube.stack import stack
+from misoxr.errors import PointsError, SpecError, note
+from misoxr.points.readers import dates
+from misoxr.spec import ModelSpec
+from misoxr.spec.numbers import is_whole
+
+__all__ = ["TOLERANCE", "Years", "by_layer", "date_of"]
+
+Integers = npt.NDArray[np.int64]
+TOLERANCE = 5
+"""Years between the date of a point and the composite it is matched to, at the most, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Years:
+    """The cube of each year; or one cube without a year, for all points.
+
+    Attributes
+    ----------
+    cubes : tuple of Dataset
+        Cubes over (y, x), by year.
+    years : tuple of int
+        Their years, ascending; empty for a cube without times.
+    tolerance : int
+        Years between the date of a point and the composite it is matched to, at the most.
+    """
+
+    cubes: tuple[xr.Dataset, ...]
+    years: tuple[int, ...] = ()
+    tolerance: int = TOLERANCE
+
+    @classmethod
+    def of(cls, ds: xr.Dataset, spec: ModelSpec, tolerance: int | None = None) -> Self:
+        """Part a cube by years, where a model's bands have a time in each; any other cube stays whole.
+
+        Raises
+        ------
+        SpecError
+            If the tolerance is no whole number from 0, or is given for a cube without yearly composites.
+        """
+        if tolerance is not None and (not is_whole(tolerance) or tolerance < 0):
+            raise SpecError(f"tolerance is {tolerance!r}; give a whole number of years, 0 or more.")
+        timed = any("time" in ds[band.name].dims for band in spec.bands if band.name in ds.data_vars)
+        index = ds.indexes.get("time") if timed else None
+        if not isinstance(index, pd.DatetimeIndex) or not len(index) or not index.year.is_unique or index.hasnans:
+            if tolerance is not None:
+                raise SpecError(f"tolerance is {tolerance} years, and the cube has no time in each year; leave it out.")
+            return cls((ds,))
+        order = np.argsort(index.year)
+        cubes = tuple(ds.isel(time=int(number), drop=True) for number in order)
+        years = tuple(int(index.year[number]) for number in order)
+        return cls(cubes, years, TOLERANCE if tolerance is None else int(tolerance))
+
+    def stacked(self, spec: ModelSpec) -> list[da.Array]:
+        """Stack a model's bands of each year (:func:`misoxr.cube.stack.stack`)."""
+        return [stack(cube, spec) for cube in self.cubes]
+
+    def counted(self, layer: Integers) -> dict[str, int]:
+        """Return how many points are matched to each year, as a record has it."""
+        return {str(year): int((layer == number).sum()) for number, year in enumerate(self.years)}
+
+    def matched(self, date: Any, count: int, *, what: str = "points") -> Integers:
+        """Return the number of the cube that each point is matched to, by the nearest year, the earlier of two; -1 for none.
+
+        Parameters
+        ----------
+        date : array_like or None
+            Dates of the points, as :func:`misoxr.read_points` reads them.
+        count : int
+            Number of points.
+        what : str, optional
+            What a warning calls the points.
+
+        Raises
+        ------
+        PointsError
+            If the points have no dates, or none is near enough.
+
+        Warns
+        -----
+        MisoxrWarning
+            If some have no date, or are too far from every composite.
+        """
+        if not self.years:
+            return np.zeros(count, dtype="int64")
+        span = f"of the years {', '.join(map(str, self.years))}"
+        if date is None:
+            raise PointsError(
+                f"The cube has composites {span}, and the points have no dates. Name their column with read_points(date=…), or take one "
+                "year, such as ds.isel(time=-1)."
+            )
+        year = dates(pd.Series(date)).dt.year.to_numpy(dtype="float64", na_value=np.nan)
+        apart = np.abs(year[:, None] - np.array(self.years))
+        near = (apart.min(axis=1) <= self.tolerance) & np.isfinite(year)
+        far, untold = int((np.isfinite(year) & ~near).sum()), int(np.isnan(year).sum())
+        words = f"{untold} of {count} {what} have no date, and {far} are dated more than {self.tolerance} years from the composites {span}"
+        if not near.any():
+            raise PointsError(f"{words}. None is left; give other years, or a greater tolerance=.")
+        if far or untold:
+            note(f"{words}. They are left out.", about=f"years of {what}")
+        return np.where(near, np.nan_to_num(apart, nan=np.inf).argmin(axis=1), -1).astype("int64")
+
+
+def date_of(points: Mapping[str, Any] | pd.DataFrame | xr.Dataset) -> Any:
+    """Return the dates of points, None where they have none."""
+    return np.asarray(points["date"]) if "date" in points else None
+
+
+def by_layer(layer: Integers, function: Callable[[int, npt.NDArray[np.intp]], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Put together what a function returns, (…, point), for the number of each layer and its points."""
+    groups = [(int(number), np.flatnonzero(layer == number)) for number in np.unique(layer)]
+    parts = [function(number, mine) for number, mine in groups]
+    if len(parts) == 1:
+        return parts[0]
+    whole = np.empty((*parts[0].shape[:-1], len(layer)), parts[0].dtype)
+    for (_, mine), part in zip(groups, parts, strict=True):
+        whole[..., mine] = part
+    return whole
