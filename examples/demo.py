@@ -31,6 +31,7 @@ matplotlib.use("Agg")
 
 SHAPE = (1600, 2200)
 """Rows and columns of 20 m: 32 x 44 km."""
+CLIMATE = ("annual_precipitation", "summer_warmth_index", "january_minimum_temperature")
 TRAIN_KM, GAP_KM = 20.0, 10.0
 """Training points lie in the first kilometres from the west; test points at least the gap further east."""
 
@@ -42,6 +43,25 @@ def step(words: str):
     start = time.perf_counter()
     yield
     print(f"   {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def composite(api: str) -> xr.Dataset:
+    """The median of five summers, lazily."""
+    return misoxr.open_stac(
+        api,
+        collections=["sentinel-2-l2a-simulated"],
+        years=range(2019, 2024),
+        season=("06-20", "08-20"),
+        reduce="median",
+        crs="EPSG:3338",
+        resolution=20,
+    )
+
+
+def with_covariates(image: xr.Dataset, rasters: dict[str, str]) -> xr.Dataset:
+    """Add the climate as it is, and terrain and hydrology as they follow from the DEM."""
+    climate = {name: rasters[name] for name in CLIMATE}
+    return image.miso.add(**climate).miso.add_terrain(rasters["elevation"])
 
 
 def observed(points: gpd.GeoDataFrame, cube: xr.Dataset) -> gpd.GeoDataFrame:
@@ -122,18 +142,12 @@ def main(directory: Path) -> None:
         covariates = {name: f"{files}/scene/covariates/{path.name}" for name, path in written.covariates.items()}
         with (
             stac_api(written.items) as api,
-            step("search the STAC API, composite five summers over HTTP, add covariates, keep the cube"),
+            step(
+                "search the STAC API, composite five summers over HTTP, add climate, compute terrain and hydrology of the DEM, keep the cube"
+            ),
         ):
-            image = misoxr.open_stac(
-                api,
-                collections=["sentinel-2-l2a-simulated"],
-                years=range(2019, 2024),
-                season=("06-20", "08-20"),
-                reduce="median",
-                crs="EPSG:3338",
-                resolution=20,
-            )
-            image.miso.add(**covariates).miso.to_zarr(directory / "cube.zarr")
+            image = composite(api)
+            with_covariates(image, covariates).miso.to_zarr(directory / "cube.zarr")
     cube = xr.open_zarr(directory / "cube.zarr", consolidated=False)
     truth = xr.open_zarr(written.truth, consolidated=False)
     points = misoxr.read_points(written.points, labels={"permafrost": "permafrost", "taxonomy": "taxonomy"})
