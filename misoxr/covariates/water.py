@@ -78,7 +78,7 @@ def hydrology(
     GridError
         If the DEM has no CRS, no regular grid, or pixels that are not square, or is in degrees.
     BandError, AssetError, SpecError
-        If it cannot be opened, or holds no elevations; see :func:`misoxr.covariates.dem.opened`.
+        If it cannot be opened, or holds no elevations; see :func:`misoxr.covariates.terrain`.
     StoreError
         If the store exists and is of another DEM or of other settings, another process computes it, or it cannot be written.
 

@@ -184,7 +184,7 @@ def open_stac(
     Notes
     -----
     Scale, offset and nodata are looked up one by one, for each item: in the item, then in the file's own tags, then by the sensor
-    (:data:`misoxr.sensors.SENSORS`). A scale of 1 with an offset of 0, which many
+    (``misoxr.sensors.SENSORS``). A scale of 1 with an offset of 0, which many
     tools write where they know nothing, is taken only where neither the file nor a known product says otherwise. Write missing metadata into the items by ``modifier``, as ``raster:bands``.
 
     Since processing baseline 04.00, Sentinel-2's offset is -0.1. The baseline is found in any of its spellings. The offset is 0 where the catalogue
