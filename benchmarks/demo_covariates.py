@@ -58,7 +58,7 @@ def main(directory: Path, seeds: int) -> None:
     table = pd.DataFrame(rows).pivot_table(index="score", columns=["covariates", "seed"], values="value")
     difference = table["computed"] - table["simulator"]
     shown = table.T.groupby("covariates").mean().T.assign(difference=difference.mean(axis=1), error=difference.sem(axis=1))
-    print(f"SIMULATED; {len(test)} test points, means over {seeds} seeds\n{shown.round(3).to_string()}")
+    print(f"SIMULATED; {len(test)} test points, means over {seeds} seeds\n{shown.round(4).to_string()}")
 
 
 if __name__ == "__main__":

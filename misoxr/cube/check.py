@@ -55,8 +55,8 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
         dims = ds[band.name].dims if band.name in ds.data_vars else ("y", "x")
         if "time" in dims:
             raise BandError(
-                f"Band {band.name!r} has dimensions {dims}; reduce the time with ds.miso.composite first, or take one of its "
-                f"{ds.sizes['time']} times after the other, such as ds.isel(time=0)."
+                f"Band {band.name!r} has dimensions {dims}; reduce the time with ds.miso.composite first, with by='year' to one "
+                f"time a year, or take one of its {ds.sizes['time']} times: ds.isel(time=-1)."
             )
         if set(dims) != {"y", "x"}:
             raise BandError(

@@ -1,6 +1,7 @@
 """Build a preset's specification for a cube, and points where there are any."""
 
 import difflib
+from dataclasses import replace
 
 import geopandas as gpd
 import xarray as xr
@@ -9,7 +10,7 @@ from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import is_class
 from misoxr.errors import SpecError, note
 from misoxr.grid.geobox import geobox_of
-from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, LocationSpec, ModelSpec, Task
+from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, Band, LocationSpec, ModelSpec, Task
 
 __all__ = ["spec_for"]
 
@@ -17,8 +18,8 @@ __all__ = ["spec_for"]
 def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame | None = None) -> ModelSpec:
     """Build a preset's specification for a cube, and points where there are any.
 
-    The preset takes those of its default bands that the cube has, the tasks that the points have columns for, the cube's
-    pixel size, and the cube's extent for locations. Without points it has the default tasks: encoders that are pre-trained know no task.
+    The preset takes those of its default bands that the cube has, ``nir08`` in place of ``nir`` where the cube has no other near infrared
+    (Landsat, HLS), the tasks that the points have columns for, the cube's pixel size, and the cube's extent for locations. Without points it has the default tasks: encoders that are pre-trained know no task.
 
     Raises
     ------
@@ -30,7 +31,8 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame | None = None) 
     >>> spec = spec_for("miso-nano", image, points)
     """
     geobox = geobox_of(check_dataset(ds))
-    known = {band.name for band in (*SENTINEL2, *COVARIATES)}
+    imagery = [_near_infrared(band, ds) for band in SENTINEL2]
+    known = {band.name for band in (*imagery, *COVARIATES)}
     others = {name: array for name, array in ds.data_vars.items() if name not in known and {"y", "x"} <= set(array.dims)}
     unused = [str(name) for name, array in others.items() if array.dtype.kind == "f" and not is_class(name, array)]
     if unused:
@@ -42,12 +44,17 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame | None = None) 
     extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
     return ModelSpec.preset(
         name,
-        sat=[band for band in SENTINEL2 if band.name in ds.data_vars],
+        sat=[band for band in imagery if band.name in ds.data_vars],
         cov=[band for band in COVARIATES if band.name in ds.data_vars],
         tasks=None if points is None else _tasks(points),
         pixel_size=abs(float(geobox.affine.a)),
         location=LocationSpec(str(geobox.crs), extent),
     )
+
+
+def _near_infrared(band: Band, ds: xr.Dataset) -> Band:
+    """Return the narrow near infrared, which Landsat and HLS have, in place of Sentinel-2's wide one where a cube has no other."""
+    return replace(band, name="nir08") if band.name == "nir" and "nir" not in ds and "nir08" in ds else band
 
 
 def _tasks(points: gpd.GeoDataFrame) -> list[Task]:

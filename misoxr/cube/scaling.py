@@ -14,10 +14,14 @@ from misoxr.spec import Band, Modality, ModelSpec
 from misoxr.spec.build import build
 from misoxr.spec.numbers import is_rounding
 
-__all__ = ["METHODS", "ModalityScaling", "Scaling", "channels", "valid_pixels"]
+__all__ = ["METHODS", "ModalityScaling", "Scaling", "channels", "refuse_fill", "valid_pixels"]
 
 Array = npt.NDArray[np.float32]
 
+USUAL_FILLS = (-9999.0, -99999.0, -999.0, -32768.0, -32767.0, 65535.0, float(np.finfo("float32").min), 1e20, 9.969209968386869e36)
+"""What writers of rasters put where there are no data."""
+FAR = 3
+"""Ranges of the other values that lie between them and a fill value."""
 METHODS = ("whiten", "log", "standard")
 """How a scaling is fitted."""
 RATIOS = ("1", "m2")
@@ -178,7 +182,7 @@ class Scaling:
         Raises
         ------
         BandError
-            If a band has no valid pixel.
+            If a band has no valid pixel, or a usual fill value that nothing declares.
         SpecError
             If the method is not known.
         """
@@ -188,6 +192,7 @@ class Scaling:
         for modality in spec.modalities:
             part = bands[at : at + len(modality.bands)]
             for band, values in zip(modality.bands, part, strict=True):
+                refuse_fill(band, values)
                 if modality.required and not np.isfinite(values).any():
                     raise BandError(
                         f"Band {band.name!r} has no valid pixel in the windows that are learnt from; give a cube with data there."
@@ -216,6 +221,31 @@ class Scaling:
         for modality in spec.modalities:
             modalities[modality.name] = ModalityScaling.from_dict(values.get(modality.name), modality)
         return cls(modalities)
+
+
+def refuse_fill(band: Band, values: Array) -> None:
+    """Refuse values of a band (pixel,) of which some are a usual fill value, far from all others: nothing has told that they are missing.
+
+    Raises
+    ------
+    BandError
+        If there are such values.
+    """
+    if band.kind != "linear":
+        return
+    for fill in USUAL_FILLS:
+        is_fill = values == np.float32(fill)
+        others = values[~is_fill & np.isfinite(values)]
+        if not is_fill.any() or not len(others):
+            continue
+        low, high = float(others.min()), float(others.max())
+        apart = low - fill if fill < low else fill - high
+        if apart > FAR * (high - low) or fill < 0 <= low:
+            raise BandError(
+                f"Band {band.name!r} is {fill:g} in {is_fill.mean():.2%} of the pixels that are learnt from, and {low:g} to {high:g} in the others. "
+                f"If it is nodata, declare it where the raster is read: raster.rio.write_nodata({fill:g}), or ds[{band.name!r}] = "
+                f"ds[{band.name!r}].where(ds[{band.name!r}] != {fill:g})."
+            )
 
 
 def _fit_modality(modality: Modality, values: Array, method: str) -> ModalityScaling:

@@ -16,7 +16,7 @@ from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.features import Features, features_at
 from misoxr.cube.presets import spec_for
-from misoxr.cube.scaling import Scaling
+from misoxr.cube.scaling import Scaling, refuse_fill
 from misoxr.errors import BandError, PointsError, gathered, note, require
 from misoxr.estimators.baselines import Baseline, Transfers, idle, prepared_baseline
 from misoxr.estimators.pixel_model import PixelModel
@@ -116,6 +116,9 @@ def fit_baseline(
 
     found = by_layer(labelled.layer, seen_in)
     refuse_unseen(found[-1] > 0)
+    if fitted is None and chosen.features == "pixel":  # a scaling has been fitted on the values themselves
+        for band, values in zip(spec.bands, found[:-1], strict=True):
+            refuse_fill(band, values[found[-1] > 0])
     model = fit_table(chosen, spec, found, labelled.labels, fitted, seed=seed, transfer=transfer, weights=labelled.weights)
     scaled_as = method if isinstance(method, str) else "given"
     told = {"scaling": scaled_as, "censored": dict(labelled.censored), "years": years.counted(labelled.layer)}

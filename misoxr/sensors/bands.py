@@ -120,7 +120,9 @@ def check_bands(
     for band in bands:
         if not any(band in names for names in found):
             have = sorted({name for item in items for name in _available(item, sensor_of(item, asked))})
-            raise BandError(f"No item has the band {band!r}; the items have {have}.{did_you_mean(band, have)}")
+            raise BandError(
+                f"No item has the band {band!r}; the items have {have}.{did_you_mean(band, have)} Name those that you want: bands=[...]."
+            )
         first: dict[str, str] = {}
         for item, names in zip(items, found, strict=True):
             common = names.get(band)

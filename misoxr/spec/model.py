@@ -61,6 +61,11 @@ class ModelSpec:
     def __post_init__(self) -> None:
         check(bool(self.modalities or self.location), "A model needs at least one modality, or a location branch.")
         check(bool(self.tasks), "A model needs at least one task.")
+        strange = [task for task in self.tasks if not isinstance(task, Task)]
+        check(
+            not strange,
+            f"{strange[:1]} is no task; give misoxr.spec.Task objects, such as misoxr.spec.PERMAFROST, or Task(name, 'multiclass', classes).",
+        )
         check(self.pixel_size > 0, f"The pixel size is {self.pixel_size}; it must be positive.")
         check(self.width >= 2, f"The width is {self.width}; a head narrows to half of it, so it must be 2 or more.")
         check(

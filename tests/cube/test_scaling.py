@@ -577,3 +577,21 @@ def test_what_is_no_embedding_is_not_decoded():
         unit_vectors(array, "squared")
     with pytest.raises(BandError, match=r"dimensions \('time', 'y', 'x'\)"):
         unit_vectors(array.rename(band="time"))
+
+
+@pytest.mark.parametrize(
+    ("fill", "values"), [(-9999, (100, 1500)), (-32768, (-40, 30)), (65535, (0, 1)), (-9999, (0, 1e7)), (1e20, (5, 5))]
+)
+def test_a_fill_value_that_nothing_declares_is_refused(fill, values):
+    """One pixel in a thousand is enough: it would be the limit of a channel, or far from all else."""
+    spec = ModelSpec.preset("miso-nano", sat=[], cov=[Band("dem", "m")], location=None)
+    pixels = np.random.default_rng(0).uniform(*values, (1, 5000)).astype("float32")
+    Scaling.fit(spec, pixels)
+    pixels[0, ::1000] = fill
+    with pytest.raises(BandError, match=r"Band 'dem' is .* in 0\.10% of the pixels that are learnt from.*write_nodata"):
+        Scaling.fit(spec, pixels)
+
+
+def test_numbers_amid_others_are_no_fill_values():
+    spec = ModelSpec.preset("miso-nano", sat=[], cov=[Band("depth", "m")], location=None)
+    Scaling.fit(spec, np.array([[-9999, -5000, -12000, 3000]], "float32"))

@@ -25,7 +25,7 @@ import misoxr
 from misoxr.cube.features import features, features_at
 from misoxr.cube.scaling import Scaling
 from misoxr.cube.stack import stack
-from misoxr.errors import CheckpointError, GridError, MisoxrWarning, PointsError, SpecError, StoreError
+from misoxr.errors import BandError, CheckpointError, GridError, MisoxrWarning, PointsError, SpecError, StoreError
 from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.fitting import fit_baseline, fit_estimator
@@ -662,3 +662,13 @@ def test_what_is_no_network_s_embedding_is_refused(scene, spec, model, embedded)
             cube.miso.predict(embedded, **option)
     with pytest.raises(SpecError, match=r"estimators on embeddings of 2 networks; give one of these"):
         cube.miso.embed(embedded)
+
+
+@pytest.mark.parametrize("name", ["rf-11", "vote-neighbourhood"])
+def test_fill_values_that_nothing_declares_are_not_learnt(scene, name):  # noqa: F811
+    cube, points = scene
+    holes = cube.assign(
+        elevation=cube.elevation.where(cube.elevation.notnull() & (cube.red > float(cube.red.quantile(0.2))), -9999)
+    )
+    with pytest.raises(BandError, match="Band 'elevation' is -9999 in .*write_nodata"):
+        holes.miso.fit(name, points)

@@ -246,6 +246,6 @@ def test_validation_points_have_years_too(yearly, spec, points):
 
 def test_maps_are_of_one_year(yearly, spec, points):
     model = yearly.miso.fit(LOGISTIC, points, like=spec)
-    with pytest.raises(BandError, match=r"reduce the time with ds.miso.composite first, or take one time: ds.isel\(time=-1\)"):
+    with pytest.raises(BandError, match=r"with by='year' to one time a year, or take one of its \d times: ds.isel\(time=-1\)"):
         yearly.miso.predict(model)
     assert yearly.isel(time=-1).miso.predict(model).permafrost.dims == ("y", "x")

@@ -129,3 +129,8 @@ def test_tasks_may_have_names_that_no_map_makes_of_another():
 def test_contradictions_are_refused(build, message):
     with pytest.raises(SpecError, match=message):
         build()
+
+
+def test_names_are_no_tasks():
+    with pytest.raises(SpecError, match=r"\['permafrost'\] is no task; give misoxr.spec.Task objects"):
+        ModelSpec.preset("miso-nano", tasks=["permafrost"])

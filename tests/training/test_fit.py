@@ -162,6 +162,8 @@ def test_a_preset_is_built_for_the_cube(scene):
         spec_for("miso-nano", cube, points[["geometry"]])
     with pytest.warns(MisoxrWarning, match=r"\['dem'\] are none of a preset's bands"):
         spec_for("miso-nano", cube.rename(elevation="dem"), points)
+    landsat = spec_for("miso-nano", cube.rename(nir="nir08"), points)
+    assert [(band.name, band.units) for band in landsat.bands[:2]] == [("red", "1"), ("nir08", "1")]
 
 
 @pytest.mark.parametrize(
