@@ -29,7 +29,7 @@ def _mode(values: Cube) -> Cube:
     """Return the most frequent code, the least of those that are as frequent."""
     found = np.full(values.shape[1:], np.nan, dtype="float32")
     most = np.zeros(values.shape[1:], dtype="int64")
-    for code in np.unique(values[~np.isnan(values)]):
+    for code in np.unique(values[np.isfinite(values)]):
         count = (values == code).sum(axis=0)
         better = count > most
         found[better], most[better] = code, count[better]
@@ -49,7 +49,7 @@ def composite(
     Parameters
     ----------
     ds : Dataset
-        Bands (time, y, x), NaN where nothing was observed. Nodata, scale and offset in the attributes are applied. Variables without a time
+        Bands (time, y, x), NaN where nothing was observed; infinity is no value either. Nodata, scale and offset in the attributes are applied. Variables without a time
         stay as they are; variables along time alone, such as a cloud cover, are dropped.
     season : (str, str), optional
         First and last day as "MM-DD", both inclusive; the whole year by default. A season may wrap over new year.
@@ -166,7 +166,9 @@ def _over_time(data: Any, reduction: Reduction) -> Any:
 
 def _count(bands: Sequence[xr.DataArray], before: xr.DataArray | None) -> xr.Variable:
     """Count the times with a valid value in any band; where these are composites, the observations behind them."""
-    seen = reduce(or_, (array.notnull().any([dim for dim in array.dims if dim not in ("time", "y", "x")]) for array in bands))
+    seen = reduce(
+        or_, (xr.ufuncs.isfinite(array).any([dim for dim in array.dims if dim not in ("time", "y", "x")]) for array in bands)
+    )
     if before is not None and set(before.dims) == {"time", "y", "x"}:
         seen = decoded(OBSERVATIONS, before).where(seen, 0).fillna(0)
     count: xr.Variable = seen.sum("time", dtype="uint16", keep_attrs=False).transpose("y", "x").variable

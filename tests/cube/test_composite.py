@@ -227,6 +227,35 @@ def test_counts_with_a_nodata_value_are_masked_before_the_median():
     assert "nodata" not in out["red"].attrs
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_is_infinite_is_not_seen(lazy):
+    """-inf, -12, -10 dB; and infinite twice beside it."""
+    values = np.array([-np.inf, -12, -10, np.inf, np.nan, -np.inf], "float32").reshape(2, 3).T[:, None]
+    codes = np.array([[np.inf, np.inf, 4]] * 2, "float32").T[:, None]
+    times = pd.date_range("2022-07-01", periods=3)
+    held = {"vv": (("time", "y", "x"), values, {"units": "dB"}), "scl": (("time", "y", "x"), codes)}
+    ds = assign(xr.Dataset(held, {"time": times}), box_at(0, 0, 10, (1, 2)))
+    for method, expected in {"median": -11, "mean": -11, "p1": -11.98, "geomedian": -11, "count": 2}.items():
+        out = composite(ds.chunk(time=1) if lazy else ds, method=method)
+        np.testing.assert_allclose(out["vv"], [[expected, 0 if method == "count" else np.nan]], rtol=1e-5)
+        np.testing.assert_array_equal(out["observations"], [[2, 0]])
+        np.testing.assert_array_equal(out["scl"], [[4, 4]])
+
+
+@pytest.mark.parametrize("method", ["median", "mean", "p90", "count", "geomedian"])
+def test_the_order_in_memory_changes_no_composite(method):
+    """The values of a pixel's times may lie beside each other; red and nir are seen at different times."""
+    ds = time_cube().drop_vars("dem")
+    ds["red"][:4, 0, :3], ds["nir"][4:, 0, :2] = np.nan, np.nan
+    turned = ds.transpose("y", "x", "time").map(lambda array: array.copy(data=np.ascontiguousarray(array.values)))
+    before = turned.copy(deep=True)
+    out = composite(turned, method=method)
+    xr.testing.assert_identical(turned, before)
+    xr.testing.assert_allclose(out, composite(ds, method=method))
+    seen = np.isfinite(ds["red"].values) | np.isfinite(ds["nir"].values)
+    np.testing.assert_array_equal(out["observations"], seen.sum(axis=0))
+
+
 def test_a_composite_that_cannot_be_made_is_refused():
     with pytest.raises(
         SpecError, match=r"6 times of the cube, from 2019-07-01 to 2021-09-01.*season \('01-01', '02-01'\).*\[2019\]"

@@ -19,6 +19,7 @@ from misoxr.grid.sources import source_of
 from misoxr.stac import composite as module
 from misoxr.stac import open_stac
 from tests.conftest import make_model, tiny_spec
+from tests.sensor_items import radar, write_table
 from tests.stac_scenes import SIZE, make_item, plain_item, write_collection
 
 BANDS = ["red", "nir", "swir16"]
@@ -99,6 +100,28 @@ def test_counts_say_that_they_are_counts(catalogs):
     spec = replace(spec, modalities=spec.modalities[:1], pixel_size=10.0)
     with pytest.raises(BandError, match="'red' holds numbers of observations and no values"):
         counts.miso.predict(make_model(spec), device="cpu")
+
+
+@pytest.mark.parametrize("catalogue", ["json", "table"])
+def test_zero_power_in_decibels_is_no_observation(tmp_path, catalogue):
+    """Files of -inf, -12 and -10 dB: two observations, whichever way they are reduced."""
+    items = [
+        radar(tmp_path, f"S{day}", "ascending", value, f"2022-07-0{day}T17:00:00Z", unit="dB")
+        for day, value in enumerate((-np.inf, -12, -10), 1)
+    ]
+    path = write_collection(tmp_path / "items.json", items)
+    if catalogue == "table":
+        path = tmp_path / "items.parquet"
+        write_table(path, items)
+    grid = {"bands": ["vv", "vh"], "crs": "EPSG:32605", "resolution": 30}
+    cube = open_stac(path, **grid)
+    assert np.isfinite(cube.vv[1:, 5, 5]).all()
+    assert np.isnan(cube.vv[0]).all()
+    for method, expected in {"mean": -11, "median": -11, "p1": -11.98, "count": 2, "geomedian": None}.items():
+        for found in (open_stac(path, reduce=method, **grid), cube.miso.composite(method=method)):
+            assert found.observations[5, 5] == 2
+            value = float(found.vv[5, 5])
+            assert np.isfinite(value) if expected is None else value == pytest.approx(expected, abs=1e-5)
 
 
 # ---- by year
