@@ -13,7 +13,7 @@ from dask.base import is_dask_collection
 from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import decoded, is_class, is_told, may_lack
 from misoxr.cube.reductions import COUNTED, Reduction, reduction_of, refuse_units
-from misoxr.cube.season import TIME, Days, days_of, first_days, in_season, season_years, span_of, years_of
+from misoxr.cube.season import TIME, Days, days_of, first_days, in_season, note_without, season_years, span_of, years_of
 from misoxr.errors import BandError, GridError, SpecError, gathered, note
 from misoxr.grid.geobox import assign, geobox_of
 
@@ -60,7 +60,7 @@ def composite(
         times with all of them, or the number of valid values. Classes are never averaged: their most frequent code is taken, the least of several that are as
         frequent. Classes are variables with flags, booleans, names such as "scl" or "landcover", and bytes without units.
     by : {None, "year"}, optional
-        ``"year"`` makes an image for each year that has times in the season.
+        ``"year"`` makes an image for each year that has times in the season. Years that have none are left out, with a warning.
 
     Returns
     -------
@@ -118,6 +118,7 @@ def composite(
     if by is None:
         return assign(out.assign(image(slice(None))), geobox)  # type: ignore[no-any-return]
     of = season_years(days, season)
+    note_without(asked, of.tolist())
     each = {int(year): image(np.flatnonzero(of == year)) for year in np.unique(of)}
     yearly = {name: xr.Variable.concat([one[name] for one in each.values()], "time") for name in (*held, OBSERVATIONS)}
     return assign(out.assign(yearly).assign_coords(time=("time", first_days(each, season), TIME)), geobox)  # type: ignore[no-any-return]

@@ -14,6 +14,7 @@ import rustac
 import xarray as xr
 
 from misoxr.cube.reductions import reduce_time
+from misoxr.cube.season import season_years
 from misoxr.errors import BandError, CatalogError, MisoxrWarning
 from misoxr.grid.sources import source_of
 from misoxr.stac import composite as module
@@ -174,8 +175,21 @@ def test_the_seasons_of_yearly_composites_are_found_again(catalogs):
     )
 
 
+def test_years_are_told_apart_at_once(catalogs, monkeypatch):
+    """A hundred thousand items have as many times: each must not cost a call of pandas."""
+    calls = []
+
+    def counted(times: Any, season: Any) -> np.ndarray:
+        calls.append(len(times))
+        return season_years(times, season)
+
+    monkeypatch.setattr(module, "season_years", counted)
+    open_stac(catalogs["json"], reduce="median", by="year", **GRID)
+    assert calls == [len(TIMES)]
+
+
 def test_years_without_items_are_left_out_and_told(catalogs):
-    with pytest.warns(MisoxrWarning, match=r"No item of the years \[2018, 2022\] meets the grid"):
+    with pytest.warns(MisoxrWarning, match=r"Nothing is of the years \[2018, 2022\]; they are left out\."):
         yearly = open_stac(catalogs["json"], reduce="median", by="year", years=range(2018, 2023), **GRID)
     assert list(yearly.time.dt.year) == [2019, 2020, 2021]
 
