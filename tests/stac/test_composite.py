@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,38 @@ def test_the_seasons_of_yearly_composites_are_found_again(catalogs):
     np.testing.assert_array_equal(
         again.observations, yearly.observations[1].where(yearly[BANDS].isel(time=1).to_array().notnull().any("variable"), 0)
     )
+
+
+@pytest.mark.parametrize("source", ["json", "table"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"season": SUMMER, "years": range(2018, 2023)},
+        {"season": WINTER, "years": [2018, 2019, 2020]},
+        {"groupby": None},  # a solar day over new year is one time of a cube
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["p90", "geomedian"])
+def test_by_year_is_that_of_the_time_cube(catalogs, source, asked, method):
+    chosen = {name: asked[name] for name in ("season", "years") if name in asked}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", MisoxrWarning)
+        yearly = open_stac(catalogs[source], reduce=method, by="year", **asked, **GRID)
+    cube = open_stac(catalogs["json"], like=yearly, bands=BANDS, **asked)
+    with warnings.catch_warnings(record=True) as again:
+        warnings.simplefilter("always", MisoxrWarning)
+        composed = cube.miso.composite(method=method, by="year", **chosen)
+    lines = [[line for one in some for line in str(one.message).split("\n")] for some in (told, again)]
+    notes = [[line for line in some if "lack the band" not in line] for some in lines]  # items may lack one, cubes do not
+    assert notes[0] == notes[1]
+    assert len(notes[0]) == ("years" in asked)
+    xr.testing.assert_identical(yearly.time.drop_vars("spatial_ref"), composed.time.drop_vars("spatial_ref"))
+    yearly, composed = yearly.compute(), composed.compute()
+    for name in (*BANDS, "observations"):
+        assert yearly[name].dims == composed[name].dims
+        assert yearly[name].dtype == composed[name].dtype
+        np.testing.assert_allclose(yearly[name], composed[name], rtol=0, atol=1e-6)
 
 
 def test_years_are_told_apart_at_once(catalogs, monkeypatch):
