@@ -13,7 +13,7 @@ from dask.base import is_dask_collection
 from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import decoded, is_class, is_told, may_lack
 from misoxr.cube.reductions import COUNTED, Reduction, reduction_of, refuse_units
-from misoxr.cube.season import TIME, Days, days_of, first_days, in_season, season_years, span_of, years_of
+from misoxr.cube.season import TIME, Days, days_of, first_days, in_season, note_without, season_years, span_of, years_of
 from misoxr.errors import BandError, GridError, SpecError, gathered, note
 from misoxr.grid.geobox import assign, geobox_of
 
@@ -29,7 +29,7 @@ def _mode(values: Cube) -> Cube:
     """Return the most frequent code, the least of those that are as frequent."""
     found = np.full(values.shape[1:], np.nan, dtype="float32")
     most = np.zeros(values.shape[1:], dtype="int64")
-    for code in np.unique(values[~np.isnan(values)]):
+    for code in np.unique(values[np.isfinite(values)]):
         count = (values == code).sum(axis=0)
         better = count > most
         found[better], most[better] = code, count[better]
@@ -49,7 +49,7 @@ def composite(
     Parameters
     ----------
     ds : Dataset
-        Bands (time, y, x), NaN where nothing was observed. Nodata, scale and offset in the attributes are applied. Variables without a time
+        Bands (time, y, x), NaN where nothing was observed; infinity is no value either. Nodata, scale and offset in the attributes are applied. Variables without a time
         stay as they are; variables along time alone, such as a cloud cover, are dropped.
     season : (str, str), optional
         First and last day as "MM-DD", both inclusive; the whole year by default. A season may wrap over new year.
@@ -60,7 +60,7 @@ def composite(
         times with all of them, or the number of valid values. Classes are never averaged: their most frequent code is taken, the least of several that are as
         frequent. Classes are variables with flags, booleans, names such as "scl" or "landcover", and bytes without units.
     by : {None, "year"}, optional
-        ``"year"`` makes an image for each year that has times in the season.
+        ``"year"`` makes an image for each year that has times in the season. Years that have none are left out, with a warning.
 
     Returns
     -------
@@ -118,6 +118,7 @@ def composite(
     if by is None:
         return assign(out.assign(image(slice(None))), geobox)  # type: ignore[no-any-return]
     of = season_years(days, season)
+    note_without(asked, of.tolist())
     each = {int(year): image(np.flatnonzero(of == year)) for year in np.unique(of)}
     yearly = {name: xr.Variable.concat([one[name] for one in each.values()], "time") for name in (*held, OBSERVATIONS)}
     return assign(out.assign(yearly).assign_coords(time=("time", first_days(each, season), TIME)), geobox)  # type: ignore[no-any-return]
@@ -166,7 +167,9 @@ def _over_time(data: Any, reduction: Reduction) -> Any:
 
 def _count(bands: Sequence[xr.DataArray], before: xr.DataArray | None) -> xr.Variable:
     """Count the times with a valid value in any band; where these are composites, the observations behind them."""
-    seen = reduce(or_, (array.notnull().any([dim for dim in array.dims if dim not in ("time", "y", "x")]) for array in bands))
+    seen = reduce(
+        or_, (xr.ufuncs.isfinite(array).any([dim for dim in array.dims if dim not in ("time", "y", "x")]) for array in bands)
+    )
     if before is not None and set(before.dims) == {"time", "y", "x"}:
         seen = decoded(OBSERVATIONS, before).where(seen, 0).fillna(0)
     count: xr.Variable = seen.sum("time", dtype="uint16", keep_attrs=False).transpose("y", "x").variable

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.errors import SpecError
+from misoxr.errors import SpecError, note
 from misoxr.spec.components import check as check_spec
 
-__all__ = ["TIME", "Days", "days_of", "first_days", "in_season", "season_years", "span_of", "years_of"]
+__all__ = ["TIME", "Days", "days_of", "first_days", "in_season", "note_without", "season_years", "span_of", "years_of"]
 
 Integers = npt.NDArray[np.int64]
 
@@ -78,9 +78,20 @@ def season_years(times: pd.DatetimeIndex | Days, season: tuple[str, str] | None 
 def first_days(years: Iterable[int], season: tuple[str, str] | None = None) -> pd.DatetimeIndex:
     """Return the first day of each year's season, which lies in the season itself; 1 January for whole years."""
     month, day = divmod(101 if season is None else _month_day(_pair(season)[0]), 100)
+    months = np.array([12 * (year - 1970) + month - 1 for year in years], dtype="datetime64[M]")
     # 29 February may be no day of the year: then such a season begins on 1 March
-    days = [pd.Timestamp(year, month, 1) + pd.Timedelta(days=day - 1) for year in years]
-    return pd.DatetimeIndex(days).as_unit("ns")
+    days = pd.DatetimeIndex((months.astype("datetime64[D]") + (day - 1)).astype("datetime64[s]"))
+    try:
+        return days.as_unit("ns")
+    except pd.errors.OutOfBoundsDatetime:  # nanoseconds reach from 1678 to 2261
+        return days
+
+
+def note_without(asked: Iterable[int] | None, found: Iterable[int]) -> None:
+    """Warn of years that are asked for, and of which there is nothing."""
+    without = sorted(set(asked or ()) - set(found))
+    if without:
+        note(f"Nothing is of the years {without}; they are left out.")
 
 
 def years_of(years: Any) -> list[int]:

@@ -209,6 +209,7 @@ def _block(
     Columns are those within half a turn of ``middle``.
     """
     values = np.block([list(pieces[at : at + across]) for at in range(0, len(pieces), across)]).astype("float32", copy=False)
+    values[~np.isfinite(values)] = np.nan
     if samples == 1:
         centres = np.meshgrid(np.arange(*rows) + 0.5, np.arange(*columns) + 0.5, indexing="ij")
         found = _positions(frame, target, centres[0], centres[1])

@@ -137,7 +137,7 @@ def _first(*values: float | None) -> float | None:
 
 
 def decoded(values: npt.NDArray[Any], counts: Counts) -> Floats:
-    """Return values from counts, NaN for nodata.
+    """Return values from counts, NaN for nodata and for what is infinite, such as zero power in decibels.
 
     Raises
     ------
@@ -159,13 +159,14 @@ def decoded(values: npt.NDArray[Any], counts: Counts) -> Floats:
     nothing = missing(values, counts.nodata)
     if nothing is not None:
         out[nothing] = np.nan
+    _drop_infinite(out)
     if counts.power and (out < LEAST_POWER).any():
         raise AssetError(f"it holds {np.nanmin(out):g}, and backscatter in power is not negative; {_AS_DECIBELS}")
     return out
 
 
 def codes(values: npt.NDArray[Any], nodata: Iterable[float]) -> Floats:
-    """Return codes of classes unchanged, NaN for nodata.
+    """Return codes of classes unchanged, NaN for nodata and for what is infinite.
 
     Raises
     ------
@@ -178,7 +179,14 @@ def codes(values: npt.NDArray[Any], nodata: Iterable[float]) -> Floats:
         raise AssetError(f"it holds codes that float32 does not hold, such as {values.max()}; the largest that is safe is {EXACT}")
     if nothing is not None:
         out[nothing] = np.nan
+    _drop_infinite(out)
     return out
+
+
+def _drop_infinite(values: Floats) -> None:
+    infinite = np.isinf(values)
+    if infinite.any():  # rare, and a mask that holds nothing takes as long as all else
+        values[infinite] = np.nan
 
 
 def missing(values: npt.NDArray[Any], nodata: Iterable[float]) -> npt.NDArray[np.bool_] | None:

@@ -21,8 +21,7 @@ from shapely.geometry.base import BaseGeometry
 from misoxr.assets.hrefs import is_remote, redact
 from misoxr.assets.read import CLEAR, Asset, PatchUrl, Reader
 from misoxr.cube.reductions import reduce_time, reduction_of
-from misoxr.cube.season import TIME, first_days, season_years
-from misoxr.errors import note
+from misoxr.cube.season import TIME, first_days, note_without, season_years
 from misoxr.grid.footprints import footprint, meeting
 from misoxr.grid.halo import part_of
 from misoxr.grid.sources import SOURCE, Source, Span
@@ -99,12 +98,13 @@ class ItemsInHand:
 
     def by_year(self, season: Season) -> dict[int, "ItemsInHand"]:
         """Return the items of each year, in order; a solar day over new year has some of either."""
-        of = [season_years(pd.DatetimeIndex([scene.time for scene in moment.scenes]), season) for moment in self.moments]
-        parts: dict[int, list[Moment]] = {int(year): [] for year in np.unique(np.concatenate(of))}
-        for moment, years in zip(self.moments, of, strict=True):
-            for year in np.unique(years):
-                scenes = tuple(scene for scene, own in zip(moment.scenes, years, strict=True) if own == year)
-                parts[int(year)].append(Moment(scenes[0].time, scenes))
+        years = season_years(pd.DatetimeIndex([scene.time for _, scene in self._scenes]), season).tolist()
+        members: dict[tuple[int, int], list[Scene]] = {}
+        for year, (at, scene) in zip(years, self._scenes, strict=True):
+            members.setdefault((year, at), []).append(scene)
+        parts: dict[int, list[Moment]] = {year: [] for year in sorted(set(years))}
+        for (year, _), scenes in members.items():
+            parts[year].append(Moment(scenes[0].time, tuple(scenes)))
         return {year: ItemsInHand(moments) for year, moments in parts.items()}
 
 
@@ -174,9 +174,7 @@ class Composite:
         if by is None:
             return self._named((self,), self.layers(rows, columns))
         parts = {year: replace(self, items=items) for year, items in self.items.by_year(season).items()}
-        without = sorted(set(years or ()) - set(parts))
-        if without:
-            note(f"No item of the years {without} meets the grid; they are left out.")
+        note_without(years, parts)
         several = tuple(parts.values())
         yearly = self._named(several, _laid_out(several, rows, columns, "btyx"))
         return yearly.assign_coords(time=("time", first_days(parts, season), TIME))

@@ -206,7 +206,21 @@ def test_a_composite_by_year_is_one_for_each_year(season, days, chunks):
         )
         again = composite(yearly, season, year)  # each year's is found by its season
         xr.testing.assert_equal(one[["red", "nir"]], again[["red", "nir"]])
-    assert list(composite(ds, season, [2019, 2035], by="year")["time"].dt.year) == [2019]
+    with pytest.warns(MisoxrWarning, match=r"Nothing is of the years \[2017, 2035\]; they are left out\."):
+        assert list(composite(ds, season, [2035, 2019, 2017, 2017], by="year")["time"].dt.year) == [2019]
+
+
+@pytest.mark.parametrize("kind", ["datetime64[s]", "str"])
+@pytest.mark.parametrize("years", [(2999, 3000), (1500, 2020), (2019, 2020)])
+def test_years_of_any_age_are_composed(kind, years):
+    """Nanoseconds reach from 1678 to 2261."""
+    times = np.array([f"{year}-07-0{day}" for year in years for day in (1, 3)], kind)
+    red = np.repeat(np.arange(4, dtype="float32"), 6).reshape(4, 2, 3)
+    ds = assign(xr.Dataset({"red": (("time", "y", "x"), red)}, {"time": times}), box_at(0, 0, 10, (2, 3)))
+    yearly = composite(ds, ("06-20", "08-20"), by="year")
+    assert [str(day)[:10] for day in yearly["time"].values] == [f"{year}-06-20" for year in years]
+    np.testing.assert_array_equal(yearly["red"], np.repeat([0.5, 2.5], 6).reshape(2, 2, 3))
+    assert list(composite(yearly, ("06-20", "08-20"), years[1], by="year")["time"].dt.year) == [years[1]]
 
 
 def test_the_first_day_of_a_season_lies_in_it():
@@ -225,6 +239,21 @@ def test_counts_with_a_nodata_value_are_masked_before_the_median():
     np.testing.assert_array_equal(out["red"], [[4, 6], [np.nan, 8]])
     np.testing.assert_array_equal(out["observations"], [[1, 3], [0, 3]])
     assert "nodata" not in out["red"].attrs
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_is_infinite_is_not_seen(lazy):
+    """-inf, -12, -10 dB; and infinite twice beside it."""
+    values = np.array([-np.inf, -12, -10, np.inf, np.nan, -np.inf], "float32").reshape(2, 3).T[:, None]
+    codes = np.array([[np.inf, np.inf, 4]] * 2, "float32").T[:, None]
+    times = pd.date_range("2022-07-01", periods=3)
+    held = {"vv": (("time", "y", "x"), values, {"units": "dB"}), "scl": (("time", "y", "x"), codes)}
+    ds = assign(xr.Dataset(held, {"time": times}), box_at(0, 0, 10, (1, 2)))
+    for method, expected in {"median": -11, "mean": -11, "p1": -11.98, "geomedian": -11, "count": 2}.items():
+        out = composite(ds.chunk(time=1) if lazy else ds, method=method)
+        np.testing.assert_allclose(out["vv"], [[expected, 0 if method == "count" else np.nan]], rtol=1e-5)
+        np.testing.assert_array_equal(out["observations"], [[2, 0]])
+        np.testing.assert_array_equal(out["scl"], [[4, 4]])
 
 
 def test_a_composite_that_cannot_be_made_is_refused():

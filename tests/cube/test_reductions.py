@@ -50,9 +50,28 @@ def test_reductions_of_random_reflectance_equal_numpys(method):
     np.testing.assert_allclose(reduce_time(values, method), numpys(values, method), rtol=0, atol=1e-6)
 
 
-def test_a_percentile_of_what_is_infinite_is_what_the_rank_says():
-    values = np.array([-np.inf, 1, 2, np.inf, np.inf], "float32").reshape(5, 1, 1)
-    assert [float(reduce_time(values, method)[0, 0]) for method in ("median", "p75", "p90")] == [2, np.inf, np.inf]
+@pytest.mark.parametrize("method", ["median", "mean", "count", "p1", "p10", "p99"])
+def test_what_is_infinite_is_missing(method):
+    rng = np.random.default_rng(1)
+    values = rng.normal(-12, 3, (9, 5, 6)).astype("float32")
+    for fill in (np.nan, -np.inf, np.inf):
+        values[rng.random(values.shape) < 0.2] = fill
+    values[:, 0, 0] = [-np.inf, np.inf, np.nan] * 3
+    values[:, 0, 1] = np.inf
+    values[:, 0, 2] = [-np.inf] * 8 + [-10]
+    plain = np.where(np.isinf(values), np.nan, values)
+    np.testing.assert_allclose(reduce_time(values, method), numpys(plain, method), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["median", "mean", "count", "p90", "geomedian"])
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1), (3, 2, 1, 0)])
+def test_a_reduction_leaves_what_it_is_given(method, axes):
+    held = np.random.default_rng(2).random((7, 2, 4, 5), dtype="float32")
+    held[0, 0, 0, :3] = [np.nan, np.inf, -np.inf]
+    values = np.ascontiguousarray(held.transpose(axes)).transpose(np.argsort(axes))  # in another order in memory
+    values.flags.writeable = False
+    reduce_time(values, method)
+    np.testing.assert_array_equal(values, held)
 
 
 def test_no_time_at_all_is_nan_or_none_and_unknown_methods_are_named():

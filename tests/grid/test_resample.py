@@ -126,3 +126,14 @@ def test_a_gap_of_the_circle_stays_one():
         found = on_grid(raster(values, west, 5.0), grid, "average", (4, 6)).values
         assert np.nanmax(found) == 1
         assert np.isfinite(found[:, [0, 1, 4, 5]]).all()
+
+
+@pytest.mark.parametrize("method", RESAMPLINGS)
+def test_what_is_infinite_is_a_gap(method):
+    values = noise((12, 12), 5)
+    values[4, 5], values[8, 3] = np.inf, -np.inf
+    grid = GeoBox((9, 9), Affine(1.1 if method != "average" else 2.2, 0, 10.7, 0, -1.1, 59.0), "EPSG:4326")
+    gaps = np.where(np.isinf(values), np.nan, values)
+    found, expected = (on_grid(raster(some, 10, 1.0, chunk=7), grid, method, (5, 5)).values for some in (values, gaps))
+    assert np.isfinite(expected).any()
+    np.testing.assert_array_equal(found, expected)

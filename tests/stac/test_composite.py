@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,13 @@ import rustac
 import xarray as xr
 
 from misoxr.cube.reductions import reduce_time
+from misoxr.cube.season import season_years
 from misoxr.errors import BandError, CatalogError, MisoxrWarning
 from misoxr.grid.sources import source_of
 from misoxr.stac import composite as module
 from misoxr.stac import open_stac
 from tests.conftest import make_model, tiny_spec
+from tests.sensor_items import radar, write_table
 from tests.stac_scenes import SIZE, make_item, plain_item, write_collection
 
 BANDS = ["red", "nir", "swir16"]
@@ -101,6 +104,28 @@ def test_counts_say_that_they_are_counts(catalogs):
         counts.miso.predict(make_model(spec), device="cpu")
 
 
+@pytest.mark.parametrize("catalogue", ["json", "table"])
+def test_zero_power_in_decibels_is_no_observation(tmp_path, catalogue):
+    """Files of -inf, -12 and -10 dB: two observations, whichever way they are reduced."""
+    items = [
+        radar(tmp_path, f"S{day}", "ascending", value, f"2022-07-0{day}T17:00:00Z", unit="dB")
+        for day, value in enumerate((-np.inf, -12, -10), 1)
+    ]
+    path = write_collection(tmp_path / "items.json", items)
+    if catalogue == "table":
+        path = tmp_path / "items.parquet"
+        write_table(path, items)
+    grid = {"bands": ["vv", "vh"], "crs": "EPSG:32605", "resolution": 30}
+    cube = open_stac(path, **grid)
+    assert np.isfinite(cube.vv[1:, 5, 5]).all()
+    assert np.isnan(cube.vv[0]).all()
+    for method, expected in {"mean": -11, "median": -11, "p1": -11.98, "count": 2, "geomedian": None}.items():
+        for found in (open_stac(path, reduce=method, **grid), cube.miso.composite(method=method)):
+            assert found.observations[5, 5] == 2
+            value = float(found.vv[5, 5])
+            assert np.isfinite(value) if expected is None else value == pytest.approx(expected, abs=1e-5)
+
+
 # ---- by year
 
 
@@ -151,8 +176,53 @@ def test_the_seasons_of_yearly_composites_are_found_again(catalogs):
     )
 
 
+@pytest.mark.parametrize("source", ["json", "table"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"season": SUMMER, "years": range(2018, 2023)},
+        {"season": WINTER, "years": [2018, 2019, 2020]},
+        {"groupby": None},  # a solar day over new year is one time of a cube
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["p90", "geomedian"])
+def test_by_year_is_that_of_the_time_cube(catalogs, source, asked, method):
+    chosen = {name: asked[name] for name in ("season", "years") if name in asked}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", MisoxrWarning)
+        yearly = open_stac(catalogs[source], reduce=method, by="year", **asked, **GRID)
+    cube = open_stac(catalogs["json"], like=yearly, bands=BANDS, **asked)
+    with warnings.catch_warnings(record=True) as again:
+        warnings.simplefilter("always", MisoxrWarning)
+        composed = cube.miso.composite(method=method, by="year", **chosen)
+    lines = [[line for one in some for line in str(one.message).split("\n")] for some in (told, again)]
+    notes = [[line for line in some if "lack the band" not in line] for some in lines]  # items may lack one, cubes do not
+    assert notes[0] == notes[1]
+    assert len(notes[0]) == ("years" in asked)
+    xr.testing.assert_identical(yearly.time.drop_vars("spatial_ref"), composed.time.drop_vars("spatial_ref"))
+    yearly, composed = yearly.compute(), composed.compute()
+    for name in (*BANDS, "observations"):
+        assert yearly[name].dims == composed[name].dims
+        assert yearly[name].dtype == composed[name].dtype
+        np.testing.assert_allclose(yearly[name], composed[name], rtol=0, atol=1e-6)
+
+
+def test_years_are_told_apart_at_once(catalogs, monkeypatch):
+    """A hundred thousand items have as many times: each must not cost a call of pandas."""
+    calls = []
+
+    def counted(times: Any, season: Any) -> np.ndarray:
+        calls.append(len(times))
+        return season_years(times, season)
+
+    monkeypatch.setattr(module, "season_years", counted)
+    open_stac(catalogs["json"], reduce="median", by="year", **GRID)
+    assert calls == [len(TIMES)]
+
+
 def test_years_without_items_are_left_out_and_told(catalogs):
-    with pytest.warns(MisoxrWarning, match=r"No item of the years \[2018, 2022\] meets the grid"):
+    with pytest.warns(MisoxrWarning, match=r"Nothing is of the years \[2018, 2022\]; they are left out\."):
         yearly = open_stac(catalogs["json"], reduce="median", by="year", years=range(2018, 2023), **GRID)
     assert list(yearly.time.dt.year) == [2019, 2020, 2021]
 
