@@ -13,11 +13,10 @@ from misoxr.clusters import computed
 from misoxr.covariates import flow, wetness
 from misoxr.covariates.dem import cell_of, opened
 from misoxr.covariates.results import NAMES, described, fingerprint_of, forget, kept, opened_results, place_of, written
-from misoxr.covariates.tiles import Tiles, Visit, settled
+from misoxr.covariates.tiles import Tiles, Visit, settled, side_of
 from misoxr.cube.join import Raster
 from misoxr.errors import GridError, MisoxrError, gathered
 from misoxr.grid.geobox import geobox_of
-from misoxr.grid.halo import BLOCK
 from misoxr.paths import workspace
 from misoxr.records.ledger import Block
 
@@ -29,8 +28,6 @@ SQUARE = 1e-3
 """Largest difference of a pixel's sides, by its side."""
 FALL = 1e-5
 """Least slope, m by m, at which a filled DEM falls to its outlets."""
-SMALLEST = 16
-"""Fewest rows and columns of a block: windows reach 2 cells into its neighbours."""
 DEM, FILLED, AREA, RAISED = "elevation", "filled", "catchment_area", "modified_catchment_area"
 """Layers on the disk."""
 
@@ -54,7 +51,8 @@ def hydrology(
     ----------
     dem : path, DataArray or Dataset
         Elevation over y and x, with square pixels, in a projected CRS. NaN is nodata. Its chunks are the blocks; a DEM without
-        chunks is cut into blocks of 2048 pixels. Give whole catchments: water from beyond the DEM is not known.
+        chunks is cut into blocks of 2048 pixels. Small chunks of a large DEM are joined, up to about that size. Give whole catchments: water
+        from beyond the DEM is not known.
     store : path, optional
         A Zarr store on a disk, which is there once it is complete. What is computed meanwhile lies in ``<store>.hydrology``, and the same call
         goes on from there. By default results are in memory, and the rest is in the directory for temporary files.
@@ -98,7 +96,7 @@ def hydrology(
     """
     z = opened(dem)
     cell = _cell(z)
-    side, pits = _side(z), "filled" if filled else "kept"
+    side, pits = side_of((z.sizes["y"], z.sizes["x"]), z.chunks), "filled" if filled else "kept"
     if store is None:
         with workspace() as directory, kept(directory / "layers", "") as ledger:
             data = {name: np.empty(z.shape, "float32") for name in NAMES}
@@ -126,13 +124,6 @@ def _cell(z: xr.DataArray) -> float:
             f"dem.rio.reproject(dem.rio.crs, resolution={min(down, across):g}) of rioxarray."
         )
     return across
-
-
-def _side(z: xr.DataArray) -> tuple[int, int]:
-    """Return rows and columns of a tile: a chunk, or what stands for one, is a window of 2 x 2 tiles."""
-    chunks = z.chunks or ((BLOCK,), (BLOCK,))
-    rows, columns = (max(-(-min(max(sizes), whole) // 2), SMALLEST) for sizes, whole in zip(chunks, z.shape, strict=True))
-    return rows, columns
 
 
 def _compute(tiles: Tiles, z: xr.DataArray, side: float, into: Any, *, filled: bool, progress: bool) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import dask.array as da
 import numpy as np
 import pytest
+import rioxarray  # noqa: F401  which gives .rio
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
