@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -130,9 +131,22 @@ class Tiles:
             Path(self._file(layer, tile)).unlink(missing_ok=True)
         return not torn and self.ledger.has(f"{layer}.done")
 
-    def set_done(self, layer: str) -> None:
-        """Record that nothing is left to do for a layer."""
-        self.ledger.create(f"{layer}.done", True, flush=True)
+    def set_done(self, layer: str, told: Any = True) -> None:
+        """Record that nothing is left to do for a layer, and what is to be known of it."""
+        self.ledger.create(f"{layer}.done", told, flush=True)
+
+    def told(self, layer: str) -> Any:
+        """Return what is to be known of a layer; None where something is left to do."""
+        return self.ledger.read(f"{layer}.done")
+
+    def forget(self, *layers: str) -> None:
+        """Remove layers, and that they are done."""
+        self.ledger.clear(*layers)
+        self.reopen(*layers)
+
+    def reopen(self, *layers: str) -> None:
+        """Record no more that nothing is left to do for layers."""
+        self.ledger.clear(*(f"{layer}.done" for layer in layers))
 
     def _part(self, layer: str, tile: Block, part: tuple[slice, ...]) -> Floats:
         with open(self._file(layer, tile), "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:

@@ -20,7 +20,7 @@ from odc.geo.geobox import GeoBox
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 import misoxr
-from misoxr.covariates import hydrology
+from misoxr.covariates import hydrology, water
 from misoxr.errors import StoreError
 from misoxr.grid.geobox import assign
 
@@ -278,6 +278,59 @@ def test_a_store_opens_with_its_grid_and_is_not_computed_twice(tmp_path):
     same(hydrology(dem, filled=True, progress=False), filled)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("opening", [str, lambda path: xr.open_zarr(path, decode_coords="all", chunks={})])
+def test_elevations_that_changed_in_place_are_another_dem(tmp_path, monkeypatch, finished, opening):
+    z, path, place = rough((60, 70)), tmp_path / "dem.zarr", tmp_path / "hydrology.zarr"
+    z[-6:, -6:] = 7.0
+    dem = dem_of(z).chunk({"y": 32, "x": 32})
+    dem.to_dataset(name="elevation").to_zarr(path, consolidated=False)
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(water, "_raise", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                hydrology(opening(str(path)), store=place, progress=False)
+        else:
+            hydrology(opening(str(path)), store=place, progress=False)
+    last = xr.Dataset({"elevation": (("y", "x"), z[-2:, -2:] + 1)})  # the last window alone
+    last.to_zarr(path, region={"y": slice(58, 60), "x": slice(68, 70)}, consolidated=False)
+    with pytest.raises(StoreError, match="not of this DEM" if finished else "another DEM"):
+        hydrology(opening(str(path)), store=place, progress=False)
+    # of the elevations as they were, whatever they are called now
+    if finished:
+        before = (place / "zarr.json").stat().st_mtime_ns
+        same(hydrology(dem, progress=False), hydrology(dem.copy(deep=True) + 0.0, store=place, progress=False))
+        assert (place / "zarr.json").stat().st_mtime_ns == before
+    found = hydrology(opening(str(path)), store=place, overwrite=True, progress=False)
+    z[-2:, -2:] += 1
+    same(hydrology(dem_of(z), progress=False), found)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["dem.zarr", "hydrology.zarr"]
+
+
+def test_what_was_begun_goes_on_with_the_dem_as_it_was(tmp_path, monkeypatch):
+    z, place, records = rough((60, 70)), tmp_path / "hydrology.zarr", tmp_path / "hydrology.zarr.hydrology"
+    dem = dem_of(z).chunk({"y": 32, "x": 32})
+    with monkeypatch.context() as patch:
+        patch.setattr(water, "_raise", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            hydrology(dem, store=place, progress=False)
+    torn = sorted(records.glob("elevation/*"))[-1]  # as a power loss may leave it
+    torn.write_bytes(torn.read_bytes()[:100])
+    other = z.copy()
+    other[-1, -1] += 1  # in the tile that is torn: nothing on the disk differs from the other DEM
+    with pytest.raises(StoreError, match="another DEM"):
+        hydrology(dem_of(other).chunk({"y": 32, "x": 32}), store=place, progress=False)
+    visited = []
+    drain = water._drain
+    monkeypatch.setattr(water, "_drain", lambda *args: visited.append(args) or drain(*args))
+    same(hydrology(dem, progress=False), hydrology(dem, store=place, progress=False))
+    assert len([args for args in visited if args[0].ledger.uri == str(records)]) == 0  # catchment areas were there
+
+
+def stopped(*args):
+    raise KeyboardInterrupt
+
+
 def test_stores_that_are_no_place_on_a_disk_or_hold_other_things_are_refused(tmp_path):
     dem = dem_of(rough((40, 40)))
     with pytest.raises(StoreError, match="to_zarr"):
@@ -341,7 +394,8 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, capfd, layer):
     capfd.readouterr()
     found = hydrology(dem, store=place, filled=True)
     said = capfd.readouterr().err
-    assert "elevation" not in said  # the DEM was not read again, nor filled
+    assert "comparing the DEM" in said  # which was not copied again, nor filled
+    assert "elevation" not in said
     assert "filled" not in said
     assert "catchment area" in said
     assert not records.exists()
