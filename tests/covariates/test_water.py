@@ -20,7 +20,7 @@ from odc.geo.geobox import GeoBox
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 import misoxr
-from misoxr.covariates import hydrology, water
+from misoxr.covariates import hydrology, tiles, water
 from misoxr.errors import StoreError
 from misoxr.grid.geobox import assign
 
@@ -234,6 +234,17 @@ def test_any_chunks_give_the_same_bits(seed, filled):
     for chunks in ({"y": 32, "x": 32}, {"y": (50, 70, 30), "x": (100, 90)}, {"y": 1, "x": 190}):
         same(whole, hydrology(dem.chunk(chunks), filled=filled, progress=False))
     same(whole, hydrology(dem, filled=filled, progress=False))
+
+
+def test_chunks_that_are_joined_give_the_same_bits(tmp_path, monkeypatch):
+    dem = dem_of(rough((150, 190)))
+    whole = hydrology(dem.chunk({"y": 150, "x": 190}), filled=True, progress=False)
+    monkeypatch.setattr(tiles, "MOST", 8)  # as many as 8 tiles are few here
+    for chunks in ({"y": 32, "x": 32}, {"y": 1, "x": 190}, {"y": 40, "x": 20}):
+        stored = hydrology(dem.chunk(chunks), store=tmp_path / f"{chunks['y']}.zarr", filled=True, progress=False)
+        same(whole, stored)
+        rows, columns = (-(-whole // size) for whole, size in zip(dem.shape, stored.catchment_area.data.chunksize, strict=True))
+        assert rows * columns <= 4  # windows of 2 x 2 tiles
 
 
 def test_a_river_that_winds_through_all_blocks_arrives():
