@@ -4,13 +4,12 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
-import dask.base
 import numpy as np
 import xarray as xr
 import zarr
@@ -23,7 +22,19 @@ from misoxr.grid.geozarr import georeferenced, unreferenced
 from misoxr.paths import expanded, scratch, settle, writing
 from misoxr.records.ledger import Ledger
 
-__all__ = ["NAMES", "described", "fingerprint_of", "forget", "kept", "opened_results", "place_of", "written"]
+__all__ = [
+    "ELEVATIONS",
+    "FINGERPRINT",
+    "NAMES",
+    "check_replaceable",
+    "described",
+    "fingerprint_of",
+    "forget",
+    "kept",
+    "opened_results",
+    "place_of",
+    "written",
+]
 
 _ATTRIBUTES = {
     "catchment_area": {"long_name": "catchment area, by multiple flow directions", "units": "m2"},
@@ -33,7 +44,9 @@ _ATTRIBUTES = {
 NAMES = tuple(_ATTRIBUTES)
 """Variables, in the order in which they are computed."""
 FINGERPRINT = "misoxr_hydrology"
-"""Attribute of a store: of which DEM and settings it is."""
+"""Attribute of a store: of which grid and settings it is."""
+ELEVATIONS = "misoxr_hydrology_elevations"
+"""Attribute of a store: the hash of the elevations."""
 
 
 def described(data: Mapping[str, Any], z: xr.DataArray, pits: str) -> xr.Dataset:
@@ -45,10 +58,13 @@ def described(data: Mapping[str, Any], z: xr.DataArray, pits: str) -> xr.Dataset
 
 
 def fingerprint_of(z: xr.DataArray, side: tuple[int, int], pits: str) -> str:
-    """Return a hash of all that must be the same for two runs to make one store."""
+    """Return a hash of all but the elevations that must be the same for two runs to make one store.
+
+    What Dask calls a DEM does not count: a store that was written to in place is called what it was called before.
+    """
     box = geobox_of(z)
     grid = [str(box.crs), *(float(value) for value in tuple(box.affine)[:6]), *box.shape.yx]
-    plan = [__version__, dask.base.tokenize(z.data), grid, side, pits]
+    plan = [__version__, grid, side, pits]
     return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
 
@@ -104,14 +120,24 @@ def forget(directory: Path, fingerprint: str) -> None:
         ledger.forget()
 
 
-@contextmanager
-def written(place: Path, z: xr.DataArray, side: tuple[int, int], pits: str, fingerprint: str) -> Iterator[Any]:
-    """Give the arrays of a new store to write to; it comes to its place, whole, at the end, unless an error comes."""
+def check_replaceable(place: Path) -> None:
+    """Refuse to replace what is no store.
+
+    Raises
+    ------
+    StoreError
+        If there is something else.
+    """
     if place.exists() and not (place / "zarr.json").exists():
         raise StoreError(f"{place} exists and is no Zarr v3 store, so it is not replaced; give another path.")
+
+
+@contextmanager
+def written(place: Path, z: xr.DataArray, side: tuple[int, int], pits: str, marks: Mapping[str, str]) -> Iterator[Any]:
+    """Give the arrays of a new store to write to; it comes to its place, whole, at the end, unless an error comes."""
     chunks = tuple(min(2 * one, whole) for one, whole in zip(side, z.shape, strict=True))
     out = described({name: da.zeros(z.shape, chunks=chunks, dtype="float32") for name in NAMES}, z, pits)
-    out.attrs = georeferenced(out.attrs, geobox_of(z)) | {FINGERPRINT: fingerprint}
+    out.attrs = georeferenced(out.attrs, geobox_of(z)) | dict(marks)
     codecs = {"compressors": (ZstdCodec(), Crc32cCodec()), "write_empty_chunks": True}
     encoding = {name: {"chunks": chunks, "_FillValue": np.float32(np.nan), **codecs} for name in NAMES}
     with scratch(place, directory=True) as aside, warnings.catch_warnings():
@@ -122,8 +148,8 @@ def written(place: Path, z: xr.DataArray, side: tuple[int, int], pits: str, fing
         settle(aside / "zarr", place)
 
 
-def opened_results(place: Path, fingerprint: str) -> xr.Dataset:
-    """Open a finished store lazily.
+def opened_results(place: Path, fingerprint: str, elevations: Callable[[], str]) -> xr.Dataset:
+    """Open a finished store lazily; the hash of the elevations is asked for where all else is right.
 
     Raises
     ------
@@ -134,10 +160,10 @@ def opened_results(place: Path, fingerprint: str) -> xr.Dataset:
         out: xr.Dataset = xr.open_zarr(place, consolidated=False, decode_coords="all")
     except Exception as error:  # of whatever reads metadata
         raise StoreError(f"{place} exists and cannot be opened ({error}); give another path, or overwrite=True.") from error
-    if out.attrs.get(FINGERPRINT) != fingerprint:
+    if out.attrs.get(FINGERPRINT) != fingerprint or out.attrs.get(ELEVATIONS) != elevations():
         raise StoreError(
             f"The store {place} exists, and is not of this DEM, its blocks, these settings and this version of misoxr; give another path, "
             "or overwrite=True to replace it."
         )
-    out.attrs = {key: value for key, value in unreferenced(out.attrs).items() if key != FINGERPRINT}
+    out.attrs = {key: value for key, value in unreferenced(out.attrs).items() if key not in (FINGERPRINT, ELEVATIONS)}
     return assign(out, geobox_of(out))  # type: ignore[no-any-return]

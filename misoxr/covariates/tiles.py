@@ -1,22 +1,26 @@
 """Layers of a raster on the disk, tile by tile, and visits to windows of tiles until none has anything to tell another."""
 
+import heapq
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from misoxr.clusters import cores
+from misoxr.grid.halo import BLOCK
 from misoxr.records.ledger import Block, Ledger
 from misoxr.records.writers import put_through
 
-__all__ = ["Tiles", "Visit", "settled"]
+__all__ = ["Tiles", "Visit", "settled", "side_of"]
 
 Floats = npt.NDArray[np.float64]
 Visit = Callable[[Block], npt.NDArray[np.int64]]
@@ -24,6 +28,10 @@ Visit = Callable[[Block], npt.NDArray[np.int64]]
 
 WORKERS = 8
 """The most windows that are visited at the same time: each is in memory."""
+SMALLEST = 16
+"""Fewest rows and columns of a tile: windows reach 2 cells into their neighbours."""
+MOST = 4096
+"""Tiles beyond which a raster gets larger ones, up to windows of ``BLOCK``: each is a file a layer."""
 FIRST = 1e12
 """More than any news: tiles that were not visited yet come first."""
 
@@ -123,9 +131,22 @@ class Tiles:
             Path(self._file(layer, tile)).unlink(missing_ok=True)
         return not torn and self.ledger.has(f"{layer}.done")
 
-    def set_done(self, layer: str) -> None:
-        """Record that nothing is left to do for a layer."""
-        self.ledger.create(f"{layer}.done", True, flush=True)
+    def set_done(self, layer: str, told: Any = True) -> None:
+        """Record that nothing is left to do for a layer, and what is to be known of it."""
+        self.ledger.create(f"{layer}.done", told, flush=True)
+
+    def told(self, layer: str) -> Any:
+        """Return what is to be known of a layer; None where something is left to do."""
+        return self.ledger.read(f"{layer}.done")
+
+    def forget(self, *layers: str) -> None:
+        """Remove layers, and that they are done."""
+        self.ledger.clear(*layers)
+        self.reopen(*layers)
+
+    def reopen(self, *layers: str) -> None:
+        """Record no more that nothing is left to do for layers."""
+        self.ledger.clear(*(f"{layer}.done" for layer in layers))
 
     def _part(self, layer: str, tile: Block, part: tuple[slice, ...]) -> Floats:
         with open(self._file(layer, tile), "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
@@ -145,6 +166,75 @@ class Tiles:
         return rows.stop - rows.start, columns.stop - columns.start
 
 
+def side_of(shape: tuple[int, int], chunks: tuple[tuple[int, ...], ...] | None) -> tuple[int, int]:
+    """Return rows and columns of a tile: a chunk, or what stands for one, is a window of 2 x 2 tiles.
+
+    Small chunks of a large raster are joined, so that there are about ``MOST`` tiles, or a window has 2048 x 2048 cells. Tiles are joined
+    whole, so that windows still begin where chunks do, and each chunk is read once.
+    """
+    sizes = [max(-(-min(max(one), whole) // 2), SMALLEST) for one, whole in zip(chunks or ((BLOCK,), (BLOCK,)), shape, strict=True)]
+    least = min(BLOCK // 2, math.ceil(math.sqrt(math.prod(shape) / MOST)))
+    for own, other in ((0, 1), (1, 0)):
+        wanted = min(least, -(-(least**2) // sizes[other]))
+        sizes[own] *= -(-wanted // sizes[own])
+    return sizes[0], sizes[1]
+
+
+class _Queue:
+    """Windows that have news, the one with the most first. What changes is counted again for the windows around it, and for no others."""
+
+    def __init__(self, tiles: Tiles) -> None:
+        self.tiles = tiles
+        self.news: dict[Block, float] = dict.fromkeys(tiles, FIRST)
+        self.given: dict[Block, float] = {}
+        self.scores: dict[Block, float] = {}
+        self.heap: list[tuple[float, Block]] = []
+        self._count(self.news)
+
+    def clear(self, window: Block) -> None:
+        """Forget the news of a window, which is visited now."""
+        inside = self.tiles.inside(window)
+        for tile in inside:
+            self.news.pop(tile, None)
+            self.given.pop(tile, None)
+        self._count(inside)
+
+    def add(self, window: Block, found: npt.NDArray[np.int64]) -> None:
+        """Add what a visit of a window found: what it gave, and to whom that is news."""
+        inside = self.tiles.inside(window)
+        changed = [(window[0] + int(row) - 1, window[1] + int(column) - 1) for row, column in np.argwhere(found)]
+        for tile in changed:
+            of = self.given if tile in inside else self.news
+            of[tile] = of.get(tile, 0) + float(found[tile[0] - window[0] + 1, tile[1] - window[1] + 1])
+        self._count(changed)
+
+    def next(self, busy: set[Block]) -> Block | None:
+        """Return the first window with none of these tiles. Those that have some are put back: no more than overlap the windows at work."""
+        blocked: set[tuple[float, Block]] = set()
+        found = None
+        while self.heap and found is None:
+            entry = heapq.heappop(self.heap)
+            if self.scores.get(entry[1]) != -entry[0]:
+                continue  # counted again since
+            if busy.isdisjoint(self.tiles.inside(entry[1])):
+                found = entry[1]
+            else:
+                blocked.add(entry)
+        for entry in blocked:
+            heapq.heappush(self.heap, entry)
+        return found
+
+    def _count(self, changed: Iterable[Block]) -> None:
+        for window in {window for tile in changed for window in self.tiles.holding(tile)}:
+            inside = self.tiles.inside(window)
+            score = sum(self.news.get(tile, 0.0) + 0.5 * self.given.get(tile, 0.0) for tile in inside)
+            if not any(tile in self.news for tile in inside):
+                self.scores.pop(window, None)
+            elif self.scores.get(window) != score:
+                self.scores[window] = score
+                heapq.heappush(self.heap, (-score, window))
+
+
 def settled(tiles: Tiles, visit: Visit, words: str, *, progress: bool) -> int:
     """Visit windows until no tile has news, and return the number of visits.
 
@@ -152,37 +242,23 @@ def settled(tiles: Tiles, visit: Visit, words: str, *, progress: bool) -> int:
     border that they cross in its middle. No two windows that overlap are visited at the same time. A visit that began before another one
     wrote is repeated, because news come after the writing.
     """
-    news = dict.fromkeys(tiles, FIRST)
-    whole = len(news)
-    given: dict[Block, float] = {}
+    queue, whole = _Queue(tiles), math.prod(tiles.counts)
     running: dict[Future[npt.NDArray[np.int64]], Block] = {}
     visits, workers = 0, max(1, min(cores(), WORKERS))
     with ThreadPoolExecutor(workers) as pool, tqdm(total=whole, desc=words, unit="tile", disable=not progress) as bar:
-        while news or running:
+        while queue.news or running:
             busy = {tile for window in running.values() for tile in tiles.inside(window)}
-            free = {window for tile in news for window in tiles.holding(tile)} if len(running) < workers else set()
-            free = {window for window in free if busy.isdisjoint(tiles.inside(window))}
-            if free:
-                window = max(free, key=lambda one: (_score(tiles.inside(one), news, given), -one[0], -one[1]))
-                for tile in tiles.inside(window):
-                    news.pop(tile, None)
-                    given.pop(tile, None)
+            window = queue.next(busy) if len(running) < workers else None
+            if window is not None:
+                queue.clear(window)
                 running[pool.submit(visit, window)] = window
                 continue
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                window, found = running.pop(future), _result(future, pool)
-                inside = tiles.inside(window)
-                for row, column in np.argwhere(found):
-                    tile = window[0] + int(row) - 1, window[1] + int(column) - 1
-                    of = given if tile in inside else news
-                    of[tile] = of.get(tile, 0) + float(found[row, column])
+                window = running.pop(future)
+                queue.add(window, _result(future, pool))
                 visits += 1
-                bar.update(whole - len(news) - bar.n)
+                bar.update(whole - len(queue.news) - bar.n)
     return visits
-
-
-def _score(inside: list[Block], news: dict[Block, float], given: dict[Block, float]) -> float:
-    return sum(news.get(tile, 0.0) + 0.5 * given.get(tile, 0.0) for tile in inside)
 
 
 def _result(future: "Future[npt.NDArray[np.int64]]", pool: ThreadPoolExecutor) -> npt.NDArray[np.int64]:

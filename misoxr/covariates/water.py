@@ -1,6 +1,8 @@
 """Hydrology of a DEM: catchment area, stream power index and wetness index, the same for any blocks."""
 
+import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,27 +14,39 @@ from tqdm.auto import tqdm
 from misoxr.clusters import computed
 from misoxr.covariates import flow, wetness
 from misoxr.covariates.dem import cell_of, opened
-from misoxr.covariates.results import NAMES, described, fingerprint_of, forget, kept, opened_results, place_of, written
-from misoxr.covariates.tiles import Tiles, Visit, settled
+from misoxr.covariates.results import (
+    ELEVATIONS,
+    FINGERPRINT,
+    NAMES,
+    check_replaceable,
+    described,
+    fingerprint_of,
+    forget,
+    kept,
+    opened_results,
+    place_of,
+    written,
+)
+from misoxr.covariates.tiles import Tiles, Visit, settled, side_of
 from misoxr.cube.join import Raster
-from misoxr.errors import GridError, MisoxrError, gathered
+from misoxr.errors import GridError, MisoxrError, StoreError, gathered
 from misoxr.grid.geobox import geobox_of
-from misoxr.grid.halo import BLOCK
 from misoxr.paths import workspace
-from misoxr.records.ledger import Block
+from misoxr.records.ledger import Block, Ledger
 
 __all__ = ["hydrology"]
 
 Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 SQUARE = 1e-3
 """Largest difference of a pixel's sides, by its side."""
 FALL = 1e-5
 """Least slope, m by m, at which a filled DEM falls to its outlets."""
-SMALLEST = 16
-"""Fewest rows and columns of a block: windows reach 2 cells into its neighbours."""
 DEM, FILLED, AREA, RAISED = "elevation", "filled", "catchment_area", "modified_catchment_area"
 """Layers on the disk."""
+COMPARING = "comparing the DEM"
+"""What a progress bar says where a DEM is read again."""
 
 
 @gathered
@@ -54,10 +68,11 @@ def hydrology(
     ----------
     dem : path, DataArray or Dataset
         Elevation over y and x, with square pixels, in a projected CRS. NaN is nodata. Its chunks are the blocks; a DEM without
-        chunks is cut into blocks of 2048 pixels. Give whole catchments: water from beyond the DEM is not known.
+        chunks is cut into blocks of 2048 pixels. Small chunks of a large DEM are joined, up to about that size. Give whole catchments: water
+        from beyond the DEM is not known.
     store : path, optional
         A Zarr store on a disk, which is there once it is complete. What is computed meanwhile lies in ``<store>.hydrology``, and the same call
-        goes on from there. By default results are in memory, and the rest is in the directory for temporary files.
+        goes on from there. The DEM is read again then, and where the store is complete, to see that its elevations are the same. By default results are in memory, and the rest is in the directory for temporary files.
     filled : bool, optional
         Fill pits first, up to a surface that falls to its outlets by 1 cm in 1 km. Outlets are cells at edges and beside nodata. All results
         are then those of the filled DEM. By default pits and flats keep their water, as the paper's authors had it.
@@ -97,21 +112,27 @@ def hydrology(
     >>> water = misoxr.covariates.hydrology(image[["elevation"]], store="water.zarr", filled=True, progress=False)
     """
     z = opened(dem)
-    cell = _cell(z)
-    side, pits = _side(z), "filled" if filled else "kept"
+    cell, shape = _cell(z), (z.sizes["y"], z.sizes["x"])
+    side, pits = side_of(shape, z.chunks), "filled" if filled else "kept"
     if store is None:
         with workspace() as directory, kept(directory / "layers", "") as ledger:
-            data = {name: np.empty(z.shape, "float32") for name in NAMES}
-            _compute(Tiles(ledger, (z.sizes["y"], z.sizes["x"]), side), z, cell, data, filled=filled, progress=progress)
+            tiles = Tiles(ledger, shape, side)
+            _copied(tiles, z, overwrite=False, progress=progress)
+            data = {name: np.empty(shape, "float32") for name in NAMES}
+            _compute(tiles, cell, data, filled=filled, progress=progress)
         return described(data, z, pits)
     place, fingerprint = place_of(store), fingerprint_of(z, side, pits)
     records = place.with_name(f"{place.name}.hydrology")
-    if overwrite or not place.exists():
+    if not overwrite and place.exists():
+        results = opened_results(place, fingerprint, lambda: _hash(Tiles(Ledger(str(records)), shape, side), z, progress=progress))
+    else:
+        check_replaceable(place)
         with kept(records, fingerprint, overwrite=overwrite) as ledger:
-            tiles = Tiles(ledger, (z.sizes["y"], z.sizes["x"]), side)
-            with written(place, z, side, pits, fingerprint) as arrays:
-                _compute(tiles, z, cell, arrays, filled=filled, progress=progress)
-    results = opened_results(place, fingerprint)
+            tiles = Tiles(ledger, shape, side)
+            elevations = _copied(tiles, z, overwrite=overwrite, progress=progress)
+            with written(place, z, side, pits, {FINGERPRINT: fingerprint, ELEVATIONS: elevations}) as arrays:
+                _compute(tiles, cell, arrays, filled=filled, progress=progress)
+        results = opened_results(place, fingerprint, lambda: elevations)
     forget(records, fingerprint)
     return results
 
@@ -128,19 +149,9 @@ def _cell(z: xr.DataArray) -> float:
     return across
 
 
-def _side(z: xr.DataArray) -> tuple[int, int]:
-    """Return rows and columns of a tile: a chunk, or what stands for one, is a window of 2 x 2 tiles."""
-    chunks = z.chunks or ((BLOCK,), (BLOCK,))
-    rows, columns = (max(-(-min(max(sizes), whole) // 2), SMALLEST) for sizes, whole in zip(chunks, z.shape, strict=True))
-    return rows, columns
-
-
-def _compute(tiles: Tiles, z: xr.DataArray, side: float, into: Any, *, filled: bool, progress: bool) -> None:
+def _compute(tiles: Tiles, side: float, into: Any, *, filled: bool, progress: bool) -> None:
     """Go through the stages that are not done yet, and write the results; cells have a side in m."""
     ground = FILLED if filled else DEM
-    if not tiles.is_done(DEM):
-        _copy(tiles, z, progress=progress)
-        tiles.set_done(DEM)
     visits: dict[str, Visit] = {FILLED: partial(_fill, tiles, side)} if filled else {}
     visits |= {AREA: partial(_drain, tiles, ground, side), RAISED: partial(_raise, tiles, ground, side)}
     for layer, visit in visits.items():
@@ -156,11 +167,46 @@ def _compute(tiles: Tiles, z: xr.DataArray, side: float, into: Any, *, filled: b
             into[name][tiles.slices(window)] = values.astype("float32")
 
 
-def _copy(tiles: Tiles, z: xr.DataArray, *, progress: bool) -> None:
-    """Read the DEM once: it may be costly to compute."""
-    for window in tqdm(tiles.apart(), desc=DEM, unit="block", disable=not progress):
-        (values,) = computed(z[tiles.slices(window)].data)
-        tiles.write(DEM, window, values.astype("float64"))
+# ---- elevations: what is in a DEM, whatever it is called
+
+
+def _copied(tiles: Tiles, z: xr.DataArray, *, overwrite: bool, progress: bool) -> str:
+    """Put the elevations on the disk, where they are those of what was begun before, and return their hash."""
+    tiles.is_done(DEM)  # which removes what a power loss cut off
+    before = tiles.told(DEM)
+    found: list[str] = []
+    for window, values, told in _elevations(tiles, z, DEM if before is None else COMPARING, progress=progress):
+        if before is not None and before[len(found)] != told:
+            if not overwrite:
+                raise StoreError(
+                    f"{tiles.ledger.uri} was begun with another DEM: the elevations have changed since. Give the same, another store, or "
+                    "overwrite=True to begin anew."
+                )
+            tiles.forget(FILLED, AREA, RAISED)
+            tiles.reopen(DEM)
+            before = None
+        tiles.write(DEM, window, values)
+        found.append(told)
+    tiles.set_done(DEM, found)
+    return _joined(found)
+
+
+def _hash(tiles: Tiles, z: xr.DataArray, *, progress: bool) -> str:
+    """Return the hash of the elevations."""
+    return _joined(told for *_, told in _elevations(tiles, z, COMPARING, progress=progress))
+
+
+def _elevations(tiles: Tiles, z: xr.DataArray, words: str, *, progress: bool) -> Iterator[tuple[Block, Floats, str]]:
+    """Read the DEM once, as it may be costly to compute: windows, their elevations, and hashes of these."""
+    for window in tqdm(tiles.apart(), desc=words, unit="block", disable=not progress):
+        (read,) = computed(z[tiles.slices(window)].data)
+        values = np.asarray(read, "float64") + 0.0  # one zero, not two
+        values[np.isnan(values)] = np.nan  # one NaN, of many
+        yield window, values, hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()[:16]
+
+
+def _joined(hashes: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 # ---- visits: what is done in a window, and for which tiles that is news

@@ -110,8 +110,8 @@ class Terrain:
 
     @property
     def stream_power(self) -> Floats:
-        """Stream power index, a tan b (Moore et al. 1991)."""
-        return self.area * np.tan(np.radians(self.slope))
+        """Stream power index, m2: the catchment area, not the specific one, by tan b; as the presets and ``hydrology`` have it."""
+        return self.area * self.pixel * np.tan(np.radians(self.slope))
 
     def smooth(self, field: Floats, metres: float) -> Floats:
         """Return a field averaged over its neighbourhood."""

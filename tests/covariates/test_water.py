@@ -13,13 +13,14 @@ from pathlib import Path
 import dask.array as da
 import numpy as np
 import pytest
+import rioxarray  # noqa: F401  which gives .rio
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 import misoxr
-from misoxr.covariates import hydrology
+from misoxr.covariates import hydrology, tiles, water
 from misoxr.errors import StoreError
 from misoxr.grid.geobox import assign
 
@@ -235,6 +236,17 @@ def test_any_chunks_give_the_same_bits(seed, filled):
     same(whole, hydrology(dem, filled=filled, progress=False))
 
 
+def test_chunks_that_are_joined_give_the_same_bits(tmp_path, monkeypatch):
+    dem = dem_of(rough((150, 190)))
+    whole = hydrology(dem.chunk({"y": 150, "x": 190}), filled=True, progress=False)
+    monkeypatch.setattr(tiles, "MOST", 8)  # as many as 8 tiles are few here
+    for chunks in ({"y": 32, "x": 32}, {"y": 1, "x": 190}, {"y": 40, "x": 20}):
+        stored = hydrology(dem.chunk(chunks), store=tmp_path / f"{chunks['y']}.zarr", filled=True, progress=False)
+        same(whole, stored)
+        rows, columns = (-(-whole // size) for whole, size in zip(dem.shape, stored.catchment_area.data.chunksize, strict=True))
+        assert rows * columns <= 4  # windows of 2 x 2 tiles
+
+
 def test_a_river_that_winds_through_all_blocks_arrives():
     z = spiral(128)
     whole, parts = (hydrology(dem_of(z).chunk({"y": side, "x": side}), progress=False) for side in (128, 32))
@@ -275,6 +287,59 @@ def test_a_store_opens_with_its_grid_and_is_not_computed_twice(tmp_path):
     assert (place / "zarr.json").stat().st_mtime_ns == before
     filled = hydrology(dem, store=place, filled=True, overwrite=True, progress=False)
     same(hydrology(dem, filled=True, progress=False), filled)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("opening", [str, lambda path: xr.open_zarr(path, decode_coords="all", chunks={})])
+def test_elevations_that_changed_in_place_are_another_dem(tmp_path, monkeypatch, finished, opening):
+    z, path, place = rough((60, 70)), tmp_path / "dem.zarr", tmp_path / "hydrology.zarr"
+    z[-6:, -6:] = 7.0
+    dem = dem_of(z).chunk({"y": 32, "x": 32})
+    dem.to_dataset(name="elevation").to_zarr(path, consolidated=False)
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(water, "_raise", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                hydrology(opening(str(path)), store=place, progress=False)
+        else:
+            hydrology(opening(str(path)), store=place, progress=False)
+    last = xr.Dataset({"elevation": (("y", "x"), z[-2:, -2:] + 1)})  # the last window alone
+    last.to_zarr(path, region={"y": slice(58, 60), "x": slice(68, 70)}, consolidated=False)
+    with pytest.raises(StoreError, match="not of this DEM" if finished else "another DEM"):
+        hydrology(opening(str(path)), store=place, progress=False)
+    # of the elevations as they were, whatever they are called now
+    if finished:
+        before = (place / "zarr.json").stat().st_mtime_ns
+        same(hydrology(dem, progress=False), hydrology(dem.copy(deep=True) + 0.0, store=place, progress=False))
+        assert (place / "zarr.json").stat().st_mtime_ns == before
+    found = hydrology(opening(str(path)), store=place, overwrite=True, progress=False)
+    z[-2:, -2:] += 1
+    same(hydrology(dem_of(z), progress=False), found)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["dem.zarr", "hydrology.zarr"]
+
+
+def test_what_was_begun_goes_on_with_the_dem_as_it_was(tmp_path, monkeypatch):
+    z, place, records = rough((60, 70)), tmp_path / "hydrology.zarr", tmp_path / "hydrology.zarr.hydrology"
+    dem = dem_of(z).chunk({"y": 32, "x": 32})
+    with monkeypatch.context() as patch:
+        patch.setattr(water, "_raise", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            hydrology(dem, store=place, progress=False)
+    torn = sorted(records.glob("elevation/*"))[-1]  # as a power loss may leave it
+    torn.write_bytes(torn.read_bytes()[:100])
+    other = z.copy()
+    other[-1, -1] += 1  # in the tile that is torn: nothing on the disk differs from the other DEM
+    with pytest.raises(StoreError, match="another DEM"):
+        hydrology(dem_of(other).chunk({"y": 32, "x": 32}), store=place, progress=False)
+    visited = []
+    drain = water._drain
+    monkeypatch.setattr(water, "_drain", lambda *args: visited.append(args) or drain(*args))
+    same(hydrology(dem, progress=False), hydrology(dem, store=place, progress=False))
+    assert len([args for args in visited if args[0].ledger.uri == str(records)]) == 0  # catchment areas were there
+
+
+def stopped(*args):
+    raise KeyboardInterrupt
 
 
 def test_stores_that_are_no_place_on_a_disk_or_hold_other_things_are_refused(tmp_path):
@@ -340,7 +405,8 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, capfd, layer):
     capfd.readouterr()
     found = hydrology(dem, store=place, filled=True)
     said = capfd.readouterr().err
-    assert "elevation" not in said  # the DEM was not read again, nor filled
+    assert "comparing the DEM" in said  # which was not copied again, nor filled
+    assert "elevation" not in said
     assert "filled" not in said
     assert "catchment area" in said
     assert not records.exists()

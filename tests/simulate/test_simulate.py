@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import f1_score, roc_auc_score
 
+import misoxr
 from misoxr import simulate
 from misoxr.errors import GridError, PointsError
 from misoxr.grid.geobox import geobox_of, pixels
@@ -135,6 +136,20 @@ def test_aspect_points_downhill(small: xr.Dataset):
     steep = small["slope"].values > 5
     downhill = -(east * np.sin(aspect) + north * np.cos(aspect)) / np.hypot(east, north)
     assert downhill[steep] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("pixel", [20.0, 40.0])
+def test_covariates_of_water_have_the_units_of_those_from_the_dem(pixel: float):
+    land = landscape((160, 160), pixel_size=pixel)
+    dem = land[["elevation"]]
+    computed = misoxr.covariates.hydrology(dem, progress=False)
+    assert land["stream_power_index"].attrs["units"] == computed["stream_power_index"].attrs["units"] == "m2"
+    ratio = float(land["stream_power_index"].median() / computed["stream_power_index"].median())
+    assert 0.6 < ratio < 1.6  # routed otherwise, but no side of a pixel apart
+    apart = float(land["wetness_index"].median() - computed["wetness_index"].median())
+    assert abs(apart) < 1  # ln 20 were 3
+    slope = misoxr.covariates.terrain(dem)["slope"].compute()
+    assert float(land["slope"].median() / slope.median()) == pytest.approx(1, abs=0.2)
 
 
 def test_truth_is_consistent(large: xr.Dataset):
