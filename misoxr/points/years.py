@@ -98,7 +98,7 @@ class Years:
         Parameters
         ----------
         date : array_like or None
-            Dates of the points, as :func:`misoxr.read_points` reads them.
+            Dates of the points, as :func:`misoxr.read_points` reads them; or one of all.
         count : int
             Number of points.
         what : str, optional
@@ -107,7 +107,7 @@ class Years:
         Raises
         ------
         PointsError
-            If the points have no dates, or none is near enough.
+            If the points have no dates, or another number of them, or none is near enough.
 
         Warns
         -----
@@ -122,7 +122,11 @@ class Years:
                 f"The cube has composites {span}, and the points have no dates. Name their column with read_points(date=…), or take one "
                 "year, such as ds.isel(time=-1)."
             )
-        year = self._years_of(dates(pd.Series(date)))
+        if np.ndim(date) and np.shape(date) != (count,):
+            raise PointsError(
+                f"date has the shape {np.shape(date)}, and there are {count} {what}; give a date for each, or one for all."
+            )
+        year = np.broadcast_to(self._years_of(dates(pd.Series(np.ravel(date), name="date"))), count)
         apart = np.abs(year[:, None] - np.array(self.years))
         near = (apart.min(axis=1) <= self.tolerance) & np.isfinite(year)
         far, untold = int((np.isfinite(year) & ~near).sum()), int(np.isnan(year).sum())
@@ -167,7 +171,10 @@ def _season_of(times: pd.DatetimeIndex, told: Any) -> tuple[str, str]:
 
 def date_of(points: Mapping[str, Any] | pd.DataFrame | xr.Dataset) -> Any:
     """Return the dates of points, None where they have none."""
-    return np.asarray(points["date"]) if "date" in points else None
+    if "date" not in points:
+        return None
+    found = points["date"]
+    return np.array(found, dtype=object) if isinstance(found, list | tuple) else np.asarray(found)  # else NaN would be text
 
 
 def by_layer(layer: Integers, function: Callable[[int, npt.NDArray[np.intp]], npt.NDArray[Any]]) -> npt.NDArray[Any]:

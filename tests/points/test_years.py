@@ -256,6 +256,20 @@ def test_points_are_answered_in_their_year(yearly, cubes, spec, points, kind):
     np.testing.assert_allclose(one.permafrost_probability, answers.permafrost_probability.values[:1], atol=1e-6)
     with pytest.raises(PointsError, match="the points have no dates"):
         yearly.miso.predict_at(model, points[["geometry"]], **run)
+    three = points.iloc[:3]
+    xy = {"x": three.geometry.x, "y": three.geometry.y}
+    for dates in (["2020-07-01"] * 2, ["2020-07-01"], []):
+        with pytest.raises(
+            PointsError, match=rf"date has the shape \({len(dates)},\), and there are 3 points; give a date for each"
+        ):
+            yearly.miso.predict_at(model, {**xy, "date": dates}, **run)
+    with pytest.raises(PointsError, match="1 values of column 'date' are not dates"):
+        yearly.miso.predict_at(model, {**xy, "date": "July"}, **run)
+    with pytest.warns(MisoxrWarning, match="1 of 3 points have no date"):
+        yearly.miso.predict_at(model, {**xy, "date": ["2020-07-01", np.nan, 2020]}, **run)
+    each = yearly.miso.predict_at(model, {**xy, "date": ["2020-07-01"] * 3}, **run).compute()
+    for one_date in ("2020-07-01", 2020, pd.Timestamp("2020-07-01"), np.datetime64("2020-07-01")):
+        xr.testing.assert_identical(yearly.miso.predict_at(model, {**xy, "date": one_date}, **run).compute(), each)
 
 
 def test_models_are_compared_on_the_years_of_their_points(yearly, spec, points):
