@@ -121,7 +121,8 @@ def composite(
     note_without(asked, of.tolist())
     each = {int(year): image(np.flatnonzero(of == year)) for year in np.unique(of)}
     yearly = {name: xr.Variable.concat([one[name] for one in each.values()], "time") for name in (*held, OBSERVATIONS)}
-    return assign(out.assign(yearly).assign_coords(time=("time", first_days(each, season), TIME)), geobox)  # type: ignore[no-any-return]
+    told = TIME | {"season": " to ".join(season or ("01-01", "12-31"))}
+    return assign(out.assign(yearly).assign_coords(time=("time", first_days(each, season), told)), geobox)  # type: ignore[no-any-return]
 
 
 def _reduced(

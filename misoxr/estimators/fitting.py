@@ -158,10 +158,8 @@ def fit_table(
     table = np.where(np.isfinite(table), table, fill)
     own = {name: np.where(valid, values, np.nan) for name, values in labels.items()}
     sure = scored(own, weights or {})
-    tables = transfers(spec.tasks, sure) if transfer else []
-    filled, counts = transferred(own, tables)
-    for name, values in (weights or {}).items():
-        counts[name] = np.where(np.isfinite(own[name]), values, counts[name])
+    tables = transfers(spec.tasks, own, weights) if transfer else []
+    filled, counts = transferred(own, tables, weights)
     estimators, standardisation, learnt = {}, {}, set()
     for task in spec.tasks:
         argument = _weight_argument(chosen.estimator_of(task))

@@ -26,6 +26,7 @@ from misoxr.estimators.baselines import Baseline
 from misoxr.grid.geobox import geobox_of
 from misoxr.model.files import sha256_of
 from misoxr.paths import expanded, scratch, settle, writing
+from misoxr.points.read import encode
 
 __all__ = ["Cache", "Unit", "digest", "fingerprint"]
 
@@ -56,6 +57,8 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Describe a run by its points, labels, folds and grid, and each model by its specification, settings and imagery.
 
+    Labels are those that are scored, and all that points have: a model may learn from censored ones, which are never scored.
+
     Raises
     ------
     SpecError
@@ -74,8 +77,10 @@ def fingerprint(
                 f"{name!r} cannot be described in a store ({error}); give functions and classes that a module defines, or no store."
             ) from error
     xy = np.stack([points.geometry.x, points.geometry.y])
+    learnt = encode(points, next(iter(specs.values())).tasks)  # models that are compared have the same tasks
+    both = (values for of in (labels, learnt) for _, values in sorted(of.items()))
     common = {
-        "points": digest(xy, *(values for _, values in sorted(labels.items())), *_observation(points)),
+        "points": digest(xy, *both, *_observation(points)),
         "folds": digest(*(part for fold in folds for part in fold)),
         "grid": repr(geobox_of(ds)),
         "version": __version__,

@@ -20,6 +20,8 @@ __all__ = ["NAME", "masks_of", "without"]
 Array = npt.NDArray[Any]
 NAME = "excluded"
 """The variable that tells why a pixel has no answer."""
+KEPT = "not_excluded"
+"""What it tells of the others."""
 _COLORS = ("#4f81bd", "#b7dee8", "#c0504d", "#9bbb59", "#8064a2", "#f79646", "#7f7f7f", "#c4bd97")
 
 
@@ -29,7 +31,7 @@ def masks_of(exclude: Any) -> dict[str, xr.DataArray]:
     Raises
     ------
     SpecError
-        If they are no mapping of reasons to arrays, or a reason is no word, or is given twice.
+        If they are no mapping of reasons to arrays, or a reason is no word, is given twice, or says that nothing is left out.
     BandError
         If a mask is not boolean, or has dimensions other than y and x.
     GridError
@@ -48,6 +50,10 @@ def masks_of(exclude: Any) -> dict[str, xr.DataArray]:
         word = "_".join(reason.split()) if isinstance(reason, str) else ""
         if not word or word in masks:
             raise SpecError(f"exclude has the reason {reason!r}; give each mask a name of its own, such as 'water'.")
+        if word == KEPT:
+            raise SpecError(
+                f"exclude has the reason {reason!r}, which stands for pixels with an answer; name it after what is left out."
+            )
         masks[word] = _mask(word, mask)
     return masks
 
@@ -146,7 +152,7 @@ def _attributes(reasons: Sequence[str]) -> dict[str, Any]:
     return {
         "long_name": "why a pixel was left out of the map",
         "flag_values": np.arange(len(reasons) + 1, dtype="uint8"),
-        "flag_meanings": " ".join(["not_excluded", *reasons]),
+        "flag_meanings": " ".join([KEPT, *reasons]),
         "flag_colors": " ".join(["#ffffff", *(_COLORS[at % len(_COLORS)] for at in range(len(reasons)))]),
         "_FillValue": np.uint8(FILL),
     }

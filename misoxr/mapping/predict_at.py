@@ -74,7 +74,7 @@ def predict_at(
         As for :func:`misoxr.mapping.predict.predict`.
     points : GeoDataFrame, DataFrame, Dataset or mapping
         Where to answer: points; a table with columns as :func:`misoxr.read_points` takes them; or one-dimensional ``x`` and ``y``, in the CRS of
-        the cube by default. Dates are in a column "date", or ``date`` beside ``x`` and ``y``.
+        the cube by default. Dates are in a column "date", or ``date`` beside ``x`` and ``y``, of each or one of all.
     crs : optional
         CRS of the points, where they carry none.
     tolerance : int, optional

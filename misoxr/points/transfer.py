@@ -9,7 +9,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 
-from misoxr.points.read import encode
+from misoxr.points.censoring import observed, scored
 from misoxr.spec import Task
 
 __all__ = ["Transfer", "transfer_labels", "transferred", "transfers"]
@@ -117,8 +117,10 @@ def _entropy(shares: Floats) -> float:
     return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
 
-def transfers(tasks: Sequence[Task], labels: Mapping[str, Floats]) -> list[Transfer]:
+def transfers(tasks: Sequence[Task], labels: Mapping[str, Floats], counts: Mapping[str, Floats] | None = None) -> list[Transfer]:
     """Return the tables of all pairs of tasks that some point lacks the one label of and has the other.
+
+    Labels that count less than 1 take no part.
 
     Parameters
     ----------
@@ -126,28 +128,35 @@ def transfers(tasks: Sequence[Task], labels: Mapping[str, Floats]) -> list[Trans
         The tasks.
     labels : mapping of str to array (point,)
         Codes or values by task, NaN where unknown (:func:`misoxr.points.encode`).
+    counts : mapping of str to array (point,), optional
+        What the labels of a task count, where some count less than 1.
     """
-    found = []
+    sure, found = scored(labels, counts or {}), []
     for source, target in permutations(tasks, 2):
-        wanting = np.isfinite(labels[source.name]) & ~np.isfinite(labels[target.name])
-        table = Transfer.fit(source, target, labels) if wanting.any() else None
+        wanting = np.isfinite(sure[source.name]) & ~np.isfinite(labels[target.name])
+        table = Transfer.fit(source, target, sure) if wanting.any() else None
         if table is not None and max(table.weights) > 0:
             found.append(table)
     return found
 
 
-def transferred(labels: Mapping[str, Floats], tables: Sequence[Transfer]) -> tuple[dict[str, Floats], dict[str, Floats]]:
+def transferred(
+    labels: Mapping[str, Floats], tables: Sequence[Transfer], counts: Mapping[str, Floats] | None = None
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Fill missing labels by tables, each from the source that tells it most certainly.
+
+    A label that counts less than 1 stays, and tells nothing: a table holds for labels that are certain.
 
     Returns
     -------
     labels, weights : dict of str to array (point,)
-        Weights are 1 for labels of a point's own, less for those transferred, and 0 where there is none.
+        Weights are 1 for labels of a point's own, or what they count, less for those transferred, and 0 where there is none.
     """
+    sure = scored(labels, counts or {})
     filled = {name: values.copy() for name, values in labels.items()}
-    weights = {name: np.isfinite(values).astype("float64") for name, values in labels.items()}
+    weights = {name: np.isfinite(values) * (counts or {}).get(name, 1.0) for name, values in labels.items()}
     for table in tables:
-        values, certain = table.apply(labels[table.source])
+        values, certain = table.apply(sure[table.source])
         better = ~np.isfinite(labels[table.target]) & (certain > weights[table.target])
         filled[table.target][better] = values[better]
         weights[table.target][better] = certain[better]
@@ -164,7 +173,8 @@ def transfer_labels(points: gpd.GeoDataFrame, tasks: Sequence[Task]) -> gpd.GeoD
     Parameters
     ----------
     points : GeoDataFrame
-        Points with columns of labels, named after tasks. A pair of tasks needs 30 points with both labels.
+        Points with columns of labels, named after tasks. A pair of tasks needs 30 points with both labels. Where there is a column "depth",
+        right-censored labels tell nothing, and weigh the share of the task's depth that was seen.
     tasks : sequence of Task
         The tasks, of any kind. The values of a regression are sorted into five groups.
 
@@ -179,14 +189,19 @@ def transfer_labels(points: gpd.GeoDataFrame, tasks: Sequence[Task]) -> gpd.GeoD
     PointsError
         If no task has a label, or a label is not a class of its task.
 
+    Warns
+    -----
+    MisoxrWarning
+        If labels are right-censored.
+
     Examples
     --------
     >>> filled = misoxr.points.transfer_labels(points, [misoxr.spec.PERMAFROST, misoxr.spec.TAXONOMY])
     >>> certain = filled[filled.permafrost_weight > 0.5]
     """
-    labels = encode(points, tasks)
-    tables = transfers(tasks, labels)
-    filled, weights = transferred(labels, tables)
+    labels, counts, _ = observed(points, tasks, "weight")
+    tables = transfers(tasks, labels, counts)
+    filled, weights = transferred(labels, tables, counts)
     out = points.copy()
     for task in tasks:
         values = filled[task.name]

@@ -1,5 +1,9 @@
-"""Yearly composites: a cube with one time a year, and the year whose composite a point is matched to."""
+"""Yearly composites: a cube with one time a year, and the year whose composite a point is matched to.
 
+A time is the first day of a year's season, and its attribute ``season`` tells the season: "11-01 to 02-28".
+"""
+
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from misoxr.cube.season import first_days
 from misoxr.cube.stack import stack
 from misoxr.errors import PointsError, SpecError, note
 from misoxr.points.readers import dates
@@ -18,7 +23,10 @@ from misoxr.spec.numbers import is_whole
 
 __all__ = ["TOLERANCE", "Years", "by_layer", "date_of"]
 
+Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+LATE = 10
+"""The month from which a season that is not told is taken to go over new year."""
 TOLERANCE = 5
 """Years between the date of a point and the composite it is matched to, at the most, where nothing else is said."""
 
@@ -35,11 +43,14 @@ class Years:
         Their years, ascending; empty for a cube without times.
     tolerance : int
         Years between the date of a point and the composite it is matched to, at the most.
+    season : (str, str)
+        First and last day of each year's season, "MM-DD". One that ends before it begins goes over new year, and is of the year it begins in.
     """
 
     cubes: tuple[xr.Dataset, ...]
     years: tuple[int, ...] = ()
     tolerance: int = TOLERANCE
+    season: tuple[str, str] = ("01-01", "12-31")
 
     @classmethod
     def of(cls, ds: xr.Dataset, spec: ModelSpec, tolerance: int | None = None) -> Self:
@@ -48,7 +59,12 @@ class Years:
         Raises
         ------
         SpecError
-            If the tolerance is no whole number from 0, or is given for a cube without yearly composites.
+            If the tolerance is no whole number from 0, or is given for a cube without yearly composites; or if the season of its times is none.
+
+        Warns
+        -----
+        MisoxrWarning
+            If the times do not tell their season, and are so late in the year that it seems to go over new year.
         """
         if tolerance is not None and (not is_whole(tolerance) or tolerance < 0):
             raise SpecError(f"tolerance is {tolerance!r}; give a whole number of years, 0 or more.")
@@ -61,7 +77,9 @@ class Years:
         order = np.argsort(index.year)
         cubes = tuple(ds.isel(time=int(number), drop=True) for number in order)
         years = tuple(int(index.year[number]) for number in order)
-        return cls(cubes, years, TOLERANCE if tolerance is None else int(tolerance))
+        return cls(
+            cubes, years, TOLERANCE if tolerance is None else int(tolerance), _season_of(index, ds["time"].attrs.get("season"))
+        )
 
     def stacked(self, spec: ModelSpec) -> list[da.Array]:
         """Stack a model's bands of each year (:func:`misoxr.cube.stack.stack`)."""
@@ -74,10 +92,13 @@ class Years:
     def matched(self, date: Any, count: int, *, what: str = "points") -> Integers:
         """Return the number of the cube that each point is matched to, by the nearest year, the earlier of two; -1 for none.
 
+        The year of a date is the calendar year. Where the season goes over new year, it is the year of the season that the date lies in, or of
+        the nearest.
+
         Parameters
         ----------
         date : array_like or None
-            Dates of the points, as :func:`misoxr.read_points` reads them.
+            Dates of the points, as :func:`misoxr.read_points` reads them; or one of all.
         count : int
             Number of points.
         what : str, optional
@@ -86,7 +107,7 @@ class Years:
         Raises
         ------
         PointsError
-            If the points have no dates, or none is near enough.
+            If the points have no dates, or another number of them, or none is near enough.
 
         Warns
         -----
@@ -101,7 +122,11 @@ class Years:
                 f"The cube has composites {span}, and the points have no dates. Name their column with read_points(date=…), or take one "
                 "year, such as ds.isel(time=-1)."
             )
-        year = dates(pd.Series(date)).dt.year.to_numpy(dtype="float64", na_value=np.nan)
+        if np.ndim(date) and np.shape(date) != (count,):
+            raise PointsError(
+                f"date has the shape {np.shape(date)}, and there are {count} {what}; give a date for each, or one for all."
+            )
+        year = np.broadcast_to(self._years_of(dates(pd.Series(np.ravel(date), name="date"))), count)
         apart = np.abs(year[:, None] - np.array(self.years))
         near = (apart.min(axis=1) <= self.tolerance) & np.isfinite(year)
         far, untold = int((np.isfinite(year) & ~near).sum()), int(np.isnan(year).sum())
@@ -112,10 +137,44 @@ class Years:
             note(f"{words}. They are left out.", about=f"years of {what}")
         return np.where(near, np.nan_to_num(apart, nan=np.inf).argmin(axis=1), -1).astype("int64")
 
+    def _years_of(self, days: pd.Series) -> Floats:
+        """Return the years that days belong to, NaN where one is missing."""
+        year: Floats = days.dt.year.to_numpy(dtype="float64", na_value=np.nan)
+        first, last = self.season
+        if first > last:
+            known = np.isfinite(year)
+            several = year[known].astype(int).tolist()
+            after, before = days[known] - first_days(several, (last, last)), first_days(several, (first, first)) - days[known]
+            year[known] -= (after <= before).to_numpy()
+        return year
+
+
+def _season_of(times: pd.DatetimeIndex, told: Any) -> tuple[str, str]:
+    """Return the season that times of composites tell, or what is taken for it: by the calendar, or over new year."""
+    if told is not None:
+        found = re.fullmatch(r"(\S+) to (\S+)", str(told))
+        if not found:
+            raise SpecError(f'The season of the cube\'s times is {told!r}; write its days, such as "11-01 to 02-28".')
+        for day in found.groups():
+            first_days([2000], (day, day))  # refuses what is no day
+        return found[1], found[2]
+    starts = sorted(set(times.strftime("%m-%d")))
+    if starts == ["12-31"] or int(starts[0][:2]) < LATE:
+        return "01-01", "12-31"
+    note(
+        f"The cube's composites start in {starts[0]} and do not tell when their season ends. It is taken to go over new year: a point of "
+        f'January belongs to the year before. If not so, write its days: ds.time.attrs["season"] = "{starts[0]} to {starts[0][:2]}-30".',
+        about="season of the cube",
+    )
+    return starts[0], "01-01"
+
 
 def date_of(points: Mapping[str, Any] | pd.DataFrame | xr.Dataset) -> Any:
     """Return the dates of points, None where they have none."""
-    return np.asarray(points["date"]) if "date" in points else None
+    if "date" not in points:
+        return None
+    found = points["date"]
+    return np.array(found, dtype=object) if isinstance(found, list | tuple) else np.asarray(found)  # else NaN would be text
 
 
 def by_layer(layer: Integers, function: Callable[[int, npt.NDArray[np.intp]], npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -177,7 +177,8 @@ class Composite:
         note_without(years, parts)
         several = tuple(parts.values())
         yearly = self._named(several, _laid_out(several, rows, columns, "btyx"))
-        return yearly.assign_coords(time=("time", first_days(parts, season), TIME))
+        told = TIME | {"season": " to ".join(season or ("01-01", "12-31"))}
+        return yearly.assign_coords(time=("time", first_days(parts, season), told))
 
     def _named(self, readers: tuple["Composite", ...], layers: da.Array) -> xr.Dataset:
         """Return layers, (layer, y, x) or (layer, time, y, x), as variables that know what reads them."""

@@ -47,7 +47,8 @@ class Draw:
         Whether windows are mirrored east to west (what aspect says of sun and cold holds in a mirror image, and not upside down),
         also north to south, or also rotated by quarters.
     power : float
-        A point is drawn with weight 1/(class count)^power: 0 draws them alike. Labels in the windows around them are met as they lie.
+        A point is drawn with weight 1/(class count)^power: 0 draws them alike. A label that counts less is drawn, and counted, as much less.
+        Labels in the windows around them are met as they lie.
     jitter : float
         Standard deviation, pixels, by which labelled points are moved; none leaves its window.
     """
@@ -261,14 +262,16 @@ class TrainingWindows:
         return self._batch(parts)
 
     def balance(self, points: Integers, power: float) -> Floats:
-        """Probability of drawing each point: 1/(class count)^power, averaged over the tasks it has a label of."""
+        """Probability of drawing each point: what its label counts/(class count)^power, averaged over the tasks it has a label of."""
         weights = []
         for task in self.spec.tasks:
             labels = self.labelled.labels[task.name][points]
-            weight = np.where(np.isfinite(labels), 1.0, np.nan)
+            count = self.labelled.weights.get(task.name, np.ones(len(self.labelled)))[points]
+            weight = np.where(np.isfinite(labels), count, np.nan)
             if task.kind != "regression":
-                codes, position, counts = np.unique(labels, return_inverse=True, return_counts=True, equal_nan=True)
-                weight = weight * (np.isfinite(labels).sum() / counts[position]) ** power
+                _, position = np.unique(labels, return_inverse=True, equal_nan=True)
+                counts = np.bincount(position, np.where(np.isfinite(labels), count, 1.0))
+                weight = weight * (np.nansum(weight) / counts[position]) ** power
             weights.append(weight)
         mean = np.nanmean(weights, axis=0)
         share: Floats = mean / mean.sum()

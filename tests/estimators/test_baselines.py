@@ -28,7 +28,7 @@ from misoxr.cube.stack import stack
 from misoxr.errors import BandError, CheckpointError, GridError, MisoxrWarning, PointsError, SpecError, StoreError
 from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.estimators.embedded import EmbeddedModel
-from misoxr.estimators.fitting import fit_baseline, fit_estimator
+from misoxr.estimators.fitting import fit_baseline, fit_estimator, fit_table
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import geobox_of
 from misoxr.points.labelled import Labelled
@@ -115,6 +115,18 @@ def test_labels_that_others_tell_are_learnt_by_their_certainty(scene, spec, name
     assert cube.miso.fit(make_pipeline(StandardScaler(), KNeighborsClassifier()), points, like=spec).record["transfer"] == []
     with pytest.raises(SpecError, match="transfer is True"):
         cube.miso.fit(name, points, like=spec, transfer=True)
+
+
+@pytest.mark.parametrize("count", [1.0, 0.1])
+def test_a_label_that_counts_less_is_no_source_of_others(count):
+    """The last two have "absent" alone. A tree's root counts what was learnt: an order is transferred where the label is certain."""
+    labels = {"permafrost": np.array([1.0] * 30 + [0.0] * 32), "taxonomy": np.array([2.0] * 30 + [3.0] * 30 + [np.nan] * 2)}
+    found = np.stack([np.arange(62.0), np.ones(62)]).astype("float32")
+    spec, chosen = tiny_spec(tasks=(PERMAFROST, TAXONOMY)), Baseline(DecisionTreeClassifier())
+    counts = {"permafrost": np.where(np.arange(62) == 61, count, 1.0)}
+    model = fit_table(chosen, spec, found, labels, None, seed=0, weights=counts)
+    learnt = {name: int(one.tree_.n_node_samples[0]) for name, one in model.estimators.items()}
+    assert learnt == {"permafrost": 62, "taxonomy": 62 if count == 1 else 61}
 
 
 def test_only_the_tasks_that_are_asked_for_are_answered(scene, forest, monkeypatch):  # noqa: F811

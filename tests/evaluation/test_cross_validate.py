@@ -663,6 +663,25 @@ def test_a_store_is_of_the_depths_and_accuracies_it_was_made_of(scene, tmp_path)
         cube.miso.cross_validate({"control": CONTROL}, points.assign(accuracy=90.0), **options)
 
 
+@pytest.mark.filterwarnings("ignore::misoxr.errors.MisoxrWarning")
+def test_a_store_is_of_the_labels_that_are_learnt_and_not_scored(scene, tmp_path):  # noqa: F811
+    """A censored "absent" is never scored: whether it is there, and how deep, is learnt with censored="weight"."""
+    cube, points = scene
+    points = labelled(points).iloc[:120]
+    absent = np.flatnonzero(points.permafrost == 0)[0]
+    points = points.assign(depth=np.where(np.arange(120) == absent, 0.5, 1.5))
+    models = {"tree": (DecisionTreeClassifier(), {"censored": "weight"})}
+    options = {"cv": KFold(2), "progress": False, "store": tmp_path}
+    first = cube.miso.cross_validate(models, points, **options)
+    same(cube.miso.cross_validate(models, points, **options), first)
+    column = points.columns.get_loc("permafrost")
+    for other in (None, 1.0):
+        changed = points.copy()
+        changed.iloc[absent, column] = other
+        with pytest.raises(StoreError, match="folds of another points"):
+            cube.miso.cross_validate(models, changed, **options)
+
+
 def test_rules_for_censored_labels_are_checked_before_a_cube_is_read(scene):  # noqa: F811
     cube, points = scene
     with pytest.raises(SpecError, match="censored is 'drops'; use one of"):

@@ -231,6 +231,8 @@ def test_what_covers_a_grid():
         (lambda m: {" ": m}, SpecError, "reason ' '"),
         (lambda m: {1: m}, SpecError, "reason 1"),
         (lambda m: {"a b": m, "a_b": m}, SpecError, "reason 'a_b'"),
+        (lambda m: {"not excluded": m}, SpecError, "reason 'not excluded', which stands for pixels with an answer; name it after"),
+        (lambda m: {"water": m, "not_excluded": m}, SpecError, "reason 'not_excluded', which stands for"),
     ],
 )
 def test_what_is_no_mask_is_refused_before_anything_is_laid_out(cube, model, exclude, error, words, no_compute):

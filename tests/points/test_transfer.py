@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from misoxr.errors import MisoxrWarning
 from misoxr.points import transfer_labels
 from misoxr.points.read import encode
 from misoxr.points.transfer import Transfer, transferred, transfers
@@ -56,6 +57,25 @@ def test_a_few_points_do_not_outweigh_all_others(count, weight):
     labels = made({(1, GELISOLS): 42, (0, GELISOLS): 18, (1, HISTOSOLS): count}, [HISTOSOLS] * 500)
     _, weights = transferred(labels, transfers([PERMAFROST, TAXONOMY], labels))
     assert (weights["permafrost"][-500:] < weight).all()
+
+
+def test_a_label_that_counts_less_tells_nothing_and_is_not_told():
+    """What is not sure of itself makes no other label sure; it stays, by its own weight."""
+    labels = made({(1, GELISOLS): 40, (0, MOLLISOLS): 40})
+    labels = {
+        name: np.concatenate([values, added]) for (name, values), added in zip(labels.items(), [[0, 0], [np.nan] * 2], strict=True)
+    }
+    labels = {name: np.concatenate([labels[name], [added]]) for name, added in (("permafrost", 0), ("taxonomy", GELISOLS))}
+    counts = {"permafrost": np.array([1.0] * 80 + [1.0, 0.1, 0.1])}
+    tables = transfers([PERMAFROST, TAXONOMY], labels, counts)
+    assert [(table.source, table.target, sum(table.points)) for table in tables] == [("permafrost", "taxonomy", 80)]
+    filled, weights = transferred(labels, tables, counts)
+    assert filled["taxonomy"][80] == MOLLISOLS
+    assert weights["taxonomy"][80] > 0.6
+    assert np.isnan(filled["taxonomy"][81])
+    assert weights["taxonomy"][81] == 0
+    assert filled["permafrost"][82] == 0
+    np.testing.assert_array_equal(weights["permafrost"], counts["permafrost"])
 
 
 def test_tasks_that_have_nothing_to_do_with_each_other_tell_next_to_nothing():
@@ -133,3 +153,22 @@ def test_points_get_names_weights_and_the_table():
     assert "permafrost_weight" not in points
     (table,) = filled.attrs["transfer"]
     assert (table["source"], table["target"], sum(table["points"])) == ("taxonomy", "permafrost", 60)
+
+
+def test_points_that_stopped_above_the_depth_tell_nothing():
+    """By hand: of the last three, "absent" down to 1.5 m tells an order; down to 0.1 m it does not; "present" does at any depth."""
+    points = gpd.GeoDataFrame(
+        {
+            "permafrost": ["present"] * 30 + ["absent"] * 30 + ["absent", "absent", "present"],
+            "taxonomy": ["Gelisols"] * 30 + ["Mollisols"] * 30 + [None] * 3,
+            "depth": [1.5] * 60 + [1.5, 0.1, 0.1],
+        },
+        geometry=gpd.points_from_xy(range(63), range(63)),
+        crs="EPSG:3338",
+    )
+    with pytest.warns(MisoxrWarning, match="1 labels 'absent' of 'permafrost' are censored"):
+        filled = transfer_labels(points, [PERMAFROST, TAXONOMY])
+    assert filled.taxonomy.tolist()[60:] == ["Mollisols", None, "Gelisols"]
+    assert filled.taxonomy_weight.iloc[61] == 0
+    assert filled.permafrost.tolist() == points.permafrost.tolist()
+    np.testing.assert_allclose(filled.permafrost_weight, [1.0] * 61 + [0.1, 1.0])

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from sklearn.linear_model import LogisticRegression
 
+from misoxr.cube.composite import composite
 from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError
@@ -93,6 +94,52 @@ def test_the_nearest_year_within_a_tolerance(yearly, spec, date, tolerance, year
 def test_of_two_years_the_earlier(yearly, spec):
     assert matched(["2020-05-05", "2018-05-05"], yearly.isel(time=[0, 1]), spec) == [2017, 2017]  # 2017 and 2023; 2020 is amid
     assert Years.of(yearly, spec).years == YEARS
+
+
+@pytest.mark.parametrize(
+    ("season", "dates", "years"),
+    [
+        (
+            "11-01 to 02-28",
+            ["2019-01-15", "2019-11-01", "2019-02-28T18:00", 2020, "2020-06-29", "2020-07-02"],
+            [18, 19, 18, 19, 19, 20],
+        ),
+        ("12-01 to 02-29", ["2019-03-01", "2020-02-29", "2019-12-31", "2019-07-16", "2019-07-17"], [18, 19, 19, 18, 19]),
+        ("07-01 to 06-30", ["2019-06-30", "2019-07-01"], [18, 19]),
+        ("06-20 to 08-20", ["2019-01-15", 2020, "2020-12-31"], [19, 20, 20]),
+        ("11-01 to 11-30", ["2019-01-15", "2019-11-15"], [19, 19]),
+        ("01-01 to 12-31", ["2019-01-01", "2019-12-31"], [19, 19]),
+    ],
+)
+def test_a_season_over_new_year_is_of_the_year_it_starts_in(yearly, spec, season, dates, years):
+    """By hand: 2020-06-29 is 122 days after 28 February and 125 before 1 November; 2020-07-02 is 125 and 122."""
+    first = season[:5]
+    times = xr.Variable("time", pd.to_datetime([f"{year}-{first}" for year in (2020, 2018, 2019)]), {"season": season})
+    assert matched(dates, yearly.assign_coords(time=times), spec) == [2000 + year for year in years]
+
+
+def test_composites_tell_their_season_and_stores_keep_it(yearly, spec, tmp_path):
+    """Two winters of a time cube: 2019-01-15 is in the one that starts in 2018, after a store, too."""
+    times = pd.to_datetime(["2018-11-20", "2019-02-20", "2019-12-20"])
+    winters = composite(yearly.assign_coords(time=times), ("11-01", "02-28"), by="year")
+    winters.miso.to_zarr(tmp_path / "winters.zarr")
+    for cube in (winters, xr.open_zarr(tmp_path / "winters.zarr", decode_coords="all")):
+        assert cube.time.attrs["season"] == "11-01 to 02-28"
+        assert matched(["2019-01-15", "2019-12-01"], cube, spec, 0) == [2018, 2019]
+    assert composite(yearly, by="year").time.attrs["season"] == "01-01 to 12-31"
+
+
+def test_winters_that_do_not_tell_their_season_are_taken_to_go_over_new_year(yearly, spec):
+    late = yearly.assign_coords(time=pd.to_datetime(["2020-11-01", "2018-11-01", "2019-11-01"]))
+    with pytest.warns(MisoxrWarning, match=r"start in 11-01 .* over new year.*ds.time.attrs\[\"season\"\] = \"11-01 to 11-30\""):
+        assert matched(["2019-01-15", "2019-12-15"], late, spec) == [2018, 2019]
+    for day in ("01-01", "12-31"):  # as resample(time="YS") and "YE" write years
+        whole = yearly.assign_coords(time=pd.to_datetime([f"{year}-{day}" for year in (2020, 2018, 2019)]))
+        assert matched(["2019-01-15", "2019-12-15"], whole, spec) == [2019, 2019]
+    for wrong in ("winter", "11-01", "11-01 to 02-30", 5):
+        late.time.attrs["season"] = wrong
+        with pytest.raises(SpecError, match="02-30" if "02-30" in str(wrong) else "The season of the cube's times is .* such as"):
+            Years.of(late, spec)
 
 
 def test_points_that_belong_to_no_year_are_told(yearly, spec):
@@ -209,6 +256,20 @@ def test_points_are_answered_in_their_year(yearly, cubes, spec, points, kind):
     np.testing.assert_allclose(one.permafrost_probability, answers.permafrost_probability.values[:1], atol=1e-6)
     with pytest.raises(PointsError, match="the points have no dates"):
         yearly.miso.predict_at(model, points[["geometry"]], **run)
+    three = points.iloc[:3]
+    xy = {"x": three.geometry.x, "y": three.geometry.y}
+    for dates in (["2020-07-01"] * 2, ["2020-07-01"], []):
+        with pytest.raises(
+            PointsError, match=rf"date has the shape \({len(dates)},\), and there are 3 points; give a date for each"
+        ):
+            yearly.miso.predict_at(model, {**xy, "date": dates}, **run)
+    with pytest.raises(PointsError, match="1 values of column 'date' are not dates"):
+        yearly.miso.predict_at(model, {**xy, "date": "July"}, **run)
+    with pytest.warns(MisoxrWarning, match="1 of 3 points have no date"):
+        yearly.miso.predict_at(model, {**xy, "date": ["2020-07-01", np.nan, 2020]}, **run)
+    each = yearly.miso.predict_at(model, {**xy, "date": ["2020-07-01"] * 3}, **run).compute()
+    for one_date in ("2020-07-01", 2020, pd.Timestamp("2020-07-01"), np.datetime64("2020-07-01")):
+        xr.testing.assert_identical(yearly.miso.predict_at(model, {**xy, "date": one_date}, **run).compute(), each)
 
 
 def test_models_are_compared_on_the_years_of_their_points(yearly, spec, points):

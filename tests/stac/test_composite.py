@@ -168,6 +168,7 @@ def test_a_task_for_each_block_and_year(catalogs):
 
 def test_the_seasons_of_yearly_composites_are_found_again(catalogs):
     yearly = open_stac(catalogs["json"], reduce="median", by="year", season=WINTER, **GRID).compute()
+    assert yearly.time.attrs["season"] == " to ".join(WINTER)
     again = yearly.miso.composite(season=WINTER, years=2020)
     for name in BANDS:
         np.testing.assert_array_equal(again[name], yearly[name][1])

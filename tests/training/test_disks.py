@@ -243,6 +243,19 @@ def test_batches_tell_what_labels_count_and_validation_leaves_them_out(cube, spe
     assert shares[0] == pytest.approx(absent / (absent + (data.labelled.labels["permafrost"] == 1).sum()))
 
 
+@pytest.mark.parametrize(("power", "shares"), [(1.0, (4.5 / 29, 10 / 29, 1 / 2)), (0.0, (4.5 / 34.5, 10 / 34.5, 20 / 34.5))])
+def test_points_are_drawn_by_what_their_labels_count(cube, power, shares):
+    """By hand: 90 labels of 0.05 and 10 of 1 are 14.5 "absent", beside 20 "present". With a power of 1 the classes are drawn alike."""
+    kind = np.repeat([0, 1, 2], [90, 10, 20])
+    columns = {"permafrost": np.array([0.0, 0.0, 1.0])[kind], "depth": np.array([0.05, 1.5, 0.05])[kind]}
+    places = gpd.points_from_xy(300_010 + 10.0 * np.arange(120), np.full(120, 1_499_990.0))
+    spec, many = tiny_spec(tasks=(PERMAFROST,)), gpd.GeoDataFrame(columns, geometry=places, crs="EPSG:3338")
+    with pytest.warns(MisoxrWarning, match="90 labels"):
+        labelled = Labelled.of(many, spec, geobox_of(cube), "weight")
+    drawn_so = TrainingWindows(spec, None, None, labelled, None).balance(np.arange(120), power)
+    np.testing.assert_allclose(np.bincount(kind, drawn_so), shares, rtol=1e-12)
+
+
 @pytest.mark.filterwarnings("ignore::misoxr.errors.MisoxrWarning")
 def test_fits_record_what_was_censored_and_asked_over_disks(cube, spec, points, tmp_path, capsys, monkeypatch):
     """The same seed draws the same places, also in a run that is killed after its first epoch and goes on."""
