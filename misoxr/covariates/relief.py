@@ -15,7 +15,7 @@ from misoxr.covariates.position import Moments
 from misoxr.cube.join import Raster
 from misoxr.errors import gathered
 from misoxr.grid.geobox import assign, geobox_of
-from misoxr.grid.halo import BLOCK
+from misoxr.grid.halo import in_blocks
 
 __all__ = ["terrain"]
 
@@ -99,8 +99,7 @@ def terrain(dem: Raster, *, radius: int = 4, moments: Moments | None = None) -> 
     geobox = geobox_of(elevation)
     cell = cell_of(geobox)
     given = None if moments is None else position.values_of(moments, radius)
-    lazy = elevation if elevation.chunks is not None else elevation.chunk({"y": BLOCK, "x": BLOCK})
-    cells = filled(lazy.data, radius)
+    cells = filled(in_blocks(elevation).data, radius)
     gradient, bends = (part(cells, radius, cell) for part in (quadric.gradient, quadric.bends))
     positions = position.positions(cells, radius)
     layers = {

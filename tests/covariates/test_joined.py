@@ -1,5 +1,8 @@
 """Terrain joined to an image: computed on the DEM's own grid and whole extent, whatever the CRS of either."""
 
+import tracemalloc
+
+import dask
 import dask.array as da
 import numpy as np
 import pyproj
@@ -8,7 +11,7 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from misoxr.covariates import position_moments, terrain
+from misoxr.covariates import climate, position_moments, terrain
 from misoxr.covariates.joined import add_terrain
 from misoxr.cube.join import add
 from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
@@ -177,6 +180,40 @@ def test_a_large_dem_without_moments_is_noted(no_compute):
     dem = assign(xr.DataArray(da.zeros(tuple(box.shape), chunks=2048, dtype="float32"), dims=("y", "x"), attrs={"units": "m"}), box)
     with no_compute(), pytest.warns(MisoxrWarning, match="400,000,000 cells.*position_moments"):
         add_terrain(image(chunks={"y": 16}), dem, hydrology=water())
+
+
+@pytest.fixture
+def single_threaded():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+def peak(work):
+    """Return the most bytes that are held beyond those before, while work runs."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_in_memory_is_not_copied_whole_for_each_block(single_threaded):
+    box = box_at(299_000, 1_501_000, 5, (6144, 2048))
+    wide = on(box, np.zeros(box.shape))
+    ds = image(chunks={"y": 40})
+    joined = add(ds, wetness_index=wide.assign_attrs(units="1")).wetness_index
+    assert peak(joined.compute) < 0.6 * wide.nbytes
+    warm, wet = ([wide.assign_attrs(units=units)] * 12 for units in ("degC", "mm"))
+    total = climate(warm, wet, like=ds).annual_precipitation
+    assert peak(total.compute) < 1.2 * wide.nbytes
+
+
+def test_moments_of_what_is_in_memory_hold_a_few_blocks(single_threaded):
+    """One chunk of the whole would hold 11 times its bytes."""
+    box = box_at(0, 0, 10, (10_240, 2048))
+    wide = on(box, np.zeros(box.shape))
+    assert peak(lambda: position_moments(wide, radius=2)) < 6 * wide.nbytes
 
 
 def test_what_cannot_be_joined_is_refused_before_anything_is_computed(no_compute):

@@ -331,9 +331,9 @@ def test_a_vertical_crs_tells_the_units():
 def test_unknown_units_are_noted_and_wrong_ones_refused():
     source = dem(hills())
     del source.attrs["units"]
-    with pytest.warns(MisoxrWarning, match=r"no units and is taken to be in metres.*dem.attrs\['units'\] = 'm'"):
+    with pytest.warns(MisoxrWarning, match=r"no units and is taken to be in metres.*its attrs\['units'\] = 'm'"):
         terrain(source)
-    with pytest.raises(BandError, match="The DEM is in 'degC', and terrain needs metres"):
+    with pytest.raises(BandError, match="The DEM is in 'degC', and elevations are needed in metres"):
         terrain(dem(hills(), units="degC"))
 
 
