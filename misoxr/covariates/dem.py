@@ -1,6 +1,5 @@
 """Read a DEM: elevations in metres with NaN as nodata, lazily, and the size of its cells on the ground."""
 
-from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,14 +10,14 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.decode import decoded
-from misoxr.cube.join import Raster, layers_of
+from misoxr.cube.join import Raster, layers_of, mark_of
 from misoxr.cube.units import conversion
 from misoxr.errors import BandError, GridError, note
 from misoxr.grid.geobox import assign, crs_of, geobox_of
 from misoxr.grid.longitude import transformer
 from misoxr.spec import Band
 
-__all__ = ["Cell", "cell_of", "is_in_degrees", "opened", "simulated"]
+__all__ = ["Cell", "cell_of", "is_in_degrees", "opened"]
 
 ELEVATION = Band("elevation", "m")
 LOWEST, HIGHEST = -11_500.0, 9_000.0
@@ -80,13 +79,8 @@ def opened(dem: Raster, what: str = "The DEM") -> xr.DataArray:
         out = plain.copy(data=work(data))
     else:
         out = plain.copy(data=data.map_blocks(work, dtype=data.dtype, meta=np.empty((0, 0), data.dtype)))
-    out.attrs = {"long_name": "elevation", "units": "m"} | simulated({**getattr(dem, "attrs", {}), **array.attrs})
+    out.attrs = {"long_name": "elevation", "units": "m"} | mark_of(array.attrs)
     return assign(out.reset_coords(drop=True).rename("elevation"), geobox)  # type: ignore[no-any-return]
-
-
-def simulated(attributes: Mapping[Hashable, Any]) -> dict[str, Any]:
-    """Return the mark of data that are simulated, where it is among attributes."""
-    return {key: attributes[key] for key in ("simulated",) if key in attributes}
 
 
 def _metres(array: xr.DataArray, crs: str, what: str) -> float:
@@ -143,8 +137,8 @@ def cell_of(geobox: GeoBox) -> Cell:
     crs = pyproj.CRS(str(geobox.crs))
     if is_in_degrees(geobox):
         raise GridError(
-            f"The DEM is in degrees ({crs.name}), and terrain needs cells in metres. Reproject it to a projected CRS first, for "
-            'example with dem.rio.reproject("EPSG:3338"); ds.miso.add_terrain moves it to the image\'s CRS.'
+            f"The DEM is in degrees ({crs.name}), and cells are needed in metres. Move it to the image's CRS, "
+            'with misoxr.covariates.moved(dem, image), or reproject it, for example with dem.rio.reproject("EPSG:3338").'
         )
     unit = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
     cell = Cell(geobox.affine.e * unit, geobox.affine.a * unit)

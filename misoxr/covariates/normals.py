@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.covariates.dem import opened
 from misoxr.covariates.months import MONTHS, PRECIPITATION, TEMPERATURE, located, months_of
-from misoxr.cube.join import Raster, chunks_of_image, open_raster, smooth
+from misoxr.cube.join import Raster, chunks_of_image, mark_of, note_uncovered, open_raster, smooth
 from misoxr.errors import BandError, GridError, SpecError, did_you_mean, gathered
 from misoxr.grid.geobox import assign, extent, geobox_of, same_grid
 from misoxr.grid.halo import BLOCK, in_blocks
@@ -90,7 +90,7 @@ def climate(
     Warns
     -----
     MisoxrWarning
-        If an elevation has no units; it is taken to be in metres.
+        If an elevation has no units; it is taken to be in metres. If normals do not cover ``like``; the result is nodata beyond.
 
     Notes
     -----
@@ -123,7 +123,17 @@ def climate(
         like = _opened("like", like)
         geobox, sizes = geobox_of(like), _sizes(like)
     put = partial(_put, geobox=geobox, sizes=sizes)
-    rise = None if lapse_rate is None else _rise(like, elevation, put)
+    heights = [] if lapse_rate is None else _heights(like, elevation)
+    sources = {
+        "temperature": means,
+        "precipitation": rain,
+        "minimum": [] if coldest is None else [coldest],
+        "elevation": heights[1:],
+    }
+    for name, layers in sources.items():
+        for layer in layers[:1]:
+            note_uncovered(name, geobox_of(layer), geobox)
+    rise = _rise(*map(put, heights)) if heights else None
     found = {"annual_precipitation": _sum(_total, [put(month) for month in rain])}
     warmed = [put(month) for month in means] + ([] if rise is None else [rise])
     found["summer_warmth_index"] = _sum(partial(_warmth, rates=rates), warmed)
@@ -135,7 +145,8 @@ def climate(
         {
             name: (("y", "x"), data, {"long_name": _WORDS[name], "units": _UNITS[name]} | (comment if "prec" not in name else {}))
             for name, data in found.items()
-        }
+        },
+        attrs=mark_of(*(layer.attrs for layers in [*sources.values(), heights] for layer in layers)),
     )
     return assign(out, geobox)  # type: ignore[no-any-return]
 
@@ -219,13 +230,15 @@ def _put(layer: xr.DataArray, geobox: GeoBox, sizes: Sizes) -> da.Array:
     return out
 
 
-def _rise(like: Any, elevation: Any, put: Any) -> da.Array:
-    """Return by how many km the DEM lies above the normals' own elevation, on its grid."""
+def _heights(like: Any, elevation: Any) -> list[xr.DataArray]:
+    """Return the elevations of the DEM and of the normals' own cells, m."""
     if isinstance(like, xr.Dataset) and "elevation" not in like.data_vars:
         raise BandError(f"like has the variables {list(like.data_vars)} and no 'elevation', to which temperatures are corrected.")
-    above, below = (
-        put(in_blocks(opened(raster, what))) for what, raster in (("like", like), ("elevation", _opened("elevation", elevation)))
-    )
+    return [in_blocks(opened(raster, what)) for what, raster in (("like", like), ("elevation", _opened("elevation", elevation)))]
+
+
+def _rise(above: da.Array, below: da.Array) -> da.Array:
+    """Return by how many km a DEM lies above another one."""
     out: da.Array = ((above - below) / 1000).astype("float32")
     return out
 

@@ -94,6 +94,19 @@ def test_any_chunks_give_the_same(temperature, rain):
         xr.testing.assert_identical(parts, whole)
 
 
+@pytest.mark.parametrize("which", ["temperature", "precipitation", "minimum", "like", "elevation"])
+def test_what_is_simulated_stays_marked(which, temperature, rain, tmp_path):
+    mark = {"simulated": 1, "simulator_version": "2"}
+    given = {"temperature": temperature, "precipitation": rain, "minimum": normals(COLD, "degC")}
+    given |= {"like": dem(STEP), "elevation": dem(STEP), "lapse_rate": 6.5}
+    assert climate(**given).attrs == {}
+    assert climate(**{**given, which: given[which].assign_attrs(mark)}).attrs == mark
+    whole = given[which].to_dataset(name="elevation").assign_attrs(mark)
+    assert climate(**{**given, which: whole}).attrs == mark
+    whole.to_zarr(tmp_path / "one.zarr")
+    assert climate(**{**given, which: tmp_path / "one.zarr"}).attrs == mark
+
+
 # Units
 
 
@@ -414,7 +427,8 @@ def test_an_image_across_the_antimeridian(longitudes):
 def test_beyond_the_normals_is_nodata_and_far_away_is_refused(temperature, rain):
     box = GeoBox((4, 4), Affine(0.25, 0, -150.5, 0, -0.25, 66), "EPSG:4326")
     edge = assign(xr.Dataset({"red": (("y", "x"), np.zeros((4, 4), "float32"))}), box)
-    found = climate(temperature, rain, like=edge).summer_warmth_index.values
+    with pytest.warns(MisoxrWarning, match="'temperature' covers .* nodata beyond"):
+        found = climate(temperature, rain, like=edge).summer_warmth_index.values
     np.testing.assert_array_equal(np.isnan(found), [[True, True, False, False]] * 4)
     # Half a pixel beside the outer centres, nothing is extrapolated: the corner has the corner pixel's value.
     assert found[0, 2] == pytest.approx(56.5)
