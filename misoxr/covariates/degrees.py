@@ -9,8 +9,9 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from misoxr.covariates.dem import is_in_degrees
-from misoxr.errors import GridError
+from misoxr.covariates.dem import is_in_degrees, opened
+from misoxr.cube.join import Raster
+from misoxr.errors import GridError, gathered
 from misoxr.grid.geobox import extent, geobox_of
 from misoxr.grid.halo import BLOCK
 from misoxr.grid.longitude import circle_of, near, transformer
@@ -26,15 +27,41 @@ GROWN = 10
 """How many times its own cells a moved DEM may have."""
 
 
-def moved(elevation: xr.DataArray, image: GeoBox) -> xr.DataArray:
-    """Move a DEM in degrees to an image's CRS, whole and lazily: bilinear, with square cells whose area is that of its own.
+@gathered
+def moved(dem: Raster, like: xr.Dataset | xr.DataArray) -> xr.DataArray:
+    """Move a DEM in degrees to an image's CRS, whole and lazily, as ``add_terrain`` does.
+
+    Give the result to :func:`misoxr.covariates.hydrology`, :func:`misoxr.covariates.position_moments` and
+    :func:`misoxr.covariates.terrain`, which need cells in metres.
+
+    Parameters
+    ----------
+    dem : path, URL, DataArray or Dataset
+        As for :func:`misoxr.covariates.terrain`, but in degrees. A DEM in a projected CRS stays where it is.
+    like : Dataset or DataArray
+        The image, with dimensions y and x and a projected CRS.
+
+    Returns
+    -------
+    DataArray (y, x)
+        ``elevation`` in m, lazy, NaN as nodata: bilinear, with square cells whose area is that of the DEM's own.
 
     Raises
     ------
     GridError
         If the image is in degrees, too, or the DEM covers more than its CRS is made for.
+    BandError, AssetError, SpecError
+        If the DEM cannot be read, as :func:`misoxr.covariates.terrain`.
+
+    Examples
+    --------
+    >>> dem = misoxr.covariates.moved("dem.tif", image)
+    >>> moments = misoxr.covariates.position_moments(dem)
     """
+    elevation, image = opened(dem), geobox_of(like)
     box = geobox_of(elevation)
+    if not is_in_degrees(box):
+        return elevation
     if is_in_degrees(image):
         raise GridError(
             "The image and the DEM are both in degrees, and terrain needs cells in metres. Reproject the DEM to a projected CRS first, "

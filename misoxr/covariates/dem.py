@@ -1,6 +1,5 @@
 """Read a DEM: elevations in metres with NaN as nodata, lazily, and the size of its cells on the ground."""
 
-from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,14 +10,14 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.decode import decoded
-from misoxr.cube.join import Raster, layers_of
+from misoxr.cube.join import Raster, layers_of, mark_of
 from misoxr.cube.units import conversion
 from misoxr.errors import BandError, GridError, note
 from misoxr.grid.geobox import assign, crs_of, geobox_of
 from misoxr.grid.longitude import transformer
 from misoxr.spec import Band
 
-__all__ = ["Cell", "cell_of", "is_in_degrees", "opened", "simulated"]
+__all__ = ["Cell", "cell_of", "is_in_degrees", "opened"]
 
 ELEVATION = Band("elevation", "m")
 LOWEST, HIGHEST = -11_500.0, 9_000.0
@@ -34,13 +33,15 @@ class Cell(NamedTuple):
     across: float
 
 
-def opened(dem: Raster) -> xr.DataArray:
+def opened(dem: Raster, what: str = "The DEM") -> xr.DataArray:
     """Read the elevations of a DEM, lazily.
 
     Parameters
     ----------
     dem : path, URL, DataArray or Dataset
         A raster file or a Zarr store ending in ``.zarr``, or data in hand. Of several variables, the one named ``elevation`` is taken.
+    what : str, optional
+        What errors and warnings call it.
 
     Returns
     -------
@@ -66,46 +67,41 @@ def opened(dem: Raster) -> xr.DataArray:
     name = "elevation" if "elevation" in found else next(iter(found))
     array = found[name]
     if len(found) > 1 and name != "elevation":
-        raise BandError(f"The DEM has the variables {list(found)}; give the one with the elevations alone, or name it 'elevation'.")
+        raise BandError(f"{what} has the variables {list(found)}; give the one with the elevations alone, or name it 'elevation'.")
     if set(array.dims) != {"y", "x"}:
-        raise BandError(f"The DEM has dimensions {array.dims}, not (y, x); select or reduce the others first.")
+        raise BandError(f"{what} has dimensions {array.dims}, not (y, x); select or reduce the others first.")
     geobox = geobox_of(array)
     array = array.transpose("y", "x")
     plain = decoded(name, array, str(np.result_type(array.dtype, "float32")) if array.dtype.kind in "iuf" else "float32")
-    work = partial(_checked, factor=_metres(array, crs_of(array) or ""))
+    work = partial(_checked, factor=_metres(array, crs_of(array) or "", what), what=what)
     data = plain.data
     if plain.chunks is None:
         out = plain.copy(data=work(data))
     else:
         out = plain.copy(data=data.map_blocks(work, dtype=data.dtype, meta=np.empty((0, 0), data.dtype)))
-    out.attrs = {"long_name": "elevation", "units": "m"} | simulated({**getattr(dem, "attrs", {}), **array.attrs})
+    out.attrs = {"long_name": "elevation", "units": "m"} | mark_of(array.attrs)
     return assign(out.reset_coords(drop=True).rename("elevation"), geobox)  # type: ignore[no-any-return]
 
 
-def simulated(attributes: Mapping[Hashable, Any]) -> dict[str, Any]:
-    """Return the mark of data that are simulated, where it is among attributes."""
-    return {key: attributes[key] for key in ("simulated",) if key in attributes}
-
-
-def _metres(array: xr.DataArray, crs: str) -> float:
+def _metres(array: xr.DataArray, crs: str, what: str) -> float:
     """Return what turns elevations into metres: by the attribute, else by the vertical axis of the CRS."""
     units = array.attrs.get("units")
     try:
         known = conversion(units, ELEVATION)
     except BandError:
         raise BandError(
-            f"The DEM is in {units!r}, and terrain needs metres. Convert it, and set its attribute units to 'm'."
+            f"{what} is in {units!r}, and elevations are needed in metres. Convert it, and set its attribute units to 'm'."
         ) from None
     if known is not None:
         return known[0]
     vertical = pyproj.CRS(crs).axis_info[2:]
     if vertical:
         return float(vertical[0].unit_conversion_factor)
-    note("The DEM has no units and is taken to be in metres. Write them down: dem.attrs['units'] = 'm'")
+    note(f"{what} has no units and is taken to be in metres. Write them down: its attrs['units'] = 'm'.")
     return 1.0
 
 
-def _checked(values: npt.NDArray[Any], factor: float) -> npt.NDArray[Any]:
+def _checked(values: npt.NDArray[Any], factor: float, what: str) -> npt.NDArray[Any]:
     """Turn elevations into metres, and refuse those that must be nodata of which nothing tells: slopes beside them would be cliffs."""
     metres = values if factor == 1 else values * values.dtype.type(factor)
     endless = np.isinf(metres)
@@ -114,7 +110,7 @@ def _checked(values: npt.NDArray[Any], factor: float) -> npt.NDArray[Any]:
     strange = (metres < LOWEST) | (metres > HIGHEST) | (values == -9999)
     if strange.any():
         raise BandError(
-            f"The DEM has elevations of {metres[strange].flat[0]:g} m, which must be an undeclared nodata value. Declare it, for example with "
+            f"{what} has elevations of {metres[strange].flat[0]:g} m, which must be an undeclared nodata value. Declare it, for example with "
             "dem.rio.write_nodata(...), or replace it: dem.where(dem > ...)."
         )
     return metres
@@ -141,8 +137,8 @@ def cell_of(geobox: GeoBox) -> Cell:
     crs = pyproj.CRS(str(geobox.crs))
     if is_in_degrees(geobox):
         raise GridError(
-            f"The DEM is in degrees ({crs.name}), and terrain needs cells in metres. Reproject it to a projected CRS first, for "
-            'example with dem.rio.reproject("EPSG:3338"); ds.miso.add_terrain moves it to the image\'s CRS.'
+            f"The DEM is in degrees ({crs.name}), and cells are needed in metres. Move it to the image's CRS, "
+            'with misoxr.covariates.moved(dem, image), or reproject it, for example with dem.rio.reproject("EPSG:3338").'
         )
     unit = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
     cell = Cell(geobox.affine.e * unit, geobox.affine.a * unit)

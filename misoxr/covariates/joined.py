@@ -18,7 +18,7 @@ from misoxr.covariates.relief import terrain
 from misoxr.cube.check import check_dataset
 from misoxr.cube.join import Raster, add, layers_of
 from misoxr.errors import BandError, did_you_mean, flush, gathered, note
-from misoxr.grid.geobox import geobox_of
+from misoxr.grid.geobox import extent, geobox_of
 from misoxr.grid.longitude import transformer
 
 __all__ = ["add_terrain"]
@@ -28,6 +28,8 @@ WATER = ("stream_power_index", "wetness_index")
 """The presets' terrain covariates beside the elevation: what is lazy, and what is computed."""
 MANY = 10**8
 """Cells of a DEM from which one more pass over it takes long."""
+SHIFTED = 0.01
+"""How far cells of two rasters that count as the same may lie apart, in cells."""
 
 
 @gathered
@@ -54,7 +56,8 @@ def add_terrain(
     radius : int, optional
         Radius of windows and discs, in cells of the DEM.
     hydrology : path, URL or Dataset, optional
-        What ``misoxr.covariates.hydrology`` has made, with ``stream_power_index`` and ``wetness_index``. By default it is computed now, from the whole DEM.
+        What ``misoxr.covariates.hydrology`` has made of this DEM, or of a larger one that it was cut from, with ``stream_power_index`` and
+        ``wetness_index``. Grids are compared, elevations are not. By default it is computed now, from the whole DEM.
     moments : Moments, optional
         What standardises ``topographic_position_index``, from :func:`misoxr.covariates.position_moments`. By default they are
         computed with the hydrology. Beside ready-made hydrology they are a part of the graph, and each batch of blocks that is computed reads
@@ -81,7 +84,7 @@ def add_terrain(
     -----
     MisoxrWarning
         If hydrology is computed; if a large DEM is read again and again for want of ``moments``; if the DEM has no units, or a metre of its CRS
-        is far from a metre on the ground.
+        is far from a metre on the ground; if the DEM or the hydrology does not cover the image; or if the hydrology is on another grid than the DEM.
 
     Examples
     --------
@@ -96,18 +99,20 @@ def add_terrain(
     if moments is not None:
         values_of(moments, radius)
     water = None if hydrology is None else _water(hydrology)
-    source = opened(dem)
-    if is_in_degrees(geobox_of(source)):
-        source = moved(source, geobox)
+    elevation = opened(dem)
+    source = moved(elevation, ds)
+    first = "dem = misoxr.covariates.moved(dem, image), then " if is_in_degrees(geobox_of(elevation)) else ""
     out = add(ds, elevation=source)  # before anything is computed: what does not overlap is refused here
     if water is None:
-        water = _computed(source)
+        water = _computed(source, first)
         moments = moments or position_moments(source, radius=radius)
     elif moments is None and source.size > MANY:
         note(
             f"The DEM has {source.size:,} cells, and the whole of it is read for every batch of blocks that is computed. Compute its moments once: "
-            "add_terrain(..., moments=misoxr.covariates.position_moments(dem))."
+            f"{first}add_terrain(dem, moments=misoxr.covariates.position_moments(dem), ...)."
         )
+    for array in water.values():
+        _note_other_grid(geobox_of(array), geobox_of(source))
     relief = terrain(source, radius=radius, moments=moments)
     out = add(out, relief=relief[list(RELIEF)])
     out["aspect"] = _turned(out["aspect"], geobox, geobox_of(source))
@@ -126,13 +131,27 @@ def _water(hydrology: Any) -> dict[str, xr.DataArray]:
     return {name: found[name] for name in WATER}
 
 
-def _computed(elevation: xr.DataArray) -> dict[str, xr.DataArray]:
+def _note_other_grid(water: GeoBox, dem: GeoBox) -> None:
+    """Warn where the cells of ready-made hydrology are not those of the DEM, or of a larger one that it was cut from."""
+    ours, theirs = dem.affine, water.affine
+    lengths = np.abs([theirs.a / ours.a, theirs.e / ours.e])
+    shifts = np.array([(theirs.c - ours.c) / ours.a, (theirs.f - ours.f) / ours.e])
+    apart = max(np.abs(lengths - 1).max() * max(*water.shape, *dem.shape), np.abs(shifts - shifts.round()).max())
+    if water.crs != dem.crs or apart > SHIFTED:
+        note(
+            f"The cells of the hydrology, which covers {extent(water)}, are not those of the DEM, which covers {extent(dem)}: it was made from "
+            "another one. Compute it from this DEM: misoxr.covariates.hydrology(dem).",
+            about="cells of hydrology",
+        )
+
+
+def _computed(elevation: xr.DataArray, first: str) -> dict[str, xr.DataArray]:
     from misoxr.covariates.water import hydrology
 
     cells = " x ".join(map(str, elevation.shape))
     note(
         f"Hydrology, and what standardises topographic_position_index, is computed from the whole DEM ({cells} cells), and kept in memory. "
-        "To compute it once: add_terrain(..., hydrology=misoxr.covariates.hydrology(dem, store=...))."
+        f"To compute it once: {first}add_terrain(dem, hydrology=misoxr.covariates.hydrology(dem, store=...))."
     )
     flush()
     return _water(hydrology(elevation))

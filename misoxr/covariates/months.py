@@ -16,6 +16,7 @@ from misoxr.cube.join import Raster, layers_of, open_raster
 from misoxr.cube.units import canonical, factor_and_summand
 from misoxr.errors import BandError, GridError
 from misoxr.grid.geobox import crs_of, extent, geobox_of, same_grid
+from misoxr.grid.halo import in_blocks
 
 __all__ = ["MONTHS", "PRECIPITATION", "TEMPERATURE", "Quantity", "located", "months_of"]
 
@@ -198,8 +199,7 @@ def _physical(what: str, layer: xr.DataArray, quantity: Quantity, units: str | N
     """Return a month's layer in the quantity's units."""
     told = units if units is not None else layer.attrs.get("units")
     factor, summand = _conversion(what, "" if told is None else str(told).strip(), quantity, days)
-    plain = decoded(what, layer).transpose("y", "x")
-    plain = plain if plain.chunks is not None else plain.chunk()
+    plain = in_blocks(decoded(what, layer).transpose("y", "x"))
     work = partial(_checked, factor=factor, summand=summand, what=what, quantity=quantity)
     out: xr.DataArray = plain.copy(data=plain.data.map_blocks(work, dtype="float32", meta=np.empty((0, 0), "float32")))
     return out

@@ -11,15 +11,14 @@ import numpy.typing as npt
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
+from misoxr.covariates.dem import opened
 from misoxr.covariates.months import MONTHS, PRECIPITATION, TEMPERATURE, located, months_of
-from misoxr.cube.decode import decoded
-from misoxr.cube.join import Raster, chunks_of_image, layers_of, open_raster, smooth
-from misoxr.cube.units import conversion
-from misoxr.errors import BandError, GridError, SpecError, did_you_mean, gathered, note
+from misoxr.cube.join import Raster, chunks_of_image, mark_of, note_uncovered, open_raster, smooth
+from misoxr.errors import BandError, GridError, SpecError, did_you_mean, gathered
 from misoxr.grid.geobox import assign, extent, geobox_of, same_grid
-from misoxr.grid.halo import BLOCK
+from misoxr.grid.halo import BLOCK, in_blocks
 from misoxr.grid.resample import on_grid
-from misoxr.spec import COVARIATES, Band
+from misoxr.spec import COVARIATES
 from misoxr.spec.numbers import is_number
 
 __all__ = ["climate"]
@@ -64,10 +63,11 @@ def climate(
     like : path, DataArray or Dataset, optional
         Compute on the grid of this image or DEM. By default the result is on the normals' grid.
     elevation : path or DataArray, optional
-        Elevation of the normals' own cells, m: the DEM that they were made with. For ``lapse_rate``.
+        Elevation of the normals' own cells: the DEM that they were made with. For ``lapse_rate``.
     lapse_rate : float or sequence of 12 float, optional
         By how many degC temperatures fall with each km of height, one rate or one for each month: those of winter are often smaller, or
-        negative where cold air lies in valleys. ``like`` must then be a DEM, or a Dataset with ``elevation``.
+        negative where cold air lies in valleys. ``like`` must then be a DEM, or a Dataset with ``elevation``. Units of both are told by
+        attributes or a vertical CRS.
 
     Returns
     -------
@@ -78,7 +78,8 @@ def climate(
     Raises
     ------
     BandError
-        If normals are not twelve months, or in unknown units; and where values are read, if no month on Earth has such values.
+        If normals are not twelve months, or in unknown units; and where values are read, if no month or elevation on Earth has such
+        values, as an undeclared -9999.
     GridError
         If a raster has no CRS, the normals are on several grids and there is no ``like``, or they do not overlap with it.
     SpecError
@@ -89,7 +90,7 @@ def climate(
     Warns
     -----
     MisoxrWarning
-        If an elevation has no units; it is taken to be in metres.
+        If an elevation has no units; it is taken to be in metres. If normals do not cover ``like``; the result is nodata beyond.
 
     Notes
     -----
@@ -122,7 +123,17 @@ def climate(
         like = _opened("like", like)
         geobox, sizes = geobox_of(like), _sizes(like)
     put = partial(_put, geobox=geobox, sizes=sizes)
-    rise = None if lapse_rate is None else _rise(like, elevation, put)
+    heights = [] if lapse_rate is None else _heights(like, elevation)
+    sources = {
+        "temperature": means,
+        "precipitation": rain,
+        "minimum": [] if coldest is None else [coldest],
+        "elevation": heights[1:],
+    }
+    for name, layers in sources.items():
+        for layer in layers[:1]:
+            note_uncovered(name, geobox_of(layer), geobox)
+    rise = _rise(*map(put, heights)) if heights else None
     found = {"annual_precipitation": _sum(_total, [put(month) for month in rain])}
     warmed = [put(month) for month in means] + ([] if rise is None else [rise])
     found["summer_warmth_index"] = _sum(partial(_warmth, rates=rates), warmed)
@@ -134,7 +145,8 @@ def climate(
         {
             name: (("y", "x"), data, {"long_name": _WORDS[name], "units": _UNITS[name]} | (comment if "prec" not in name else {}))
             for name, data in found.items()
-        }
+        },
+        attrs=mark_of(*(layer.attrs for layers in [*sources.values(), heights] for layer in layers)),
     )
     return assign(out, geobox)  # type: ignore[no-any-return]
 
@@ -218,31 +230,17 @@ def _put(layer: xr.DataArray, geobox: GeoBox, sizes: Sizes) -> da.Array:
     return out
 
 
-def _rise(like: Any, elevation: Any, put: Any) -> da.Array:
-    """Return by how many km the DEM lies above the normals' own elevation, on its grid."""
+def _heights(like: Any, elevation: Any) -> list[xr.DataArray]:
+    """Return the elevations of the DEM and of the normals' own cells, m."""
     if isinstance(like, xr.Dataset) and "elevation" not in like.data_vars:
         raise BandError(f"like has the variables {list(like.data_vars)} and no 'elevation', to which temperatures are corrected.")
-    dem = like[["elevation"]] if isinstance(like, xr.Dataset) else like
-    above, below = (put(_metres(what, raster)) for what, raster in (("like", dem), ("elevation", _opened("elevation", elevation))))
-    out: da.Array = (above - below) / np.float32(1000)
+    return [in_blocks(opened(raster, what)) for what, raster in (("like", like), ("elevation", _opened("elevation", elevation)))]
+
+
+def _rise(above: da.Array, below: da.Array) -> da.Array:
+    """Return by how many km a DEM lies above another one."""
+    out: da.Array = ((above - below) / 1000).astype("float32")
     return out
-
-
-def _metres(what: str, raster: xr.Dataset | xr.DataArray) -> xr.DataArray:
-    """Return the elevations of a raster, m."""
-    found = layers_of(what, raster)
-    name = "elevation" if "elevation" in found else next(iter(found))
-    if len(found) > 1 and name != "elevation":
-        raise BandError(f"{what} has the layers {list(found)}; give the one with elevations alone, or name it 'elevation'.")
-    array = found[name]
-    if set(array.dims) != {"y", "x"}:
-        raise BandError(f"{what} has dimensions {array.dims}, not (y, x); select one elevation.")
-    known = conversion(array.attrs.get("units"), Band("elevation", "m"))
-    if known is None:
-        note(f"{what} has no units and is taken to be in metres. Write them down: its attrs['units'] = 'm'.")
-    plain = decoded(name, array)
-    plain = plain if plain.chunks is not None else plain.chunk()
-    return plain if known is None or known[0] == 1 else plain.copy(data=plain.data * np.float32(known[0]))
 
 
 def _sum(work: Any, layers: Sequence[da.Array]) -> da.Array:

@@ -18,6 +18,7 @@ from misoxr.covariates.moving import Doubles, Floats, by_rows, checked_radius, f
 from misoxr.cube.join import Raster
 from misoxr.errors import SpecError, gathered
 from misoxr.grid.geobox import geobox_of
+from misoxr.grid.halo import in_blocks
 from misoxr.spec.numbers import is_number
 
 __all__ = ["Moments", "lazy_moments", "multi_scale", "position_moments", "positions", "values_of"]
@@ -80,8 +81,7 @@ def position_moments(dem: Raster, *, radius: int = 4) -> Moments:
     radius = checked_radius(radius)
     elevation = opened(dem)
     cell_of(geobox_of(elevation))
-    raster = elevation.data if elevation.chunks is not None else elevation.chunk().data
-    (values,) = computed(lazy_moments(positions(filled(raster, radius), radius)))
+    (values,) = computed(lazy_moments(positions(filled(in_blocks(elevation).data, radius), radius)))
     return Moments(radius, *(float(value) for value in values))
 
 

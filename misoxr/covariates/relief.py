@@ -9,13 +9,13 @@ import numpy as np
 import xarray as xr
 
 from misoxr.covariates import position, quadric
-from misoxr.covariates.dem import cell_of, opened, simulated
+from misoxr.covariates.dem import cell_of, opened
 from misoxr.covariates.moving import by_rows, checked_radius, filled
 from misoxr.covariates.position import Moments
-from misoxr.cube.join import Raster
+from misoxr.cube.join import Raster, mark_of
 from misoxr.errors import gathered
 from misoxr.grid.geobox import assign, geobox_of
-from misoxr.grid.halo import BLOCK
+from misoxr.grid.halo import in_blocks
 
 __all__ = ["terrain"]
 
@@ -99,8 +99,7 @@ def terrain(dem: Raster, *, radius: int = 4, moments: Moments | None = None) -> 
     geobox = geobox_of(elevation)
     cell = cell_of(geobox)
     given = None if moments is None else position.values_of(moments, radius)
-    lazy = elevation if elevation.chunks is not None else elevation.chunk({"y": BLOCK, "x": BLOCK})
-    cells = filled(lazy.data, radius)
+    cells = filled(in_blocks(elevation).data, radius)
     gradient, bends = (part(cells, radius, cell) for part in (quadric.gradient, quadric.bends))
     positions = position.positions(cells, radius)
     layers = {
@@ -114,7 +113,7 @@ def terrain(dem: Raster, *, radius: int = 4, moments: Moments | None = None) -> 
         "topographic_position_index": position.multi_scale(positions, position.lazy_moments(positions) if given is None else given),
     }
     variables = {name: (("y", "x"), data, _attributes(name, radius)) for name, data in layers.items()}
-    return assign(xr.Dataset(variables, attrs=simulated(elevation.attrs)), geobox)  # type: ignore[no-any-return]
+    return assign(xr.Dataset(variables, attrs=mark_of(elevation.attrs)), geobox)  # type: ignore[no-any-return]
 
 
 def _each(function: Callable[..., Any], *layers: da.Array) -> da.Array:

@@ -16,6 +16,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from misoxr._version import __version__
+from misoxr.cube.join import mark_of
 from misoxr.errors import StoreError
 from misoxr.grid.geobox import assign, geobox_of
 from misoxr.grid.geozarr import georeferenced, unreferenced
@@ -52,7 +53,7 @@ ELEVATIONS = "misoxr_hydrology_elevations"
 def described(data: Mapping[str, Any], z: xr.DataArray, pits: str) -> xr.Dataset:
     """Return results over y and x on a DEM's grid, with their names and units, and where they come from."""
     arrays = {name: (("y", "x"), data[name], attrs) for name, attrs in _ATTRIBUTES.items()}
-    attrs = {"misoxr_version": __version__, "pits": pits} | {key: z.attrs[key] for key in ("simulated",) if key in z.attrs}
+    attrs = {"misoxr_version": __version__, "pits": pits} | mark_of(z.attrs)
     out: xr.Dataset = assign(xr.Dataset(arrays, attrs=attrs), geobox_of(z))
     return out
 

@@ -11,13 +11,13 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import decoded, is_class, is_whole
-from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean, gathered
-from misoxr.grid.geobox import assign, crs_of, geobox_of
+from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean, gathered, note
+from misoxr.grid.geobox import assign, crs_of, extent, geobox_of
 from misoxr.grid.halo import BLOCK
-from misoxr.grid.resample import RESAMPLINGS, on_grid, pixel_ratio
+from misoxr.grid.resample import RESAMPLINGS, covers, on_grid, pixel_ratio
 from misoxr.paths import expanded
 
-__all__ = ["Raster", "add", "chunks_of_image", "layers_of", "open_raster", "smooth"]
+__all__ = ["Raster", "add", "chunks_of_image", "layers_of", "mark_of", "note_uncovered", "open_raster", "smooth"]
 
 _NETCDF = (".nc", ".nc4", ".cdf")
 _DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading", re.IGNORECASE)
@@ -44,7 +44,7 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
     Returns
     -------
     Dataset
-        The image with the new variables (y, x), float32 with NaN as nodata, in the image's chunks.
+        The image with the new variables (y, x), float32 with NaN as nodata, in the image's chunks. It is marked as simulated where a raster is.
 
     Raises
     ------
@@ -56,6 +56,11 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
         If a file or store cannot be opened.
     SpecError
         If a raster is nothing of the kind, or ``resampling`` names none of them.
+
+    Warns
+    -----
+    MisoxrWarning
+        If a raster does not cover the image: it is nodata beyond.
 
     Examples
     --------
@@ -74,7 +79,8 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
         _check_name(name)
         asked = resampling if isinstance(resampling, str) else resampling.get(str(name), resampling.get(label, "auto"))
         joined[name] = _joined(name, array, geobox, asked, sizes)
-    return assign(ds.assign(joined), geobox)  # type: ignore[no-any-return]
+    mark = mark_of(ds.attrs, *(array.attrs for _, _, array in layers))
+    return assign(ds.assign(joined).assign_attrs(mark), geobox)  # type: ignore[no-any-return]
 
 
 def _check_resampling(resampling: Any) -> None:
@@ -114,8 +120,26 @@ def chunks_of_image(ds: xr.Dataset) -> Mapping[str, tuple[int, ...]] | None:
     return next(({dim: sizes[dim] for dim in ("y", "x")} for sizes in lazy if {"y", "x"} <= set(sizes)), None)
 
 
+def mark_of(*attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the mark of what is simulated, and the simulator's version, of the first that is marked; nothing where all is measured."""
+    for attrs in attributes:
+        if str(attrs.get("simulated", "")).lower() not in ("", "0", "0.0", "false", "none", "nan"):
+            version = attrs.get("simulator_version")
+            return {"simulated": 1} | ({"simulator_version": str(version)} if version else {})
+    return {}
+
+
+def note_uncovered(name: Hashable, box: GeoBox, geobox: GeoBox) -> None:
+    """Warn where a raster does not cover a grid; once for rasters of one extent."""
+    if not covers(box, geobox):
+        note(
+            f"The raster {name!r} covers {extent(box)}, and the image {extent(geobox)}: it is nodata beyond. Give one of the whole area.",
+            about=f"what covers {extent(box)}",
+        )
+
+
 def layers_of(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
-    """Return a raster's variables by the names they are to have, each with its CRS, lazily.
+    """Return a raster's variables by the names they are to have, each with its CRS and the mark of what is simulated, lazily.
 
     Raises
     ------
@@ -128,7 +152,10 @@ def layers_of(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
         mapping = {v.encoding.get("grid_mapping", v.attrs.get("grid_mapping")) for v in raster.data_vars.values()}
         raster = raster.set_coords([name for name in {*mapping, "spatial_ref", "crs"} if name in raster.data_vars])
         box = geobox_of(raster)
-        maps = {name: assign(array, box) for name, array in raster.data_vars.items() if {"y", "x"} & set(array.dims)}
+        mark = mark_of(raster.attrs)
+        maps = {
+            name: assign(array.assign_attrs(mark), box) for name, array in raster.data_vars.items() if {"y", "x"} & set(array.dims)
+        }
         if not maps:
             raise BandError(f"The raster {label!r} has the variables {list(raster.data_vars)}, and none over y and x.")
         return {name: band for own, array in maps.items() for name, band in _bands(own, array).items()}
@@ -228,6 +255,7 @@ def _joined(
     method = _resampling(name, array, geobox) if asked == "auto" else asked
     block = (BLOCK, BLOCK) if sizes is None else (max(sizes["y"]), max(sizes["x"]))
     out = on_grid(decoded(name, array), geobox, method, block)
+    note_uncovered(name, geobox_of(array), geobox)
     if sizes is not None:
         out = out.chunk({"y": sizes["y"], "x": sizes["x"]})
     elif array.chunks is None:

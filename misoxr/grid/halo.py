@@ -10,6 +10,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 from dask.base import annotate, tokenize
 from dask.blockwise import BlockwiseDep, blockwise
 from dask.highlevelgraph import HighLevelGraph
@@ -20,7 +21,7 @@ try:
 except ImportError:  # Dask before 2024.12 has keys stand for themselves
     TaskRef = tuple  # type: ignore[assignment,misc]
 
-__all__ = ["BLOCK", "MANY", "part_of", "shared", "with_halo"]
+__all__ = ["BLOCK", "MANY", "in_blocks", "part_of", "shared", "with_halo"]
 
 BLOCK = 2048
 """Side of the chunks of what has none of its own, such as files and what is in memory, pixels."""
@@ -49,6 +50,11 @@ def with_halo(array: da.Array, depth: dict[int, int]) -> da.Array:
         if pixels and array.numblocks[axis] > 1:
             array = _along(array, axis, pixels)
     return array
+
+
+def in_blocks(array: xr.DataArray) -> xr.DataArray:
+    """Return an array in chunks: its own, or blocks along y and x where it is in memory, so that no task copies the whole of it."""
+    return array if array.chunks is not None else array.chunk({"y": BLOCK, "x": BLOCK})
 
 
 def shared(array: da.Array, chunks: dict[int, tuple[int, ...]]) -> da.Array:

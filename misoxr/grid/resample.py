@@ -17,6 +17,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.errors import GridError
 from misoxr.grid.geobox import assign, extent, geobox_of, same_grid
+from misoxr.grid.halo import in_blocks
 from misoxr.grid.longitude import columns_of_turn, near, transformer
 
 __all__ = ["RESAMPLINGS", "covers", "on_grid", "pixel_ratio"]
@@ -86,8 +87,7 @@ def on_grid(source: xr.DataArray, geobox: GeoBox, resampling: str, chunks: tuple
             f"The raster covers {extent(box)} and the image {extent(geobox)}: they do not overlap. "
             "Give a raster of the image's area, and check its CRS."
         )
-    lazy = source if source.chunks is not None else source.chunk()
-    data = _blocks(lazy.transpose("y", "x").data, box, geobox, resampling, chunks)
+    data = _blocks(in_blocks(source).transpose("y", "x").data, box, geobox, resampling, chunks)
     kept = {name: coord for name, coord in source.coords.items() if not {"y", "x"} & set(coord.dims)}
     out = xr.DataArray(data, dims=("y", "x"), coords=kept, attrs=dict(source.attrs), name=source.name)
     return assign(out, geobox)  # type: ignore[no-any-return]

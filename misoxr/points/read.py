@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
+from misoxr.cube.join import mark_of
 from misoxr.errors import PointsError, gathered, note
 from misoxr.grid.geobox import beside, extent, pixels
 from misoxr.paths import expanded
@@ -277,8 +278,4 @@ def regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, column: str 
 def simulated(ds: xr.Dataset, points: pd.DataFrame) -> dict[str, Any]:
     """Return the mark of simulated imagery or labels, and the simulator's version; nothing for measured ones."""
     columns = {name: points[name].iloc[0] for name in ("simulated", "simulator_version") if name in points}
-    marks = {**columns, **points.attrs, **ds.attrs}
-    if not marks.get("simulated"):
-        return {}
-    version = marks.get("simulator_version")
-    return {"simulated": 1} | ({"simulator_version": str(version)} if version else {})
+    return mark_of({**columns, **points.attrs, **ds.attrs})

@@ -1,5 +1,8 @@
 """Terrain joined to an image: computed on the DEM's own grid and whole extent, whatever the CRS of either."""
 
+import tracemalloc
+
+import dask
 import dask.array as da
 import numpy as np
 import pyproj
@@ -8,7 +11,7 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from misoxr.covariates import position_moments, terrain
+from misoxr.covariates import climate, hydrology, joined, moved, position_moments, terrain
 from misoxr.covariates.joined import add_terrain
 from misoxr.cube.join import add
 from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
@@ -56,6 +59,11 @@ def water(box=WIDE):
     return assign(xr.Dataset({name: layer(box, at, units=units) for at, (name, units) in enumerate(names.items())}), box)
 
 
+def ready(dem, ds=None):
+    """Hydrology that a DEM has, once it is moved to the image's CRS."""
+    return water(geobox_of(moved(dem, image() if ds is None else ds)))
+
+
 def test_the_seven_covariates_are_those_of_the_whole_dem(no_compute):
     dem, ready, ds = on(WIDE, hills(WIDE.shape)), water(), image(chunks={"y": 16, "x": 20})
     with no_compute():
@@ -77,7 +85,7 @@ def test_finer_and_coarser_dems_are_resampled_as_add_does():
     for size, method in ((3, "average"), (25, "bilinear")):
         box = box_at(299_000, 1_501_000, size, (int(2400 / size), int(2500 / size)))
         dem = on(box, hills(box.shape))
-        out = add_terrain(image(), dem, hydrology=water())
+        out = add_terrain(image(), dem, hydrology=water(box))
         covariates = terrain(dem)
         for name in ("elevation", "slope", "max_curvature", "topographic_position_index"):
             expected = add(image(), method, one=covariates[name])
@@ -89,7 +97,7 @@ def test_directions_beside_north_are_not_averaged():
     box = box_at(299_000, 1_501_000, 3, (800, 830))
     across = np.arange(box.shape.x) // 9 % 2 * 2 - 1  # falls to the north, and in turns a little to the east and to the west
     z = 500 + 0.2 * -3 * np.arange(box.shape.y)[:, None] * -1 + 0.02 * 3 * np.cumsum(across)[None]
-    aspect = add_terrain(image(), on(box, z), 1, water()).aspect.values
+    aspect = add_terrain(image(), on(box, z), 1, water(box)).aspect.values
     assert (np.minimum(aspect, 360 - aspect) < 20).all()
     assert aspect.max() > 340
     assert aspect.min() < 20
@@ -100,11 +108,11 @@ def test_directions_beside_north_are_not_averaged():
 )
 def test_dems_of_other_crss_give_slopes_and_directions_on_the_image_s_grid(crs, size):
     source = plane(around(crs, size))
-    out = add_terrain(image(chunks={"y": 16, "x": 20}), source, 2, water()).compute()
+    out = add_terrain(image(chunks={"y": 16, "x": 20}), source, 2, ready(source)).compute()
     np.testing.assert_allclose(out.slope, np.degrees(np.arctan(0.2)), rtol=0.02)
     np.testing.assert_allclose(out.elevation, plane(BOX), atol=1.0)
     assert_same_direction(out.aspect, 120, 0.5)
-    in_memory = add_terrain(image(), source, 2, water())
+    in_memory = add_terrain(image(), source, 2, ready(source))
     np.testing.assert_array_equal(in_memory.aspect, out.aspect)
 
 
@@ -115,9 +123,8 @@ def test_a_projected_dem_s_own_north_is_another_one():
 
 
 def test_flat_ground_has_no_direction_in_any_crs():
-    out = add_terrain(
-        image(), on(around("EPSG:32604", (20.0, 20.0)), np.full(around("EPSG:32604", (20.0, 20.0)).shape, 7)), 2, water()
-    )
+    box = around("EPSG:32604", (20.0, 20.0))
+    out = add_terrain(image(), on(box, np.full(box.shape, 7)), 2, water(box))
     assert set(np.unique(out.aspect)) == {-1}
 
 
@@ -128,7 +135,7 @@ def test_a_dem_in_degrees_on_either_side_of_180_is_moved():
         degrees = GeoBox((120, 150), Affine(0.0003, 0, lon + turn - 0.022, 0, -0.0002, lat + 0.012), "EPSG:4326")
         z = hills(degrees.shape, 3, 100)
         ds = assign(xr.Dataset({"red": layer(box)}), box)
-        out = add_terrain(ds, on(degrees, z), 1, water(box))
+        out = add_terrain(ds, on(degrees, z), 1, ready(on(degrees, z), ds))
         assert np.isfinite(out.slope).all()
         assert float(out.elevation.min()) >= z.min()
 
@@ -152,7 +159,6 @@ def test_hydrology_is_read_from_a_store(tmp_path):
 
 
 def test_hydrology_is_computed_and_said_where_there_is_none():
-    hydrology = pytest.importorskip("misoxr.covariates.water").hydrology
     dem = on(WIDE, hills(WIDE.shape))
     with pytest.warns(MisoxrWarning, match=r"Hydrology.*is computed from the whole DEM \(240 x 250 cells\)"):
         out = add_terrain(image(), dem)
@@ -164,6 +170,77 @@ def test_hydrology_is_computed_and_said_where_there_is_none():
         assert out[name].attrs["units"] == UNITS[name]
 
 
+def test_a_dem_in_degrees_is_moved_first_and_computed_once(tmp_path):
+    """What the warning says to do can be done, and gives what add_terrain gives by itself."""
+    source = plane(around("EPSG:4326", (0.0003, 0.0006)))
+    source = source + on(geobox_of(source), hills(source.shape, 1, 20)).values
+    source.attrs["units"] = "m"
+    with pytest.warns(MisoxrWarning, match=r"once: dem = misoxr.covariates.moved\(dem, image\), then add_terrain\(dem, hydrology="):
+        itself = add_terrain(image(), source, 2)
+    for refused in (hydrology, position_moments, terrain):
+        with pytest.raises(GridError, match=r"misoxr.covariates.moved\(dem, image\)"):
+            refused(source)
+    dem = moved(source, image())
+    assert dem.chunks
+    assert dem.attrs["units"] == "m"
+    made = hydrology(dem, store=tmp_path / "water.zarr", progress=False)
+    moments = position_moments(dem, radius=2)
+    for given in (dem, source):
+        once = add_terrain(image(), given, 2, hydrology=made, moments=moments)
+        xr.testing.assert_allclose(once.compute(), itself.compute(), rtol=1e-6)
+
+
+def test_a_projected_dem_is_where_it_is():
+    dem = on(WIDE, hills(WIDE.shape))
+    assert same_grid(geobox_of(moved(dem, image())), WIDE)
+    np.testing.assert_array_equal(moved(dem.assign_attrs(units="ft"), image()), dem * np.float32(0.3048))
+
+
+def test_hydrology_of_another_dem_is_told():
+    dem = on(WIDE, hills(WIDE.shape))
+    others = {
+        "coarser": box_at(299_000, 1_501_000, 20, (120, 125)),
+        "beside": box_at(299_004, 1_501_000, 10, (240, 250)),
+        "elsewhere": around("EPSG:32604", (10.0, 10.0)),
+    }
+    for box in others.values():
+        with pytest.warns(MisoxrWarning, match="cells of the hydrology.*are not those of the DEM") as told:
+            add_terrain(image(), dem, hydrology=water(box))
+        assert words(told).count("cells of the hydrology") == 1
+    larger = box_at(298_000, 1_502_000, 10, (440, 450))
+    add_terrain(image(), dem, hydrology=water(larger))
+    add_terrain(image(), dem, hydrology=water(larger).isel(y=slice(None, None, -1)))
+
+
+def test_what_covers_a_part_of_the_image_is_told():
+    dem = on(WIDE, hills(WIDE.shape))
+    part = {"y": slice(0, 120), "x": slice(0, 125)}  # a quarter of the image
+    with pytest.warns(MisoxrWarning, match=r"'stream_power_index' covers .*nodata beyond") as told:
+        out = add_terrain(image(), dem, hydrology=water().isel(part))
+    assert float(out.wetness_index.isnull().mean()) == 0.75
+    assert words(told).count("nodata beyond") == 1
+    with pytest.warns(MisoxrWarning, match="'elevation' covers .*nodata beyond"):
+        add_terrain(image(), dem.isel(part), hydrology=water())
+
+
+def test_the_mark_of_what_is_simulated_is_carried_to_the_image(tmp_path):
+    mark = {"simulated": 1, "simulator_version": "2"}
+    dem, made = on(WIDE, hills(WIDE.shape)), water()
+    assert "simulated" not in add_terrain(image(), dem, hydrology=made).attrs
+    marked = made.assign_attrs(mark)
+    marked.to_zarr(tmp_path / "water.zarr", consolidated=False)
+    for one, other in ((dem.assign_attrs(mark), made), (dem.to_dataset(name="z").assign_attrs(mark), made), (dem, marked)):
+        assert add_terrain(image(), one, hydrology=other).attrs == mark
+    assert add_terrain(image(), dem, hydrology=tmp_path / "water.zarr").attrs == mark
+    assert hydrology(dem.assign_attrs(mark)[:20, :20], progress=False).attrs["simulator_version"] == "2"
+    assert add(image(), height=dem.assign_attrs(mark)).attrs == mark
+    assert (
+        add(image().assign_attrs(simulated=1, simulator_version="1"), height=dem.assign_attrs(mark)).attrs["simulator_version"]
+        == "1"
+    )
+    assert "simulated" not in add(image(), height=dem.assign_attrs(simulated=0)).attrs
+
+
 def test_moments_of_a_larger_dem_are_taken():
     dem = on(WIDE, hills(WIDE.shape))
     tile = dem.isel(y=slice(80, 160), x=slice(80, 170))
@@ -172,11 +249,56 @@ def test_moments_of_a_larger_dem_are_taken():
     xr.testing.assert_allclose(given.compute(), whole.compute(), atol=1e-6)
 
 
-def test_a_large_dem_without_moments_is_noted(no_compute):
+def test_a_large_dem_without_moments_is_noted(no_compute, monkeypatch):
     box = box_at(200_000, 1_600_000, 10, (20_000, 20_000))
     dem = assign(xr.DataArray(da.zeros(tuple(box.shape), chunks=2048, dtype="float32"), dims=("y", "x"), attrs={"units": "m"}), box)
     with no_compute(), pytest.warns(MisoxrWarning, match="400,000,000 cells.*position_moments"):
         add_terrain(image(chunks={"y": 16}), dem, hydrology=water())
+    monkeypatch.setattr(joined, "MANY", 1000)
+    source = plane(around("EPSG:4326", (0.0003, 0.0006)))
+    made = ready(source)
+    with pytest.warns(MisoxrWarning) as told:
+        add_terrain(image(chunks={"y": 16}), source, hydrology=made)
+    assert "dem = misoxr.covariates.moved(dem, image), then add_terrain(dem, moments=" in words(told)
+
+
+@pytest.fixture
+def single_threaded():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+def words(told):
+    """What misoxr warned of."""
+    return "\n".join(str(one.message) for one in told if one.category is MisoxrWarning)
+
+
+def peak(work):
+    """Return the most bytes that are held beyond those before, while work runs."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_in_memory_is_not_copied_whole_for_each_block(single_threaded):
+    box = box_at(299_000, 1_501_000, 5, (6144, 2048))
+    wide = on(box, np.zeros(box.shape))
+    ds = image(chunks={"y": 40})
+    joined = add(ds, wetness_index=wide.assign_attrs(units="1")).wetness_index
+    assert peak(joined.compute) < 0.6 * wide.nbytes
+    warm, wet = ([wide.assign_attrs(units=units)] * 12 for units in ("degC", "mm"))
+    total = climate(warm, wet, like=ds).annual_precipitation
+    assert peak(total.compute) < 1.2 * wide.nbytes
+
+
+def test_moments_of_what_is_in_memory_hold_a_few_blocks(single_threaded):
+    """One chunk of the whole would hold 11 times its bytes."""
+    box = box_at(0, 0, 10, (10_240, 2048))
+    wide = on(box, np.zeros(box.shape))
+    assert peak(lambda: position_moments(wide, radius=2)) < 6 * wide.nbytes
 
 
 def test_what_cannot_be_joined_is_refused_before_anything_is_computed(no_compute):

@@ -94,6 +94,19 @@ def test_any_chunks_give_the_same(temperature, rain):
         xr.testing.assert_identical(parts, whole)
 
 
+@pytest.mark.parametrize("which", ["temperature", "precipitation", "minimum", "like", "elevation"])
+def test_what_is_simulated_stays_marked(which, temperature, rain, tmp_path):
+    mark = {"simulated": 1, "simulator_version": "2"}
+    given = {"temperature": temperature, "precipitation": rain, "minimum": normals(COLD, "degC")}
+    given |= {"like": dem(STEP), "elevation": dem(STEP), "lapse_rate": 6.5}
+    assert climate(**given).attrs == {}
+    assert climate(**{**given, which: given[which].assign_attrs(mark)}).attrs == mark
+    whole = given[which].to_dataset(name="elevation").assign_attrs(mark)
+    assert climate(**{**given, which: whole}).attrs == mark
+    whole.to_zarr(tmp_path / "one.zarr")
+    assert climate(**{**given, which: tmp_path / "one.zarr"}).attrs == mark
+
+
 # Units
 
 
@@ -414,7 +427,8 @@ def test_an_image_across_the_antimeridian(longitudes):
 def test_beyond_the_normals_is_nodata_and_far_away_is_refused(temperature, rain):
     box = GeoBox((4, 4), Affine(0.25, 0, -150.5, 0, -0.25, 66), "EPSG:4326")
     edge = assign(xr.Dataset({"red": (("y", "x"), np.zeros((4, 4), "float32"))}), box)
-    found = climate(temperature, rain, like=edge).summer_warmth_index.values
+    with pytest.warns(MisoxrWarning, match="'temperature' covers .* nodata beyond"):
+        found = climate(temperature, rain, like=edge).summer_warmth_index.values
     np.testing.assert_array_equal(np.isnan(found), [[True, True, False, False]] * 4)
     # Half a pixel beside the outer centres, nothing is extrapolated: the corner has the corner pixel's value.
     assert found[0, 2] == pytest.approx(56.5)
@@ -512,8 +526,33 @@ def test_elevations_in_files(tmp_path, rain):
 def test_elevations_without_units_are_metres_with_a_warning(temperature, rain):
     with pytest.warns(MisoxrWarning, match="like has no units.*\n*.*elevation has no units"):
         climate(temperature, rain, like=dem(STEP, None), elevation=dem(STEP, None), lapse_rate=6.5)
-    with pytest.raises(BandError, match="'elevation' is in 'degC'"):
+    with pytest.raises(BandError, match="like is in 'degC', and elevations are needed in metres"):
         climate(temperature, rain, like=dem(STEP, "degC"), elevation=dem(STEP), lapse_rate=6.5)
+
+
+@pytest.mark.parametrize("which", ["like", "elevation"])
+def test_undeclared_nodata_are_no_elevations(which, rain):
+    """At -9999 m and 6.5 degC per km, January would be 65 degC warmer."""
+    heights = {"like": dem(STEP + 100), "elevation": dem(STEP)}
+    heights[which][2, 3] = -9999
+    found = normals(np.full(12, -5.0), "degC")
+    for lazy in (False, True):
+        one = {**heights, which: heights[which].chunk(y=3)} if lazy else heights
+        with pytest.raises(BandError, match=f"{which} has elevations of -9999 m.*undeclared nodata"):
+            climate(found, rain, minimum=found, **one, lapse_rate=6.5).compute()
+    declared = {**heights, which: heights[which].assign_attrs(_FillValue=np.float32(-9999))}
+    warm = climate(found, rain, **declared, lapse_rate=6.5).summer_warmth_index.values
+    assert np.argwhere(np.isnan(warm)).tolist() == [[2, 3]]
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_elevations_are_in_the_units_of_the_vertical_crs(integers, rain):
+    """A DEM of 1000 US survey feet, by its CRS, is 304.8 m high: 1.98 degC colder at 6.5 degC per km."""
+    box = GeoBox((6, 8), Affine(1000, 0, 250_000, 0, -1000, 1_650_000), pyproj.CRS("EPSG:3338+6360").to_wkt())
+    high = assign(xr.DataArray(np.full((6, 8), 1000, "int16" if integers else "float32"), dims=("y", "x")), box)
+    flat = normals(MEANS, "degC", 0 * STEP)
+    found = climate(flat, rain, like=high, elevation=dem(0 * STEP), lapse_rate=6.5).summer_warmth_index
+    np.testing.assert_allclose(found, 56.5 - 5 * 6.5 * 0.3048006, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -331,9 +331,9 @@ def test_a_vertical_crs_tells_the_units():
 def test_unknown_units_are_noted_and_wrong_ones_refused():
     source = dem(hills())
     del source.attrs["units"]
-    with pytest.warns(MisoxrWarning, match=r"no units and is taken to be in metres.*dem.attrs\['units'\] = 'm'"):
+    with pytest.warns(MisoxrWarning, match=r"no units and is taken to be in metres.*its attrs\['units'\] = 'm'"):
         terrain(source)
-    with pytest.raises(BandError, match="The DEM is in 'degC', and terrain needs metres"):
+    with pytest.raises(BandError, match="The DEM is in 'degC', and elevations are needed in metres"):
         terrain(dem(hills(), units="degC"))
 
 
@@ -359,7 +359,7 @@ def test_endless_elevations_are_nodata():
 def test_a_dem_in_degrees_is_refused_with_the_remedy():
     box = GeoBox((20, 20), Affine(1e-3, 0, -150, 0, -1e-3, 65), "EPSG:4326")
     source = assign(xr.DataArray(hills((20, 20)), dims=("y", "x"), attrs={"units": "m"}), box)
-    with pytest.raises(GridError, match=r"in degrees \(WGS 84\).*rio.reproject.*add_terrain"):
+    with pytest.raises(GridError, match=r"in degrees \(WGS 84\).*covariates.moved.*rio.reproject"):
         terrain(source)
     with pytest.raises(GridError, match="degrees"):
         position_moments(source)

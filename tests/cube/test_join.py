@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.join import add
-from misoxr.errors import AssetError, BandError, GridError, SpecError
+from misoxr.errors import AssetError, BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid.geobox import assign, geobox_of, same_grid
 from tests.cube.test_composite import BOX, box_at, image, layer
 
@@ -223,7 +223,8 @@ def test_longitudes_of_either_convention_and_across_the_antimeridian(west):
 
 
 def test_outside_the_raster_is_nodata():
-    out = add(image(), dem=layer(box_at(300_100, 1_499_900, 30, (200, 200)), units="m"))["dem"]
+    with pytest.warns(MisoxrWarning, match=r"'dem' covers \(300100, .* and the image \(300000, .*nodata beyond"):
+        out = add(image(), dem=layer(box_at(300_100, 1_499_900, 30, (200, 200)), units="m"))["dem"]
     assert out[:10].isnull().all()
     assert out[:, :10].isnull().all()
     assert out[10:, 10:].notnull().all()

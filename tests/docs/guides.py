@@ -65,6 +65,7 @@ def make(folder: Path, servers: ExitStack) -> Data:
     counts.rio.write_crs("EPSG:3338").rio.to_raster(data / "scene.tif")
     for covariate, name in (("elevation", "dem"), ("slope", "slope"), ("wetness_index", "wetness")):
         cube[covariate].rio.write_crs("EPSG:3338").rio.to_raster(data / f"{name}.tif")
+    cube.elevation.rio.write_crs("EPSG:3338").rio.reproject("EPSG:4326").rio.to_raster(data / "copernicus.tif")
     _normals(cube, data)
     cube[["stream_power_index", "wetness_index"]].miso.to_zarr(data / "hydrology.zarr", progress=False)
     _embedding(cube).rio.to_raster(data / "alphaearth.tif")
