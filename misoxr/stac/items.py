@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby as runs
 from reprlib import repr as short
 from typing import Any, Literal
 
@@ -24,13 +23,25 @@ from misoxr.grid.longitude import near
 from misoxr.sensors.bands import Named, named_assets
 from misoxr.sensors.declared import Content, content_of
 from misoxr.sensors.item_fields import name_of
-from misoxr.sensors.known import sensor_of, surface_of
+from misoxr.sensors.known import UNKNOWN, sensor_of, surface_of
 from misoxr.sensors.masks import BY_KEY, MASKS, Sky, saturated
 from misoxr.sensors.sensor import Mask, Sensor
 from misoxr.stac.filters import footprint_of, time_of
 from misoxr.stac.found import Found
 
-__all__ = ["ORBIT", "UNTOLD", "Moment", "Scene", "Wanted", "directions", "moments_of", "of_orbit", "scenes_of", "solar_days"]
+__all__ = [
+    "ORBIT",
+    "UNTOLD",
+    "Moment",
+    "Scene",
+    "Wanted",
+    "directions",
+    "moments_of",
+    "of_orbit",
+    "scenes_of",
+    "solar_days",
+    "source_of",
+]
 
 ORBIT, UNTOLD = "sat:orbit_state", "unknown"
 """Property that tells the direction of flight, and what stands for it where it is not there."""
@@ -105,6 +116,17 @@ class Scene:
     sensor: Sensor
     orbit: str
 
+    @property
+    def masked(self) -> bool:
+        """Whether something hides its clouds; where a band is saturated tells nothing of them."""
+        clear = self.assets.get(CLEAR)
+        return clear is not None and clear.sky.mask.asset != self.sensor.saturation
+
+    @property
+    def source(self) -> str:
+        """What it was seen by, and from which side: see :func:`source_of`."""
+        return source_of(self.sensor, self.collection, self.orbit)
+
     def solar_day(self, meridian: float) -> pd.Timestamp:
         """Return the date in mean solar time at the middle of the item; see :func:`solar_days`."""
         west, _, east, _ = self.footprint.bounds
@@ -151,6 +173,12 @@ def solar_days(times: Any, longitude: Any, meridian: float) -> Any:
     of the Aleutians are of one day. With the calendar's date line, they would be of two.
     """
     return (times + pd.to_timedelta(near(longitude, meridian, 360.0) / 15, unit="h")).normalize()
+
+
+def source_of(sensor: Sensor, collection: str | None, orbit: str) -> str:
+    """Return what tells observations of one day apart: the sensor, its collection where that is unknown, and a radar's direction of flight."""
+    name = f"{sensor.name} {collection}" if sensor.name == UNKNOWN.name else sensor.name
+    return f"{name} {orbit}" if sensor.orbits else name
 
 
 def scenes_of(found: Iterable[Found], wanted: Wanted) -> list[Scene]:
@@ -202,14 +230,19 @@ def of_orbit(scenes: Sequence[Scene], orbit: str | None) -> list[Scene]:
 
 
 def moments_of(scenes: Iterable[Scene], groupby: str | None, meridian: float) -> list[Moment]:
-    """Group scenes into times, in order of time and id; solar days are counted on from a meridian."""
+    """Group scenes into times, in order of time and id; solar days are counted on from a meridian.
+
+    Of one day, each sensor and each direction of a radar's flight makes a time of its own: they are observations that differ.
+    """
 
     def day(scene: Scene) -> Any:
-        return (scene.time, scene.id, scene.collection) if groupby is None else scene.solar_day(meridian)
+        return scene.time if groupby is None else scene.solar_day(meridian)
 
-    ordered = sorted(scenes, key=lambda scene: (day(scene), scene.time, scene.id))
-    groups = (tuple(group) for _, group in runs(ordered, key=day))
-    return [Moment(group[0].time, group) for group in groups]
+    groups: dict[Any, list[Scene]] = {}
+    for scene in sorted(scenes, key=lambda scene: (day(scene), scene.time, scene.id)):
+        key = (scene.time, scene.id, scene.collection) if groupby is None else (day(scene), scene.source)
+        groups.setdefault(key, []).append(scene)
+    return [Moment(group[0].time, tuple(group)) for group in groups.values()]
 
 
 def _scene(found: Found, sensor: Sensor, wanted: Wanted) -> Scene:

@@ -25,7 +25,7 @@ from misoxr.grid.footprints import DEGREES, bounds_of, footprint, meets
 from misoxr.sensors import Sensor
 from misoxr.sensors.attributes import attributes_of
 from misoxr.sensors.bands import check_bands
-from misoxr.sensors.known import sensor_named
+from misoxr.sensors.known import refuse_unmatched, sensor_named
 from misoxr.sensors.masks import MASKS
 from misoxr.stac.arguments import (
     band_names,
@@ -151,8 +151,8 @@ def open_stac(
     engine : {"stackstac", "odc"}
         Library that builds the time cube. The numbers are the same. A composite needs neither.
     groupby : {"solar_day", None}
-        Make one time of the items of one solar day, the earlier item first where they overlap; or keep each item a time. Solar days are
-        counted from the meridian in the grid's middle.
+        Make one time of the items of one solar day and sensor, and of radar's one direction of flight, the earlier item first where they
+        overlap; or keep each item a time. Solar days are counted from the meridian in the grid's middle.
     query : mapping or list of str, optional
         Passed to an API that conforms to the query extension.
     modifier : callable, optional
@@ -226,16 +226,17 @@ def open_stac(
     filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
     table = open_table(catalog, filters, wanted, groupby, modifier, allow_private, orbit) if is_table(catalog) else None
     if table is not None and reduce is not None:
-        described = table.described()
+        described, counts = table.described()
         target = target or _table_grid(table, filters.area, crs, resolution)
-        table = table.on(target, meridian_of(target))
+        table = table.on(target, meridian_of(target), described)
         _refuse_contents(described, names, reduce)
-        _tell_unmasked(described, mask)
+        _tell_unmasked(described, mask, counts)
         composite = Composite(table, tuple(names), target, reduce, patch_url)
         cube = composite.dataset(_chunk_size(sizes, target), by, filters.season, filters.years)
         listed = {"stac_item_count": len(table.rows), "stac_items_token": table.token}
         return _described(grid.assign(cube, target), catalog, described, listed)
     found = find(catalog, filters, modifier, allow_private) if table is None else table.found()
+    refuse_unmatched((one.item for one in found), wanted.sensor)
     scenes = scenes_of(found, wanted)
     check_bands([one.item for one in found], [scene.names for scene in scenes], names, wanted.sensor)
     scenes = of_orbit(scenes, orbit)
@@ -306,15 +307,18 @@ def _refuse_contents(scenes: Sequence[Scene], names: Sequence[str], reduce: str)
         refuse_units({name: content.units for name, some in contents.items() for content in some[:1]}, reduce)
 
 
-def _tell_unmasked(scenes: Sequence[Scene], mask: Any) -> None:
-    """Warn of reflectance whose clouds nothing hides, though masks are wanted."""
+def _tell_unmasked(scenes: Sequence[Scene], mask: Any, counts: Iterable[int] | None = None) -> None:
+    """Warn of reflectance whose clouds nothing hides, though masks are wanted; each scene may stand for several items."""
+    counted = list(zip(scenes, [1] * len(scenes) if counts is None else counts, strict=True))
     bare = [
-        scene for scene in scenes if CLEAR not in scene.assets and any(one.kind == "reflectance" for one in scene.contents.values())
+        (scene, count)
+        for scene, count in counted
+        if not scene.masked and any(one.kind == "reflectance" for one in scene.contents.values())
     ]
     if mask is not None and bare:
         note(
-            f"{len(bare)} of {len(scenes)} items have no quality band that is known, so their clouds are not masked, such as "
-            f"{bare[0].id!r} ({bare[0].sensor.name}); mask=None says that this is meant."
+            f"{sum(count for _, count in bare)} of {sum(count for _, count in counted)} items have no quality band that is known, so their clouds are not masked, such as "
+            f"{bare[0][0].id!r} ({bare[0][0].sensor.name}); mask=None says that this is meant."
         )
 
 
