@@ -114,8 +114,9 @@ def content_of(item: Mapping[str, Any], band: Named, sensor: Sensor | None = Non
         scale = offset = None  # tools write this where they know nothing, so the file or the product may know more
     if optical and taken_off(item) and is_sentinel2(item, sensor):
         offset = 0.0
-    encoding = Encoding(scale, offset, nodata, data_type, usual)
-    if optical and (told or usual is None):
+    reflectance = optical and (told or usual is None)
+    encoding = Encoding(scale, offset, nodata, data_type, usual, reflectance)
+    if reflectance:
         return Content("reflectance", encoding, "1")
     return Content("numbers", encoding, units or (usual.units if usual else None))
 

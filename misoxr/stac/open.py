@@ -141,11 +141,11 @@ def open_stac(
     mask : {"auto", "scl", "qa_pixel", "fmask", None} or callable
         What hides clouds, in all bands. ``"auto"`` is the mask of each item's sensor, and none where the sensor has none. A name is that of a
         quality band: Sentinel-2's scene classification, and the bits of Landsat Collection 2 and of HLS. Clouds and their shadows are
-        cleaned of specks and grown by two of its pixels. In Landsat, ``"auto"`` hides what is saturated in these bands, too.
+        cleaned of specks and grown by two of its pixels. Where the sensor tells what is saturated, as Landsat does, ``"auto"`` and the name of its mask hide that in these bands, too.
         A callable takes a block of the quality band of the item's sensor, and returns True where it is clear. It sees 64 pixels around the block,
         and must be picklable to run on a cluster.
     snow : bool, optional
-        Whether snow counts as clear.
+        Whether snow counts as clear. Masks by name and ``"auto"`` hide it by default; a function decides itself.
     orbit : {"ascending", "descending", "both"}, optional
         Which radar items to take. By default there must be one direction of flight only: each sees slopes from another side.
     engine : {"stackstac", "odc"}
@@ -210,6 +210,10 @@ def open_stac(
         refuse_unknown("mask", mask, ("auto", *MASKS, None))
     if not isinstance(snow, bool):
         raise CatalogError(f"snow={snow!r} is neither True nor False.")
+    if snow and (mask is None or callable(mask)):
+        raise CatalogError(
+            f"snow=True does nothing with {'mask=None' if mask is None else 'a function as mask'}; leave it away, or use a mask by name or 'auto'."
+        )
     wanted = Wanted(tuple(names), sensor_named(sensor), mask, snow)
     for name, value, known in (
         ("orbit", orbit, (None, "ascending", "descending", "both")),
