@@ -124,6 +124,8 @@ class Encoding:
                 "its processing baseline, 99.99, is one of a processor of one's own, and tells no offset. Write scale and offset into the "
                 'item\'s asset with modifier=, as "raster:bands": [{"scale": 0.0001, "offset": -0.1}]'
             )
+        if offset is not None and np.isinf(offset):
+            raise AssetError(f"it tells the offset {offset:g}, and a value is counts * scale + offset; correct its tags")
         if usual is not None and usual.units == "1" and abs(offset or 0.0) > 1:
             raise AssetError(
                 f"it tells the offset {offset:g} of a reflectance, which is counts * scale + offset; correct its tags, or write "

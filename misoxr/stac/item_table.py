@@ -105,11 +105,8 @@ class ItemTable:
     holds: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
     _kept: dict[int, Scene] = field(default_factory=dict, repr=False, compare=False)
 
-    def on(self, target: GeoBox, meridian: float, described: Iterable[Scene] = ()) -> "ItemTable":
-        """Return the items whose boxes meet a grid, in order of their times there; solar days are counted on from a meridian.
-
-        All items then have to hold what those that are described do.
-        """
+    def on(self, target: GeoBox, meridian: float) -> "ItemTable":
+        """Return the items whose boxes meet a grid, in order of their times there; solar days are counted on from a meridian."""
         met = meeting(self._tree, footprint(target, EDGE))
         if not len(met):
             raise CatalogError(
@@ -124,8 +121,7 @@ class ItemTable:
             together = np.argsort(times, kind="stable")
             met, times = met[order][together], times[together]
         here = {name: getattr(self, name)[met] for name in ("rows", "moments", "boxes", "collections", "sources")}
-        holds = {band: (content.kind, content.units) for scene in described for band, content in scene.contents.items()}
-        return replace(self, **here, times=times, holds=holds, _kept={})
+        return replace(self, **here, times=times, _kept={})
 
     def by_year(self, season: tuple[str, str] | None) -> dict[int, "ItemTable"]:
         """Return the items of each year, in order, as :func:`misoxr.cube.season.season_years` counts them."""
@@ -194,10 +190,11 @@ class ItemTable:
         """Read all items that pass, as they stand in the table."""
         return [self._found(int(row)) for row in self.rows]
 
-    def described(self) -> tuple[list[Scene], Integers]:
+    def described(self) -> tuple["ItemTable", list[Scene], Integers]:
         """Read what tells what the bands are: the first item of each collection, sensor and description, and how many items are like it.
 
-        Of many descriptions, a few are taken. Where no such item has a band, more are looked at, spread evenly.
+        Of many descriptions, a few are taken. Where no such item has a band, more are looked at, spread evenly. All items of the table that
+        is returned then have to hold what these do.
 
         Raises
         ------
@@ -217,7 +214,8 @@ class ItemTable:
             scenes = self.scenes(places)
         items = [self._found(int(self.rows[at])).item for at in places]
         check_bands(items, [scene.names for scene in scenes], self.wanted.bands, self.wanted.sensor)
-        return scenes, counts
+        holds = {band: (content.kind, content.units) for scene in scenes for band, content in scene.contents.items()}
+        return replace(self, holds=holds, _kept=self._kept), scenes, counts
 
     def _found(self, row: int) -> Found:
         return _found(self.uri, self.copy, row, self.modifier, self.inside)

@@ -230,9 +230,8 @@ def open_stac(
     filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
     table = open_table(catalog, filters, wanted, groupby, modifier, allow_private, orbit) if is_table(catalog) else None
     if table is not None and reduce is not None:
-        described, counts = table.described()
         target = target or _table_grid(table, filters.area, crs, resolution)
-        table = table.on(target, meridian_of(target), described)
+        table, described, counts = table.on(target, meridian_of(target)).described()
         _refuse_contents(described, names, reduce)
         _tell_unmasked(described, mask, counts)
         composite = Composite(table, tuple(names), target, reduce, patch_url)

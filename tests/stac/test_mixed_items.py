@@ -4,11 +4,12 @@ import warnings
 
 import numpy as np
 import pytest
+from affine import Affine
 
 from misoxr.errors import CatalogError, MisoxrWarning
 from misoxr.sensors import Counts, Mask, Sensor
 from misoxr.stac import open_stac
-from tests.sensor_items import GRID, QUALITY, full, hls, made, radar, raster, write_table
+from tests.sensor_items import GRID, QUALITY, UTM, full, hls, made, radar, raster, write_table
 from tests.stac_scenes import write_collection
 
 MEAN = {"reduce": "mean", **GRID}
@@ -88,6 +89,17 @@ def test_decibels_and_power_are_never_mixed(tmp_path, opened, first, other):
     items[first] = radar(tmp_path, "S1A_other", "ascending", -11.0, f"2022-07-0{first + 1}T17:00:00Z", unit="dB", **rest)
     with pytest.raises(CatalogError, match=r"different things as band 'vv'.*\['(1|dB)', '(dB|untold)'\].*\"unit\""):
         opened(*items, bands="vv", **MEAN)
+
+
+def test_what_lies_off_the_grid_is_not_mixed(tmp_path, opened):
+    away = {"transform": Affine(30, 0, UTM.c + 30_000, 0, -30, UTM.f)}
+    items = [
+        radar(tmp_path, "S1A_0", "ascending", 0.08, "2022-07-01T17:00:00Z"),
+        radar(tmp_path, "S1A_1", "ascending", -11.0, "2022-07-02T17:00:00Z", unit="dB", where=away),
+    ]
+    cube = opened(*items, bands="vv", **MEAN)
+    assert cube.vv.attrs["units"] == "1"
+    assert float(cube.vv[8, 8]) == pytest.approx(0.08)
 
 
 def test_a_table_refuses_what_it_did_not_look_at(tmp_path):
