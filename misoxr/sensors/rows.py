@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from misoxr.sensors.declared import COMMON, DATA_TYPE, OFFSET, SCALE, UNITS
-from misoxr.sensors.item_fields import name_of
 from misoxr.sensors.known import INSTRUMENTS, LEVELS, SENTINEL2, is_known, refuse_unmatched, sensor_of
 from misoxr.sensors.sensor import Sensor
 
@@ -69,7 +68,6 @@ def row_sensors(
         if name.startswith(SENTINEL2):
             is_sentinel2 |= table.column(name).is_valid().to_numpy()[rows]
     codes = _together([*parts, is_sentinel2.astype(np.intp)], count)
-    sensors: dict[str, Sensor] = {}
     items, of = [], []
     for at in np.unique(codes, return_index=True)[1]:
         told = {name: values[at] for name, values in columns.items() if name != "collection" and values[at] is not None}
@@ -80,7 +78,6 @@ def row_sensors(
         }
         items.append(item if item_of is None else item_of(int(rows[at])))
         of.append(sensor_of(items[-1], asked))
-        name_of(items[-1])
     refuse_unmatched(items, asked)
     sensors = {sensor.name: sensor for sensor in of}
     place = {name: at for at, name in enumerate(sensors)}
