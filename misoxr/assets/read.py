@@ -208,8 +208,10 @@ def _raw(raster: Any, window: Window, margin: int = 0) -> tuple[npt.NDArray[Any]
 
 
 def _numbers(raster: Any, asset: Asset, window: Window) -> Floats:
-    counts = asset.encoding.counts(Stored.of(raster))
-    return decoded(_raw(raster, window)[0], counts)
+    stored = Stored.of(raster)
+    values = decoded(_raw(raster, window)[0], asset.encoding.counts(stored))
+    asset.encoding.refuse_counts(stored, values)
+    return values
 
 
 def _codes(raster: Any, asset: Asset, window: Window) -> Floats:

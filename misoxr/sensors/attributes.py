@@ -25,15 +25,17 @@ def attributes_of(name: str, contents: Sequence[tuple[Content, bool | None]]) ->
     CatalogError
         If the items hold different things.
     """
-    units = {content.units for content, _ in contents if content.units is not None}
+    units = {content.units for content, _ in contents}
     kinds = {content.kind for content, _ in contents}
     if len(kinds) > 1 or len(units) > 1:
+        told = sorted(unit or "untold" for unit in units)
         raise CatalogError(
-            f"The items hold different things as band {name!r}: {sorted(kinds)} in units {sorted(units)}; open their collections one by one."
+            f"The items hold different things as band {name!r}: {sorted(kinds)} in units {told}; open their collections one by one, or write "
+            '"unit" into the items\' "raster:bands" with modifier=.'
         )
     if kinds == {"classes"}:
         return {"long_name": f"{name} classes"} | _flags(next((content.flags for content, _ in contents if content.flags), ()))
-    attrs: dict[str, Any] = {"units": units.pop()} if units else {}
+    attrs: dict[str, Any] = {} if None in units else {"units": units.pop()}
     if kinds != {"reflectance"}:
         return attrs | {"long_name": name}
     attrs["long_name"] = f"{name} reflectance"

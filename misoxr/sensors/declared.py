@@ -10,18 +10,20 @@ from misoxr.errors import CatalogError
 from misoxr.sensors.bands import Named
 from misoxr.sensors.decoding import Encoding
 from misoxr.sensors.item_fields import mappings, name_of
-from misoxr.sensors.known import CODES, OPTICAL, UNITLESS, sensor_of, usual_counts
+from misoxr.sensors.known import CODES, OPTICAL, UNITLESS, is_sentinel2, sensor_of, usual_counts
 from misoxr.sensors.masks import BY_KEY
 from misoxr.sensors.sensor import Counts, Flags, Mask, Sensor, short_key
 from misoxr.sensors.sentinel2 import taken_off
 
-__all__ = ["Content", "content_of"]
+__all__ = ["COMMON", "DATA_TYPE", "OFFSET", "SCALE", "UNITS", "Content", "content_of"]
 
 SCALE = ("raster:scale", "scale", "scale_factor")
 OFFSET = ("raster:offset", "offset", "add_offset")
 NODATA = ("nodata", "raster:nodata", "file:nodata", "nodata_value", "nodatavals", "_FillValue")
 DATA_TYPE = ("data_type", "raster:data_type", "file:data_type")
 UNITS = ("unit", "raster:unit", "file:unit", "units")
+COMMON = ("raster:scale", "raster:offset", "nodata", "data_type", "unit")
+"""Properties of an item that hold for all its assets."""
 LARGEST = 1.0
 """A scale or an offset of reflectance beyond it is one of something else."""
 
@@ -110,10 +112,11 @@ def content_of(item: Mapping[str, Any], band: Named, sensor: Sensor | None = Non
         usual = Counts()
     if plain:
         scale = offset = None  # tools write this where they know nothing, so the file or the product may know more
-    if optical and taken_off(item):
+    if optical and taken_off(item) and is_sentinel2(item, sensor):
         offset = 0.0
-    encoding = Encoding(scale, offset, nodata, data_type, usual)
-    if optical and (told or usual is None):
+    reflectance = optical and (told or usual is None)
+    encoding = Encoding(scale, offset, nodata, data_type, usual, reflectance)
+    if reflectance:
         return Content("reflectance", encoding, "1")
     return Content("numbers", encoding, units or (usual.units if usual else None))
 
@@ -159,7 +162,7 @@ def _parts(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _common(item: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what an item's properties declare for all its assets."""
     properties = item.get("properties") or {}
-    return {key: properties.get(key) for key in ("raster:scale", "raster:offset", "nodata", "data_type", "unit")}
+    return {key: properties.get(key) for key in COMMON}
 
 
 def _first(parts: list[Mapping[str, Any]], names: tuple[str, ...]) -> Any:

@@ -22,6 +22,8 @@ DECIBELS = frozenset({"db", "decibel", "decibels"})
 """Spellings of decibels."""
 LEAST_POWER = -1.0
 """Power below it is something else: noise that was taken off leaves a few hundredths below zero, decibels of land are -30 to -5."""
+LARGEST_REFLECTANCE = 10.0
+"""Reflectance beyond it is counts, or undeclared nodata: snow, clouds and glint stay far below."""
 _AS_DECIBELS = 'if it is in decibels, write "unit": "dB" into the item\'s "raster:bands" with modifier='
 EXACT = 2**24
 """Whole numbers beyond it are not exact in float32."""
@@ -72,6 +74,8 @@ class Encoding:
         As the item declares it.
     usual : Counts, optional
         How the product encodes whole numbers, where it is known.
+    reflectance : bool
+        Whether values are labelled reflectance.
     """
 
     scale: float | None = None
@@ -79,6 +83,7 @@ class Encoding:
     nodata: tuple[float, ...] = ()
     data_type: str | None = None
     usual: Counts | None = None
+    reflectance: bool = False
 
     def counts(self, stored: Stored) -> Counts:
         """Return how a file's numbers are decoded.
@@ -101,7 +106,7 @@ class Encoding:
                 "data_type or scale with modifier="
             )
         scale = _first(self.scale, None if stored.scale == 1 else stored.scale)
-        if floats and scale is None:
+        if floats and scale is None and not (usual is not None and usual.floats):
             scale, usual = 1.0, None
         plain = stored.offset != 0 or str(stored.units or "").lower() not in UNITLESS
         scale = _first(scale, usual.scale if usual else None, 1.0 if plain else None)
@@ -111,18 +116,41 @@ class Encoding:
                 'into the item\'s asset with modifier=, as "raster:bands": [{"scale": 0.0001, "offset": 0}] (a scale of 1 where the '
                 "numbers are what they are), or into the file's tags"
             )
+        if not (scale and np.isfinite(scale)):
+            raise AssetError(f"it tells the scale {scale:g}, and a value is counts * scale + offset; correct its tags")
         offset = _first(self.offset, stored.offset or None, usual.offset if usual else None, 0.0)
         if offset is not None and np.isnan(offset):
             raise AssetError(
                 "its processing baseline, 99.99, is one of a processor of one's own, and tells no offset. Write scale and offset into the "
                 'item\'s asset with modifier=, as "raster:bands": [{"scale": 0.0001, "offset": -0.1}]'
             )
+        if offset is not None and np.isinf(offset):
+            raise AssetError(f"it tells the offset {offset:g}, and a value is counts * scale + offset; correct its tags")
         if usual is not None and usual.units == "1" and abs(offset or 0.0) > 1:
             raise AssetError(
                 f"it tells the offset {offset:g} of a reflectance, which is counts * scale + offset; correct its tags, or write "
                 '"raster:bands" into the item\'s asset with modifier='
             )
         return Counts(scale, offset or 0.0, self._nodata(stored) or usual_nodata, power=power)
+
+    def refuse_counts(self, stored: Stored, values: Floats) -> None:
+        """Refuse floats whose scale nothing tells, and that are no reflectance, though they would be labelled so.
+
+        Raises
+        ------
+        AssetError
+            If a value is far beyond any reflectance, as counts are.
+        """
+        told = self.scale is not None or stored.scale != 1 or (self.usual is not None and self.usual.floats)
+        if not self.reflectance or stored.dtype.kind != "f" or told:
+            return
+        beyond = np.abs(values, where=np.isfinite(values), out=np.zeros_like(values)) > LARGEST_REFLECTANCE
+        if beyond.any():
+            raise AssetError(
+                f"it holds {stored.dtype} of {values[beyond][0]:g} as a reflectance, and nothing tells their scale. Write it into the item's "
+                'asset with modifier=, as "raster:bands": [{"scale": 0.0001, "offset": 0}], or describe the sensor by '
+                'Counts(..., floats=True); if it stands for nodata, write "nodata" there'
+            )
 
     def code_nodata(self, stored: Stored) -> tuple[float, ...]:
         """Return the nodata values of codes of classes."""

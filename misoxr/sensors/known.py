@@ -5,7 +5,7 @@ sensor says. What no sensor tells is not known, and never assumed.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
@@ -16,8 +16,25 @@ from misoxr.sensors.item_fields import name_of
 from misoxr.sensors.optical import OPTICAL_SENSORS, PLATFORMS
 from misoxr.sensors.others import OTHER_SENSORS, RADAR
 from misoxr.sensors.sensor import Counts, Sensor
+from misoxr.sensors.sentinel2 import offset_of
 
-__all__ = ["CODES", "OPTICAL", "SENSORS", "UNITLESS", "UNKNOWN", "sensor_named", "sensor_of", "surface_of", "usual_counts"]
+__all__ = [
+    "CODES",
+    "INSTRUMENTS",
+    "LEVELS",
+    "OPTICAL",
+    "SENSORS",
+    "SENTINEL2",
+    "UNITLESS",
+    "UNKNOWN",
+    "is_known",
+    "is_sentinel2",
+    "refuse_unmatched",
+    "sensor_named",
+    "sensor_of",
+    "surface_of",
+    "usual_counts",
+]
 
 _REDDEST = {"rededge", "rededge071", "rededge075", "rededge078", "nir", "nir08", "nir09", "cirrus", "swir16", "swir22"}
 OPTICAL = frozenset({"coastal", "blue", "green", "green05", "yellow", "red", "pan", *_REDDEST})
@@ -37,9 +54,12 @@ UNKNOWN = Sensor("unknown")
 """What an item of no sensor that is known is of."""
 
 _BY_COLLECTION = {name.lower(): sensor for sensor in SENSORS.values() for name in sensor.collections}
-_SENTINEL2 = ("s2:", "sentinel2:", "sentinel-2:")
+SENTINEL2 = ("s2:", "sentinel2:", "sentinel-2:")
 """Namespaces of properties that only Sentinel-2 items have."""
-_LEVELS = ("processing:level", "s2:product_type", "product:type")
+LEVELS = ("processing:level", "s2:product_type", "product:type")
+"""Properties that tell the level of processing."""
+INSTRUMENTS = ("platform", "constellation", "instruments")
+"""Properties that tell the instrument."""
 
 
 @cache
@@ -47,7 +67,7 @@ def _names(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-_TOP = _names(r"(?<![a-z])l[- ]?1|level[- ]?1|msil?1|(?<![a-z])toa(?![a-z])")
+_TOP = _names(r"(?<![a-z])l[- ]?1|level[- ]?1|msil?1|(?<![a-z])toa(?![a-z])|landsat\S*[-_](ta|bt)(?![a-z0-9])")
 _SURFACE = _names(r"(?<![a-z])l[- ]?2|level[- ]?2|msil?2|(?<![a-z])(boa|sr)(?![a-z])")
 
 
@@ -94,7 +114,7 @@ def sensor_of(item: Mapping[str, Any], asked: Sensor | None = None) -> Sensor:
                 f"away, or give one of {sorted(SENSORS)}, or a description of your own."
             )
         found = asked
-    elif asked is not None and (not (asked.collections or asked.pattern) or _is_named(item, asked)):
+    elif asked is not None and _is_for(item, asked):
         found = asked
     platform = _platform_of(item)
     if found is None:
@@ -102,10 +122,50 @@ def sensor_of(item: Mapping[str, Any], asked: Sensor | None = None) -> Sensor:
     return found if found.bands or platform is None else replace(found, bands=platform.bands)
 
 
+def is_known(collection: Any) -> bool:
+    """Whether a collection's name alone tells its sensor."""
+    return isinstance(collection, str) and collection.lower() in _BY_COLLECTION
+
+
+def refuse_unmatched(items: Iterable[Mapping[str, Any]], asked: Sensor | None) -> None:
+    """Refuse a description that is of none of the items: it would change nothing.
+
+    Raises
+    ------
+    CatalogError
+        If no item is of it; lists their collections.
+    """
+    if asked is None or SENSORS.get(asked.name) is asked:
+        return
+    found = set()
+    for item in items:
+        if _is_for(item, asked):
+            return
+        found.add(str(item.get("collection")))
+    if found:
+        raise CatalogError(
+            f"No item is of sensor={asked.name!r}, which has collections={list(asked.collections)} and pattern={asked.pattern!r}; the items "
+            f"are of the collections {sorted(found)}. Name one of these, or leave both away for all items."
+        )
+
+
+def is_sentinel2(item: Mapping[str, Any], sensor: Sensor) -> bool:
+    """Whether the rules of Sentinel-2's offset hold for an item: by its product, or by its platform where the product is not known."""
+    if sensor.name in SENSORS and sensor.offset is None:
+        return False
+    platform = _platform_of(item)
+    return sensor.offset is offset_of or (platform is not None and platform.name == "sentinel-2")
+
+
+def _is_for(item: Mapping[str, Any], asked: Sensor) -> bool:
+    """Whether a description of the user's own is of an item."""
+    return not (asked.collections or asked.pattern) or _is_named(item, asked)
+
+
 def _product_of(item: Mapping[str, Any]) -> Sensor | None:
     collection = item.get("collection")
-    if isinstance(collection, str) and collection.lower() in _BY_COLLECTION:
-        return _BY_COLLECTION[collection.lower()]
+    if is_known(collection):
+        return _BY_COLLECTION[str(collection).lower()]
     found = next((sensor for sensor in SENSORS.values() if _is_named(item, sensor)), None)
     if found is None and _is_sentinel2(item.get("properties") or {}):
         return SENSORS["sentinel-2-l1c" if _told_surface(item) is False else "sentinel-2-l2a"]
@@ -123,9 +183,9 @@ def _is_named(item: Mapping[str, Any], sensor: Sensor) -> bool:
 def _platform_of(item: Mapping[str, Any]) -> Sensor | None:
     """Return the instrument that an item is named after."""
     properties = item.get("properties") or {}
-    told = [item.get("collection"), item.get("id"), *(properties.get(key) for key in ("platform", "constellation"))]
-    instruments = properties.get("instruments")
-    told += instruments if isinstance(instruments, list | tuple) else [instruments]
+    told = [item.get("collection"), item.get("id")]
+    for value in map(properties.get, INSTRUMENTS):
+        told += value if isinstance(value, list | tuple) else [value]
     text = " ".join(word for word in told if isinstance(word, str))
     if _is_sentinel2(properties):
         text += " sentinel-2"
@@ -133,7 +193,7 @@ def _platform_of(item: Mapping[str, Any]) -> Sensor | None:
 
 
 def _is_sentinel2(properties: Mapping[str, Any]) -> bool:
-    return any(key.startswith(_SENTINEL2) for key in properties)
+    return any(key.startswith(SENTINEL2) for key in properties)
 
 
 def usual_counts(sensor: Sensor, item: Mapping[str, Any], common: str | None, short: str) -> Counts | None:
@@ -155,7 +215,7 @@ def surface_of(item: Mapping[str, Any], sensor: Sensor | None = None) -> bool | 
 def _told_surface(item: Mapping[str, Any]) -> bool | None:
     properties = item.get("properties") or {}
     levels = [
-        f"L{level}" if re.match(r"\d", str(level)) else str(level) for level in map(properties.get, _LEVELS) if level is not None
+        f"L{level}" if re.match(r"\d", str(level)) else str(level) for level in map(properties.get, LEVELS) if level is not None
     ]
     for told in (*levels, str(item.get("collection")), str(item.get("id"))):
         for pattern, surface in ((_TOP, False), (_SURFACE, True)):

@@ -50,7 +50,8 @@ _KELVIN = Counts(0.00341802, 149.0, (0.0,), "K")
 _LANDSAT = Sensor(
     "landsat-c2-l2",
     ("landsat-c2-l2", "landsat-c2l2-sr", "landsat-c2l2-st", "landsat-c2l2alb-sr", "landsat-c2l2alb-st"),
-    r"landsat[-_ ]?c2[-_ ]?(l2|ard)|\bls[4-9]_s[rt]\b|\bl[cte]0[4-9]_l2s[pr]_\S*_02_",
+    # of level 2 and ARD, but for top of atmosphere (ta) and brightness temperature (bt)
+    r"^(?!.*[-_](ta|toa|bt)(?![a-z0-9])).*?(landsat[-_ ]?c2[-_ ]?(l2|ard[-_]?(sr|st))|\bls[4-9]_s[rt]\b|\bl[cte]0[4-9]_l2s[pr]_\S*_02_)",
     counts={"reflectance": Counts(2.75e-5, -0.2, (0.0,), "1"), "lwir": _KELVIN, "lwir11": _KELVIN},
     mask=QA_PIXEL,
     surface=True,

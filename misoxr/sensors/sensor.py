@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,12 @@ class Counts:
     power : bool
         Whether values are backscatter in power, which is never as negative as decibels are.
     floats : bool
-        Whether nodata holds for files of floats, too.
+        Whether scale, offset and nodata hold for files of floats, too.
+
+    Raises
+    ------
+    CatalogError
+        If the scale is 0 or not finite, the offset is infinite, or nodata are no tuple of numbers.
 
     Examples
     --------
@@ -45,6 +52,15 @@ class Counts:
     units: str | None = None
     power: bool = False
     floats: bool = False
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.scale) or not np.isfinite(self.scale) or self.scale == 0:
+            raise CatalogError(f"Counts have the scale {self.scale!r}; a value is counts * scale + offset, such as 0.0001.")
+        if not _is_number(self.offset) or np.isinf(self.offset):
+            raise CatalogError(f"Counts have the offset {self.offset!r}; a value is counts * scale + offset, such as -0.1.")
+        if not isinstance(self.nodata, tuple | list) or not all(map(_is_number, self.nodata)):
+            raise CatalogError(f"Counts have nodata={self.nodata!r}; give a tuple of numbers, such as (0,).")
+        object.__setattr__(self, "nodata", tuple(self.nodata))
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,7 @@ class Mask:
     Raises
     ------
     CatalogError
-        If clouds, hides or snow are not among the names, or a bit is none.
+        If clouds, hides or snow are not among the names, a bit is none, or a part is of another type than it should be.
 
     Examples
     --------
@@ -87,11 +103,30 @@ class Mask:
     fill: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.asset, str) or not self.asset:
+            raise CatalogError(f"A mask has the asset {self.asset!r}; give the key of its quality band.")
+        if not isinstance(self.names, Mapping) or not all(map(_is_whole, self.names.values())):
+            raise CatalogError(
+                f"The mask {self.asset!r} has names={self.names!r}; give the bit or code of each, such as {{'cloud': 3}}."
+            )
+        for part in ("clouds", "hides"):
+            if not isinstance(getattr(self, part), tuple | list):
+                raise CatalogError(f"The mask {self.asset!r} has {part}={getattr(self, part)!r}; give a tuple, such as ('cloud',).")
+            object.__setattr__(self, part, tuple(getattr(self, part)))
+        if self.fill is not None and not (isinstance(self.fill, tuple | list) and all(map(_is_whole, self.fill))):
+            raise CatalogError(
+                f"The mask {self.asset!r} has fill={self.fill!r}; give a tuple of whole numbers, such as (255,), or None."
+            )
+        object.__setattr__(self, "names", MappingProxyType(dict(self.names)))
         unknown = sorted({*self.clouds, *self.hides, *([self.snow] if self.snow else [])}.difference(self.names))
         if unknown:
             raise CatalogError(f"The mask {self.asset!r} has no {unknown}; its names are {sorted(self.names)}.")
         if self.bits and not all(0 <= bit < 64 for bit in self.names.values()):
             raise CatalogError(f"The mask {self.asset!r} has the bits {dict(self.names)}; bits are counted from 0 to 63.")
+
+    def __reduce__(self) -> Any:
+        """Views of tables cannot be pickled; what they show can."""
+        return _as_made(self)
 
     @property
     def flags(self) -> Flags:
@@ -177,16 +212,29 @@ class Sensor:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise CatalogError(f"A sensor has the name {self.name!r}; give it one.")
+        for table, one, form in _TABLES:
+            if not isinstance(getattr(self, table), Mapping) or not all(isinstance(key, str) for key in getattr(self, table)):
+                raise CatalogError(f"The sensor {self.name!r} has {table}={getattr(self, table)!r}; give a mapping of {form}.")
+            for key, value in getattr(self, table).items():
+                if not isinstance(value, one):
+                    raise CatalogError(
+                        f"The sensor {self.name!r} has {table}[{key!r}]={value!r}; give {form.partition(' to ')[2]}."
+                    )
+        if self.mask is not None and not isinstance(self.mask, Mask):
+            raise CatalogError(f"The sensor {self.name!r} has mask={self.mask!r}; give a misoxr.sensors.Mask.")
+        if not isinstance(self.saturation, str | None):
+            raise CatalogError(f"The sensor {self.name!r} has saturation={self.saturation!r}; give the key of a band.")
+        if self.offset is not None and not callable(self.offset):
+            raise CatalogError(
+                f"The sensor {self.name!r} has offset={self.offset!r}; give a function of an item, or Counts with an offset."
+            )
         named: Any = self.collections
+        if not isinstance(named, str | tuple | list | set | frozenset) or not all(isinstance(one, str) for one in named):
+            raise CatalogError(f"The sensor {self.name!r} has collections={named!r}; give their names.")
         object.__setattr__(self, "collections", (named,) if isinstance(named, str) else tuple(named))
-        for table in ("bands", "counts", "flags"):
+        for table, *_ in _TABLES:
             shortened = {short_key(key): value for key, value in getattr(self, table).items()}
-            object.__setattr__(self, table, shortened)
-        for key, value in (*((f"counts[{key!r}]", one) for key, one in self.counts.items()), ("mask", self.mask)):
-            if not isinstance(value, (Mask, type(None)) if key == "mask" else Counts):
-                raise CatalogError(
-                    f"The sensor {self.name!r} has {key}={value!r}; give a misoxr.sensors.{'Mask' if key == 'mask' else 'Counts'}."
-                )
+            object.__setattr__(self, table, MappingProxyType(shortened))
         for name in ("pattern", "asides", "files"):
             try:
                 re.compile(getattr(self, name))
@@ -194,6 +242,36 @@ class Sensor:
                 raise CatalogError(
                     f"The sensor {self.name!r} has {name}={getattr(self, name)!r}, which is no regular expression: {error}."
                 ) from error
+        if self.files and not re.compile(self.files).groups:
+            raise CatalogError(
+                f"The sensor {self.name!r} has files={self.files!r}, which finds no key; put its part in brackets, such as r'_(B\\d+)\\.tif'."
+            )
+
+    def __reduce__(self) -> Any:
+        """Views of tables cannot be pickled; what they show can."""
+        return _as_made(self)
+
+
+_TABLES: tuple[tuple[str, type, str], ...] = (
+    ("bands", str, "a key to a common name"),
+    ("counts", Counts, "a name to a misoxr.sensors.Counts"),
+    ("flags", tuple, "a name to a tuple of (mask, value, meaning)"),
+)
+"""Tables of a sensor, and what they hold."""
+
+
+def _as_made(one: Any) -> tuple[type, tuple[Any, ...]]:
+    """Return how an object of dataclass is made again, with plain tables."""
+    values = (getattr(one, part.name) for part in fields(one))
+    return type(one), tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,6 @@
 """Composites in time: one task for each spatial block reads, masks, merges and reduces the items that meet it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -25,6 +25,7 @@ from misoxr.cube.season import TIME, first_days, note_without, season_years
 from misoxr.grid.footprints import footprint, meeting
 from misoxr.grid.halo import part_of
 from misoxr.grid.sources import SOURCE, Source, Span
+from misoxr.sensors.masks import Sky
 from misoxr.stac.items import Moment, Scene
 
 __all__ = ["OBSERVATIONS", "Composite", "Items", "ItemsInHand", "reduce_block"]
@@ -79,8 +80,9 @@ class ItemsInHand:
         """What tells these items from others; signatures do not."""
         assets = [(at, asset) for at, scene in self._scenes for asset in scene.assets.values()]
         parts = [(at, part) for at, asset in assets for part in (asset, asset.beside) if part is not None]
-        skies = {id(part.sky): part.sky for _, part in parts}
-        return str(tokenize([(at, _without_signature(part)) for at, part in parts], list(skies.values())))
+        skies, places = _distinct(part.sky for _, part in parts)
+        told = (f"{at} {place} {_without_signature(part)}" for (at, part), place in zip(parts, places, strict=True))
+        return str(tokenize("\n".join(told), skies))
 
     @cached_property
     def _scenes(self) -> list[tuple[int, Scene]]:
@@ -106,6 +108,19 @@ class ItemsInHand:
         for (year, _), scenes in members.items():
             parts[year].append(Moment(scenes[0].time, tuple(scenes)))
         return {year: ItemsInHand(moments) for year, moments in parts.items()}
+
+
+def _distinct(skies: Iterable[Sky]) -> tuple[list[Sky], list[int]]:
+    """Return skies that differ, and the place of each among them."""
+    found: list[Sky] = []
+    known: dict[int, int] = {}
+    places = []
+    for sky in skies:
+        if id(sky) not in known:
+            known[id(sky)] = next((at for at, other in enumerate(found) if other == sky), len(found))
+            found += [sky] if known[id(sky)] == len(found) else []
+        places.append(known[id(sky)])
+    return found, places
 
 
 def _without_signature(asset: Asset) -> str:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import shapely
+import shapely.geometry
+
 from misoxr.assets.hrefs import CLOUD, HTTP, is_remote, redact, without_secrets
 from misoxr.assets.http import DOCUMENT, follow, http_session, megabytes, patience, seconds
 from misoxr.assets.inside import Reach
 from misoxr.errors import CatalogError
 from misoxr.sensors.item_fields import checked, mappings
 
-__all__ = ["Found", "Walk", "content_of", "features_of", "is_http", "json_of", "links_of", "self_link", "short"]
+__all__ = ["Found", "Walk", "content_of", "features_of", "is_http", "item_of_row", "json_of", "links_of", "self_link", "short"]
 
 DOCUMENTS = 100_000
 """Documents of a static catalogue, or pages of a search, that are read."""
@@ -24,6 +27,8 @@ LINKS = 1_000_000
 """Links of a static catalogue that wait to be followed."""
 DEPTH = 64
 """Objects and lists within each other in an item; those of STAC's extensions are a dozen."""
+FIELDS = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
+"""Columns that are an item's own fields; the others are its properties."""
 MISREAD = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, NotImplementedError)
 """What reading JSON raises."""
 
@@ -203,3 +208,23 @@ def features_of(collection: Mapping[str, Any]) -> list[Any]:
     if not mappings(features):
         raise CatalogError("The item collection's 'features' are not a list of items.")
     return list(features)
+
+
+def item_of_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table's row as the item it was made from."""
+    item: dict[str, Any] = {key: _plain(row[key]) for key in FIELDS if row.get(key) is not None}
+    if isinstance(item.get("geometry"), bytes):
+        item["geometry"] = shapely.geometry.mapping(shapely.from_wkb(item["geometry"]))
+    if isinstance(item.get("bbox"), Mapping):
+        item["bbox"] = [item["bbox"][key] for key in ("xmin", "ymin", "xmax", "ymax")]
+    item["properties"] = {key: _plain(value) for key, value in row.items() if key not in FIELDS and value is not None}
+    return {"type": "Feature", **item}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: without what other rows have and this one lacks, and times as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value.isoformat() if hasattr(value, "isoformat") else value

@@ -1,10 +1,10 @@
 """Tables of items (stac-geoparquet): hundreds of thousands of them, of which only those that a block needs are ever read."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import groupby as runs
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from misoxr.errors import CatalogError, MisoxrError
 from misoxr.grid.footprints import as_read, footprint, meeting, meets, turned
 from misoxr.paths import expanded
 from misoxr.sensors.bands import check_bands
-from misoxr.sensors.known import sensor_of
+from misoxr.sensors.rows import descriptions, row_sensors
+from misoxr.sensors.sensor import Sensor
 from misoxr.stac.catalog import Modifier, modified
 from misoxr.stac.composite import EDGE, Times
 from misoxr.stac.filters import Filters
-from misoxr.stac.found import Found, is_http, self_link, short
-from misoxr.stac.items import ORBIT, UNTOLD, Scene, Wanted, directions, scenes_of, solar_days
+from misoxr.stac.found import Found, is_http, item_of_row, self_link, short
+from misoxr.stac.items import ORBIT, UNTOLD, Scene, Wanted, directions, scenes_of, solar_days, source_of
 from misoxr.stac.table_copy import copied
 
 __all__ = ["ItemTable", "boxes_of", "is_table", "open_table"]
@@ -38,8 +39,6 @@ __all__ = ["ItemTable", "boxes_of", "is_table", "open_table"]
 SUFFIXES = (".parquet", ".geoparquet")
 SAMPLE = 100
 """Items that are looked at where the first lacks a band: one that none of them has is not there."""
-FIELDS = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")
-"""Columns that are an item's own fields; the others are its properties."""
 COLUMNS = {
     "id": {"text"},
     "collection": {"text", "nothing"},
@@ -77,6 +76,8 @@ class ItemTable:
         West, south, east and north, degrees; east lies beyond 180 across the antimeridian.
     collections : ndarray of str
         Of which collection each is.
+    sources : ndarray of str
+        What each was seen by: see :func:`misoxr.stac.items.source_of`.
     wanted : Wanted
         What is wanted of them.
     groupby, modifier
@@ -84,7 +85,9 @@ class ItemTable:
     inside : bool
         Whether assets may lie on this machine or in a private network.
     times : ndarray of int, optional
-        For each that meets a grid, the number of its time there: items of a solar day are one.
+        For each that meets a grid, the number of its time there: items of a solar day and source are one.
+    holds : mapping of str to (str, str or None), optional
+        Kind and units that each band has to be of, in all items.
     """
 
     uri: str
@@ -93,11 +96,13 @@ class ItemTable:
     moments: npt.NDArray[np.datetime64]
     boxes: npt.NDArray[np.float64]
     collections: npt.NDArray[np.object_]
+    sources: npt.NDArray[np.object_]
     wanted: Wanted
     groupby: str | None
     modifier: Modifier | None
     inside: bool
     times: Integers | None = None
+    holds: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
     _kept: dict[int, Scene] = field(default_factory=dict, repr=False, compare=False)
 
     def on(self, target: GeoBox, meridian: float) -> "ItemTable":
@@ -111,8 +116,11 @@ class ItemTable:
         if self.groupby:
             days = solar_days(pd.DatetimeIndex(self.moments[met]), self.boxes[met][:, [0, 2]].mean(axis=1), meridian)
             order = np.argsort(days, kind="stable")
-            met, times = met[order], pd.factorize(days[order])[0].astype(np.intp)
-        here = {name: getattr(self, name)[met] for name in ("rows", "moments", "boxes", "collections")}
+            sources = pd.factorize(self.sources[met[order]])[0]
+            times = pd.factorize(pd.factorize(days[order])[0] * (sources.max() + 1) + sources)[0].astype(np.intp)
+            together = np.argsort(times, kind="stable")
+            met, times = met[order][together], times[together]
+        here = {name: getattr(self, name)[met] for name in ("rows", "moments", "boxes", "collections", "sources")}
         return replace(self, **here, times=times, _kept={})
 
     def by_year(self, season: tuple[str, str] | None) -> dict[int, "ItemTable"]:
@@ -149,45 +157,78 @@ class ItemTable:
         return tuple(tuple(scene.assets for _, scene in group) for _, group in runs(here, key=lambda entry: entry[0]))
 
     def scenes(self, places: Iterable[int]) -> list[Scene]:
-        """Read items by their places among those that pass. The last ones stay at hand: blocks beside each other share most."""
+        """Read items by their places among those that pass. The last ones stay at hand: blocks beside each other share most.
+
+        Raises
+        ------
+        CatalogError
+            If a band is not what it is in the items that were described: that is never mixed.
+        """
         wanted = [int(at) for at in places]
         missing = [at for at in wanted if at not in self._kept]
         found = [self._found(int(self.rows[at])) for at in missing]
         if found:
-            self._kept.update(zip(missing, scenes_of(found, self.wanted), strict=True))
+            read = scenes_of(found, self.wanted)
+            self._refuse_others(read)
+            self._kept.update(zip(missing, read, strict=True))
         scenes = [self._kept[at] for at in wanted]
         for at in list(self._kept)[: max(0, len(self._kept) - max(4 * len(wanted), 1000))]:
             del self._kept[at]
         return scenes
 
+    def _refuse_others(self, scenes: Iterable[Scene]) -> None:
+        for scene in scenes:
+            for band, content in scene.contents.items():
+                kind, units = self.holds.get(band, (content.kind, content.units))
+                if (kind, units) != (content.kind, content.units):
+                    raise CatalogError(
+                        f"Item {scene.id!r} holds {content.kind} in units {content.units or 'untold'} as band {band!r}, and other items of the "
+                        f'table {kind} in units {units or "untold"}. Leave one kind out, or write "unit" into "raster:bands" with modifier=.'
+                    )
+
     def found(self) -> list[Found]:
         """Read all items that pass, as they stand in the table."""
         return [self._found(int(row)) for row in self.rows]
 
-    def described(self) -> list[Scene]:
-        """Read what tells what the bands are: the first item of each collection where these have them all, else a few, spread evenly.
+    def described(self) -> tuple["ItemTable", list[Scene], Integers]:
+        """Read what tells what the bands are: the first item of each collection, sensor and description, and how many items are like it.
+
+        Of many descriptions, a few are taken. Where no such item has a band, more are looked at, spread evenly. All items of the table that
+        is returned then have to hold what these do.
 
         Raises
         ------
         BandError
             If none of these has a band, or a name means different bands.
         """
-        places = np.unique(self.collections, return_index=True)[1]
+        with _reading(self.uri, "its assets are of other types"):
+            told = descriptions(_opened(self.copy), self.rows)
+        kinds = pd.factorize(pd.MultiIndex.from_arrays([self.collections, self.sources, told]))[0]
+        _, places, counts = np.unique(kinds, return_index=True, return_counts=True)
+        largest = np.sort(np.argsort(-counts, kind="stable")[:SAMPLE])
+        places, counts = places[largest], counts[largest]
         scenes = self.scenes(places)
         if not all(any(band in scene.names for scene in scenes) for band in self.wanted.bands):
-            places = np.union1d(places, np.linspace(0, len(self.rows) - 1, SAMPLE).astype(int))
+            more = np.setdiff1d(np.linspace(0, len(self.rows) - 1, SAMPLE).astype(int), places)
+            places, counts = np.append(places, more), np.append(counts, np.zeros(len(more), np.intp))
             scenes = self.scenes(places)
         items = [self._found(int(self.rows[at])).item for at in places]
         check_bands(items, [scene.names for scene in scenes], self.wanted.bands, self.wanted.sensor)
-        return scenes
+        holds = {band: (content.kind, content.units) for scene in scenes for band, content in scene.contents.items()}
+        return replace(self, holds=holds, _kept=self._kept), scenes, counts
 
     def _found(self, row: int) -> Found:
-        with _reading(self.uri, f"its row {row} is no item"):
-            item = _item(_opened(self.copy).slice(row, 1).to_pylist()[0])
-        root = None if is_remote(self.uri) else os.path.dirname(os.path.realpath(self.uri))
-        own = self_link(item)
-        found = Found(item, own or self.uri, root, self.inside or (not is_http(self.uri) and names_inside(own)))
-        return found if self.modifier is None else modified(found, self.modifier)
+        return _found(self.uri, self.copy, row, self.modifier, self.inside)
+
+
+def _found(uri: str, copy: str, row: int, modifier: Modifier | None, inside: bool) -> Found:
+    """Read an item by its row."""
+    with _reading(uri, f"its row {row} is no item"):
+        item = item_of_row(_opened(copy).slice(row, 1).to_pylist()[0])
+    root = None if is_remote(uri) else os.path.dirname(os.path.realpath(uri))
+    own = self_link(item)
+    found = Found(item, own or uri, root, inside or (not is_http(uri) and names_inside(own)))
+    return found if modifier is None else modified(found, modifier)
 
 
 def open_table(
@@ -228,23 +269,25 @@ def open_table(
         raise CatalogError(
             f"None of the {len(index)} items of the table matches: {filters}. Widen the search, or check the names of the collections."
         )
-    chosen = _of_orbit(index[keep].sort_values(["time", "id"], kind="stable"), wanted, orbit)
+    found = index[keep].sort_values(["time", "id"], kind="stable")
+    reading = partial(_found, uri, copy, modifier=modifier, inside=bool(reach.inside))
+    item_of = None if modifier is None else lambda row: reading(row).item
+    with _reading(uri, "its columns are of other types"):
+        sensors = row_sensors(_opened(copy), found.index.to_numpy(np.intp), wanted.sensor, item_of)
+    chosen = _of_orbit(found, *sensors, orbit)
     rows, moments, boxes = chosen.index.to_numpy(np.intp), chosen.time.to_numpy(), chosen[sides].to_numpy("float64")
-    collections = chosen["collection"].astype(str).to_numpy(object)
-    return ItemTable(uri, copy, rows, moments, boxes, collections, wanted, groupby, modifier, bool(reach.inside))
+    collections, sources = (chosen[name].astype(str).to_numpy(object) for name in ("collection", "source"))
+    return ItemTable(uri, copy, rows, moments, boxes, collections, sources, wanted, groupby, modifier, bool(reach.inside))
 
 
-def _of_orbit(index: pd.DataFrame, wanted: Wanted, orbit: str | None) -> pd.DataFrame:
-    """Return the rows of one direction of flight; those of sensors for which it makes no difference stay."""
-    names = index["collection"].where(index["collection"].notna(), index["id"]).astype(str)
-    first = index[~names.duplicated()]
-    radar = {
-        name: sensor_of({"id": one, "collection": collection}, wanted.sensor).orbits
-        for name, one, collection in zip(names[first.index], first["id"], first["collection"], strict=True)
-    }
-    differs = np.array([radar[name] for name in names], dtype=bool)
+def _of_orbit(index: pd.DataFrame, of: Integers, sensors: Sequence[Sensor], orbit: str | None) -> pd.DataFrame:
+    """Return the rows of one direction of flight, with what each was seen by; those of sensors for which it makes no difference stay."""
+    differs = np.array([sensor.orbits for sensor in sensors], bool)[of]
     kept = directions(index["orbit"][differs], orbit)
-    return index[~differs | index["orbit"].isin(kept).to_numpy()]
+    keys = pd.MultiIndex.from_arrays([of, index["collection"].astype(str), index["orbit"]])
+    codes, distinct = pd.factorize(keys)
+    sources = np.array([source_of(sensors[place], collection, way) for place, collection, way in distinct], object)
+    return index.assign(source=sources[codes])[~differs | index["orbit"].isin(kept).to_numpy()]
 
 
 @contextmanager
@@ -356,23 +399,3 @@ def _straighten(box: Mapping[str, npt.NDArray[np.float64]], table: Any) -> None:
 def boxes_of(sides: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
     """Return boxes of their sides: west, south, east and north in (item, 4)."""
     return np.asarray(shapely.box(*sides.T))
-
-
-def _item(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as the item it was made from."""
-    item: dict[str, Any] = {key: _plain(row[key]) for key in FIELDS if row.get(key) is not None}
-    if isinstance(item.get("geometry"), bytes):
-        item["geometry"] = shapely.geometry.mapping(shapely.from_wkb(item["geometry"]))
-    if isinstance(item.get("bbox"), Mapping):
-        item["bbox"] = [item["bbox"][key] for key in ("xmin", "ymin", "xmax", "ymax")]
-    item["properties"] = {key: _plain(value) for key, value in row.items() if key not in FIELDS and value is not None}
-    return {"type": "Feature", **item}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: without what other rows have and this one lacks, and times as text."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items() if entry is not None}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return value.isoformat() if hasattr(value, "isoformat") else value

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby as runs
 from reprlib import repr as short
 from typing import Any, Literal
 
@@ -24,13 +23,25 @@ from misoxr.grid.longitude import near
 from misoxr.sensors.bands import Named, named_assets
 from misoxr.sensors.declared import Content, content_of
 from misoxr.sensors.item_fields import name_of
-from misoxr.sensors.known import sensor_of, surface_of
+from misoxr.sensors.known import UNKNOWN, sensor_of, surface_of
 from misoxr.sensors.masks import BY_KEY, MASKS, Sky, saturated
 from misoxr.sensors.sensor import Mask, Sensor
 from misoxr.stac.filters import footprint_of, time_of
 from misoxr.stac.found import Found
 
-__all__ = ["ORBIT", "UNTOLD", "Moment", "Scene", "Wanted", "directions", "moments_of", "of_orbit", "scenes_of", "solar_days"]
+__all__ = [
+    "ORBIT",
+    "UNTOLD",
+    "Moment",
+    "Scene",
+    "Wanted",
+    "directions",
+    "moments_of",
+    "of_orbit",
+    "scenes_of",
+    "solar_days",
+    "source_of",
+]
 
 ORBIT, UNTOLD = "sat:orbit_state", "unknown"
 """Property that tells the direction of flight, and what stands for it where it is not there."""
@@ -105,6 +116,17 @@ class Scene:
     sensor: Sensor
     orbit: str
 
+    @property
+    def masked(self) -> bool:
+        """Whether something hides its clouds; where a band is saturated tells nothing of them."""
+        clear = self.assets.get(CLEAR)
+        return clear is not None and clear.sky.mask.asset != self.sensor.saturation
+
+    @property
+    def source(self) -> str:
+        """What it was seen by, and from which side: see :func:`source_of`."""
+        return source_of(self.sensor, self.collection, self.orbit)
+
     def solar_day(self, meridian: float) -> pd.Timestamp:
         """Return the date in mean solar time at the middle of the item; see :func:`solar_days`."""
         west, _, east, _ = self.footprint.bounds
@@ -153,6 +175,12 @@ def solar_days(times: Any, longitude: Any, meridian: float) -> Any:
     return (times + pd.to_timedelta(near(longitude, meridian, 360.0) / 15, unit="h")).normalize()
 
 
+def source_of(sensor: Sensor, collection: str | None, orbit: str) -> str:
+    """Return what tells observations of one day apart: the sensor, its collection where that is unknown, and a radar's direction of flight."""
+    name = f"{sensor.name} {collection}" if sensor.name == UNKNOWN.name else sensor.name
+    return f"{name} {orbit}" if sensor.orbits else name
+
+
 def scenes_of(found: Iterable[Found], wanted: Wanted) -> list[Scene]:
     """Parse items; one that has none of the bands is a scene without assets.
 
@@ -165,7 +193,8 @@ def scenes_of(found: Iterable[Found], wanted: Wanted) -> list[Scene]:
     AssetError
         If an href is refused.
     """
-    return [_scene(one, sensor_of(one.item, wanted.sensor), wanted) for one in found]
+    skies = _Skies()
+    return [_scene(one, sensor_of(one.item, wanted.sensor), wanted, skies) for one in found]
 
 
 def directions(orbits: Iterable[str], orbit: str | None) -> set[str]:
@@ -202,28 +231,53 @@ def of_orbit(scenes: Sequence[Scene], orbit: str | None) -> list[Scene]:
 
 
 def moments_of(scenes: Iterable[Scene], groupby: str | None, meridian: float) -> list[Moment]:
-    """Group scenes into times, in order of time and id; solar days are counted on from a meridian."""
+    """Group scenes into times, in order of time and id; solar days are counted on from a meridian.
+
+    Of one day, each sensor and each direction of a radar's flight makes a time of its own: they are observations that differ.
+    """
 
     def day(scene: Scene) -> Any:
-        return (scene.time, scene.id, scene.collection) if groupby is None else scene.solar_day(meridian)
+        return scene.time if groupby is None else scene.solar_day(meridian)
 
-    ordered = sorted(scenes, key=lambda scene: (day(scene), scene.time, scene.id))
-    groups = (tuple(group) for _, group in runs(ordered, key=day))
-    return [Moment(group[0].time, group) for group in groups]
+    groups: dict[Any, list[Scene]] = {}
+    for scene in sorted(scenes, key=lambda scene: (day(scene), scene.time, scene.id)):
+        key = (scene.time, scene.id, scene.collection) if groupby is None else (day(scene), scene.source)
+        groups.setdefault(key, []).append(scene)
+    return [Moment(group[0].time, tuple(group)) for group in groups.values()]
 
 
-def _scene(found: Found, sensor: Sensor, wanted: Wanted) -> Scene:
+class _Skies:
+    """What quality bands mean, each once: hundreds of thousands of items share a few."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, Sky] = {}
+
+    def clouds(self, mask: Mask, wanted: Wanted) -> Sky:
+        """Return the sky of a mask, as it is wanted."""
+        # a mask lives as long as its sky, so that its id is its own
+        sky = self.known.setdefault(id(mask), Sky(mask, wanted.snow, wanted.mask if callable(wanted.mask) else None))
+        assert sky.mask is mask
+        return sky
+
+    def saturation(self, key: str, numbers: frozenset[int]) -> Sky:
+        """Return the sky of bands that are saturated."""
+        if (key, numbers) not in self.known:
+            self.known[key, numbers] = Sky(saturated(key, set(numbers)))
+        return self.known[key, numbers]
+
+
+def _scene(found: Found, sensor: Sensor, wanted: Wanted, skies: _Skies) -> Scene:
     item, name = found.item, name_of(found.item)
     properties: Mapping[str, Any] = item.get("properties") or {}
     named = named_assets(item, dict.fromkeys((*wanted.bands, *_quality(sensor))), sensor)
     chosen = {band: named[band] for band in wanted.bands if band in named}
     contents = {band: content_of(item, one, sensor) for band, one in chosen.items()}
     assets = {band: _asset(found, band, one, contents[band]) for band, one in chosen.items()}
-    mask = _mask(item, sensor, wanted, named) if chosen else None
-    if mask is not None:
-        commons = {one.common for one in chosen.values()}
-        chosen[CLEAR] = named[mask.asset]
-        assets[CLEAR] = _clear(found, sensor, wanted, named, mask, commons)
+    hiding = _hiding(item, sensor, wanted, named, skies, {one.common for one in chosen.values()}) if chosen else []
+    for key, sky in reversed(hiding):
+        beside = assets.get(CLEAR)
+        asset = _asset(found, CLEAR if key == hiding[0][0] else key, named[key], content_of(item, named[key], sensor))
+        chosen[CLEAR], assets[CLEAR] = named[key], replace(asset, kind="clear", sky=sky, beside=beside)
     grids = {band: _grid(item, item["assets"][one.key]) for band, one in chosen.items()}
     simulated = properties.get("misoxr:simulator_version", "unknown") if properties.get("misoxr:simulated") else None
     orbit = properties.get(ORBIT)
@@ -266,31 +320,26 @@ def _mask(item: Mapping[str, Any], sensor: Sensor, wanted: Wanted, named: Mappin
     if mask is None and wanted.mask == "auto":
         return None
     have = [key for key in _quality(sensor) if key in named and key != sensor.saturation]
+    other = "" if wanted.mask == "auto" else "mask='auto', or "
     asked = repr(wanted.mask) if isinstance(wanted.mask, str) else "a function"
     raise CatalogError(
         f"Item {name_of(item)!r} of {item.get('collection')!r} has no quality band{f' {mask.asset!r}' if mask else ''} for mask={asked}; its "
-        f"quality bands are {have}, its sensor is {sensor.name!r}. Pass mask='auto', or mask=None to use it unmasked."
+        f"quality bands are {have}, its sensor is {sensor.name!r}. Pass {other}mask=None to use it unmasked."
     )
 
 
-def _clear(found: Found, sensor: Sensor, wanted: Wanted, named: Mapping[str, Named], mask: Mask, commons: set[str | None]) -> Asset:
-    """Return the asset that is read as the clear-sky mask: clouds, and beside them what is saturated in the bands that are asked for."""
-    asset = _quality_asset(found, CLEAR, named[mask.asset], sensor)
-    own = wanted.mask if callable(wanted.mask) else None
-    asset = replace(asset, sky=Sky(mask, wanted.snow, own))
-    key = sensor.saturation
-    if own is not None or key is None or key not in named or mask is not sensor.mask:
-        return asset
+def _hiding(
+    item: Mapping[str, Any], sensor: Sensor, wanted: Wanted, named: Mapping[str, Named], skies: _Skies, commons: set[str | None]
+) -> list[tuple[str, Sky]]:
+    """Return the quality bands that hide, and what they mean: clouds, then what is saturated in the bands that are asked for."""
+    mask, key = _mask(item, sensor, wanted, named), sensor.saturation
+    hiding = [] if mask is None else [(mask.asset, skies.clouds(mask, wanted))]
+    if key is None or key not in named or not (wanted.mask == "auto" or (isinstance(wanted.mask, str) and mask is sensor.mask)):
+        return hiding
     numbered = {short: int(short[1:]) for short in sensor.bands if short[:1] == "b" and short[1:].isdigit()}
     numbers = {number for short, number in numbered.items() if sensor.bands[short] in commons}
     # where the platform does not tell which band has which number, any of them counts
-    sky = Sky(saturated(key, numbers if numbered else set(range(1, 10))))
-    beside = _quality_asset(found, key, named[key], sensor)
-    return replace(asset, beside=replace(beside, sky=sky))
-
-
-def _quality_asset(found: Found, band: str, named: Named, sensor: Sensor) -> Asset:
-    return replace(_asset(found, band, named, content_of(found.item, named, sensor)), kind="clear")
+    return [*hiding, (key, skies.saturation(key, frozenset(numbers if numbered else range(1, 10))))]
 
 
 def _asset(found: Found, band: str, named: Named, content: Content) -> Asset:

@@ -25,7 +25,7 @@ from misoxr.grid.footprints import DEGREES, bounds_of, footprint, meets
 from misoxr.sensors import Sensor
 from misoxr.sensors.attributes import attributes_of
 from misoxr.sensors.bands import check_bands
-from misoxr.sensors.known import sensor_named
+from misoxr.sensors.known import refuse_unmatched, sensor_named
 from misoxr.sensors.masks import MASKS
 from misoxr.stac.arguments import (
     band_names,
@@ -141,18 +141,18 @@ def open_stac(
     mask : {"auto", "scl", "qa_pixel", "fmask", None} or callable
         What hides clouds, in all bands. ``"auto"`` is the mask of each item's sensor, and none where the sensor has none. A name is that of a
         quality band: Sentinel-2's scene classification, and the bits of Landsat Collection 2 and of HLS. Clouds and their shadows are
-        cleaned of specks and grown by two of its pixels. In Landsat, ``"auto"`` hides what is saturated in these bands, too.
+        cleaned of specks and grown by two of its pixels. Where the sensor tells what is saturated, as Landsat does, ``"auto"`` and the name of its mask hide that in these bands, too.
         A callable takes a block of the quality band of the item's sensor, and returns True where it is clear. It sees 64 pixels around the block,
         and must be picklable to run on a cluster.
     snow : bool, optional
-        Whether snow counts as clear.
+        Whether snow counts as clear. Masks by name and ``"auto"`` hide it by default; a function decides itself.
     orbit : {"ascending", "descending", "both"}, optional
         Which radar items to take. By default there must be one direction of flight only: each sees slopes from another side.
     engine : {"stackstac", "odc"}
         Library that builds the time cube. The numbers are the same. A composite needs neither.
     groupby : {"solar_day", None}
-        Make one time of the items of one solar day, the earlier item first where they overlap; or keep each item a time. Solar days are
-        counted from the meridian in the grid's middle.
+        Make one time of the items of one solar day and sensor, and of radar's one direction of flight, the earlier item first where they
+        overlap; or keep each item a time. Solar days are counted from the meridian in the grid's middle.
     query : mapping or list of str, optional
         Passed to an API that conforms to the query extension.
     modifier : callable, optional
@@ -210,6 +210,10 @@ def open_stac(
         refuse_unknown("mask", mask, ("auto", *MASKS, None))
     if not isinstance(snow, bool):
         raise CatalogError(f"snow={snow!r} is neither True nor False.")
+    if snow and (mask is None or callable(mask)):
+        raise CatalogError(
+            f"snow=True does nothing with {'mask=None' if mask is None else 'a function as mask'}; leave it away, or use a mask by name or 'auto'."
+        )
     wanted = Wanted(tuple(names), sensor_named(sensor), mask, snow)
     for name, value, known in (
         ("orbit", orbit, (None, "ascending", "descending", "both")),
@@ -226,16 +230,16 @@ def open_stac(
     filters = _filters(collections, bbox, intersects, target, datetime, years, season, query)
     table = open_table(catalog, filters, wanted, groupby, modifier, allow_private, orbit) if is_table(catalog) else None
     if table is not None and reduce is not None:
-        described = table.described()
         target = target or _table_grid(table, filters.area, crs, resolution)
-        table = table.on(target, meridian_of(target))
+        table, described, counts = table.on(target, meridian_of(target)).described()
         _refuse_contents(described, names, reduce)
-        _tell_unmasked(described, mask)
+        _tell_unmasked(described, mask, counts)
         composite = Composite(table, tuple(names), target, reduce, patch_url)
         cube = composite.dataset(_chunk_size(sizes, target), by, filters.season, filters.years)
         listed = {"stac_item_count": len(table.rows), "stac_items_token": table.token}
         return _described(grid.assign(cube, target), catalog, described, listed)
     found = find(catalog, filters, modifier, allow_private) if table is None else table.found()
+    refuse_unmatched((one.item for one in found), wanted.sensor)
     scenes = scenes_of(found, wanted)
     check_bands([one.item for one in found], [scene.names for scene in scenes], names, wanted.sensor)
     scenes = of_orbit(scenes, orbit)
@@ -306,15 +310,18 @@ def _refuse_contents(scenes: Sequence[Scene], names: Sequence[str], reduce: str)
         refuse_units({name: content.units for name, some in contents.items() for content in some[:1]}, reduce)
 
 
-def _tell_unmasked(scenes: Sequence[Scene], mask: Any) -> None:
-    """Warn of reflectance whose clouds nothing hides, though masks are wanted."""
+def _tell_unmasked(scenes: Sequence[Scene], mask: Any, counts: Iterable[int] | None = None) -> None:
+    """Warn of reflectance whose clouds nothing hides, though masks are wanted; each scene may stand for several items."""
+    counted = list(zip(scenes, [1] * len(scenes) if counts is None else counts, strict=True))
     bare = [
-        scene for scene in scenes if CLEAR not in scene.assets and any(one.kind == "reflectance" for one in scene.contents.values())
+        (scene, count)
+        for scene, count in counted
+        if not scene.masked and any(one.kind == "reflectance" for one in scene.contents.values())
     ]
     if mask is not None and bare:
         note(
-            f"{len(bare)} of {len(scenes)} items have no quality band that is known, so their clouds are not masked, such as "
-            f"{bare[0].id!r} ({bare[0].sensor.name}); mask=None says that this is meant."
+            f"{sum(count for _, count in bare)} of {sum(count for _, count in counted)} items have no quality band that is known, so their clouds are not masked, such as "
+            f"{bare[0][0].id!r} ({bare[0][0].sensor.name}); mask=None says that this is meant."
         )
 
 

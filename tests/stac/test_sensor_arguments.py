@@ -1,14 +1,20 @@
 """Masks by name and by function, sensors of one's own, and what is answered to names that are not there."""
 
+import copy
 import pickle
 import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from dask.base import tokenize
 
 from misoxr.errors import AssetError, BandError, CatalogError, MisoxrWarning
 from misoxr.sensors import SENSORS, Counts, Mask, Sensor
+from misoxr.sensors.known import sensor_of
+from misoxr.stac.composite import ItemsInHand
+from misoxr.stac.found import Found
+from misoxr.stac.items import Moment, Wanted, scenes_of
 from tests.sensor_items import (
     QUALITY,
     SHAPE,
@@ -25,6 +31,7 @@ from tests.sensor_items import (
     one_time,
     radar,
     raster,
+    sentinel2_cdse,
 )
 from tests.stac_scenes import write_cog
 
@@ -83,6 +90,125 @@ def test_other_masks_are_other_graphs(tmp_path):
     cube = cube_of(tmp_path, landsat_planetary_computer(tmp_path), bands="red", reduce="median")
     assert cube.red.data.name in names
     pickle.loads(pickle.dumps(cube.red.data.dask))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("mask", ["auto", "qa_pixel"])
+def test_saturation_hides_with_and_without_a_mask_of_clouds(tmp_path, mask, way):
+    """Named or not, and where a description has no other mask: then clouds are told to stay."""
+    item = landsat_planetary_computer(tmp_path)
+    radsat = full(0, "uint16")
+    radsat[7, 7], radsat[8, 8] = 1 << 3, 1 << 4  # bands 4 and 5
+    write_cog(tmp_path / item["id"] / "qa_radsat.tif", radsat, UTM, "EPSG:32605", None, tile=16)
+    expected = clear_by_hand()
+    expected[7, 7] = False
+    found = cube_of(tmp_path, item, bands="red", mask=mask, **way)
+    assert (np.isfinite(one_time(found, "red")) == expected).all()
+    if mask != "auto":
+        return
+    del item["assets"]["qa_pixel"]
+    own = replace(SENSORS["landsat-c2-l2"], name="mine", mask=None, bands={"B4": "red"})
+    with pytest.warns(MisoxrWarning, match="1 of 1 items have no quality band that is known"):
+        alone = cube_of(tmp_path, item, bands="red", sensor=own, **way)
+    expected = np.ones(SHAPE, bool)
+    expected[7, 7] = False
+    assert (np.isfinite(one_time(alone, "red")) == expected).all()
+
+
+def test_snow_is_refused_where_it_does_nothing(tmp_path):
+    item = landsat_look(tmp_path)
+    for mask, told in ((lambda bits: bits > 0, "a function as mask"), (None, "mask=None")):
+        with pytest.raises(CatalogError, match=f"snow=True does nothing with {told}; leave it away"):
+            cube_of(tmp_path, item, bands="red", mask=mask, snow=True)
+
+
+@pytest.mark.parametrize(("mask", "remedy"), [("auto", "Pass mask=None to"), ("scl", "Pass mask='auto', or mask=None to")])
+def test_the_remedy_of_a_missing_mask_is_another_one(tmp_path, mask, remedy):
+    item = sentinel2_cdse(tmp_path)
+    del item["assets"]["SCL_20m"]
+    with pytest.raises(CatalogError, match=f"no quality band 'scl' for mask='{mask}'.*'sentinel-2-l2a'. {remedy} use it unmasked"):
+        cube_of(tmp_path, item, bands="red", mask=mask)
+
+
+# ---- floats, and what other sensors' rules must not touch
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("known", [True, False])
+def test_counts_in_floats_are_never_labelled_reflectance(tmp_path, known, way):
+    """By a product whose scale is of whole numbers, and by an item that tells floats and no scale."""
+    fields = eo("red", "red") | ({} if known else raster(data_type="float32"))
+    counts = full(5000, "float32")
+    counts[3, 3] = np.nan
+    item = made(tmp_path, "one", "mine", {"red": (counts, None, fields)})
+    drone = Sensor("drone", counts={"reflectance": Counts(1e-4, nodata=(0,))}) if known else None
+    ask = {"bands": "red", "sensor": drone, "mask": None, **way}
+    with pytest.raises(AssetError, match=r"holds float32 of 5000 as a reflectance, .*\"raster:bands\": .*floats=True"):
+        cube_of(tmp_path, item, **ask).compute()
+    expected = np.where(np.isnan(counts), np.nan, 0.5)
+    told = Sensor("drone", counts={"reflectance": Counts(1e-4, nodata=(0,), floats=True)})
+    np.testing.assert_allclose(one_time(cube_of(tmp_path, item, **ask | {"sensor": told}), "red"), expected, rtol=1e-6)
+    item["assets"]["red"] |= raster(scale=1e-4, offset=0)
+    np.testing.assert_allclose(one_time(cube_of(tmp_path, item, **ask), "red"), expected, rtol=1e-6)
+
+
+def test_reflectance_in_floats_stays(tmp_path):
+    """Snow and glint are above 1, noise below 0; what the item says is nodata is none."""
+    values = full(1.6, "float32")
+    values[0, :3] = -0.02, 9.5, -9999
+    item = made(tmp_path, "one", "mine", {"red": (values, None, eo("red", "red") | raster(nodata=-9999, data_type="float32"))})
+    np.testing.assert_array_equal(
+        cube_of(tmp_path, item, bands="red", mask=None).red[0, 0, :4], np.float32([-0.02, 9.5, np.nan, 1.6])
+    )
+
+
+@pytest.mark.parametrize("collection", ["landsat-c2-l2", "landsat-c2-l2-harmonized", "my-landsat-harmonized", "hls2-l30"])
+@pytest.mark.parametrize("flag", [True, False])
+def test_sentinel2s_offset_is_taken_off_sentinel2_only(tmp_path, collection, flag):
+    declared = eo("OLI_B4", "red") | raster(nodata=0, data_type="uint16", scale=2.75e-5, offset=-0.2)
+    properties = {"platform": "landsat-9"} | ({"earthsearch:boa_offset_applied": True} if flag else {})
+    item = made(tmp_path, "one", collection, {"red": (full(10_000, "uint16"), 0, declared)}, properties=properties)
+    np.testing.assert_allclose(one_time(cube_of(tmp_path, item, bands="red", mask=None), "red"), 0.075, rtol=1e-6)
+    declared = eo("B04", "red") | raster(nodata=0, data_type="uint16", scale=1e-4, offset=-0.1)
+    item = made(
+        tmp_path, "two", "mine-harmonized", {"red": (full(1500, "uint16"), 0, declared)}, properties={"platform": "sentinel-2a"}
+    )
+    np.testing.assert_allclose(one_time(cube_of(tmp_path, item, bands="red", mask=None), "red"), 0.15, rtol=1e-6)
+
+
+@pytest.mark.parametrize("collection", ["landsat-c2ard-ta", "landsat-c2ard-bt", "landsat-c2l2alb-ta", "landsat-c2l2alb-bt"])
+def test_landsats_top_of_atmosphere_is_not_level_2(tmp_path, collection):
+    item = landsat_look(tmp_path)
+    item |= {"collection": collection, "id": f"LC09_AK_006003_20220701_20220703_02_{collection[-2:].upper()}"}
+    with pytest.raises(AssetError, match="nor a known product tells its scale and offset"):
+        cube_of(tmp_path, item, bands="red").compute()
+    item["assets"]["red"] |= raster(scale=1e-4, offset=0)
+    assert cube_of(tmp_path, item, bands="red").red.attrs.get("standard_name") == "toa_bidirectional_reflectance"
+    for other in ("landsat-c2ard-sr", "landsat-c2ard-st", "landsat-c2l2alb-sr", "landsat-c2-l2-tanana"):
+        item["collection"], item["id"] = other, "LC09_AK_006003_20220701_20220703_02"
+        assert sensor_of(item).name == "landsat-c2-l2"
+
+
+# ---- what tells items apart
+
+
+def test_the_token_is_of_what_skies_mean(tmp_path):
+    """Items share a few skies. Equal ones that are separate give the same token, and exchanged ones another."""
+    items = [landsat_planetary_computer(tmp_path), hls(tmp_path, "S30", "pc")]
+    found = [Found(item, None, str(tmp_path)) for item in items * 3]
+
+    def moments(scenes):
+        return [Moment(scene.time, (scene,)) for scene in scenes]
+
+    scenes = scenes_of(found, Wanted(("red",)))
+    skies = {id(part.sky) for scene in scenes for part in (scene.assets["clear"], scene.assets["clear"].beside) if part}
+    assert len(skies) == 3  # clouds of both sensors, and saturation of one
+    token = ItemsInHand(moments(scenes)).token
+    apart = [moments(scenes_of([one], Wanted(("red",))))[0] for one in found]
+    assert ItemsInHand(apart).token == token
+    first, second = (scene.assets["clear"] for scene in scenes[:2])
+    changed = [replace(scenes[0], assets=scenes[0].assets | {"clear": replace(first, sky=second.sky)}), *scenes[1:]]
+    assert ItemsInHand(moments(changed)).token != token
 
 
 # ---- what is not there
@@ -176,6 +302,49 @@ def test_a_sensor_of_ones_own_beside_those_that_are_known(tmp_path, way):
     with pytest.warns(MisoxrWarning, match="1 of 1 items have no quality band"):
         bare = cube_of(tmp_path, items[1], bands="red", sensor=unmasked, **way)
     np.testing.assert_allclose(one_time(bare, "red"), 0.075, rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Counts(0.0), "Counts have the scale 0.0; a value is counts"),
+        (lambda: Counts(float("nan")), "Counts have the scale nan"),
+        (lambda: Counts("1e-4"), "Counts have the scale '1e-4'"),
+        (lambda: Counts(1e-4, None), "Counts have the offset None"),
+        (lambda: Counts(nodata=0), r"Counts have nodata=0; give a tuple of numbers, such as \(0,\)"),
+        (lambda: Counts(nodata=("0",)), r"Counts have nodata=\('0',\)"),
+        (lambda: Mask("q", ["cloud"]), r"mask 'q' has names=\['cloud'\]; give the bit or code of each"),
+        (lambda: Mask("q", {"cloud": "3"}), "mask 'q' has names="),
+        (lambda: Mask("q", {"cloud": 3}, clouds="cloud"), r"mask 'q' has clouds='cloud'; give a tuple"),
+        (lambda: Mask("q", {"cloud": 3}, fill=255), r"mask 'q' has fill=255; give a tuple of whole numbers"),
+        (lambda: Mask(None, {}), "A mask has the asset None"),
+        (lambda: Sensor("drone", bands=None), "sensor 'drone' has bands=None; give a mapping of a key to a common name"),
+        (lambda: Sensor("drone", bands={"b1": 1}), r"has bands\['b1'\]=1; give a common name"),
+        (lambda: Sensor("drone", counts=[Counts()]), "has counts=.*; give a mapping of a name to a misoxr.sensors.Counts"),
+        (lambda: Sensor("drone", flags={"cover": 1}), r"has flags\['cover'\]=1; give a tuple of"),
+        (lambda: Sensor("drone", files="red"), "has files='red', which finds no key; put its part in brackets"),
+        (lambda: Sensor("drone", collections=None), "has collections=None; give their names"),
+        (lambda: Sensor("drone", saturation=Mask("q", {})), "has saturation=.*; give the key of a band"),
+        (lambda: Sensor("drone", offset=-0.1), "has offset=-0.1; give a function of an item, or Counts with an offset"),
+    ],
+)
+def test_a_bad_part_of_a_description_is_refused_when_it_is_made(make, message):
+    with pytest.raises(CatalogError, match=message):
+        make()
+
+
+def test_descriptions_never_change():
+    """They are shared by all calls. They are pickled and copied as what they are."""
+    bands = {"B4": "red"}
+    own = Sensor("drone", bands=bands, mask=Mask("q", {"cloud": 0}, clouds=("cloud",)))
+    bands["B4"] = "nir"
+    assert own.bands == {"b4": "red"}
+    for table in (SENSORS["hls-s30"].bands, SENSORS["hls-s30"].counts, own.bands, own.flags, own.mask.names):
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            table["b4"] = "BROKEN"
+    for same in (pickle.loads(pickle.dumps(own)), copy.deepcopy(own), replace(own)):
+        assert same == own
+        assert tokenize(same) == tokenize(own)
 
 
 def test_a_description_that_makes_no_sense_is_refused():
