@@ -15,10 +15,10 @@ from misoxr.cube.decode import decoded
 from misoxr.cube.join import Raster, layers_of, open_raster
 from misoxr.cube.units import canonical, factor_and_summand
 from misoxr.errors import BandError, GridError
-from misoxr.grid.geobox import crs_of, extent, geobox_of, same_grid
+from misoxr.grid.geobox import extent, geobox_of, same_grid
 from misoxr.grid.halo import in_blocks
 
-__all__ = ["MONTHS", "PRECIPITATION", "TEMPERATURE", "Quantity", "located", "months_of"]
+__all__ = ["MONTHS", "PRECIPITATION", "TEMPERATURE", "Quantity", "months_of"]
 
 MONTHS = 12
 DAYS = (31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
@@ -26,7 +26,6 @@ DAYS = (31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _PERIOD = r"second|sec|s|day|d|month|mon|mo|year|yr|y|a"
 _RATE = re.compile(rf"(?P<amount>.+?)(?:(?:/|per)(?P<per>{_PERIOD})|(?P<power>{_PERIOD})-1)")
-_LATITUDES, _LONGITUDES = ("lat", "latitude"), ("lon", "longitude", "long")
 
 
 class Quantity(NamedTuple):
@@ -104,7 +103,7 @@ def _are_bands(source: Any, found: Mapping[Hashable, Any]) -> bool:
 def _layers(what: str, source: Any) -> dict[Hashable, xr.DataArray]:
     if isinstance(source, str | os.PathLike):
         source = open_raster(what, os.fspath(source))
-    return layers_of(what, located(source) if isinstance(source, xr.Dataset | xr.DataArray) else source)
+    return layers_of(what, source)
 
 
 def _only(what: str, source: Any) -> xr.DataArray:
@@ -170,26 +169,6 @@ def _told(names: Iterable[str]) -> list[int] | None:
         if found and all(column == found[0] for column in found):
             return found[0]
     return None
-
-
-# ---- where a layer lies
-
-
-def located(obj: Any) -> Any:
-    """Return an array or Dataset with dimensions y and x, where it calls them latitude and longitude, and their CRS where it has none.
-
-    Without a CRS, degrees are taken to be those of EPSG:4326: no datum differs by a pixel of normals.
-    """
-    names = {dim: axis for dim in obj.dims for axis, known in (("y", _LATITUDES), ("x", _LONGITUDES)) if str(dim).lower() in known}
-    out = obj.rename({dim: axis for dim, axis in names.items() if axis not in obj.dims})
-    if isinstance(out, xr.Dataset):  # bounds of cells stand along one of them
-        out = out.drop_vars([name for name, array in out.data_vars.items() if len({"y", "x"} & set(array.dims)) == 1])
-    if not {"y", "x"} <= set(out.coords) or crs_of(out) is not None:
-        return out
-    units = {str(out.coords[dim].attrs.get("units", "")).lower() for dim in ("y", "x")}
-    if len(names) == 2 or all(unit.startswith("degree") for unit in units):
-        out = out.assign_attrs(crs="EPSG:4326")
-    return out
 
 
 # ---- in which units

@@ -12,16 +12,19 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.covariates.dem import opened
-from misoxr.covariates.months import MONTHS, PRECIPITATION, TEMPERATURE, located, months_of
+from misoxr.covariates.months import MONTHS, PRECIPITATION, TEMPERATURE, months_of
 from misoxr.cube.join import Raster, chunks_of_image, mark_of, note_uncovered, open_raster, smooth
 from misoxr.errors import BandError, GridError, SpecError, did_you_mean, gathered
-from misoxr.grid.geobox import assign, extent, geobox_of, same_grid
+from misoxr.grid.geobox import assign, extent, geobox_of, located, same_grid
 from misoxr.grid.halo import BLOCK, in_blocks
 from misoxr.grid.resample import on_grid
 from misoxr.spec import COVARIATES
 from misoxr.spec.numbers import is_number
 
 __all__ = ["climate"]
+
+ROUNDED = 0.5
+"""Degrees by which a minimum may lie above the mean: normals are rounded, and come from different stations."""
 
 Array = npt.NDArray[np.float32]
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]
@@ -138,7 +141,7 @@ def climate(
     warmed = [put(month) for month in means] + ([] if rise is None else [rise])
     found["summer_warmth_index"] = _sum(partial(_warmth, rates=rates), warmed)
     if coldest is not None:
-        january = put(coldest)
+        january = da.map_blocks(_checked_minimum, put(coldest), put(means[0]), dtype="float32", meta=np.empty((0, 0), "float32"))
         found["january_minimum_temperature"] = january if rise is None else _sum(partial(_cooled, rate=rates[0]), [january, rise])
     comment = {} if lapse_rate is None else {"comment": f"moved to the DEM's elevation by {_spelt(rates)} degC per km"}
     out = xr.Dataset(
@@ -258,6 +261,17 @@ def _warmth(*layers: Array, rates: Sequence[float]) -> Array:
     months, rise = layers[:MONTHS], layers[MONTHS] if len(layers) > MONTHS else np.float32(0)
     warm = (np.maximum(month.astype("float64") - rate * rise, 0) for month, rate in zip(months, rates, strict=True))
     return np.asarray(sum(warm), dtype="float32")
+
+
+def _checked_minimum(minimum: Array, mean: Array) -> Array:
+    """Refuse a minimum above the mean of its month: the two are of other months, or mixed up."""
+    above = minimum > mean + np.float32(ROUNDED)
+    if above.any():
+        raise BandError(
+            f"January has a minimum of {minimum[above].flat[0]:g} degC where its mean is {mean[above].flat[0]:g} degC. Give monthly means of the "
+            "daily minimum as minimum=, and means as temperature=, both of the same months."
+        )
+    return minimum
 
 
 def _cooled(month: Array, rise: Array, rate: float) -> Array:

@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import decoded, is_class, is_whole
 from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean, gathered, note
-from misoxr.grid.geobox import assign, crs_of, extent, geobox_of
+from misoxr.grid.geobox import assign, crs_of, extent, geobox_of, located
 from misoxr.grid.halo import BLOCK
 from misoxr.grid.resample import RESAMPLINGS, covers, on_grid, pixel_ratio
 from misoxr.paths import expanded
@@ -39,7 +39,8 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
     **rasters : path, URL, DataArray or Dataset
         A raster file: its band becomes ``name``, several become ``name_<description or number>``. Or a Zarr store ending in ``.zarr``, a NetCDF file, or data in
         hand: a DataArray becomes ``name``, one over (feature, y, x), such as an embedding, ``name_0``, ``name_1``, ..., and a Dataset's
-        variables over y and x keep their names. Nodata, scale and offset in the attributes are applied.
+        variables over y and x keep their names. Nodata, scale and offset in the attributes are applied. Dimensions
+        called latitude and longitude are rows and columns; without a CRS, their degrees are those of EPSG:4326.
 
     Returns
     -------
@@ -148,6 +149,8 @@ def layers_of(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
     """
     if isinstance(raster, str | os.PathLike):
         raster = open_raster(label, os.fspath(raster))
+    if isinstance(raster, xr.Dataset | xr.DataArray):
+        raster = located(raster)
     if isinstance(raster, xr.Dataset):
         mapping = {v.encoding.get("grid_mapping", v.attrs.get("grid_mapping")) for v in raster.data_vars.values()}
         raster = raster.set_coords([name for name in {*mapping, "spatial_ref", "crs"} if name in raster.data_vars])

@@ -15,7 +15,9 @@ from misoxr.errors import GridError
 from misoxr.grid.longitude import circle_of, near
 from misoxr.spec import LocationSpec
 
-__all__ = ["assign", "beside", "crs_of", "extent", "geobox_of", "lattice_offset", "locations", "pixels", "same_grid"]
+__all__ = ["assign", "beside", "crs_of", "extent", "geobox_of", "lattice_offset", "located", "locations", "pixels", "same_grid"]
+
+_LATITUDES, _LONGITUDES = ("lat", "latitude"), ("lon", "longitude", "long")
 
 GRID_TOLERANCE = 1e-3
 """Largest departure from a regular grid, and between two equal grids, in pixels."""
@@ -242,3 +244,20 @@ def locations(geobox: GeoBox, rows: npt.ArrayLike, columns: npt.ArrayLike, locat
     circle = circle_of(location.crs)
     x = near(x, (west + east) / 2, circle.turn if circle else None)
     return np.stack([2 * (x - west) / (east - west) - 1, 2 * (north - y) / (north - south) - 1], axis=-1)
+
+
+def located(obj: Any) -> Any:
+    """Return an array or Dataset with dimensions y and x, where it calls them latitude and longitude, and their CRS where it has none.
+
+    Without a CRS, degrees are taken to be those of EPSG:4326: no datum differs by more than two metres.
+    """
+    names = {dim: axis for dim in obj.dims for axis, known in (("y", _LATITUDES), ("x", _LONGITUDES)) if str(dim).lower() in known}
+    out = obj.rename({dim: axis for dim, axis in names.items() if axis not in obj.dims})
+    if isinstance(out, xr.Dataset):  # bounds of cells stand along one of them
+        out = out.drop_vars([name for name, array in out.data_vars.items() if len({"y", "x"} & set(array.dims)) == 1])
+    if not {"y", "x"} <= set(out.coords) or crs_of(out) is not None:
+        return out
+    units = {str(out.coords[dim].attrs.get("units", "")).lower() for dim in ("y", "x")}
+    if len(names) == 2 or all(unit.startswith("degree") for unit in units):
+        out = out.assign_attrs(crs="EPSG:4326")
+    return out

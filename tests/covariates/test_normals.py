@@ -588,3 +588,9 @@ def test_normals_without_a_crs_are_refused(rain):
         climate(
             normals(MEANS, "degC").drop_vars("spatial_ref").drop_attrs().assign_attrs(units="degC").assign_coords(x=range(8)), rain
         )
+
+
+def test_a_minimum_above_the_mean_is_refused(temperature, rain):
+    climate(temperature, rain, minimum=normals(MEANS, "degC")).compute()  # as coarse normals may be
+    with pytest.raises(BandError, match=r"January has a minimum of -17 degC where its mean is -22 degC.*minimum="):
+        climate(temperature, rain, minimum=normals(MEANS + 5, "degC")).compute()

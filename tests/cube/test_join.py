@@ -2,6 +2,7 @@
 
 import dask.array as da
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import rioxarray
@@ -256,8 +257,8 @@ def test_rasters_that_do_not_fit_are_refused():
         add(ds, red=layer())
     with pytest.raises(BandError, match="variable 'dem' already"):
         add(ds, dem=layer(), more=assign(xr.Dataset({"dem": layer()}), BOX))
-    with pytest.raises(BandError, match=r"'dem' has dimensions \('lat', 'lon'\)"):
-        add(ds, dem=layer().drop_vars(["x", "y"]).rename(y="lat", x="lon"))
+    with pytest.raises(BandError, match=r"'dem' has dimensions \('up', 'along'\)"):
+        add(ds, dem=layer().drop_vars(["x", "y"]).rename(y="up", x="along"))
     with pytest.raises(BandError, match=r"'rain' has dimensions \('month', 'y', 'x'\)"):
         add(ds, climate=assign(xr.Dataset({"rain": layer().expand_dims(month=3)}), BOX))
     with pytest.raises(GridError, match="irregular"):
@@ -432,3 +433,26 @@ def test_variables_that_are_no_maps_are_not_joined():
     assert set(add(image(), more=more).data_vars) == {"red", "nir", "dem"}
     with pytest.raises(BandError, match="none over y and x"):
         add(image(), more=more.drop_vars("dem"))
+
+
+@pytest.mark.parametrize("kind", ["array", "dataset", "netcdf"])
+def test_latitudes_and_longitudes_are_rows_and_columns(tmp_path, kind):
+    """Plain CF: dimensions lat and lon in degrees, and no CRS."""
+    box = GeoBox((40, 60), Affine(0.01, 0, -154.1, 0, -0.01, 63.6), "EPSG:4326")
+    plain = assign(xr.DataArray(np.arange(2400.0, dtype="float32").reshape(40, 60), dims=("y", "x")), box)
+    named = plain.drop_vars("spatial_ref").rename(y="lat", x="lon").rename("dem")
+    named.encoding, named.attrs = {}, {}
+    near = assign(xr.Dataset({"red": (("y", "x"), np.ones((50, 50), "float32"))}), box_around(box))
+    expected = add(near, dem=plain).dem.compute()
+    given = named if kind == "array" else named.to_dataset()
+    if kind == "netcdf":
+        given.to_netcdf(tmp_path / "dem.nc", engine="scipy")
+        given = tmp_path / "dem.nc"
+    assert expected.notnull().any()
+    np.testing.assert_array_equal(add(near, dem=given).dem, expected)
+
+
+def box_around(box: GeoBox) -> GeoBox:
+    """50 x 50 pixels of 100 m about the middle of a box in degrees."""
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:3338", always_xy=True).transform(*box.extent.centroid.coords[0])
+    return GeoBox((50, 50), Affine(100, 0, x - 2500, 0, -100, y + 2500), "EPSG:3338")
