@@ -15,10 +15,10 @@ import xarray as xr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
+from demo import SHAPE, answers, composite, observed, split, step, with_covariates
 from servers import range_server, stac_api
 
 import misoxr
-from demo import SHAPE, answers, composite, observed, split, step, with_covariates
 from misoxr import simulate
 from misoxr.metrics import scores
 from misoxr.points.read import encode
