@@ -297,7 +297,9 @@ def _scene(found: Found, sensor: Sensor, wanted: Wanted, skies: _Skies) -> Scene
     )
     covers, says = scene.outline.bounds, scene.footprint.bounds
     if scene.outline.is_empty or scene.footprint.is_empty:
-        raise CatalogError(f"Item {name!r} has a grid or a footprint that covers nothing; see its proj:transform, proj:shape and geometry.")
+        raise CatalogError(
+            f"Item {name!r} has a grid or a footprint that covers nothing; see its proj:transform, proj:shape and geometry."
+        )
     if not meets(shapely.box(*covers), shapely.box(*says)):
         raise CatalogError(
             f"Item {name!r} has a grid within {covers} and a footprint within {says}, in degrees; its metadata contradict each other."
