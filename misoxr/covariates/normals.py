@@ -24,7 +24,7 @@ from misoxr.spec.numbers import is_number
 __all__ = ["climate"]
 
 ROUNDED = 0.5
-"""Degrees by which a minimum may lie above the mean: normals are rounded, and come from different stations."""
+"""Degrees by which a minimum may lie above the mean of its month: normals are rounded."""
 
 Array = npt.NDArray[np.float32]
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]
@@ -137,12 +137,16 @@ def climate(
         for layer in layers[:1]:
             note_uncovered(name, geobox_of(layer), geobox)
     rise = _rise(*map(put, heights)) if heights else None
-    found = {"annual_precipitation": _sum(_total, [put(month) for month in rain])}
+    found = {"annual_precipitation": _of_layers(_total, [put(month) for month in rain])}
     warmed = [put(month) for month in means] + ([] if rise is None else [rise])
-    found["summer_warmth_index"] = _sum(partial(_warmth, rates=rates), warmed)
+    found["summer_warmth_index"] = _of_layers(partial(_warmth, rates=rates), warmed)
     if coldest is not None:
-        january = da.map_blocks(_checked_minimum, put(coldest), put(means[0]), dtype="float32", meta=np.empty((0, 0), "float32"))
-        found["january_minimum_temperature"] = january if rise is None else _sum(partial(_cooled, rate=rates[0]), [january, rise])
+        january = put(coldest)
+        if same_grid(geobox_of(coldest), geobox_of(means[0])):  # a coarser mean may well be colder than a valley's minimum
+            january = _of_layers(_checked_minimum, [january, put(means[0])])
+        found["january_minimum_temperature"] = (
+            january if rise is None else _of_layers(partial(_cooled, rate=rates[0]), [january, rise])
+        )
     comment = {} if lapse_rate is None else {"comment": f"moved to the DEM's elevation by {_spelt(rates)} degC per km"}
     out = xr.Dataset(
         {
@@ -246,8 +250,8 @@ def _rise(above: da.Array, below: da.Array) -> da.Array:
     return out
 
 
-def _sum(work: Any, layers: Sequence[da.Array]) -> da.Array:
-    """One task a block for all months."""
+def _of_layers(work: Any, layers: Sequence[da.Array]) -> da.Array:
+    """Apply a function of layers, one task a block for all of them."""
     out: da.Array = da.map_blocks(work, *layers, dtype="float32", meta=np.empty((0, 0), "float32"))
     return out
 

@@ -103,6 +103,15 @@ class ModalityScaling:
             out = np.tensordot(np.asarray(self.whiten, dtype="float32"), out, axes=1)
         return out
 
+    def refuse_fills(self, modality: Modality, bands: Array) -> None:
+        """Refuse usual fill values in raw bands (band, ...), far from the limits of their channels."""
+        limits = iter(zip(self.lower, self.upper, strict=True))
+        for band, values in zip(modality.bands, bands, strict=True):
+            low, high = [next(limits) for _ in range(band.channels)][0]
+            # a channel without limits is none; one look tells whether any value is beyond them
+            if band.kind == "linear" and high > low and ((values < low) | (values > high)).any():
+                _refuse_beyond(band, values, low, high, "a window")
+
     @classmethod
     def from_dict(cls, values: Any, modality: Modality) -> Self:
         """Rebuild a scaling from JSON values and check that it fits a modality.
@@ -147,10 +156,17 @@ class Scaling:
     modalities: Mapping[str, ModalityScaling]
 
     def apply(self, spec: ModelSpec, bands: Array) -> dict[str, Array]:
-        """Scale raw bands (band, y, x) in the order of ``spec.bands`` to network inputs (channel, y, x) by modality."""
+        """Scale raw bands (band, y, x) in the order of ``spec.bands`` to network inputs (channel, y, x) by modality.
+
+        Raises
+        ------
+        BandError
+            If a band has a usual fill value, far from what was learnt from: clipped to its limits, it would pass for data.
+        """
         inputs, at = {}, 0
         for modality in spec.modalities:
             part = bands[at : at + len(modality.bands)]
+            self.modalities[modality.name].refuse_fills(modality, part)
             inputs[modality.name] = self.modalities[modality.name].apply(channels(modality, part))
             at += len(modality.bands)
         return inputs
@@ -233,18 +249,22 @@ def refuse_fill(band: Band, values: Array) -> None:
     """
     if band.kind != "linear":
         return
+    known = values[np.isfinite(values) & ~np.isin(values, np.array(USUAL_FILLS, "float32"))]
+    if len(known):
+        _refuse_beyond(band, values, float(known.min()), float(known.max()), "the pixels that are learnt from")
+
+
+def _refuse_beyond(band: Band, values: Array, low: float, high: float, where: str) -> None:
+    """Refuse usual fill values that lie far beyond what a band holds."""
+    far = FAR * (high - low)
     for fill in USUAL_FILLS:
-        is_fill = values == np.float32(fill)
-        others = values[~is_fill & np.isfinite(values)]
-        if not is_fill.any() or not len(others):
+        if low - far <= fill <= high + far and not fill < 0 <= low:
             continue
-        low, high = float(others.min()), float(others.max())
-        apart = low - fill if fill < low else fill - high
-        if apart > FAR * (high - low) or fill < 0 <= low:
+        is_fill = values == np.float32(fill)
+        if is_fill.any():
             raise BandError(
-                f"Band {band.name!r} is {fill:g} in {is_fill.mean():.2%} of the pixels that are learnt from, and {low:g} to {high:g} in the others. "
-                f"If it is nodata, declare it where the raster is read: raster.rio.write_nodata({fill:g}), or ds[{band.name!r}] = "
-                f"ds[{band.name!r}].where(ds[{band.name!r}] != {fill:g})."
+                f"Band {band.name!r} is {fill:g} in {is_fill.mean():.2%} of {where}, and {low:g} to {high:g} elsewhere. If it is nodata, declare it "
+                f"where the raster is read: raster.rio.write_nodata({fill:g}), or ds[{band.name!r}] = ds[{band.name!r}].where(ds[{band.name!r}] != {fill:g})."
             )
 
 

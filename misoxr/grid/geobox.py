@@ -11,7 +11,7 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from misoxr.errors import GridError
+from misoxr.errors import GridError, note
 from misoxr.grid.longitude import circle_of, near
 from misoxr.spec import LocationSpec
 
@@ -19,6 +19,8 @@ __all__ = ["assign", "beside", "crs_of", "extent", "geobox_of", "lattice_offset"
 
 _LATITUDES, _LONGITUDES = ("lat", "latitude"), ("lon", "longitude", "long")
 
+DATUMS = 0.002
+"""Degrees, some 200 m, below which it matters of which datum coordinates are."""
 GRID_TOLERANCE = 1e-3
 """Largest departure from a regular grid, and between two equal grids, in pixels."""
 
@@ -249,7 +251,7 @@ def locations(geobox: GeoBox, rows: npt.ArrayLike, columns: npt.ArrayLike, locat
 def located(obj: Any) -> Any:
     """Return an array or Dataset with dimensions y and x, where it calls them latitude and longitude, and their CRS where it has none.
 
-    Without a CRS, degrees are taken to be those of EPSG:4326: no datum differs by more than two metres.
+    Without a CRS, degrees are taken to be those of EPSG:4326. Other datums lie up to some 100 m away, so a warning tells where pixels are as small.
     """
     names = {dim: axis for dim in obj.dims for axis, known in (("y", _LATITUDES), ("x", _LONGITUDES)) if str(dim).lower() in known}
     out = obj.rename({dim: axis for dim, axis in names.items() if axis not in obj.dims})
@@ -259,5 +261,9 @@ def located(obj: Any) -> Any:
         return out
     units = {str(out.coords[dim].attrs.get("units", "")).lower() for dim in ("y", "x")}
     if len(names) == 2 or all(unit.startswith("degree") for unit in units):
+        if min(out.sizes["y"], out.sizes["x"]) > 1 and float(abs(out.y[1] - out.y[0])) < DATUMS:
+            note(
+                'A raster in degrees has no CRS and is taken to be in EPSG:4326. Write it down: raster.rio.write_crs("EPSG:4326").'
+            )
         out = out.assign_attrs(crs="EPSG:4326")
     return out

@@ -456,3 +456,12 @@ def box_around(box: GeoBox) -> GeoBox:
     """50 x 50 pixels of 100 m about the middle of a box in degrees."""
     x, y = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:3338", always_xy=True).transform(*box.extent.centroid.coords[0])
     return GeoBox((50, 50), Affine(100, 0, x - 2500, 0, -100, y + 2500), "EPSG:3338")
+
+
+def test_fine_pixels_in_degrees_without_a_crs_are_told():
+    """Datums of Alaska lie up to some 100 m apart, which is several of these pixels."""
+    box = GeoBox((400, 600), Affine(0.0003, 0, -154.05, 0, -0.0003, 63.4), "EPSG:4326")
+    plain = assign(xr.DataArray(np.ones((400, 600), "float32"), dims=("y", "x")), box).drop_vars("spatial_ref")
+    near = assign(xr.Dataset({"red": (("y", "x"), np.ones((50, 50), "float32"))}), box_around(box))
+    with pytest.warns(MisoxrWarning, match="has no CRS and is taken to be in EPSG:4326"):
+        assert add(near, dem=plain.rename(y="lat", x="lon")).dem.notnull().all()

@@ -595,3 +595,18 @@ def test_a_fill_value_that_nothing_declares_is_refused(fill, values):
 def test_numbers_amid_others_are_no_fill_values():
     spec = ModelSpec.preset("miso-nano", sat=[], cov=[Band("depth", "m")], location=None)
     Scaling.fit(spec, np.array([[-9999, -5000, -12000, 3000]], "float32"))
+
+
+def test_a_fill_value_that_was_not_learnt_is_refused_where_it_is_mapped():
+    """Clipped to the limits of training, it would pass for a low place."""
+    spec = ModelSpec.preset("miso-nano", sat=[], cov=[Band("dem", "m"), Band("aspect", "degree", "circular")], location=None)
+    pixels = np.random.default_rng(0).uniform(100, 300, (2, 5000)).astype("float32")
+    scaling = Scaling.fit(spec, pixels)
+    window = pixels[:, :64].reshape(2, 8, 8).copy()
+    window[0, 0] = -5000  # a deep place, which is no fill value
+    scaling.apply(spec, window)
+    window[0, 3, 3] = -9999
+    with pytest.raises(BandError, match=r"Band 'dem' is -9999 in 1\.56% of a window, and 1.* to .* elsewhere"):
+        scaling.apply(spec, window)
+    window[0, 3, 3], window[1, 3, 3] = np.nan, -9999  # a negative direction is flat
+    scaling.apply(spec, window)
