@@ -71,11 +71,13 @@ def nonconformity(probability: npt.ArrayLike, method: Method, draw: npt.ArrayLik
     Sadinle et al. 2019, "Least ambiguous set-valued classifiers with bounded error levels", JASA 114, for "plain". Romano et al. 2020,
     arXiv 2006.02544, for "aps". Angelopoulos et al. 2021, arXiv 2009.14193, for "raps"; its two numbers are fixed here, and not tuned.
     """
-    values = np.asarray(probability, dtype="float64")
+    values: Floats = np.asarray(probability, dtype="float64")
     if method == "plain":
-        return 1.0 - values
+        return np.asarray(1.0 - values)
     shares = np.asarray(draw, dtype="float64")[:, None]
-    order = values.shape[1] - 1 - np.argsort(-values[:, ::-1], axis=1, kind="stable")  # (point, rank), the most probable class first
+    order = (
+        values.shape[1] - 1 - np.argsort(-values[:, ::-1], axis=1, kind="stable")
+    )  # (point, rank), the most probable class first
     ranked = np.take_along_axis(values, order, axis=1)
     found = np.cumsum(ranked, axis=1) - ranked + shares * ranked
     if method == "raps":
@@ -201,7 +203,9 @@ class TaskScores:
         except SpecError as error:
             raise CheckpointError(f"Calibration scores cannot be read. {error}") from error
         if not len(scores) or len(groups) != len(scores) or not ((groups >= -1) & (groups < count)).all():
-            raise CheckpointError(f"{len(scores)} calibration scores have {len(groups)} groups of -1 to {count - 1}; save the model again.")
+            raise CheckpointError(
+                f"{len(scores)} calibration scores have {len(groups)} groups of -1 to {count - 1}; save the model again."
+            )
         if not 1 <= each <= len(scores):
             raise CheckpointError(f"{each:g} of {len(scores)} calibration scores belong to each point; save the model again.")
         return cls(scores, groups, each)
@@ -300,7 +304,9 @@ class Conformal:
         elif count:
             yield self.tasks[task.name].all, every, every
 
-    def sets(self, task: Task, probability: Floats, coverage: float, region: Integers | None = None, draw: Floats | None = None) -> Sets:
+    def sets(
+        self, task: Task, probability: Floats, coverage: float, region: Integers | None = None, draw: Floats | None = None
+    ) -> Sets:
         """Return the set of each point, and the classes' p-values.
 
         Parameters
@@ -352,7 +358,9 @@ class Conformal:
         wanted = {"tasks", "method", "by", "polygons", "about"}
         if not isinstance(values, Mapping) or set(values) != wanted:
             found = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
-            raise CheckpointError(f"What is known of a model's errors has {sorted(wanted)}, not {found}; was it written by another misoxr?")
+            raise CheckpointError(
+                f"What is known of a model's errors has {sorted(wanted)}, not {found}; was it written by another misoxr?"
+            )
         method, by, tasks, about = (values[name] for name in ("method", "by", "tasks", "about"))
         fits = method in get_args(Method) and by in get_args(By) and isinstance(tasks, Mapping) and isinstance(about, Mapping)
         if not fits or not tasks or (by == "region") != (values["polygons"] is not None):

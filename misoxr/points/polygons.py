@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any, Self
 
 import geopandas as gpd
@@ -13,13 +14,15 @@ import pyproj
 import shapely
 
 from misoxr.errors import CheckpointError, PointsError, SpecError
-from misoxr.grid.longitude import transformer
+from misoxr.grid.longitude import circle_of, transformer
 from misoxr.points.clusters import check_crs, polygon_of
 from misoxr.spec.build import array_of, text_of
 
 __all__ = ["Polygons"]
 
 Integers = npt.NDArray[np.intp]
+_ONE_AT_A_TIME = Lock()
+"""Prepared polygons build their index when they are first asked, which two threads cannot do at once."""
 _OFFSETS = ("rings", "polygons", "parts")
 """Where rings begin among coordinates, polygons among rings, and multipolygons among polygons."""
 
@@ -55,9 +58,7 @@ class Polygons:
             If there are no polygons, none has a name, or they have no CRS.
         """
         if not isinstance(regions, gpd.GeoDataFrame | gpd.GeoSeries):
-            raise PointsError(
-                f"The regions are a {type(regions).__name__}; give a GeoDataFrame (geopandas.read_file reads files)."
-            )
+            raise PointsError(f"The regions are a {type(regions).__name__}; give a GeoDataFrame (geopandas.read_file reads files).")
         check_crs(regions.crs, "regions", projected=False)
         named = regions[np.asarray(pd.notna(regions.index) & ~regions.geometry.is_empty & regions.geometry.notna())]
         if not len(named) or not named.geom_type.isin(["Polygon", "MultiPolygon"]).all():
@@ -90,8 +91,23 @@ class Polygons:
         xy = np.stack([np.ravel(across), np.ravel(up)], axis=-1)
         found, there = np.full(len(xy), -1, dtype=np.intp), np.isfinite(xy).all(axis=1)
         if there.any():
-            found[there] = np.append(self.region, -1)[polygon_of(xy[there], self.shapes, self._crs)]
+            found[there] = np.append(self.region, -1)[self._first(xy[there])]
         return found.reshape(shape)
+
+    def _first(self, xy: npt.NDArray[np.float64]) -> Integers:
+        """Return the first polygon that holds each place (place, [x, y]), -1 for those in none; quickly, where all lie in one."""
+        if circle_of(self.crs) is not None:
+            return polygon_of(xy, self.shapes, self._crs)
+        around, first = shapely.box(*xy.min(axis=0), *xy.max(axis=0)), np.full(len(xy), -1, dtype=np.intp)
+        with _ONE_AT_A_TIME:
+            shapely.prepare(self.shapes)
+            for number in np.flatnonzero(shapely.intersects(self.shapes, around)):
+                left = np.flatnonzero(first < 0)
+                whole = around.area > 0 and shapely.covers(self.shapes[number], around)
+                first[left if whole else left[shapely.intersects_xy(self.shapes[number], *xy[left].T)]] = number
+                if whole:
+                    break
+        return first
 
     def to_dict(self) -> dict[str, Any]:
         """Return names and polygons as JSON values, exactly."""

@@ -35,9 +35,7 @@ APART = 2.0
 
 
 @gathered
-def with_conformal(
-    fitted: Fitted, scores: "Scores", name: str | None = None, by: Any = None, method: Method = "plain"
-) -> Fitted:
+def with_conformal(fitted: Fitted, scores: "Scores", name: str | None = None, by: Any = None, method: Method = "plain") -> Fitted:
     """Return a model with what a cross-validation tells of its errors, for sets and intervals of any coverage.
 
     Parameters
@@ -161,7 +159,9 @@ def evaluated(
     _check_scores(scores)
     found = model if isinstance(model, Conformal) else getattr(model, "conformal", None)
     if not isinstance(found, Conformal):
-        raise SpecError(f"{type(model).__name__} has no calibration scores; give one of with_conformal(scores), or calibrated(scores).")
+        raise SpecError(
+            f"{type(model).__name__} has no calibration scores; give one of with_conformal(scores), or calibrated(scores)."
+        )
     wanted, told = check_coverage(coverage), found.about.get("name")
     rows = _rows(scores, _only(scores, told if name is None and told in scores.models else name))
     parts = {}
@@ -201,14 +201,18 @@ def _evaluated(found: Conformal, task: Task, rows: pd.DataFrame, coverage: float
 
 def _check_scores(scores: Any) -> None:
     if not all(hasattr(scores, one) for one in ("predictions", "tasks", "about", "models")):
-        raise PointsError(f"The scores are a {type(scores).__name__}; give what ds.miso.cross_validate returned, or Scores.load reads.")
+        raise PointsError(
+            f"The scores are a {type(scores).__name__}; give what ds.miso.cross_validate returned, or Scores.load reads."
+        )
 
 
 def _calibrated(scores: "Scores", name: str, tasks: Sequence[Task], by: Any, method: Method) -> Conformal:
     if method not in get_args(Method):
         raise SpecError(f"method is {method!r}; use one of {get_args(Method)}.{did_you_mean(str(method), get_args(Method))}")
     if not (by is None or isinstance(by, gpd.GeoDataFrame | gpd.GeoSeries) or (isinstance(by, str) and by == "class")):
-        raise SpecError(f"by is {by if isinstance(by, str) else type(by).__name__!r}; use None, 'class', or a GeoDataFrame of polygons.")
+        raise SpecError(
+            f"by is {by if isinstance(by, str) else type(by).__name__!r}; use None, 'class', or a GeoDataFrame of polygons."
+        )
     polygons = None if by is None or isinstance(by, str) else Polygons.of(by)
     kind: By = "" if by is None else "region" if polygons is not None else "class"
     rows = _rows(scores, name)
@@ -223,11 +227,13 @@ def _calibrated(scores: "Scores", name: str, tasks: Sequence[Task], by: Any, met
     of = {}
     for task in tasks:
         mine = rows[rows["task"] == task.name]
-        mine = mine[np.isfinite(_answers(task, mine)).all(axis=1)]
+        mine = mine.loc[np.isfinite(_answers(task, mine)).all(axis=1)]
         if len(mine):
             of[task.name] = _task_scores(empty, task, scores, mine)
     if not of:
-        raise PointsError(f"The scores of {name!r} have no points of {[task.name for task in tasks]}; they are of {_names(scores.tasks)}.")
+        raise PointsError(
+            f"The scores of {name!r} have no points of {[task.name for task in tasks]}; they are of {_names(scores.tasks)}."
+        )
     _tell_doubts(scores.about)
     found = replace(empty, tasks=of)
     _tell_groups(found, [task for task in tasks if task.name in of])
@@ -249,13 +255,17 @@ def _task_scores(like: Conformal, task: Task, scores: "Scores", rows: pd.DataFra
         codes = truth.astype(np.intp)
         if len(np.unique(codes)) < 2:
             only = task.classes[codes[0]]
-            raise PointsError(f"All {len(rows)} calibration points of {task.name!r} are {only!r}; give scores of two classes or more.")
+            raise PointsError(
+                f"All {len(rows)} calibration points of {task.name!r} are {only!r}; give scores of two classes or more."
+            )
         found = nonconformity(values, like.method, draws(*_places(rows)))[np.arange(len(rows)), codes]
         groups = codes if like.by == "class" else groups
     if like.by == "region":
         groups = _regions(like.polygons, rows, scores.about)
         if (groups < 0).all():
-            raise PointsError(f"None of the {len(rows)} calibration points of {task.name!r} lies in a polygon; check the CRS of the polygons.")
+            raise PointsError(
+                f"None of the {len(rows)} calibration points of {task.name!r} lies in a polygon; check the CRS of the polygons."
+            )
     return TaskScores(found, groups, each)
 
 
@@ -307,7 +317,9 @@ def _name_of(scores: "Scores", fitted: Any, name: str | None) -> str:
         return _only(scores, name)
     known = scores.about.get("identities")
     if not isinstance(known, Mapping):
-        raise PointsError(f"The scores are of an earlier misoxr and do not tell what their models are; give name=, one of {scores.models}.")
+        raise PointsError(
+            f"The scores are of an earlier misoxr and do not tell what their models are; give name=, one of {scores.models}."
+        )
     mine = [one for one in scores.models if known.get(one) == identity_of(fitted)]
     if len(mine) != 1:
         several = f"{mine} have" if mine else f"None of {scores.models} has"
@@ -346,7 +358,11 @@ def _tell_doubts(about: Mapping[str, Any]) -> None:
             "training points. Use folds of whole clusters, such as ClusterKFold(10_000)."
         )
     elif not cv.startswith(SPATIAL) and not (distance and distance["median"] >= APART * distance["between"]):
-        far = f"half of their test points lie within {distance['median']:.4g} of a training point" if distance else "how far apart they are is not known"
+        far = (
+            f"half of their test points lie within {distance['median']:.4g} of a training point"
+            if distance
+            else "how far apart they are is not known"
+        )
         note(
             f"The folds ({cv}) are not spatial: {far}. The coverage then holds among the points, and not in places that are farther from all of them. "
             "Use folds as far apart as the map reaches, such as ClusterKFold(10_000)."
@@ -367,4 +383,6 @@ def _tell_groups(found: Conformal, tasks: Sequence[Task]) -> None:
             note(f"No calibration point of {task.name!r} lies in the regions {empty}: {what} there.")
         outside = int((groups < 0).sum())
         if outside:
-            note(f"{outside} of {len(groups)} calibration points of {task.name!r} lie in no region; they count only where no region is.")
+            note(
+                f"{outside} of {len(groups)} calibration points of {task.name!r} lie in no region; they count only where no region is."
+            )
