@@ -11,7 +11,7 @@ import xarray as xr
 from misoxr.grid.halo import part_of
 from misoxr.spec import ModelSpec, Task
 
-__all__ = ["FILL", "Answer", "answers_in", "class_map", "entropy", "spread", "variables"]
+__all__ = ["FILL", "Answer", "answers_in", "class_map", "conformal_in", "entropy", "spread", "variables"]
 
 Array = npt.NDArray[np.float32]
 FILL = 255
@@ -89,6 +89,17 @@ def answers_in(maps: xr.Dataset) -> list[Answer]:
     values = [name for name in names if name not in taken and "flag_meanings" not in maps[name].attrs]
     beside = {f"{name}_{end}" for name in values for end in ("std", "location", "lower", "upper")}
     return found + [Answer(name, name, f"{name}_std") for name in values if name not in beside]
+
+
+def conformal_in(maps: xr.Dataset) -> set[str]:
+    """Return the names of what a map holds of sets and intervals: they tell of one model, and are not averaged."""
+    ends = ("set", "set_size", "credibility", "confidence", "lower", "upper")
+    return {
+        f"{one.task}_{end}"
+        for one in answers_in(maps)
+        for end in ends
+        if "coverage" in maps.get(f"{one.task}_{end}", maps[one.name]).attrs
+    }
 
 
 def _layer(layers: da.Array, dims: Sequence[Hashable], task: Task, words: str) -> xr.DataArray:
