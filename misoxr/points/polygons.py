@@ -60,7 +60,8 @@ class Polygons:
         if not isinstance(regions, gpd.GeoDataFrame | gpd.GeoSeries):
             raise PointsError(f"The regions are a {type(regions).__name__}; give a GeoDataFrame (geopandas.read_file reads files).")
         check_crs(regions.crs, "regions", projected=False)
-        named = regions[np.asarray(pd.notna(regions.index) & ~regions.geometry.is_empty & regions.geometry.notna())]
+        there = np.array([shape is not None and not shape.is_empty for shape in regions.geometry], dtype=bool)
+        named = regions[there & np.asarray(pd.notna(regions.index))]
         if not len(named) or not named.geom_type.isin(["Polygon", "MultiPolygon"]).all():
             raise PointsError(f"The {len(named)} regions are of {set(map(str, named.geom_type))}; give polygons.")
         codes, names = pd.factorize(named.index.astype(str))
