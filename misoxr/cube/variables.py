@@ -91,15 +91,11 @@ def answers_in(maps: xr.Dataset) -> list[Answer]:
     return found + [Answer(name, name, f"{name}_std") for name in values if name not in beside]
 
 
-def conformal_in(maps: xr.Dataset) -> set[str]:
+def conformal_in(maps: xr.Dataset) -> list[str]:
     """Return the names of what a map holds of sets and intervals: they tell of one model, and are not averaged."""
     ends = ("set", "set_size", "credibility", "confidence", "lower", "upper")
-    return {
-        f"{one.task}_{end}"
-        for one in answers_in(maps)
-        for end in ends
-        if "coverage" in maps.get(f"{one.task}_{end}", maps[one.name]).attrs
-    }
+    names = [f"{one.task}_{end}" for one in answers_in(maps) for end in ends]
+    return [name for name in names if name in maps.data_vars and "coverage" in maps[name].attrs]
 
 
 def _layer(layers: da.Array, dims: Sequence[Hashable], task: Task, words: str) -> xr.DataArray:

@@ -81,7 +81,8 @@ def with_sets(answers: xr.Dataset, errors: Conformal, tasks: Sequence[Task], cov
         The answers, and beside them ``<task>_set`` (class, ...) bool, ``<task>_set_size`` uint8, ``<task>_credibility`` and ``<task>_confidence``
         float32; of regressions ``<task>_lower`` and ``<task>_upper``.
     """
-    coverage, added = float(coverage), {}
+    coverage = float(coverage)
+    added: dict[str, xr.DataArray] = {}
     carried = delayed(errors, name=f"conformal-{tokenize(errors)}", traverse=False)  # once in the graph
     crs = str(answers.spatial_ref.attrs["crs_wkt"])
     for task in tasks:
@@ -131,8 +132,8 @@ def _set(layers: da.Array, answers: xr.Dataset, task: Task, attrs: dict[str, Any
     count, words = len(task.classes), task.long_name or task.name
     dims = answers[task.name].dims
     coordinate = xr.Variable(task.class_dim, np.asarray(task.classes, dtype=object), {"long_name": f"class of {task.name}"})
-    held = part_of(layers, slice(0, count)).map_blocks(_as_held, dtype=bool, meta=np.empty((0,) * layers.ndim, bool))
-    size = part_of(layers, count).map_blocks(_as_size, dtype="uint8", meta=np.empty((0,) * (layers.ndim - 1), "uint8"))
+    held = da.map_blocks(_as_held, part_of(layers, slice(0, count)), dtype=bool, meta=np.empty((0,) * layers.ndim, bool))
+    size = da.map_blocks(_as_size, part_of(layers, count), dtype="uint8", meta=np.empty((0,) * (layers.ndim - 1), "uint8"))
     flags = {
         "flag_values": np.arange(count + 1, dtype="uint8"),
         "flag_meanings": " ".join(["empty", "1_class", *(f"{number}_classes" for number in range(2, count + 1))]),

@@ -70,6 +70,10 @@ def nonconformity(probability: npt.ArrayLike, method: Method, draw: npt.ArrayLik
     ----------
     Sadinle et al. 2019, "Least ambiguous set-valued classifiers with bounded error levels", JASA 114, for "plain". Romano et al. 2020,
     arXiv 2006.02544, for "aps". Angelopoulos et al. 2021, arXiv 2009.14193, for "raps"; its two numbers are fixed here, and not tuned.
+
+    Examples
+    --------
+    >>> scores = nonconformity([[0.2, 0.5, 0.3]], "aps", draw=[0.5])
     """
     values: Floats = np.asarray(probability, dtype="float64")
     if method == "plain":

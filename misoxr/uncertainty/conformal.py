@@ -166,7 +166,7 @@ def evaluated(
     rows = _rows(scores, _only(scores, told if name is None and told in scores.models else name))
     parts = {}
     for task in scores.tasks:
-        mine = rows[rows["task"] == task.name]
+        mine = _of_task(rows, task)
         if task.name in found.tasks and len(mine):
             parts[task.name] = _evaluated(found, task, mine, wanted, scores.about)
     if not parts:
@@ -226,8 +226,8 @@ def _calibrated(scores: "Scores", name: str, tasks: Sequence[Task], by: Any, met
     empty = Conformal({}, method, kind, polygons, about)
     of = {}
     for task in tasks:
-        mine = rows[rows["task"] == task.name]
-        mine = mine.loc[np.isfinite(_answers(task, mine)).all(axis=1)]
+        mine = _of_task(rows, task)
+        mine = mine.iloc[np.flatnonzero(np.isfinite(_answers(task, mine)).all(axis=1))]
         if len(mine):
             of[task.name] = _task_scores(empty, task, scores, mine)
     if not of:
@@ -272,6 +272,10 @@ def _task_scores(like: Conformal, task: Task, scores: "Scores", rows: pd.DataFra
 def _rows(scores: "Scores", name: str) -> pd.DataFrame:
     table = scores.predictions
     return table[table["model"] == name]
+
+
+def _of_task(rows: pd.DataFrame, task: Task) -> pd.DataFrame:
+    return rows.loc[rows["task"] == task.name]
 
 
 def _truth(rows: pd.DataFrame) -> Floats:
