@@ -83,9 +83,9 @@ def with_reasons(attrs: Mapping[str, Any], reasons: Sequence[str]) -> dict[str, 
     return _with(attrs, excluded=list(reasons))
 
 
-def with_coverage(attrs: Mapping[str, Any], coverage: float) -> dict[str, Any]:
-    """Attributes of answers with sets and intervals: their provenance also names the coverage."""
-    return _with(attrs, coverage=coverage)
+def with_coverage(attrs: Mapping[str, Any], coverage: float, errors: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of answers with sets and intervals: their provenance also names the coverage, and what the model's errors are known from."""
+    return _with(attrs, coverage=coverage, conformal=dict(errors))
 
 
 def _with(attrs: Mapping[str, Any], **told: Any) -> dict[str, Any]:

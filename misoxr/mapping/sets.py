@@ -28,6 +28,8 @@ __all__ = ["errors_of", "refuse_several", "with_sets"]
 Array = npt.NDArray[Any]
 SLAB = 2**16
 """Pixels that are compared with the calibration points at once."""
+_OUT = "layer of sets"
+"""Index of what follows from the answers; no dimension of a task is called so."""
 HOLDS = {
     "": "all points together",
     "class": "the points of each class",
@@ -96,7 +98,7 @@ def with_sets(answers: xr.Dataset, errors: Conformal, tasks: Sequence[Task], cov
     for array in (out[name] for name in added):
         if {"y", "x"} <= set(array.dims):
             array.attrs["grid_mapping"] = "spatial_ref"
-    out.attrs = with_coverage(answers.attrs, coverage)
+    out.attrs = with_coverage(answers.attrs, coverage, {"method": errors.method, "by": errors.by, **errors.about})
     return out
 
 
@@ -115,9 +117,9 @@ def _layers(answers: xr.Dataset, task: Task, placed: bool, **told: Any) -> da.Ar
     kind = array.dtype if task.kind == "regression" else np.dtype("float32")
     layers: da.Array = da.blockwise(
         _intervals if task.kind == "regression" else _sets,
-        ["layer", *dims],
+        [_OUT, *dims],
         *given,
-        new_axes={"layer": count},
+        new_axes={_OUT: count},
         concatenate=True,
         dtype=kind,
         meta=np.empty((0,) * (1 + len(dims)), kind),
