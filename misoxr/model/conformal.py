@@ -136,7 +136,7 @@ class Ranked:
 
     def rank(self, coverage: float) -> int:
         """Return the place of the quantile among the points in order, from 1: ceil((n + 1) coverage). Above n, it is infinite."""
-        return math.ceil((self.points + 1) * coverage - SLACK)
+        return max(1, math.ceil((self.points + 1) * coverage - SLACK))
 
     def least(self, coverage: float) -> float:
         """Return the p-value from which a class is in the set: its score is then at most the quantile."""

@@ -80,6 +80,10 @@ def with_conformal(fitted: Fitted, scores: "Scores", name: str | None = None, by
     """
     _check_scores(scores)
     tasks = [task for task in fitted.spec.tasks if task.name in {one.name for one in scores.tasks}]
+    if not tasks:
+        raise PointsError(
+            f"The scores are of the tasks {_names(scores.tasks)}, and the model has {_names(fitted.spec.tasks)}; give its own."
+        )
     _refuse_shifted(fitted, tasks)
     found = _calibrated(scores, _name_of(scores, fitted, name), tasks, by, method)
     missing = [task.name for task in fitted.spec.tasks if task.name not in found.tasks]

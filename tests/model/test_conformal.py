@@ -44,6 +44,10 @@ def test_the_quantile_is_the_ceil_of_n_plus_1_by_coverage(points, coverage):
     np.testing.assert_array_equal(found.p_values(asked) >= found.least(coverage), asked <= wanted)
 
 
+def test_the_least_coverage_still_has_the_best_point():
+    assert Ranked(np.array([0.1, 0.2, 0.3])).quantile(1e-12) == 0.1
+
+
 def test_pooled_seeds_count_as_one():
     """Every score twice: quantiles and p-values of one."""
     scores = np.sort(np.random.default_rng(0).random(37))

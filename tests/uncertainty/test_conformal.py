@@ -191,6 +191,8 @@ def test_what_cannot_be_calibrated_is_an_error(model, scores):
         model.with_conformal(replace(scores, predictions=table.query("task != 'permafrost' or truth == 1")))
     with pytest.raises(PointsError, match=r"have no points of \['permafrost', 'taxonomy'\]"):
         model.with_conformal(replace(scores, predictions=table.assign(p0=np.nan)))
+    with pytest.raises(PointsError, match=r"of the tasks \['carbon'\], and the model has \['permafrost', 'taxonomy'\]"):
+        model.with_conformal(make_scores(9, tasks=(CARBON,)))
     with pytest.raises(PointsError, match="None of the 300 calibration points of 'permafrost' lies in a polygon; check the CRS"):
         model.with_conformal(scores, by=HALVES.set_crs(32606, allow_override=True))
     with pytest.raises(PointsError, match="do not tell where their points lie; run cross_validate once more"):
@@ -216,7 +218,9 @@ def test_probabilities_that_were_moved_fit_no_scores(model, scores):
 # ---- files
 
 
-@pytest.mark.parametrize("by", [None, "class", HALVES.set_geometry(HALVES.segmentize(10_000)).to_crs(4326)], ids=["all", "class", "regions"])
+@pytest.mark.parametrize(
+    "by", [None, "class", HALVES.set_geometry(HALVES.segmentize(10_000)).to_crs(4326)], ids=["all", "class", "regions"]
+)
 def test_models_keep_it_in_their_files(model, scores, by, tmp_path):
     found = model.with_conformal(scores, by=by, method="aps")
     found.save(tmp_path / "model.safetensors")
