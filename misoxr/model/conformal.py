@@ -59,7 +59,7 @@ def nonconformity(probability: npt.ArrayLike, method: Method, draw: npt.ArrayLik
         "plain" is 1 - p. "aps" is the sum of the probabilities of all more probable classes, and a random share of the class's own; of equal
         ones, the later class counts as the more probable, as in class maps. "raps" adds 0.1 for each class but two that is more probable.
     draw : array_like, shape (point,), optional
-        The shares, 0 to 1, of "aps" and "raps" (:func:`draws`).
+        The shares, 0 to 1, of "aps" and "raps" (``draws`` of this module).
 
     Returns
     -------
@@ -165,7 +165,7 @@ class TaskScores:
     Attributes
     ----------
     scores : array (row,)
-        Of the true class (:func:`nonconformity`); of a regression, the absolute error in the task's units.
+        Of the true class (:func:`misoxr.model.conformal.nonconformity`); of a regression, the absolute error in the task's units.
     groups : array of int (row,)
         The group that each is compared with: its class, its region (-1 for none), or 0 for all.
     each : float
@@ -226,7 +226,7 @@ class Conformal:
     tasks : mapping of str to TaskScores
         Scores by task.
     method : {"plain", "aps", "raps"}
-        How classes are scored (:func:`nonconformity`).
+        How classes are scored (:func:`misoxr.model.conformal.nonconformity`).
     by : {"", "class", "region"}
         For whom the coverage holds: for all points, for each class, or for each region.
     polygons : Polygons or None
@@ -324,7 +324,7 @@ class Conformal:
         region : array of int, shape (point,), optional
             Where the coverage holds by region, the region of each.
         draw : array, shape (point,), optional
-            Of "aps" and "raps", what breaks ties (:func:`draws`).
+            Of "aps" and "raps", what breaks ties (``draws`` of this module).
         """
         scores = nonconformity(probability, self.method, draw)
         held, p_values = np.zeros(scores.shape, dtype=bool), np.empty(scores.shape)

@@ -99,21 +99,21 @@ def calibrated(scores: "Scores", name: str | None = None, by: Any = None, method
     Parameters
     ----------
     scores : Scores
-        As for :func:`with_conformal`.
+        As for :func:`misoxr.uncertainty.conformal.with_conformal`.
     name : str, optional
         The model's name among the scores; the only one by default.
     by, method : optional
-        As for :func:`with_conformal`.
+        As for :func:`misoxr.uncertainty.conformal.with_conformal`.
 
     Returns
     -------
     Conformal
-        For :func:`evaluated`.
+        For :func:`misoxr.uncertainty.evaluated`.
 
     Raises
     ------
     PointsError, SpecError
-        As for :func:`with_conformal`.
+        As for :func:`misoxr.uncertainty.conformal.with_conformal`.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def evaluated(
     Parameters
     ----------
     model : Conformal, Model, PixelModel or EmbeddedModel
-        From :func:`with_conformal` or :func:`calibrated`.
+        From :func:`misoxr.uncertainty.conformal.with_conformal` or :func:`misoxr.uncertainty.calibrated`.
     scores : Scores
         Answers at other points than it was calibrated on, such as those of ``cross_validate(…, cv=[(train, remote)])``, all in the CRS of
         the calibration.
