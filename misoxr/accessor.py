@@ -162,6 +162,7 @@ class MisoAccessor:
         windows: "WindowSpec | None" = None,
         resolution: float | None = None,
         location: bool = False,
+        coverage: float | None = None,
         exclude: Mapping[str, xr.DataArray] | None = None,
         device: str = "auto",
         precision: str = "auto",
@@ -173,6 +174,7 @@ class MisoAccessor:
 
         options: Any = {
             "location": location,
+            "coverage": coverage,
             "exclude": exclude,
             "device": device,
             "precision": precision,
@@ -209,6 +211,7 @@ class MisoAccessor:
         tasks: Sequence[str] | None = None,
         windows: "WindowSpec | None" = None,
         location: bool = False,
+        coverage: float | None = None,
         device: str = "auto",
         precision: str = "auto",
         batch_size: int | None = None,
@@ -219,6 +222,7 @@ class MisoAccessor:
 
         options: Any = {
             "location": location,
+            "coverage": coverage,
             "device": device,
             "precision": precision,
             "batch_size": batch_size,

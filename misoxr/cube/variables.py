@@ -11,7 +11,7 @@ import xarray as xr
 from misoxr.grid.halo import part_of
 from misoxr.spec import ModelSpec, Task
 
-__all__ = ["FILL", "Answer", "answers_in", "class_map", "entropy", "spread", "variables"]
+__all__ = ["FILL", "Answer", "answers_in", "class_map", "conformal_in", "entropy", "spread", "variables"]
 
 Array = npt.NDArray[np.float32]
 FILL = 255
@@ -73,7 +73,7 @@ def entropy(values: xr.DataArray, task: str) -> xr.DataArray:
 
 
 def answers_in(maps: xr.Dataset) -> list[Answer]:
-    """Return what a map holds of each task, but for the location head's answers.
+    """Return what a map holds of each task, but for the location head's answers, and sets and intervals.
 
     Names alone do not tell: ``carbon_std`` may be the spread of a task ``carbon``, or a task. No task has the name of another's spread
     (:class:`misoxr.ModelSpec`), so the kinds of the variables tell.
@@ -84,10 +84,18 @@ def answers_in(maps: xr.Dataset) -> list[Answer]:
         if "flag_meanings" in maps[name].attrs and (probability := f"{name}_probability") in names:
             several = maps[probability].ndim > maps[name].ndim
             found.append(Answer(name, probability, f"{name}_entropy" if several else f"{name}_std"))
-    taken = {name for one in found for name in (*one, f"{one.task}_location_probability")}
+    ends = ("location_probability", "set", "set_size", "credibility", "confidence")
+    taken = {name for one in found for name in (*one, *(f"{one.task}_{end}" for end in ends))}
     values = [name for name in names if name not in taken and "flag_meanings" not in maps[name].attrs]
-    beside = {f"{name}{end}" for name in values for end in ("_std", "_location")}
+    beside = {f"{name}_{end}" for name in values for end in ("std", "location", "lower", "upper")}
     return found + [Answer(name, name, f"{name}_std") for name in values if name not in beside]
+
+
+def conformal_in(maps: xr.Dataset) -> list[str]:
+    """Return the names of what a map holds of sets and intervals: they tell of one model, and are not averaged."""
+    ends = ("set", "set_size", "credibility", "confidence", "lower", "upper")
+    names = [f"{one.task}_{end}" for one in answers_in(maps) for end in ends]
+    return [name for name in names if name in maps.data_vars and "coverage" in maps[name].attrs]
 
 
 def _layer(layers: da.Array, dims: Sequence[Hashable], task: Task, words: str) -> xr.DataArray:

@@ -8,10 +8,12 @@ import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.estimators.pixel_model import PixelModel
+from misoxr.model.conformal import Conformal, Method
 from misoxr.model.files import is_intact, put, sealed
 from misoxr.spec import Band, LossSpec, Modality, ModelSpec
 from misoxr.spec.numbers import is_whole
@@ -54,8 +56,10 @@ class EmbeddedModel:
         A network and the estimators on its embedding; two where these were cross-fitted. The answer is the mean of the pairs' answers.
     record : mapping
         How they were fitted.
+    conformal : Conformal or None
+        What is known of its errors, for ``predict(fitted, coverage=…)``.
     sha256 : str
-        SHA-256 of the record and of the parts' hashes: the same for the same file, and not the file's own.
+        SHA-256 of the record, of what is known of errors and of the parts' hashes: the same for the same file, and not the file's own.
 
     Raises
     ------
@@ -74,6 +78,7 @@ class EmbeddedModel:
     spec: ModelSpec
     pairs: tuple[Pair, ...]
     record: Mapping[str, Any] = field(default_factory=dict)
+    conformal: Conformal | None = None
 
     def __post_init__(self) -> None:
         """Refuse networks of other specifications, and estimators that see anything but an embedding."""
@@ -108,20 +113,26 @@ class EmbeddedModel:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the record, and of the hashes of networks and estimators."""
+        """SHA-256 of the record, of what is known of errors, and of the hashes of networks and estimators."""
         hashes = [[network.sha256, estimators.sha256] for network, estimators in self.pairs]
-        return hashlib.sha256(json.dumps([hashes, dict(self.record)], sort_keys=True).encode()).hexdigest()
+        told = [hashes, dict(self.record), *([] if self.conformal is None else [self.conformal.sha256])]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes, as :meth:`save` writes them."""
-        file, header = io.BytesIO(), json.dumps({"pairs": len(self.pairs), "record": dict(self.record)}, sort_keys=True)
+        file, header = io.BytesIO(), {"pairs": len(self.pairs), "record": dict(self.record)}
+        header |= {} if self.conformal is None else {"conformal": self.conformal.to_dict()}
         with zipfile.ZipFile(file, "w") as archive:
-            members = {HEADER: header.encode()}
+            members = {HEADER: json.dumps(header, sort_keys=True).encode()}
             for number, (network, estimators) in enumerate(self.pairs):
                 members |= {f"{number}.safetensors": network.to_bytes(), f"{number}.skops": estimators.to_bytes()}
             for name, content in members.items():
                 archive.writestr(zipfile.ZipInfo(name), content)  # stored, and without a time: the same bytes each time
         return sealed(file.getvalue())
+
+    def with_conformal(self, scores: Any, name: str | None = None, by: Any = None, method: Method = "plain") -> Self:
+        """Return the model with what a cross-validation tells of its errors; see :func:`misoxr.uncertainty.conformal.with_conformal`."""
+        return import_module("misoxr.uncertainty.conformal").with_conformal(self, scores, name, by, method)  # type: ignore[no-any-return]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write networks and estimators to a path or fsspec URL, as one file: a zip archive of their own files.
@@ -149,7 +160,7 @@ class EmbeddedModel:
         members = _members(data, name)
         try:
             header = json.loads(members.pop(HEADER))
-            count, record = header["pairs"], dict(header["record"])
+            count, record, errors = header["pairs"], dict(header["record"]), header.get("conformal")
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(
                 f"The header of {name} cannot be read ({type(error).__name__}: {error}); save it again."
@@ -167,8 +178,9 @@ class EmbeddedModel:
             for number in range(count)
         )
         try:
-            return cls.of(pairs, record)
-        except (SpecError, IndexError) as error:
+            whole = cls.of(pairs, record)
+            return whole if errors is None else replace(whole, conformal=Conformal.from_dict(errors, whole.spec))
+        except (SpecError, CheckpointError, IndexError) as error:
             raise CheckpointError(
                 f"The networks and estimators in {name} do not belong together ({error}); save it again."
             ) from error

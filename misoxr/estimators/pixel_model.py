@@ -5,6 +5,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Self, get_args
 
 import cloudpickle
@@ -20,6 +21,7 @@ from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.errors import CheckpointError, MisoxrError, SpecError, require
 from misoxr.estimators.files import pack, unpack
 from misoxr.estimators.slabs import in_slabs
+from misoxr.model.conformal import Conformal, Method
 from misoxr.model.files import put
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.build import build
@@ -51,6 +53,8 @@ class PixelModel:
         How it was fitted.
     standardisation : mapping of str to Standardisation
         By task, how the labels of a regression were learnt; the estimator's answers come in the labels' units.
+    conformal : Conformal or None
+        What is known of its errors, for ``predict(forest, coverage=…)``.
 
     Examples
     --------
@@ -66,6 +70,7 @@ class PixelModel:
     fill: tuple[float, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     standardisation: Mapping[str, Standardisation] = field(default_factory=dict)
+    conformal: Conformal | None = None
 
     def __repr__(self) -> str:
         """What it is, reads and answers, in a line."""
@@ -94,6 +99,7 @@ class PixelModel:
             "standardisation": {name: found.to_dict() for name, found in self.standardisation.items()},
             "record": dict(self.record),
             "sklearn_version": require("sklearn", "train").__version__,
+            **({} if self.conformal is None else {"conformal": self.conformal.to_dict()}),
         }
 
     def to_bytes(self) -> bytes:
@@ -127,12 +133,17 @@ class PixelModel:
             spec: ModelSpec = header.spec
             scaling = None if header.scaling is None else Scaling.from_dict(header.scaling, spec)
             learnt_as = {task: Standardisation.from_dict(found, spec.task(task)) for task, found in header.standardisation.items()}
-            model = cls(spec, estimators, header.features, scaling, header.fill, header.record, learnt_as)
+            conformal = Conformal.from_dict(header.conformal, spec) if header.conformal else None
+            model = cls(spec, estimators, header.features, scaling, header.fill, header.record, learnt_as, conformal)
             model._check()
         except MisoxrError as error:
             raise CheckpointError(f"The header of {name} does not fit what it holds: {error}") from error
         model.__dict__["sha256"] = hashlib.sha256(data).hexdigest()
         return model
+
+    def with_conformal(self, scores: Any, name: str | None = None, by: Any = None, method: Method = "plain") -> Self:
+        """Return the estimators with what a cross-validation tells of their errors; see :func:`misoxr.uncertainty.conformal.with_conformal`."""
+        return import_module("misoxr.uncertainty.conformal").with_conformal(self, scores, name, by, method)  # type: ignore[no-any-return]
 
     def _check(self) -> None:
         """Refuse estimators that cannot answer their tasks from their features."""
@@ -172,6 +183,7 @@ class PixelModel:
             self,
             spec=replace(self.spec, tasks=tuple(tasks)),
             estimators={task.name: self.estimators[task.name] for task in tasks},
+            conformal=None,
         )
         # Their hash would take another packing; what they are follows from the whole.
         token = tokenize(self.sha256, list(asked.estimators))
@@ -215,6 +227,7 @@ class _Header:
     fill: tuple[float, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     standardisation: Mapping[str, Any] = field(default_factory=dict)
+    conformal: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _outputs(estimator: Any, task: Task, table: Array, standardisation: Mapping[str, Standardisation]) -> Floats:

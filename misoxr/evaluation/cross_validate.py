@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
+from scipy.spatial import cKDTree
 from tqdm.auto import tqdm
 
 from misoxr._version import __version__
@@ -25,6 +26,7 @@ from misoxr.cube.scaling import valid_pixels
 from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, did_you_mean, flush, gathered, note
 from misoxr.estimators.baselines import embeds, is_baseline, trains
 from misoxr.estimators.embedded import EmbeddedModel
+from misoxr.estimators.identity import identity
 from misoxr.evaluation.cache import Cache, Unit, digest, fingerprint
 from misoxr.evaluation.estimators import check_models, common_tasks, estimators_of, specs_of
 from misoxr.evaluation.scores import Scores, stacked
@@ -182,8 +184,11 @@ def cross_validate(
         "baselines": [name for name, (estimator, _) in chosen.items() if is_baseline(estimator)],
         "misoxr_version": __version__,
         "simulated": bool(simulated(ds, points)),
+        "identities": {name: _identity(specs[name], *chosen[name]) for name in chosen},
+        "distance": _distances(placed, folds),
+        "crs": placed.crs.to_wkt(),
     }
-    tables = [_tidy(answers, unit, tasks, labels, parts, placed.index) for unit, answers in found.items() if answers is not None]
+    tables = [_tidy(answers, unit, tasks, labels, parts, placed) for unit, answers in found.items() if answers is not None]
     return Scores.joined(tables, tasks, about)
 
 
@@ -352,6 +357,19 @@ def _check_validation(
             raise PointsError(f"In fold {number} of {name!r}, seed {seed}: {error}") from error
 
 
+def _identity(spec: ModelSpec, estimator: Any, options: Mapping[str, Any]) -> str:
+    members = options.get("members")
+    return identity(estimator, spec if members is None else replace(spec, members=members))
+
+
+def _distances(points: gpd.GeoDataFrame, folds: Sequence[tuple[Indices, Indices]]) -> dict[str, float]:
+    """Return how far test points lie from the nearest training point of their fold, and all points from the nearest other: least and medians."""
+    xy = np.stack([points.geometry.x, points.geometry.y], axis=-1)
+    found = np.concatenate([np.asarray(cKDTree(xy[train]).query(xy[test])[0]) for train, test in folds])
+    others = np.asarray(cKDTree(xy).query(xy, k=2)[0])[:, 1]
+    return {"least": float(found.min()), "median": float(np.median(found)), "between": float(np.median(others))}
+
+
 def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column: str | None) -> npt.NDArray[Any]:
     """Return the region of each point, "none" for those in no polygon; None each without regions."""
     if regions is None:
@@ -411,7 +429,7 @@ def _answers(
 
 
 def _tidy(
-    answers: pd.DataFrame, unit: Unit, tasks: Sequence[Task], labels: Mapping[str, Any], regions: Any, index: pd.Index
+    answers: pd.DataFrame, unit: Unit, tasks: Sequence[Task], labels: Mapping[str, Any], regions: Any, points: gpd.GeoDataFrame
 ) -> pd.DataFrame:
     parts = []
     test = answers["test"].to_numpy()
@@ -420,10 +438,8 @@ def _tidy(
         truth = labels[task.name][test]
         known = np.isfinite(truth)
         values = {f"p{k}": answers[f"{task.name}:{k}"].to_numpy()[known] if k < task.outputs else np.nan for k in range(widest)}
-        base = {"model": unit.model, "seed": unit.seed, "fold": unit.fold, "task": task.name, "point": index[test][known]}
-        parts.append(
-            pd.DataFrame(
-                {**base, "region": regions[test][known], "truth": truth[known], **values, "seconds": answers["seconds"].iloc[0]}
-            )
-        )
+        there = points.iloc[test[known]]
+        base = {"model": unit.model, "seed": unit.seed, "fold": unit.fold, "task": task.name, "point": there.index}
+        base |= {"x": there.geometry.x.to_numpy(), "y": there.geometry.y.to_numpy(), "region": regions[test][known]}
+        parts.append(pd.DataFrame({**base, "truth": truth[known], **values, "seconds": answers["seconds"].iloc[0]}))
     return stacked(parts)

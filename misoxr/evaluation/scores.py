@@ -39,13 +39,14 @@ class Scores:
     ----------
     predictions : DataFrame
         One row for each model, seed, fold, task and test point that has the task's label: ``model``, ``seed``, ``fold``, ``task``,
-        ``point`` (its index among the points given), ``region``, ``truth`` (class code or value), and ``p0``, ``p1``, ...: the
-        probability of a binary task's second class or a regression's value in ``p0``, the classes' probabilities otherwise; and
-        ``seconds``, the time that the fold took.
+        ``point`` (its index among the points given), ``x`` and ``y`` in the cube's CRS, ``region``, ``truth`` (class code or value), and
+        ``p0``, ``p1``, ...: the probability of a binary task's second class or a regression's value in ``p0``, the classes' probabilities
+        otherwise; and ``seconds``, the time that the fold took.
     tasks : tuple of Task
         The tasks.
     about : mapping
-        The folds, the seeds, how many points, misoxr's version, and whether anything was simulated.
+        The folds, how far their test points lie from training points, the seeds, how many points, their CRS, misoxr's version, whether anything
+        was simulated, and hashes of what the models are.
 
     Examples
     --------
@@ -379,7 +380,8 @@ def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _mean(predictions: pd.DataFrame) -> pd.DataFrame:
     """Average answers that differ in nothing but the model or seed they came from; their times add up."""
     answers = [name for name in predictions if str(name).startswith("p") and str(name)[1:].isdigit()]
-    groups = predictions.groupby(["model", "seed", "fold", "task", "point", "region", "truth"], sort=False, dropna=False)
+    places = [name for name in ("x", "y") if name in predictions]
+    groups = predictions.groupby(["model", "seed", "fold", "task", "point", *places, "region", "truth"], sort=False, dropna=False)
     mean = groups[answers].mean().assign(seconds=groups["seconds"].sum()).reset_index()
     return mean[predictions.columns]
 

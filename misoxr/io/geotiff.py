@@ -62,7 +62,7 @@ def to_cog(
     directory : str or path
         A local path or a URL of fsspec (``s3://...``), created if it is missing. Dask workers must reach it, too.
     variables : sequence of str, optional
-        Which variables; by default all with dimensions y and x.
+        Which variables; by default all with dimensions y and x. True and False are written as 1 and 0, in uint8.
     classes : {"mode", "nearest"}, optional
         How GDAL makes overviews of class maps and other integers. Overviews of other maps are means of valid pixels.
     blocksize : int, optional
@@ -144,7 +144,7 @@ def chosen_maps(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
                 f"{name!r} has dimensions {tuple(ds[name].dims)}; a map has (y, x), or one more before them. Choose one with "
                 "isel, or leave it out."
             )
-        if not check_dtype(ds[name].dtype.name):
+        if ds[name].dtype.kind != "b" and not check_dtype(ds[name].dtype.name):
             raise BandError(f"{name!r} is {ds[name].dtype}, which GDAL does not know; turn it into uint8 or float32.")
     return ds[names].transpose(..., "y", "x")
 
@@ -193,7 +193,8 @@ def _write(file: Path, maps: xr.Dataset, name: Hashable, pixels: Any, classes: s
     array, box, plain = maps[name], geobox_of(maps), file.with_suffix(".plain.tif")
     palette, are_codes = _palette(array), array.dtype.kind in "iu" and pixels.dtype.kind == "f"
     bands = array[array.dims[0]].values if array.ndim == 3 else [array.attrs.get("long_name", name)]
-    image = {"height": box.shape.y, "width": box.shape.x, "count": len(bands), "dtype": array.dtype.name, "nodata": fill_of(array)}
+    kind = "uint8" if array.dtype.kind == "b" else array.dtype.name  # GDAL knows no truth
+    image = {"height": box.shape.y, "width": box.shape.x, "count": len(bands), "dtype": kind, "nodata": fill_of(array)}
     tiles = {"tiled": True, "blockxsize": side, "blockysize": side, "compress": "deflate", "zlevel": 1, "bigtiff": "if_safer"}
     with rasterio.open(plain, "w", driver="GTiff", crs=str(box.crs), transform=box.affine, **image, **tiles) as target:
         attrs = {**maps.attrs, **array.attrs}
@@ -205,7 +206,7 @@ def _write(file: Path, maps: xr.Dataset, name: Hashable, pixels: Any, classes: s
         for _, window in target.block_windows(1):
             rows, columns = window.toslices()
             part = codes_of(pixels[..., rows, columns], str(name)) if are_codes else pixels[..., rows, columns]
-            target.write(part.reshape(len(bands), *part.shape[-2:]), window=window)
+            target.write(part.reshape(len(bands), *part.shape[-2:]).astype(kind, copy=False), window=window)
         tags = {key for key, value in target.tags().items() if value}  # empty ones are not written
     _check_written(plain, tags)
     options = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BIGTIFF": "IF_SAFER", "NUM_THREADS": CPU_COUNT, "BLOCKSIZE": side}

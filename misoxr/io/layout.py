@@ -106,9 +106,11 @@ class Layout:
         Raises
         ------
         StoreError
-            If a variable of integers has no fill value.
+            If a variable of integers has no fill value, or one of True and False none beside it that tells where it is nodata.
         """
         variable = self.ds[name]
+        if variable.dtype.kind == "b" and variable.attrs.get("ancillary_variables") in self.ds:
+            return False  # a set is empty there, and its size has a fill value
         fill = fill_of(variable)
         if fill is None:
             raise StoreError(

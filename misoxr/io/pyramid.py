@@ -59,9 +59,10 @@ def _half(array: xr.DataArray, classes: str) -> xr.Variable:
     return xr.Variable(array.dims, data, array.attrs)
 
 
-def _most_frequent(values: npt.NDArray[Any], axis: tuple[int, int] = (0, 1), fill: float | None = None) -> npt.NDArray[Any]:
-    """Reduce the two axes of every four pixels; of several as frequent, the upper or left one counts."""
-    four = np.concatenate(list(np.moveaxis(values, axis, (0, 1))))  # (4, …, y, x)
+def _most_frequent(values: npt.NDArray[Any], axis: tuple[int, ...] = (0, 1), fill: float | None = None) -> npt.NDArray[Any]:
+    """Reduce the axes of every four pixels, of which those of other dimensions have one; of several as frequent, the upper or left one counts."""
+    moved = np.moveaxis(values, axis, range(len(axis)))
+    four = moved.reshape(-1, *moved.shape[len(axis) :])  # (4, …, y, x)
     votes = sum((four == other).astype("uint8") for other in four)
     votes = votes if fill is None else np.where(four == fill, 0, votes)
     found: npt.NDArray[Any] = np.take_along_axis(four, np.argmax(votes, axis=0)[None], axis=0)[0]
@@ -97,7 +98,8 @@ def to_pyramid(
         Number of coarser levels; by default as many as make the map fit into 512 pixels.
     classes : {"mode", "nearest", "probability"}, optional
         How class maps are made coarser: the most frequent of four pixels' classes; the upper left one; or the most probable class of the mean
-        ``<task>_probability``. Other maps are means of valid pixels. Integers without ``flag_values`` are treated as classes.
+        ``<task>_probability``. Other maps are means of valid pixels. Integers without ``flag_values`` are treated as classes, and so are True and
+        False; where two pixels of four differ from two, the upper left one counts.
     overwrite : bool, optional
         Replace a Zarr store that exists, once the new one is complete. Otherwise a store that exists is an error.
     progress : bool, optional

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from misoxr.cube.variables import answers_in, class_map, entropy, spread
+from misoxr.cube.variables import answers_in, class_map, conformal_in, entropy, spread
 from misoxr.errors import SpecError
 from misoxr.mapping.provenance import joint_attributes
 from misoxr.spec import ModelSpec
@@ -45,7 +45,8 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
     Dataset
         Means of probabilities and values; class maps of the mean probabilities; and the spread: ``<task>_std``, the standard
         deviation between the models (population), of binary tasks and regressions, and ``<task>_entropy``, the entropy of the
-        mean probabilities in nats, of multiclass tasks. NaN where any model has no answer.
+        mean probabilities in nats, of multiclass tasks. NaN where any model has no answer. Sets and intervals are those of one model, and are
+        left out.
 
         A model counts once, however many members it has: one of five members counts as much as one without. Where models have members,
         the variances within the models count, too, and a model without members has none.
@@ -61,6 +62,7 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
     """
     if not answers:
         raise SpecError("There are no models to average; give one or more.")
+    answers = [answer.drop_vars(conformal_in(answer)) for answer in answers]
     within = [{one.spread for one in answers_in(answer)} & set(answer.data_vars) for answer in answers]
     first, *others = [answer.drop_vars(found) for answer, found in zip(answers, within, strict=True)]
     for other in others:

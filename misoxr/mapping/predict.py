@@ -22,6 +22,7 @@ from misoxr.mapping.exclude import masks_of, without
 from misoxr.mapping.job import Settings, laid_out, prepared
 from misoxr.mapping.load import opened
 from misoxr.mapping.provenance import attributes
+from misoxr.mapping.sets import errors_of, refuse_several, with_sets
 from misoxr.spec import Task, WindowSpec
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def predict(
     windows: WindowSpec | None = None,
     resolution: float | None = None,
     location: bool = False,
+    coverage: float | None = None,
     exclude: Mapping[str, xr.DataArray] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -64,6 +66,9 @@ def predict(
         averages over coarse pixels, map at the cube's resolution and reduce with ``coarsen``.
     location : bool, optional
         Add ``<task>_location_probability`` (regressions: ``<task>_location``): the answer of the location head, which sees coordinates alone.
+    coverage : float, optional
+        Add sets of classes and intervals of values that hold the truth with this probability, between 0 and 1, by what a model knows of its own
+        errors (``model.with_conformal(scores)``).
     exclude : mapping of str to DataArray, optional
         Boolean masks by their reasons, such as ``{"water": cover == 80}``, on any grid with a CRS. Every output is nodata where one holds at the
         nearest pixel, and ``excluded`` (y, x) uint8 tells which: the number of the first that holds, 0 for none, with ``flag_meanings``.
@@ -84,6 +89,11 @@ def predict(
         multiclass ones; the class map ``<task>`` (y, x) uint8, 255 where there is no valid input; ``<task>`` float32 for regressions. NaN where
         a required modality has no valid band.
 
+        With ``coverage``: ``<task>_set`` (class, y, x) bool, whether each class is in the set; ``<task>_set_size`` (y, x) uint8, where 0 is an empty set
+        and 255 no valid input; ``<task>_credibility`` and ``<task>_confidence`` float32, the greatest p-value of a class and 1 less the
+        second greatest; for regressions ``<task>_lower`` and ``<task>_upper`` in the task's units. Their attributes tell what the coverage
+        holds for.
+
     Raises
     ------
     BandError
@@ -93,12 +103,14 @@ def predict(
     CheckpointError
         If the file cannot be read.
     SpecError
-        If a task, window, resolution, device, precision, batch size or reason is not valid.
+        If a task, window, resolution, device, precision, batch size, coverage or reason is not valid; or the model has no calibration scores for
+        a coverage, or there are several models.
 
     Warns
     -----
     MisoxrWarning
-        If a mask does not cover the map: nothing is left out beyond it.
+        If a mask does not cover the map: nothing is left out beyond it. If there are too few calibration points for a coverage: sets then hold all
+        classes, and intervals are infinite.
 
     Notes
     -----
@@ -119,9 +131,13 @@ def predict(
     masks = masks_of(exclude)
     settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
     if isinstance(model, list | tuple):
+        refuse_several(coverage, len(model))
         maps = averaged([predict(ds, one, resolution=resolution, **settings.arguments()) for one in model])
     else:
-        maps = _predict(ds, opened(model), settings, resolution)
+        found = opened(model)
+        errors = errors_of(found, settings.tasks_of(found.spec), coverage)
+        maps = _predict(ds, found, settings, resolution)
+        maps = maps if errors is None else with_sets(maps, errors, settings.tasks_of(found.spec), coverage)
     return without(maps, masks) if masks else maps
 
 

@@ -30,6 +30,7 @@ from misoxr.mapping.job import Job, Settings, dtype_of, layers_of, prepared
 from misoxr.mapping.load import opened
 from misoxr.mapping.predict import pixel_bands
 from misoxr.mapping.provenance import attributes
+from misoxr.mapping.sets import errors_of, refuse_several, with_sets
 from misoxr.points.read import coordinates, read_points
 from misoxr.points.years import Years, date_of
 from misoxr.spec import ModelSpec, WindowSpec
@@ -56,6 +57,7 @@ def predict_at(
     tasks: Sequence[str] | None = None,
     windows: WindowSpec | None = None,
     location: bool = False,
+    coverage: float | None = None,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int | None = None,
@@ -79,7 +81,7 @@ def predict_at(
         CRS of the points, where they carry none.
     tolerance : int, optional
         Of yearly composites, the years between a point's date and its composite, at the most; 5 by default. Other points have no answer.
-    tasks, windows, location, device, precision, batch_size, compile : optional
+    tasks, windows, location, coverage, device, precision, batch_size, compile : optional
         As for :func:`misoxr.mapping.predict.predict`.
 
     Returns
@@ -107,9 +109,11 @@ def predict_at(
     """
     settings = Settings(tasks, windows, location, device, precision, batch_size, compile)
     if isinstance(model, list | tuple):
+        refuse_several(coverage, len(model))
         several = [predict_at(ds, one, points, crs=crs, tolerance=tolerance, **settings.arguments()) for one in model]
         return averaged(several)
     found = opened(model)
+    errors = errors_of(found, settings.tasks_of(found.spec), coverage)
     years = Years.of(named(ds, found.spec), found.spec, tolerance)
     first = _asked(years.cubes[0], found, settings)
     geobox = first.geobox
@@ -132,7 +136,7 @@ def predict_at(
     place = {name: xr.Variable("point", values, reference[name].attrs) for name, values in (("x", x), ("y", y))}
     out = out.assign_coords({"point": index, **place, "spatial_ref": reference.spatial_ref})
     out.attrs = attributes(ds, found, first.windows)
-    return out
+    return out if errors is None else with_sets(out, errors, first.tasks, coverage)
 
 
 class _Asked(NamedTuple):

@@ -17,7 +17,7 @@ from misoxr.spec import WindowSpec
 if TYPE_CHECKING:
     from misoxr.model.checkpoint import Model
 
-__all__ = ["attributes", "joint_attributes", "with_reasons"]
+__all__ = ["attributes", "joint_attributes", "with_coverage", "with_reasons"]
 
 
 def attributes(
@@ -80,7 +80,16 @@ def joint_attributes(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def with_reasons(attrs: Mapping[str, Any], reasons: Sequence[str]) -> dict[str, Any]:
     """Attributes of a map of which something was left out: its provenance also names why."""
-    text = json.dumps({**json.loads(attrs["provenance"]), "excluded": list(reasons)}, sort_keys=True)
+    return _with(attrs, excluded=list(reasons))
+
+
+def with_coverage(attrs: Mapping[str, Any], coverage: float, errors: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of answers with sets and intervals: their provenance also names the coverage, and what the model's errors are known from."""
+    return _with(attrs, coverage=coverage, conformal=dict(errors))
+
+
+def _with(attrs: Mapping[str, Any], **told: Any) -> dict[str, Any]:
+    text = json.dumps({**json.loads(attrs["provenance"]), **told}, sort_keys=True)
     return {**attrs, "provenance_sha256": hashlib.sha256(text.encode()).hexdigest(), "provenance": text}
 
 

@@ -2,5 +2,5 @@
 
 ``network`` is MISO, made of ``encoder``, ``pyramid``, ``location`` and ``query``; ``losses`` what training minimises. ``checkpoint`` is a
 model and its file, ``files`` fetches files and reads tensors, ``published`` reads the authors' weights, and ``pretrained`` has encoders of ``pretrain``. ``inference`` runs windows, ``field``
-answers at any coordinate, and ``calibration`` has temperatures and shifts to another prevalence.
+answers at any coordinate, ``calibration`` has temperatures and shifts to another prevalence, and ``conformal`` sets and intervals.
 """

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import CheckpointError, SpecError, note
 from misoxr.model.calibration import Calibration, prevalence_bias
+from misoxr.model.conformal import Conformal, Method
 from misoxr.model.files import check_tensors, fetch, holds_estimators, put, with_header
 from misoxr.model.network import Miso
 from misoxr.model.pretrained import holds_encoder
@@ -50,6 +52,7 @@ class _Header:
     record: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     standardisation: Mapping[str, Any] = field(default_factory=dict)
+    conformal: Mapping[str, Any] = field(default_factory=dict)
     checksum: str = ""
 
 
@@ -88,6 +91,8 @@ class Model:
         By task, how logits become probabilities that hold; of the visual head alone.
     standardisation : mapping of str to Standardisation
         By task, how the labels of a regression were learnt; answers come in the labels' units.
+    conformal : Conformal or None
+        What is known of its errors, for ``predict(model, coverage=…)``.
 
     Examples
     --------
@@ -102,6 +107,7 @@ class Model:
     record: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     standardisation: Mapping[str, Standardisation] = field(default_factory=dict)
+    conformal: Conformal | None = None
 
     def __post_init__(self) -> None:
         """Put the network in evaluation mode, and leave it there: dropout and stochastic depth are for training alone."""
@@ -119,6 +125,8 @@ class Model:
             header["calibration"] = {name: found.to_dict() for name, found in self.calibration.items()}
         if self.standardisation:
             header["standardisation"] = {name: found.to_dict() for name, found in self.standardisation.items()}
+        if self.conformal is not None:
+            header["conformal"] = self.conformal.to_dict()
         state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
         return with_header(serialise, state, _KEY, header)
 
@@ -203,6 +211,7 @@ class Model:
             scaling = Scaling.from_dict(header.scaling, spec)
             calibration = {task: Calibration.from_dict(found, spec.task(task)) for task, found in header.calibration.items()}
             learnt_as = {task: Standardisation.from_dict(found, spec.task(task)) for task, found in header.standardisation.items()}
+            conformal = Conformal.from_dict(header.conformal, spec) if header.conformal else None
             with torch.device("meta"), _Undrawn(), _bounded(sum(value.numel() for value in state.values()) + _SPARE):
                 plan = Miso(spec)  # without memory: what the header asks for is compared with the file before it is built
         except (KeyError, ValueError, RuntimeError) as error:
@@ -212,7 +221,7 @@ class Model:
         with _Undrawn():
             network = Miso(spec)
         network.load_state_dict(state)
-        model = cls(spec, scaling, network, header.record, calibration, learnt_as)
+        model = cls(spec, scaling, network, header.record, calibration, learnt_as, conformal)
         model.__dict__.update(sha256=hashlib.sha256(data).hexdigest(), _bytes=data)
         return model
 
@@ -227,7 +236,8 @@ class Model:
         Raises
         ------
         SpecError
-            If a task is not known, the model's record does not tell what shares it was trained with, or shares are not valid.
+            If a task is not known, the model's record does not tell what shares it was trained with, or shares are not valid; or the model
+            has calibration scores of the task (:meth:`with_conformal`), which are of probabilities that have not moved.
 
         Notes
         -----
@@ -240,6 +250,11 @@ class Model:
         calibration = dict(self.calibration)
         for name, wanted in shares.items():
             task = self.spec.task(name)
+            if self.conformal is not None and name in self.conformal.tasks:
+                raise SpecError(
+                    f"The model has calibration scores of {name!r}, which do not fit probabilities of another prevalence; correct the model as it "
+                    'was before with_conformal. Sets of with_conformal(scores, by="class") hold for any prevalence as they are.'
+                )
             known = self.record.get("prevalence")
             assumed = known.get(name) if isinstance(known, Mapping) else None
             if assumed is None:
@@ -249,6 +264,14 @@ class Model:
             before = calibration.get(name, Calibration())
             calibration[name] = replace(before, bias=prevalence_bias(task, assumed, wanted))
         return replace(self, calibration=calibration)
+
+    def with_conformal(self, scores: Any, name: str | None = None, by: Any = None, method: Method = "plain") -> Self:
+        """Return the model with what a cross-validation tells of its errors; see :func:`misoxr.uncertainty.conformal.with_conformal`.
+
+        ``predict(model, coverage=0.9)`` then adds sets and intervals. They stand in the model's file.
+        """
+        # Scores stand on a higher floor than models, so what reads them is looked up by name, as pandas does for pictures.
+        return import_module("misoxr.uncertainty.conformal").with_conformal(self, scores, name, by, method)  # type: ignore[no-any-return]
 
     def address(self) -> Address:
         """Leave a content-addressed copy in the local cache, and return its address."""

@@ -1,5 +1,7 @@
 """Build frozen values from JSON, strictly: the JSON may come from a stranger."""
 
+import base64
+import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
@@ -7,11 +9,14 @@ from reprlib import repr as short
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+import numpy.typing as npt
+
 from misoxr.errors import SpecError
 from misoxr.spec.components import check
 from misoxr.spec.numbers import is_number, is_whole
 
-__all__ = ["build"]
+__all__ = ["array_of", "build", "text_of"]
 
 LONGEST = 4096
 """Values in a list of a specification, at the most: bands, tasks, stages, or rows of a whitening matrix."""
@@ -81,3 +86,25 @@ _JSON: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
     Mapping: (lambda value: isinstance(value, Mapping) and all(map(_is_text, value)), "A mapping"),
 }
 """What a scalar is in JSON, by its type, and in words."""
+
+
+def text_of(array: npt.NDArray[Any]) -> str:
+    """Return the bytes of an array in one dimension as text, exactly and in little-endian order; :func:`array_of` reads them."""
+    return base64.b64encode(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def array_of(text: Any, dtype: str) -> npt.NDArray[Any]:
+    """Return the array, in one dimension and of the type given, whose bytes stand in a text.
+
+    Raises
+    ------
+    SpecError
+        If it is no text of whole numbers of this type, or a float is not finite.
+    """
+    kind = np.dtype(dtype).newbyteorder("<")
+    try:
+        array = np.frombuffer(base64.b64decode(text, validate=True), kind).astype(dtype)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise SpecError(f"Numbers of {dtype} cannot be read from {short(text)}: {error}.") from error
+    check(kind.kind != "f" or bool(np.isfinite(array).all()), f"Numbers of {dtype} are not finite in {short(text)}.")
+    return array

@@ -258,11 +258,24 @@ class Task:
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """Names that a map may have beside the task's own: probabilities and their dimension, spread, and the location head's answer."""
+        """Names that a map may have beside the task's own: probabilities and the classes' dimension, spread, the location head's answer, and sets
+        or intervals.
+        """
         if self.kind == "regression":
-            return f"{self.name}_std", f"{self.name}_location"
-        spread = (f"{self.name}_entropy", self.dim) if self.kind == "multiclass" else (f"{self.name}_std",)
-        return f"{self.name}_probability", *spread, f"{self.name}_location_probability"
+            return f"{self.name}_std", f"{self.name}_location", *self.conformal
+        spread = f"{self.name}_entropy" if self.kind == "multiclass" else f"{self.name}_std"
+        return f"{self.name}_probability", spread, self.class_dim, f"{self.name}_location_probability", *self.conformal
+
+    @property
+    def class_dim(self) -> str:
+        """Dimension of the classes: of a multiclass task's probabilities, and of sets."""
+        return self.dim or f"{self.name}_class"
+
+    @property
+    def conformal(self) -> tuple[str, ...]:
+        """Names of what ``predict(coverage=…)`` adds: an interval's ends, or a set, its size, credibility and confidence."""
+        ends = ("lower", "upper") if self.kind == "regression" else ("set", "set_size", "credibility", "confidence")
+        return tuple(f"{self.name}_{end}" for end in ends)
 
 
 _LOSSES = {"binary": ("bce", "focal"), "multiclass": ("cross_entropy", "focal"), "regression": ("mse", "mse_log1p")}

@@ -22,6 +22,7 @@ from misoxr.cube.scaling import Scaling
 from misoxr.evaluation.scores import compared
 from misoxr.mapping.ensemble import averaged
 from misoxr.model.calibration import Calibration, fit_temperature, prevalence_bias
+from misoxr.model.conformal import nonconformity
 from misoxr.spec import PERMAFROST, Band, EncoderSpec, LocationSpec, Modality, Task
 from misoxr.spec.standardisation import Standardisation
 from misoxr.estimators.baselines import Baseline, baseline

@@ -424,14 +424,14 @@ def test_what_the_metadata_tell_is_said_at_once(verb, maps, tmp_path, no_compute
 
 
 def test_errors_of_geotiffs(maps, tmp_path, no_compute):
-    bands = maps.assign(flag=maps.permafrost > 0, profile=("depth", [1.0, 2.0]))
+    bands = maps.assign(day=maps.permafrost.astype("datetime64[s]"), profile=("depth", [1.0, 2.0]))
     painted = maps.assign(permafrost=maps.permafrost.assign_attrs(flag_colors="red blue"))
     cases = [
         (maps, {"variables": ["permafrost", "soil"]}, BandError, r"no variables \['soil'\]; its maps are \['permafrost"),
         (maps, {"variables": "permafrost"}, BandError, r"give a list of names, \['permafrost'\]"),
         (maps, {"variables": []}, BandError, "no map"),
         (bands, {"variables": ["profile"]}, GridError, r"'profile' has dimensions \('depth',\)"),
-        (bands, {"variables": ["flag"]}, BandError, "'flag' is bool, which GDAL does not know"),
+        (bands, {"variables": ["day"]}, BandError, r"'day' is datetime64\[s\], which GDAL does not know"),
         (painted, {}, BandError, "#rrggbb"),
         (maps, {"blocksize": 136}, SpecError, "multiple of 16"),
         (maps, {"blocksize": 64}, SpecError, "at least 128"),
