@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from misoxr import covariates as covariates
     from misoxr import metrics as metrics
     from misoxr import simulate as simulate
+    from misoxr import uncertainty as uncertainty
     from misoxr.evaluation.scores import Scores
     from misoxr.mapping.load import load
     from misoxr.model.checkpoint import Model
@@ -46,7 +47,7 @@ del _accessor
 
 
 _LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.evaluation.scores", "load": "misoxr.mapping.load"}
-_MODULES = ("covariates", "metrics", "simulate")
+_MODULES = ("covariates", "metrics", "simulate", "uncertainty")
 """Modules for users that nothing here imports."""
 
 
