@@ -1,6 +1,5 @@
 """The area of applicability: by the formula in plain NumPy, in every space, for any chunks and cores, and through every store."""
 
-
 import geopandas as gpd
 import numpy as np
 import pytest
