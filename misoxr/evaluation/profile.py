@@ -85,7 +85,7 @@ def _dissimilarity(rows: pd.DataFrame, dissimilarity: Any) -> pd.Series:
         words = f"lacks {len(lacking)} of {len(points)} points of the scores" if len(lacking) else "has points twice"
         raise PointsError(f"dissimilarity {words}; compute it from the points that were given to cross_validate.")
     found = dissimilarity.loc[points].astype("float64")
-    known = found[np.isfinite(found)].sort_values(kind="stable")
+    known: pd.Series = found[np.isfinite(found)].sort_values(kind="stable")
     if len(known) < len(found):
         note(f"{len(found) - len(known)} of {len(found)} points have no dissimilarity, and are left out of the profile.")
     if len(known) < FEW:
@@ -143,7 +143,7 @@ def _others(
     seeds = [np.flatnonzero(rows["seed"] == seed) for seed in rows["seed"].unique()]
     truth, given = answers(rows, task)
     score_of = _WHOLE[metric]
-    told = given if task.kind == "regression" else predicted_codes(task, given)
+    told: Any = given if task.kind == "regression" else predicted_codes(task, given)
 
     def score(mask: npt.NDArray[np.bool_]) -> float:
         parts = [mine[mask[mine]] for mine in seeds]

@@ -22,7 +22,7 @@ from misoxr.grid.geobox import assign, geobox_of
 from misoxr.grid.halo import part_of
 from misoxr.mapping.load import opened
 from misoxr.mapping.provenance import attributes
-from misoxr.points.read import place
+from misoxr.points.read import place, read_points
 from misoxr.points.splits import folds_of, read_for, splitter_of, told_apart
 from misoxr.points.years import Years, by_layer, date_of
 from misoxr.spec.numbers import is_number
@@ -125,7 +125,7 @@ def applicability(
     >>> maps = maps.merge(applies)
     >>> inside = maps.permafrost.where(maps.applicable == 1)
     """
-    found = opened(model)
+    found = _one(model)
     trained = _trained(ds, found, points, cv, space, weights)
     layers = layers_of(ds, found, space)
     compared = _laid_out(layers, trained.training)
@@ -171,12 +171,19 @@ def training_dissimilarity(
     >>> cv = misoxr.BlockKFold(500, 3)
     >>> dissimilarity = misoxr.uncertainty.training_dissimilarity(image, model, points, cv=cv)
     """
-    trained = _trained(ds, opened(model), points, cv, space, weights)
-    values = np.full(len(trained.index), np.nan)
+    trained = _trained(ds, _one(model), points, cv, space, weights)
+    values = np.full(len(trained.every), np.nan)
     values[trained.places] = trained.training.dissimilarity
-    out = pd.Series(values, trained.index, name="dissimilarity_index")
-    out.attrs = trained.told
+    out = pd.Series(values, trained.every, name="dissimilarity_index")
+    out.attrs = dict(trained.told.items())
     return out
+
+
+def _one(model: Any) -> Any:
+    """Return the model, or that of a file; refuse several, whose bands or embeddings may differ."""
+    if isinstance(model, list | tuple):
+        raise SpecError(f"There are {len(model)} models; give one, by whose bands and points the others are judged, too.")
+    return opened(model)
 
 
 class _Trained(NamedTuple):
@@ -185,7 +192,7 @@ class _Trained(NamedTuple):
     training: Training
     told: dict[str, Any]
     places: npt.NDArray[np.intp]
-    index: pd.Index
+    every: pd.Index
     weights: dict[str, float] | None
 
 
@@ -193,7 +200,7 @@ def _trained(ds: xr.Dataset, model: Any, points: Any, cv: Any, space: Space, wei
     """Read the features of all points that have them, and measure how far apart the points are."""
     check_space(space)
     _check_weights(weights, space)
-    every = told_apart(read_for(points, 2 if cv is None else cv))
+    every = told_apart(read_points(points) if cv is None else read_for(points, cv))
     years = Years.of(named(ds, model.spec), model.spec)
     first = layers_of(years.cubes[0], model, space)
     given = None if weights is None or isinstance(weights, str) else _given(weights, first.names)
@@ -228,12 +235,12 @@ def _usable(layers: Layers, values: Array) -> npt.NDArray[np.bool_]:
     features = np.isfinite(values[: len(layers.names)])
     if not valid.any():
         raise BandError(f"None of the {len(valid)} points lies where the cube has a valid pixel; give a cube with data there.")
-    there = features[:, valid].any(axis=1)
+    there: npt.NDArray[np.bool_] = np.asarray(features[:, valid].any(axis=1))
     usable: npt.NDArray[np.bool_] = valid & features[there].all(axis=0)
     if not usable.all():
         gaps = [name for name, here, row in zip(layers.names, there, features, strict=True) if here and not row[valid].all()]
-        words = f", for want of {listed(gaps)} and others" if gaps else ""
-        note(f"{(~usable).sum()} of {len(usable)} points lack valid bands and are left out{words}.")
+        words = f" ({listed(gaps)})" if gaps else ""
+        note(f"{(~usable).sum()} of {len(usable)} points lack valid bands{words}, and are left out.")
     return usable
 
 
@@ -299,25 +306,20 @@ def _compared(block: Array, training: Training, is_valid: Any) -> Array:
 
 def _variables(compared: da.Array, told: Mapping[str, Any]) -> dict[str, xr.DataArray]:
     """Name what was compared, with CF attributes."""
-    index = {
-        "long_name": "dissimilarity index: distance to the nearest training point over the mean distance between these",
-        "units": "1",
-    }
-    density = {"long_name": "local point density: training points nearer than the threshold", "units": "1"}
-    inside = {
-        "long_name": "area of applicability",
-        "flag_values": np.arange(2, dtype="uint8"),
-        "flag_meanings": "outside inside",
-        "flag_colors": "#d73027 #1a9850",
-        "_FillValue": np.uint8(FILL),
-    }
     codes = da.map_blocks(_codes, part_of(compared, 2), dtype="uint8", meta=np.empty((0, 0), "uint8"))
-    found = {
-        "dissimilarity_index": (part_of(compared, 0), index),
-        "local_point_density": (part_of(compared, 1), density),
-        "applicable": (codes, inside),
+    flags = {"flag_values": np.arange(2, dtype="uint8"), "flag_meanings": "outside inside", "flag_colors": "#d73027 #1a9850"}
+    found: dict[str, tuple[da.Array, dict[str, Any]]] = {
+        "dissimilarity_index": (
+            part_of(compared, 0),
+            {"long_name": "dissimilarity index: distance to the nearest training point over their mean distance", "units": "1"},
+        ),
+        "local_point_density": (
+            part_of(compared, 1),
+            {"long_name": "local point density: training points nearer than the threshold", "units": "1"},
+        ),
+        "applicable": (codes, {"long_name": "area of applicability", **flags, "_FillValue": np.uint8(FILL)}),
     }
-    return {name: xr.DataArray(data, dims=("y", "x"), attrs={**attrs, **told}) for name, (data, attrs) in found.items()}
+    return {name: xr.DataArray(data, dims=("y", "x"), attrs=attrs | dict(told)) for name, (data, attrs) in found.items()}
 
 
 def _codes(inside: Array) -> npt.NDArray[np.uint8]:

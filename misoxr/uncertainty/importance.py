@@ -121,8 +121,8 @@ def _squares(cubes: Sequence[xr.Dataset], model: PixelModel, rows: Floats, colum
     spec, geobox = model.spec, geobox_of(cubes[0])
 
     def read(number: int, mine: npt.NDArray[np.intp]) -> Array:
-        places = (np.floor(part[mine]).astype("int64") for part in (rows, columns))
-        (squares,) = computed(squares_at(stack(cubes[number], spec), *places, reach_of(model.features)))
+        row, column = (np.floor(part[mine]).astype("int64") for part in (rows, columns))
+        (squares,) = computed(squares_at(stack(cubes[number], spec), row, column, reach_of(model.features)))
         return np.moveaxis(squares, 0, -1)  # (row, column, band, point)
 
     def answer(around: Array) -> Array:
@@ -162,7 +162,7 @@ def _windows(cubes: Sequence[xr.Dataset], model: Any, rows: Floats, columns: Flo
 
 
 def _networks(model: Any) -> list[tuple[Any, PixelModel | None]]:
-    return [tuple(pair) for pair in model.pairs] if isinstance(model, EmbeddedModel) else [(model, None)]
+    return [(pair.network, pair.estimators) for pair in model.pairs] if isinstance(model, EmbeddedModel) else [(model, None)]
 
 
 def _apart(cube: xr.Dataset, network: Any, count: int) -> Job:
