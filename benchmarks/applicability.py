@@ -97,7 +97,9 @@ def run(side: int, count: int, chunk: int, kind: str, answer: Any) -> None:
     model = model_of()
     small = image(256, 256, rough=True)
     with dask.config.set(num_workers=CORES), tempfile.TemporaryDirectory() as folder:
-        applicability(small, model, points_in(small, 50)).compute()  # compiles
+        applicability(small, model, points_in(small, 50)).miso.to_zarr(
+            f"{folder}/small.zarr", progress=False
+        )  # compiles, and imports
         found = applicability(cube, model, points_in(cube, count))
         times = []
         for step in (lambda: _read(cube), lambda: found.miso.to_zarr(f"{folder}/map.zarr", progress=False)):

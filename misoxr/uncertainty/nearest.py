@@ -1,127 +1,117 @@
 """How far pixels are from the nearest training point, and how many are near: exact, compiled, a few pixels at a time.
 
-Features are standardised and turned to their principal axes, which leaves distances as they are. Distances then grow fast along the first
-axes, and most training points are given up early: those that are neither nearest nor within the limit, whatever the other axes add.
-No sum is expanded, so that distances of 0 come out as 0. Every sum has one order, so that results are the same bits for any blocks.
+Products in float32 tell which points may be the nearest or within the limit, by a bound of their rounding. The distance to these is then computed in float64, by
+the plain formula: results are the same bits for any blocks and processors, and 0 for the same features.
 """
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from misoxr.covariates.flow import compiled
 
-__all__ = ["nearest", "turned"]
+__all__ = ["nearest"]
 
-TILE = 32
-"""Pixels compared at once, side by side in the processor's registers."""
+TILE = 128
+"""Pixels that are compared with a point at once: enough for the processor to take several in one step, few enough for its cache."""
+ROUNDING = 2.0**-23
+"""Twice the greatest share that one operation in float32 is off."""
 
+Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 
 @compiled
-def turned(values: Any, first: int, mean: Floats, factor: Floats, axes: Floats, out: Floats) -> None:
-    """Standardise features of a few pixels, and turn them to other axes.
-
-    Parameters
-    ----------
-    values : ndarray (feature, pixel)
-        Features of all pixels.
-    first : int
-        The first pixel that is asked for. Beyond the last one, the last is repeated.
-    mean, factor : ndarray (feature,)
-        What is taken from a feature, and what it is then multiplied by.
-    axes : ndarray (axis, feature)
-        Directions of length 1.
-    out : ndarray (axis, pixel)
-        Filled in.
-    """
-    features, last = values.shape[0], values.shape[1] - 1
-    standard = np.empty(out.shape[1])
-    for axis in range(out.shape[0]):
-        for pixel in range(out.shape[1]):
-            out[axis, pixel] = 0.0
-    for feature in range(features):
-        for pixel in range(out.shape[1]):
-            standard[pixel] = (np.float64(values[feature, min(first + pixel, last)]) - mean[feature]) * factor[feature]
-        for axis in range(out.shape[0]):
-            part = axes[axis, feature]
-            for pixel in range(out.shape[1]):
-                out[axis, pixel] += part * standard[pixel]
-
-
-@compiled
-def nearest(
-    values: Any,
-    mean: Floats,
-    factor: Floats,
-    axes: Floats,
-    table: Floats,
-    limit: float,
-    least: Floats,
-    count: Floats,
-) -> None:
+def nearest(values: Array, mean: Floats, factor: Floats, table: Floats, limit: float, least: Floats, count: Floats) -> None:
     """Find the squared distance of pixels to the nearest of some points, and how many are nearer than a limit.
 
     Parameters
     ----------
     values : ndarray (feature, pixel)
         Features of pixels, none of them missing.
-    mean, factor, axes : ndarray
-        As for :func:`turned`.
-    table : ndarray (point, axis)
-        The points, standardised and turned.
+    mean, factor : ndarray (feature,)
+        What is taken from a feature, and what it is then multiplied by.
+    table : ndarray (point, feature)
+        The points' features, standardised so.
     limit : float
         Square of the distance below which points are counted.
     least, count : ndarray (pixel,)
         Filled in.
     """
-    pixels, (points, length) = values.shape[1], table.shape
-    tile, total = np.empty((length, TILE)), np.empty(TILE)
-    best, bound, near = np.empty(TILE), np.empty(TILE), np.empty(TILE)
-    first_point = 0  # the nearest of the pixel before: it is near, too, and others are given up sooner
+    features, pixels = values.shape
+    points = len(table)
+    coarse, half = np.empty(table.shape, np.float32), np.empty(points, np.float32)
+    longest = 0.0
+    for point in range(points):
+        length = 0.0
+        for feature in range(features):
+            coarse[point, feature] = table[point, feature]
+            length += table[point, feature] ** 2
+        half[point] = -0.5 * length
+        longest = max(longest, length**0.5)
+    tile, tile32 = np.empty((TILE, features)), np.empty((features, TILE), np.float32)
+    product, cut = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    square, best, near = np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    last = 0  # the nearest of the pixels before: it is near, too, and most others are passed over at once
     for start in range(0, pixels, TILE):
-        turned(values, start, mean, factor, axes, tile)
         for p in range(TILE):
-            best[p], near[p] = 0.0, 0.0
-        for axis in range(length):
-            other = table[first_point, axis]
-            for p in range(TILE):
-                step = tile[axis, p] - other
-                best[p] += step * step
-        for p in range(TILE):
-            best[p] *= 1.0 + 1e-12  # above the same distance in another order of its sum, which replaces it
-            bound[p] = max(best[p], limit)
+            square[p], near[p] = 0.0, 0.0
+            for feature in range(features):
+                value = (np.float64(values[feature, min(start + p, pixels - 1)]) - mean[feature]) * factor[feature]
+                tile[p, feature], tile32[feature, p] = value, value
+                square[p] += value * value
+            best[p] = _squared(tile[p], table[last])
+            cut[p] = _least_product(square[p], max(best[p], limit), longest, features)
         for point in range(points):
+            if _products(tile32, coarse[point], half[point], product, cut) == 0:
+                continue
             for p in range(TILE):
-                total[p] = 0.0
-            axis = 0
-            while axis < length:
-                if length - axis >= 4:
-                    a, b, c, d = table[point, axis], table[point, axis + 1], table[point, axis + 2], table[point, axis + 3]
-                    for p in range(TILE):
-                        i, j, k, m = tile[axis, p] - a, tile[axis + 1, p] - b, tile[axis + 2, p] - c, tile[axis + 3, p] - d
-                        total[p] += (i * i + j * j) + (k * k + m * m)
-                    axis += 4
-                else:
-                    other = table[point, axis]
-                    for p in range(TILE):
-                        step = tile[axis, p] - other
-                        total[p] += step * step
-                    axis += 1
-                if axis < length:
-                    within = 0
-                    for p in range(TILE):
-                        within += 1 if total[p] <= bound[p] else 0
-                    if within == 0:
-                        break
-            else:
-                if total[0] <= best[0]:
-                    first_point = point
-                for p in range(TILE):
-                    best[p] = min(best[p], total[p])
-                    bound[p] = max(best[p], limit)
-                    near[p] += 1.0 if total[p] < limit else 0.0
+                if product[p] < cut[p]:
+                    continue
+                distance = _squared(tile[p], table[point])
+                if distance < limit:
+                    near[p] += 1.0
+                if distance < best[p]:
+                    best[p], last = distance, point
+                    cut[p] = _least_product(square[p], max(distance, limit), longest, features)
         for p in range(min(TILE, pixels - start)):
             least[start + p], count[start + p] = best[p], near[p]
+
+
+@njit(inline="always")  # type: ignore[misc]
+def _squared(one: Any, other: Any) -> Any:
+    total = 0.0
+    for feature in range(len(one)):
+        step = one[feature] - other[feature]
+        total += step * step
+    return total
+
+
+@njit(inline="always")  # type: ignore[misc]
+def _least_product(square: Any, bound: Any, longest: Any, features: Any) -> Any:
+    """Return the least product, less half the square of the point's length, of a point whose squared distance is at most a bound."""
+    rounding = (features + 8) * ROUNDING * (square**0.5 + longest) ** 2
+    return 0.5 * (square - bound) - rounding
+
+
+@njit(fastmath={"contract"})  # type: ignore[misc]
+def _products(tile: Any, point: Any, first: Any, product: Any, cut: Any) -> Any:
+    """Multiply the features of pixels with a point's, and count the pixels that may be near. What is no number may be, too."""
+    for p in range(TILE):
+        product[p] = first
+    features = len(point)
+    feature = 0
+    while features - feature >= 4:
+        a, b, c, d = point[feature], point[feature + 1], point[feature + 2], point[feature + 3]
+        for p in range(TILE):
+            product[p] += (tile[feature, p] * a + tile[feature + 1, p] * b) + (tile[feature + 2, p] * c + tile[feature + 3, p] * d)
+        feature += 4
+    for rest in range(feature, features):
+        for p in range(TILE):
+            product[p] += tile[rest, p] * point[rest]
+    within = 0
+    for p in range(TILE):
+        within += 0 if product[p] < cut[p] else 1
+    return within

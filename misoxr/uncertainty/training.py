@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 
 from misoxr.errors import PointsError, note
 from misoxr.spec.numbers import is_rounding
-from misoxr.uncertainty.nearest import nearest, turned
+from misoxr.uncertainty.nearest import nearest
 
 __all__ = ["Training", "listed"]
 
@@ -39,10 +39,8 @@ class Training:
         Which features of the space count: those that vary between the points.
     mean, factor : array (feature,)
         What is taken from a feature, and what it is then multiplied by: its weight over its standard deviation.
-    axes : array (axis, feature)
-        Principal axes of the points, the longest first.
-    table : array (point, axis)
-        The points along these axes.
+    table : array (point, feature)
+        The points' features, so standardised.
     mean_distance : float
         Mean over points of the mean distance to all others.
     dissimilarity : array (point,)
@@ -52,7 +50,6 @@ class Training:
     layers: Indices
     mean: Floats
     factor: Floats
-    axes: Floats
     table: Floats
     mean_distance: float
     dissimilarity: Floats
@@ -91,14 +88,9 @@ class Training:
         layers = np.flatnonzero(varies)
         _check_features(names, count, varies, weights)
         mean, factor = wide[layers].mean(axis=1), weights[layers] / deviation[layers]
-        standard = (wide[layers] - mean[:, None]) * factor[:, None]  # (feature, point)
-        axes = np.ascontiguousarray(np.linalg.eigh(standard @ standard.T)[1].T[::-1])
-        table = np.empty((len(axes), count))
-        turned(
-            np.ascontiguousarray(values[layers]), 0, mean, factor, axes, table
-        )  # as pixels are, so that the same ones are 0 apart
-        distance, least = _apart(standard.T, folds)
-        found = cls(layers, mean, factor, axes, np.ascontiguousarray(table.T), distance, least / distance)
+        table = np.ascontiguousarray(((wide[layers] - mean[:, None]) * factor[:, None]).T)
+        distance, least = _apart(table, folds)
+        found = cls(layers, mean, factor, table, distance, least / distance)
         if found.threshold == 0:
             raise PointsError(
                 f"{int((least == 0).sum())} of {count} points have the features of another point that they are compared with, as points of one "
@@ -127,7 +119,7 @@ class Training:
         mine = np.ascontiguousarray(values[self.layers], dtype="float32")
         least, count = np.empty((2, mine.shape[1]))
         below = (self.threshold * self.mean_distance * (1 - TIES)) ** 2
-        nearest(mine, self.mean, self.factor, self.axes, self.table, below, least, count)
+        nearest(mine, self.mean, self.factor, self.table, below, least, count)
         index = np.sqrt(least) / self.mean_distance
         return np.stack([index, count, index <= self.threshold * (1 + TIES)]).astype("float32")
 
