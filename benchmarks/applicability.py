@@ -1,11 +1,11 @@
 """The area of applicability: pixels a second, and memory as the area grows.
 
-    python benchmarks/applicability.py [--side 4096] [--points 1000] [--chunk 1024]
+    python benchmarks/applicability.py [--side 4096] [--base 512] [--points 1000] [--chunk 1024]
 
 19 bands of noise that is made block by block, of which nothing is in memory, and training points anywhere in it, are compared in the space of the
 bands, and written by ``to_zarr``, on two cores. Bands are "smooth" (noise of 8 pixels, each band for itself, which is harder than imagery, whose
 bands resemble each other) or "rough" (every pixel for itself, the worst there is). memory: greatest size of a process that maps 4, 16 and 64
-times 512 x 512 pixels. speed: pixels a second for ``--side`` (10000 is the promise: 300,000 a second), with what the noise and the store cost, of the map
+times ``--base`` x ``--base`` pixels, in chunks of 256. speed: pixels a second for ``--side`` (10000 is the promise: 300,000 a second), with what the noise and the store cost, of the map
 alone, and by a core's own time, which tells what a core does where others use it, too. The last line is JSON.
 """
 
@@ -140,9 +140,9 @@ def measured(side: int, count: int, chunk: int, kind: str) -> dict[str, float]:
     return told
 
 
-def main(side: int, count: int, chunk: int) -> None:
+def main(side: int, base: int, count: int, chunk: int) -> None:
     """Measure and print."""
-    memory = [measured(512 * times, count, 256, "smooth")["peak_mb"] for times in (2, 4, 8)]
+    memory = [measured(base * times, count, 256, "smooth")["peak_mb"] for times in (2, 4, 8)]
     speed = {kind: measured(side, count, chunk, kind) for kind in ("smooth", "rough")}
     print(json.dumps({"memory_ratio": round(max(memory) / memory[0], 3), "memory_mb": memory, "speed": speed}))
 
@@ -150,7 +150,10 @@ def main(side: int, count: int, chunk: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--side", type=int, default=4096, help="side of the square whose speed is measured, pixels")
+    parser.add_argument(
+        "--base", type=int, default=512, help="side of the square of which multiples are mapped for the memory, pixels"
+    )
     parser.add_argument("--points", type=int, default=1000)
     parser.add_argument("--chunk", type=int, default=1024, help="side of a chunk, pixels")
     arguments = parser.parse_args()
-    main(arguments.side, arguments.points, arguments.chunk)
+    main(arguments.side, arguments.base, arguments.points, arguments.chunk)
