@@ -252,6 +252,21 @@ class MisoAccessor:
         options = {"regions": regions, "region": region, "store": store, "client": client, "progress": progress, **settings}
         return cross_validate(self._ds, estimators, points, cv=cv, seeds=seeds, **options)
 
+    @_documented("misoxr.uncertainty.applicability.applicability")
+    def applicability(
+        self,
+        model: "Model | PixelModel | EmbeddedModel | str | os.PathLike[str]",
+        points: "gpd.GeoDataFrame",
+        *,
+        cv: Any = None,
+        space: Literal["bands", "neighbourhood", "embedding"] = "bands",
+        weights: Mapping[str, float] | str | None = None,
+    ) -> xr.Dataset:
+        """Map where a model is to be believed, lazily."""
+        from misoxr.uncertainty.applicability import applicability
+
+        return applicability(self._ds, model, points, cv=cv, space=space, weights=weights)
+
     @_documented("misoxr.io.plan.plan")
     def plan(self, *, timed: bool | tuple[int, int] = True, compact: bool = False) -> "Plan":
         """Estimate what writing this dataset will take."""

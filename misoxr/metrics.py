@@ -8,7 +8,7 @@ from misoxr.errors import PointsError, require
 from misoxr.spec import Task
 from misoxr.spec.numbers import is_rounding
 
-__all__ = ["check_codes", "class_scores", "confusion", "reliability", "scores"]
+__all__ = ["check_codes", "class_scores", "confusion", "predicted_codes", "reliability", "scores"]
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
@@ -130,7 +130,7 @@ def confusion(task: Task, truth: npt.ArrayLike, probability: npt.ArrayLike) -> p
     """
     codes, checked = _classified(task, truth, probability)
     metrics = require("sklearn.metrics", "train")
-    counts = metrics.confusion_matrix(codes, _predicted(task, checked), labels=np.arange(len(task.classes)))
+    counts = metrics.confusion_matrix(codes, predicted_codes(task, checked), labels=np.arange(len(task.classes)))
     names = list(task.classes)
     return pd.DataFrame(counts, pd.Index(names, name="truth"), pd.Index(names, name="predicted"))
 
@@ -225,13 +225,14 @@ def _classified(task: Task, truth: npt.ArrayLike, probability: npt.ArrayLike) ->
     return labels.astype(np.intp), checked
 
 
-def _predicted(task: Task, probability: Floats) -> Codes:
+def predicted_codes(task: Task, probability: Floats) -> Codes:
+    """Return the most probable classes; of a binary task the second from a probability of 0.5."""
     return probability.argmax(axis=1) if task.kind == "multiclass" else (probability >= 0.5).astype(np.intp)
 
 
 def _classification(task: Task, codes: Codes, probability: Floats) -> dict[str, float]:
     metrics = require("sklearn.metrics", "train")
-    every, occurring, predicted = np.arange(len(task.classes)), np.unique(codes), _predicted(task, probability)
+    every, occurring, predicted = np.arange(len(task.classes)), np.unique(codes), predicted_codes(task, probability)
     table = _by_class(task, codes, probability)
     found = {"accuracy": float(metrics.accuracy_score(codes, predicted)), "balanced_accuracy": float(table["recall"].mean())}
     if task.kind == "binary":
@@ -246,7 +247,7 @@ def _classification(task: Task, codes: Codes, probability: Floats) -> dict[str, 
 
 def _by_class(task: Task, codes: Codes, probability: Floats) -> pd.DataFrame:
     metrics = require("sklearn.metrics", "train")
-    every, predicted = np.arange(len(task.classes)), _predicted(task, probability)
+    every, predicted = np.arange(len(task.classes)), predicted_codes(task, probability)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         codes, predicted, labels=every, average=None, zero_division=np.nan
     )

@@ -16,7 +16,19 @@ from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.spec import ModelSpec
 from misoxr.spec.numbers import is_rounding
 
-__all__ = ["SIDES", "Features", "features", "features_at", "features_in", "reach_of", "scaled", "values_at", "width"]
+__all__ = [
+    "SIDES",
+    "Features",
+    "feature_names",
+    "features",
+    "features_at",
+    "features_in",
+    "reach_of",
+    "scaled",
+    "squares_at",
+    "values_at",
+    "width",
+]
 
 Array = npt.NDArray[np.float32]
 Features = Literal["pixel", "neighbourhood", "coordinates"]
@@ -63,7 +75,7 @@ def features_at(
     dask array (feature + 1, point)
     """
     row, column = (np.floor(np.asarray(part)).astype("int64") for part in (rows, columns))
-    around = _squares(bands, row, column, reach_of(kind))
+    around = squares_at(bands, row, column, reach_of(kind))
     own = 0 if kind == "coordinates" else width(kind, scaling, spec)
     table: da.Array = da.map_blocks(
         partial(_table, kind=kind, scaling=scaling, spec=spec),
@@ -120,6 +132,20 @@ def width(kind: Features, scaling: Scaling | None, spec: ModelSpec) -> int:
     return _channels(scaling, spec) * (1 + 2 * len(SIDES) if kind == "neighbourhood" else 1)
 
 
+def feature_names(kind: Features, scaling: Scaling | None, spec: ModelSpec) -> tuple[str, ...]:
+    """Return what features are called: bands, or a modality's channels where they are scaled; and behind them their moments in squares.
+
+    These are ``<name>_mean_5``, ``<name>_std_5`` and so on, of squares of 5 x 5 and 15 x 15 pixels.
+    """
+    if kind == "coordinates":
+        return "x", "y"
+    own = [band.name for band in spec.bands]
+    if scaling is not None:
+        own = [f"{modality.name}_{number}" for modality in spec.modalities for number in range(modality.channels)]
+    around = [f"{name}_{moment}_{side}" for side in SIDES for moment in ("mean", "std") for name in own]
+    return *own, *(around if kind == "neighbourhood" else ())
+
+
 def _channels(scaling: Scaling | None, spec: ModelSpec) -> int:
     return len(spec.bands) if scaling is None else sum(modality.channels for modality in spec.modalities)
 
@@ -137,8 +163,8 @@ def _overlapping(function: Any, bands: da.Array, reach: int) -> da.Array:
     return found
 
 
-def _squares(bands: da.Array, row: Any, column: Any, reach: int) -> da.Array:
-    """Gather the square of pixels around each of N pixels: (N, side, side, band), NaN beyond the cube."""
+def squares_at(bands: da.Array, row: Any, column: Any, reach: int) -> da.Array:
+    """Gather the square of pixels around each of N pixels, lazily: (N, side, side, band), NaN beyond the cube."""
     offset = np.arange(-reach, reach + 1)
     rows, columns = np.broadcast_arrays(row[:, None, None] + offset[:, None], column[:, None, None] + offset)
     height, width = bands.shape[1:]

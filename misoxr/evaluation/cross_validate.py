@@ -23,7 +23,7 @@ from misoxr.clusters import here, holds_futures
 from misoxr.cube.check import check, named
 from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
-from misoxr.errors import BandError, MisoxrError, PointsError, SpecError, did_you_mean, flush, gathered, note
+from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, flush, gathered, note
 from misoxr.estimators.baselines import embeds, is_baseline, trains
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.identity import identity
@@ -34,8 +34,8 @@ from misoxr.grid.geobox import geobox_of
 from misoxr.mapping.predict_at import predict_at
 from misoxr.model.checkpoint import Model, forget
 from misoxr.points.censoring import Censored, observed
-from misoxr.points.folds import KFold, PredefinedFolds, check_apart
-from misoxr.points.read import encode, place, read_points, regions_of, simulated
+from misoxr.points.read import encode, place, regions_of, simulated
+from misoxr.points.splits import folds_of, read_for, splitter_of, told_apart
 from misoxr.points.years import Years, by_layer, date_of
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check_flags
@@ -137,18 +137,18 @@ def cross_validate(
             raise SpecError(f"cross_validate has no argument {name!r}.{hint}")
     chosen = estimators_of(estimators, settings, OWN)
     seeds = _seeds(seeds)
-    points = _read(points, cv)
+    points = read_for(points, cv)
     specs = specs_of(chosen, ds, points)
     tasks = common_tasks(specs)
     recipes = check_models(chosen, specs, seeds, geobox_of(ds), elsewhere=client is not None)
-    points = _told_apart(points)
+    points = told_apart(points)
     rules: set[Censored] = {options.get("censored", "drop") for _, options in chosen.values()}
     apart = {options.get("tolerance") for _, options in chosen.values()}
     if len(apart) > 1:
         raise SpecError("Models differ in tolerance, and would learn from other points; give it to cross_validate itself.")
     scoring: Censored = "keep" if settings.get("censored") == "keep" else "drop"
     placed, labels, usable, imagery = _usable(ds, specs, points, tasks, scoring, learnt=rules, tolerance=apart.pop())
-    folds = _folds(cv, points.to_crs(placed.crs), usable)
+    folds = folds_of(cv, points.to_crs(placed.crs), usable)
     _check_folds(folds, tasks, labels)
     for name, recipe in recipes.items():
         _check_validation(name, specs[name], recipe, *chosen[name], seeds, folds, placed, labels)
@@ -177,7 +177,7 @@ def cross_validate(
         found[unit] = answers
         cache.write(unit, answers)
     about = {
-        "cv": repr(_splitter(cv)),
+        "cv": repr(splitter_of(cv)),
         "seeds": seeds,
         "points": len(placed),
         "censored": scoring,
@@ -206,24 +206,6 @@ def _seeds(seeds: Any) -> list[int]:
     if not all(is_whole(seed) and int(seed) >= 0 for seed in several) or len(set(several)) < len(several):
         raise SpecError(f"seeds is {seeds!r}; give a number of seeds, or different whole numbers from 0.")
     return [int(seed) for seed in several]
-
-
-def _read(points: Any, cv: Any) -> gpd.GeoDataFrame:
-    """Read the points; refuse folds that are given by place where places have moved."""
-    found = read_points(points)
-    if isinstance(_splitter(cv), PredefinedFolds) and isinstance(points, pd.DataFrame) and len(found) < len(points):
-        raise PointsError(
-            f"{len(points) - len(found)} of {len(points)} points are dropped when they are read, so the folds that cv gives would shift; "
-            "make the folds of points = misoxr.read_points(points), and give both."
-        )
-    return found
-
-
-def _told_apart(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Return points with an index that tells them apart, in Parquet, too."""
-    if isinstance(points.index, pd.MultiIndex) or points.index.inferred_type.startswith("mixed"):
-        points = points.set_axis(points.index.map(str))
-    return points if points.index.is_unique else points.reset_index(drop=True)
 
 
 def _usable(
@@ -278,39 +260,6 @@ def _with_corners(rows: Any, columns: Any, half: int, geobox: GeoBox) -> tuple[A
         for place, length, ways in zip((rows, columns), geobox.shape, ((0, -1, -1, 1, 1), (0, -1, 1, -1, 1)), strict=True)
     ]
     return np.concatenate(moved[0]), np.concatenate(moved[1])
-
-
-def _folds(cv: Any, points: gpd.GeoDataFrame, usable: Indices) -> list[tuple[Indices, Indices]]:
-    """Split all points, and return each fold's as places among the usable ones."""
-    splitter = _splitter(cv)
-    place_of = np.full(len(points), -1)
-    place_of[usable] = np.arange(len(usable))
-    try:
-        folds = list(splitter.split(points))
-    except (TypeError, ValueError) as error:
-        if isinstance(error, MisoxrError):
-            raise
-        raise SpecError(f"{splitter!r} cannot split points by coordinates alone ({error}); give the list of its folds.") from error
-    for number, fold in enumerate(folds):
-        check_apart(f"Fold {number}", *fold)
-    found = [tuple(place_of[side][place_of[side] >= 0] for side in fold) for fold in folds]
-    for number, (train, test) in enumerate(found):
-        if not len(train) or not len(test):
-            raise PointsError(f"Fold {number} has {len(train)} training and {len(test)} test points with imagery; use other folds.")
-    return [(train, test) for train, test in found]
-
-
-def _splitter(cv: Any) -> Any:
-    """Return what splits points: random folds for a number, given ones for a list."""
-    if is_whole(cv):
-        return KFold(int(cv))
-    if isinstance(cv, list | tuple):
-        return PredefinedFolds(cv)
-    if isinstance(cv, str | type) or not hasattr(cv, "split"):
-        raise SpecError(
-            f"cv is {cv!r}; give a number of folds, a list of folds, or a splitter such as misoxr.ClusterKFold(10_000)."
-        )
-    return cv
 
 
 def _check_folds(folds: Sequence[tuple[Indices, Indices]], tasks: Sequence[Task], labels: Mapping[str, Any]) -> None:

@@ -14,7 +14,8 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from misoxr.errors import PointsError, StoreError, require
+from misoxr.errors import PointsError, StoreError, gathered, require
+from misoxr.evaluation.profile import error_profile
 from misoxr.metrics import class_scores, confusion, reliability, scores
 from misoxr.model.files import put
 from misoxr.spec import Task
@@ -282,6 +283,62 @@ class Scores:
     def reliability(self, model: str, task: str | None = None, bins: int = 10) -> pd.DataFrame:
         """Return a model's reliability curve over all folds and seeds (:func:`misoxr.metrics.reliability`)."""
         return reliability(self.task(task), *self._of(model, task), bins)
+
+    @gathered
+    def error_profile(
+        self,
+        dissimilarity: pd.Series,
+        metric: str | None = None,
+        task: str | None = None,
+        name: str | None = None,
+        window: int | None = None,
+    ) -> pd.DataFrame:
+        """Score a model in moving windows over the dissimilarity of test points: what score to expect where a map is so unlike these.
+
+        Parameters
+        ----------
+        dissimilarity : Series
+            By point, of the same points and folds (:func:`misoxr.uncertainty.training_dissimilarity`). Points without one are left out.
+        metric : {"error", "accuracy", "macro_f1", "macro_recall", "brier", "rmse", "mae", "r2"}, optional
+            By default "error", the share of wrong classes, and "rmse" of a regression.
+        task, name : str, optional
+            Names of a task and a model; the only ones by default.
+        window : int, optional
+            Points of a window. By default a tenth of all, but at least 20 and at most half of them.
+
+        Returns
+        -------
+        DataFrame
+            A row for each of up to 50 windows: ``dissimilarity`` (the mean in it), ``score``, ``standard_error`` (as if its points were independent),
+            ``points``, and ``fitted``, the scores made monotone by isotonic regression. Windows overlap, so neighbouring rows resemble each other.
+            ``np.interp(values, profile.dissimilarity, profile.fitted)`` is the score to expect elsewhere.
+
+        Raises
+        ------
+        PointsError
+            If the model or task is not among these, points are not in the series, or there are fewer than 20.
+        SpecError
+            If metric or window is not valid.
+
+        References
+        ----------
+        ``errorProfiles`` of the R package CAST 1.1, which fits shape-constrained splines instead.
+
+        Examples
+        --------
+        >>> cv = misoxr.BlockKFold(500, 3)
+        >>> scores, forest = image.miso.cross_validate("rf-11", points, cv=cv), image.miso.fit("rf-11", points)
+        >>> dissimilarity = misoxr.uncertainty.training_dissimilarity(image, forest, points, cv=cv)
+        >>> profile = scores.error_profile(dissimilarity, task="permafrost")
+        """
+        if name is None and len(self.models) != 1:
+            raise PointsError(f"There are scores of {self.models}; name one, such as name={self.models[0]!r}.")
+        found, chosen = self.task(task), name or self.models[0]
+        self._require(chosen)
+        mine = self.predictions[(self.predictions["model"] == chosen) & (self.predictions["task"] == found.name)]
+        table = error_profile(mine, found, _arrays, dissimilarity, metric, window)
+        table.attrs["model"] = chosen
+        return table
 
     def _of(self, model: str, task: str | None) -> tuple[Any, Any]:
         if model not in self.models:

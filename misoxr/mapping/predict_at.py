@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from misoxr.model.checkpoint import Model
     from misoxr.model.field import Scatter, Window
 
-__all__ = ["predict_at"]
+__all__ = ["gather", "predict_at"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -164,14 +164,14 @@ def _asked(ds: xr.Dataset, found: Any, settings: Settings) -> _Asked:
         geobox = pairs[0][1].geobox
 
         def by_pairs(inside: Integers, rows: Floats, columns: Floats) -> da.Array:
-            seen = [_gather(stack(cube, found.spec), job, found.spec, inside, rows, columns) for cube, job, _ in pairs]
+            seen = [gather(stack(cube, found.spec), job, found.spec, inside, rows, columns) for cube, job, _ in pairs]
             return mean_of([one.layers(features, geobox, chosen) for features, (*_, one) in zip(seen, pairs, strict=True)])
 
         return _Asked(geobox, chosen, replace(found.spec, tasks=tuple(chosen)), pairs[0][1].plan.y.spec, 1, by_pairs)
     cube, job, chosen = prepared(ds, found, settings)
 
     def by_network(inside: Integers, rows: Floats, columns: Floats) -> da.Array:
-        return _gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
+        return gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
 
     return _Asked(job.geobox, chosen, found.spec, job.plan.y.spec, found.spec.members, by_network)
 
@@ -202,7 +202,7 @@ def _spread(answers: da.Array, at: Integers, count: int) -> da.Array:
     return placed
 
 
-def _gather(bands: da.Array, job: Job, spec: ModelSpec, inside: Integers, rows: Floats, columns: Floats) -> da.Array:
+def gather(bands: da.Array, job: Job, spec: ModelSpec, inside: Integers, rows: Floats, columns: Floats) -> da.Array:
     """Lay the answers at points out: a task that cuts the windows from each chunk, and one that answers its points."""
     from misoxr.model.field import Scatter  # here: fitted estimators need no torch
 

@@ -1,0 +1,91 @@
+"""Folds as verbs take them: what splits points, by number, list or splitter, and what of each fold can be used."""
+
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from misoxr.errors import MisoxrError, PointsError, SpecError
+from misoxr.points.folds import KFold, PredefinedFolds, check_apart
+from misoxr.points.read import read_points
+from misoxr.spec.numbers import is_whole
+
+__all__ = ["folds_of", "read_for", "splitter_of", "told_apart"]
+
+Indices = npt.NDArray[np.intp]
+
+
+def read_for(points: Any, cv: Any) -> gpd.GeoDataFrame:
+    """Read the points; refuse folds that are given by place where places have moved.
+
+    Raises
+    ------
+    PointsError
+        As :func:`misoxr.read_points`; or if ``cv`` is a list of folds, and points were dropped.
+    """
+    found = read_points(points)
+    if isinstance(splitter_of(cv), PredefinedFolds) and isinstance(points, pd.DataFrame) and len(found) < len(points):
+        raise PointsError(
+            f"{len(points) - len(found)} of {len(points)} points are dropped when they are read, so the folds that cv gives would shift; "
+            "make the folds of points = misoxr.read_points(points), and give both."
+        )
+    return found
+
+
+def told_apart(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return points with an index that tells them apart, in Parquet, too."""
+    if isinstance(points.index, pd.MultiIndex) or points.index.inferred_type.startswith("mixed"):
+        points = points.set_axis(points.index.map(str))
+    return points if points.index.is_unique else points.reset_index(drop=True)
+
+
+def folds_of(cv: Any, points: gpd.GeoDataFrame, usable: Indices) -> list[tuple[Indices, Indices]]:
+    """Split all points, and return each fold's training and test points as places among the usable ones.
+
+    Parameters
+    ----------
+    cv : splitter, int or list
+        As for :func:`misoxr.evaluation.cross_validate.cross_validate`.
+    points : GeoDataFrame
+        All points, in the cube's CRS.
+    usable : array of int
+        Places of those that can be used.
+
+    Raises
+    ------
+    SpecError
+        If ``cv`` is nothing that splits points by their coordinates.
+    PointsError
+        If a fold has a point on both sides, or none that can be used on one.
+    """
+    splitter = splitter_of(cv)
+    place_of = np.full(len(points), -1)
+    place_of[usable] = np.arange(len(usable))
+    try:
+        folds = list(splitter.split(points))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, MisoxrError):
+            raise
+        raise SpecError(f"{splitter!r} cannot split points by coordinates alone ({error}); give the list of its folds.") from error
+    for number, fold in enumerate(folds):
+        check_apart(f"Fold {number}", *fold)
+    found = [tuple(place_of[side][place_of[side] >= 0] for side in fold) for fold in folds]
+    for number, (train, test) in enumerate(found):
+        if not len(train) or not len(test):
+            raise PointsError(f"Fold {number} has {len(train)} training and {len(test)} test points with imagery; use other folds.")
+    return [(train, test) for train, test in found]
+
+
+def splitter_of(cv: Any) -> Any:
+    """Return what splits points: random folds for a number, given ones for a list."""
+    if is_whole(cv):
+        return KFold(int(cv))
+    if isinstance(cv, list | tuple):
+        return PredefinedFolds(cv)
+    if isinstance(cv, str | type) or not hasattr(cv, "split"):
+        raise SpecError(
+            f"cv is {cv!r}; give a number of folds, a list of folds, or a splitter such as misoxr.ClusterKFold(10_000)."
+        )
+    return cv

@@ -1,0 +1,135 @@
+"""The spaces in which pixels are compared with training points: bands, neighbourhoods, or a network's embedding."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from misoxr.clusters import computed
+from misoxr.cube.check import check, named
+from misoxr.cube.features import feature_names, features, features_at, values_at
+from misoxr.cube.scaling import Scaling, valid_pixels
+from misoxr.cube.stack import stack
+from misoxr.errors import SpecError, did_you_mean
+from misoxr.estimators.embedded import EmbeddedModel
+from misoxr.estimators.pixel_model import PixelModel
+from misoxr.mapping.embed import embedding_of
+from misoxr.mapping.job import Settings, prepared
+from misoxr.mapping.predict_at import gather
+from misoxr.spec import WindowSpec
+
+__all__ = ["Layers", "Space", "check_space", "layers_of"]
+
+Array = npt.NDArray[np.float32]
+Space = Literal["bands", "neighbourhood", "embedding"]
+PLAIN = Settings(None, None, False, "auto", "auto", None, False)
+"""Settings of a network that nothing is said of."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A space laid out over a cube.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Names of the features.
+    geobox : GeoBox
+        The cube's grid.
+    layers : dask array (layer, y, x)
+        The features, lazily; there may be a mask behind them.
+    is_valid : callable
+        Returns where a block of them has valid input, (y, x), or pixels of it (pixel,).
+    at : callable
+        Computes the features (feature, point) and the mask (point,) of the pixels that hold positions, from these alone.
+    windows : WindowSpec or None
+        The network's windows, where the space is made by one.
+    """
+
+    names: tuple[str, ...]
+    geobox: GeoBox
+    layers: da.Array
+    is_valid: Callable[[Array], npt.NDArray[np.bool_]]
+    at: Callable[[Any, Any], Array]
+    windows: WindowSpec | None = None
+
+
+def check_space(space: Any) -> None:
+    """Refuse a space that is not known."""
+    if space not in get_args(Space):
+        raise SpecError(f"space is {space!r}; use one of {get_args(Space)}.{did_you_mean(str(space), get_args(Space))}")
+
+
+def layers_of(ds: xr.Dataset, model: Any, space: Space) -> Layers:
+    """Lay a space out over a cube of (y, x), lazily.
+
+    Raises
+    ------
+    BandError, GridError
+        As for :func:`misoxr.mapping.predict.predict`.
+    SpecError
+        If the model has no bands, or no embedding where one is asked for.
+    """
+    spec = model.spec
+    if not spec.bands:
+        raise SpecError(f"Model {spec.name!r} sees coordinates alone, so no pixel is unlike another; give a model of bands.")
+    if space == "embedding":
+        return _embedded(ds, model)
+    cube = named(ds, spec)
+    geobox = check(cube, spec)
+    bands = stack(cube, spec)
+    if space == "bands":
+        names = tuple(band.name for band in spec.bands)
+        return Layers(names, geobox, bands, partial(valid_pixels, spec), partial(values_at, bands))
+    scaling = _scaling_of(model)
+    kind: Literal["neighbourhood"] = "neighbourhood"
+
+    def at(rows: Any, columns: Any) -> Array:
+        (found,) = computed(features_at(kind, scaling, spec, bands, geobox, rows, columns))
+        table: Array = found
+        return table
+
+    return Layers(feature_names(kind, scaling, spec), geobox, features(kind, scaling, spec, bands, geobox), _is_marked, at)
+
+
+def _scaling_of(model: Any) -> Scaling | None:
+    """Return a model's scaling of its bands; of estimators on embeddings, the first network's."""
+    found: Scaling | None = (model.pairs[0].network if isinstance(model, EmbeddedModel) else model).scaling
+    return found
+
+
+def _embedded(ds: xr.Dataset, model: Any) -> Layers:
+    """Lay the embedding of a network out, or those of several behind each other."""
+    if isinstance(model, PixelModel):
+        raise SpecError(f"{model!r} has no embedding: it is made of estimators; use space='bands' or space='neighbourhood'.")
+    networks = [pair.network for pair in model.pairs] if isinstance(model, EmbeddedModel) else [model]
+    found = [(*prepared(ds, network, PLAIN)[:2], network.spec) for network in networks]
+    parts = [embedding_of(cube, job, spec)[0] for cube, job, spec in found]
+    layers = parts[0] if len(parts) == 1 else da.concatenate(parts).rechunk({0: -1})
+    job = found[0][1]
+
+    def at(rows: Any, columns: Any) -> Array:
+        row, column = (np.floor(np.asarray(part)) + 0.5 for part in (rows, columns))  # as the map has them: at the pixels' centres
+        every = np.arange(len(row))
+        seen = [gather(stack(cube, spec), replace(one, embeds=True), spec, every, row, column) for cube, one, spec in found]
+        table: Array = np.concatenate(computed(*seen))
+        return table
+
+    names = tuple(f"embedding_{number}" for number in range(layers.shape[0]))
+    return Layers(names, job.geobox, layers, _is_complete, at, job.plan.y.spec)
+
+
+def _is_marked(block: Array) -> npt.NDArray[np.bool_]:
+    """Return where the layer behind all features says that there is valid input."""
+    marked: npt.NDArray[np.bool_] = block[-1] > 0
+    return marked
+
+
+def _is_complete(block: Array) -> npt.NDArray[np.bool_]:
+    return np.ones(block.shape[1:], dtype=bool)  # an embedding is NaN elsewhere
