@@ -4,8 +4,8 @@ Each pixel has a random number that is a hash of its place and of the seed. Thos
 sample without replacement, whichever block is looked at first.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,17 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from dask.delayed import delayed
-from odc.geo.geobox import GeoBox
 
 from misoxr.clusters import computed
 from misoxr.cube.decode import decoded
 from misoxr.errors import BandError
 from misoxr.grid.halo import in_blocks
-from misoxr.sampling.ground import Area
+from misoxr.sampling.regions import Regions
 
-__all__ = ["Drawn", "drawn", "hashed", "key_of", "layer_of", "least", "read"]
+__all__ = ["Drawn", "Question", "hashed", "key_of", "layer_of", "least", "over_blocks", "read"]
 
-Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 Layer = npt.NDArray[np.float32]
@@ -72,19 +70,16 @@ class Question:
         Pixels to draw, at most.
     key : int
         Of the hash.
-    box : GeoBox
-        The map's grid.
-    area : Area or None
-        Where pixels are drawn.
+    width : int
+        Columns of the map.
     places : array
         Numbers of pixels whose values are asked for, and that are not drawn; sorted.
     """
 
     count: int
     key: int
-    box: GeoBox
-    area: Area | None = None
-    places: Integers = field(default_factory=lambda: np.empty(0, "int64"))
+    width: int
+    places: Integers
 
 
 def layer_of(name: Any, array: xr.DataArray) -> xr.DataArray:
@@ -103,76 +98,97 @@ def layer_of(name: Any, array: xr.DataArray) -> xr.DataArray:
     return decoded(name, in_blocks(array.transpose(*others, "y", "x")))
 
 
-def drawn(layers: Sequence[xr.DataArray], question: Question) -> Drawn:
+def read(
+    layers: Mapping[str, xr.DataArray], question: Question, area: Regions | None = None
+) -> tuple[Drawn, dict[str, Layer], dict[str, Layer]]:
     """Draw pixels that are valid in all layers, and compute: each chunk is read once.
 
     Parameters
     ----------
-    layers : sequence of DataArray
+    layers : mapping of str to DataArray
         Lazy, (y, x) or (layer, y, x), of one grid; NaN is nodata.
     question : Question
         What to draw.
+    area : Regions, optional
+        Where pixels are drawn; everywhere without.
+
+    Returns
+    -------
+    tuple
+        What was drawn, and the layers' values by name: of the pixels that were drawn, and of those that were asked for.
     """
-    (found,) = computed(_lazily(layers, question), of=layers[0].data)
+    arrays = [layer.data for layer in layers.values()]
+    merge = partial(_merged, count=question.count)
+    lazy = over_blocks(_block, arrays, merge, area, question=delayed(question, pure=True, traverse=False))
+    (found,) = computed(lazy)
     assert isinstance(found, Drawn)
-    return found
-
-
-def read(layers: Mapping[str, xr.DataArray], question: Question) -> tuple[Drawn, dict[str, Layer], dict[str, Layer]]:
-    """Draw pixels, and return them, and the layers' values by name: of those that were drawn, and of those that were asked for."""
-    found = drawn(list(layers.values()), question)
     return found, dict(zip(layers, found.values, strict=True)), dict(zip(layers, found.known_values, strict=True))
 
 
-def _lazily(layers: Sequence[xr.DataArray], question: Question) -> da.Array:
-    first = layers[0].data
-    rows, columns = first.chunks[-2:]
-    arrays: list[Any] = [da.arange(sum(rows), chunks=(rows,)), "y", da.arange(sum(columns), chunks=(columns,)), "x"]
-    for at, layer in enumerate(layers):
-        whole = layer.data.rechunk({layer.ndim - 2: rows, layer.ndim - 1: columns} | ({0: -1} if layer.ndim == 3 else {}))
-        arrays += [whole, ((f"layer {at}",) if layer.ndim == 3 else ()) + ("y", "x")]
-    parts = da.blockwise(
-        _block,
-        ("y", "x"),
-        *[tuple(index) if isinstance(index, str) else index for index in arrays],
-        question=delayed(question, pure=True),
-        concatenate=True,
-        adjust_chunks={"y": lambda _: 1, "x": lambda _: 1},
-        dtype=object,
-        meta=np.empty((0, 0), object),
-    )
-    merge = partial(_merged, count=question.count)
+def over_blocks(function: Any, arrays: Sequence[da.Array], merge: Any, area: Regions | None = None, **about: Any) -> da.Array:
+    """Let a function look at each block, and merge what it finds, a few blocks at once.
+
+    Parameters
+    ----------
+    function : callable
+        Takes numbers of rows and columns, which pixels lie in the area (None without one), and a block of each array; returns one object.
+    arrays : sequence of dask array
+        (y, x) or (layer, y, x); blocks are chunks of the first.
+    merge : callable
+        Takes objects in nested lists, and returns one.
+    area : Regions, optional
+        Where to look.
+    **about
+        Passed on to the function.
+    """
+    rows, columns = arrays[0].chunks[-2:]
+    places = [da.arange(sum(sizes), chunks=(sizes,), dtype="int64") for sizes in (rows, columns)]
+    inside = None if area is None else area.lazily(*places) < len(area.names) - 1
+    given: list[Any] = [places[0], ("y",), places[1], ("x",), inside, None if inside is None else ("y", "x")]
+    for at, array in enumerate(arrays):
+        sizes = {array.ndim - 2: rows, array.ndim - 1: columns} | ({0: -1} if array.ndim == 3 else {})
+        given += [array.rechunk(sizes), (f"layer {at}", "y", "x") if array.ndim == 3 else ("y", "x")]
+    options: Any = {"dtype": object, "meta": np.empty((0, 0), object), "adjust_chunks": {"y": 1, "x": 1}}
+    parts = da.blockwise(function, ("y", "x"), *given, **about, concatenate=True, **options)
+    last: Any = {"axis": (0, 1), "concatenate": False, "split_every": {0: SPLIT, 1: SPLIT}}
+    merging = partial(_merging, merge=merge)
     found: da.Array = da.reduction(
-        parts,
-        chunk=_kept,
-        combine=merge,
-        aggregate=merge,
-        axis=(0, 1),
-        concatenate=False,
-        split_every={0: SPLIT, 1: SPLIT},
-        dtype=object,
-        meta=np.empty((), object),
+        parts, chunk=_kept, combine=merging, aggregate=merging, dtype=object, meta=np.empty((), object), **last
     )
     return found
 
 
-def _block(rows: Integers, columns: Integers, *layers: Layer, question: Question) -> Drawn:
+def _kept(part: Any, axis: Any, keepdims: bool) -> Any:
+    return part
+
+
+def _merging(parts: Any, axis: Any = None, keepdims: bool = True, *, merge: Any) -> Any:
+    # Dask asks what comes of an empty array, too.
+    return parts if isinstance(parts, np.ndarray) else merge(list(_flat(parts)))
+
+
+def _flat(parts: Any) -> Iterator[Any]:
+    if isinstance(parts, list):
+        for part in parts:
+            yield from _flat(part)
+    else:
+        yield parts
+
+
+def _block(rows: Integers, columns: Integers, inside: npt.NDArray[np.bool_] | None, *layers: Layer, question: Question) -> Drawn:
     """Draw from one block."""
-    each, valid = [], np.ones((len(rows), len(columns)), bool)
+    each, valid = [], np.ones((len(rows), len(columns)), bool) if inside is None else inside.copy()
     for layer in layers:
         here = np.isfinite(layer) if layer.ndim == 2 else np.isfinite(layer).all(axis=0)
         each.append(int(here.sum()))
         valid &= here
-    if question.area is not None:
-        valid &= question.area.holds(question.box, rows, columns)
-    flat = [layer.reshape(*layer.shape[:-2], -1) for layer in layers]
-    width = question.box.shape.x
-    known, asked = _asked(question.places, rows, columns, width)
+    known, asked = _asked(question.places, rows, columns, question.width)
     valid.ravel()[asked] = False
     at = np.flatnonzero(valid)
-    index = rows[at // len(columns)] * width + columns[at % len(columns)]
+    index = rows[at // len(columns)] * question.width + columns[at % len(columns)]
     hashes = hashed(index, question.key)
     chosen = least(hashes, question.count)
+    flat = [layer.reshape(*layer.shape[:-2], -1) for layer in layers]
     values, known_values = (tuple(layer[..., places] for layer in flat) for places in (at[chosen], asked))
     return Drawn(len(at), np.array(each, "int64"), index[chosen], hashes[chosen], values, known, known_values)
 
@@ -184,31 +200,20 @@ def _asked(places: Integers, rows: Integers, columns: Integers, width: int) -> t
     return places[inside], ((row - rows[0]) * len(columns) + column - columns[0])[inside]
 
 
-def _kept(part: Any, axis: Any, keepdims: bool) -> Any:
-    return part
-
-
-def _merged(parts: Any, axis: Any = None, keepdims: bool = True, *, count: int) -> Any:
-    """Merge draws, in nested lists, into one: of all, the pixels with the least hashes."""
-    if not isinstance(parts, list | Drawn):
-        return parts  # Dask asks what comes of an empty array
-    several = _flat(parts)
+def _merged(several: Sequence[Drawn], count: int) -> Drawn:
+    """Merge draws: of all, the pixels with the least hashes."""
     hashes = np.concatenate([one.hashes for one in several])
     chosen = least(hashes, count)
     order = np.argsort(known := np.concatenate([one.known for one in several]))
     return Drawn(
         sum(one.valid for one in several),
-        np.sum([one.each for one in several], axis=0),
+        np.asarray(np.sum([one.each for one in several], axis=0)),
         np.concatenate([one.index for one in several])[chosen],
         hashes[chosen],
         _picked([one.values for one in several], chosen),
         known[order],
         _picked([one.known_values for one in several], order),
     )
-
-
-def _flat(parts: Any) -> list[Drawn]:
-    return [parts] if isinstance(parts, Drawn) else [one for part in parts for one in _flat(part)]
 
 
 def _picked(parts: Sequence[tuple[Layer, ...]], where: Any) -> tuple[Layer, ...]:

@@ -7,22 +7,28 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pyproj
+import shapely
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
+from misoxr.cube.decode import decoded
 from misoxr.cube.join import mark_of
-from misoxr.errors import GridError, PointsError, SpecError, did_you_mean, gathered
-from misoxr.grid.geobox import geobox_of
+from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_mean, gathered
+from misoxr.grid.geobox import beside, crs_of, extent, geobox_of, pixels
+from misoxr.grid.halo import in_blocks
+from misoxr.grid.longitude import near
+from misoxr.grid.resample import on_grid
+from misoxr.points.clusters import coordinates_of
 from misoxr.sampling.candidates import Drawn, Question, key_of, layer_of, read
-from misoxr.sampling.ground import area_of, centres, cost_layer, distances, is_degrees, numbers, places, roads_of
-from misoxr.sampling.methods import METHODS, Method, Pool
-from misoxr.sampling.spacing import Spacing
-from misoxr.sampling.variables import covariates_of, ranks, uncertainties_of
+from misoxr.sampling.methods import METHODS, Method, Pool, covariates_of, is_degrees, ranks, uncertainties_of
+from misoxr.sampling.regions import Regions, regions_on
+from misoxr.sampling.searches import Spacing
 from misoxr.spec.numbers import is_number, is_whole
 
 __all__ = ["next_sites"]
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 CANDIDATES = 50_000
 """Pixels of which sites are chosen, by default."""
@@ -90,8 +96,8 @@ def next_sites(
     -------
     GeoDataFrame
         ``n`` pixel centres in the CRS of the map, those that matter most first: ``site`` from 1, the values of the variables that chose them, ``stratum`` ("uncertainty":
-        1 is where most is known; with ``uncertainty``, 0 to 1), ``share`` ("kmeans": of the candidates' weight that is nearest to the site's centre), ``cost`` or
-        ``distance`` where it is given, and ``lon`` and ``lat`` (degrees, EPSG:4326). ``.attrs`` has the method, its variables, the seed, and the numbers of pixels and candidates.
+        1 is where most is known; with ``uncertainty``, 0 to 1), ``share`` ("kmeans": of the candidates' weight that is nearest to the site's centre), ``cost`` where
+        it is given, and ``lon`` and ``lat`` (degrees, EPSG:4326). ``.attrs`` has the method, its variables, the seed, and the numbers of pixels and candidates.
 
     Raises
     ------
@@ -119,26 +125,27 @@ def next_sites(
     ds = _dataset(maps)
     names, weights = _variables(ds, method, _listed("by", by), _listed("weight", weight))
     box = geobox_of(ds)
-    near = isinstance(cost, gpd.GeoDataFrame | gpd.GeoSeries)
-    if least_distance is not None or near:
+    by_road = isinstance(cost, gpd.GeoDataFrame | gpd.GeoSeries)
+    if least_distance is not None or by_road:
         _refuse_degrees(box)
-    there = np.empty((0, 2)) if existing is None else places(existing, box)
+    there = np.empty((0, 2)) if existing is None else _places(existing, box)
     layers = {name: layer_of(name, ds[name]) for name in dict.fromkeys([*names, *weights])}
-    if cost is not None and not near:
+    if cost is not None and not by_road:
         sides = next(iter(layers.values())).variable.chunksizes
-        layers[COST] = cost_layer(cost, box, (max(sides["y"]), max(sides["x"])))
-    roads = roads_of(cost, box) if near else None
-    area = None if within is None else area_of(within, box)
-    found, values, known = read(layers, Question(candidates, key_of(random_state), box, area, numbers(there, box)))
+        layers[COST] = _cost_layer(cost, box, (max(sides["y"]), max(sides["x"])))
+    roads = _roads(cost, box) if by_road else None
+    area = None if within is None else _area(within, box)
+    question = Question(candidates, key_of(random_state), box.shape.x, _numbers(there, box))
+    found, values, known = read(layers, question, area)
     _refuse_few(found, n, list(layers))
-    xy = centres(found.index, box)
-    price = values.get(COST) if roads is None else distances(roads, xy)
+    xy = _centres(found.index, box)
+    price = values.get(COST) if roads is None else _distances(roads, xy)
     toll = np.zeros(len(xy)) if price is None else cost_weight * ranks(price)
     pool = Pool(ds, names, weights, values, known, xy, there, toll, Spacing(xy, least_distance, there), box)
     sites, told = METHODS[method](pool, n, np.random.default_rng([random_state, 1]))
     if len(sites) < n:
         raise PointsError(_too_few(len(sites), n, least_distance, len(xy)))
-    beside = {} if price is None else {"cost" if roads is None else "distance": np.asarray(price, dtype="float64")[sites]}
+    beside = {} if price is None else {"cost": np.asarray(price, dtype="float64")[sites]}
     settings = {"method": method, "by": names, **({"weight": weights} if weights else {}), "random_state": random_state}
     table = _table(pool, sites, told | beside)
     table.attrs = settings | {"valid_pixels": found.valid, "candidates": len(xy)} | mark_of(ds.attrs)
@@ -215,8 +222,9 @@ def _too_few(count: int, n: int, least_distance: float | None, candidates: int) 
 def _table(pool: Pool, sites: Sequence[int], told: dict[str, Any]) -> gpd.GeoDataFrame:
     """Return sites as a table, with the values that chose them."""
     xy = pool.xy[list(sites)]
-    crs = pool.box.crs.proj if pool.box.crs else None
+    crs = str(pool.box.crs)
     lon, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(xy[:, 0], xy[:, 1])
+    lon = near(lon, 0.0, 360.0)
     columns: dict[str, Any] = {"site": np.arange(1, len(sites) + 1), **told}
     for name in dict.fromkeys([*pool.names, *pool.weights]):
         own = pool.values[name][..., list(sites)]
@@ -224,3 +232,79 @@ def _table(pool: Pool, sites: Sequence[int], told: dict[str, Any]) -> gpd.GeoDat
         columns |= {key: part.astype("float64") for key, part in several.items() if key not in columns}
     columns |= {"lon": lon, "lat": lat}
     return gpd.GeoDataFrame(columns, geometry=gpd.points_from_xy(xy[:, 0], xy[:, 1]), crs=crs)
+
+
+def _area(polygons: Any, box: GeoBox) -> Regions:
+    """Check an area to stay in, and put it on a map's grid."""
+    if not isinstance(polygons, gpd.GeoDataFrame | gpd.GeoSeries):
+        raise PointsError(f"within is a {type(polygons).__name__}; give a GeoDataFrame of polygons.")
+    if polygons.crs is None:
+        raise PointsError("The polygons of within carry no CRS; set it with set_crs.")
+    geometry = [one for one in polygons.geometry if one is not None and not one.is_empty]
+    kinds = sorted({one.geom_type for one in geometry})
+    if not geometry or not set(kinds) <= {"Polygon", "MultiPolygon"}:
+        raise PointsError(f"within holds {', '.join(kinds) or 'nothing'}; give polygons of the area to stay in.")
+    try:
+        return regions_on(gpd.GeoDataFrame({"name": ["within"] * len(geometry)}, geometry=geometry, crs=polygons.crs), box)
+    except GridError as error:
+        raise GridError(
+            f"The area of within does not meet the map, which covers {extent(box)}; give an area on the map, and check its CRS."
+        ) from error
+
+
+def _places(points: Any, box: GeoBox) -> Floats:
+    """Return where points are in a map's CRS, on its side of the Earth: (point, [x, y])."""
+    if not isinstance(points, gpd.GeoDataFrame | gpd.GeoSeries):
+        raise PointsError(f"existing is a {type(points).__name__}; give a GeoDataFrame of points, or leave it out.")
+    if points.crs is None:
+        raise PointsError("The points of existing carry no CRS; set it with set_crs.")
+    if not len(points):
+        return np.empty((0, 2))
+    xy = coordinates_of(points, str(box.crs))
+    return np.column_stack([beside(box, xy[:, 0]), xy[:, 1]])
+
+
+def _numbers(xy: Floats, box: GeoBox) -> Integers:
+    """Return the numbers of the pixels that hold places, sorted, each once; places beyond the map have none."""
+    row, column = (np.floor(part).astype("int64") for part in pixels(box, xy[:, 0], xy[:, 1]))
+    inside = (row >= 0) & (row < box.shape.y) & (column >= 0) & (column < box.shape.x)
+    return np.unique(row[inside] * box.shape.x + column[inside])
+
+
+def _centres(index: Integers, box: GeoBox) -> Floats:
+    """Return the centres of numbered pixels, (pixel, [x, y])."""
+    rows, columns = index // box.shape.x, index % box.shape.x
+    affine = box.affine
+    return np.column_stack([affine.c + affine.a * (columns + 0.5), affine.f + affine.e * (rows + 0.5)])
+
+
+def _roads(roads: Any, box: GeoBox) -> shapely.STRtree:
+    """Return roads, or other places to start from, in a map's CRS."""
+    if roads.crs is None:
+        raise PointsError("The roads of cost carry no CRS; set it with set_crs.")
+    here = roads.geometry.to_crs(str(box.crs))
+    found = [one for one in here if one is not None and not one.is_empty]
+    if not found:
+        raise PointsError("The roads of cost hold no geometry; give some, or a raster of costs.")
+    return shapely.STRtree(found)
+
+
+def _distances(roads: shapely.STRtree, xy: Floats) -> Floats:
+    """Return the distance of places to the nearest road."""
+    points = np.asarray(shapely.points(xy), dtype=object)
+    _, found = roads.query_nearest(points, return_distance=True, all_matches=False)
+    return np.asarray(found, dtype="float64")
+
+
+def _cost_layer(cost: Any, box: GeoBox, chunks: tuple[int, int]) -> xr.DataArray:
+    """Return a raster of costs on a map's grid, by the nearest pixel, lazily."""
+    if not isinstance(cost, xr.DataArray):
+        raise SpecError(f"cost is a {type(cost).__name__}; give a DataArray with y, x and a CRS, or a GeoDataFrame of roads.")
+    flat = cost.squeeze([dim for dim in cost.dims if dim not in ("y", "x") and cost.sizes[dim] == 1], drop=True)
+    if set(flat.dims) != {"y", "x"}:
+        raise BandError(f"The raster of costs has dimensions {flat.dims}, not (y, x); select or reduce the others first.")
+    if crs_of(flat) is None:
+        raise GridError(
+            'The raster of costs carries no CRS. Write one, for example with cost.rio.write_crs("EPSG:3338") of rioxarray.'
+        )
+    return on_grid(decoded("cost", in_blocks(flat)), box, "nearest", chunks).transpose("y", "x")
