@@ -12,21 +12,43 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
+import pyproj
 import xarray as xr
 from dask.delayed import delayed
+from odc.geo.geobox import GeoBox
 
 from misoxr.clusters import computed
 from misoxr.cube.decode import decoded
 from misoxr.errors import BandError
+from misoxr.grid.footprints import DEGREES
 from misoxr.grid.halo import in_blocks
+from misoxr.grid.longitude import near
 from misoxr.sampling.regions import Regions
 
-__all__ = ["Drawn", "Question", "hashed", "key_of", "layer_of", "least", "over_blocks", "read"]
+__all__ = [
+    "Drawn",
+    "Hashes",
+    "Integers",
+    "Question",
+    "centres",
+    "degrees_of",
+    "hashed",
+    "key_of",
+    "layer_of",
+    "least",
+    "least_of_each",
+    "over_blocks",
+    "read",
+    "strips",
+]
 
+Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 Layer = npt.NDArray[np.float32]
 
+STRIP = 2**20
+"""Pixels that have hashes at once."""
 SPLIT = 8
 """Blocks whose draws are merged at once along each axis."""
 
@@ -176,7 +198,15 @@ def _flat(parts: Any) -> Iterator[Any]:
 
 
 def _block(rows: Integers, columns: Integers, inside: npt.NDArray[np.bool_] | None, *layers: Layer, question: Question) -> Drawn:
-    """Draw from one block."""
+    """Draw from one block, strip by strip."""
+    parts = []
+    for strip in strips(layers[0].shape):
+        own = None if inside is None else inside[strip]
+        parts.append(_strip(rows[strip], columns, own, [layer[..., strip, :] for layer in layers], question))
+    return _merged(parts, question.count)
+
+
+def _strip(rows: Integers, columns: Integers, inside: Any, layers: Sequence[Layer], question: Question) -> Drawn:
     each, valid = [], np.ones((len(rows), len(columns)), bool) if inside is None else inside.copy()
     for layer in layers:
         here = np.isfinite(layer) if layer.ndim == 2 else np.isfinite(layer).all(axis=0)
@@ -188,8 +218,9 @@ def _block(rows: Integers, columns: Integers, inside: npt.NDArray[np.bool_] | No
     index = rows[at // len(columns)] * question.width + columns[at % len(columns)]
     hashes = hashed(index, question.key)
     chosen = least(hashes, question.count)
-    flat = [layer.reshape(*layer.shape[:-2], -1) for layer in layers]
-    values, known_values = (tuple(layer[..., places] for layer in flat) for places in (at[chosen], asked))
+    values, known_values = (
+        tuple(layer[..., places // len(columns), places % len(columns)] for layer in layers) for places in (at[chosen], asked)
+    )
     return Drawn(len(at), np.array(each, "int64"), index[chosen], hashes[chosen], values, known, known_values)
 
 
@@ -248,3 +279,28 @@ def least(hashes: Hashes, count: int) -> npt.NDArray[np.intp]:
     near = np.argpartition(hashes, count)[:count] if len(hashes) > count else np.arange(len(hashes))
     order: npt.NDArray[np.intp] = near[np.argsort(hashes[near])]
     return order
+
+
+def least_of_each(groups: Integers, hashes: Hashes, count: int) -> npt.NDArray[np.intp]:
+    """Return where the least hashes of each group are: by group, from the least on."""
+    own = [np.flatnonzero(groups == group) for group in np.flatnonzero(np.bincount(groups))]
+    return np.concatenate([np.empty(0, np.intp), *[places[least(hashes[places], count)] for places in own]])
+
+
+def strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Yield rows of a block that have few pixels together."""
+    high = max(1, STRIP // max(shape[-1], 1))
+    yield from (slice(first, min(first + high, shape[-2])) for first in range(0, shape[-2], high))
+
+
+def centres(index: Integers, box: GeoBox) -> Floats:
+    """Return the centres of numbered pixels, (pixel, [x, y])."""
+    rows, columns = index // box.shape.x, index % box.shape.x
+    affine = box.affine
+    return np.column_stack([affine.c + affine.a * (columns + 0.5), affine.f + affine.e * (rows + 0.5)])
+
+
+def degrees_of(xy: Floats, box: GeoBox) -> tuple[Floats, Floats]:
+    """Return longitude, -180 to 180, and latitude (EPSG:4326) of places on a grid."""
+    lon, lat = pyproj.Transformer.from_crs(str(box.crs), DEGREES, always_xy=True).transform(*xy.T)
+    return near(lon, 0.0, 360.0), np.asarray(lat, dtype="float64")

@@ -14,8 +14,9 @@ from misoxr.cube.decode import is_class
 from misoxr.cube.join import is_direction
 from misoxr.errors import BandError, did_you_mean
 from misoxr.sampling.searches import Spacing, annealed, clustered, take_farthest, take_nearest
+from misoxr.sampling.stratified import allocated
 
-__all__ = ["METHODS", "Chosen", "Method", "Pool", "covariates_of", "is_degrees", "ranks", "shared", "uncertainties_of"]
+__all__ = ["METHODS", "Chosen", "Method", "Pool", "covariates_of", "is_degrees", "ranks", "uncertainties_of"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -261,7 +262,8 @@ def _uncertainty(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
     unknown = pool.unknown(pool.names)
     cuts = np.unique(np.quantile(unknown, np.arange(1, STRATA) / STRATA))
     strata = np.unique(np.searchsorted(cuts, unknown), return_inverse=True)[1].ravel()  # equal values share one; none is empty
-    wanted = shared(n, np.bincount(strata, unknown).astype("float64"), np.bincount(strata))
+    sizes = np.bincount(strata)
+    wanted = allocated(n, np.bincount(strata, unknown).astype("float64"), np.zeros(len(sizes), "int64"), sizes)
     where, there = positions(pool.xy, pool.box), positions(pool.there, pool.box)
     sites: list[int] = []
     for stratum in reversed(range(len(wanted))):
@@ -273,24 +275,6 @@ def _uncertainty(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
         sites += take_farthest(where, np.concatenate([there, where[sites]]), unknown, pool.spacing, pool.toll, n - len(sites))
     sites.sort(key=lambda at: -unknown[at])
     return sites, {"stratum": strata[sites] + 1, "uncertainty": unknown[sites]}
-
-
-def shared(n: int, amounts: Floats, most: Integers) -> Integers:
-    """Share n sites in proportion to amounts, by the largest remainder, and no more to a stratum than it has pixels."""
-    amounts = np.where(most > 0, amounts if amounts.sum() > 0 else most, 0.0)
-    whole = np.zeros(len(most), dtype=bool)  # strata of which all pixels are taken
-    while True:
-        rest = np.where(whole, 0.0, amounts)
-        ideal = np.where(whole, most, max(n - int(most[whole].sum()), 0) * rest / max(float(rest.sum()), np.finfo(float).tiny))
-        over = (ideal > most) & ~whole
-        if not over.any():
-            break
-        whole |= over
-    got = np.floor(ideal + ROUNDING).astype("int64")
-    order = np.argsort(np.where(got < most, got - ideal, np.inf), kind="stable")
-    last = order[: max(min(n, int(most.sum())) - int(got.sum()), 0)]
-    got[last] += 1
-    return np.minimum(got, most)
 
 
 def is_degrees(box: GeoBox) -> bool:

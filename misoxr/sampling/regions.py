@@ -1,6 +1,8 @@
 """Polygons on a map's grid: which region each pixel's centre lies in, block by block."""
 
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -8,6 +10,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyproj
 import shapely
 import shapely.affinity
 from affine import Affine
@@ -43,7 +46,7 @@ class Regions:
     names : tuple of str
         Their names; the last is that of what lies in none.
     polygons : ndarray of object
-        What they cover, in pixels of the grid, columns and rows.
+        What they cover, in pixels of the grid: columns, and rows with the other sign, for GDAL has y grow upwards.
     numbers : ndarray of int
         The region of each polygon.
     """
@@ -54,17 +57,12 @@ class Regions:
 
     def lazily(self, rows: da.Array, columns: da.Array) -> da.Array:
         """Return the number of each pixel's region (y, x), the last for none, where rows and columns are numbers of pixels, in chunks."""
-        burnt: da.Array = da.blockwise(
-            _burnt,
-            "yx",
-            rows,
-            "y",
-            columns,
-            "x",
-            regions=delayed(self, pure=True, traverse=False),
-            dtype="uint16",
-            meta=np.empty((0, 0), "uint16"),
-        )
+        held = delayed(self, pure=True, traverse=False)
+        with warnings.catch_warnings():  # of two lines that make many blocks
+            warnings.simplefilter("ignore", da.PerformanceWarning)
+            burnt: da.Array = da.blockwise(
+                _burnt, "yx", rows, "y", columns, "x", regions=held, dtype="uint16", meta=np.empty((0, 0), "uint16")
+            )
         return burnt
 
 
@@ -117,7 +115,7 @@ def regions_on(by: Any, geobox: GeoBox) -> Regions:
 
 
 def _on_grid(polygon: Any, crs: Any, geobox: GeoBox) -> list[Any]:
-    """Return the parts of a polygon that meet a grid, in its pixels: columns and rows."""
+    """Return the parts of a polygon that meet a grid, in its pixels."""
     wkt, target = crs.to_wkt(), str(geobox.crs)
     circle, other = circle_of(wkt), circle_of(target)
     polygon = polygon if shapely.is_valid(polygon) else shapely.make_valid(polygon)
@@ -133,16 +131,17 @@ def _on_grid(polygon: Any, crs: Any, geobox: GeoBox) -> list[Any]:
             centre = (put.bounds[0] + put.bounds[2]) / 2
             turns = [float(near(centre, middle, other.turn)) - centre + by * other.turn for by in (-1, 0, 1)]
         for by in turns:
-            here = shapely.transform(put, lambda xy, by=by: _in_pixels(xy + (by, 0.0), geobox))
+            here = shapely.transform(put, partial(_in_pixels, geobox=geobox, by=by))
             west, south, east, north = here.bounds
-            if west < geobox.shape.x and east > 0 and south < geobox.shape.y and north > 0:
+            if west < geobox.shape.x and east > 0 and north > -geobox.shape.y and south < 0:
                 out.append(here)
     return out
 
 
-def _in_pixels(xy: npt.NDArray[np.float64], geobox: GeoBox) -> npt.NDArray[np.float64]:
-    inverse = ~geobox.affine
-    return np.round(np.column_stack([inverse.a * xy[:, 0] + inverse.c, inverse.e * xy[:, 1] + inverse.f]) * FINEST) / FINEST
+def _in_pixels(xy: npt.NDArray[np.float64], geobox: GeoBox, by: float) -> npt.NDArray[np.float64]:
+    """Return columns and rows (with the other sign) of coordinates that are moved along x, rounded to little of a pixel."""
+    inverse, xy = ~geobox.affine, xy + (by, 0.0)
+    return np.round(np.column_stack([inverse.a * xy[:, 0] + inverse.c, -inverse.e * xy[:, 1] - inverse.f]) * FINEST) / FINEST
 
 
 def _near(polygon: Any, crs: str, turn: float | None, geobox: GeoBox) -> list[Any]:
@@ -155,7 +154,7 @@ def _near(polygon: Any, crs: str, turn: float | None, geobox: GeoBox) -> list[An
 def _step(crs: Any, geobox: GeoBox, part: Any) -> float:
     """Return the length, in units of the polygon's CRS, in which an edge is followed, so that it is off by little of a pixel."""
     degree = np.pi / 180 * EARTH
-    pixel = abs(geobox.affine.a) * (degree if geobox.crs.geographic else 1.0)
+    pixel = abs(geobox.affine.a) * (degree if pyproj.CRS(str(geobox.crs)).is_geographic else 1.0)
     metres = np.sqrt(8 * EARTH * STRAIGHT * pixel)
     west, south, east, north = part.bounds
     return float(max(metres / (degree if crs.is_geographic else 1.0), max(east - west, north - south) / 10_000))
@@ -167,11 +166,11 @@ def _burnt(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], regions:
 
     shape, first = (len(rows), len(columns)), (int(rows[0]), int(columns[0]))
     nothing = len(regions.names) - 1
-    bounds = shapely.bounds(regions.polygons)
-    meets = (bounds[:, 0] < first[1] + shape[1]) & (bounds[:, 2] > first[1]) & (bounds[:, 1] < first[0] + shape[0])
-    found = np.flatnonzero(meets & (bounds[:, 3] > first[0]))[::-1]  # what is burnt last stays
+    west, south, east, north = shapely.bounds(regions.polygons).T
+    meets = (west < first[1] + shape[1]) & (east > first[1]) & (south < -first[0]) & (north > -first[0] - shape[0])
+    found = np.flatnonzero(meets)[::-1]  # what is burnt last stays
     if not len(found):
         return np.full(shape, nothing, "uint16")
     shapes = zip(regions.polygons[found], regions.numbers[found].tolist(), strict=True)
-    burnt = rasterize(shapes, shape, nothing, transform=Affine.translation(first[1], first[0]), dtype="uint16")
+    burnt = rasterize(shapes, shape, nothing, transform=Affine(1, 0, first[1], 0, -1, -first[0]), dtype="uint16")
     return np.asarray(burnt, "uint16")

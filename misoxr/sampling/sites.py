@@ -16,10 +16,9 @@ from misoxr.cube.join import mark_of
 from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_mean, gathered
 from misoxr.grid.geobox import beside, crs_of, extent, geobox_of, pixels
 from misoxr.grid.halo import in_blocks
-from misoxr.grid.longitude import near
 from misoxr.grid.resample import on_grid
 from misoxr.points.clusters import coordinates_of
-from misoxr.sampling.candidates import Drawn, Question, key_of, layer_of, read
+from misoxr.sampling.candidates import Drawn, Question, centres, degrees_of, key_of, layer_of, read
 from misoxr.sampling.methods import METHODS, Method, Pool, covariates_of, is_degrees, ranks, uncertainties_of
 from misoxr.sampling.regions import Regions, regions_on
 from misoxr.sampling.searches import Spacing
@@ -138,7 +137,7 @@ def next_sites(
     question = Question(candidates, key_of(random_state), box.shape.x, _numbers(there, box))
     found, values, known = read(layers, question, area)
     _refuse_few(found, n, list(layers))
-    xy = _centres(found.index, box)
+    xy = centres(found.index, box)
     price = values.get(COST) if roads is None else _distances(roads, xy)
     toll = np.zeros(len(xy)) if price is None else cost_weight * ranks(price)
     pool = Pool(ds, names, weights, values, known, xy, there, toll, Spacing(xy, least_distance, there), box)
@@ -222,16 +221,14 @@ def _too_few(count: int, n: int, least_distance: float | None, candidates: int) 
 def _table(pool: Pool, sites: Sequence[int], told: dict[str, Any]) -> gpd.GeoDataFrame:
     """Return sites as a table, with the values that chose them."""
     xy = pool.xy[list(sites)]
-    crs = str(pool.box.crs)
-    lon, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(xy[:, 0], xy[:, 1])
-    lon = near(lon, 0.0, 360.0)
+    lon, lat = degrees_of(xy, pool.box)
     columns: dict[str, Any] = {"site": np.arange(1, len(sites) + 1), **told}
     for name in dict.fromkeys([*pool.names, *pool.weights]):
         own = pool.values[name][..., list(sites)]
         several = {f"{name}_{at}": part for at, part in enumerate(own)} if own.ndim == 2 else {name: own}
         columns |= {key: part.astype("float64") for key, part in several.items() if key not in columns}
     columns |= {"lon": lon, "lat": lat}
-    return gpd.GeoDataFrame(columns, geometry=gpd.points_from_xy(xy[:, 0], xy[:, 1]), crs=crs)
+    return gpd.GeoDataFrame(columns, geometry=gpd.points_from_xy(xy[:, 0], xy[:, 1]), crs=str(pool.box.crs))
 
 
 def _area(polygons: Any, box: GeoBox) -> Regions:
@@ -269,13 +266,6 @@ def _numbers(xy: Floats, box: GeoBox) -> Integers:
     row, column = (np.floor(part).astype("int64") for part in pixels(box, xy[:, 0], xy[:, 1]))
     inside = (row >= 0) & (row < box.shape.y) & (column >= 0) & (column < box.shape.x)
     return np.unique(row[inside] * box.shape.x + column[inside])
-
-
-def _centres(index: Integers, box: GeoBox) -> Floats:
-    """Return the centres of numbered pixels, (pixel, [x, y])."""
-    rows, columns = index // box.shape.x, index % box.shape.x
-    affine = box.affine
-    return np.column_stack([affine.c + affine.a * (columns + 0.5), affine.f + affine.e * (rows + 0.5)])
 
 
 def _roads(roads: Any, box: GeoBox) -> shapely.STRtree:
