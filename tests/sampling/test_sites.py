@@ -257,17 +257,15 @@ def test_cost_lowers_what_sites_cost(maps, roadside, monkeypatch):
     monkeypatch.setattr(searches, "ITERATIONS", 2000)
     road = gpd.GeoDataFrame(geometry=[shapely.LineString(xy_of(roadside))], crs="EPSG:3338")
     raster = xr.DataArray(np.tile(np.arange(80.0), (60, 1)), coords=dict(maps.red.coords), dims=("y", "x"))
-    for method in ("kmeans", "clhs", "uncertainty"):
+    for method in ("kmeans", "uncertainty", "clhs"):
         by = ["soil_probability"] if method == "uncertainty" else ["nir", "slope"]  # what does not vary with the distance
         options = {"method": method, "by": by, **FEW}
         dear, cheap = (next_sites(maps, 20, cost=road, cost_weight=weight, **options).cost for weight in (0, 3))
         limit = 0.95 if method == "uncertainty" else 0.8  # sites stay in their part of the map
         assert cheap.mean() < limit * dear.mean()
-        by_raster = next_sites(maps, 20, cost=raster, cost_weight=3, **options)
-        np.testing.assert_array_equal(by_raster.cost, numbers(maps, by_raster)[1])
-        assert by_raster.cost.mean() < limit * next_sites(maps, 20, cost=raster, cost_weight=0, **options).cost.mean()
-        in_cents = next_sites(maps, 20, cost=100 * raster, cost_weight=3, **options)
-        assert in_cents.geometry.equals(by_raster.geometry)
+    by_raster, in_cents = (next_sites(maps, 20, cost=one, **options) for one in (raster, 100 * raster))
+    np.testing.assert_array_equal(by_raster.cost, numbers(maps, by_raster)[1])
+    assert in_cents.geometry.equals(by_raster.geometry)
     by_road = next_sites(maps, 20, cost=road.to_crs("EPSG:3857"), method="random", **FEW)
     np.testing.assert_allclose(by_road.cost, by_road.geometry.distance(road.geometry[0]), atol=0.05)
     assert by_road.geometry.equals(next_sites(maps, 20, method="random", **FEW).geometry)
