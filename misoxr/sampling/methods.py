@@ -270,7 +270,7 @@ def _uncertainty(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
         own = np.flatnonzero((strata == stratum) & pool.spacing.free)
         if wanted[stratum] and len(own):
             others = np.concatenate([there, where[sites]])
-            clusters = clustered(where[own], min(int(wanted[stratum]), len(own)), others, np.ones(len(own)), random)
+            clusters = clustered(where[own], min(int(wanted[stratum]), len(own)), others, np.exp(-pool.toll[own]), random)
             sites += take_nearest(clusters, own, pool.spacing, pool.toll)[0]
     if len(sites) < n:  # least distances leave none to some centres
         sites += take_farthest(where, np.concatenate([there, where[sites]]), unknown, pool.spacing, pool.toll, n - len(sites))

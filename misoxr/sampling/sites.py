@@ -82,8 +82,9 @@ def next_sites(
         A raster of what it costs to get to a pixel, on any grid with a CRS; where it is NaN, no site is chosen. Or roads, or other places to start from: the
         distance to the nearest one is the cost, in units of the map's CRS, which must be projected.
     cost_weight : float, optional
-        How much cost counts against the method's own objective; 0 leaves the choice as it is. Costs enter by their ranks, so that their
-        units do not matter. Of "random", cost only leaves out pixels where it is NaN.
+        How much cost counts against the method's own objective; 0 leaves the choice as it is. Costs enter by their ranks, 0 to 1, so that their
+        units do not matter. "kmeans" and "uncertainty" choose the pixel with the least sum of squared distance to its centre, over the cluster's mean, and weighted cost; for the
+        latter's centres, pixels weigh exp(-weighted cost). "clhs" adds the weighted costs of all sites, times the number of covariates, to its objective. Of "random", cost only leaves out pixels where it is NaN.
     within : GeoDataFrame, optional
         Polygons, in any CRS, to stay in.
     candidates : int, optional

@@ -166,7 +166,7 @@ def test_kmeans_covers_the_covariates_better_than_random_and_infill_avoids_what_
     found = {
         method: [
             spread(every, next_sites(maps, 15, method=method, by=names, random_state=seed, **FEW)[names].to_numpy())
-            for seed in range(5)
+            for seed in range(3)
         ]
         for method in ("kmeans", "random")
     }
@@ -261,8 +261,7 @@ def test_cost_lowers_what_sites_cost(maps, roadside, monkeypatch):
         by = ["soil_probability"] if method == "uncertainty" else ["nir", "slope"]  # what does not vary with the distance
         options = {"method": method, "by": by, **FEW}
         dear, cheap = (next_sites(maps, 20, cost=road, cost_weight=weight, **options).cost for weight in (0, 3))
-        limit = 0.95 if method == "uncertainty" else 0.8  # sites stay in their part of the map
-        assert cheap.mean() < limit * dear.mean()
+        assert cheap.mean() < 0.8 * dear.mean()
     by_raster, in_cents = (next_sites(maps, 20, cost=one, **options) for one in (raster, 100 * raster))
     np.testing.assert_array_equal(by_raster.cost, numbers(maps, by_raster)[1])
     assert in_cents.geometry.equals(by_raster.geometry)
