@@ -30,6 +30,8 @@ __all__ = [
     "Hashes",
     "Integers",
     "Question",
+    "SITES",
+    "VALIDATION",
     "centres",
     "degrees_of",
     "hashed",
@@ -47,6 +49,8 @@ Integers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 Layer = npt.NDArray[np.float32]
 
+SITES, VALIDATION = 0, 1
+"""Purposes of a sample: places to learn from, and to validate."""
 STRIP = 2**20
 """Pixels that have hashes at once."""
 SPLIT = 8
@@ -157,7 +161,7 @@ def over_blocks(function: Any, arrays: Sequence[da.Array], merge: Any, area: Reg
     arrays : sequence of dask array
         (y, x) or (layer, y, x); blocks are chunks of the first.
     merge : callable
-        Takes objects in nested lists, and returns one.
+        Takes a list of such objects, and returns one.
     area : Regions, optional
         Where to look.
     **about
@@ -269,9 +273,9 @@ def hashed(index: Integers, key: int) -> Hashes:
     return z
 
 
-def key_of(seed: int) -> int:
-    """Return the key of a seed's hash."""
-    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+def key_of(seed: int, purpose: int) -> int:
+    """Return the key of a seed's hash; samples of one seed for different purposes have nothing to do with each other."""
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0])
 
 
 def least(hashes: Hashes, count: int) -> npt.NDArray[np.intp]:

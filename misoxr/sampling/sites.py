@@ -18,7 +18,7 @@ from misoxr.grid.geobox import beside, crs_of, extent, geobox_of, pixels
 from misoxr.grid.halo import in_blocks
 from misoxr.grid.resample import on_grid
 from misoxr.points.clusters import coordinates_of
-from misoxr.sampling.candidates import Drawn, Question, centres, degrees_of, key_of, layer_of, read
+from misoxr.sampling.candidates import SITES, Drawn, Question, centres, degrees_of, key_of, layer_of, read
 from misoxr.sampling.methods import METHODS, Method, Pool, covariates_of, is_degrees, ranks, uncertainties_of
 from misoxr.sampling.regions import Regions, regions_on
 from misoxr.sampling.searches import Spacing
@@ -63,14 +63,14 @@ def next_sites(
     n : int
         Number of sites.
     method : {"kmeans", "clhs", "uncertainty", "random"}, optional
-        "kmeans" is feature-space coverage: sites are the pixels nearest to centres of k-means of the standardised covariates, and existing points are
-        centres that stay. "clhs" is a conditioned Latin hypercube: each quantile of each covariate has one site, counting existing points,
+        "kmeans" is feature-space coverage: sites are the pixels nearest to centres of k-means of the standardised covariates, and existing
+        points are centres that stay. "clhs" is a conditioned Latin hypercube: each quantile of each covariate has one site, counting existing points,
         and covariates have the map's correlations. "uncertainty" puts more sites where less is known: 5 strata of it get sites in
         proportion to it, and within each stratum they are spread over space, away from existing points. "random" is the baseline.
     by : str or sequence of str, optional
         The variables that choose. For "uncertainty", what tells how little is known: by default ``dissimilarity_index`` and, for each task, the
-        first there is of ``<task>_entropy``, ``<task>_set_size``, ``<task>_std``, and 1 - the greatest of ``<task>_probability``; of several, the mean of their
-        ranks counts. For the others, the covariates: by default all continuous variables that are no answer of a model. "clhs"
+        first there is of ``<task>_entropy``, ``<task>_set_size``, ``<task>_std``, and 1 - the greatest of ``<task>_probability``; of
+        several, the mean of their ranks counts. For the others, the covariates: by default all continuous variables that are no answer of a model. "clhs"
         takes classes, too, if they are named. A variable (feature, y, x), such as an embedding, counts as many.
     weight : str or sequence of str, optional
         For "kmeans": pixels weigh as much as they are uncertain by these variables, as in ``by`` of "uncertainty" (the share of pixels that are less so).
@@ -83,8 +83,9 @@ def next_sites(
         distance to the nearest one is the cost, in units of the map's CRS, which must be projected.
     cost_weight : float, optional
         How much cost counts against the method's own objective; 0 leaves the choice as it is. Costs enter by their ranks, 0 to 1, so that their
-        units do not matter. "kmeans" and "uncertainty" choose the pixel with the least sum of squared distance to its centre, over the cluster's mean, and weighted cost; for the
-        latter's centres, pixels weigh exp(-weighted cost). "clhs" adds the weighted costs of all sites, times the number of covariates, to its objective. Of "random", cost only leaves out pixels where it is NaN.
+        units do not matter. "kmeans" and "uncertainty" choose the pixel with the least sum of squared distance to its centre, over the
+        cluster's mean, and weighted cost; for the latter's centres, pixels weigh exp(-weighted cost). "clhs" adds the weighted costs of all
+        sites, times the number of covariates, to its objective. Of "random", cost only leaves out pixels where it is NaN.
     within : GeoDataFrame, optional
         Polygons, in any CRS, to stay in.
     candidates : int, optional
@@ -95,9 +96,10 @@ def next_sites(
     Returns
     -------
     GeoDataFrame
-        ``n`` pixel centres in the CRS of the map, those that matter most first: ``site`` from 1, the values of the variables that chose them, ``stratum`` ("uncertainty":
-        1 is where most is known; with ``uncertainty``, 0 to 1), ``share`` ("kmeans": of the candidates' weight that is nearest to the site's centre), ``cost`` where
-        it is given, and ``lon`` and ``lat`` (degrees, EPSG:4326). ``.attrs`` has the method, its variables, the seed, and the numbers of pixels and candidates.
+        ``n`` pixel centres in the CRS of the map: ``site`` from 1, the values of the variables that chose them, ``stratum`` ("uncertainty":
+        1 is where most is known), ``uncertainty`` (0 to 1), ``share`` ("kmeans": of the candidates' weight that is nearest to the site's
+        centre), ``cost`` where it is given, and ``lon`` and ``lat`` (degrees, EPSG:4326). Of "kmeans" and "uncertainty", sites that matter
+        most come first. ``.attrs`` has the method, its variables, the seed, and the numbers of pixels and candidates.
 
     Raises
     ------
@@ -135,7 +137,7 @@ def next_sites(
         layers[COST] = _cost_layer(cost, box, (max(sides["y"]), max(sides["x"])))
     roads = _roads(cost, box) if by_road else None
     area = None if within is None else _area(within, box)
-    question = Question(candidates, key_of(random_state), box.shape.x, _numbers(there, box))
+    question = Question(candidates, key_of(random_state, SITES), box.shape.x, _numbers(there, box))
     found, values, known = read(layers, question, area)
     _refuse_few(found, n, list(layers))
     xy = centres(found.index, box)

@@ -13,10 +13,22 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.clusters import computed
+from misoxr.cube.join import mark_of
 from misoxr.errors import GridError, PointsError, SpecError, did_you_mean, gathered, note
 from misoxr.grid.geobox import extent, geobox_of, located, same_grid
 from misoxr.grid.halo import in_blocks
-from misoxr.sampling.candidates import Hashes, Integers, centres, degrees_of, hashed, key_of, least_of_each, over_blocks, strips
+from misoxr.sampling.candidates import (
+    VALIDATION,
+    Hashes,
+    Integers,
+    centres,
+    degrees_of,
+    hashed,
+    key_of,
+    least_of_each,
+    over_blocks,
+    strips,
+)
 from misoxr.sampling.classes import Legend
 from misoxr.spec.numbers import is_number, is_whole
 
@@ -45,7 +57,8 @@ def stratified(
     """Draw a stratified random sample of a class map's pixels, for validation: the map is read once, block by block.
 
     Within a stratum, all pixels have the same chance, and every set of them too. The sample is the same for any chunks and any scheduler.
-    Visit all sites, or as many as you can in the order of the table, and keep those without a label in it: :func:`misoxr.sampling.areas` needs them.
+    Visit all sites, or as many as you can in the order of the table, and keep those without a label in it: :func:`misoxr.sampling.areas`
+    needs them. It has nothing to do with what :func:`next_sites` draws by the same seed.
 
     Parameters
     ----------
@@ -55,8 +68,8 @@ def stratified(
     n : int
         Number of sites.
     allocation : {"proportional", "neyman", "equal"}, optional
-        Sites of stratum h, in proportion to its pixels N_h; to N_h S_h with S_h = sqrt(U_h (1 - U_h)) of the accuracy U_h that is expected, which makes the error of
-        the overall accuracy least (Neyman); or as many in each. Fractions are rounded by the largest remainder.
+        Sites of stratum h, in proportion to its pixels N_h; to N_h S_h with S_h = sqrt(U_h (1 - U_h)) of the accuracy U_h that is expected,
+        which makes the error of the overall accuracy least (Neyman); or as many in each. Fractions are rounded by the largest remainder.
     expected_accuracy : float or mapping of str to float, optional
         For "neyman": user's accuracy that is expected, 0 to 1, of all strata or by the name of each.
     strata : DataArray, optional
@@ -64,14 +77,14 @@ def stratified(
     least : int, optional
         Least number of sites of each stratum that has as many pixels. Standard errors need two.
     random_state : int, optional
-        Seed.
+        Seed; another one for another sample of the same map.
 
     Returns
     -------
     GeoDataFrame
-        ``n`` pixel centres in the CRS of the map, in random order: ``site`` from 1, ``stratum`` and ``map_class`` (names), ``inclusion_probability`` (float64; sites over pixels of
-        the stratum), ``lon`` and ``lat`` (degrees, EPSG:4326). ``.attrs`` has ``pixels`` and ``sites`` by stratum, ``pixel_area`` (m2; not in degrees, where pixels
-        differ), the design, and the seed.
+        ``n`` pixel centres in the CRS of the map, in random order: ``site`` from 1, ``stratum`` and ``map_class`` (names),
+        ``inclusion_probability`` (float64; sites over pixels of the stratum), ``lon`` and ``lat`` (degrees, EPSG:4326). ``.attrs`` has
+        ``pixels`` and ``sites`` by stratum, ``pixel_area`` (m2 by the CRS; not in degrees, where pixels differ), the design, and the seed.
 
     Raises
     ------
@@ -113,13 +126,13 @@ def stratified(
             'first: maps.miso.add("nearest", strata=strata).'
         )
     accuracy = None if expected_accuracy is None else _accuracies(expected_accuracy, names.names)
-    found = _drawn(mapped, other, legend, names, n, key_of(random_state))
+    found = _drawn(mapped, other, legend, names, n, key_of(random_state, VALIDATION))
     pixels = found.counts[: len(names.names)]
     _say_what_is_there(found, legend, names)
     if n > pixels.sum():
         raise PointsError(f"n is {n} and the map {legend.name!r} has {pixels.sum()} pixels with a class; ask for fewer sites.")
     many = _sites_of(n, pixels, allocation, accuracy, least, names)
-    return _table(found, many, legend, names, box, {"allocation": allocation, "random_state": random_state})
+    return _table(found, many, legend, names, box, {"allocation": allocation, "random_state": random_state} | mark_of(map.attrs))
 
 
 def sample_size(map: "xr.DataArray | Mapping[str, float]", expected_accuracy: Accuracy, standard_error: float) -> int:

@@ -10,8 +10,8 @@ from odc.geo.geobox import GeoBox
 import misoxr
 from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError
 from misoxr.grid.geobox import assign
-from misoxr.sampling import sample_size, stratified
-from misoxr.sampling.candidates import hashed, key_of, least_of_each
+from misoxr.sampling import next_sites, sample_size, stratified
+from misoxr.sampling.candidates import VALIDATION, hashed, key_of, least_of_each
 from misoxr.sampling.stratified import allocated
 from tests.conftest import ORIGIN
 
@@ -72,7 +72,7 @@ def test_every_pixel_and_every_pair_of_a_stratum_is_drawn_as_often_as_stated():
     array = class_map(codes, ("a", "b"))
     seeds, drawn = 2000, np.zeros((2000, 12), bool)
     for seed in range(seeds):
-        chosen = least_of_each(codes.ravel(), hashed(np.arange(12), key_of(seed)), 4)
+        chosen = least_of_each(codes.ravel(), hashed(np.arange(12), key_of(seed, VALIDATION)), 4)
         drawn[seed, np.concatenate([chosen[:4], chosen[4:6]])] = True
     expected = np.repeat([4 / 8, 2 / 4], [8, 4])
     assert (np.abs(drawn.mean(axis=0) - expected) < 4.5 * np.sqrt(expected * (1 - expected) / seeds)).all()
@@ -85,6 +85,13 @@ def test_every_pixel_and_every_pair_of_a_stratum_is_drawn_as_often_as_stated():
         rows, columns = array.indexes["y"].get_indexer(sites.geometry.y), array.indexes["x"].get_indexer(sites.geometry.x)
         flat[rows * 4 + columns] = True
         np.testing.assert_array_equal(flat, drawn[seed])
+
+
+def test_the_sample_has_nothing_to_do_with_sites_of_the_same_seed(change):
+    """Of 1,000 pixels, 100 are drawn by each: 10 are expected in both, and 30 would be 7 standard deviations off."""
+    image = change.to_dataset().assign(red=change.astype("float32").where(change != 255))
+    sites = next_sites(image, 100, method="random", by="red")
+    assert len(set(sites.geometry) & set(stratified(change, 100).geometry)) < 30
 
 
 def test_neyman_s_allocation_is_the_formula(change):
