@@ -17,7 +17,7 @@ from misoxr.grid.halo import BLOCK
 from misoxr.grid.resample import RESAMPLINGS, covers, on_grid, pixel_ratio
 from misoxr.paths import expanded
 
-__all__ = ["Raster", "add", "chunks_of_image", "layers_of", "mark_of", "note_uncovered", "open_raster", "smooth"]
+__all__ = ["Raster", "add", "chunks_of_image", "is_direction", "layers_of", "mark_of", "note_uncovered", "open_raster", "smooth"]
 
 _NETCDF = (".nc", ".nc4", ".cdf")
 _DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading", re.IGNORECASE)
@@ -267,11 +267,16 @@ def _joined(
 
 
 def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
-    # By the name: DEM tools write a direction's units in many ways, not at all, or copy the elevation's; 359 and 1 have no middle.
-    words = f"{name} {array.attrs.get('standard_name', '')} {array.attrs.get('long_name', '')}"
-    if _DIRECTIONS.search(words) or is_class(name, array) or is_whole(array):
+    if is_direction(name, array) or is_class(name, array) or is_whole(array):
         return "nearest"
     return smooth(geobox_of(array), geobox)
+
+
+def is_direction(name: Hashable, array: xr.DataArray) -> bool:
+    """Return whether values are compass directions, of which 359 and 1 have no middle."""
+    # By the name: DEM tools write a direction's units in many ways, not at all, or copy the elevation's.
+    words = f"{name} {array.attrs.get('standard_name', '')} {array.attrs.get('long_name', '')}"
+    return bool(_DIRECTIONS.search(words))
 
 
 def smooth(box: GeoBox, geobox: GeoBox) -> str:

@@ -75,6 +75,8 @@ def make(folder: Path, servers: ExitStack) -> Data:
     gpd.GeoDataFrame({"name": ["west", "east"]}, geometry=halves, crs="EPSG:3338").to_file(data / "zones.gpkg")
     whole = gpd.GeoDataFrame(geometry=[shapely.box(west, south, east, north)], crs="EPSG:3338")
     whole.to_file(data / "tanana.gpkg")
+    road = shapely.LineString([(west, south), ((west + east) / 2, north), (east, south)])
+    gpd.GeoDataFrame({"name": ["loop"]}, geometry=[road], crs="EPSG:3338").to_file(data / "roads.gpkg")
     _items(written.items, data)
     _other_sensors(cube, data)
     api = servers.enter_context(stac_api(written.items))
