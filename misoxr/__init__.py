@@ -16,6 +16,7 @@ from misoxr.stac import open_stac
 if TYPE_CHECKING:
     from misoxr import covariates as covariates
     from misoxr import metrics as metrics
+    from misoxr import sampling as sampling
     from misoxr import simulate as simulate
     from misoxr.evaluation.scores import Scores
     from misoxr.mapping.load import load
@@ -46,7 +47,7 @@ del _accessor
 
 
 _LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.evaluation.scores", "load": "misoxr.mapping.load"}
-_MODULES = ("covariates", "metrics", "simulate")
+_MODULES = ("covariates", "metrics", "sampling", "simulate")
 """Modules for users that nothing here imports."""
 
 

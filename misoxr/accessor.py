@@ -248,6 +248,13 @@ class MisoAccessor:
         options = {"regions": regions, "region": region, "store": store, "client": client, "progress": progress, **settings}
         return cross_validate(self._ds, estimators, points, cv=cv, seeds=seeds, **options)
 
+    @_documented("misoxr.sampling.mapped.area")
+    def area(self, by: "gpd.GeoDataFrame | None" = None, *, unit: str = "km2") -> "pd.DataFrame":
+        """Count the area of each class of each map."""
+        from misoxr.sampling.mapped import area
+
+        return area(self._ds, by, unit=unit)
+
     @_documented("misoxr.io.plan.plan")
     def plan(self, *, timed: bool | tuple[int, int] = True, compact: bool = False) -> "Plan":
         """Estimate what writing this dataset will take."""
