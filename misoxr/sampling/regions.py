@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import dask.array as da
@@ -36,6 +37,9 @@ STRAIGHT = 0.05
 EARTH = 6.4e6
 """Radius of the Earth, m."""
 
+_ONE = Lock()
+"""Held while polygons are burnt: rasterio silences a warning meanwhile, which one thread can do at a time."""
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -46,7 +50,7 @@ class Regions:
     names : tuple of str
         Their names; the last is that of what lies in none.
     polygons : ndarray of object
-        What they cover, in pixels of the grid: columns, and rows with the other sign, for GDAL has y grow upwards.
+        What they cover, in pixels of the grid: columns and rows.
     numbers : ndarray of int
         The region of each polygon.
     """
@@ -133,15 +137,15 @@ def _on_grid(polygon: Any, crs: Any, geobox: GeoBox) -> list[Any]:
         for by in turns:
             here = shapely.transform(put, partial(_in_pixels, geobox=geobox, by=by))
             west, south, east, north = here.bounds
-            if west < geobox.shape.x and east > 0 and north > -geobox.shape.y and south < 0:
+            if west < geobox.shape.x and east > 0 and south < geobox.shape.y and north > 0:
                 out.append(here)
     return out
 
 
 def _in_pixels(xy: npt.NDArray[np.float64], geobox: GeoBox, by: float) -> npt.NDArray[np.float64]:
-    """Return columns and rows (with the other sign) of coordinates that are moved along x, rounded to little of a pixel."""
+    """Return columns and rows of coordinates that are moved along x, rounded to little of a pixel."""
     inverse, xy = ~geobox.affine, xy + (by, 0.0)
-    return np.round(np.column_stack([inverse.a * xy[:, 0] + inverse.c, -inverse.e * xy[:, 1] - inverse.f]) * FINEST) / FINEST
+    return np.round(np.column_stack([inverse.a * xy[:, 0] + inverse.c, inverse.e * xy[:, 1] + inverse.f]) * FINEST) / FINEST
 
 
 def _near(polygon: Any, crs: str, turn: float | None, geobox: GeoBox) -> list[Any]:
@@ -166,11 +170,12 @@ def _burnt(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], regions:
 
     shape, first = (len(rows), len(columns)), (int(rows[0]), int(columns[0]))
     nothing = len(regions.names) - 1
-    west, south, east, north = shapely.bounds(regions.polygons).T
-    meets = (west < first[1] + shape[1]) & (east > first[1]) & (south < -first[0]) & (north > -first[0] - shape[0])
+    left, top, right, bottom = shapely.bounds(regions.polygons).T
+    meets = (left < first[1] + shape[1]) & (right > first[1]) & (top < first[0] + shape[0]) & (bottom > first[0])
     found = np.flatnonzero(meets)[::-1]  # what is burnt last stays
     if not len(found):
         return np.full(shape, nothing, "uint16")
     shapes = zip(regions.polygons[found], regions.numbers[found].tolist(), strict=True)
-    burnt = rasterize(shapes, shape, nothing, transform=Affine(1, 0, first[1], 0, -1, -first[0]), dtype="uint16")
+    with _ONE:
+        burnt = rasterize(shapes, shape, nothing, transform=Affine.translation(first[1], first[0]), dtype="uint16")
     return np.asarray(burnt, "uint16")
