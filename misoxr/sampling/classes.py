@@ -32,7 +32,7 @@ class Legend:
     codes : tuple of int
         What stands for each in the map.
     fill : float
-        What stands for nodata, where the map holds no floats.
+        What stands for nodata where the map holds no floats; NaN where nothing does.
     """
 
     name: str
@@ -64,7 +64,8 @@ class Legend:
         values, words = np.atleast_1d(array.attrs["flag_values"]).tolist(), str(array.attrs["flag_meanings"]).split()
         if len(values) != len(words) or len(set(values)) != len(values) or len(set(words)) != len(words):
             raise SpecError(f"The map {name!r} has flag_values {values} and flag_meanings {words}; give each class one of each.")
-        fill = array.attrs.get("_FillValue", FILL)
+        # What declares no nodata has 255 for it, unless that is a class.
+        fill = array.attrs.get("_FillValue", np.nan if FILL in values else FILL)
         return cls(name, tuple(words), tuple(int(value) for value in values), float(fill))
 
     def numbers(self, block: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
@@ -72,9 +73,9 @@ class Legend:
         count = len(self.codes)
         if block.dtype == np.uint8:
             table = np.full(256, count + 1, "uint16")
-            if 0 <= self.fill <= 255:
-                table[int(self.fill)] = count
-            table[list(self.codes)] = np.arange(count)
+            for number, code in [*enumerate(self.codes), (count, self.fill)]:
+                if 0 <= code <= 255:
+                    table[int(code)] = number
             return np.asarray(table[block])
         order = np.argsort(self.codes)
         known = np.asarray(self.codes)[order]
