@@ -10,10 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.clusters import computed
 from misoxr.errors import PointsError, SpecError, note
 from misoxr.sampling.classes import Legend, classes_named, reference_classes
-from misoxr.sampling.counts import Ground, class_sums, flat
+from misoxr.sampling.counts import Ground, class_sums, flat, read_once
 from misoxr.sampling.estimators import Cells, expansion
 from misoxr.sampling.reference import Sites, agree, sites_of
 from misoxr.spec.numbers import is_number
@@ -131,15 +130,9 @@ def from_map(array: xr.DataArray, reference: Any, by: Any, assume_random: bool) 
     array = flat(array)
     legend, ground = Legend.of(array), Ground.of(array, by)
     sites = sites_of(reference, legend.name, ground.geobox, assume_random).seen()
-    lazy = [class_sums(array.data, legend, ground), array.data.vindex[sites.rows, sites.columns]]
-    if by is not None:
-        lazy.append(ground.places(array.data)[2].vindex[sites.rows, sites.columns])  # type: ignore[union-attr]
-    sums, codes, *inside = computed(*lazy)
+    sums, codes, region = read_once(class_sums(array.data, legend, ground), array.data, ground, sites.rows, sites.columns)
     legend.refuse(int(sums[0, :, -1].sum()))
-    mapped, region = (
-        legend.numbers(codes).astype(np.intp),
-        np.zeros(len(sites), np.intp) if by is None else inside[0].astype(np.intp),
-    )
+    mapped = legend.numbers(codes).astype(np.intp)
     valid = mapped < len(legend.names)
     sites = sites.check_on_map(valid)
     mapped, region = mapped[valid], region[valid]

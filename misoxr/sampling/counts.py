@@ -14,6 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
+from misoxr.clusters import computed
 from misoxr.errors import GridError, SpecError
 from misoxr.grid.geobox import geobox_of, located
 from misoxr.grid.halo import in_blocks
@@ -21,13 +22,13 @@ from misoxr.grid.pixel_areas import PARTS, PixelAreas
 from misoxr.sampling.classes import Legend
 from misoxr.sampling.regions import Regions, regions_on
 
-__all__ = ["UNITS", "Ground", "checked_unit", "class_sums", "flat", "mean_of", "value_sums"]
+__all__ = ["UNITS", "Ground", "checked_unit", "class_sums", "flat", "mean_of", "read_once", "value_sums"]
 
 Array = npt.NDArray[Any]
 
 UNITS = {"km2": 1e6, "ha": 1e4, "m2": 1.0}
 """Square metres of each unit of area."""
-STRIP = 2**20
+PIECE = 2**20
 """Pixels that are summed at once: so many parts of an area are a whole number that a float64 holds exactly."""
 DIGITS = 24
 """Binary digits of a float32."""
@@ -140,6 +141,16 @@ def value_sums(values: da.Array, ground: Ground) -> da.Array:
     return _summed(_value_sums, arrays, (3, len(ground.names), 1), areas=ground.areas)
 
 
+def read_once(
+    sums: da.Array, array: da.Array, ground: Ground, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
+) -> tuple[Array, Array, npt.NDArray[np.intp]]:
+    """Compute the sums of a map, and with them its values at pixels and the regions of these."""
+    *_, regions = ground.places(array)
+    lazy = [one.vindex[rows, columns] for one in (array, regions) if one is not None]
+    found, values, *of = computed(sums, *lazy)
+    return found, values, of[0].astype(np.intp) if of else np.zeros(len(rows), np.intp)
+
+
 def mean_of(total: int, parts: int) -> float:
     """Return the mean value of an area: of a sum of values, and of areas."""
     return math.nan if parts == 0 else float(Fraction(int(total) * PARTS, int(parts) * 2**LEAST))
@@ -187,20 +198,18 @@ def _class_sums(
 ) -> Array:
     out = np.zeros(shape, object)
     _, many, kinds = shape
-    for strip in _strips(codes.shape):
-        number = legend.numbers(codes[strip])
-        region = np.zeros((), np.intp) if regions is None else regions[strip].astype(np.intp)
+    for high, wide in _pieces(codes.shape):
+        number = legend.numbers(codes[high, wide])
+        region = np.zeros(number.shape, np.intp) if regions is None else regions[high, wide].astype(np.intp)
         index = (region * kinds + number).ravel()
-        out[0] += _counted(index, None, many, kinds)
-        parts = _parts(areas, rows[strip], columns, number < kinds - 2)
-        out[1] += _counted(index, None, many, kinds) * PARTS if parts is None else _counted(index, parts.ravel(), many, kinds)
+        pixels, parts = _counted(index, None, many, kinds), _parts(areas, rows[high], columns[wide], number < kinds - 2)
+        out[0] += pixels
+        out[1] += pixels * PARTS if parts is None else _counted(index, parts.ravel(), many, kinds)
         if probability is not None:
-            layers = probability[..., strip, :]
-            layers = np.stack([1 - layers, layers]) if layers.ndim == 2 else layers
-            which = np.broadcast_to(region, number.shape).ravel()
-            for at, layer in enumerate(layers):
-                whole = np.rint(np.nan_to_num(layer.astype("float64")) * (PARTS if parts is None else parts)).ravel()
-                out[2, :, at] += _counted(which, whole, many, 1)[:, 0]
+            layers = probability[..., high, wide]
+            for at, layer in enumerate(layers if layers.ndim == 3 else (1 - layers, layers)):
+                whole = np.rint(np.nan_to_num(layer.astype("float64")) * (PARTS if parts is None else parts))
+                out[2, :, at] += _counted(region.ravel(), whole.ravel(), many, 1)[:, 0]
     return out[None, None]
 
 
@@ -208,23 +217,24 @@ def _value_sums(
     values: Array, rows: Array, columns: Array, regions: Array | None, *, areas: PixelAreas, shape: tuple[int, int, int]
 ) -> Array:
     out = np.zeros(shape, object)
-    for strip in _strips(values.shape):
-        here = values[strip].astype("float64")
+    for high, wide in _pieces(values.shape):
+        here = values[high, wide].astype("float64")
         valid = np.isfinite(here)
-        which = np.zeros(int(valid.sum()), np.intp) if regions is None else regions[strip][valid].astype(np.intp)
-        parts = _parts(areas, rows[strip], columns, valid)
-        out[0] += _counted(which, None, shape[1], 1)
-        out[1] += _counted(which, None, shape[1], 1) * PARTS if parts is None else _counted(which, parts[valid], shape[1], 1)
+        which = np.zeros(int(valid.sum()), np.intp) if regions is None else regions[high, wide][valid].astype(np.intp)
+        pixels, parts = _counted(which, None, shape[1], 1), _parts(areas, rows[high], columns[wide], valid)
+        out[0] += pixels
+        out[1] += pixels * PARTS if parts is None else _counted(which, parts[valid], shape[1], 1)
         weighted = here[valid] if parts is None else here[valid] * (parts[valid] / PARTS)
         coarse = weighted.astype("float32")
         out[2, :, 0] += _added_up(which, coarse, shape[1]) + _added_up(which, (weighted - coarse).astype("float32"), shape[1])
     return out[None, None]
 
 
-def _strips(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Yield rows of a block that have few pixels together."""
-    high = max(1, STRIP // max(shape[1], 1))
-    yield from (slice(first, min(first + high, shape[0])) for first in range(0, shape[0], high))
+def _pieces(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows and columns of pieces of a block that have few pixels."""
+    high = max(1, PIECE // max(shape[1], 1))
+    for top in range(0, shape[0], high):
+        yield from ((slice(top, top + high), slice(left, left + PIECE)) for left in range(0, shape[1], PIECE))
 
 
 def _parts(areas: PixelAreas, rows: Array, columns: Array, valid: Array) -> Array | None:

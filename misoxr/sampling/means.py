@@ -8,12 +8,11 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.clusters import computed
 from misoxr.errors import BandError, PointsError, SpecError, gathered, note
 from misoxr.points.readers import number_of
 from misoxr.sampling.classes import has_classes
 from misoxr.sampling.compared import ASSUMED, DRAWN
-from misoxr.sampling.counts import Ground, flat, mean_of, value_sums
+from misoxr.sampling.counts import Ground, flat, mean_of, read_once, value_sums
 from misoxr.sampling.estimators import Cells, checked_level, expansion, limits, variance
 from misoxr.sampling.reference import Sites, agree, sites_of
 
@@ -126,31 +125,16 @@ def mean(
     _check(array)
     name, ground = str(array.name), Ground.of(array, by)
     sites = sites_of(reference, name, ground.geobox, assume_random).seen()
-    lazy = [value_sums(array.data, ground), array.data.vindex[sites.rows, sites.columns]]
-    if by is not None:
-        lazy.append(ground.places(array.data)[2].vindex[sites.rows, sites.columns])  # type: ignore[union-attr]
-    sums, mapped, *inside = computed(*lazy)
+    sums, mapped, region = read_once(value_sums(array.data, ground), array.data, ground, sites.rows, sites.columns)
     valid = np.isfinite(mapped)
-    sites, region = sites.check_on_map(valid), (inside[0] if inside else np.zeros(len(mapped), np.intp))[valid]
-    seen = _seen(sites, mapped[valid].astype("float64"), ground, sums)
+    seen, region = _seen(sites.check_on_map(valid), mapped[valid].astype("float64"), ground, sums), region[valid]
     few = int((np.bincount(seen.stratum) < 2).sum())
     if few:
         note(
             f"{few} of {len(seen.weights)} strata have one site only, so there are no standard errors; visit at least two of each."
         )
-    last = len(ground.names) - 1
-    regions = [at for at in range(last + 1) if at < last or by is None or sums[0, at, 0]]
-    areas = ground.areas.metres(sums[1, :, 0])
-    means = [mean_of(sums[2, at, 0], sums[1, at, 0]) for at in range(last + 1)]
-    found = {at: estimated(seen, region == at, means[at]) for at in regions}
-    table = pd.concat([_table(found[at], areas[at], level, ground.names[at]) for at in regions])
-    about: dict[str, dict[str, Any]] = {
-        "map_mean": {ground.names[at]: means[at] for at in regions},
-        "area": {ground.names[at]: float(areas[at]) for at in regions},
-        "sites": {ground.names[at]: int((region == at).sum()) for at in regions},
-    }
-    own: dict[Any, Any] = {key: values if by is not None else values[""] for key, values in about.items()}
-    table.attrs = {**own, **_units(array), "level": level, "assumption": ASSUMED if assume_random else DRAWN}
+    table = _by_region(seen, region, sums, ground, level)
+    table.attrs |= {**_units(array), "level": level, "assumption": ASSUMED if assume_random else DRAWN}
     return table.assign(assumed_random=True) if assume_random else table
 
 
@@ -223,6 +207,22 @@ def estimated(seen: Seen, here: npt.NDArray[np.bool_], map_mean: float) -> dict[
         spread = _spread(np.where(here, seen.area * (left - mean), 0.0), seen.stratum, seen.weights) if several else np.nan
         out[name] = Estimate(mean + share * map_mean, np.sqrt(spread) / bottom, share, max(freedom - lost, 1))
     return out
+
+
+def _by_region(seen: Seen, region: npt.NDArray[np.intp], sums: Any, ground: Ground, level: float) -> pd.DataFrame:
+    """Return the estimates of every region that has a name, and of the rest where there is any."""
+    last, areas, tables = len(ground.names) - 1, ground.areas.metres(sums[1, :, 0]), []
+    about: dict[str, dict[str, Any]] = {"map_mean": {}, "area": {}, "sites": {}}
+    for at, name in enumerate(ground.names):
+        if name and at == last and not sums[0, at, 0]:
+            continue
+        mean, here = mean_of(sums[2, at, 0], sums[1, at, 0]), region == at
+        tables.append(_table(estimated(seen, here, mean), areas[at], level, name))
+        for key, value in (("map_mean", mean), ("area", float(areas[at])), ("sites", int(here.sum()))):
+            about[key][name] = value
+    table = pd.concat(tables)
+    table.attrs = {key: values if ground.regions is not None else values[""] for key, values in about.items()}
+    return table
 
 
 def _table(found: dict[str, Estimate], area: float, level: float, region: str) -> pd.DataFrame:
