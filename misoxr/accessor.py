@@ -267,6 +267,13 @@ class MisoAccessor:
 
         return applicability(self._ds, model, points, cv=cv, space=space, weights=weights)
 
+    @_documented("misoxr.sampling.mapped.area")
+    def area(self, by: "gpd.GeoDataFrame | None" = None, *, unit: str = "km2") -> "pd.DataFrame":
+        """Count the area of each class of each map."""
+        from misoxr.sampling.mapped import area
+
+        return area(self._ds, by, unit=unit)
+
     @_documented("misoxr.io.plan.plan")
     def plan(self, *, timed: bool | tuple[int, int] = True, compact: bool = False) -> "Plan":
         """Estimate what writing this dataset will take."""

@@ -19,6 +19,7 @@ from misoxr.io.zarr import to_zarr
 from misoxr.mapping.embed import embed
 from misoxr.mapping.predict import predict
 from misoxr.mapping.predict_at import predict_at
+from misoxr.sampling.mapped import area
 from misoxr.spec import Pretraining, Recipe
 from misoxr.training.fit import fit
 from misoxr.training.pretrain import pretrain
@@ -27,6 +28,7 @@ from misoxr.training.settings import ARGUMENTS
 FUNCTIONS = [
     add,
     add_terrain,
+    area,
     composite,
     cross_validate,
     embed,

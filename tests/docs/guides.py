@@ -205,7 +205,24 @@ def prepare_model(data: Data) -> None:
     """Train the model that guides load, for one epoch."""
     image = xr.open_zarr(data.folder / "cube.zarr", decode_coords="all", chunks={})
     points = misoxr.read_points(data.folder / "pedons.gpkg", labels={"permafrost": "pf1m", "taxonomy": "tax_order"})
-    image.miso.fit("miso-nano", points, progress=False).save(data.folder / "model.safetensors")
+    model = image.miso.fit("miso-nano", points, progress=False)
+    model.save(data.folder / "model.safetensors")
+    _visited(image.miso.predict(model, tasks=["permafrost"]).permafrost.compute(), data.folder)
+
+
+def _visited(array: xr.DataArray, data: Path) -> None:
+    """A stratified sample of a map with what was seen, most of it what the map says; it is simulated, too."""
+    rng, parts = np.random.default_rng(0), []
+    for code, name in enumerate(array.attrs["flag_meanings"].split()):
+        places = np.flatnonzero(array.values == code)
+        drawn = rng.choice(places, min(60, len(places)), replace=False)
+        table = {"stratum": name, "inclusion_probability": len(drawn) / max(len(places), 1)}
+        parts.append(pd.DataFrame({"at": drawn, "code": np.where(rng.random(len(drawn)) < 0.15, 1 - code, code), **table}))
+    sites = pd.concat(parts, ignore_index=True)
+    rows, columns = np.unravel_index(sites.pop("at"), array.shape)
+    sites["permafrost"] = np.array(array.attrs["flag_meanings"].split())[sites.pop("code")]
+    places = gpd.points_from_xy(array.x.values[columns], array.y.values[rows], crs="EPSG:3338")
+    gpd.GeoDataFrame(sites, geometry=places).to_file(data / "visited.gpkg")
 
 
 def blocks(path: Path) -> Iterator[tuple[int, str, str | None]]:

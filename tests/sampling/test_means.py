@@ -1,0 +1,136 @@
+"""Means and totals from a map and sites: by hand, by polygons, in degrees, for any chunks, and bad input."""
+
+import dask
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError
+from misoxr.grid.geobox import assign
+from misoxr.sampling import mean
+from tests.sampling.places import sites
+
+SHAPE = (80, 60)
+
+
+def carbon(crs="EPSG:3338", pixel=30.0, origin=(300_000.0, 1_500_000.0), dtype="float32"):
+    """A map of a quantity, with nodata, its truth, and two strata."""
+    rng = np.random.default_rng(7)
+    truth = rng.gamma(3.0, 4.0, SHAPE) + np.linspace(0, 20, SHAPE[0])[:, None]
+    mapped = (2 + 0.8 * truth + rng.standard_normal(SHAPE)).astype(dtype)
+    mapped[:5, :5] = np.nan
+    box = GeoBox(SHAPE, Affine(pixel, 0, origin[0], 0, -pixel, origin[1]), crs)
+    array = assign(xr.DataArray(mapped, dims=("y", "x"), name="soc", attrs={"units": "kg m-2"}), box)
+    strata = np.where(np.arange(SHAPE[0])[:, None] < 30, 0, 1) + np.zeros(SHAPE, int)
+    return array, truth, np.where(np.isnan(mapped), -1, strata)
+
+
+def drawn(array, truth, strata, many=(40, 25)):
+    rng = np.random.default_rng(8)
+    at = np.concatenate([rng.choice(np.flatnonzero(strata == h), n, replace=False) for h, n in enumerate(many)])
+    rows, columns = np.unravel_index(at, SHAPE)
+    chance = np.repeat([n / (strata == h).sum() for h, n in enumerate(many)], many)
+    return sites(array, rows, columns, truth[rows, columns], np.repeat(["upper", "lower"], many), chance), rows, columns
+
+
+def test_estimates_are_as_by_hand():
+    array, truth, strata = carbon()
+    reference, rows, columns = drawn(array, truth, strata)
+    table = mean(array, reference)
+    weights = np.array([(strata == h).sum() for h in (0, 1)]) / (strata >= 0).sum()
+    stratum, f, y = strata[rows, columns], array.values[rows, columns].astype(float), truth[rows, columns]
+    parts = [np.cov(y[stratum == h], f[stratum == h]) / (stratum == h).sum() for h in (0, 1)]
+    share = sum(w**2 * p[0, 1] for w, p in zip(weights, parts, strict=True)) / sum(
+        w**2 * p[1, 1] for w, p in zip(weights, parts, strict=True)
+    )
+    for name, lam in (("prediction_powered", share), ("difference", 1.0), ("sample", 0.0)):
+        left = [(y - lam * f)[stratum == h] for h in (0, 1)]
+        expected = lam * np.nanmean(array.values.astype(float)) + sum(w * one.mean() for w, one in zip(weights, left, strict=True))
+        error = np.sqrt(sum(w**2 * one.var(ddof=1) / len(one) for w, one in zip(weights, left, strict=True)))
+        np.testing.assert_allclose(table.loc[name, ["mean", "mean_se", "lambda"]], [expected, error, lam], rtol=1e-9)
+        np.testing.assert_allclose(table.loc[name, "total"], expected * 900 * (strata >= 0).sum())
+    assert table.mean_se.iloc[0] < table.mean_se.iloc[1] < table.mean_se.iloc[2]
+    assert table.attrs["map_mean"] == pytest.approx(np.nanmean(array.values.astype(float)), rel=1e-12)
+    assert (table.attrs["total_units"], table.attrs["sites"]) == ("kg", 65)
+    inside = (table.mean_lower < truth[strata >= 0].mean()) & (truth[strata >= 0].mean() < table.mean_upper)
+    assert inside.all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_any_chunks_give_the_same_bytes(dtype):
+    array, truth, strata = carbon("EPSG:3857", origin=(300_000.0, 7_500_000.0), dtype=dtype)
+    reference, *_ = drawn(array, truth, strata)
+    first = mean(array, reference)
+    for chunks in ({"y": 7, "x": 60}, {"y": 33, "x": 13}):
+        with dask.config.set(scheduler="synchronous"):
+            other = mean(array.chunk(chunks), reference)
+        pd.testing.assert_frame_equal(other, first, check_exact=True)
+        assert other.attrs == first.attrs
+
+
+def test_means_are_by_area_where_pixels_differ():
+    array, truth, strata = carbon("EPSG:4326", pixel=0.2, origin=(-160.0, 74.0))
+    reference, *_ = drawn(array, truth, strata)
+    table, area = mean(array, reference), np.cos(np.deg2rad(array.y.values))[:, None] * (strata >= 0)
+    assert table.attrs["map_mean"] == pytest.approx(np.nansum(array.values * area) / area.sum(), rel=1e-3)
+    assert abs(np.nanmean(array.values) / table.attrs["map_mean"] - 1) > 0.02
+    assert abs(table.loc["prediction_powered", "mean"] - (truth * area).sum() / area.sum()) < 3 * table.mean_se.iloc[0]
+
+
+def test_regions_have_means_of_their_own():
+    array, truth, strata = carbon()
+    reference, rows, columns = drawn(array, truth, strata)
+    west, middle, south, north = float(array.x[0]) - 99, float(array.x[29]) + 15, float(array.y[-1]) - 99, float(array.y[0]) + 99
+    boxes = [shapely.box(west, south, middle, north), shapely.box(0, 0, 1, 1)]
+    table = mean(
+        array, reference, by=gpd.GeoDataFrame({"name": ["west", "far"]}, geometry=boxes, crs=array.spatial_ref.attrs["crs_wkt"])
+    )
+    assert list(table.index.unique("region")) == ["west", "far", "none"]
+    assert table.loc["far", ["mean", "mean_se"]].isna().all(axis=None)
+    here, lam = columns < 30, table.loc[("west", "prediction_powered"), "lambda"]
+    weight = 1 / reference.inclusion_probability.to_numpy()
+    left = truth[rows, columns] - lam * array.values[rows, columns].astype(float)
+    expected = lam * np.nanmean(array.values[:, :30].astype(float)) + np.average(left[here], weights=weight[here])
+    assert table.loc[("west", "prediction_powered"), "mean"] == pytest.approx(expected)
+    deviations, stratum = np.where(here, left - np.average(left[here], weights=weight[here]), 0.0), strata[rows, columns]
+    spread = sum((weight[stratum == h][0]) ** 2 * (stratum == h).sum() * deviations[stratum == h].var(ddof=1) for h in (0, 1))
+    assert table.loc[("west", "prediction_powered"), "mean_se"] == pytest.approx(np.sqrt(spread) / weight[here].sum())
+
+
+def test_a_probability_gives_a_share_of_the_area():
+    array, truth, strata = carbon()
+    probability = (array / 60).clip(0, 1).rename("frozen").assign_attrs(units="1")
+    seen = (np.random.default_rng(9).random(SHAPE) < probability.fillna(0).values).astype(int)
+    reference, rows, columns = drawn(array, truth, strata)
+    table = mean(probability, reference.rename(columns={"soc": "frozen"}).assign(frozen=seen[rows, columns]))
+    assert table.attrs["total_units"] == "m2"
+    assert abs(table.loc["prediction_powered", "mean"] - seen[strata >= 0].mean()) < 3 * table.mean_se.iloc[0]
+
+
+def test_what_has_no_mean_is_refused():
+    array, truth, strata = carbon()
+    reference, *_ = drawn(array, truth, strata)
+    with pytest.raises(SpecError, match=r"'soc' holds classes, which have no mean; take misoxr\.sampling\.areas"):
+        mean(array.assign_attrs(flag_values=[0], flag_meanings="a"), reference)
+    with pytest.raises(BandError, match="holds int64; give floats"):
+        mean(array.fillna(0).astype("int64"), reference)
+    with pytest.raises(SpecError, match="The map has no name"):
+        mean(array.rename(None), reference)
+    with pytest.raises(PointsError, match="Values of 'soc' are no numbers, such as 'much'"):
+        mean(array, reference.assign(soc="much"))
+    with pytest.raises(PointsError, match="no probability sample"):
+        mean(array, reference.drop(columns="stratum"))
+    with pytest.raises(PointsError, match=r"The strata hold 9,550 pixels .*, and the map 4,775 with a value"):
+        mean(array, reference.assign(inclusion_probability=reference.inclusion_probability / 2))
+    with pytest.raises(PointsError, match="65 of 65 sites lie on nodata"):
+        mean(array.where(False), reference)
+    plain = reference.drop(columns=["stratum", "inclusion_probability"])
+    with pytest.warns(MisoxrWarning, match="assume_random=True"):
+        table = mean(array, plain, assume_random=True)
+    assert table.assumed_random.all()
+    assert table.loc["sample", "mean"] == pytest.approx(plain.soc.mean())
