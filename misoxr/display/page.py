@@ -42,6 +42,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.5rem; align-items: start; }
 figure { margin: 0; min-width: 0; break-inside: avoid; }
 figcaption { margin-bottom: .4rem; }
+figcaption code { display: block; }
 .map img { display: block; width: 100%; background: repeating-linear-gradient(45deg, var(--shade) 0 6px, var(--line) 6px 7px); border: 1px solid var(--line); }
 img.sharp { image-rendering: pixelated; }
 .scale { font-size: .8rem; color: var(--soft); white-space: nowrap; margin-top: .3rem; }

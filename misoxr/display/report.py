@@ -18,7 +18,7 @@ from misoxr.display.page import Section, items, page, paragraph
 from misoxr.display.pictures import Ground, composite, figure, legend_of
 from misoxr.display.scored import Scored
 from misoxr.display.tables import facts, number
-from misoxr.display.thinned import Drawing, counted, groups_of, read, refuse_long, side_of, thin, with_pyramid
+from misoxr.display.thinned import Drawing, counted, drawn, groups_of, level_of, read, refuse_long, side_of, thin
 from misoxr.errors import SpecError, StoreError, gathered, require
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
@@ -71,7 +71,8 @@ def report(
     image : Dataset, optional
         With red, green and blue, for a picture in true colour. It overlaps the maps, in their CRS.
     pyramid : str or path, optional
-        What ``to_pyramid`` wrote of these maps. Pictures are drawn from the coarsest level that is fine enough, without reading the maps.
+        What ``to_pyramid`` wrote of these maps. Pictures are drawn from its coarsest level that is fine enough, without reading the maps; those of maps
+        that it lacks are drawn as without it.
     title : str, optional
         Heading of the page; by default the maps' title.
     overwrite : bool, optional
@@ -88,7 +89,7 @@ def report(
     SpecError
         If tables are of other classes than the maps, ``model`` is given without scores, or applicability is given twice.
     StoreError
-        If the file exists or cannot be written, the pyramid cannot be read, or lazy maps would take more than two minutes to be read or computed.
+        If the file exists or cannot be written, the pyramid cannot be read or is of other maps, or lazy maps would take more than two minutes to be read or computed.
     MissingDependencyError
         If matplotlib is missing (extra ``plot``), or scikit-learn for scores (extra ``train``).
 
@@ -98,8 +99,7 @@ def report(
 
     Examples
     --------
-    >>> scores = image.miso.cross_validate(["rf-11", "rf-neighbourhood"], points, cv=misoxr.BlockKFold(500, 3))
-    >>> maps.miso.report("report.html", scores=scores, image=image)
+    >>> maps.miso.report("report.html", image=image, title="Permafrost and soils of the Tanana")
     """
     require("matplotlib", "plot")
     uri = _free(path, overwrite=overwrite)
@@ -151,14 +151,16 @@ def _pictures(
     """Read what is drawn, and count the pixels by ``applicable``."""
     names = [name for group in groups.values() for name in group]
     side = side_of(len(names) + bool(bands))
-    drawings = with_pyramid(maps, names, pyramid, side)
+    coarse, note = (maps[[]], "") if pyramid is None else level_of(maps, pyramid, side)
+    whole = [name for name in names if name not in coarse]
+    drawings = drawn(coarse, [name for name in names if name in coarse], side, note) | drawn(maps, whole, side)
     for name in names:
         if "flag_meanings" in maps[name].attrs:
             legend_of(maps[name])  # tells what is wrong with it
     drawings |= {f"image {name}": Drawing(thin(band, side), "") for name, band in bands.items()}
-    where = maps.get("applicable")
-    refuse_long({name: maps[name] for name in (names if pyramid is None else ["applicable"]) if name in maps})
-    pictures, counts = read(drawings, {} if where is None else {"applicable": counted(where)})
+    counting = [name for name in ("applicable",) if name in names]
+    refuse_long({name: maps[name] for name in {*whole, *counting}})
+    pictures, counts = read(drawings, {name: counted(maps[name]) for name in counting})
     return pictures, counts.get("applicable")
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import xarray as xr
 
 from misoxr.errors import BandError, GridError, StoreError
-from misoxr.grid.geobox import extent, geobox_of
+from misoxr.grid.geobox import extent, geobox_of, same_grid
 from misoxr.grid.halo import in_blocks
 from misoxr.io.layout import fill_of, open_maps
 from misoxr.io.plan import plan
 
-__all__ = ["Drawing", "counted", "drawn", "groups_of", "read", "refuse_long", "thin", "with_pyramid"]
+__all__ = ["Drawing", "counted", "drawn", "groups_of", "level_of", "read", "refuse_long", "side_of", "thin"]
 
 SIDE = 900
 """Rows or columns of a picture, at most."""
@@ -94,28 +94,27 @@ def thin(array: xr.DataArray, side: int) -> xr.DataArray:
     return few if few.chunks is None else few.copy(data=few.data.map_blocks(np.array, dtype=few.dtype))
 
 
-def with_pyramid(maps: xr.Dataset, names: Sequence[str], pyramid: str | os.PathLike[str] | None, side: int) -> dict[str, Drawing]:
-    """Return what is to be drawn: of a pyramid, the coarsest level that is as fine as the pictures.
+def level_of(maps: xr.Dataset, pyramid: str | os.PathLike[str], side: int) -> tuple[xr.Dataset, str]:
+    """Return the coarsest level of a pyramid that is as fine as the pictures, and what it is in words.
 
     Raises
     ------
-    BandError
-        If the pyramid lacks a map.
     GridError
-        If it is of another grid than the maps.
+        If the pyramid is of another grid than the maps.
     StoreError
-        If it cannot be read.
+        If it cannot be read, or is of other maps on the same grid.
     """
-    if pyramid is None:
-        return drawn(maps, names, side)
     box, level, found = geobox_of(maps), 0, open_maps(f"{os.fspath(pyramid)}/0")
-    if geobox_of(found) != box:
+    if not same_grid(geobox_of(found), box):
         raise GridError(
             f"The pyramid {os.fspath(pyramid)} covers {extent(geobox_of(found))} with {found.sizes['y']} x {found.sizes['x']} pixels, and the "
             f"maps {extent(box)} with {box.shape.y} x {box.shape.x}; give the pyramid that was made of these maps."
         )
-    missing = [name for name in names if name not in found]
-    kept = [name for name in names if name in found]
+    ours, theirs = (one.attrs.get("provenance_sha256") for one in (maps, found))
+    if ours and theirs and ours != theirs:
+        raise StoreError(
+            f"The pyramid {os.fspath(pyramid)} has the provenance {theirs}, and the maps {ours}; give the pyramid that was made of these maps."
+        )
     while max(found.sizes["y"], found.sizes["x"]) >= 2 * side:
         try:
             found = open_maps(f"{os.fspath(pyramid)}/{level + 1}")
@@ -123,9 +122,7 @@ def with_pyramid(maps: xr.Dataset, names: Sequence[str], pyramid: str | os.PathL
             break  # it has no coarser level
         level += 1
     size = abs(geobox_of(found).affine.a)
-    words = f"Level {level} of a pyramid, with pixels of {size:g}: means, and of classes the most frequent." if level else ""
-    drawings = drawn(found, kept, side, words) | drawn(maps, missing, side)
-    return {name: drawings[name] for name in names}
+    return found, f"Level {level} of a pyramid, with pixels of {size:g}: means, and of classes the most frequent." if level else ""
 
 
 def counted(array: xr.DataArray) -> xr.DataArray:
@@ -146,7 +143,7 @@ def counted(array: xr.DataArray) -> xr.DataArray:
 def _count(values: Any, fill: Any) -> Any:
     codes = np.where(np.isfinite(values), values, 255).astype("int64")
     codes = codes if fill is None or not np.isfinite(fill) else np.where(values == fill, 255, codes)
-    return np.bincount(np.clip(codes, 0, 255).ravel(), minlength=256)[None, None]
+    return np.bincount(np.where((codes < 0) | (codes > 255), 255, codes).ravel(), minlength=256)[None, None]
 
 
 def refuse_long(parts: Mapping[str, xr.DataArray]) -> None:

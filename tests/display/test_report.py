@@ -413,7 +413,7 @@ def test_lazy_maps_that_take_long_are_refused_with_what_to_do(tmp_path, monkeypa
 def test_pictures_come_from_a_pyramid_without_reading_the_maps(tmp_path, monkeypatch):
     maps, _ = counting((2048, 2048), 512)
     maps = maps[["soil"]].assign(carbon=maps.soil.astype("float32").assign_attrs(units="kg m-2"))
-    maps.miso.to_pyramid(tmp_path / "pyramid.zarr", levels=2, progress=False)
+    maps.assign_attrs(provenance_sha256="aa").miso.to_pyramid(tmp_path / "pyramid.zarr", levels=2, progress=False)
     read, get = [], origins.Named.__getitem__
     monkeypatch.setattr(origins.Named, "__getitem__", lambda self, key: read.append(self.store) or get(self, key))
     finest = misoxr.open_maps(tmp_path / "pyramid.zarr/0")
@@ -423,6 +423,8 @@ def test_pictures_come_from_a_pyramid_without_reading_the_maps(tmp_path, monkeyp
     assert "Level 1 of a pyramid, with pixels of 40: means, and of classes the most frequent. One pixel in 2" in text
     with pytest.raises(GridError, match="give the pyramid that was made of these maps"):
         finest.isel(y=slice(100)).miso.report(tmp_path / "other.html", pyramid=tmp_path / "pyramid.zarr")
+    with pytest.raises(StoreError, match="has the provenance aa, and the maps bb"):
+        finest.assign_attrs(provenance_sha256="bb").miso.report(tmp_path / "other.html", pyramid=tmp_path / "pyramid.zarr")
 
 
 def test_pictures_of_many_maps_are_smaller(tmp_path):
