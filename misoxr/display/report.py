@@ -18,7 +18,7 @@ from misoxr.display.page import Section, items, page, paragraph
 from misoxr.display.pictures import Ground, composite, figure, legend_of
 from misoxr.display.scored import Scored
 from misoxr.display.tables import facts, number
-from misoxr.display.thinned import Drawing, counted, drawn, groups_of, level_of, read, refuse_long, side_of, thin
+from misoxr.display.thinned import Drawing, counted, drawn, groups_of, level_of, read, refuse_long, side_of, thin, thinning
 from misoxr.errors import SpecError, StoreError, gathered, require
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
@@ -113,21 +113,9 @@ def report(
     bands = bands_of(image, box)
 
     pictures, counts = _pictures(maps, groups, bands, pyramid)
-    parts = [Section("maps", "What do the maps show?", _drawn(pictures, groups, box, image))]
-    parts += [] if found is None else _worth(found)
-    if tables["coverage"]:
-        parts.append(
-            Section(
-                "coverage", "Do the prediction sets hold the truth?", _tables(tables["coverage"], "coverage of prediction sets")
-            )
-        )
-    if counts is not None:
-        told = [maps[name].attrs for name in ("applicable", "dissimilarity_index") if name in maps]
-        told += [maps.attrs if applicability is None else applicability.attrs]
-        parts.append(Section("applicability", "Where do the scores hold?", sections.applicability(counts, *told)))
-    if tables["areas"] or tables["accuracy"]:
-        words = _tables(tables["areas"], "area") + _tables(tables["accuracy"], "accuracy")
-        parts.append(Section("areas", "How much is there, and how accurate is it?", words))
+    shown = _composite(pictures, None if image is None else geobox_of(image)) + _drawn(pictures, groups, Ground.of(box))
+    parts = [Section("maps", "What do the maps show?", shown)]
+    parts += _worth(found, tables, counts, _attributes(maps, applicability))
     parts.append(Section("provenance", "Where do the maps come from?", sections.provenance(maps)))
 
     about = [one.attrs for one in (maps, image, applicability) if one is not None] + ([] if scores is None else [scores.about])
@@ -157,22 +145,26 @@ def _pictures(
     for name in names:
         if "flag_meanings" in maps[name].attrs:
             legend_of(maps[name])  # tells what is wrong with it
-    drawings |= {f"image {name}": Drawing(thin(band, side), "") for name, band in bands.items()}
+    drawings |= {f"image {name}": Drawing(thin(band, side), thinning(band, side)) for name, band in bands.items()}
     counting = [name for name in ("applicable",) if name in names]
-    refuse_long({name: maps[name] for name in {*whole, *counting}})
+    refuse_long({name: maps[name] for name in dict.fromkeys([*whole, *counting])})
+    refuse_long(bands)
     pictures, counts = read(drawings, {name: counted(maps[name]) for name in counting})
     return pictures, counts.get("applicable")
 
 
-def _drawn(pictures: dict[str, Drawing], groups: dict[str, list[str]], box: GeoBox, image: xr.Dataset | None) -> str:
-    """Return the maps as figures, by task, and the imagery."""
-    ground = Ground.of(box)
-    parts = [paragraph("North of the grid is up. Every pixel is drawn, unless a note says otherwise.")]
-    if image is not None:
-        red, green, blue = (pictures[f"image {name}"].array for name in ("red", "green", "blue"))
-        step = max(1, round(image.sizes["x"] / red.sizes["x"]))
-        note = f"One pixel in {step} along each side is drawn." if step > 1 else ""
-        parts.append(f'<div class="maps">{composite(red, green, blue, Ground.of(geobox_of(image)), note)}</div>')
+def _composite(pictures: dict[str, Drawing], box: GeoBox | None) -> str:
+    """Return words on all pictures, and the imagery as a figure, where it has a grid."""
+    words = paragraph("North of the grid is up. Every pixel is drawn, unless a note says otherwise.")
+    if box is None:
+        return words
+    red, green, blue = (pictures[f"image {name}"] for name in ("red", "green", "blue"))
+    return f'{words}<div class="maps">{composite(red.array, green.array, blue.array, Ground.of(box), red.note)}</div>'
+
+
+def _drawn(pictures: dict[str, Drawing], groups: dict[str, list[str]], ground: Ground) -> str:
+    """Return the maps as figures, by task."""
+    parts = []
     for group, names in groups.items():
         figures = []
         for name in names:
@@ -190,12 +182,27 @@ def _same_scale(name: str, names: list[str]) -> list[str]:
     return [other for other in (base, f"{base}_lower", f"{base}_upper") if other in names]
 
 
-def _worth(found: Scored) -> list[Section]:
-    """Return the sections that scores fill."""
-    parts = [Section("scores", "How good are they?", found.tables())]
-    if quality := found.quality():
-        parts.append(Section("quality", "What is mistaken for what, and do the probabilities hold?", quality))
-    return parts
+def _worth(
+    found: Scored | None, tables: dict[str, dict[str, pd.DataFrame]], counts: Any, attributes: list[dict[Any, Any]]
+) -> list[Section]:
+    """Return the sections on what maps are worth: those that have something to say."""
+    areas = _tables(tables["areas"], "area") + _tables(tables["accuracy"], "accuracy")
+    parts = [
+        Section("scores", "How good are they?", "" if found is None else found.tables()),
+        Section("quality", "What is mistaken for what, and do the probabilities hold?", "" if found is None else found.quality()),
+        Section("coverage", "Do the prediction sets hold the truth?", _tables(tables["coverage"], "coverage of prediction sets")),
+        Section(
+            "applicability", "Where do the scores hold?", "" if counts is None else sections.applicability(counts, *attributes)
+        ),
+        Section("areas", "How much is there, and how accurate is it?", areas),
+    ]
+    return [part for part in parts if part.content]
+
+
+def _attributes(maps: xr.Dataset, applicability: xr.Dataset | None) -> list[dict[Any, Any]]:
+    """Return the attributes that may tell what the area of applicability follows from."""
+    own = [maps[name].attrs for name in ("applicable", "dissimilarity_index") if name in maps]
+    return [*own, (maps if applicability is None else applicability).attrs]
 
 
 def _key(found: Scored | None, counts: Any, tables: dict[str, dict[str, pd.DataFrame]]) -> list[str]:

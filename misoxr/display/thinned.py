@@ -17,7 +17,7 @@ from misoxr.grid.halo import in_blocks
 from misoxr.io.layout import fill_of, open_maps
 from misoxr.io.plan import plan
 
-__all__ = ["Drawing", "counted", "drawn", "groups_of", "level_of", "read", "refuse_long", "side_of", "thin"]
+__all__ = ["Drawing", "counted", "drawn", "groups_of", "level_of", "read", "refuse_long", "side_of", "thin", "thinning"]
 
 SIDE = 900
 """Rows or columns of a picture, at most."""
@@ -50,10 +50,11 @@ def groups_of(maps: xr.Dataset) -> dict[str, list[str]]:
     names = [str(name) for name, array in maps.data_vars.items() if _is_drawn(array)]
     if not names:
         raise BandError(f"There is no map (y, x) among {list(maps.data_vars)}; report on what predict or open_maps gives.")
-    tasks = [name for name in names if name not in _LAST and not any(name.startswith(f"{other}_") for other in names)]
+    own = [name for name in names if name not in _LAST]
+    tasks = [name for name in own if not any(name.startswith(f"{other}_") for other in own)]
     groups: dict[str, list[str]] = {task: [task] for task in tasks}
-    for name in names:
-        if name not in tasks and name not in _LAST:
+    for name in own:
+        if name not in tasks:
             groups[max((task for task in tasks if name.startswith(f"{task}_")), key=len)].append(name)
     last = [name for name in _LAST if name in names]
     return groups | ({"": last} if last else {})
@@ -76,8 +77,7 @@ def drawn(maps: xr.Dataset, names: Sequence[str], side: int, note: str = "") -> 
     drawings = {}
     for name in names:
         array = thin(maps[name], side)
-        step = ceil(maps[name].sizes["x"] / array.sizes["x"])
-        told = " ".join(filter(None, [note, f"One pixel in {step} along each side is drawn." if step > 1 else ""]))
+        told = " ".join(filter(None, [note, thinning(maps[name], side)]))
         if array.ndim == 3:
             (dim,) = (str(dim) for dim in array.dims if dim not in ("y", "x"))
             words = str(array.attrs.get("long_name", name))
@@ -88,10 +88,20 @@ def drawn(maps: xr.Dataset, names: Sequence[str], side: int, note: str = "") -> 
 
 def thin(array: xr.DataArray, side: int) -> xr.DataArray:
     """Return every n-th pixel, so that no side is longer; blocks that were read for it are not held."""
-    step = max(1, ceil(max(array.sizes["y"], array.sizes["x"]) / side))
+    step = _step(array, side)
     few = array.isel(y=slice(None, None, step), x=slice(None, None, step))
     # A slice of a block holds the whole of it in memory, a copy does not.
     return few if few.chunks is None else few.copy(data=few.data.map_blocks(np.array, dtype=few.dtype))
+
+
+def thinning(array: xr.DataArray, side: int) -> str:
+    """Return in words how :func:`thin` thins; nothing where every pixel is drawn."""
+    step = _step(array, side)
+    return f"One pixel in {step} along each side is drawn." if step > 1 else ""
+
+
+def _step(array: xr.DataArray, side: int) -> int:
+    return max(1, ceil(max(array.sizes["y"], array.sizes["x"]) / side))
 
 
 def level_of(maps: xr.Dataset, pyramid: str | os.PathLike[str], side: int) -> tuple[xr.Dataset, str]:

@@ -399,6 +399,20 @@ def test_a_large_map_is_thinned_and_each_block_read_once(tmp_path):
     inside = int((maps.soil > 0).sum())
     assert list(shown) == [f"{inside:,}", f"{4000 * 6000 - inside:,}"]
     assert path.stat().st_size < 300_000
+    narrow = thinned.drawn(xr.Dataset({"a": (("y", "x"), np.zeros((6000, 5)))}), ["a"], 900)["a"]
+    assert (narrow.array.shape, narrow.note) == ((858, 1), "One pixel in 7 along each side is drawn.")
+
+
+def test_maps_stand_with_their_task():
+    names = ["soil", "permafrost_probability", "soil_std", "applicable_1990", "applicable", "carbon", "carbon_lower", "excluded"]
+    maps = xr.Dataset({name: (("y", "x"), np.zeros((2, 2))) for name in names})
+    assert thinned.groups_of(maps) == {
+        "soil": ["soil", "soil_std"],
+        "permafrost_probability": ["permafrost_probability"],
+        "applicable_1990": ["applicable_1990"],
+        "carbon": ["carbon", "carbon_lower"],
+        "": ["excluded", "applicable"],
+    }
 
 
 def test_lazy_maps_that_take_long_are_refused_with_what_to_do(tmp_path, monkeypatch):
