@@ -193,9 +193,12 @@ def _map_of(maps: xr.Dataset, what: str, frame: pd.DataFrame) -> str:
 
 
 def _belongs(frame: pd.DataFrame, names: list[str]) -> bool:
-    """Whether a table may be of a map of some classes: it has rows of these alone, or of all of them and of what else was seen on the ground."""
-    labels = _labels(frame)
-    return bool(labels) and (set(labels) <= set(names) or set(names) <= set(labels))
+    """Whether a table may be of a map of some classes. What was seen on the ground alone may be any class: it has no pixels, or no user's accuracy."""
+    mapped = (
+        frame["pixels"] > 0 if "pixels" in frame else frame["users"].notna() if "users" in frame else pd.Series(True, frame.index)
+    )
+    labels = _labels(frame[mapped.to_numpy()] if mapped.any() else frame)
+    return bool(labels) and set(labels) <= set(names)
 
 
 def _labels(frame: pd.DataFrame) -> list[str]:

@@ -341,6 +341,33 @@ def test_what_does_not_belong_to_the_maps_is_refused_before_anything_is_computed
     assert not list(tmp_path.iterdir())
 
 
+def test_classes_that_were_seen_on_the_ground_alone_are_told(tmp_path):
+    areas, accuracy = make_areas(("Typic_Gelisol", "Inceptisol", "Histosol"))
+    areas["pixels"] = [10, 20, 0]
+    make_maps().miso.report(tmp_path / "report.html", areas=areas, accuracy=accuracy)
+    page = Page((tmp_path / "report.html").read_text())
+    assert list(page.table("soil: area").index) == list(areas.index)
+    areas["pixels"] = [10, 20, 1]
+    with pytest.raises(SpecError, match="has the rows"):
+        make_maps().miso.report(tmp_path / "other.html", areas=areas)
+
+
+def test_tables_by_task_and_by_region_are_taken_apart(tmp_path):
+    index = [
+        ("west", "soil", "Entisol"),
+        ("east", "soil", "Entisol"),
+        ("west", "permafrost", "absent"),
+        ("west", "permafrost", "nodata"),
+    ]
+    areas = pd.DataFrame({"pixels": [3, 4, 5, 6]}, pd.MultiIndex.from_tuples(index, names=["region", "task", "class"]))
+    areas.attrs = {"unit": "km2", "overall": {"west": 0.9, "east": 0.8}, "sites": {"west": 10, "east": 20}}
+    make_maps().miso.report(tmp_path / "report.html", areas=areas)
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.tables["soil: area, km2"] == [["region", "class", "pixels"], ["west", "Entisol", "3"], ["east", "Entisol", "4"]]
+    assert page.tables["permafrost: area, km2"][1:] == [["west", "absent", "5"], ["west", "nodata", "6"]]
+    assert page.tables["soil: by region"] == [["region", "overall", "sites"], ["west", "0.900", "10"], ["east", "0.800", "20"]]
+
+
 def test_applicability_is_given_once(tmp_path):
     maps = make_maps().assign(make_applicability().data_vars)
     with pytest.raises(SpecError, match="both in the maps and in applicability="):
