@@ -62,12 +62,13 @@ def report(
         Which of the scores' models made the maps: its confusion and reliability are shown. By default the one that the maps' provenance names; else
         the first that is no baseline, and the report says so.
     coverage : DataFrame or mapping of task to DataFrame, optional
-        How often prediction sets held the true class, by class or region.
+        How often prediction sets held the true class, as ``misoxr.uncertainty.evaluated`` tells.
     applicability : Dataset, optional
-        With ``applicable`` (y, x), on the maps' grid: 1 inside the area of applicability, 0 outside. Leave it out where it is among the maps.
+        From ``image.miso.applicability``: ``applicable`` (y, x) on the maps' grid, 1 inside the area of applicability and 0 outside. Leave it out where
+        it is among the maps.
     areas, accuracy : DataFrame or mapping of task to DataFrame, optional
-        A row for each class of a class map, and columns such as ``area, area_se, area_lower, area_upper``, or ``users, producers``. Their
-        attributes, such as ``unit``, ``level`` and ``overall``, are told, too.
+        From ``misoxr.sampling``: a row for each class of a class map, and columns such as ``area, area_se, area_lower, area_upper``, or ``users,
+        producers``. Their attributes, such as ``unit``, ``level`` and ``overall``, are told, too. Give a mapping where several maps have these classes.
     image : Dataset, optional
         With red, green and blue, for a picture in true colour. It overlaps the maps, in their CRS.
     pyramid : str or path, optional
