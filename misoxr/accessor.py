@@ -336,3 +336,26 @@ class MisoAccessor:
         from misoxr.display.maps import plot
 
         return plot(self._ds, image=image, **figure)
+
+    @_documented("misoxr.display.report.report")
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        scores: "Scores | None" = None,
+        model: str | None = None,
+        coverage: "pd.DataFrame | Mapping[str, pd.DataFrame] | None" = None,
+        applicability: xr.Dataset | None = None,
+        areas: "pd.DataFrame | Mapping[str, pd.DataFrame] | None" = None,
+        accuracy: "pd.DataFrame | Mapping[str, pd.DataFrame] | None" = None,
+        image: xr.Dataset | None = None,
+        pyramid: str | os.PathLike[str] | None = None,
+        title: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write what these maps show and are worth into one file of HTML."""
+        from misoxr.display.report import report
+
+        tables: Any = {"coverage": coverage, "areas": areas, "accuracy": accuracy}
+        page: Any = {"image": image, "pyramid": pyramid, "title": title, "overwrite": overwrite}
+        report(self._ds, path, scores=scores, model=model, applicability=applicability, **tables, **page)

@@ -21,7 +21,7 @@ from misoxr.model.files import put
 from misoxr.spec import Task
 from misoxr.spec.build import build
 
-__all__ = ["Scores", "compared", "stacked"]
+__all__ = ["SHOWN", "Scores", "compared", "stacked"]
 
 KEYS = ["model", "seed", "fold", "task"]
 SHOWN = {
