@@ -10,6 +10,7 @@ count in the size. The last line is JSON.
 import argparse
 import json
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,7 @@ def main() -> None:
         if function is sites:
             command.add_argument("--method", default="kmeans")
     arguments = parser.parse_args()
+    warnings.simplefilter("ignore", da.PerformanceWarning)  # two lines make many blocks
     told = {key: value for key, value in vars(arguments).items() if key != "of"}
     print(json.dumps(told | timed(arguments.of(arguments))))
 
