@@ -40,7 +40,7 @@ def areas(
         A class map (y, x) with ``flag_values`` and ``flag_meanings``, such as ``maps.permafrost``; lazy, of any size. Its name is that of the
         reference's column.
     reference : GeoDataFrame, optional
-        Sites, as ``misoxr.sampling.stratified`` draws them. A column named as the map holds what was seen: names or codes. ``stratum`` and
+        Sites, as :func:`misoxr.sampling.stratified` draws them. A column named as the map holds what was seen: names or codes. ``stratum`` and
         ``inclusion_probability`` tell how each site was drawn. Keep the rows of sites that were not visited, with an empty label.
     level : float, optional
         Of the intervals.
