@@ -122,7 +122,7 @@ def applicability(
     Examples
     --------
     >>> applies = image.miso.applicability(model, points, cv=misoxr.BlockKFold(500, 3))
-    >>> maps = maps.merge(applies)
+    >>> maps = maps.merge(applies, compat="override")
     >>> inside = maps.permafrost.where(maps.applicable == 1)
     """
     found = _one(model)

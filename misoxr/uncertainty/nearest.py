@@ -1,7 +1,8 @@
 """How far pixels are from the nearest training point, and how many are near: exact, compiled, a few pixels at a time.
 
-Products in float32 tell which points may be the nearest or within the limit, by a bound of their rounding. The distance to these is then computed in float64, by
-the plain formula: results are the same bits for any blocks and processors, and 0 for the same features.
+The product of a pixel's and a point's features, less half the square of the point's length, is the greater the nearer they are. In float32, with a bound of its
+rounding, it tells which points may be the nearest, and which are within the limit for certain or perhaps. Where it does not tell, the distance is
+computed in float64, by the plain formula: results are the same bits for any blocks and processors, and 0 for the same features.
 """
 
 from typing import Any
@@ -53,6 +54,7 @@ def nearest(values: Array, mean: Floats, factor: Floats, table: Floats, limit: f
         longest = max(longest, length**0.5)
     tile, tile32 = np.empty((TILE, features)), np.empty((features, TILE), np.float32)
     product, cut = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    counted, nearer = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     square, best, near = np.empty(TILE), np.empty(TILE), np.empty(TILE)
     last = 0  # the nearest of the pixels before: it is near, too, and most others are passed over at once
     for start in range(0, pixels, TILE):
@@ -63,24 +65,32 @@ def nearest(values: Array, mean: Floats, factor: Floats, table: Floats, limit: f
                 tile[p, feature], tile32[feature, p] = value, value
                 square[p] += value * value
             best[p] = _squared(tile[p], table[last])
-            cut[p] = _least_product(square[p], max(best[p], limit), longest, features)
+            rounding = (features + 8) * ROUNDING * (square[p] ** 0.5 + longest) ** 2
+            nearer[p] = 0.5 * (square[p] - best[p]) - rounding
+            cut[p] = min(nearer[p], 0.5 * (square[p] - limit) - rounding)
+            counted[p] = 0.5 * (square[p] - limit) + rounding
         for point in range(points):
             if _products(tile32, coarse[point], half[point], product, cut) == 0:
                 continue
             for p in range(TILE):
                 if product[p] < cut[p]:
                     continue
+                if counted[p] <= product[p] < nearer[p]:  # within the limit for certain, and not the nearest
+                    near[p] += 1.0
+                    continue
                 distance = _squared(tile[p], table[point])
                 if distance < limit:
                     near[p] += 1.0
                 if distance < best[p]:
                     best[p], last = distance, point
-                    cut[p] = _least_product(square[p], max(distance, limit), longest, features)
+                    rounding = (features + 8) * ROUNDING * (square[p] ** 0.5 + longest) ** 2
+                    nearer[p] = 0.5 * (square[p] - distance) - rounding
+                    cut[p] = min(nearer[p], 0.5 * (square[p] - limit) - rounding)
         for p in range(min(TILE, pixels - start)):
             least[start + p], count[start + p] = best[p], near[p]
 
 
-@njit(inline="always")  # type: ignore[misc]
+@njit(inline="always")
 def _squared(one: Any, other: Any) -> Any:
     total = 0.0
     for feature in range(len(one)):
@@ -89,14 +99,7 @@ def _squared(one: Any, other: Any) -> Any:
     return total
 
 
-@njit(inline="always")  # type: ignore[misc]
-def _least_product(square: Any, bound: Any, longest: Any, features: Any) -> Any:
-    """Return the least product, less half the square of the point's length, of a point whose squared distance is at most a bound."""
-    rounding = (features + 8) * ROUNDING * (square**0.5 + longest) ** 2
-    return 0.5 * (square - bound) - rounding
-
-
-@njit(fastmath={"contract"})  # type: ignore[misc]
+@njit(fastmath={"contract"})
 def _products(tile: Any, point: Any, first: Any, product: Any, cut: Any) -> Any:
     """Multiply the features of pixels with a point's, and count the pixels that may be near. What is no number may be, too."""
     for p in range(TILE):
