@@ -40,7 +40,9 @@ def labelled(sites: gpd.GeoDataFrame, truth: xr.Dataset) -> gpd.GeoDataFrame:
     places = {axis: xr.DataArray(getattr(sites.geometry, axis).to_numpy(), dims="site") for axis in ("x", "y")}
     here = truth[["permafrost", "taxonomy"]].sel(**places, method="nearest")
     orders = np.asarray(SOIL_ORDERS, dtype=object)[here.taxonomy.to_numpy()]
-    return gpd.GeoDataFrame({"permafrost": here.permafrost.to_numpy().astype(float), "taxonomy": orders}, geometry=sites.geometry, crs=sites.crs)
+    return gpd.GeoDataFrame(
+        {"permafrost": here.permafrost.to_numpy().astype(float), "taxonomy": orders}, geometry=sites.geometry, crs=sites.crs
+    )
 
 
 def remote_scores(one: World, sites: gpd.GeoDataFrame | None, model: str, store: Path | None, client: Any) -> pd.Series:
@@ -53,7 +55,9 @@ def remote_scores(one: World, sites: gpd.GeoDataFrame | None, model: str, store:
     return found.loc[model, [f"{task} {metric}" for task, metric in JUDGED]]
 
 
-def one_landscape(number: int, model: str, count: int, seeds: int, methods: list[str], store: Path | None, client: Any) -> pd.DataFrame:
+def one_landscape(
+    number: int, model: str, count: int, seeds: int, methods: list[str], store: Path | None, client: Any
+) -> pd.DataFrame:
     """Tabulate the scores of each method and seed, and of the points alone."""
     one = world(number, 800, 1500)
     fitted = one.cube.miso.fit("vote-neighbourhood", one.points)
@@ -63,7 +67,9 @@ def one_landscape(number: int, model: str, count: int, seeds: int, methods: list
     for name in ("points alone", *methods):
         for seed in range(seeds if name != "points alone" else 1):
             folder = None if store is None else store / model / f"landscape_{number}" / f"{name.replace(' ', '_')}_{count}_{seed}"
-            sites = None if name == "points alone" else next_sites(dry, count, existing=one.points, random_state=seed, **METHODS[name])
+            sites = (
+                None if name == "points alone" else next_sites(dry, count, existing=one.points, random_state=seed, **METHODS[name])
+            )
             found = remote_scores(one, sites, model, folder, client)
             rows.append({"landscape": number, "method": name, "seed": seed, **found})
             print(f"{number} {name} {seed}: {found.round(4).to_dict()}", flush=True)
@@ -84,11 +90,22 @@ def tabulated(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).query("method != less")
 
 
-def main(landscapes: list[int], model: str, count: int, seeds: int, methods: list[str], store: Path | None, csv: Path | None, processes: int) -> None:
+def main(
+    landscapes: list[int],
+    model: str,
+    count: int,
+    seeds: int,
+    methods: list[str],
+    store: Path | None,
+    csv: Path | None,
+    processes: int,
+) -> None:
     """Run, and print the table."""
     with workers(processes) as client:
         table = pd.concat([one_landscape(number, model, count, seeds, methods, store, client) for number in landscapes])
-    print(f"\nSIMULATED. {count} sites added to 800 points, scored at remote pixels; leads with errors over {len(landscapes)} landscapes, {model}")
+    print(
+        f"\nSIMULATED. {count} sites added to 800 points, scored at remote pixels; leads with errors over {len(landscapes)} landscapes, {model}"
+    )
     found = tabulated(table)
     print(found.to_string(index=False, float_format="%.4f"))
     if csv is not None:

@@ -73,7 +73,9 @@ def over_landscapes(table: pd.DataFrame, keys: list[str], values: list[str]) -> 
 
 def applicability(one: World, model: str, learnt: Scores, remote: Scores) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tabulate errors at remote pixels inside and outside the area of applicability, and by dissimilarity; and error profiles of the folds."""
-    forest = one.cube.miso.fit("rf-neighbourhood", one.points)  # whose bands and features are compared; what it answers plays no part
+    forest = one.cube.miso.fit(
+        "rf-neighbourhood", one.points
+    )  # whose bands and features are compared; what it answers plays no part
     rows, profiles = [], []
     places = {axis: xr.DataArray(getattr(one.far.geometry, axis).to_numpy(), dims="point") for axis in ("x", "y")}
     for space in SPACES:
@@ -91,7 +93,11 @@ def applicability(one: World, model: str, learnt: Scores, remote: Scores) -> tup
             rows.append(row | {f"error {at + 1} of {PARTS}": part.mean() for at, part in enumerate(parts)})
             profile = learnt.error_profile(own, task=task.name, name=model)
             off = ((profile.score - profile.fitted).abs() / profile.standard_error.replace(0, np.nan)).dropna()
-            told = {"rise": profile.fitted.iloc[-1] - profile.fitted.iloc[0], "within two errors": (off <= 2).mean(), "farthest, errors": off.max()}
+            told = {
+                "rise": profile.fitted.iloc[-1] - profile.fitted.iloc[0],
+                "within two errors": (off <= 2).mean(),
+                "farthest, errors": off.max(),
+            }
             profiles.append({"space": space, "task": task.name, **told})
     inside = pd.DataFrame(rows)
     return inside.assign(difference=inside["error outside"] - inside["error inside"]), pd.DataFrame(profiles)
@@ -129,7 +135,9 @@ def report(covered: pd.DataFrame, errors: pd.DataFrame, profiles: pd.DataFrame, 
     keys = ["folds", "model", "task", "method", "by", "class"]
     tables = {
         "sets": over_landscapes(enough, keys, ["coverage", "size", "empty"]),
-        "applicability": over_landscapes(errors, ["model", "space", "task"], [name for name in errors if name not in ("landscape", "model", "space", "task")]),
+        "applicability": over_landscapes(
+            errors, ["model", "space", "task"], [name for name in errors if name not in ("landscape", "model", "space", "task")]
+        ),
         "profiles": over_landscapes(profiles, ["model", "space", "task"], ["rise", "within two errors", "farthest, errors"]),
     }
     with pd.option_context("display.width", 250, "display.max_columns", None, "display.max_rows", None):
