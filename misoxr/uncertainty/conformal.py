@@ -146,7 +146,8 @@ def evaluated(
     DataFrame
         Indexed by ``task`` and ``class`` (each class that occurs, and "all"): ``points`` (rows of the scores, those of all seeds), ``coverage`` (share
         whose set or interval holds the truth), ``size`` (mean number of classes in the set, or width of the interval) and ``empty`` (share
-        of empty sets).
+        of empty sets). Where the coverage holds by region, or the scores have regions (``cross_validate(regions=)``), a level ``region`` stands between
+        the two: "all", and each region that has points, "none" for those in none.
 
     Raises
     ------
@@ -175,11 +176,11 @@ def evaluated(
             parts[task.name] = _evaluated(found, task, mine, wanted, scores.about)
     if not parts:
         raise PointsError(f"The scores have no points of {list(found.tasks)}, which the model is calibrated for.")
-    return pd.concat(parts, names=["task", "class"])
+    return pd.concat(parts, names=["task"])
 
 
 def _evaluated(found: Conformal, task: Task, rows: pd.DataFrame, coverage: float, about: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the table of a task, by class."""
+    """Return the table of a task, by class; by region and class where there are regions."""
     x, y = _places(rows)
     truth, values = _truth(rows), _answers(task, rows)
     region = None if found.by_of(task) != "region" else _regions(found.polygons, rows, about)
@@ -190,14 +191,31 @@ def _evaluated(found: Conformal, task: Task, rows: pd.DataFrame, coverage: float
         held = found.sets(task, values, coverage, region, draws(x, y)).held
         codes = truth.astype(np.intp)
         covered, sizes, names = held[np.arange(len(rows)), codes], held.sum(axis=1), np.asarray(task.classes, dtype=object)[codes]
-    table = pd.DataFrame({"covered": covered, "size": sizes, "empty": sizes == 0})
-    groups = [("all", table), *([] if task.kind == "regression" else [(one, table[names == one]) for one in task.classes])]
+    table = pd.DataFrame({"covered": covered, "size": sizes, "empty": sizes == 0, "class": names})
+    inside = _named(found, rows, region)
+    if inside is None:
+        return _by_class(table, task)
+    groups = {"all": table, **{name: table[inside == name] for name in sorted(set(inside))}}
+    return pd.concat({name: _by_class(part, task) for name, part in groups.items()}, names=["region"])
+
+
+def _by_class(table: pd.DataFrame, task: Task) -> pd.DataFrame:
+    groups = [("all", table), *([] if task.kind == "regression" else [(one, table[table["class"] == one]) for one in task.classes])]
     told = {
         one: {"points": len(part), "coverage": part["covered"].mean(), "size": part["size"].mean(), "empty": part["empty"].mean()}
         for one, part in groups
         if len(part)
     }
-    return pd.DataFrame.from_dict(told, orient="index").astype({"points": int})
+    return pd.DataFrame.from_dict(told, orient="index").astype({"points": int}).rename_axis("class")
+
+
+def _named(found: Conformal, rows: pd.DataFrame, region: Integers | None) -> npt.NDArray[Any] | None:
+    """Return the name of the region of each row: that of the calibration, else that of the scores; None without regions."""
+    if region is not None:
+        assert found.polygons is not None
+        return np.asarray([*found.polygons.names, "none"], dtype=object)[region]
+    told = rows["region"].to_numpy(dtype=object)
+    return None if pd.isna(told).all() else told.astype(str).astype(object)
 
 
 # ---- from scores

@@ -291,11 +291,16 @@ def test_coverage_by_region_and_its_errors(model, scores):
         one.predictions.loc[east, "truth"] = 1 - one.predictions.truth[east]
     near, far = both
     east = far.predictions.x > MIDDLE
+    named = replace(far, predictions=far.predictions.assign(region=np.where(east, "east", "west")))
     covered = {}
-    for name, by in (("all", None), ("regions", HALVES)):
-        found = calibrated(near, by=by)
-        parts = [replace(far, predictions=far.predictions[mask]) for mask in (east, ~east)]
-        covered[name] = [evaluated(found, part).loc[("permafrost", "all"), "coverage"] for part in parts]
+    for name, by, other in (("all", None, named), ("regions", HALVES, far)):
+        table = evaluated(calibrated(near, by=by), other).loc["permafrost"]
+        assert table.index.names == ["region", "class"]
+        regions = [one for one in dict.fromkeys(table.index.get_level_values("region")) if one != "all"]
+        covered[name] = [table.loc[(one, "all"), "coverage"] for one in regions]
+        counts = [table.loc[(one, "all"), "points"] for one in regions]
+        assert counts == [east.sum(), (~east).sum()]
+        assert table.loc[("all", "all"), "points"] == len(far.predictions)
     assert abs(covered["all"][0] - covered["all"][1]) > 0.1
     assert max(abs(one - 0.9) for one in covered["regions"]) < 0.04
     with pytest.raises(SpecError, match="Model has no calibration scores"):
