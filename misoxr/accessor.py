@@ -261,11 +261,12 @@ class MisoAccessor:
         cv: Any = None,
         space: Literal["bands", "neighbourhood", "embedding"] = "bands",
         weights: Mapping[str, float] | str | None = None,
+        exclude: Mapping[str, xr.DataArray] | None = None,
     ) -> xr.Dataset:
         """Map where a model is to be believed, lazily."""
         from misoxr.uncertainty.applicability import applicability
 
-        return applicability(self._ds, model, points, cv=cv, space=space, weights=weights)
+        return applicability(self._ds, model, points, cv=cv, space=space, weights=weights, exclude=exclude)
 
     @_documented("misoxr.sampling.mapped.area")
     def area(self, by: "gpd.GeoDataFrame | None" = None, *, unit: str = "km2") -> "pd.DataFrame":

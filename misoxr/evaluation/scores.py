@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from misoxr.errors import PointsError, StoreError, gathered, require
+from misoxr.errors import PointsError, StoreError, gathered, note, require
 from misoxr.evaluation.profile import error_profile
 from misoxr.metrics import class_scores, confusion, reliability, scores
 from misoxr.model.files import put
@@ -298,7 +298,8 @@ class Scores:
         Parameters
         ----------
         dissimilarity : Series
-            By point, of the same points and folds (:func:`misoxr.uncertainty.training_dissimilarity`). Points without one are left out.
+            By point, of the same points and folds (:func:`misoxr.uncertainty.training_dissimilarity`). Points without one are left out. There
+            is a warning if it was computed with another ``cv``.
         metric : {"error", "accuracy", "macro_f1", "macro_recall", "brier", "rmse", "mae", "r2"}, optional
             By default "error", the share of wrong classes, and "rmse" of a regression.
         task, name : str, optional
@@ -335,6 +336,9 @@ class Scores:
             raise PointsError(f"There are scores of {self.models}; name one, such as name={self.models[0]!r}.")
         found, chosen = self.task(task), name or self.models[0]
         self._require(chosen)
+        theirs, own = getattr(dissimilarity, "attrs", {}).get("cv"), str(self.about.get("cv"))
+        if theirs not in (None, own):
+            note(f"The dissimilarity was computed with cv={theirs}, and the scores with cv={own}. Give both the same folds.")
         mine = self.predictions[(self.predictions["model"] == chosen) & (self.predictions["task"] == found.name)]
         table = error_profile(mine, found, _arrays, dissimilarity, metric, window)
         table.attrs["model"] = chosen

@@ -40,7 +40,7 @@ def attributes(
     if not isinstance(model, PixelModel | EmbeddedModel) and model.calibration:
         provenance["calibration"] = {name: found.to_dict() for name, found in model.calibration.items()}
     text = json.dumps(provenance, sort_keys=True)
-    name = str(model.record.get("estimator", "scikit-learn estimator")) if fitted else model.spec.name
+    name = " ".join(str(model.record.get("estimator", "scikit-learn estimator")).split()) if fitted else model.spec.name
     attrs: dict[str, Any] = {
         "Conventions": "CF-1.11",
         "title": f"{name}: " + ", ".join(task.long_name or task.name for task in model.spec.tasks),

@@ -1,5 +1,6 @@
 """The area of applicability: where pixels are like the training points, and how far the points are from each other."""
 
+import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,7 @@ from misoxr.estimators.pixel_model import PixelModel
 from misoxr.estimators.slabs import in_slabs
 from misoxr.grid.geobox import assign, geobox_of
 from misoxr.grid.halo import part_of
+from misoxr.mapping.exclude import masks_of, without
 from misoxr.mapping.load import opened
 from misoxr.mapping.provenance import attributes
 from misoxr.points.read import place, read_points
@@ -52,6 +54,7 @@ def applicability(
     cv: Any = None,
     space: Space = "bands",
     weights: Mapping[str, float] | str | None = None,
+    exclude: Mapping[str, xr.DataArray] | None = None,
 ) -> xr.Dataset:
     """Map where a model is to be believed, lazily: how unlike the training points each pixel is.
 
@@ -75,6 +78,8 @@ def applicability(
     weights : mapping or "permutation", optional
         Weights of all features by name (of bands in that space), by which they are multiplied once they are standardised. Negative ones are 0.
         "permutation" weighs bands by what the model loses when a band's values are exchanged between labelled points (Notes).
+    exclude : mapping of str to DataArray, optional
+        Masks of what is left out, such as water, as for :func:`misoxr.mapping.predict.predict`. Give the same ones to both.
 
     Returns
     -------
@@ -87,7 +92,7 @@ def applicability(
         - ``applicable`` (y, x) uint8: 1 where the index is at most the threshold, else 0.
 
         Attributes of the dataset and its variables: ``threshold`` (in units of the index), ``mean_distance`` (in standard deviations),
-        ``space`` and ``training_points``, how many count.
+        ``space``, ``cv``, ``training_points``, how many count, and ``weights`` as JSON, where there are any. With ``exclude``, also ``excluded``.
 
     Raises
     ------
@@ -125,15 +130,15 @@ def applicability(
     >>> maps = maps.merge(applies, compat="override")
     >>> inside = maps.permafrost.where(maps.applicable == 1)
     """
-    found = _one(model)
+    found, masks = _one(model), masks_of(exclude)
     trained = _trained(ds, found, points, cv, space, weights)
     layers = layers_of(ds, found, space)
     compared = _laid_out(layers, trained.training)
     out: xr.Dataset = assign(xr.Dataset(_variables(compared, trained.told)), layers.geobox)
-    settings = {"applicability": trained.told | {"cv": None if cv is None else repr(splitter_of(cv)), "weights": trained.weights}}
+    settings = {"applicability": trained.told | {"weights": trained.weights}}
     out.attrs = attributes(ds, found, layers.windows, settings) | trained.told
-    out.attrs |= {"title": f"area of applicability of {found.spec.name}", "references": REFERENCES}
-    return out
+    out.attrs |= {"title": "area of applicability", "references": REFERENCES}
+    return without(out, masks) if masks else out
 
 
 @gathered
@@ -221,11 +226,13 @@ def _trained(ds: xr.Dataset, model: Any, points: Any, cv: Any, space: Space, wei
     training = Training.of(first.names, values[: len(first.names), usable], factors, folds)
     told = {
         "space": space,
+        "cv": "none" if cv is None else repr(splitter_of(cv)),
         "training_points": len(places),
         "mean_distance": training.mean_distance,
         "threshold": training.threshold,
         "training_sha256": training.sha256,
     }
+    told |= {} if given is None else {"weights": json.dumps(given)}
     return _Trained(training, told, places, every.index, given)
 
 

@@ -227,6 +227,21 @@ def test_dissimilarities_have_the_index_of_scores(cube, points):
     assert list(training_dissimilarity(cube, model, repeated).index) == list(range(COUNT))
     profile = scores.error_profile(unlike)
     assert profile.attrs["threshold"] == unlike.attrs["threshold"]
+    with pytest.warns(MisoxrWarning, match="computed with cv=none, and the scores with cv=KFold"):
+        scores.error_profile(training_dissimilarity(cube, model, named))
+
+
+def test_what_is_left_out_of_the_map_is_left_out_here(cube, model, points):
+    """Water counts in no share of the map that is inside."""
+    water = cube.red > float(cube.red.median())
+    plain = cube.miso.applicability(model, points).compute()
+    found = cube.miso.applicability(model, points, exclude={"water": water}).compute()
+    assert (found.applicable.values[water.values] == 255).all()
+    assert np.isnan(found.dissimilarity_index.values[water.values]).all()
+    assert (found.applicable.values == plain.applicable.values)[~water.values].all()
+    assert found.excluded.attrs["flag_meanings"].split() == ["not_excluded", "water"]
+    assert found.attrs["title"] == "area of applicability"
+    assert found.attrs["cv"] == "none"
 
 
 def test_a_point_that_several_folds_test_has_the_mean(cube, model, points):
