@@ -130,20 +130,22 @@ class Ranked:
         return len(self.scores) / self.each
 
     def p_values(self, scores: Floats) -> Floats:
-        """Return the share of points that conform no better than a score, the one that is asked for among them."""
-        above = len(self.scores) - np.searchsorted(self.scores, scores, side="left")
-        return np.asarray((above / self.each + 1) / (self.points + 1))
+        """Return the share of points that conform no better than a score, the one that is asked for among them.
+
+        Of several seeds, a point that is so for some counts whole: a p-value is above 1 - coverage where the score is at most the quantile.
+        """
+        below = np.searchsorted(self.scores, scores, side="left") / self.each
+        return np.asarray((self.points + 1 - np.floor(below + SLACK)) / (self.points + 1))
 
     def rank(self, coverage: float) -> int:
         """Return the place of the quantile among the points in order, from 1: ceil((n + 1) coverage). Above n, it is infinite."""
         return max(1, math.ceil((self.points + 1) * coverage - SLACK))
 
-    def least(self, coverage: float) -> float:
-        """Return the p-value from which a class is in the set: its score is then at most the quantile."""
-        return (self.points + 2 - self.rank(coverage)) / (self.points + 1) * (1 - 1e-12)
-
     def quantile(self, coverage: float) -> float:
-        """Return the quantile of the scores, infinite where there are too few points for the coverage."""
+        """Return the quantile of the scores, infinite where there are too few points for the coverage.
+
+        Of k seeds it is the score of place k times the rank among all. A class is in a set where its score is at most this.
+        """
         at = math.ceil(self.rank(coverage) * self.each - SLACK)
         return float(self.scores[at - 1]) if at <= len(self.scores) else math.inf
 
@@ -329,8 +331,8 @@ class Conformal:
         scores = nonconformity(probability, self.method, draw)
         held, p_values = np.zeros(scores.shape, dtype=bool), np.empty(scores.shape)
         for ranked, rows, columns in self._parts(task, len(scores), region):
-            found = ranked.p_values(scores[rows, columns])
-            p_values[rows, columns], held[rows, columns] = found, found >= ranked.least(coverage)
+            mine = scores[rows, columns]
+            p_values[rows, columns], held[rows, columns] = ranked.p_values(mine), mine <= ranked.quantile(coverage)
         return Sets(held, p_values)
 
     def half_widths(self, task: Task, count: int, coverage: float, region: Integers | None = None) -> Floats:

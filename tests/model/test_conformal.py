@@ -41,7 +41,7 @@ def test_the_quantile_is_the_ceil_of_n_plus_1_by_coverage(points, coverage):
     assert found.quantile(coverage) == wanted
     # A score is at most the quantile where its p-value is large enough, at the scores themselves and between them.
     asked = np.concatenate([scores, np.random.default_rng(1).random(50), [0.0, 1.0]])
-    np.testing.assert_array_equal(found.p_values(asked) >= found.least(coverage), asked <= wanted)
+    np.testing.assert_array_equal(found.p_values(asked) > 1 - coverage + 1e-9, asked <= wanted)
 
 
 def test_the_least_coverage_still_has_the_best_point():
@@ -56,7 +56,24 @@ def test_pooled_seeds_count_as_one():
     np.testing.assert_allclose(twice.p_values(asked), once.p_values(asked))
     for coverage in (0.3, 0.5, 0.9, 0.99):
         assert twice.quantile(coverage) == once.quantile(coverage)
-        np.testing.assert_array_equal(twice.p_values(asked) >= twice.least(coverage), asked <= once.quantile(coverage))
+        np.testing.assert_array_equal(twice.p_values(asked) > 1 - coverage + 1e-9, asked <= once.quantile(coverage))
+
+
+@pytest.mark.parametrize("points", [7, 9, 19, 57])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_sets_intervals_and_p_values_of_differing_seeds_have_one_rule(points, seeds):
+    """A class is held up to the score of place seeds * rank of all, which an interval reaches as well, and where p is above 1 - coverage."""
+    rng = np.random.default_rng(points * seeds)
+    errors = rng.integers(0, 1000, points * seeds) / 1024  # exact, as 1 - p is then
+    groups, asked = np.zeros(points * seeds, int), np.arange(1025) / 1024
+    found = Conformal({name: TaskScores(errors, groups, seeds) for name in ("permafrost", "carbon")})
+    for coverage in (0.07, 0.3, 0.5, 0.8, 0.9):
+        rank = int(np.ceil((points + 1) * coverage - 1e-9))
+        wanted = np.sort(errors)[seeds * rank - 1] if rank <= points else np.inf
+        held, p_values = found.sets(PERMAFROST, np.stack([asked, 1 - asked], axis=1), coverage)
+        np.testing.assert_array_equal(held[:, 1], asked <= wanted)
+        np.testing.assert_array_equal(held, p_values > 1 - coverage + 1e-9)
+        assert found.half_widths(CARBON, 1, coverage)[0] == wanted
 
 
 def test_ties_are_broken_evenly_and_always_alike():
