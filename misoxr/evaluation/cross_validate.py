@@ -308,7 +308,7 @@ def _check_validation(
 
 def _identity(spec: ModelSpec, estimator: Any, options: Mapping[str, Any]) -> str:
     members = options.get("members")
-    return identity(estimator, spec if members is None else replace(spec, members=members))
+    return identity(estimator, spec if members is None else replace(spec, members=members), options.get("scaling"))
 
 
 def _distances(points: gpd.GeoDataFrame, folds: Sequence[tuple[Indices, Indices]]) -> dict[str, float]:

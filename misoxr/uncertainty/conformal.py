@@ -46,8 +46,8 @@ def with_conformal(fitted: Fitted, scores: "Scores", name: str | None = None, by
         Answers of :func:`misoxr.evaluation.cross_validate.cross_validate` at points that the models of the folds had not seen, from spatial folds as
         far apart as the map reaches from the training points.
     name : str, optional
-        The model's name among the scores; by default the one of the same specification (networks), or of the same estimator, features and
-        bands. Seeds are pooled: each is the score of one fitted model, as is mapped, and the number of points is that of one seed.
+        The model's name among the scores; by default the one of the same specification (networks), or of the same estimator with all its
+        parameters but seeds, features, scaling and bands. Seeds are pooled: each is the score of one fitted model, as is mapped, and the number of points is that of one seed.
     by : {None, "class"} or GeoDataFrame, optional
         For whom the coverage holds: for all points; for the points of each class, however common it is; or for each region of polygons,
         named by their index. Beyond all polygons it holds as for all points.
