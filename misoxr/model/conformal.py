@@ -10,14 +10,16 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pyproj
 
 from misoxr.errors import CheckpointError, SpecError
-from misoxr.points.polygons import Polygons
+from misoxr.grid.longitude import Circle, circle_of, near
+from misoxr.grid.polygons import Polygons
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.build import array_of, build, text_of
 from misoxr.spec.numbers import is_number
@@ -32,8 +34,9 @@ By = Literal["", "class", "region"]
 
 PENALTY, FREE = 0.1, 2
 """Of RAPS: what each class beyond so many more probable ones adds to the score."""
-MILLI = 1e3
-"""Places are told apart by thousandths of the CRS's unit, where ties are broken."""
+MILLI, FINE = 1e3, 1e8
+"""Steps in a unit of length, and in a degree, by which places are told apart where ties are broken."""
+DEGREES = 360.0
 SLACK = 1e-9
 """What a product of a count and a coverage may be off by rounding."""
 
@@ -91,15 +94,33 @@ def nonconformity(probability: npt.ArrayLike, method: Method, draw: npt.ArrayLik
     return scores
 
 
-def draws(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
+def draws(x: npt.ArrayLike, y: npt.ArrayLike, crs: str = "") -> Floats:
     """Return a number of 0 to 1 for each place, evenly spread and the same wherever and whenever it is asked for.
 
-    Ties of randomised scores are broken by it. A hash (splitmix64) of the coordinates to a thousandth of a unit.
+    Ties of randomised scores are broken by it. It is a hash (splitmix64) of the coordinates, which are rounded to about a millimetre.
+
+    Parameters
+    ----------
+    x, y : array_like
+        Coordinates. A longitude may be of any turn.
+    crs : str, optional
+        Their CRS: degrees are rounded to 1e-8, other units to a thousandth. Without one, x and y are plain numbers.
     """
+    steps, circle = _steps(crs)
+    across, up = (np.nan_to_num(np.asarray(part, dtype="float64")) for part in (x, y))
+    if circle is not None:
+        across = near(across, circle.west + circle.turn / 2, circle.turn)
     with np.errstate(over="ignore", invalid="ignore"):
-        one, other = (np.rint(np.nan_to_num(np.asarray(part, dtype="float64")) * MILLI).astype("int64") for part in (x, y))
+        one, other = (np.rint(part * steps).astype("int64") for part in (across, up))
         mixed = _mixed(_mixed(one.view("uint64")) ^ other.view("uint64"))
     return np.asarray((mixed >> np.uint64(11)).astype("float64") / 2.0**53)
+
+
+@lru_cache(maxsize=64)
+def _steps(crs: str) -> tuple[float, Circle | None]:
+    """Return in how many steps a unit of a CRS is told apart, and the circle that its x runs on."""
+    circle = circle_of(crs) if crs else None
+    return FINE * DEGREES / circle.turn if circle is not None and pyproj.CRS(crs).is_geographic else MILLI, circle
 
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -197,6 +197,7 @@ RANDOM = {"least": 5.0, "median": 90.0, "between": 80.0}
         ("KFold(n_splits=5, random_state=0, buffer=0.0)", {}, "are not spatial: how far apart they are is not known"),
         ("PredefinedFolds(folds=<5>, buffer=0.0)", RANDOM, "are not spatial"),
         ("GroupKFold(n_splits=5)", RANDOM, "are not spatial"),
+        ("BlockKFold(size=1)", RANDOM, r"half of all points within 80 of another"),
         ("ClusterKFold(distance=10)", RANDOM | {"least": 0.0}, "at a training point's own place"),
     ],
 )
@@ -209,10 +210,10 @@ def test_folds_that_are_not_spatial_are_told_once(model, scores, cv, distance, w
 @pytest.mark.parametrize(
     ("cv", "distance"),
     [
-        ("ClusterKFold(distance=10)", RANDOM),
+        ("ClusterKFold(distance=10)", {"least": 11.0, "median": 160.0, "between": 80.0}),
         ("BlockKFold(size=10)", {}),
-        ("KNNDM(targets=<9>)", RANDOM),
-        ("LeaveOneRegionOut(regions=<9>)", RANDOM),
+        ("KNNDM(targets=<9>)", {}),
+        ("LeaveOneRegionOut(regions=<9>)", {}),
         ("PredefinedFolds(folds=<5>, buffer=0.0)", {"least": 300.0, "median": 900.0, "between": 80.0}),
         ("KFold(n_splits=5, random_state=0, buffer=500.0)", {"least": 500.0, "median": 900.0, "between": 80.0}),
     ],
