@@ -1,8 +1,9 @@
 """Conformal prediction: sets of classes, and intervals, that hold the truth with a chosen probability.
 
-By hand, because it is a sort and a quantile: the scores of the calibration points stand in the checkpoint, so that any coverage can be asked
-later, and a block of a map needs one binary search for each pixel and class. ``crepes`` 0.9 gives the same p-values, with which they were
-compared once; the tests compare quantiles, sets and p-values with their definitions.
+- It is written by hand, because it is a sort and a quantile.
+- The scores of the calibration points stand in the checkpoint, so that any coverage can be asked later.
+- A block of a map needs one binary search for each pixel and class.
+- The tests compare quantiles, sets and p-values with their definitions. Of one seed, ``crepes`` 0.9 gives the same p-values.
 """
 
 import hashlib
@@ -11,7 +12,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, Literal, NamedTuple, Self, get_args
+from importlib import import_module
+from typing import Any, Literal, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +26,14 @@ from misoxr.spec import ModelSpec, Task
 from misoxr.spec.build import array_of, build, text_of
 from misoxr.spec.numbers import is_number
 
-__all__ = ["By", "Conformal", "Method", "Ranked", "TaskScores", "check_coverage", "draws", "nonconformity"]
+__all__ = ["By", "Conformal", "Method", "Ranked", "TaskScores", "check_coverage", "draws", "nonconformity", "with_scores"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
 Method = Literal["plain", "aps", "raps"]
 By = Literal["", "class", "region"]
+Fitted = TypeVar("Fitted")
 
 PENALTY, FREE = 0.1, 2
 """Of RAPS: what each class beyond so many more probable ones adds to the score."""
@@ -46,6 +49,12 @@ def check_coverage(coverage: Any) -> float:
     if not is_number(coverage) or not 0 < coverage < 1:
         raise SpecError(f"coverage is {coverage!r}; give a number between 0 and 1, such as 0.9.")
     return float(coverage)
+
+
+def with_scores(fitted: Fitted, scores: Any, name: str | None, by: Any, method: Method) -> Fitted:
+    """Return a model of any kind with what scores tell of its errors (:func:`misoxr.uncertainty.conformal.with_conformal`)."""
+    # Scores stand on a higher floor than models, so what reads them is looked up by name, as pandas does for pictures.
+    return import_module("misoxr.uncertainty.conformal").with_conformal(fitted, scores, name, by, method)  # type: ignore[no-any-return]
 
 
 # ---- arithmetic

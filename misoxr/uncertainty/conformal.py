@@ -145,10 +145,15 @@ def evaluated(
     Returns
     -------
     DataFrame
-        Indexed by ``task`` and ``class`` (each class that occurs, and "all"): ``points`` (rows of the scores, those of all seeds), ``coverage`` (share
-        whose set or interval holds the truth), ``size`` (mean number of classes in the set, or width of the interval) and ``empty`` (share
-        of empty sets). Where the coverage holds by region, or the scores have regions (``cross_validate(regions=)``), a level ``region`` stands between
-        the two: "all", and each region that has points, "none" for those in none.
+        Indexed by ``task`` and ``class``: each class that occurs, and "all". The columns are
+
+        - ``points``: rows of the scores, those of all seeds,
+        - ``coverage``: share of them whose set or interval holds the truth,
+        - ``size``: mean number of classes in the set, or width of the interval,
+        - ``empty``: share of empty sets.
+
+        A level ``region`` stands between the two where the coverage holds by region, or the scores have regions
+        (``cross_validate(regions=)``): "all", and each region that has points. "none" is that of points in no region.
 
     Raises
     ------
