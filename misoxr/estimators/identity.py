@@ -73,15 +73,14 @@ def _told(value: Any) -> Any:
         found = value.get_params(deep=False)
         return [_told(type(value)), {name: _told(one) for name, one in found.items() if name != SEED}]
     if isinstance(value, Mapping):
-        return {"mapping": [[_told(key), _told(one)] for key, one in value.items()]}
+        return {"mapping": sorted(([_told(key), _told(one)] for key, one in value.items()), key=repr)}
     if isinstance(value, list | tuple):
         return [_told(one) for one in value]
     if isinstance(value, np.generic):
         return _told(value.item())
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    # Words are told apart from hashes: arrays, splitters and whatever else an estimator takes.
-    return [_told(type(value)), tokenize(value)]
+    return [_told(type(value)), tokenize(value)]  # arrays, splitters and whatever else an estimator takes
 
 
 def _hash(*told: Any) -> str:

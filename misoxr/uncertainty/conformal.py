@@ -72,7 +72,7 @@ def with_conformal(fitted: Fitted, scores: "Scores", name: str | None = None, by
     Warns
     -----
     MisoxrWarning
-        If the folds are not spatial, a task has no scores, or a class or region has no points.
+        If half of the test points lie nearer to a training point than twice the distance of neighbours, a task has no scores, or a class or region has no points.
 
     Examples
     --------
@@ -202,7 +202,8 @@ def _evaluated(found: Conformal, task: Task, rows: pd.DataFrame, coverage: float
     if inside is None:
         return _by_class(table, task)
     groups = {"all": table, **{name: table[inside == name] for name in sorted(set(inside))}}
-    return pd.concat({name: _by_class(part, task) for name, part in groups.items()}, names=["region"])
+    parts: pd.DataFrame = pd.concat({name: _by_class(part, task) for name, part in groups.items()}, names=["region"])
+    return parts
 
 
 def _by_class(table: pd.DataFrame, task: Task) -> pd.DataFrame:
