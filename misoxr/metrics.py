@@ -1,5 +1,7 @@
 """Scores of predicted probabilities against labels: totals, class by class, confusion and reliability."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -8,7 +10,7 @@ from misoxr.errors import PointsError, require
 from misoxr.spec import Task
 from misoxr.spec.numbers import is_rounding
 
-__all__ = ["check_codes", "class_scores", "confusion", "predicted_codes", "reliability", "scores"]
+__all__ = ["check_codes", "class_scores", "confusion", "most_probable", "predicted_codes", "reliability", "scores"]
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
@@ -49,7 +51,8 @@ def scores(task: Task, truth: npt.ArrayLike, probability: npt.ArrayLike) -> dict
 
     Notes
     -----
-    The predicted class is the most probable one; in binary tasks the second from a probability of 0.5.
+    The predicted class is the most probable one, as in maps: the later of two that are as probable, and so the second of a binary task
+    from a probability of 0.5.
 
     Macro scores and balanced_accuracy are means over the classes that occur in the truth; a class among them that is never
     predicted has precision 0. Multiclass roc_auc and pr_auc are means of one class against the rest, over the classes for which
@@ -226,8 +229,18 @@ def _classified(task: Task, truth: npt.ArrayLike, probability: npt.ArrayLike) ->
 
 
 def predicted_codes(task: Task, probability: Floats) -> Codes:
-    """Return the most probable classes; of a binary task the second from a probability of 0.5."""
-    return probability.argmax(axis=1) if task.kind == "multiclass" else (probability >= 0.5).astype(np.intp)
+    """Return the most probable classes, as maps have them."""
+    return most_probable(probability, 1 if task.kind == "multiclass" else None)
+
+
+def most_probable(probability: npt.NDArray[Any], axis: int | None) -> Codes:
+    """Return the most probable classes along an axis, the later of two that are as probable.
+
+    Without an axis, the probability is that of the second of two classes, which is taken from one half on.
+    """
+    if axis is None:
+        return np.asarray(probability >= 0.5, dtype=np.intp)
+    return np.asarray(probability.shape[axis] - 1 - np.flip(probability, axis).argmax(axis=axis), dtype=np.intp)
 
 
 def _classification(task: Task, codes: Codes, probability: Floats) -> dict[str, float]:
@@ -289,7 +302,7 @@ def _probabilistic(task: Task, codes: Codes, probability: Floats) -> dict[str, f
 
 def _reliability(task: Task, codes: Codes, probability: Floats, bins: int) -> pd.DataFrame:
     if task.kind == "multiclass":
-        stated, true = probability.max(axis=1), probability.argmax(axis=1) == codes
+        stated, true = probability.max(axis=1), predicted_codes(task, probability) == codes
     else:
         stated, true = probability, codes == 1
     edges = np.arange(bins + 1) / bins

@@ -7,20 +7,28 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from misoxr.cube.variables import class_map
 from misoxr.errors import MissingDependencyError, PointsError
-from misoxr.metrics import class_scores, confusion, reliability, scores
+from misoxr.metrics import class_scores, confusion, predicted_codes, reliability, scores
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 
 metrics = pytest.importorskip("sklearn.metrics")
 DEPTH = Task("depth", "regression")
+DRAINAGE = Task("drainage", "multiclass", ("dry", "moist", "wet"))
 THREE = ("precision", "recall", "f1")
 SHARED = {
     "accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "micro_precision", "micro_recall", "micro_f1",
     "weighted_precision", "weighted_recall", "weighted_f1", "roc_auc", "pr_auc", "brier", "brier_skill", "log_loss", "ece",
 }  # fmt: skip
+
+
+def later(probability):
+    """The most probable class of each point, and of equal ones the later."""
+    return np.array([max(range(len(row)), key=lambda code: (row[code], code)) for row in probability])
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +109,7 @@ def test_binary_scores_are_scikit_learn_s(seed):
 @pytest.mark.parametrize("seed", range(60))
 def test_multiclass_scores_are_scikit_learn_s(seed):
     truth, probability = drawn(seed, 7)
-    predicted = probability.argmax(axis=1).astype(float)
+    predicted = later(probability).astype(float)
     found = scores(TAXONOMY, truth, probability)
     wanted = averages(truth, predicted)
     areas = [metrics.roc_auc_score(truth == k, probability[:, int(k)]) for k in set(truth) if len(set(truth)) > 1]
@@ -121,7 +129,7 @@ def test_multiclass_scores_are_scikit_learn_s(seed):
 def test_class_scores_are_scikit_learn_s_of_one_class_against_the_rest(task, seed):
     truth, probability = drawn(seed, len(task.classes))
     found = class_scores(task, truth, probability if task.kind == "multiclass" else probability[:, 1])
-    predicted = probability.argmax(axis=1) if task.kind == "multiclass" else (probability[:, 1] >= 0.5).astype(int)
+    predicted = later(probability) if task.kind == "multiclass" else (probability[:, 1] >= 0.5).astype(int)
     if task.kind == "binary":  # 1 - p ties small probabilities, -p does not
         probability = np.stack([-probability[:, 1], probability[:, 1]], axis=1)
     assert tuple(found.index) == task.classes
@@ -145,7 +153,7 @@ def test_class_scores_are_scikit_learn_s_of_one_class_against_the_rest(task, see
 def test_confusion_counts_every_class(task, seed):
     truth, probability = drawn(seed, len(task.classes))
     found = confusion(task, truth, probability if task.kind == "multiclass" else probability[:, 1])
-    predicted = probability.argmax(axis=1) if task.kind == "multiclass" else (probability[:, 1] >= 0.5).astype(int)
+    predicted = later(probability) if task.kind == "multiclass" else (probability[:, 1] >= 0.5).astype(int)
     wanted = np.zeros((len(task.classes),) * 2, dtype=int)
     for i, j in zip(truth.astype(int), predicted, strict=True):
         wanted[i, j] += 1
@@ -348,3 +356,17 @@ def test_without_scikit_learn_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'misoxr\[train\]'"):
         scores(PERMAFROST, [0, 1], [0.1, 0.9])
+
+
+def test_of_two_classes_as_probable_the_later_counts_as_in_maps():
+    equal = np.array([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4], [0.4, 0.2, 0.4], [0.25, 0.5, 0.25]], dtype="float32")
+    np.testing.assert_array_equal(predicted_codes(DRAINAGE, equal), [1, 2, 2, 1])
+    maps = class_map(xr.DataArray(equal.T, dims=("drainage_class", "x")).chunk(), xr.DataArray(np.zeros(4, "uint8"), dims="x"))
+    np.testing.assert_array_equal(maps, predicted_codes(DRAINAGE, equal))
+    assert scores(DRAINAGE, [1, 2, 2, 1], equal)["accuracy"] == 1
+    assert np.trace(confusion(DRAINAGE, [1, 2, 2, 1], equal)) == 4
+    assert reliability(DRAINAGE, [1, 2, 2, 1], equal).frequency.dropna().eq(1).all()
+    half = np.array([0.5, np.nextafter(np.float32(0.5), np.float32(0))], dtype="float32")
+    maps = class_map(xr.DataArray(half, dims="x").chunk(), xr.DataArray(np.zeros(2, "uint8"), dims="x"))
+    np.testing.assert_array_equal(maps, predicted_codes(PERMAFROST, half))
+    np.testing.assert_array_equal(maps, [1, 0])

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from misoxr.grid.halo import part_of
+from misoxr.metrics import most_probable
 from misoxr.spec import ModelSpec, Task
 
 __all__ = ["FILL", "Answer", "answers_in", "class_map", "conformal_in", "entropy", "spread", "variables"]
@@ -130,7 +131,5 @@ def class_map(probability: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
 
 
 def _most_probable(probability: Array, *, binary: bool) -> npt.NDArray[np.uint8]:
-    layers = np.stack([1 - probability, probability]) if binary else probability
-    # Ties go to the later class, so that a binary probability of exactly one half is "present".
-    codes = len(layers) - 1 - np.argmax(layers[::-1], axis=0)
-    return np.where(np.isnan(layers[0]), FILL, codes).astype("uint8")
+    first = probability if binary else probability[0]
+    return np.where(np.isnan(first), FILL, most_probable(probability, None if binary else 0)).astype("uint8")

@@ -8,12 +8,11 @@ import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.estimators.pixel_model import PixelModel
-from misoxr.model.conformal import Conformal, Method
+from misoxr.model.conformal import Conformal, Method, with_scores
 from misoxr.model.files import is_intact, put, sealed
 from misoxr.spec import Band, LossSpec, Modality, ModelSpec
 from misoxr.spec.numbers import is_whole
@@ -132,7 +131,7 @@ class EmbeddedModel:
 
     def with_conformal(self, scores: Any, name: str | None = None, by: Any = None, method: Method = "plain") -> Self:
         """Return the model with what a cross-validation tells of its errors; see :func:`misoxr.uncertainty.conformal.with_conformal`."""
-        return import_module("misoxr.uncertainty.conformal").with_conformal(self, scores, name, by, method)  # type: ignore[no-any-return]
+        return with_scores(self, scores, name, by, method)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write networks and estimators to a path or fsspec URL, as one file: a zip archive of their own files.

@@ -19,6 +19,7 @@ from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling, refuse_fill
 from misoxr.errors import BandError, PointsError, gathered, note, require
 from misoxr.estimators.baselines import Baseline, Transfers, idle, prepared_baseline
+from misoxr.estimators.identity import estimators_sha256
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.points.censoring import Censored, scored
 from misoxr.points.labelled import Labelled
@@ -183,6 +184,8 @@ def fit_table(
         estimators[task.name] = estimator
     record = {
         "estimator": repr(chosen.estimator),
+        "regressor": None if chosen.regressor is None else repr(chosen.regressor),
+        "estimators_sha256": estimators_sha256(chosen, spec.tasks),  # words leave out parts of what is long
         "features": chosen.features,
         "scaling": chosen.scaling,
         "points": int(valid.sum()),

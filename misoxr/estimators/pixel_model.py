@@ -5,7 +5,6 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import import_module
 from typing import Any, Self, get_args
 
 import cloudpickle
@@ -21,7 +20,7 @@ from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.errors import CheckpointError, MisoxrError, SpecError, require
 from misoxr.estimators.files import pack, unpack
 from misoxr.estimators.slabs import in_slabs
-from misoxr.model.conformal import Conformal, Method
+from misoxr.model.conformal import Conformal, Method, with_scores
 from misoxr.model.files import put
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.build import build
@@ -143,7 +142,7 @@ class PixelModel:
 
     def with_conformal(self, scores: Any, name: str | None = None, by: Any = None, method: Method = "plain") -> Self:
         """Return the estimators with what a cross-validation tells of their errors; see :func:`misoxr.uncertainty.conformal.with_conformal`."""
-        return import_module("misoxr.uncertainty.conformal").with_conformal(self, scores, name, by, method)  # type: ignore[no-any-return]
+        return with_scores(self, scores, name, by, method)
 
     def _check(self) -> None:
         """Refuse estimators that cannot answer their tasks from their features."""

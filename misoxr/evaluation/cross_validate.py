@@ -90,7 +90,7 @@ def cross_validate(
         Polygons for scores by region, such as permafrost zones, in their own CRS. Where they overlap, the first counts; a point in none is in the
         region "none".
     region : str, optional
-        Column with the regions' names; their index by default.
+        Column with the regions' names; by default "name", and their index without one.
     store : path or URL, optional
         Directory for the predictions of each fold, as Parquet. Folds that are there are not run again, if points, folds, models, settings and the
         imagery around the points are the same.
@@ -308,7 +308,7 @@ def _check_validation(
 
 def _identity(spec: ModelSpec, estimator: Any, options: Mapping[str, Any]) -> str:
     members = options.get("members")
-    return identity(estimator, spec if members is None else replace(spec, members=members))
+    return identity(estimator, spec if members is None else replace(spec, members=members), options.get("scaling"))
 
 
 def _distances(points: gpd.GeoDataFrame, folds: Sequence[tuple[Indices, Indices]]) -> dict[str, float]:

@@ -39,10 +39,13 @@ class Scores:
     Attributes
     ----------
     predictions : DataFrame
-        One row for each model, seed, fold, task and test point that has the task's label: ``model``, ``seed``, ``fold``, ``task``,
-        ``point`` (its index among the points given), ``x`` and ``y`` in the cube's CRS, ``region``, ``truth`` (class code or value), and
-        ``p0``, ``p1``, ...: the probability of a binary task's second class or a regression's value in ``p0``, the classes' probabilities
-        otherwise; and ``seconds``, the time that the fold took.
+        One row for each model, seed, fold, task and test point that has the task's label.
+
+        - ``model``, ``seed``, ``fold``, ``task``: which answer it is.
+        - ``point``: the point's index among those given. ``x``, ``y``: its place in the cube's CRS. ``region``: its region.
+        - ``truth``: class code or value.
+        - ``p0``, ``p1``, ...: the classes' probabilities. Binary tasks have that of the second class in ``p0``, and regressions their value.
+        - ``seconds``: the time that the fold took.
     tasks : tuple of Task
         The tasks.
     about : mapping

@@ -6,17 +6,20 @@ its CRS, -180..180 for degrees.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyproj
 import shapely
 import shapely.affinity
-from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
 
 from misoxr.errors import GridError
 from misoxr.grid.longitude import Circle, circle_of, gathered, near, transformer, unwrapped
+
+if TYPE_CHECKING:  # with Dask, which frozen values do without
+    from odc.geo.geobox import GeoBox
 
 __all__ = ["DEGREES", "as_read", "bounds_of", "bounds_on", "checked", "footprint", "meeting", "meets", "moved", "split", "turned"]
 
@@ -141,7 +144,7 @@ def _joined(parts: Sequence[BaseGeometry], circle: Circle | None) -> BaseGeometr
 
 
 @lru_cache(maxsize=4096)
-def footprint(box: GeoBox, margin: float = 0.0) -> BaseGeometry:
+def footprint(box: "GeoBox", margin: float = 0.0) -> BaseGeometry:
     """Return what a grid covers, grown by a margin in pixels, in degrees; edges are followed to half a pixel.
 
     Raises
@@ -191,7 +194,7 @@ def bounds_of(areas: Sequence[BaseGeometry] | npt.NDArray[np.object_], crs: str)
     return float((west + shift).min()), float(south.min()), float((east + shift).max()), float(north.max())
 
 
-def bounds_on(area: BaseGeometry, box: GeoBox) -> tuple[float, float, float, float]:
+def bounds_on(area: BaseGeometry, box: "GeoBox") -> tuple[float, float, float, float]:
     """Return the bounds, on a grid, of an area in degrees that meets it, as far as it lies there or a little beyond."""
     crs, circle = str(box.crs), circle_of(str(box.crs))
     here = footprint(box, 8 + 0.01 * max(box.shape))

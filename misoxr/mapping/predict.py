@@ -89,10 +89,13 @@ def predict(
         multiclass ones; the class map ``<task>`` (y, x) uint8, 255 where there is no valid input; ``<task>`` float32 for regressions. NaN where
         a required modality has no valid band.
 
-        With ``coverage``: ``<task>_set`` (class, y, x) bool, whether each class is in the set; ``<task>_set_size`` (y, x) uint8, where 0 is an empty set
-        and 255 no valid input; ``<task>_credibility`` and ``<task>_confidence`` float32, the greatest p-value of a class and 1 less the
-        second greatest; for regressions ``<task>_lower`` and ``<task>_upper`` in the task's units. Their attributes tell what the coverage
-        holds for.
+        With ``coverage``, their attributes tell what the coverage holds for:
+
+        - ``<task>_set`` (class, y, x) bool: whether each class is in the set. The dimension of binary tasks is ``<task>_class``.
+        - ``<task>_set_size`` (y, x) uint8: 0 is an empty set, 255 where there is no valid input.
+        - ``<task>_credibility`` (y, x) float32: the greatest p-value of a class.
+        - ``<task>_confidence`` (y, x) float32: 1 less the second greatest.
+        - ``<task>_lower`` and ``<task>_upper`` of regressions: ends of the interval, in the task's units.
 
     Raises
     ------

@@ -216,7 +216,8 @@ def _sets(values: Array, *places: Array, errors: Conformal, task: Task, coverage
         probability = np.concatenate([1 - some, some], axis=1) if task.kind == "binary" else some
         x, y = _at(places, shape, mine)
         region = _region(errors, task, x, y, crs)
-        held, p_values = errors.sets(task, probability, coverage, region, draws(x, y) if errors.method != "plain" else None)
+        draw = draws(x, y, crs) if errors.method != "plain" else None
+        held, p_values = errors.sets(task, probability, coverage, region, draw)
         greatest = np.partition(p_values, count - 2, axis=1)
         out[:count, mine], out[count, mine] = held.T, held.sum(axis=1)
         out[count + 1, mine], out[count + 2, mine] = greatest[:, -1], 1 - greatest[:, -2]

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import CheckpointError, SpecError, note
 from misoxr.model.calibration import Calibration, prevalence_bias
-from misoxr.model.conformal import Conformal, Method
+from misoxr.model.conformal import Conformal, Method, with_scores
 from misoxr.model.files import check_tensors, fetch, holds_estimators, put, with_header
 from misoxr.model.network import Miso
 from misoxr.model.pretrained import holds_encoder
@@ -270,8 +269,7 @@ class Model:
 
         ``predict(model, coverage=0.9)`` then adds sets and intervals. They stand in the model's file.
         """
-        # Scores stand on a higher floor than models, so what reads them is looked up by name, as pandas does for pictures.
-        return import_module("misoxr.uncertainty.conformal").with_conformal(self, scores, name, by, method)  # type: ignore[no-any-return]
+        return with_scores(self, scores, name, by, method)
 
     def address(self) -> Address:
         """Leave a content-addressed copy in the local cache, and return its address."""

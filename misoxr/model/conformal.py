@@ -1,8 +1,9 @@
 """Conformal prediction: sets of classes, and intervals, that hold the truth with a chosen probability.
 
-By hand, because it is a sort and a quantile: the scores of the calibration points stand in the checkpoint, so that any coverage can be asked
-later, and a block of a map needs one binary search for each pixel and class. ``crepes`` 0.9 gives the same p-values, with which they were
-compared once; the tests compare quantiles, sets and p-values with their definitions.
+- It is written by hand, because it is a sort and a quantile.
+- The scores of the calibration points stand in the checkpoint, so that any coverage can be asked later.
+- A block of a map needs one binary search for each pixel and class.
+- The tests compare quantiles, sets and p-values with their definitions. Of one seed, ``crepes`` 0.9 gives the same p-values.
 """
 
 import hashlib
@@ -10,30 +11,35 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal, NamedTuple, Self, get_args
+from functools import cached_property, lru_cache
+from importlib import import_module
+from typing import Any, Literal, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pyproj
 
 from misoxr.errors import CheckpointError, SpecError
-from misoxr.points.polygons import Polygons
+from misoxr.grid.longitude import Circle, circle_of, near
+from misoxr.grid.polygons import Polygons
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.build import array_of, build, text_of
 from misoxr.spec.numbers import is_number
 
-__all__ = ["By", "Conformal", "Method", "Ranked", "TaskScores", "check_coverage", "draws", "nonconformity"]
+__all__ = ["By", "Conformal", "Method", "Ranked", "TaskScores", "check_coverage", "draws", "nonconformity", "with_scores"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
 Method = Literal["plain", "aps", "raps"]
 By = Literal["", "class", "region"]
+Fitted = TypeVar("Fitted")
 
 PENALTY, FREE = 0.1, 2
 """Of RAPS: what each class beyond so many more probable ones adds to the score."""
-MILLI = 1e3
-"""Places are told apart by thousandths of the CRS's unit, where ties are broken."""
+MILLI, FINE = 1e3, 1e8
+"""Steps in a unit of length, and in a degree, by which places are told apart where ties are broken."""
+DEGREES = 360.0
 SLACK = 1e-9
 """What a product of a count and a coverage may be off by rounding."""
 
@@ -43,6 +49,12 @@ def check_coverage(coverage: Any) -> float:
     if not is_number(coverage) or not 0 < coverage < 1:
         raise SpecError(f"coverage is {coverage!r}; give a number between 0 and 1, such as 0.9.")
     return float(coverage)
+
+
+def with_scores(fitted: Fitted, scores: Any, name: str | None, by: Any, method: Method) -> Fitted:
+    """Return a model of any kind with what scores tell of its errors (:func:`misoxr.uncertainty.conformal.with_conformal`)."""
+    # Scores stand on a higher floor than models, so what reads them is looked up by name, as pandas does for pictures.
+    return import_module("misoxr.uncertainty.conformal").with_conformal(fitted, scores, name, by, method)  # type: ignore[no-any-return]
 
 
 # ---- arithmetic
@@ -91,15 +103,33 @@ def nonconformity(probability: npt.ArrayLike, method: Method, draw: npt.ArrayLik
     return scores
 
 
-def draws(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
+def draws(x: npt.ArrayLike, y: npt.ArrayLike, crs: str = "") -> Floats:
     """Return a number of 0 to 1 for each place, evenly spread and the same wherever and whenever it is asked for.
 
-    Ties of randomised scores are broken by it. A hash (splitmix64) of the coordinates to a thousandth of a unit.
+    Ties of randomised scores are broken by it. It is a hash (splitmix64) of the coordinates, which are rounded to about a millimetre.
+
+    Parameters
+    ----------
+    x, y : array_like
+        Coordinates. A longitude may be of any turn.
+    crs : str, optional
+        Their CRS: degrees are rounded to 1e-8, other units to a thousandth. Without one, x and y are plain numbers.
     """
+    steps, circle = _steps(crs)
+    across, up = (np.nan_to_num(np.asarray(part, dtype="float64")) for part in (x, y))
+    if circle is not None:
+        across = near(across, circle.west + circle.turn / 2, circle.turn)
     with np.errstate(over="ignore", invalid="ignore"):
-        one, other = (np.rint(np.nan_to_num(np.asarray(part, dtype="float64")) * MILLI).astype("int64") for part in (x, y))
+        one, other = (np.rint(part * steps).astype("int64") for part in (across, up))
         mixed = _mixed(_mixed(one.view("uint64")) ^ other.view("uint64"))
     return np.asarray((mixed >> np.uint64(11)).astype("float64") / 2.0**53)
+
+
+@lru_cache(maxsize=64)
+def _steps(crs: str) -> tuple[float, Circle | None]:
+    """Return in how many steps a unit of a CRS is told apart, and the circle that its x runs on."""
+    circle = circle_of(crs) if crs else None
+    return FINE * DEGREES / circle.turn if circle is not None and pyproj.CRS(crs).is_geographic else MILLI, circle
 
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -130,20 +160,22 @@ class Ranked:
         return len(self.scores) / self.each
 
     def p_values(self, scores: Floats) -> Floats:
-        """Return the share of points that conform no better than a score, the one that is asked for among them."""
-        above = len(self.scores) - np.searchsorted(self.scores, scores, side="left")
-        return np.asarray((above / self.each + 1) / (self.points + 1))
+        """Return the share of points that conform no better than a score, the one that is asked for among them.
+
+        Of several seeds, a point that is so for some counts whole: a p-value is above 1 - coverage where the score is at most the quantile.
+        """
+        below = np.searchsorted(self.scores, scores, side="left") / self.each
+        return np.asarray((self.points + 1 - np.floor(below + SLACK)) / (self.points + 1))
 
     def rank(self, coverage: float) -> int:
         """Return the place of the quantile among the points in order, from 1: ceil((n + 1) coverage). Above n, it is infinite."""
         return max(1, math.ceil((self.points + 1) * coverage - SLACK))
 
-    def least(self, coverage: float) -> float:
-        """Return the p-value from which a class is in the set: its score is then at most the quantile."""
-        return (self.points + 2 - self.rank(coverage)) / (self.points + 1) * (1 - 1e-12)
-
     def quantile(self, coverage: float) -> float:
-        """Return the quantile of the scores, infinite where there are too few points for the coverage."""
+        """Return the quantile of the scores, infinite where there are too few points for the coverage.
+
+        Of k seeds it is the score of place k times the rank among all. A class is in a set where its score is at most this.
+        """
         at = math.ceil(self.rank(coverage) * self.each - SLACK)
         return float(self.scores[at - 1]) if at <= len(self.scores) else math.inf
 
@@ -329,8 +361,8 @@ class Conformal:
         scores = nonconformity(probability, self.method, draw)
         held, p_values = np.zeros(scores.shape, dtype=bool), np.empty(scores.shape)
         for ranked, rows, columns in self._parts(task, len(scores), region):
-            found = ranked.p_values(scores[rows, columns])
-            p_values[rows, columns], held[rows, columns] = found, found >= ranked.least(coverage)
+            mine = scores[rows, columns]
+            p_values[rows, columns], held[rows, columns] = ranked.p_values(mine), mine <= ranked.quantile(coverage)
         return Sets(held, p_values)
 
     def half_widths(self, task: Task, count: int, coverage: float, region: Integers | None = None) -> Floats:

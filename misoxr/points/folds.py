@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from misoxr.errors import PointsError, note
 from misoxr.paths import expanded
 from misoxr.points.clusters import blocks_of, chained, check_crs, coordinates_of, dealt, polygon_of
+from misoxr.points.polygons import names_of
 from misoxr.spec.numbers import is_number, is_whole
 
 __all__ = ["BlockKFold", "ClusterKFold", "KFold", "LeaveOneRegionOut", "PredefinedFolds", "Splitter", "check_apart", "separate"]
@@ -187,7 +188,7 @@ class LeaveOneRegionOut(Splitter):
     regions : GeoDataFrame
         Polygons. Points are moved to their CRS, arrays taken to be in it. Where regions overlap, the first has the point.
     column : str, optional
-        Names of the regions, the index by default; rows of one name are one region, and rows without a name none.
+        Names of the regions; by default the column "name", the index without one. Rows of one name are one region, and rows without a name none.
     buffer : float, optional
         As for :class:`BlockKFold`.
 
@@ -228,7 +229,7 @@ class LeaveOneRegionOut(Splitter):
 
     def _tested(self, X: Any) -> tuple[Indices, list[Hashable]]:
         """Return the fold that tests each point, -1 for points in no region, and the name of each fold's region."""
-        xy, column = self._xy(X), self.regions.index if self.column is None else self.regions[self.column]
+        xy, column = self._xy(X), names_of(self.regions, self.column)
         named = np.asarray(pd.notna(column))
         codes, names = pd.factorize(column[named])
         first = polygon_of(xy, np.asarray(self.regions.geometry)[named], self.regions.crs)

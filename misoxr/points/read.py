@@ -18,6 +18,7 @@ from misoxr.paths import expanded
 from misoxr.points.clusters import polygon_of
 from misoxr.points.files import read_file
 from misoxr.points.labels import codes
+from misoxr.points.polygons import names_of
 from misoxr.points.readers import (
     Depth,
     check_geometry,
@@ -253,7 +254,7 @@ def _bounds(shapes: gpd.GeoDataFrame) -> str:
 def regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, column: str | None = None) -> tuple[pd.Series, list[str]]:
     """Return the region of each point, by position, and all regions; the first where they overlap, and "none" for points in none.
 
-    Regions are named by a column, by their index without one; rows without a name are no region.
+    Regions are named by a column, by default "name", and by their index without one; rows without a name are no region.
     """
     regions = regions.to_frame("geometry") if isinstance(regions, gpd.GeoSeries) else regions
     if not isinstance(regions, gpd.GeoDataFrame):
@@ -262,7 +263,7 @@ def regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, column: str 
         require_columns(regions, [column])
     if regions.crs is None:
         raise PointsError("The regions carry no CRS; set it with regions.set_crs(...).")
-    names = pd.Series(regions.index if column is None else regions[column].to_numpy())
+    names = names_of(regions, column)
     known, words = regions[names.notna().to_numpy()], names.dropna().astype(str).to_numpy()
     moved = points.to_crs(known.crs)  # not the polygons: their edges are straight in their own CRS only
     first = polygon_of(np.stack([moved.geometry.x, moved.geometry.y], axis=-1), np.asarray(known.geometry), known.crs)

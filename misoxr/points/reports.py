@@ -78,7 +78,7 @@ def report(
     regions : GeoDataFrame, optional
         Polygons by which to count too, in any CRS. A point in several counts for the first.
     region : str, optional
-        Column that names the regions; their index by default.
+        Column that names the regions; by default "name", and their index without one.
     geobox : GeoBox or Dataset, optional
         Grid, or a cube on it, in whose pixels duplicates are looked for (:func:`duplicates`).
 

@@ -21,13 +21,12 @@ from odc.geo.geobox import GeoBox
 from misoxr.errors import GridError, PointsError, SpecError
 from misoxr.grid.footprints import DEGREES, as_read, footprint, moved
 from misoxr.grid.longitude import circle_of, near
+from misoxr.points.polygons import NAME, names_of
 
 __all__ = ["NONE", "Regions", "regions_on"]
 
 NONE = "none"
 """Name of what lies in no region."""
-COLUMN = "name"
-"""Column with the regions' names."""
 MOST = 65_000
 """Regions that are told apart, at the most."""
 FINEST = 2.0**20
@@ -97,12 +96,12 @@ def regions_on(by: Any, geobox: GeoBox) -> Regions:
         raise PointsError("The polygons of by carry no CRS; set it with by.set_crs(...).")
     if not len(by) or not by.geom_type.isin(["Polygon", "MultiPolygon"]).all():
         raise PointsError(f"The {len(by)} geometries of by are of {set(map(str, by.geom_type))}; give polygons.")
-    column = by[COLUMN] if COLUMN in by else by.index.to_series()
+    column = names_of(by)
     numbers, names = pd.factorize(
         column.astype(object).where(column.notna(), None).map(lambda one: None if one is None else str(one))
     )
     if not len(names) or len(names) > MOST:
-        raise PointsError(f"by has {len(names)} names of polygons; give 1 to {MOST}, in a column {COLUMN!r} or as the index.")
+        raise PointsError(f"by has {len(names)} names of polygons; give 1 to {MOST}, in a column {NAME!r} or as the index.")
     if NONE in names:
         raise PointsError(f"A polygon of by is called {NONE!r}, as what lies in no polygon is; give it another name.")
     polygons, of = [], []

@@ -21,6 +21,7 @@ from misoxr.errors import PointsError, SpecError
 from misoxr.estimators.baselines import Baseline, idle, prepared_baseline, trains
 from misoxr.estimators.embedded import EmbeddedModel, Pair, embedding_spec
 from misoxr.estimators.fitting import check_labels, fit_table, refuse_unseen
+from misoxr.estimators.identity import estimators_sha256
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import lattice_offset
 from misoxr.grid.windows import plan
@@ -128,6 +129,7 @@ def fit_embedded(
     record = {
         "estimator": repr(chosen.estimator),
         "regressor": None if chosen.regressor is None else repr(chosen.regressor),
+        "estimators_sha256": estimators_sha256(chosen, spec.tasks),
         "features": "embedding",
         "cross_fitted": len(pairs) > 1,
         "points": sum(pair.estimators.record["points"] for pair in pairs),

@@ -13,13 +13,14 @@ from misoxr.errors import PointsError, SpecError, did_you_mean, gathered, note
 from misoxr.estimators.identity import identity_of
 from misoxr.metrics import check_codes
 from misoxr.model.conformal import By, Conformal, Method, TaskScores, check_coverage, draws, nonconformity
-from misoxr.points.polygons import Polygons
+from misoxr.points.polygons import polygons_of
 from misoxr.spec import Task
 
 if TYPE_CHECKING:
     from misoxr.estimators.embedded import EmbeddedModel
     from misoxr.estimators.pixel_model import PixelModel
     from misoxr.evaluation.scores import Scores
+    from misoxr.grid.polygons import Polygons
     from misoxr.model.checkpoint import Model
 
 __all__ = ["calibrated", "evaluated", "with_conformal"]
@@ -29,9 +30,9 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
 
 SPATIAL = ("BlockKFold", "ClusterKFold", "KNNDM", "LeaveOneRegionOut")
-"""Folds of places that lie apart."""
+"""Folds of places that lie apart: what is known of scores that do not tell distances."""
 APART = 2.0
-"""How much farther from training points than from the nearest point test points lie, of folds that are given."""
+"""How much farther from training points than from the nearest point test points lie, of spatial folds."""
 
 
 @gathered
@@ -46,11 +47,11 @@ def with_conformal(fitted: Fitted, scores: "Scores", name: str | None = None, by
         Answers of :func:`misoxr.evaluation.cross_validate.cross_validate` at points that the models of the folds had not seen, from spatial folds as
         far apart as the map reaches from the training points.
     name : str, optional
-        The model's name among the scores; by default the one of the same specification (networks), or of the same estimator, features and
-        bands. Seeds are pooled: each is the score of one fitted model, as is mapped, and the number of points is that of one seed.
+        The model's name among the scores; by default the one of the same specification (networks), or of the same estimator with all its
+        parameters but seeds, features, scaling and bands. Seeds are pooled: each is the score of one fitted model, as is mapped, and the number of points is that of one seed.
     by : {None, "class"} or GeoDataFrame, optional
         For whom the coverage holds: for all points; for the points of each class, however common it is; or for each region of polygons,
-        named by their index. Beyond all polygons it holds as for all points.
+        named by a column "name", by their index without one. Beyond all polygons it holds as for all points.
     method : {"plain", "aps", "raps"}, optional
         How classes are scored (:func:`misoxr.model.conformal.nonconformity`). "plain" gives the smallest sets on average. "aps" and "raps" give
         larger sets where the model is in doubt, and break ties at random, the same for each place whenever it is asked for.
@@ -71,7 +72,7 @@ def with_conformal(fitted: Fitted, scores: "Scores", name: str | None = None, by
     Warns
     -----
     MisoxrWarning
-        If the folds are not spatial, a task has no scores, or a class or region has no points.
+        If half of the test points lie nearer to a training point than twice the distance of neighbours, a task has no scores, or a class or region has no points.
 
     Examples
     --------
@@ -144,10 +145,15 @@ def evaluated(
     Returns
     -------
     DataFrame
-        Indexed by ``task`` and ``class`` (each class that occurs, and "all"): ``points`` (rows of the scores, those of all seeds), ``coverage`` (share
-        whose set or interval holds the truth), ``size`` (mean number of classes in the set, or width of the interval) and ``empty`` (share
-        of empty sets). Where the coverage holds by region, or the scores have regions (``cross_validate(regions=)``), a level ``region`` stands between
-        the two: "all", and each region that has points, "none" for those in none.
+        Indexed by ``task`` and ``class``: each class that occurs, and "all". The columns are
+
+        - ``points``: rows of the scores, those of all seeds,
+        - ``coverage``: share of them whose set or interval holds the truth,
+        - ``size``: mean number of classes in the set, or width of the interval,
+        - ``empty``: share of empty sets.
+
+        A level ``region`` stands between the two where the coverage holds by region, or the scores have regions
+        (``cross_validate(regions=)``): "all", and each region that has points. "none" is that of points in no region.
 
     Raises
     ------
@@ -188,7 +194,7 @@ def _evaluated(found: Conformal, task: Task, rows: pd.DataFrame, coverage: float
         widths = found.half_widths(task, len(rows), coverage, region)
         covered, sizes, names = np.abs(truth - values[:, 0]) <= widths, 2 * widths, np.full(len(rows), "all")
     else:
-        held = found.sets(task, values, coverage, region, draws(x, y)).held
+        held = found.sets(task, values, coverage, region, draws(x, y, str(about.get("crs") or ""))).held
         codes = truth.astype(np.intp)
         covered, sizes, names = held[np.arange(len(rows)), codes], held.sum(axis=1), np.asarray(task.classes, dtype=object)[codes]
     table = pd.DataFrame({"covered": covered, "size": sizes, "empty": sizes == 0, "class": names})
@@ -196,7 +202,8 @@ def _evaluated(found: Conformal, task: Task, rows: pd.DataFrame, coverage: float
     if inside is None:
         return _by_class(table, task)
     groups = {"all": table, **{name: table[inside == name] for name in sorted(set(inside))}}
-    return pd.concat({name: _by_class(part, task) for name, part in groups.items()}, names=["region"])
+    parts: pd.DataFrame = pd.concat({name: _by_class(part, task) for name, part in groups.items()}, names=["region"])
+    return parts
 
 
 def _by_class(table: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -235,7 +242,7 @@ def _calibrated(scores: "Scores", name: str, tasks: Sequence[Task], by: Any, met
         raise SpecError(
             f"by is {by if isinstance(by, str) else type(by).__name__!r}; use None, 'class', or a GeoDataFrame of polygons."
         )
-    polygons = None if by is None or isinstance(by, str) else Polygons.of(by)
+    polygons = None if by is None or isinstance(by, str) else polygons_of(by)
     kind: By = "" if by is None else "region" if polygons is not None else "class"
     rows = _rows(scores, name)
     about = {
@@ -280,7 +287,9 @@ def _task_scores(like: Conformal, task: Task, scores: "Scores", rows: pd.DataFra
             raise PointsError(
                 f"All {len(rows)} calibration points of {task.name!r} are {only!r}; give scores of two classes or more."
             )
-        found = nonconformity(values, like.method, draws(*_places(rows)))[np.arange(len(rows)), codes]
+        found = nonconformity(values, like.method, draws(*_places(rows), str(scores.about.get("crs") or "")))[
+            np.arange(len(rows)), codes
+        ]
         groups = codes if like.by == "class" else groups
     if like.by == "region":
         groups = _regions(like.polygons, rows, scores.about)
@@ -315,7 +324,7 @@ def _places(rows: pd.DataFrame) -> tuple[Any, Any]:
     return (rows["x"].to_numpy(), rows["y"].to_numpy()) if {"x", "y"} <= set(rows) else (np.arange(len(rows)), np.zeros(len(rows)))
 
 
-def _regions(polygons: Polygons | None, rows: pd.DataFrame, about: Mapping[str, Any]) -> Integers:
+def _regions(polygons: "Polygons | None", rows: pd.DataFrame, about: Mapping[str, Any]) -> Integers:
     if not {"x", "y"} <= set(rows) or not about.get("crs"):
         raise PointsError(
             "The scores do not tell where their points lie; run cross_validate once more (with the same store=, no fold is run again)."
@@ -383,9 +392,10 @@ def _tell_doubts(about: Mapping[str, Any]) -> None:
             f"Some points of the folds ({cv}) lie at a training point's own place: errors there are too small, and the coverage holds only beside "
             "training points. Use folds of whole clusters, such as ClusterKFold(10_000)."
         )
-    elif not cv.startswith(SPATIAL) and not (distance and distance["median"] >= APART * distance["between"]):
+    elif distance["median"] < APART * distance["between"] if distance else not cv.startswith(SPATIAL):
         far = (
-            f"half of their test points lie within {distance['median']:.4g} of a training point"
+            f"half of their test points lie within {distance['median']:.4g} of a training point, and half of all points within "
+            f"{distance['between']:.4g} of another"
             if distance
             else "how far apart they are is not known"
         )

@@ -82,11 +82,11 @@ def by_hand(found, task, errors, coverage, scores, region=None):
     values = rows[[f"p{k}" for k in range(task.outputs)]].to_numpy("float64")
     known = np.concatenate([1 - values, values], axis=1) if task.kind == "binary" else values
     truth = rows.truth.to_numpy(int)
-    theirs = nonconformity(known, errors.method, draws(rows.x, rows.y))[np.arange(len(rows)), truth]
+    theirs = nonconformity(known, errors.method, draws(rows.x, rows.y, "EPSG:3338"))[np.arange(len(rows)), truth]
     probability = found[f"{task.name}_probability"].values.astype("float64")
     probability = np.stack([1 - probability, probability]) if task.kind == "binary" else probability
     x, y = np.meshgrid(found.x, found.y)
-    ours = nonconformity(probability.reshape(len(task.classes), -1).T, errors.method, draws(x.ravel(), y.ravel()))
+    ours = nonconformity(probability.reshape(len(task.classes), -1).T, errors.method, draws(x.ravel(), y.ravel(), "EPSG:3338"))
     p = np.empty(ours.shape)
     for code in range(len(task.classes)):
         mine = theirs[truth == code] if errors.by == "class" else theirs

@@ -1,13 +1,17 @@
 """Scores, quantiles, p-values and sets against their definitions, their coverage, and what a file holds of them."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import misoxr
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.model.conformal import Conformal, Ranked, TaskScores, check_coverage, draws, nonconformity
-from misoxr.points.polygons import Polygons
+from misoxr.points.polygons import polygons_of
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from tests.conftest import tiny_spec
 from tests.points.test_polygons import regions
@@ -41,7 +45,7 @@ def test_the_quantile_is_the_ceil_of_n_plus_1_by_coverage(points, coverage):
     assert found.quantile(coverage) == wanted
     # A score is at most the quantile where its p-value is large enough, at the scores themselves and between them.
     asked = np.concatenate([scores, np.random.default_rng(1).random(50), [0.0, 1.0]])
-    np.testing.assert_array_equal(found.p_values(asked) >= found.least(coverage), asked <= wanted)
+    np.testing.assert_array_equal(found.p_values(asked) > 1 - coverage + 1e-9, asked <= wanted)
 
 
 def test_the_least_coverage_still_has_the_best_point():
@@ -56,7 +60,24 @@ def test_pooled_seeds_count_as_one():
     np.testing.assert_allclose(twice.p_values(asked), once.p_values(asked))
     for coverage in (0.3, 0.5, 0.9, 0.99):
         assert twice.quantile(coverage) == once.quantile(coverage)
-        np.testing.assert_array_equal(twice.p_values(asked) >= twice.least(coverage), asked <= once.quantile(coverage))
+        np.testing.assert_array_equal(twice.p_values(asked) > 1 - coverage + 1e-9, asked <= once.quantile(coverage))
+
+
+@pytest.mark.parametrize("points", [7, 9, 19, 57])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_sets_intervals_and_p_values_of_differing_seeds_have_one_rule(points, seeds):
+    """A class is held up to the score of place seeds * rank of all, which an interval reaches as well, and where p is above 1 - coverage."""
+    rng = np.random.default_rng(points * seeds)
+    errors = rng.integers(0, 1000, points * seeds) / 1024  # exact, as 1 - p is then
+    groups, asked = np.zeros(points * seeds, int), np.arange(1025) / 1024
+    found = Conformal({name: TaskScores(errors, groups, seeds) for name in ("permafrost", "carbon")})
+    for coverage in (0.07, 0.3, 0.5, 0.8, 0.9):
+        rank = int(np.ceil((points + 1) * coverage - 1e-9))
+        wanted = np.sort(errors)[seeds * rank - 1] if rank <= points else np.inf
+        held, p_values = found.sets(PERMAFROST, np.stack([asked, 1 - asked], axis=1), coverage)
+        np.testing.assert_array_equal(held[:, 1], asked <= wanted)
+        np.testing.assert_array_equal(held, p_values > 1 - coverage + 1e-9)
+        assert found.half_widths(CARBON, 1, coverage)[0] == wanted
 
 
 def test_ties_are_broken_evenly_and_always_alike():
@@ -71,6 +92,17 @@ def test_ties_are_broken_evenly_and_always_alike():
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.02
 
 
+def test_ties_in_degrees_are_broken_for_each_pixel_on_one_circle():
+    """Pixels of 20 m are 1.8e-4 degrees apart, and 190 degrees are -170."""
+    x, y = np.meshgrid(-170 + 1.8e-4 * np.arange(40), 65 + 1.8e-4 * np.arange(40))
+    found = draws(x, y, "EPSG:4326")
+    assert len(np.unique(found)) == 1600
+    np.testing.assert_array_equal(found, draws(x + 1e-10, y, "OGC:CRS84"))
+    whole = np.array([-180.0, -170.0, 0.5])
+    np.testing.assert_array_equal(draws(whole, 0 * whole, "EPSG:4326"), draws(whole + 360, 0 * whole, "EPSG:4326"))
+    assert draws(-170, 60, "EPSG:3338") != draws(190, 60, "EPSG:3338")
+
+
 def sample(rng, n, count=3):
     """Probabilities and classes drawn by them, with many ties as forests have them."""
     logits = rng.normal(0, 1.5, (n, count))
@@ -83,7 +115,7 @@ def sample(rng, n, count=3):
 def conformal(task, probability, truth, method="plain", by="", draw=None, groups=None):
     scores = nonconformity(probability, method, draw)[np.arange(len(truth)), truth]
     groups = truth if by == "class" else np.zeros(len(truth), int) if groups is None else groups
-    polygons = Polygons.of(regions()) if by == "region" else None
+    polygons = polygons_of(regions()) if by == "region" else None
     return Conformal({task.name: TaskScores(scores, np.asarray(groups), 1.0)}, method, by, polygons)
 
 
@@ -138,7 +170,7 @@ def test_intervals_reach_as_far_as_the_quantile_of_errors():
 
 def test_regions_have_points_of_their_own_and_the_rest_all():
     errors, groups = np.concatenate([np.arange(1.0, 10), 10 * np.arange(1.0, 10), [1000.0]]), [0] * 9 + [1] * 9 + [-1]
-    found = Conformal({"carbon": TaskScores(errors, np.array(groups))}, "plain", "region", Polygons.of(regions()))
+    found = Conformal({"carbon": TaskScores(errors, np.array(groups))}, "plain", "region", polygons_of(regions()))
     np.testing.assert_array_equal(found.half_widths(CARBON, 3, 0.9, np.array([0, 1, -1])), [9, 90, 90])
 
 
@@ -146,7 +178,7 @@ def test_regions_have_points_of_their_own_and_the_rest_all():
 def whole():
     rng = np.random.default_rng(0)
     tasks = {name: TaskScores(rng.random(20), rng.integers(-1, 2, 20), 2.0) for name in ("permafrost", "taxonomy")}
-    return Conformal(tasks, "aps", "region", Polygons.of(regions()), {"name": "m", "cv": "ClusterKFold(10)", "seeds": 2})
+    return Conformal(tasks, "aps", "region", polygons_of(regions()), {"name": "m", "cv": "ClusterKFold(10)", "seeds": 2})
 
 
 def test_what_a_file_holds_is_exact(whole):
@@ -209,6 +241,17 @@ def test_what_is_no_mapping_is_refused():
     for values in (None, [], "text", 3):
         with pytest.raises(CheckpointError):
             Conformal.from_dict(values, tiny_spec())
+
+
+def test_what_a_file_holds_needs_no_cube_and_no_table():
+    """The package itself imports xarray for its accessor, and so its place is taken."""
+    code = (
+        "import sys, types; package = types.ModuleType('misoxr'); package.__path__ = [sys.argv[1]]; sys.modules['misoxr'] = package\n"
+        "import misoxr.model.conformal\n"
+        "sys.exit(' '.join({'xarray', 'dask', 'geopandas', 'pandas', 'torch'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(Path(misoxr.__file__).parent)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_coverage_lies_between_0_and_1():

@@ -1,6 +1,8 @@
 """Regions as a value: which one holds a place, in any CRS and on either side of 180 degrees, and what a file holds of them."""
 
 import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import geopandas as gpd
 import numpy as np
@@ -9,8 +11,11 @@ import pytest
 import shapely
 
 from misoxr.errors import CheckpointError, PointsError
+from misoxr.grid.polygons import Polygons
 from misoxr.points.clusters import polygon_of
-from misoxr.points.polygons import Polygons
+from misoxr.points.folds import LeaveOneRegionOut
+from misoxr.points.polygons import polygons_of
+from misoxr.points.read import regions_of
 
 
 def regions():
@@ -22,7 +27,7 @@ def regions():
 
 
 def test_the_first_polygon_has_a_place():
-    found = Polygons.of(regions())
+    found = polygons_of(regions())
     assert found.names == ("land", "isles")
     np.testing.assert_array_equal(found.at([1, 5, 9.5, 11, 21, 15], [1, 5, 1, 1, 1, 1], "EPSG:3338"), [0, -1, 0, 1, 1, -1])
     grid = found.at(np.arange(3.0)[None] + 8, np.arange(2.0)[:, None], "EPSG:3338")
@@ -34,19 +39,71 @@ def test_places_in_another_crs_are_moved_and_edges_are_not():
     box = gpd.GeoDataFrame(geometry=[shapely.box(-160, 60, -140, 65)], index=["interior"], crs=4326)
     turn = pyproj.Transformer.from_crs(4326, 3338, always_xy=True)
     x, y = turn.transform([-150, -150, -141, -139.9], [64.999, 65.001, 60.001, 62])
-    np.testing.assert_array_equal(Polygons.of(box).at(x, y, "EPSG:3338"), [0, -1, 0, -1])
-    np.testing.assert_array_equal(Polygons.of(box).at([np.inf, np.nan], [0, 0], "EPSG:3338"), [-1, -1])
+    np.testing.assert_array_equal(polygons_of(box).at(x, y, "EPSG:3338"), [0, -1, 0, -1])
+    np.testing.assert_array_equal(polygons_of(box).at([np.inf, np.nan], [0, 0], "EPSG:3338"), [-1, -1])
 
 
 def test_longitude_is_a_circle():
     aleutians = gpd.GeoDataFrame(geometry=[shapely.box(170, 50, 190, 55)], index=["aleutians"], crs=4326)
-    np.testing.assert_array_equal(Polygons.of(aleutians).at([175, -175, 185, -165], [52] * 4, "EPSG:4326"), [0, 0, 0, -1])
+    np.testing.assert_array_equal(polygons_of(aleutians).at([175, -175, 185, -165], [52] * 4, "EPSG:4326"), [0, 0, 0, -1])
+
+
+def test_places_beyond_one_turn_are_as_those_before():
+    shapes = [
+        shapely.box(170, 50, 190, 55),
+        shapely.Polygon([(179, 60), (-179, 60), (-179, 65), (179, 65)]),
+        shapely.box(-185, 70, -170, 72),
+    ]
+    found = polygons_of(gpd.GeoDataFrame(geometry=shapes, index=["a", "b", "c"], crs=4326))
+    rng = np.random.default_rng(0)
+    xy = np.column_stack([rng.uniform(160, 200, 2000), rng.uniform(48, 74, 2000)])
+    wanted = np.append(found.region, -1)[polygon_of(xy, found.shapes, pyproj.CRS(4326))]
+    assert set(wanted) == {0, 1, 2, -1}
+    for turns in (-1, 0, 1):
+        np.testing.assert_array_equal(found.at(xy[:, 0] + 360 * turns, xy[:, 1], "EPSG:4326"), wanted)
+
+
+def test_threads_and_copies_give_the_same():
+    rng = np.random.default_rng(1)
+    centres = rng.random((60, 2)) * 3000
+    table = gpd.GeoDataFrame(geometry=[shapely.Point(*one).buffer(150, 64) for one in centres], crs=3338)
+    x, y = np.meshgrid(np.arange(0, 3000, 20.0), np.arange(0, 3000, 20.0))
+    wanted = polygons_of(table).at(x, y, "EPSG:3338")
+    found = polygons_of(table)
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(lambda row: found.at(x[row], y[row], "EPSG:3338"), range(len(x))))
+    np.testing.assert_array_equal(np.array(rows), wanted)
+    again = pickle.loads(pickle.dumps(found))
+    assert set(vars(again)) == {"names", "region", "shapes", "crs"}
+    np.testing.assert_array_equal(again.at(x, y, "EPSG:3338"), wanted)
+
+
+def test_polygons_that_cross_themselves_are_mended():
+    """A bow tie holds its two wings."""
+    tie = shapely.Polygon([(0, 0), (10, 10), (10, 0), (0, 10)])
+    line = shapely.Polygon([(0, 0), (1, 1), (2, 2)])
+    found = polygons_of(gpd.GeoDataFrame(geometry=[line, tie], index=["line", "tie"], crs=3338))
+    assert found.names == ("tie",)
+    np.testing.assert_array_equal(found.at([1, 9, 5, 5], [5, 5, 1, 9], "EPSG:3338"), [0, 0, -1, -1])
+    with pytest.raises(PointsError, match="The 1 regions have no area"):
+        polygons_of(gpd.GeoDataFrame(geometry=[line], crs=3338))
+
+
+def test_regions_are_named_alike_wherever_they_are_taken():
+    """A column "name" before the index; a column that is given before both."""
+    table = regions().assign(name=["x", "y", None], zone=["p", "q", "r"])
+    assert polygons_of(table).names == ("x", "y")
+    points = gpd.GeoDataFrame(geometry=gpd.points_from_xy([1, 11, 21], [1, 1, 1]), crs=3338)
+    assert LeaveOneRegionOut(table).names(points) == ["x", "y"]
+    assert regions_of(points, table)[0].tolist() == ["x", "y", "none"]
+    assert regions_of(points, table, "zone")[0].tolist() == ["p", "q", "r"]
+    assert regions_of(points, regions())[0].tolist() == ["land", "isles", "isles"]
 
 
 def test_many_places_are_as_each_alone():
     rng = np.random.default_rng(0)
     shapes = [shapely.Point(*centre).buffer(200) for centre in rng.random((15, 2)) * 2000]
-    found = Polygons.of(gpd.GeoDataFrame(geometry=shapes, crs=3338))
+    found = polygons_of(gpd.GeoDataFrame(geometry=shapes, crs=3338))
     xy = rng.random((3000, 2)) * 2000
     wanted = np.append(found.region, -1)[polygon_of(xy, found.shapes, pyproj.CRS(3338))]
     np.testing.assert_array_equal(found.at(*xy.T, "EPSG:3338"), wanted)
@@ -57,7 +114,7 @@ def test_many_places_are_as_each_alone():
 
 
 def test_what_a_file_holds_is_exact():
-    found = Polygons.of(regions().to_crs(4326))
+    found = polygons_of(regions().to_crs(4326))
     again = Polygons.from_dict(copy.deepcopy(found.to_dict()))
     assert again.to_dict() == found.to_dict()
     assert all(one.equals_exact(other) for one, other in zip(again.shapes, found.shapes, strict=True))
@@ -75,26 +132,26 @@ def test_what_a_file_holds_is_exact():
 )
 def test_what_are_no_regions_is_refused(wrong, words):
     with pytest.raises(PointsError, match=words):
-        Polygons.of(wrong)
+        polygons_of(wrong)
 
 
 def test_rows_without_a_name_or_area_are_no_region():
     table = regions().set_axis(["land", None, "empty"])
     table.loc["empty", "geometry"] = shapely.Polygon()
-    assert Polygons.of(table).names == ("land",)
+    assert polygons_of(table).names == ("land",)
 
 
 @pytest.mark.parametrize("key", ["names", "crs", "coordinates", "region", "rings", "polygons", "parts"])
 @pytest.mark.parametrize("value", [None, 3, [], "", "AAAA", "AAAAAAAAAAA=", "\ud800", [1], {}])
 def test_damaged_regions_are_refused(key, value):
-    values = Polygons.of(regions()).to_dict()
+    values = polygons_of(regions()).to_dict()
     with pytest.raises(CheckpointError):
         Polygons.from_dict({**values, key: value})
 
 
 def test_offsets_that_do_not_add_up_are_refused():
     """Each number of the offsets changed to each of some others never crashes: it is refused, or gives polygons."""
-    values, refused = Polygons.of(regions()).to_dict(), 0
+    values, refused = polygons_of(regions()).to_dict(), 0
     from misoxr.spec.build import array_of, text_of
 
     for key in ("rings", "polygons", "parts", "region"):

@@ -9,13 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from sklearn.linear_model import LogisticRegression
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import misoxr
 from misoxr.errors import CheckpointError, MisoxrWarning, PointsError, SpecError
 from misoxr.estimators.baselines import Baseline
 from misoxr.estimators.embedded import EmbeddedModel, Pair, embedding_spec
-from misoxr.estimators.identity import identity, identity_of
+from misoxr.estimators.identity import estimators_sha256, identity, identity_of
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.evaluation.scores import Scores
 from misoxr.model.calibration import Calibration
@@ -79,8 +84,56 @@ def test_networks_and_embeddings_are_known_by_their_specification(model, spec):
     assert identity(spec, spec) != identity(spec, replace(spec, members=2)) == identity_of(make_model(tiny_spec(members=2)))
     on = Baseline(LogisticRegression(), "embedding", network=spec)
     rules = PixelModel(embedding_spec(spec), {task.name: None for task in spec.tasks})
-    embedded = EmbeddedModel(spec, (Pair(model, rules),), {"estimator": repr(on.estimator)})
+    embedded = EmbeddedModel(spec, (Pair(model, rules),), {"estimators_sha256": estimators_sha256(on, spec.tasks)})
     assert identity(on, spec) == identity_of(embedded) != identity_of(model)
+
+
+def forest(trees, **params):
+    """Trees deep within others: their words would be cut."""
+    members = [(name, LogisticRegression(C=number + 0.123456789, max_iter=1000)) for number, name in enumerate("abcdefghij")]
+    inner = make_pipeline(StandardScaler(), RandomForestClassifier(trees, **params))
+    return VotingClassifier([*members, ("inner", inner), *((name.upper(), one) for name, one in members)], voting="soft")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (forest(11), forest(999)),
+        (Baseline(LogisticRegression(), scaling="none"), Baseline(LogisticRegression(), scaling="whiten")),
+        (Baseline(LogisticRegression()), Baseline(LogisticRegression(), "neighbourhood")),
+        (Baseline(LogisticRegression(), regressor=Ridge(1)), Baseline(LogisticRegression(), regressor=Ridge(2))),
+        (LogisticRegression(class_weight={0: 1, 1: 2}), LogisticRegression(class_weight={0: 1, 1: 3})),
+        (LogisticRegression(C=2), Ridge(2)),
+        (CalibratedClassifierCV(LogisticRegression(), cv=KFold(2)), CalibratedClassifierCV(LogisticRegression(), cv=KFold(3))),
+        (make_pipeline(FunctionTransformer(np.sqrt), Ridge()), make_pipeline(FunctionTransformer(np.log), Ridge())),
+        (
+            make_pipeline(FunctionTransformer(lambda x: x + 1), Ridge()),
+            make_pipeline(FunctionTransformer(lambda x: x + 2), Ridge()),
+        ),
+    ],
+)
+def test_estimators_that_differ_anywhere_are_two(spec, one, other):
+    both = (CARBON, TAXONOMY)
+    first, second = (estimators_sha256(what if isinstance(what, Baseline) else Baseline(what), both) for what in (one, other))
+    if isinstance(one, Baseline) and one.regressor is None:
+        first, second = identity(one, spec), identity(other, spec)
+    assert first != second
+
+
+def test_a_seed_is_no_part_of_an_estimator(spec):
+    plain, seeded = LogisticRegression(solver="saga"), LogisticRegression(random_state=0, solver="saga")
+    assert identity(plain, spec) == identity(seeded, spec) == identity(Baseline(seeded, regressor=Ridge()), spec)  # no regression
+    assert identity(forest(11), spec) == identity(forest(11, random_state=3), spec) == identity(forest(np.int64(11)), spec)
+    assert identity(plain, spec, "whiten") == identity(Baseline(plain, scaling="whiten"), spec) != identity(plain, spec)
+
+
+def test_scores_of_another_scaling_are_not_the_models(spec):
+    chosen = Baseline(LogisticRegression(), scaling="none")
+    record = {"estimators_sha256": estimators_sha256(chosen, spec.tasks), "scaling": "whiten"}
+    fitted = PixelModel(spec, {task.name: None for task in spec.tasks}, record=record)
+    with pytest.raises(PointsError, match=r"None of \['m'\] has the specification of"):
+        fitted.with_conformal(make_scores(300, identities={"m": identity(chosen, spec)}))
+    fitted.with_conformal(make_scores(300, identities={"m": identity(chosen, spec, "whiten")}))
 
 
 def test_a_name_that_is_not_clear_is_an_error_that_lists_the_names(model, scores):
@@ -144,6 +197,7 @@ RANDOM = {"least": 5.0, "median": 90.0, "between": 80.0}
         ("KFold(n_splits=5, random_state=0, buffer=0.0)", {}, "are not spatial: how far apart they are is not known"),
         ("PredefinedFolds(folds=<5>, buffer=0.0)", RANDOM, "are not spatial"),
         ("GroupKFold(n_splits=5)", RANDOM, "are not spatial"),
+        ("BlockKFold(size=1)", RANDOM, r"half of all points within 80 of another"),
         ("ClusterKFold(distance=10)", RANDOM | {"least": 0.0}, "at a training point's own place"),
     ],
 )
@@ -156,10 +210,10 @@ def test_folds_that_are_not_spatial_are_told_once(model, scores, cv, distance, w
 @pytest.mark.parametrize(
     ("cv", "distance"),
     [
-        ("ClusterKFold(distance=10)", RANDOM),
+        ("ClusterKFold(distance=10)", {"least": 11.0, "median": 160.0, "between": 80.0}),
         ("BlockKFold(size=10)", {}),
-        ("KNNDM(targets=<9>)", RANDOM),
-        ("LeaveOneRegionOut(regions=<9>)", RANDOM),
+        ("KNNDM(targets=<9>)", {}),
+        ("LeaveOneRegionOut(regions=<9>)", {}),
         ("PredefinedFolds(folds=<5>, buffer=0.0)", {"least": 300.0, "median": 900.0, "between": 80.0}),
         ("KFold(n_splits=5, random_state=0, buffer=500.0)", {"least": 500.0, "median": 900.0, "between": 80.0}),
     ],
