@@ -14,7 +14,7 @@ from misoxr.cube.variables import FILL
 from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, note
 from misoxr.points.readers import is_missing, number_of
 
-__all__ = ["Legend", "classes_named", "has_classes", "reference_classes"]
+__all__ = ["Legend", "classes_named", "has_classes", "plain", "reference_classes"]
 
 Numbers = npt.NDArray[np.intp]
 
@@ -125,7 +125,7 @@ def reference_classes(column: pd.Series, legend: Legend) -> tuple[Numbers, tuple
     MisoxrWarning
         If the reference has classes that the map lacks.
     """
-    labels = [None if is_missing(value) else _plain(value) for value in column]
+    labels = [None if is_missing(value) else plain(value) for value in column]
     seen = list(dict.fromkeys(label for label in labels if label is not None))
     if not seen:
         raise PointsError(f"No site has a label in the column {legend.name!r}; fill in what was seen there.")
@@ -151,11 +151,11 @@ def classes_named(values: Iterable[Any], legend: Legend) -> Numbers | None:
     """Return the numbers of classes that values name, by name or code; None where one is no class."""
     by_name, by_code = legend.known()
     known = {**by_code, **by_name}
-    labels = [_plain(value) for value in values]
+    labels = [plain(value) for value in values]
     return np.array([known[label] for label in labels], np.intp) if all(label in known for label in labels) else None
 
 
-def _plain(value: Any) -> str | Decimal:
+def plain(value: Any) -> str | Decimal:
     """Return a label as a number where it is one, also as text, else as a class map spells names."""
     number = Decimal(int(value)) if isinstance(value, bool | np.bool_) else number_of(value)
     return number if number is not None else "_".join(str(value).split())

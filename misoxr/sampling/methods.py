@@ -193,7 +193,7 @@ class Pool:
         Values of the candidates, (pixel,) or (layer, pixel), and of the pixels that hold points that exist.
     xy, there : array
         Places of both; points that exist may lie beyond the map.
-    toll : array
+    penalty : array
         Rank of each candidate's cost, 0 to 1, times its weight.
     spacing : Spacing
         Which candidates are free.
@@ -208,7 +208,7 @@ class Pool:
     known: Mapping[str, Any]
     xy: Floats
     there: Floats
-    toll: Floats
+    penalty: Floats
     spacing: Spacing
     box: GeoBox
 
@@ -231,11 +231,11 @@ def _kmeans(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
     features, fixed = pool.features(pool.names)
     weights = pool.unknown(pool.weights) if pool.weights else np.ones(len(features))
     clusters = clustered(features, n, fixed, weights, random)
-    sites, numbers = take_nearest(clusters, np.arange(len(features)), pool.spacing, pool.toll)
+    sites, numbers = take_nearest(clusters, np.arange(len(features)), pool.spacing, pool.penalty)
     share = clusters.share[numbers]
     if len(sites) < n:  # least distances leave none to some centres
         covered = np.concatenate([fixed, features[sites]])
-        sites += take_farthest(features, covered, weights, pool.spacing, pool.toll, n - len(sites))
+        sites += take_farthest(features, covered, weights, pool.spacing, pool.penalty, n - len(sites))
         share = np.append(share, np.full(len(sites) - len(share), np.nan))
     return sites, {"share": share} | ({"uncertainty": weights[sites]} if pool.weights else {})
 
@@ -254,8 +254,8 @@ def _clhs(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
         directions = [name for name in others if is_direction(name, pool.ds[name])]
         own, fixed = standardised({name: pool.values[name] for name in others}, known, directions)
         features = np.concatenate([own, fixed])
-    tolls = pool.toll * max(1, features.shape[1] + len(classes))
-    return annealed(features, codes, n, pool.spacing, tolls, random).tolist(), {}
+    penalties = pool.penalty * max(1, features.shape[1] + len(classes))
+    return annealed(features, codes, n, pool.spacing, penalties, random).tolist(), {}
 
 
 def _uncertainty(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
@@ -270,10 +270,10 @@ def _uncertainty(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
         own = np.flatnonzero((strata == stratum) & pool.spacing.free)
         if wanted[stratum] and len(own):
             others = np.concatenate([there, where[sites]])
-            clusters = clustered(where[own], min(int(wanted[stratum]), len(own)), others, np.exp(-pool.toll[own]), random)
-            sites += take_nearest(clusters, own, pool.spacing, pool.toll)[0]
+            clusters = clustered(where[own], min(int(wanted[stratum]), len(own)), others, np.exp(-pool.penalty[own]), random)
+            sites += take_nearest(clusters, own, pool.spacing, pool.penalty)[0]
     if len(sites) < n:  # least distances leave none to some centres
-        sites += take_farthest(where, np.concatenate([there, where[sites]]), unknown, pool.spacing, pool.toll, n - len(sites))
+        sites += take_farthest(where, np.concatenate([there, where[sites]]), unknown, pool.spacing, pool.penalty, n - len(sites))
     sites.sort(key=lambda at: -unknown[at])
     return sites, {"stratum": strata[sites] + 1, "uncertainty": unknown[sites]}
 

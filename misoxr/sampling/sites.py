@@ -142,8 +142,8 @@ def next_sites(
     _refuse_few(found, n, list(layers))
     xy = centres(found.index, box)
     price = values.get(COST) if roads is None else _distances(roads, xy)
-    toll = np.zeros(len(xy)) if price is None else cost_weight * ranks(price)
-    pool = Pool(ds, names, weights, values, known, xy, there, toll, Spacing(xy, least_distance, there), box)
+    penalty = np.zeros(len(xy)) if price is None else cost_weight * ranks(price)
+    pool = Pool(ds, names, weights, values, known, xy, there, penalty, Spacing(xy, least_distance, there), box)
     sites, told = METHODS[method](pool, n, np.random.default_rng([random_state, 1]))
     if len(sites) < n:
         raise PointsError(_too_few(len(sites), n, least_distance, len(xy)))
