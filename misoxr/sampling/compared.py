@@ -11,9 +11,10 @@ import pandas as pd
 import xarray as xr
 
 from misoxr.errors import PointsError, SpecError, note
-from misoxr.sampling.classes import Legend, classes_named, reference_classes
-from misoxr.sampling.counts import Ground, class_sums, flat, read_once
+from misoxr.sampling.classes import Legend, classes_named, plain, reference_classes
+from misoxr.sampling.counts import Ground, class_sums, read_once
 from misoxr.sampling.estimators import Cells, degrees_of_freedom, design_weights, drawn_shares, note_few
+from misoxr.sampling.layers import flat
 from misoxr.sampling.reference import Sites, agree, sites_of
 from misoxr.spec.numbers import is_number
 
@@ -278,10 +279,12 @@ def _sizes(pixels: Any, names: Sequence[str]) -> Floats:
     if pixels is None:
         raise SpecError(f"matrix is given without pixels; give the map's pixels of each of {names}.")
     if isinstance(pixels, Mapping | pd.Series):
-        known = {str(name): value for name, value in pixels.items()}
-        if set(known) != set(names):
-            raise SpecError(f"pixels are of {sorted(known)}, and the rows of matrix {sorted(names)}; give those of each row.")
-        pixels = [known[name] for name in names]
+        known = {plain(name): value for name, value in pixels.items()}
+        if set(known) != {plain(name) for name in names}:
+            raise SpecError(
+                f"pixels are of {sorted(map(str, known))}, and the rows of matrix {sorted(names)}; give those of each row."
+            )
+        pixels = [known[plain(name)] for name in names]
     sizes = np.asarray(pixels, "float64")
     if sizes.shape != (len(names),) or not (np.isfinite(sizes) & (sizes >= 0)).all() or not sizes.any():
         raise SpecError(f"pixels is {pixels!r}; give a number for each of the {len(names)} rows of matrix.")

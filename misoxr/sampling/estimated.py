@@ -209,7 +209,9 @@ def _accuracies(found: Compared, region: int, level: float) -> pd.DataFrame:
 def _overall(found: Compared, region: int, level: float) -> dict[str, float]:
     mapped, reference = found.pairs
     share, error, freedom = _ratio(found, region, ((mapped == reference) & ~found.outside)[None], ~found.outside[None])
-    return {name: float(value[0]) for name, value in limits("overall", share, error, level, 1.0, degrees_of_freedom=freedom).items()}
+    return {
+        name: float(value[0]) for name, value in limits("overall", share, error, level, 1.0, degrees_of_freedom=freedom).items()
+    }
 
 
 def _with_attributes(found: Compared, table: pd.DataFrame, level: float, **more: str) -> pd.DataFrame:

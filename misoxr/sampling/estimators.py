@@ -100,9 +100,7 @@ def drawn_shares(cells: Cells, sizes: npt.ArrayLike) -> Floats:
     return np.where(share > LARGE, share, 0.0)
 
 
-def ratio(
-    cells: Cells, weights: Floats, above: Flags, below: Flags, *, separate: bool, drawn: npt.ArrayLike = 0.0
-) -> Ratio:
+def ratio(cells: Cells, weights: Floats, above: Flags, below: Flags, *, separate: bool, drawn: npt.ArrayLike = 0.0) -> Ratio:
     """Estimate ratios of the areas of two sets of cells.
 
     Parameters
@@ -157,7 +155,7 @@ def variance(count: Floats, sums: Floats, squares: Floats, weights: Floats, draw
 def degrees_of_freedom(sites: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Return the degrees of freedom of a domain from its sites by stratum (..., stratum): sites less strata that occur, at least 1."""
     sites = np.asarray(sites, "int64")
-    return np.maximum(sites.sum(-1) - (sites > 0).sum(-1), 1)
+    return np.asarray(np.maximum(sites.sum(-1) - (sites > 0).sum(-1), 1))
 
 
 def note_few(sites: Mapping[str, int]) -> None:
@@ -183,7 +181,7 @@ def limits(
     level: float,
     whole: float | None = None,
     *,
-    degrees_of_freedom: npt.ArrayLike | None = None,
+    degrees_of_freedom: npt.NDArray[np.int64] | int | None = None,
 ) -> dict[str, Floats]:
     """Return columns: estimates, their standard errors, and the ends of their intervals; of shares of a whole, within 0 and it.
 

@@ -13,7 +13,7 @@ from misoxr.errors import BandError, PointsError, SpecError, gathered, note
 from misoxr.points.readers import is_missing, number_of
 from misoxr.sampling.classes import Legend, classes_named, has_classes, plain
 from misoxr.sampling.compared import ASSUMED, DRAWN
-from misoxr.sampling.counts import Ground, flat, mean_of, read_once, value_sums
+from misoxr.sampling.counts import Ground, mean_of, read_once, value_sums
 from misoxr.sampling.estimators import (
     Cells,
     checked_level,
@@ -24,6 +24,7 @@ from misoxr.sampling.estimators import (
     note_few,
     variance,
 )
+from misoxr.sampling.layers import flat
 from misoxr.sampling.reference import Sites, agree, sites_of
 
 __all__ = ["Estimate", "Seen", "estimated", "mean", "tuned"]
@@ -283,9 +284,7 @@ def estimated(seen: Seen, here: npt.NDArray[np.bool_], map_mean: float) -> dict[
     return out
 
 
-def _by_region(
-    seen: Seen, region: npt.NDArray[np.intp], sums: Any, ground: Ground, level: float, is_share: bool
-) -> pd.DataFrame:
+def _by_region(seen: Seen, region: npt.NDArray[np.intp], sums: Any, ground: Ground, level: float, is_share: bool) -> pd.DataFrame:
     """Return the estimates of every region that has a name, and of the rest where there is any."""
     last, areas, tables = len(ground.names) - 1, ground.areas.metres(sums[1, :, 0]), []
     about: dict[str, dict[str, Any]] = {"map_mean": {}, "area": {}, "sites": {}}

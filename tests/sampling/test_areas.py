@@ -383,6 +383,11 @@ def test_sizes_of_strata_count_where_much_of_them_was_sampled():
         accuracy(matrix=counts, pixels=[0.3, 0.7])
 
 
+def test_pixels_of_classes_may_have_spaces_in_their_names():
+    matrix = pd.DataFrame([[45, 5], [10, 40]], ["moist_tundra", "dry"], ["moist_tundra", "dry"])
+    accuracy(matrix=matrix, pixels={"moist tundra": 1000, "dry": 10_000})
+
+
 def test_a_stratum_of_one_pixel_that_was_visited_has_no_error():
     table = accuracy(matrix=[[1, 0], [10, 40]], pixels=[1, 10_000])
     assert np.isfinite(table.attrs["overall_se"])

@@ -150,8 +150,10 @@ def test_intervals_of_shares_end_at_0_and_1():
     array, truth, strata = carbon()
     probability = (array * 0 + 0.02).rename("frozen_probability")
     reference, *_ = drawn(array, truth, strata)
-    table = mean(probability, reference.rename(columns={"soc": "frozen_probability"}).assign(frozen_probability=1.0 * (np.arange(65) == 3)))
-    assert (table.mean_lower == 0).all() and (table.total_lower == 0).all()
+    table = mean(
+        probability, reference.rename(columns={"soc": "frozen_probability"}).assign(frozen_probability=1.0 * (np.arange(65) == 3))
+    )
+    assert (table[["mean_lower", "total_lower"]] == 0).all(axis=None)
     assert (table.mean_upper < 0.2).all()
     values = mean(array, reference.assign(soc=-reference.soc))
     assert (values.mean_lower < 0).all()
