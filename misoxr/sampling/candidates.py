@@ -24,6 +24,7 @@ from misoxr.grid.footprints import DEGREES
 from misoxr.grid.halo import in_blocks
 from misoxr.grid.longitude import near
 from misoxr.sampling.regions import Regions
+from misoxr.spec.numbers import mixed
 
 __all__ = [
     "Drawn",
@@ -257,20 +258,9 @@ def _picked(parts: Sequence[tuple[Layer, ...]], where: Any) -> tuple[Layer, ...]
 
 
 def hashed(index: Integers, key: int) -> Hashes:
-    """Return the random numbers of pixels: no two of them are alike.
-
-    References
-    ----------
-    SplitMix64: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA.
-    """
+    """Return the random numbers of pixels: no two of them are alike."""
     with np.errstate(over="ignore"):
-        z = (index.astype("uint64") + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
-        z ^= z >> np.uint64(30)
-        z *= np.uint64(0xBF58476D1CE4E5B9)
-        z ^= z >> np.uint64(27)
-        z *= np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    return z
+        return mixed(index.astype("uint64") * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key))
 
 
 def key_of(seed: int, purpose: int) -> int:

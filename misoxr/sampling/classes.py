@@ -10,11 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from misoxr.cube.decode import coding_of
 from misoxr.cube.variables import FILL
 from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, note
 from misoxr.points.readers import is_missing, number_of
 
-__all__ = ["Legend", "classes_named", "has_classes", "reference_classes"]
+__all__ = ["Legend", "classes_named", "has_classes", "plain", "reference_classes"]
 
 Numbers = npt.NDArray[np.intp]
 
@@ -31,14 +32,14 @@ class Legend:
         Names of the classes.
     codes : tuple of int
         What stands for each in the map.
-    fill : float
-        What stands for nodata where the map holds no floats; NaN where nothing does.
+    fills : tuple of float
+        What stands for nodata, beside NaN.
     """
 
     name: str
     names: tuple[str, ...]
     codes: tuple[int, ...]
-    fill: float = FILL
+    fills: tuple[float, ...] = (FILL,)
 
     @classmethod
     def of(cls, array: xr.DataArray) -> "Legend":
@@ -64,16 +65,17 @@ class Legend:
         values, words = np.atleast_1d(array.attrs["flag_values"]).tolist(), str(array.attrs["flag_meanings"]).split()
         if len(values) != len(words) or len(set(values)) != len(values) or len(set(words)) != len(words):
             raise SpecError(f"The map {name!r} has flag_values {values} and flag_meanings {words}; give each class one of each.")
-        # What declares no nodata has 255 for it, unless that is a class.
-        fill = array.attrs.get("_FillValue", np.nan if FILL in values else FILL)
-        return cls(name, tuple(words), tuple(int(value) for value in values), float(fill))
+        # Whole numbers that declare no nodata have 255 for it, unless that is a class.
+        usual = () if array.dtype.kind == "f" or FILL in values else (FILL,)
+        fills = coding_of(name, array).nodata or usual
+        return cls(name, tuple(words), tuple(int(value) for value in values), fills)
 
     def numbers(self, block: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
         """Return the number of each pixel's class; behind them ``len(names)`` for nodata, and one more for what is no class."""
         count = len(self.codes)
         if block.dtype == np.uint8:
             table = np.full(256, count + 1, "uint16")
-            for number, code in [*enumerate(self.codes), (count, self.fill)]:
+            for number, code in [*enumerate(self.codes), *((count, fill) for fill in self.fills)]:
                 if 0 <= code <= 255:
                     table[int(code)] = number
             return np.asarray(table[block])
@@ -81,7 +83,7 @@ class Legend:
         known = np.asarray(self.codes)[order]
         at = np.minimum(np.searchsorted(known, block), count - 1)
         found = np.where(known[at] == block, order[at], count + 1)
-        found[np.isnan(block) if block.dtype.kind == "f" else block == self.fill] = count
+        found[np.isin(block, self.fills) | (np.isnan(block) if block.dtype.kind == "f" else False)] = count
         return found.astype("uint16")
 
     def known(self) -> tuple[dict[Any, int], dict[Any, int]]:
@@ -125,7 +127,7 @@ def reference_classes(column: pd.Series, legend: Legend) -> tuple[Numbers, tuple
     MisoxrWarning
         If the reference has classes that the map lacks.
     """
-    labels = [None if is_missing(value) else _plain(value) for value in column]
+    labels = [None if is_missing(value) else plain(value) for value in column]
     seen = list(dict.fromkeys(label for label in labels if label is not None))
     if not seen:
         raise PointsError(f"No site has a label in the column {legend.name!r}; fill in what was seen there.")
@@ -151,11 +153,11 @@ def classes_named(values: Iterable[Any], legend: Legend) -> Numbers | None:
     """Return the numbers of classes that values name, by name or code; None where one is no class."""
     by_name, by_code = legend.known()
     known = {**by_code, **by_name}
-    labels = [_plain(value) for value in values]
+    labels = [plain(value) for value in values]
     return np.array([known[label] for label in labels], np.intp) if all(label in known for label in labels) else None
 
 
-def _plain(value: Any) -> str | Decimal:
+def plain(value: Any) -> str | Decimal:
     """Return a label as a number where it is one, also as text, else as a class map spells names."""
     number = Decimal(int(value)) if isinstance(value, bool | np.bool_) else number_of(value)
     return number if number is not None else "_".join(str(value).split())

@@ -11,9 +11,10 @@ import pandas as pd
 import xarray as xr
 
 from misoxr.errors import PointsError, SpecError, note
-from misoxr.sampling.classes import Legend, classes_named, reference_classes
-from misoxr.sampling.counts import Ground, class_sums, flat, read_once
-from misoxr.sampling.estimators import Cells, expansion
+from misoxr.sampling.classes import Legend, classes_named, plain, reference_classes
+from misoxr.sampling.counts import Ground, class_sums, read_once
+from misoxr.sampling.estimators import Cells, degrees_of_freedom, design_weights, drawn_shares, note_few
+from misoxr.sampling.layers import flat
 from misoxr.sampling.reference import Sites, agree, sites_of
 from misoxr.spec.numbers import is_number
 
@@ -45,6 +46,8 @@ class Compared:
         Sites (region, stratum, pair of classes).
     weights : ndarray, shape (stratum,)
         How much area each sampled square metre stands for.
+    drawn : ndarray, shape (stratum,)
+        Share of each stratum's pixels that were sampled; 0 where it is not known, or small.
     separate : bool
         Whether areas of strata are met exactly.
     estimator, assumption : str
@@ -57,6 +60,7 @@ class Compared:
     area: Floats
     counted: Cells
     weights: Floats
+    drawn: Floats
     separate: bool
     estimator: str
     assumption: str
@@ -66,11 +70,13 @@ class Compared:
             raise SpecError(
                 f"Map and reference have one class only, {self.names[int(self.kept.argmax())]!r}: there is nothing to estimate."
             )
-        few = int((self.counted.sites.sum((0, 2)) < 2).sum())
+        few = int(((self.counted.sites.sum((0, 2)) < 2) & (self.drawn < 1)).sum())
         if few:
             note(
                 f"{few} of {len(self.weights)} strata have one site only, so there are no standard errors; visit at least two of each."
             )
+        if self.by_region:
+            note_few({self.regions[at]: int(self.sites(at)) for at in self.shown})
 
     @property
     def by_region(self) -> bool:
@@ -117,6 +123,12 @@ class Compared:
         count = self.counted.sites[region].sum(0).astype("int64")
         return np.asarray(count.sum() if which is None else (which[:, :-1] * count).sum(-1))
 
+    def degrees_of_freedom(self, region: int, which: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64] | None:
+        """Return those of each of several sets of cells (set, cell) in a region; None for the whole map, whose intervals are normal."""
+        if not self.by_region:
+            return None
+        return degrees_of_freedom(np.einsum("hc,ec->eh", self.counted.sites[region], which[:, :-1].astype("float64")))
+
     def index(self, region: int) -> pd.Index:
         """Return the index of a table of the classes of a region."""
         names = [name for name, kept in zip(self.names, self.kept, strict=True) if kept]
@@ -146,13 +158,13 @@ def from_map(array: xr.DataArray, reference: Any, by: Any, assume_random: bool) 
     )
     whole = Cells(*(part.sum(0) for part in cells))
     if drawn.classes is None:
-        weights = expansion(whole, drawn.sizes, total=area.sum())
+        weights = design_weights(whole, drawn.sizes, total=area.sum())
     else:
-        weights = expansion(whole, drawn.sizes, areas=area.sum(0)[drawn.classes])
+        weights = design_weights(whole, drawn.sizes, areas=area.sum(0)[drawn.classes])
     how = AFTERWARDS if assume_random else STEHMAN if drawn.classes is None else OLOFSSON
-    return Compared(
-        names, ground.names, pixels, area, cells, weights, drawn.classes is not None, how, ASSUMED if assume_random else DRAWN
-    )
+    shares = np.zeros(len(drawn.sizes)) if assume_random else drawn_shares(whole, drawn.sizes)
+    made = ASSUMED if assume_random else DRAWN
+    return Compared(names, ground.names, pixels, area, cells, weights, shares, drawn.classes is not None, how, made)
 
 
 @dataclass(frozen=True)
@@ -229,6 +241,9 @@ def from_matrix(matrix: Any, pixels: Any, pixel_area: float | None) -> Compared:
     empty = [name for name, size, count in zip(table.index, sizes, counts.sum(1), strict=True) if size > 0 and count == 0]
     if empty:
         raise SpecError(f"Strata have no site in matrix: {empty}. Visit sites there, or merge strata.")
+    more = [name for name, size, count in zip(table.index, sizes, counts.sum(1), strict=True) if 0 < size < count]
+    if more:
+        raise SpecError(f"Strata have more sites in matrix than pixels: {more}. Give the number of pixels of each, not shares.")
     own = np.flatnonzero(sizes > 0)
     if (counts.sum(1)[sizes == 0] > 0).any():
         raise SpecError("Strata without pixels have sites in matrix; give the pixels of each.")
@@ -237,8 +252,10 @@ def from_matrix(matrix: Any, pixels: Any, pixel_area: float | None) -> Compared:
     counted = Cells.of_counts(cells.reshape(1, len(own), -1), float(pixel_area))
     held = np.zeros((1, len(names)))
     held[0, : len(sizes)] = sizes
-    weights = expansion(Cells(*(part[0] for part in counted)), sizes[own], areas=sizes[own] * pixel_area)
-    return Compared(names, ("",), held, held * pixel_area, counted, weights, True, OLOFSSON, DRAWN)
+    whole = Cells(*(part[0] for part in counted))
+    weights = design_weights(whole, sizes[own], areas=sizes[own] * pixel_area)
+    shares = drawn_shares(whole, sizes[own])
+    return Compared(names, ("",), held, held * pixel_area, counted, weights, shares, True, OLOFSSON, DRAWN)
 
 
 def _table(matrix: Any) -> pd.DataFrame:
@@ -262,10 +279,12 @@ def _sizes(pixels: Any, names: Sequence[str]) -> Floats:
     if pixels is None:
         raise SpecError(f"matrix is given without pixels; give the map's pixels of each of {names}.")
     if isinstance(pixels, Mapping | pd.Series):
-        known = {str(name): value for name, value in pixels.items()}
-        if set(known) != set(names):
-            raise SpecError(f"pixels are of {sorted(known)}, and the rows of matrix {sorted(names)}; give those of each row.")
-        pixels = [known[name] for name in names]
+        known = {plain(name): value for name, value in pixels.items()}
+        if set(known) != {plain(name) for name in names}:
+            raise SpecError(
+                f"pixels are of {sorted(map(str, known))}, and the rows of matrix {sorted(names)}; give those of each row."
+            )
+        pixels = [known[plain(name)] for name in names]
     sizes = np.asarray(pixels, "float64")
     if sizes.shape != (len(names),) or not (np.isfinite(sizes) & (sizes >= 0)).all() or not sizes.any():
         raise SpecError(f"pixels is {pixels!r}; give a number for each of the {len(names)} rows of matrix.")

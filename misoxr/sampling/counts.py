@@ -16,13 +16,12 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.clusters import computed
 from misoxr.errors import GridError, SpecError
-from misoxr.grid.geobox import geobox_of, located
-from misoxr.grid.halo import in_blocks
+from misoxr.grid.geobox import geobox_of
 from misoxr.grid.pixel_areas import PARTS, PixelAreas
 from misoxr.sampling.classes import Legend
 from misoxr.sampling.regions import Regions, regions_on
 
-__all__ = ["UNITS", "Ground", "checked_unit", "class_sums", "flat", "mean_of", "read_once", "value_sums"]
+__all__ = ["UNITS", "Ground", "checked_unit", "class_sums", "mean_of", "read_once", "value_sums"]
 
 Array = npt.NDArray[Any]
 
@@ -81,23 +80,6 @@ class Ground(NamedTuple):
             da.arange(size, chunks=(sizes,), dtype="int64") for size, sizes in zip(array.shape[-2:], array.chunks[-2:], strict=True)
         )
         return rows, columns, None if self.regions is None else self.regions.lazily(rows, columns)
-
-
-def flat(array: xr.DataArray) -> xr.DataArray:
-    """Return a map over y and x, in chunks.
-
-    Raises
-    ------
-    SpecError
-        If it is no array, or has other dimensions.
-    """
-    if not isinstance(array, xr.DataArray):
-        raise SpecError(f"The map is a {type(array).__name__}; give one variable of it, such as maps.permafrost.")
-    array = located(array)
-    array = array.squeeze([dim for dim in array.dims if dim not in ("y", "x") and array.sizes[dim] == 1], drop=True)
-    if set(array.dims) != {"y", "x"}:
-        raise SpecError(f"The map {array.name!r} has dimensions {array.dims}, not (y, x); select one of the others first.")
-    return in_blocks(array.transpose("y", "x"))
 
 
 def class_sums(codes: da.Array, legend: Legend, ground: Ground, probability: da.Array | None = None) -> da.Array:

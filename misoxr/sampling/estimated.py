@@ -79,7 +79,7 @@ def areas(
     Warns
     -----
     MisoxrWarning
-        If sites have no label, the reference has classes that the map lacks, a stratum has one site only, or sites are assumed to be random.
+        If sites have no label, the reference has classes that the map lacks, a stratum has one site only, a region has fewer than 10, or sites are assumed to be random.
 
     Notes
     -----
@@ -87,7 +87,9 @@ def areas(
     of indicator variables. Areas are true ones on the ellipsoid. Where pixels differ in area, sites count by the area of their pixel. The estimators then
     meet the area of each stratum exactly if strata are the map's classes (separate ratio estimator), and that of the whole map otherwise (combined). Areas
     within polygons are the estimated share of the polygon times its area. Intervals are those of the normal distribution, and end at 0 and at
-    the whole. They are too short for classes with few sites: where all agree, they have no length. Strata are taken to be much larger than their samples.
+    the whole. They are too short for classes with few sites: where all agree, they have no length. Intervals by region are Student's, with as many degrees of freedom
+    as the region has sites, less the strata that these are of. Where more than 5 % of a stratum was sampled, its variance is multiplied by the share
+    that was not (finite population correction); below, strata are taken to be much larger than their samples.
 
     References
     ----------
@@ -177,13 +179,19 @@ def _areas(found: Compared, region: int, level: float, divisor: float) -> pd.Dat
     """Return the areas and accuracies of one region."""
     whole, kept = found.area[region].sum() / divisor, found.kept
     _, reference = found.pairs
-    share = ratio(
-        *found.cells(region), reference == np.arange(len(found.names))[:, None], ~found.outside[None], separate=found.separate
-    )
-    error = np.where(found.sites(region) > 1, np.sqrt(share.variance), np.nan)
+    inside = ~found.outside[None]
+    share, error, freedom = _ratio(found, region, reference == np.arange(len(found.names))[:, None], inside)
     table = pd.DataFrame({"pixels": found.pixels[region].astype("int64"), "mapped_area": found.area[region] / divisor})
-    estimated = limits("area", share.value * whole, error * whole, level, whole)
+    estimated = limits("area", share * whole, error * whole, level, whole, degrees_of_freedom=freedom)
     return table.assign(**estimated)[kept].set_axis(found.index(region)).join(_accuracies(found, region, level))
+
+
+def _ratio(found: Compared, region: int, above: Any, below: Any) -> tuple[Any, Any, Any]:
+    """Return ratios of a region, their standard errors (NaN below two sites), and degrees of freedom (None: normal)."""
+    cells, weights = found.cells(region)
+    share = ratio(cells, weights, above, below, separate=found.separate, drawn=found.drawn)
+    error = np.where(found.sites(region, below) > 1, np.sqrt(share.variance), np.nan)
+    return share.value, error, found.degrees_of_freedom(region, below)
 
 
 def _accuracies(found: Compared, region: int, level: float) -> pd.DataFrame:
@@ -192,19 +200,18 @@ def _accuracies(found: Compared, region: int, level: float) -> pd.DataFrame:
     classes = np.arange(len(found.names))[:, None]
     columns: dict[str, Any] = {}
     for name, below in zip(ACCURACIES, (mapped == classes, reference == classes), strict=True):
-        share = ratio(*found.cells(region), (mapped == classes) & (reference == classes), below, separate=found.separate)
-        error = np.where(found.sites(region, below) > 1, np.sqrt(share.variance), np.nan)
-        columns |= limits(name, share.value, error, level, 1.0)
+        share, error, freedom = _ratio(found, region, (mapped == classes) & (reference == classes), below)
+        columns |= limits(name, share, error, level, 1.0, degrees_of_freedom=freedom)
     table = pd.DataFrame(columns)[found.kept].set_axis(found.index(region))
     return table.assign(assumed_random=True) if found.assumed else table
 
 
 def _overall(found: Compared, region: int, level: float) -> dict[str, float]:
     mapped, reference = found.pairs
-    right = (mapped == reference) & ~found.outside
-    share = ratio(*found.cells(region), right[None], ~found.outside[None], separate=found.separate)
-    error = np.where(found.sites(region) > 1, np.sqrt(share.variance), np.nan)
-    return {name: float(value[0]) for name, value in limits("overall", share.value, error, level, 1.0).items()}
+    share, error, freedom = _ratio(found, region, ((mapped == reference) & ~found.outside)[None], ~found.outside[None])
+    return {
+        name: float(value[0]) for name, value in limits("overall", share, error, level, 1.0, degrees_of_freedom=freedom).items()
+    }
 
 
 def _with_attributes(found: Compared, table: pd.DataFrame, level: float, **more: str) -> pd.DataFrame:

@@ -13,7 +13,8 @@ from misoxr.errors import SpecError, gathered
 from misoxr.grid.geobox import located
 from misoxr.grid.halo import in_blocks
 from misoxr.sampling.classes import Legend, has_classes
-from misoxr.sampling.counts import Ground, checked_unit, class_sums, flat
+from misoxr.sampling.counts import Ground, checked_unit, class_sums
+from misoxr.sampling.layers import flat
 
 __all__ = ["area"]
 
@@ -106,6 +107,8 @@ def _layer(maps: xr.Dataset, name: str) -> _Layer:
     beside = maps.get(f"{name}_probability")
     if beside is None:
         return _Layer(codes.data, legend, None)
+    single = [dim for dim in beside.dims if beside.sizes[dim] == 1 and dim in ("time", *maps[name].dims) and dim not in ("y", "x")]
+    beside = beside.squeeze(single, drop=True)
     others = [dim for dim in beside.dims if dim not in ("y", "x") and (beside.sizes[dim] > 1 or dim in beside.indexes)]
     many = len(legend.names)
     if len(others) > 1 or (beside.sizes[others[0]] if others else 2) != many:

@@ -1,5 +1,6 @@
 """The methods by which sites are chosen among candidates: which variables they look at, what becomes of these, and what each method does."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,9 +13,10 @@ from scipy.stats import rankdata
 
 from misoxr.cube.decode import is_class
 from misoxr.cube.join import is_direction
-from misoxr.errors import BandError, did_you_mean
+from misoxr.errors import BandError, did_you_mean, note
 from misoxr.sampling.searches import Spacing, annealed, clustered, take_farthest, take_nearest
 from misoxr.sampling.stratified import allocated
+from misoxr.spec import COVARIATES, SENTINEL2
 
 __all__ = ["METHODS", "Chosen", "Method", "Pool", "covariates_of", "is_degrees", "ranks", "uncertainties_of"]
 
@@ -39,6 +41,8 @@ ENDINGS = (
 """What the variables that stand beside a task's answer are called."""
 BESIDE = ("dissimilarity_index", "local_point_density", "applicable", "excluded")
 """Variables of a map that belong to no task."""
+COVARIATE_NAMES = {band.name for band in (*SENTINEL2, *COVARIATES)}
+"""Names that are no answer of a model."""
 KNOWING = ("_confidence", "_credibility", "local_point_density")
 """Variables that are large where much is known."""
 
@@ -53,12 +57,13 @@ def covariates_of(ds: xr.Dataset, by: Sequence[str] | None) -> list[str]:
     """
     if by is not None:
         return _known(ds, by)
-    answers = set(_tasks(ds)) | {name for task in _tasks(ds) for name in (f"{task}{end}" for end in ENDINGS)} | set(BESIDE)
+    mapped = {*_tasks(ds), *_told(ds)}
+    answers = mapped | {f"{task}{end}" for task in mapped for end in ENDINGS} | set(BESIDE)
     found = [
         name
         for name, array in _maps(ds).items()
         if name not in answers
-        and {*array.dims} <= {"feature", "y", "x"}
+        and {*array.dims} <= {"feature", "time", "y", "x"}
         and not is_class(name, array)
         and array.dtype.kind in "fiu"
     ]
@@ -66,6 +71,10 @@ def covariates_of(ds: xr.Dataset, by: Sequence[str] | None) -> list[str]:
         raise BandError(
             f"There are no covariates among {list(_maps(ds))}; name them in by=, or give the image beside the map: image.merge(maps)."
         )
+    _refuse_times(ds, found)
+    unknown = [name for name in found if name not in COVARIATE_NAMES]
+    if unknown and not _told(ds) and (len(unknown) < len(found) or mapped or set(BESIDE) & set(_maps(ds))):
+        note(f"Sites are chosen by {found}. If a mapped value is among {unknown}, name the covariates without it: by=[...].")
     return found
 
 
@@ -87,6 +96,7 @@ def uncertainties_of(ds: xr.Dataset, by: Sequence[str] | None) -> list[str]:
                 f"Nothing among {names} tells what the map does not know. Give a map with probabilities, "
                 "<task>_entropy, <task>_std, <task>_set_size or dissimilarity_index, or name a variable in by=."
             )
+        _refuse_times(ds, found)
         return found
     for name in _known(ds, by):
         if is_class(name, ds[name]) and not name.endswith("_set_size"):
@@ -98,6 +108,23 @@ def uncertainties_of(ds: xr.Dataset, by: Sequence[str] | None) -> list[str]:
 
 def _maps(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     return {str(name): array for name, array in ds.data_vars.items() if {"y", "x"} <= set(array.dims)}
+
+
+def _refuse_times(ds: xr.Dataset, names: Sequence[str]) -> None:
+    """Raise where variables have several times."""
+    several = [name for name in names if "time" in ds[name].dims]
+    if several:
+        raise BandError(f"Variables {several} have time ({ds.sizes['time']} steps); composite first: image.miso.composite().")
+
+
+def _told(ds: xr.Dataset) -> set[str]:
+    """Return the tasks that the provenance of a map tells of."""
+    try:
+        held = json.loads(ds.attrs.get("provenance", "{}"))
+        models = [one["model"] for one in held.get("models", [held])]
+        return {str(task["name"]) for model in models for task in model["tasks"]}
+    except (AttributeError, KeyError, TypeError, ValueError):  # another one's, or none
+        return set()
 
 
 def _tasks(ds: xr.Dataset) -> list[str]:
@@ -116,6 +143,7 @@ def _known(ds: xr.Dataset, by: Sequence[str]) -> list[str]:
     for name in by:
         if name not in names:
             raise BandError(f"The dataset has no variable {name!r} over y and x; it has {names}.{did_you_mean(str(name), names)}")
+    _refuse_times(ds, by)
     return list(by)
 
 
@@ -193,7 +221,7 @@ class Pool:
         Values of the candidates, (pixel,) or (layer, pixel), and of the pixels that hold points that exist.
     xy, there : array
         Places of both; points that exist may lie beyond the map.
-    toll : array
+    penalty : array
         Rank of each candidate's cost, 0 to 1, times its weight.
     spacing : Spacing
         Which candidates are free.
@@ -208,7 +236,7 @@ class Pool:
     known: Mapping[str, Any]
     xy: Floats
     there: Floats
-    toll: Floats
+    penalty: Floats
     spacing: Spacing
     box: GeoBox
 
@@ -231,11 +259,11 @@ def _kmeans(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
     features, fixed = pool.features(pool.names)
     weights = pool.unknown(pool.weights) if pool.weights else np.ones(len(features))
     clusters = clustered(features, n, fixed, weights, random)
-    sites, numbers = take_nearest(clusters, np.arange(len(features)), pool.spacing, pool.toll)
+    sites, numbers = take_nearest(clusters, np.arange(len(features)), pool.spacing, pool.penalty)
     share = clusters.share[numbers]
     if len(sites) < n:  # least distances leave none to some centres
         covered = np.concatenate([fixed, features[sites]])
-        sites += take_farthest(features, covered, weights, pool.spacing, pool.toll, n - len(sites))
+        sites += take_farthest(features, covered, weights, pool.spacing, pool.penalty, n - len(sites))
         share = np.append(share, np.full(len(sites) - len(share), np.nan))
     return sites, {"share": share} | ({"uncertainty": weights[sites]} if pool.weights else {})
 
@@ -254,8 +282,8 @@ def _clhs(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
         directions = [name for name in others if is_direction(name, pool.ds[name])]
         own, fixed = standardised({name: pool.values[name] for name in others}, known, directions)
         features = np.concatenate([own, fixed])
-    tolls = pool.toll * max(1, features.shape[1] + len(classes))
-    return annealed(features, codes, n, pool.spacing, tolls, random).tolist(), {}
+    penalties = pool.penalty * max(1, features.shape[1] + len(classes))
+    return annealed(features, codes, n, pool.spacing, penalties, random).tolist(), {}
 
 
 def _uncertainty(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
@@ -270,10 +298,10 @@ def _uncertainty(pool: Pool, n: int, random: np.random.Generator) -> Chosen:
         own = np.flatnonzero((strata == stratum) & pool.spacing.free)
         if wanted[stratum] and len(own):
             others = np.concatenate([there, where[sites]])
-            clusters = clustered(where[own], min(int(wanted[stratum]), len(own)), others, np.exp(-pool.toll[own]), random)
-            sites += take_nearest(clusters, own, pool.spacing, pool.toll)[0]
+            clusters = clustered(where[own], min(int(wanted[stratum]), len(own)), others, np.exp(-pool.penalty[own]), random)
+            sites += take_nearest(clusters, own, pool.spacing, pool.penalty)[0]
     if len(sites) < n:  # least distances leave none to some centres
-        sites += take_farthest(where, np.concatenate([there, where[sites]]), unknown, pool.spacing, pool.toll, n - len(sites))
+        sites += take_farthest(where, np.concatenate([there, where[sites]]), unknown, pool.spacing, pool.penalty, n - len(sites))
     sites.sort(key=lambda at: -unknown[at])
     return sites, {"stratum": strata[sites] + 1, "uncertainty": unknown[sites]}
 

@@ -179,7 +179,7 @@ def _sums(labels: Indices, values: Floats, count: int) -> Floats:
     return np.asarray(np.bincount(labels + 1, values, count + 1)[1:], dtype="float64")
 
 
-def take_nearest(clusters: Clusters, pixels: Indices, spacing: Spacing, toll: Floats) -> tuple[list[int], list[int]]:
+def take_nearest(clusters: Clusters, pixels: Indices, spacing: Spacing, penalty: Floats) -> tuple[list[int], list[int]]:
     """Choose the free pixel nearest to each centre, from the centre with the greatest share on; a centre may find none.
 
     Parameters
@@ -190,7 +190,7 @@ def take_nearest(clusters: Clusters, pixels: Indices, spacing: Spacing, toll: Fl
         Their numbers among the candidates of ``spacing``.
     spacing : Spacing
         The candidates; it takes the sites.
-    toll : array
+    penalty : array
         What each candidate costs, beside its squared distance in units of its cluster's mean.
 
     Returns
@@ -206,20 +206,20 @@ def take_nearest(clusters: Clusters, pixels: Indices, spacing: Spacing, toll: Fl
         own = own[spacing.free[pixels[own]]]
         if len(own):
             squares = clusters.squares[own]
-            sites.append(int(pixels[own[np.argmin(squares / _above_zero(squares.mean()) + toll[pixels[own]])]]))
+            sites.append(int(pixels[own[np.argmin(squares / _above_zero(squares.mean()) + penalty[pixels[own]])]]))
             numbers.append(number)
             spacing.take(sites[-1])
     return sites, numbers
 
 
-def take_farthest(features: Floats, there: Floats, weights: Floats, spacing: Spacing, toll: Floats, count: int) -> list[int]:
+def take_farthest(features: Floats, there: Floats, weights: Floats, spacing: Spacing, penalty: Floats, count: int) -> list[int]:
     """Choose free candidates one after the other, each where the weighted squared distance to all sites is greatest.
 
     Parameters
     ----------
     features, there : array
         Of candidates and of sites, (pixel, feature).
-    weights, spacing, toll
+    weights, spacing, penalty
         Of the candidates, as in :func:`clustered` and :func:`take_nearest`.
     count : int
         How many to choose; fewer where none is free any more.
@@ -229,7 +229,7 @@ def take_farthest(features: Floats, there: Floats, weights: Floats, spacing: Spa
     while len(sites) < count and spacing.free.any():
         free = np.flatnonzero(spacing.free)
         gain = weights[free] * squares[free]
-        sites.append(int(free[np.argmax(gain / _above_zero(gain.max()) - toll[free])]))
+        sites.append(int(free[np.argmax(gain / _above_zero(gain.max()) - penalty[free])]))
         spacing.take(sites[-1])
         squares = np.minimum(squares, ((features - features[sites[-1]]) ** 2).sum(axis=1))
     return sites
@@ -304,7 +304,7 @@ def annealed(
     classes: Sequence[Integers],
     count: int,
     spacing: Spacing,
-    toll: Floats,
+    penalty: Floats,
     random: np.random.Generator,
 ) -> Integers:
     """Choose sites by a conditioned Latin hypercube, and return their numbers; fewer where least distances leave no more.
@@ -317,7 +317,7 @@ def annealed(
         How many sites to choose.
     spacing : Spacing
         The candidates. It takes the first sites, drawn at random.
-    toll : array
+    penalty : array
         What each candidate costs, in parts of the objective: one for each covariate and site that stands where another is.
     random : Generator
         For the first sites, and the swaps.
@@ -330,15 +330,15 @@ def annealed(
     if len(sites) < count or len(spare) == count:
         return sites
     cube = Hypercube(features, classes, candidates, [*sites.tolist(), *range(candidates, len(features))])
-    now, temperature = cube.objective() + float(toll[sites].sum()), 1.0
+    now, temperature = cube.objective() + float(penalty[sites].sum()), 1.0
     for step in range(ITERATIONS):
-        at = _site_to_leave(cube, sites, toll, random)
+        at = _site_to_leave(cube, sites, penalty, random)
         old, new = int(sites[at]), int(spare[random.integers(len(spare))])
         if (sites == new).any() or not _apart(spacing, sites, at, new):
             continue
         cube.swap(old, new)
         sites[at] = new
-        after = cube.objective() + float(toll[sites].sum())
+        after = cube.objective() + float(penalty[sites].sum())
         if after <= now or random.random() < np.exp((now - after) / temperature):
             now = after
         else:
@@ -349,9 +349,9 @@ def annealed(
     return sites
 
 
-def _site_to_leave(cube: Hypercube, sites: Integers, toll: Floats, random: np.random.Generator) -> int:
+def _site_to_leave(cube: Hypercube, sites: Integers, penalty: Floats, random: np.random.Generator) -> int:
     if random.random() < WORST:
-        crowding = cube.crowding(sites) + toll[sites]
+        crowding = cube.crowding(sites) + penalty[sites]
         return int(random.choice(np.flatnonzero(crowding == crowding.max())))
     return int(random.integers(len(sites)))
 

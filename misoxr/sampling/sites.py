@@ -13,12 +13,13 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube.decode import decoded
 from misoxr.cube.join import mark_of
-from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_mean, gathered
+from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_mean, gathered, note
 from misoxr.grid.geobox import beside, crs_of, extent, geobox_of, pixels
 from misoxr.grid.halo import in_blocks
 from misoxr.grid.resample import on_grid
 from misoxr.points.clusters import coordinates_of
 from misoxr.sampling.candidates import SITES, Drawn, Question, centres, degrees_of, key_of, layer_of, read
+from misoxr.sampling.layers import north_up, squeezed
 from misoxr.sampling.methods import METHODS, Method, Pool, covariates_of, is_degrees, ranks, uncertainties_of
 from misoxr.sampling.regions import Regions, regions_on
 from misoxr.sampling.searches import Spacing
@@ -53,7 +54,7 @@ def next_sites(
 ) -> gpd.GeoDataFrame:
     """Choose sites for the next field season, from a map or an image of any size: it is read once, block by block.
 
-    Sites are chosen among pixels that are drawn at random from all that are valid: the same ones for any chunks and any scheduler.
+    Sites are chosen among pixels that are drawn at random from all that are valid: the same ones for any chunks, scheduler and direction of y.
 
     Parameters
     ----------
@@ -70,7 +71,8 @@ def next_sites(
     by : str or sequence of str, optional
         The variables that choose. For "uncertainty", what tells how little is known: by default ``dissimilarity_index`` and, for each task, the
         first there is of ``<task>_entropy``, ``<task>_set_size``, ``<task>_std``, and 1 - the greatest of ``<task>_probability``; of
-        several, the mean of their ranks counts. For the others, the covariates: by default all continuous variables that are no answer of a model. "clhs"
+        several, the mean of their ranks counts. For the others, the covariates: by default all continuous variables that are no answer of a model. A note names
+        them where a mapped value may be among them. "clhs"
         takes classes, too, if they are named. A variable (feature, y, x), such as an embedding, counts as many.
     weight : str or sequence of str, optional
         For "kmeans": pixels weigh as much as they are uncertain by these variables, as in ``by`` of "uncertainty" (the share of pixels that are less so).
@@ -96,10 +98,17 @@ def next_sites(
     Returns
     -------
     GeoDataFrame
-        ``n`` pixel centres in the CRS of the map: ``site`` from 1, the values of the variables that chose them, ``stratum`` ("uncertainty":
-        1 is where most is known), ``uncertainty`` (0 to 1), ``share`` ("kmeans": of the candidates' weight that is nearest to the site's
-        centre), ``cost`` where it is given, and ``lon`` and ``lat`` (degrees, EPSG:4326). Of "kmeans" and "uncertainty", sites that matter
-        most come first. ``.attrs`` has the method, its variables, the seed, and the numbers of pixels and candidates.
+        ``n`` pixel centres in the CRS of the map. Of "kmeans" and "uncertainty", sites that matter most come first. Columns:
+
+        - ``site``: from 1.
+        - ``stratum`` ("uncertainty"): 1 is where most is known.
+        - ``uncertainty`` ("uncertainty", or "kmeans" with ``weight``): 0 to 1.
+        - ``share`` ("kmeans"): the share of the candidates' weight that is nearest to the site's centre.
+        - ``cost``, where it is given.
+        - the variables that chose, with their values.
+        - ``lon`` and ``lat``: degrees, EPSG:4326.
+
+        ``.attrs`` has the method, its variables, the seed, and the numbers of pixels and candidates.
 
     Raises
     ------
@@ -113,6 +122,11 @@ def next_sites(
         If fewer pixels are valid than sites are asked for, or fewer fit at the least distance (it says how many); if points,
         polygons or roads have no CRS, are empty or of other geometries, or the area lies elsewhere.
 
+    Warns
+    -----
+    MisoxrWarning
+        If a variable has less than half as many valid pixels as the best one, or a mapped value may be among the covariates.
+
     References
     ----------
     "kmeans": Brus 2019, Geoderma 338, 464-480; weighed as in Zhdanov 2019, arXiv 1901.05954. "clhs": Minasny and McBratney 2006, Computers & Geosciences
@@ -124,8 +138,9 @@ def next_sites(
     >>> sites = misoxr.sampling.next_sites(maps, 20, method="uncertainty", existing=points)
     """
     _check_numbers(n, least_distance, cost_weight, candidates, random_state)
-    ds = _dataset(maps)
+    ds = squeezed(_dataset(maps))
     names, weights = _variables(ds, method, _listed("by", by), _listed("weight", weight))
+    ds = north_up(ds)
     box = geobox_of(ds)
     by_road = isinstance(cost, gpd.GeoDataFrame | gpd.GeoSeries)
     if least_distance is not None or by_road:
@@ -140,10 +155,11 @@ def next_sites(
     question = Question(candidates, key_of(random_state, SITES), box.shape.x, _numbers(there, box))
     found, values, known = read(layers, question, area)
     _refuse_few(found, n, list(layers))
+    _say_what_lacks(found, list(layers))
     xy = centres(found.index, box)
     price = values.get(COST) if roads is None else _distances(roads, xy)
-    toll = np.zeros(len(xy)) if price is None else cost_weight * ranks(price)
-    pool = Pool(ds, names, weights, values, known, xy, there, toll, Spacing(xy, least_distance, there), box)
+    penalty = np.zeros(len(xy)) if price is None else cost_weight * ranks(price)
+    pool = Pool(ds, names, weights, values, known, xy, there, penalty, Spacing(xy, least_distance, there), box)
     sites, told = METHODS[method](pool, n, np.random.default_rng([random_state, 1]))
     if len(sites) < n:
         raise PointsError(_too_few(len(sites), n, least_distance, len(xy)))
@@ -212,6 +228,18 @@ def _refuse_few(found: Drawn, n: int, names: Sequence[str]) -> None:
         f"Only {found.valid} pixels can be chosen, and n is {n}: a site needs all of {list(names)}, the area of within, and a pixel without an "
         f"existing point. Fewest pixels, {found.each[least]}, have {names[least]!r}; name others in by=, or ask for fewer sites."
     )
+
+
+def _say_what_lacks(found: Drawn, names: Sequence[str]) -> None:
+    """Tell of variables that leave few pixels, beside the one that has most."""
+    counts = {name: int(count) for name, count in zip(names, found.each, strict=True) if name != COST}
+    best = max(counts, key=lambda name: counts[name])
+    poor = [f"{name!r} ({count:,})" for name, count in counts.items() if 2 * count < counts[best]]
+    if poor:
+        note(
+            f"{found.valid:,} pixels can be chosen: few have {', '.join(poor)}, and {counts[best]:,} have {best!r}. Is a band cloudy? "
+            "Leave it out of by=, or give a fuller composite."
+        )
 
 
 def _too_few(count: int, n: int, least_distance: float | None, candidates: int) -> str:
@@ -293,7 +321,7 @@ def _cost_layer(cost: Any, box: GeoBox, chunks: tuple[int, int]) -> xr.DataArray
     """Return a raster of costs on a map's grid, by the nearest pixel, lazily."""
     if not isinstance(cost, xr.DataArray):
         raise SpecError(f"cost is a {type(cost).__name__}; give a DataArray with y, x and a CRS, or a GeoDataFrame of roads.")
-    flat = cost.squeeze([dim for dim in cost.dims if dim not in ("y", "x") and cost.sizes[dim] == 1], drop=True)
+    flat = squeezed(cost)
     if set(flat.dims) != {"y", "x"}:
         raise BandError(f"The raster of costs has dimensions {flat.dims}, not (y, x); select or reduce the others first.")
     if crs_of(flat) is None:

@@ -15,8 +15,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.clusters import computed
 from misoxr.cube.join import mark_of
 from misoxr.errors import GridError, PointsError, SpecError, did_you_mean, gathered, note
-from misoxr.grid.geobox import extent, geobox_of, located, same_grid
-from misoxr.grid.halo import in_blocks
+from misoxr.grid.geobox import extent, geobox_of, same_grid
 from misoxr.sampling.candidates import (
     VALIDATION,
     Hashes,
@@ -29,7 +28,8 @@ from misoxr.sampling.candidates import (
     over_blocks,
     strips,
 )
-from misoxr.sampling.classes import Legend
+from misoxr.sampling.classes import Legend, plain
+from misoxr.sampling.layers import flat, north_up
 from misoxr.spec.numbers import is_number, is_whole
 
 __all__ = ["allocated", "sample_size", "stratified"]
@@ -56,9 +56,9 @@ def stratified(
 ) -> gpd.GeoDataFrame:
     """Draw a stratified random sample of a class map's pixels, for validation: the map is read once, block by block.
 
-    Within a stratum, all pixels have the same chance, and every set of them too. The sample is the same for any chunks and any scheduler.
-    Visit all sites, or as many as you can in the order of the table, and keep those without a label in it: :func:`misoxr.sampling.areas`
-    needs them. It has nothing to do with what :func:`next_sites` draws by the same seed.
+    Within a stratum, all pixels have the same chance, and every set of them too. The sample is the same for any chunks, scheduler and direction of y.
+    Visit all sites, or as many as you can in the order of the table: the first ones are allocated as all are. Keep those without a label in it:
+    :func:`misoxr.sampling.areas` needs them. It has nothing to do with what :func:`next_sites` draws by the same seed.
 
     Parameters
     ----------
@@ -68,8 +68,11 @@ def stratified(
     n : int
         Number of sites.
     allocation : {"proportional", "neyman", "equal"}, optional
-        Sites of stratum h, in proportion to its pixels N_h; to N_h S_h with S_h = sqrt(U_h (1 - U_h)) of the accuracy U_h that is expected,
-        which makes the error of the overall accuracy least (Neyman); or as many in each. Fractions are rounded by the largest remainder.
+        How many sites stratum h gets. Fractions are rounded by the largest remainder.
+
+        - "proportional": in proportion to its pixels N_h.
+        - "neyman": in proportion to N_h S_h, with S_h = sqrt(U_h (1 - U_h)) of the expected accuracy U_h. The error of the overall accuracy is least.
+        - "equal": as many as the others.
     expected_accuracy : float or mapping of str to float, optional
         For "neyman": user's accuracy that is expected, 0 to 1, of all strata or by the name of each.
     strata : DataArray, optional
@@ -82,7 +85,7 @@ def stratified(
     Returns
     -------
     GeoDataFrame
-        ``n`` pixel centres in the CRS of the map, in random order: ``site`` from 1, ``stratum`` and ``map_class`` (names),
+        ``n`` pixel centres in the CRS of the map: ``site`` from 1, ``stratum`` and ``map_class`` (names),
         ``inclusion_probability`` (float64; sites over pixels of the stratum), ``lon`` and ``lat`` (degrees, EPSG:4326). ``.attrs`` has
         ``pixels`` and ``sites`` by stratum, ``pixel_area`` (m2 by the CRS; not in degrees, where pixels differ), the design, and the seed.
 
@@ -116,9 +119,9 @@ def stratified(
     >>> sample = misoxr.sampling.stratified(maps.taxonomy, 60, allocation="equal")
     """
     _check_numbers(n, allocation, expected_accuracy, least, random_state)
-    mapped = _flat("map", map)
-    other = None if strata is None else _flat("strata", strata)
-    legend, box = Legend.of(mapped), geobox_of(mapped)
+    mapped, other = flat(map, "map"), None if strata is None else flat(strata, "strata")
+    legend, mapped = Legend.of(mapped), north_up(mapped)
+    other, box = None if other is None else north_up(other), geobox_of(mapped)
     names = legend if other is None else Legend.of(other.rename(other.name or "strata"))
     if other is not None and not same_grid(box, geobox_of(other)):
         raise GridError(
@@ -172,7 +175,7 @@ def sample_size(map: "xr.DataArray | Mapping[str, float]", expected_accuracy: Ac
         if not len(names) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.sum() > 0:
             raise SpecError(f"map is {dict(map)!r}; give the share of each class, 0 or more.")
     else:
-        mapped = _flat("map", map)
+        mapped = flat(map, "map")
         legend = Legend.of(mapped)
         found = _drawn(mapped, None, legend, legend, 0, 0)
         _say_what_is_there(found, legend, legend)
@@ -304,7 +307,9 @@ def _check_numbers(n: Any, allocation: Any, expected_accuracy: Any, least: Any, 
 
 def _accuracies(expected: Any, names: Sequence[str]) -> Floats:
     """Return the accuracy that is expected of each stratum; NaN where none is named."""
-    several = expected if isinstance(expected, Mapping) else dict.fromkeys(names, expected)
+    own = {plain(name): name for name in names}
+    known = {own.get(plain(name), name): value for name, value in expected.items()} if isinstance(expected, Mapping) else None
+    several = dict.fromkeys(names, expected) if known is None else known
     for name, value in several.items():
         if name not in names:
             raise SpecError(f"expected_accuracy names {name!r}, which is none of {list(names)}.{did_you_mean(str(name), names)}")
@@ -344,7 +349,9 @@ def _sites_of(n: int, pixels: Integers, allocation: str, accuracy: Floats | None
 def _table(found: Strata, many: Integers, legend: Legend, names: Legend, box: GeoBox, settings: dict[str, Any]) -> gpd.GeoDataFrame:
     starts = np.searchsorted(found.stratum, found.stratum)  # where each pixel's stratum begins
     chosen = np.flatnonzero(np.arange(len(found.stratum)) - starts < many[found.stratum])
-    chosen = chosen[np.argsort(found.hashes[chosen])]
+    # By the share of its stratum's sites that comes before each, so that any first part of the table keeps the allocation.
+    rank = (chosen - starts[chosen] + 0.5) / many[found.stratum[chosen]]
+    chosen = chosen[np.lexsort((found.hashes[chosen], rank))]
     stratum, pixels = found.stratum[chosen], found.counts[: len(many)]
     xy = centres(found.index[chosen], box)
     lon, lat = degrees_of(xy, box)
@@ -369,14 +376,3 @@ def _table(found: Strata, many: Integers, legend: Legend, names: Legend, box: Ge
         unit = float(box.crs.proj.axis_info[0].unit_conversion_factor)
         table.attrs["pixel_area"] = abs(box.affine.a * box.affine.e) * unit**2
     return table
-
-
-def _flat(argument: str, array: Any) -> xr.DataArray:
-    """Return a class map over y and x, in chunks."""
-    if not isinstance(array, xr.DataArray):
-        raise SpecError(f"{argument} is a {type(array).__name__}; give one class map, such as maps.taxonomy.")
-    array = located(array)
-    flat = array.squeeze([dim for dim in array.dims if dim not in ("y", "x") and array.sizes[dim] == 1], drop=True)
-    if set(flat.dims) != {"y", "x"}:
-        raise SpecError(f"{argument} has dimensions {flat.dims}, not (y, x); give a class map, or select one of the others.")
-    return in_blocks(flat.transpose("y", "x"))

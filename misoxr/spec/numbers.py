@@ -1,4 +1,4 @@
-"""Numbers among arguments, of which True and False are none; and deviations that are rounding."""
+"""Numbers among arguments, of which True and False are none; deviations that are rounding; and hashes."""
 
 from numbers import Integral, Real
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["is_number", "is_rounding", "is_whole"]
+__all__ = ["is_number", "is_rounding", "is_whole", "mixed"]
 
 STEPS = 4
 """Steps between neighbouring floats, within which a deviation is rounding: a value goes through a few operations before it is met."""
@@ -36,3 +36,17 @@ def is_rounding(deviation: npt.ArrayLike, size: npt.ArrayLike, dtype: str) -> An
     """
     info = np.finfo(dtype)
     return np.asarray(deviation) <= np.maximum(STEPS * float(info.eps) * np.asarray(size), float(info.tiny))
+
+
+def mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return hashes of 64-bit numbers: no two of them are alike.
+
+    References
+    ----------
+    SplitMix64: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA.
+    """
+    with np.errstate(over="ignore"):
+        values = values + np.uint64(0x9E3779B97F4A7C15)
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(values ^ (values >> np.uint64(31)))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from scipy.special import stdtrit
 
 import misoxr
 from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError
@@ -359,3 +360,34 @@ def test_counts_that_are_none_are_refused():
 
 def test_the_module_is_reached_from_the_package():
     assert misoxr.sampling.areas is areas
+
+
+def test_intervals_by_region_are_students_and_few_sites_are_told(example):
+    array, reference = example
+    table = areas(array, reference, by=halves(array))
+    sites = table.attrs["sites"]["left"]
+    reach = (table.area_upper - table.area).loc["left"]["gain"] / table.area_se.loc["left"]["gain"]
+    assert reach == pytest.approx(stdtrit(sites - 4, 0.975))
+    few = reference.sample(frac=1, random_state=1).groupby("stratum").head(4)
+    few["inclusion_probability"] *= 4 / few.stratum.map(reference.stratum.value_counts())
+    with pytest.warns(MisoxrWarning, match=r"Regions have fewer than 10 sites: left"):
+        areas(array, few, by=halves(array))
+
+
+def test_sizes_of_strata_count_where_much_of_them_was_sampled():
+    counts, pixels = np.array([[45, 5], [10, 40]]), np.array([100, 10_000])
+    table = accuracy(matrix=counts, pixels=pixels)
+    own = np.sqrt([0.9 * 0.1 / 49 * (1 - 50 / 100), 0.8 * 0.2 / 49])
+    np.testing.assert_allclose(table.users_se, own)
+    with pytest.raises(SpecError, match=r"more sites in matrix than pixels: \['0', '1'\].*not shares"):
+        accuracy(matrix=counts, pixels=[0.3, 0.7])
+
+
+def test_pixels_of_classes_may_have_spaces_in_their_names():
+    matrix = pd.DataFrame([[45, 5], [10, 40]], ["moist_tundra", "dry"], ["moist_tundra", "dry"])
+    accuracy(matrix=matrix, pixels={"moist tundra": 1000, "dry": 10_000})
+
+
+def test_a_stratum_of_one_pixel_that_was_visited_has_no_error():
+    table = accuracy(matrix=[[1, 0], [10, 40]], pixels=[1, 10_000])
+    assert np.isfinite(table.attrs["overall_se"])

@@ -71,3 +71,13 @@ def test_a_legend_that_contradicts_itself_is_refused():
         legend(names="trees trees")
     with pytest.raises(BandError, match="holds bool"):
         legend(dtype="bool")
+
+
+@pytest.mark.parametrize("where", ["encoding", "attrs"])
+def test_nodata_counts_wherever_it_stands(where):
+    array = xr.DataArray(np.array([[0, 1, 2]], "uint8"), dims=("y", "x"), name="cover")
+    array.attrs = {"flag_values": [1, 2], "flag_meanings": "dry wet"}
+    getattr(array, where)["_FillValue" if where == "encoding" else "nodata"] = 0
+    legend = Legend.of(array)
+    np.testing.assert_array_equal(legend.numbers(array.values), [[2, 0, 1]])
+    np.testing.assert_array_equal(legend.numbers(array.values.astype("int16")), [[2, 0, 1]])

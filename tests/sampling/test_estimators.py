@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from misoxr.errors import SpecError
-from misoxr.sampling.estimators import Cells, checked_level, expansion, limits, ratio, variance
+from misoxr.sampling.estimators import Cells, checked_level, design_weights, limits, ratio, variance
 from misoxr.sampling.means import Seen, estimated
 from tests.sampling.places import COUNTS, PIXELS
 
@@ -34,7 +34,7 @@ def test_the_published_example_comes_out_to_the_digit(known):
     """Olofsson et al. 2014, tables 8 to 10; by each way to weigh strata, since pixels are equal."""
     cells, areas = Cells.of_counts(by_class(COUNTS), 0.09), PIXELS * 0.09
     given = {"areas": {"areas": areas}, "total": {"total": areas.sum()}, "nothing": {}}[known]
-    found = ratio(cells, expansion(cells, PIXELS, **given), *figures(4), separate=known == "areas")
+    found = ratio(cells, design_weights(cells, PIXELS, **given), *figures(4), separate=known == "areas")
     reach = 1.96 * np.sqrt(found.variance)
     np.testing.assert_array_equal((found.value[:4] * areas.sum()).round(), [21_158, 11_686, 285_770, 581_386])
     np.testing.assert_array_equal((reach[:4] * areas.sum()).round(), [6_158, 3_756, 15_510, 16_282])
@@ -47,7 +47,7 @@ def test_ratios_are_the_formulas_of_olofsson_where_strata_are_classes():
     rng = np.random.default_rng(1)
     counts, sizes = rng.integers(2, 60, (3, 3)), np.array([4e4, 3e5, 1e5])
     cells = Cells.of_counts(by_class(counts))
-    found = ratio(cells, expansion(cells, sizes), *figures(3), separate=False)
+    found = ratio(cells, design_weights(cells, sizes), *figures(3), separate=False)
     many, share = counts.sum(1), counts / counts.sum(1, keepdims=True)
     weights, within = sizes / sizes.sum(), share * (1 - share) / (many - 1)[:, None]
     users, total = share.diagonal(), sizes @ share
@@ -70,7 +70,7 @@ def test_intervals_of_a_known_map_cover_its_areas():
     draws = zip(population, drawn, strict=True)
     counts = np.stack([rng.multivariate_hypergeometric(row, many, SAMPLES) for row, many in draws], axis=1)
     cells = Cells.of_counts(by_class(counts))
-    found = ratio(cells, expansion(cells, sizes, areas=sizes), *figures(3), separate=True)
+    found = ratio(cells, design_weights(cells, sizes, areas=sizes), *figures(3), separate=True)
     ends = limits("share", found.value, np.sqrt(found.variance), 0.95)
     right = population.diagonal()
     every = [*truth, *(right / sizes), *(right / population.sum(0)), right.sum() / population.sum()]
@@ -93,7 +93,7 @@ def test_intervals_cover_where_pixels_differ_in_area(separate):
     cell = (np.arange(SAMPLES)[:, None] * 2 + stratum[at]) * 2 + reference[at]
     parts = (np.bincount(cell.ravel(), area[at.ravel()] ** power, SAMPLES * 4).reshape(SAMPLES, 2, 2) for power in range(3))
     cells = Cells(*parts)
-    weights = expansion(cells, sizes, areas=areas) if separate else expansion(cells, sizes, total=area.sum())
+    weights = design_weights(cells, sizes, areas=areas) if separate else design_weights(cells, sizes, total=area.sum())
     found = ratio(cells, weights, np.array([[False, True]]), np.ones((1, 2), bool), separate=separate)
     away = np.abs(found.value - truth) / np.sqrt(found.variance)
     assert 0.93 < (away < 1.96).mean() < 0.97
@@ -133,8 +133,8 @@ def simulated(noise, samples=SAMPLES):
     everywhere = np.ones(100, bool)
     for seen, truth, mapped in drawn_samples(noise, samples=samples):
         for name, one in estimated(seen, everywhere, mapped).items():
-            ends = limits("mean", np.array(one.mean), np.array(one.error), 0.95, freedom=one.freedom)
-            out[name].append((ends["mean_lower"] <= truth <= ends["mean_upper"], one.error, one.mean - truth))
+            ends = limits("mean", np.array(one.mean), np.array(one.standard_error), 0.95, degrees_of_freedom=one.degrees_of_freedom)
+            out[name].append((ends["mean_lower"] <= truth <= ends["mean_upper"], one.standard_error, one.mean - truth))
     return {name: np.array(found, float).mean(0) for name, found in out.items()}
 
 

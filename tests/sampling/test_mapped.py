@@ -194,3 +194,11 @@ def test_what_cannot_be_counted_is_refused():
         maps.miso.area(by=zones(maps).translate(1e6))
     with pytest.raises(GridError):
         maps.drop_vars("spatial_ref").miso.area()
+
+
+def test_one_time_is_none():
+    maps = maps_of()
+    expected = maps.miso.area()
+    pd.testing.assert_frame_equal(maps.expand_dims(time=[2020]).miso.area(), expected)
+    dated = maps.assign(permafrost_probability=maps.permafrost_probability.expand_dims(time=[2020]))
+    pd.testing.assert_frame_equal(dated.miso.area(), expected)

@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.errors import BandError, MisoxrWarning, PointsError, SpecError
 from misoxr.grid.geobox import assign
 from misoxr.sampling import mean
+from misoxr.sampling.means import Seen, estimated
 from tests.sampling.places import sites
 
 SHAPE = (80, 60)
@@ -110,6 +111,96 @@ def test_a_probability_gives_a_share_of_the_area():
     table = mean(probability, reference.rename(columns={"soc": "frozen"}).assign(frozen=seen[rows, columns]))
     assert table.attrs["total_units"] == "m2"
     assert abs(table.loc["prediction_powered", "mean"] - seen[strata >= 0].mean()) < 3 * table.mean_se.iloc[0]
+
+
+def frozen(labels):
+    """A probability, what was seen at 65 sites, and the same as numbers, NaN at the first, which was not visited."""
+    array, truth, strata = carbon()
+    probability = (array / 60).clip(0, 1).rename("frozen_probability").assign_attrs(units="1")
+    reference, *_ = drawn(array, truth, strata)
+    seen = (reference.soc > 15).to_numpy().astype(int)
+    names = pd.Series(np.array(labels, object)[seen])
+    names[0] = None
+    return probability, reference.drop(columns="soc").assign(frozen=names), np.where(np.arange(65) == 0, np.nan, seen)
+
+
+@pytest.mark.parametrize("labels", [("absent", "present"), (0, 1), ("0", "1"), (False, True)])
+@pytest.mark.filterwarnings("ignore:1 of 65 sites have no label")
+def test_a_probability_takes_the_labels_of_its_task_and_a_site_without_one_is_not_absent(labels):
+    probability, reference, numbers = frozen(labels)
+    table = mean(probability, reference)
+    pd.testing.assert_frame_equal(table, mean(probability, reference.assign(frozen_probability=numbers)))
+    assert table.attrs["sites"] == 64
+
+
+@pytest.mark.filterwarnings("ignore:1 of 65 sites have no label")
+def test_a_probability_takes_other_names_of_classes():
+    probability, reference, numbers = frozen(("never thawed", "thawed_once"))
+    table = mean(probability, reference, classes=("never_thawed", "thawed once"))
+    pd.testing.assert_frame_equal(table, mean(probability, reference.assign(frozen_probability=numbers)))
+    with pytest.raises(PointsError, match=r"Labels of 'frozen' are .*'never thawed'.*classes="):
+        mean(probability, reference)
+    with pytest.raises(SpecError, match="classes is 'present'; give the names of two classes"):
+        mean(probability, reference, classes="present")
+    with pytest.raises(SpecError, match="classes belongs to the probability of a binary task"):
+        mean(probability, reference.assign(frozen_probability=numbers), classes=("a", "b"))
+
+
+def test_intervals_of_shares_end_at_0_and_1():
+    array, truth, strata = carbon()
+    probability = (array * 0 + 0.02).rename("frozen_probability")
+    reference, *_ = drawn(array, truth, strata)
+    table = mean(
+        probability, reference.rename(columns={"soc": "frozen_probability"}).assign(frozen_probability=1.0 * (np.arange(65) == 3))
+    )
+    assert (table[["mean_lower", "total_lower"]] == 0).all(axis=None)
+    assert (table.mean_upper < 0.2).all()
+    values = mean(array, reference.assign(soc=-reference.soc))
+    assert (values.mean_lower < 0).all()
+
+
+def test_sizes_of_strata_count_where_much_of_them_was_sampled():
+    array, truth, strata = carbon()
+    many = (500, 20)  # 28 % and 0.7 %
+    reference, rows, columns = drawn(array, truth, strata, many)
+    y, stratum, sizes = truth[rows, columns], strata[rows, columns], np.array([(strata == h).sum() for h in (0, 1)])
+    spread = sizes**2 * np.array([y[stratum == h].var(ddof=1) / many[h] for h in (0, 1)])
+    spread[0] *= 1 - many[0] / sizes[0]
+    assert mean(array, reference).loc["sample", "mean_se"] == pytest.approx(np.sqrt(spread.sum()) / sizes.sum())
+
+
+def seen_at(count, strata=2):
+    rng = np.random.default_rng(3)
+    mapped = rng.random(count)
+    return Seen(2 * mapped + rng.random(count), mapped, np.ones(count), np.arange(count) % strata, np.full(strata, 100.0))
+
+
+def test_lambda_is_1_with_few_sites():
+    few, enough = (estimated(seen_at(count), np.ones(count, bool), 0.5)["prediction_powered"] for count in (14, 15))
+    assert (few.lam, few.degrees_of_freedom) == (1.0, 12)
+    assert few == estimated(seen_at(14), np.ones(14, bool), 0.5)["difference"]
+    assert enough.lam > 1.2
+    assert enough.degrees_of_freedom == 12
+
+
+def test_a_region_has_the_degrees_of_freedom_of_its_own_sites():
+    here = np.arange(100) < 6
+    found = estimated(seen_at(100), here, 0.5)
+    assert [one.degrees_of_freedom for one in found.values()] == [3, 4, 4]
+    found = estimated(seen_at(100, strata=25), here, 0.5)
+    assert [one.degrees_of_freedom for one in found.values()] == [1, 1, 1]
+
+
+def test_regions_with_few_sites_are_told():
+    array, truth, strata = carbon()
+    reference, _, columns = drawn(array, truth, strata)
+    west, south, north = (float(one) for one in (array.x[0] - 99, array.y[-1] - 99, array.y[0] + 99))
+    count = int((columns < 5).sum())
+    assert 1 < count < 10
+    edge = float(array.x[4]) + 15
+    strip = gpd.GeoDataFrame({"name": ["strip"]}, geometry=[shapely.box(west, south, edge, north)], crs="EPSG:3338")
+    with pytest.warns(MisoxrWarning, match=rf"Regions have fewer than 10 sites: strip \({count}\)"):
+        mean(array, reference, by=strip)
 
 
 def test_what_has_no_mean_is_refused():

@@ -11,7 +11,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy.spatial.distance import cdist
 
-from misoxr.errors import BandError, GridError, PointsError, SpecError
+from misoxr.errors import BandError, GridError, MisoxrWarning, PointsError, SpecError
 from misoxr.grid.geobox import assign
 from misoxr.sampling import next_sites, searches
 from misoxr.sampling.methods import METHODS
@@ -380,7 +380,7 @@ def test_what_cannot_choose_is_told(maps):
     with pytest.raises(GridError, match="carries no CRS"):
         next_sites(maps.drop_vars("spatial_ref").drop_attrs(), 5)
     with pytest.raises(BandError, match=r"'set' has dimensions \('a', 'b', 'y', 'x'\)"):
-        next_sites(maps.assign(set=maps.red.expand_dims(["a", "b"])), 5, by="set")
+        next_sites(maps.assign(set=maps.red.expand_dims(a=2, b=2)), 5, by="set")
 
 
 def test_metadata_are_refused_before_anything_is_computed(maps, no_compute):
@@ -395,3 +395,41 @@ def test_metadata_are_refused_before_anything_is_computed(maps, no_compute):
         ):
             with pytest.raises((BandError, SpecError, PointsError)):
                 next_sites(lazy, 5, **changes)
+
+
+def plain_image(**more):
+    random = np.random.default_rng(4)
+    data = {name: random.random(SHAPE).astype("float32") for name in ("red", "nir")}
+    return placed(data | more)
+
+
+def test_the_same_sites_in_any_direction_of_the_axes():
+    image = plain_image()
+    whole = next_sites(image, 12, **FEW)
+    for flipped in (image.isel(y=slice(None, None, -1)), image.isel(y=slice(None, None, -1), x=slice(None, None, -1))):
+        assert next_sites(flipped.chunk({"y": 17}), 12, **FEW).equals(whole)
+
+
+def test_one_time_is_none_and_several_are_to_be_composited():
+    image = plain_image()
+    assert next_sites(image.expand_dims(time=1), 5, **FEW).equals(next_sites(image, 5, **FEW))
+    times = image.expand_dims(time=2)
+    for cube, by in ((times, None), (image.assign(swir16=times.red), None), (times, "red")):
+        with pytest.raises(BandError, match=r"have time \(2 steps\); composite first"):
+            next_sites(cube, 5, by=by, **FEW)
+
+
+def test_a_cloudy_band_is_named():
+    image = plain_image()
+    cloudy = image.nir.where(np.arange(SHAPE[0])[:, None] < 6)
+    with pytest.warns(MisoxrWarning, match=r"480 pixels can be chosen: few have 'nir' \(480\), and 4,800 have 'red'"):
+        next_sites(image.assign(nir=cloudy), 5, **FEW)
+
+
+def test_a_mapped_value_is_no_covariate():
+    image = plain_image()
+    both = image.assign(soc=image.red * 3)
+    with pytest.warns(MisoxrWarning, match=r"chosen by \['red', 'nir', 'soc'\]. If a mapped value is among \['soc'\]"):
+        next_sites(both, 5, **FEW)
+    told = both.assign_attrs(provenance='{"model": {"tasks": [{"name": "soc"}]}}')
+    assert next_sites(told, 5, **FEW).attrs["by"] == ["red", "nir"]

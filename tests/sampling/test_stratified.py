@@ -94,6 +94,32 @@ def test_the_sample_has_nothing_to_do_with_sites_of_the_same_seed(change):
     assert len(set(sites.geometry) & set(stratified(change, 100).geometry)) < 30
 
 
+def test_any_first_part_of_the_table_is_allocated_as_all_is(change):
+    for allocation in ("proportional", "equal"):
+        sites = stratified(change, 90, allocation=allocation)
+        for many in (10, 31, 60):
+            first = sites.stratum[:many].value_counts()
+            for name, count in sites.attrs["sites"].items():
+                assert abs(first.get(name, 0) - many * count / 90) <= 1.5, (allocation, many, name)
+
+
+def test_the_same_sample_in_any_direction_of_the_axes(change):
+    whole = stratified(change, 50)
+    for flipped in (change[::-1], change[:, ::-1], change[::-1, ::-1]):
+        assert stratified(flipped, 50).equals(whole)
+        assert stratified(flipped, 50, strata=change.rename("old")).equals(whole)
+    assert stratified(change[::-1], 30, random_state=1).attrs == stratified(change, 30, random_state=1).attrs
+
+
+def test_names_of_classes_may_have_spaces(change):
+    expected = {"gain": 0.7, "loss": 0.6, "stable forest": 0.9}
+    plain = {name.replace(" ", "_"): value for name, value in expected.items()}
+    assert stratified(change, 90, allocation="neyman", expected_accuracy=expected).equals(
+        stratified(change, 90, allocation="neyman", expected_accuracy=plain)
+    )
+    assert sample_size({"stable forest": 0.9, "loss": 0.1}, {"stable_forest": 0.9, "loss": 0.8}, 0.05) > 0
+
+
 def test_neyman_s_allocation_is_the_formula(change):
     expected = dict(zip(NAMES, UNITS, strict=True))
     sites = stratified(change, 200, allocation="neyman", expected_accuracy=expected)
@@ -206,7 +232,7 @@ def test_the_sample_size_of_a_map(change):
         ({"allocation": "neyman", "expected_accuracy": {"los": 0.5}}, SpecError, 'Did you mean "loss"'),
         ({"allocation": "neyman", "expected_accuracy": {"loss": 0.5}}, SpecError, r"lacks \['gain', 'stable_forest'\]"),
         ({"allocation": "neyman", "expected_accuracy": 1}, SpecError, "0 or 1 in all strata"),
-        ({"strata": 3}, SpecError, "strata is a int; give one class map"),
+        ({"strata": 3}, SpecError, "strata is a int; give one variable"),
     ],
 )
 def test_bad_input_is_refused(change, changes, error, words):
@@ -215,7 +241,7 @@ def test_bad_input_is_refused(change, changes, error, words):
 
 
 def test_what_is_no_class_map_is_refused(change):
-    with pytest.raises(SpecError, match="map is a Dataset; give one class map"):
+    with pytest.raises(SpecError, match="map is a Dataset; give one variable"):
         stratified(change.to_dataset(), 50)
     with pytest.raises(SpecError, match="has no flag_values and flag_meanings"):
         stratified(change.drop_attrs(), 50)
