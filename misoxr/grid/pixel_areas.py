@@ -161,10 +161,11 @@ class PixelAreas:
         step = STEP / self._unit
 
         def place(across: float, up: float) -> Floats:
-            return _in_space(*(radian * np.asarray(part) for part in back.transform(x + across, y + up)), degrees.ellipsoid)
+            longitude, latitude = back.transform(x + across, y + up)
+            return _in_space(radian * np.asarray(longitude), radian * np.asarray(latitude), degrees.ellipsoid)
 
         with np.errstate(invalid="ignore"):
-            across, up = (_slope(lambda far, one=one: place(far * one[0], far * one[1]), step) for one in ((1, 0), (0, 1)))
+            across, up = _slope(lambda far: place(far, 0.0), step), _slope(lambda far: place(0.0, far), step)
             density = np.linalg.norm(np.cross(across, up, axis=0), axis=0)
         return np.where(np.isfinite(density), density, np.nan)
 
