@@ -30,8 +30,10 @@ BLOCKS = 4
 """Blocks that are not worth to be timed."""
 APPLICABILITY = ("applicable", "dissimilarity_index", "local_point_density")
 _LAST = ("excluded", *APPLICABILITY)
-_ENDS = ("probability", "std", "entropy", "location", "location_probability")
-_ENDS += ("set", "set_size", "credibility", "confidence", "lower", "upper")
+_ENDS = (
+    *("probability", "std", "entropy", "location", "location_probability"),
+    *("set", "set_size", "credibility", "confidence", "lower", "upper"),
+)
 """What the names of a task's other maps end in."""
 
 
