@@ -28,6 +28,8 @@ STEP = 1_000.0
 """Metres, about, over which the distortion is measured: PROJ inverts projections to a millimetre, so shorter ones tell less."""
 COARSE = 12_000.0
 """Metres of a pixel's side, above which the distortion differs within."""
+TORN = 1.05
+"""How much longer a step on one side may be than on the other, where a map has no edge."""
 EVEN = 1e-6
 """Differences between pixels' areas, relative, below which they are all equal."""
 EQUAL_AREA = ("Equal Area", "Equal Earth", "Mollweide", "Sinusoidal", "Homolosine", "Eckert II", "Eckert IV", "Eckert VI", "Bonne")
@@ -165,7 +167,14 @@ class PixelAreas:
             return _in_space(radian * np.asarray(longitude), radian * np.asarray(latitude), degrees.ellipsoid)
 
         with np.errstate(invalid="ignore"):
-            across, up = _slope(lambda far: place(far, 0.0), step), _slope(lambda far: place(0.0, far), step)
+            here = place(0.0, 0.0)
+            known = np.isfinite(here).all(axis=0)
+            if not known.all():
+                density = np.full(known.shape, np.nan)
+                if known.any():
+                    density[known] = self._density(rows[known], columns[known])
+                return density
+            across, up = _slope(lambda far: place(far, 0.0), here, step), _slope(lambda far: place(0.0, far), here, step)
             density = np.linalg.norm(np.cross(across, up, axis=0), axis=0)
         return np.where(np.isfinite(density), density, np.nan)
 
@@ -191,15 +200,20 @@ class PixelAreas:
         return found
 
 
-def _slope(place: Callable[[float], Floats], step: float) -> Floats:
-    """Return how places change along a line; at the edge of the Earth, from the side that lies on it."""
+def _slope(place: Callable[[float], Floats], here: Floats, step: float) -> Floats:
+    """Return how places change along a line; where it leaves the Earth or jumps to another part of the map, from the other side."""
     before, after = place(-step), place(step)
     slope = (after - before) / (2 * step)
-    if not np.isfinite(slope).all():
-        here = place(0.0)
+    ahead, behind = (np.linalg.norm(one - here, axis=0) for one in (after, before))
+    torn = ~(np.maximum(ahead, behind) <= TORN * np.minimum(ahead, behind))
+    if torn.any():
+        least = np.full(torn.shape, np.inf)
         for side, one in ((step, after), (-step, before)):
-            inward = (4 * one - 3 * here - place(2 * side)) / (2 * side)
-            slope = np.where(np.isfinite(slope), slope, inward)
+            other = place(2 * side)
+            bend = np.linalg.norm(other - 2 * one + here, axis=0)  # least on the side without a jump
+            straight = torn & (bend < least)
+            slope = np.where(straight, (4 * one - 3 * here - other) / (2 * side), slope)
+            least = np.where(straight, bend, least)
     return slope
 
 

@@ -1,5 +1,7 @@
 """True areas of pixels, against polygons on the ellipsoid."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyproj
 import pytest
@@ -80,6 +82,16 @@ def test_an_equal_area_grid_is_even_with_a_pole_and_with_corners_beyond_the_eart
 def test_an_equal_area_projection_of_the_sphere_is_not_even_on_the_ellipsoid():
     areas = PixelAreas.of(GeoBox((180, 360), Affine(100_000, 0, -18_000_000, 0, -100_000, 9_000_000), "ESRI:54009"))
     assert not areas.even
+
+
+def test_the_cuts_of_an_interrupted_map_distort_no_area():
+    size, sphere = 1_000, "+proj=igh +R=6371007.181 +type=crs"
+    cut = pyproj.Transformer.from_crs("+proj=longlat +R=6371007.181", sphere, always_xy=True).transform(-40 + 1e-9, 0.5)[0]
+    geobox = GeoBox((20, 200), Affine(size, 0, cut - 100_300, 0, -size, 70_000), sphere)
+    areas = PixelAreas.of(geobox)
+    assert areas.even
+    found = replace(areas, even=False).at(np.arange(20)[:, None], np.arange(200)[None])
+    np.testing.assert_allclose(found[np.isfinite(found)], size**2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [500, 10_000])
