@@ -59,8 +59,8 @@ def report(
     scores : Scores, optional
         Of a cross-validation of the maps' tasks: scores and differences to baselines, confusion, and reliability.
     model : str, optional
-        Which of the scores' models made the maps: its confusion and reliability are shown. By default the one that the maps' provenance names; else
-        the first that is no baseline, and the report says so.
+        Which of the scores' models made the maps: its confusion and reliability are shown. By default the maps' provenance tells. Where it
+        does not, the report shows a model of the same name, or the first that is no baseline. It then says that this is not known to be the maps' own.
     coverage : DataFrame or mapping of task to DataFrame, optional
         How often prediction sets held the true class, as ``misoxr.uncertainty.evaluated`` tells.
     applicability : Dataset, optional
@@ -187,11 +187,12 @@ def _worth(
     found: Scored | None, tables: dict[str, dict[str, pd.DataFrame]], counts: Any, attributes: list[dict[Any, Any]]
 ) -> list[Section]:
     """Return the sections on what maps are worth: those that have something to say."""
+    covered = "".join(sections.coverage(frame, name) for name, frame in tables["coverage"].items())
     areas = _tables(tables["areas"], "area") + _tables(tables["accuracy"], "accuracy")
     parts = [
         Section("scores", "How good are they?", "" if found is None else found.tables()),
         Section("quality", "What is mistaken for what, and do the probabilities hold?", "" if found is None else found.quality()),
-        Section("coverage", "Do the prediction sets hold the truth?", _tables(tables["coverage"], "coverage of prediction sets")),
+        Section("coverage", "Do the prediction sets hold the truth?", covered),
         Section(
             "applicability", "Where do the scores hold?", "" if counts is None else sections.applicability(counts, *attributes)
         ),

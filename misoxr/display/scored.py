@@ -1,7 +1,7 @@
 """What a cross-validation tells in a report: folds, scores and baselines, confusion and reliability, as HTML."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -13,10 +13,8 @@ import xarray as xr
 
 from misoxr.display.page import paragraph
 from misoxr.display.tables import facts, number, table
-from misoxr.estimators.baselines import baseline
 from misoxr.evaluation.scores import SHOWN, Scores
 from misoxr.spec import Task
-from misoxr.spec.presets import BASELINES
 
 __all__ = ["Scored", "mapped_model"]
 
@@ -25,35 +23,35 @@ MAIN = {"binary": "macro_f1", "multiclass": "macro_f1", "regression": "r2"}
 
 
 def mapped_model(maps: xr.Dataset, scores: Scores) -> tuple[str, bool]:
-    """Return the model of the scores that made the maps, and whether their provenance names it; else the first that is no baseline."""
-    name = " + ".join(dict.fromkeys(_names(maps.attrs.get("provenance"), scores.models)))
-    if name in scores.models:
-        return name, True
+    """Return the model of the scores that made the maps, and True; or another to show, and False.
+
+    The identity that maps have in their provenance, and scores of each model, tells (:mod:`misoxr.estimators.identity`). Names do not: they are
+    only the first choice of what to show, before the first model that is no baseline.
+    """
+    made, known = _made(maps.attrs.get("provenance")), _mapping(scores.about, "identities")
+    own = {one.get("identity") for one in made}
+    found = [model for model in scores.models if len(own) == 1 and known.get(model) in own - {None}]
+    if len(found) == 1:
+        return found[0], True
     baselines = scores.about.get("baselines", ())
-    return next((model for model in scores.models if model not in baselines), scores.models[0]), False
+    names = [str(_mapping(one, "model").get("name")) for one in made if "estimator" not in _mapping(one, "training")]
+    choice = [*found, *names, *(model for model in scores.models if model not in baselines), *scores.models]
+    return next(model for model in choice if model in scores.models), False
 
 
-def _names(provenance: Any, models: Sequence[str]) -> Iterator[str]:
-    """Yield what the models of a provenance are called: baselines by their estimators, which are all that it tells of them."""
+def _made(provenance: Any) -> list[Mapping[str, Any]]:
+    """Return what a provenance tells of each model that made the maps."""
     try:
         found = json.loads(provenance)
     except (TypeError, ValueError):
-        return
-    for one in found.get("models", [found]) if isinstance(found, dict) else []:
-        spec, training = (_mapping(one, key) for key in ("model", "training"))
-        if "estimator" in training:
-            yield next((name for name in models if name in BASELINES and _is(baseline(name), training)), "")
-        else:
-            yield str(spec.get("name"))
+        return []
+    several = found.get("models", [found]) if isinstance(found, dict) else []
+    return [one for one in several if isinstance(one, dict)]
 
 
-def _mapping(found: Any, key: str) -> Mapping[str, Any]:
-    value = found.get(key) if isinstance(found, dict) else None
+def _mapping(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = found.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _is(known: Any, training: Mapping[str, Any]) -> bool:
-    return bool(training["estimator"] == repr(known.estimator) and training.get("features") == known.features)
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,8 @@ class Scored:
         for task in self.tasks:
             metric = MAIN[task.kind]
             value = self.summary[f"{task.name} {metric}"][self.model]
-            words = f"{task.name}: {metric} of {number(float(value))} in cross-validation ({self.model})"
+            doubt = "" if self.named else ", not known to be the maps' own model"
+            words = f"{task.name}: {metric} of {number(float(value))} in cross-validation ({self.model}{doubt})"
             found = self.differences
             for one in [] if found.empty else found.to_dict("records"):
                 if (one["model"], one["task"], one["metric"]) == (self.model, task.name, metric):
@@ -114,16 +113,20 @@ class Scored:
                 ("Data", "SIMULATED" if about.get("simulated") else "not marked as simulated"),
             ]
         )
-        who = f"{self.model} is the model that made the maps."
-        if not self.named:
-            who = f"The maps do not tell which of these models made them; {self.model} is shown where there is room for one."
         fits = table(
             self.summary[["folds", "seeds", "points", "seconds"]], "Models, and the mean time that a fold took", rows=self._marked
         )
-        parts = [paragraph(who), told, fits, *map(self._of, self.tasks), self._ahead(), self._by("fold")]
+        parts = [paragraph(self._who), told, fits, *map(self._of, self.tasks), self._ahead(), self._by("fold")]
         if self.scores.predictions["region"].notna().any():
             parts.append(self._by("region"))
         return "".join(parts)
+
+    @property
+    def _who(self) -> str:
+        """Return what is known of the model that is shown."""
+        if self.named:
+            return f"{self.model} is the model that made the maps."
+        return f"The scores shown are those of {self.model}. It is not known to be the model that made the maps."
 
     def _marked(self, model: Any) -> str:
         return f"{model} (baseline)" if model in self.scores.about.get("baselines", ()) else str(model)
@@ -170,7 +173,8 @@ class Scored:
 
     def quality(self) -> str:
         """Return the model's confusion matrix and reliability of each task of classes; nothing where there is none."""
-        return "".join(f"<h3>{escape(task.name)}</h3>{self._quality(task)}" for task in self.tasks if task.kind != "regression")
+        found = "".join(f"<h3>{escape(task.name)}</h3>{self._quality(task)}" for task in self.tasks if task.kind != "regression")
+        return found if self.named or not found else paragraph(self._who) + found
 
     def _quality(self, task: Task) -> str:
         counts = self.scores.confusion(self.model, task.name).rename_axis("truth")

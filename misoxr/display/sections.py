@@ -12,7 +12,7 @@ import xarray as xr
 from misoxr.display.page import folded, paragraph
 from misoxr.display.tables import decimals_for, facts, number, table
 
-__all__ = ["applicability", "estimates", "outside", "overall", "provenance"]
+__all__ = ["applicability", "coverage", "estimates", "outside", "overall", "provenance"]
 
 LONGEST = 200_000
 """Characters of each part of a provenance that are shown."""
@@ -97,6 +97,23 @@ def estimates(frame: pd.DataFrame, name: str, what: str) -> str:
     }
     told = [(str(key).replace("_", " "), _plain(value)) for key, value in attrs.items() if key not in own]
     return parts + (paragraph(words) if words else "") + (facts(told) if told else "")
+
+
+def coverage(frame: pd.DataFrame, name: str) -> str:
+    """Return how often prediction sets held the truth: by class, and by region where the table has regions."""
+    what = "coverage of prediction sets"
+    if "region" not in frame.index.names or "class" not in frame.index.names:
+        return estimates(frame, name, what)
+    regions, classes = (frame.index.get_level_values(level) for level in ("region", "class"))
+    by_region, by_class = frame[classes == "all"].droplevel("class"), frame[regions == "all"].droplevel("region")
+    if by_region.empty or by_class.empty:
+        return estimates(frame, name, what)  # another table than evaluated gives
+    by_class.attrs = {}  # told once, below the other table
+    if list(by_class.index) == ["all"]:  # a regression, which the other table tells of
+        return estimates(by_region, name, f"{what} by region")
+    return estimates(by_class, name, f"{what} by class, in all regions") + estimates(
+        by_region, name, f"{what} by region, of all classes"
+    )
 
 
 def _shown(frame: pd.DataFrame, caption: str) -> str:

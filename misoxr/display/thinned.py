@@ -11,6 +11,7 @@ import dask.base
 import numpy as np
 import xarray as xr
 
+from misoxr.cube.variables import answers_in
 from misoxr.errors import BandError, GridError, StoreError
 from misoxr.grid.geobox import extent, geobox_of, same_grid
 from misoxr.grid.halo import in_blocks
@@ -29,6 +30,11 @@ BLOCKS = 4
 """Blocks that are not worth to be timed."""
 APPLICABILITY = ("applicable", "dissimilarity_index", "local_point_density")
 _LAST = ("excluded", *APPLICABILITY)
+_ENDS = (
+    *("probability", "std", "entropy", "location", "location_probability"),
+    *("set", "set_size", "credibility", "confidence", "lower", "upper"),
+)
+"""What the names of a task's other maps end in."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,15 @@ def groups_of(maps: xr.Dataset) -> dict[str, list[str]]:
     if not names:
         raise BandError(f"There is no map (y, x) among {list(maps.data_vars)}; report on what predict or open_maps gives.")
     own = [name for name in names if name not in _LAST]
-    tasks = [name for name in own if not any(name.startswith(f"{other}_") for other in own)]
+    flagged = [name for name in own if "flag_meanings" in maps[name].attrs]
+    beside = {f"{task}_{end}": task for task in flagged for end in _ENDS if f"{task}_{end}" not in flagged}
+    values = [one.task for one in answers_in(maps) if one.task not in beside]
+    tasks = [name for name in own if name in flagged or name in values]
+    beside |= {f"{task}_{end}": task for task in tasks for end in _ENDS if f"{task}_{end}" not in tasks}
     groups: dict[str, list[str]] = {task: [task] for task in tasks}
     for name in own:
         if name not in tasks:
-            groups[max((task for task in tasks if name.startswith(f"{task}_")), key=len)].append(name)
+            groups.setdefault(beside.get(name, name), []).append(name)
     last = [name for name in _LAST if name in names]
     return groups | ({"": last} if last else {})
 
@@ -132,7 +142,7 @@ def level_of(maps: xr.Dataset, pyramid: str | os.PathLike[str], side: int) -> tu
             break  # it has no coarser level
         level += 1
     size = abs(geobox_of(found).affine.a)
-    return found, f"Level {level} of a pyramid, with pixels of {size:g}: means, and of classes the most frequent." if level else ""
+    return found, f"Level {level} of a pyramid, with pixels of {size:g}." if level else ""
 
 
 def counted(array: xr.DataArray) -> xr.DataArray:

@@ -4,6 +4,7 @@ An area is a whole number of parts of the largest pixel. Sums of whole numbers a
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyproj
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import GridError
-from misoxr.grid.longitude import near, transformer
+from misoxr.grid.longitude import transformer
 
 __all__ = ["PARTS", "PixelAreas"]
 
@@ -23,10 +24,16 @@ PARTS = 2**32
 """Parts of the largest pixel that areas are counted in."""
 LATTICE = 2_000.0
 """Metres, about, between the places where a projection's distortion is worked out; it is linear between them."""
-STEP = 500.0
+STEP = 1_000.0
 """Metres, about, over which the distortion is measured: PROJ inverts projections to a millimetre, so shorter ones tell less."""
+COARSE = 12_000.0
+"""Metres of a pixel's side, above which the distortion differs within."""
+TORN = 1.05
+"""How much longer a step on one side may be than on the other, where a map has no edge."""
 EVEN = 1e-6
 """Differences between pixels' areas, relative, below which they are all equal."""
+EQUAL_AREA = ("Equal Area", "Equal Earth", "Mollweide", "Sinusoidal", "Homolosine", "Eckert II", "Eckert IV", "Eckert VI", "Bonne")
+"""In the names of projections that keep areas. On an ellipsoid not all of them do, so the areas of most places must agree, too."""
 NODES = 17
 """Places along each side of a grid at which its distortion is looked at first."""
 
@@ -69,9 +76,9 @@ class PixelAreas:
 
         Notes
         -----
-        In degrees the area of a pixel follows from the ellipsoid's authalic latitude. In projections it is the pixel's size times the
-        determinant of the inverse projection, from differences over a kilometre. Those of the CRS's own ellipsoid count, also where the
-        projection is one of the sphere, as EPSG:3857 is.
+        In degrees the area of a pixel follows from the ellipsoid's authalic latitude. In projections it is the pixel's size times what the
+        inverse projection makes of it, from differences over two kilometres between places in space. The CRS's own ellipsoid counts, also
+        where the projection is one of the sphere, as EPSG:3857 is. The name of an equal-area projection counts where most places agree.
         """
         affine, crs = geobox.affine, pyproj.CRS(str(geobox.crs))
         own = cls(str(geobox.crs), (affine.c, affine.f), (affine.a, affine.e), 1.0, False, 1)
@@ -81,9 +88,12 @@ class PixelAreas:
         if not known.size:
             raise GridError(f"No pixel of the grid lies on Earth in {crs.name}; check its coordinates and CRS.")
         flat, side = abs(affine.a * affine.e) * own._unit**2, math.sqrt(known.max())
-        if not crs.is_geographic and np.abs(known / flat - 1).max() < EVEN:
+        off = np.abs(known / flat - 1)
+        method = crs.coordinate_operation.method_name if crs.coordinate_operation else ""
+        keeps = any(name in method for name in EQUAL_AREA) and np.median(off) < EVEN
+        if not crs.is_geographic and (keeps or off.max() < EVEN):
             return cls(own.crs, own.origin, own.pixel, flat, True, 1)
-        lattice = 2 ** int(np.clip(math.log2(LATTICE / side), 0, 8))
+        lattice = 2 ** int(np.clip(round(math.log2(LATTICE / side)), 0, 8))
         return cls(own.crs, own.origin, own.pixel, float(known.max()) * 1.25, False, lattice)
 
     def parts(self, rows: npt.ArrayLike, columns: npt.ArrayLike) -> Floats:
@@ -115,9 +125,9 @@ class PixelAreas:
         return float(pyproj.CRS(self.crs).axis_info[0].unit_conversion_factor)
 
     def _exact(self, rows: Floats, columns: Floats) -> Floats:
-        """Return the area of pixels whose centres lie at fractional rows and columns."""
+        """Return the area of pixels whose centres lie at fractional rows and columns, broadcast."""
         crs = pyproj.CRS(self.crs)
-        return self._in_degrees(rows) if crs.is_geographic else self._projected(rows, columns)
+        return self._in_degrees(rows) if crs.is_geographic else self._projected(*np.broadcast_arrays(rows, columns))
 
     def _in_degrees(self, rows: Floats) -> Floats:
         """Return the area between two parallels and two meridians: exact on the ellipsoid, and 0 beyond the poles."""
@@ -127,7 +137,21 @@ class PixelAreas:
         return np.asarray(np.abs(zones * self.pixel[0] * self._unit))
 
     def _projected(self, rows: Floats, columns: Floats) -> Floats:
-        """Return areas from the determinant of the inverse projection: its differences over some distance around each place."""
+        """Return the areas of pixels, those of large ones from four places within (Gauss): what bends between them counts, too."""
+        size = abs(self.pixel[0] * self.pixel[1])
+        if max(map(abs, self.pixel)) * self._unit <= COARSE:
+            return np.asarray(self._density(rows, columns) * size)
+        off = 0.5 / math.sqrt(3)
+        areas = np.mean([self._density(rows + up, columns + across) for up in (-off, off) for across in (-off, off)], axis=0)
+        edge = np.isnan(areas)  # of the Earth: there, the centre stands for the pixel
+        areas[edge] = self._density(rows[edge], columns[edge])
+        return np.asarray(areas * size)
+
+    def _density(self, rows: Floats, columns: Floats) -> Floats:
+        """Return square metres on the ellipsoid by squared unit of the CRS; NaN where a place does not lie on Earth.
+
+        Differences are taken between places in space. There, unlike in degrees, neither poles nor meridians are special.
+        """
         degrees = pyproj.CRS(self.crs).geodetic_crs
         back = None if degrees is None else transformer(self.crs, degrees.to_wkt())
         if degrees is None or back is None:
@@ -136,24 +160,31 @@ class PixelAreas:
             )
         radian = float(degrees.axis_info[0].unit_conversion_factor)
         x, y = (first + size * at for first, size, at in zip(self.origin, self.pixel, (columns, rows), strict=True))
-        step = max(STEP / self._unit, abs(self.pixel[0]) / 2)
-        east, west, north, south = (
-            np.stack(back.transform(x + across, y + up)) * radian
-            for across, up in ((step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step))
-        )
+        step = STEP / self._unit
+
+        def place(across: float, up: float) -> Floats:
+            longitude, latitude = back.transform(x + across, y + up)
+            return _in_space(radian * np.asarray(longitude), radian * np.asarray(latitude), degrees.ellipsoid)
+
         with np.errstate(invalid="ignore"):
-            across, up = ((one - other) / (2 * step) for one, other in ((east, west), (north, south)))
-            for part, (one, other) in ((across, (east, west)), (up, (north, south))):
-                part[0] = near(one[0] - other[0], 0.0, 2 * np.pi) / (2 * step)
-            latitude = np.stack([east[1], west[1], north[1], south[1]]).mean(axis=0)
-            determinant = np.abs(across[0] * up[1] - across[1] * up[0])
-            areas = determinant * _curvature(latitude, degrees.ellipsoid) * abs(self.pixel[0] * self.pixel[1])
-        return np.where(np.isfinite(areas), areas, np.nan)
+            here = place(0.0, 0.0)
+            known = np.isfinite(here).all(axis=0)
+            if not known.all():
+                density = np.full(known.shape, np.nan)
+                if known.any():
+                    density[known] = self._density(rows[known], columns[known])
+                return density
+            across, up = _slope(lambda far: place(far, 0.0), here, step), _slope(lambda far: place(0.0, far), here, step)
+            density = np.linalg.norm(np.cross(across, up, axis=0), axis=0)
+        return np.where(np.isfinite(density), density, np.nan)
 
     def _between(self, rows: Floats, columns: Floats) -> Floats:
-        """Return areas between the nodes of a lattice that is anchored in the grid, so that every block has the same ones."""
+        """Return areas between the nodes of a lattice that is anchored in the grid, so that every block has the same ones.
+
+        Single places, and large pixels, are worked out one by one. So are pixels beside a node that does not lie on Earth.
+        """
         shape = np.broadcast_shapes(rows.shape, columns.shape)
-        if len(shape) == 1:  # single places, far from each other
+        if len(shape) == 1 or self.lattice == 1:
             return self._projected(*np.broadcast_arrays(rows, columns))
         nodes = [np.arange(int(at.min() // self.lattice), int(at.max() // self.lattice) + 2) for at in (rows, columns)]
         known = self._projected(*(np.asarray(self.lattice * part, "float64") for part in np.meshgrid(*nodes, indexing="ij")))
@@ -162,7 +193,36 @@ class PixelAreas:
             for at, mine in zip((rows, columns), nodes, strict=True)
         )
         known = known[:, left] * (1 - across) + known[:, left + 1] * across  # (node, x)
-        return np.asarray(known[first] * (1 - down[:, None]) + known[first + 1] * down[:, None])
+        found = np.asarray(known[first] * (1 - down[:, None]) + known[first + 1] * down[:, None])
+        beside = np.isnan(found)
+        if beside.any():
+            found[beside] = self._projected(*(np.broadcast_to(at, shape)[beside] for at in (rows, columns)))
+        return found
+
+
+def _slope(place: Callable[[float], Floats], here: Floats, step: float) -> Floats:
+    """Return how places change along a line; where it leaves the Earth or jumps to another part of the map, from the other side."""
+    before, after = place(-step), place(step)
+    slope = (after - before) / (2 * step)
+    ahead, behind = (np.linalg.norm(one - here, axis=0) for one in (after, before))
+    torn = ~(np.maximum(ahead, behind) <= TORN * np.minimum(ahead, behind))
+    if torn.any():
+        least = np.full(torn.shape, np.inf)
+        for side, one in ((step, after), (-step, before)):
+            other = place(2 * side)
+            bend = np.linalg.norm(other - 2 * one + here, axis=0)  # least on the side without a jump
+            straight = torn & (bend < least)
+            slope = np.where(straight, (4 * one - 3 * here - other) / (2 * side), slope)
+            least = np.where(straight, bend, least)
+    return slope
+
+
+def _in_space(longitude: Floats, latitude: Floats, ellipsoid: Any) -> Floats:
+    """Return places on an ellipsoid (radians) from its centre, m: (3, ...)."""
+    squared = _eccentricity(ellipsoid)
+    radius = ellipsoid.semi_major_metre / np.sqrt(1 - squared * np.sin(latitude) ** 2)
+    level = radius * np.cos(latitude)
+    return np.stack([level * np.cos(longitude), level * np.sin(longitude), (1 - squared) * radius * np.sin(latitude)])
 
 
 def _to_equator(latitude: Floats, ellipsoid: Any) -> Floats:
@@ -174,12 +234,6 @@ def _to_equator(latitude: Floats, ellipsoid: Any) -> Floats:
     e = math.sqrt(squared)
     q = (1 - squared) * (sine / (1 - squared * sine**2) + np.arctanh(e * sine) / e)
     return np.asarray(ellipsoid.semi_major_metre**2 * q / 2)
-
-
-def _curvature(latitude: Floats, ellipsoid: Any) -> Floats:
-    """Return the area of a radian of longitude by one of latitude, m2: the radii of curvature times the cosine."""
-    squared = _eccentricity(ellipsoid)
-    return np.asarray(ellipsoid.semi_major_metre**2 * (1 - squared) * np.cos(latitude) / (1 - squared * np.sin(latitude) ** 2) ** 2)
 
 
 def _eccentricity(ellipsoid: Any) -> float:

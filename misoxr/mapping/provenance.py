@@ -11,6 +11,7 @@ import xarray as xr
 
 from misoxr._version import __version__
 from misoxr.estimators.embedded import EmbeddedModel
+from misoxr.estimators.identity import identity_of
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.spec import WindowSpec
 
@@ -30,6 +31,7 @@ def attributes(
     provenance = {
         "misoxr_version": __version__,
         "model_sha256": model.sha256,
+        "identity": identity_of(model),
         "model": model.spec.to_dict(),
         "training": dict(model.record),
         "windows": None if windows is None else asdict(windows),

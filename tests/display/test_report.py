@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 
@@ -21,6 +22,7 @@ from PIL import Image as image_module
 import misoxr
 from misoxr.display import thinned
 from misoxr.display.pictures import Ground
+from misoxr.display.scored import mapped_model
 from misoxr.errors import BandError, GridError, PointsError, SpecError, StoreError
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import assign
@@ -70,7 +72,7 @@ def make_maps(shape=SHAPE, **attrs):
             "carbon_upper": (("y", "x"), 12 * frozen, {"long_name": "upper end of carbon", "units": "kg m-2"}),
         }
     )
-    provenance = json.dumps({"model": {"name": "miso-nano"}, "training": {"seed": 7}})
+    provenance = json.dumps({"identity": "of the network", "model": {"name": "miso-nano"}, "training": {"seed": 7}})
     maps.attrs = {"title": "miso-nano: permafrost, soil", "model_sha256": "ab" * 32, "provenance": provenance, **attrs}
     return assign(maps, box_of(shape))
 
@@ -110,7 +112,8 @@ def make_scores(tasks=(PERMAFROST, SOILS), **about):
                     }
                 )
     predictions = pd.DataFrame(rows).assign(seconds=1.5)
-    return Scores(predictions, tuple(tasks), {"cv": "ClusterKFold(10000, 2)", "points": 60, "baselines": ["rf-11"], **about})
+    about = {"identities": {"rf-11": "of the forest", "miso-nano": "of the network"}, "baselines": ["rf-11"], **about}
+    return Scores(predictions, tuple(tasks), {"cv": "ClusterKFold(10000, 2)", "points": 60, **about})
 
 
 def make_areas(names=SOILS.classes):
@@ -273,9 +276,44 @@ def test_the_model_of_the_maps_is_shown_and_baselines_are_marked(full, tmp_path)
     maps = make_maps(provenance="{}")
     scores = make_scores((SOILS,))
     maps.miso.report(tmp_path / "other.html", scores=scores)
-    assert any("do not tell which of these models" in words for words in Page((tmp_path / "other.html").read_text()).text)
+    text = Page((tmp_path / "other.html").read_text()).text
+    words = "The scores shown are those of miso-nano. It is not known to be the model that made the maps."
+    assert text.count(words) == 2  # with the scores, and with confusion and reliability
+    assert any("(miso-nano, not known to be the maps' own model)" in one for one in text)
     maps.miso.report(tmp_path / "named.html", scores=scores, model="rf-11")
     assert Page((tmp_path / "named.html").read_text()).table("soil: points").to_numpy().astype(int).sum() == 60
+
+
+def made_by(*parts):
+    return make_maps(provenance=json.dumps({"models": parts} if len(parts) > 1 else parts[0]))
+
+
+FOREST = {"identity": "of the forest", "model": {"name": "miso-nano"}, "training": {"estimator": "RandomForestClassifier()"}}
+NETWORK = {"identity": "of the network", "model": {"name": "miso-nano"}, "training": {}}
+CHANGED = {"identity": "of another network", "model": {"name": "miso-nano"}, "training": {}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([FOREST], ("rf-11", True)),
+        ([FOREST, FOREST], ("rf-11", True)),
+        ([FOREST, NETWORK], ("miso-nano", False)),
+        ([CHANGED], ("miso-nano", False)),
+        ([FOREST | {"identity": "of another forest"}], ("miso-nano", False)),
+        ([{key: value for key, value in NETWORK.items() if key != "identity"}], ("miso-nano", False)),
+    ],
+)
+def test_the_identity_tells_which_model_made_the_maps(parts, expected):
+    assert mapped_model(made_by(*parts), make_scores()) == expected
+
+
+def test_scores_without_identities_or_with_the_same_one_twice_do_not_tell_the_model():
+    found = make_scores()
+    same = {"rf-11": "of the forest", "miso-nano": "of the forest"}
+    before, twice = (replace(found, about=found.about | {"identities": one}) for one in (None, same))
+    assert mapped_model(made_by(NETWORK), before) == ("miso-nano", False)
+    assert mapped_model(made_by(FOREST), twice) == ("rf-11", False)
 
 
 @pytest.mark.parametrize("where", ["maps", "scores", "nowhere"])
@@ -368,6 +406,38 @@ def test_tables_by_task_and_by_region_are_taken_apart(tmp_path):
     assert page.tables["soil: by region"] == [["region", "overall", "sites"], ["west", "0.900", "10"], ["east", "0.800", "20"]]
 
 
+def test_coverage_by_region_and_class_makes_a_table_of_each(tmp_path):
+    rows = {
+        ("permafrost", "all", "all"): 0.9,
+        ("permafrost", "all", "absent"): 0.92,
+        ("permafrost", "all", "present"): 0.81,
+        ("permafrost", "north", "all"): 0.95,
+        ("permafrost", "north", "present"): 0.96,
+        ("permafrost", "none", "all"): 0.7,
+        ("carbon", "all", "all"): 0.88,
+        ("carbon", "north", "all"): 0.87,
+    }
+    index = pd.MultiIndex.from_tuples(rows, names=["task", "region", "class"])
+    make_maps().miso.report(tmp_path / "report.html", coverage=pd.DataFrame({"coverage": list(rows.values())}, index))
+    tables, what = Page((tmp_path / "report.html").read_text()).tables, "coverage of prediction sets by"
+    found = {name: rows for name, rows in tables.items() if "coverage" in name}
+    assert found == {
+        f"permafrost: {what} class, in all regions": [
+            ["class", "coverage"],
+            ["all", "0.900"],
+            ["absent", "0.920"],
+            ["present", "0.810"],
+        ],
+        f"permafrost: {what} region, of all classes": [
+            ["region", "coverage"],
+            ["all", "0.900"],
+            ["north", "0.950"],
+            ["none", "0.700"],
+        ],
+        f"carbon: {what} region": [["region", "coverage"], ["all", "0.880"], ["north", "0.870"]],
+    }
+
+
 def test_applicability_is_given_once(tmp_path):
     maps = make_maps().assign(make_applicability().data_vars)
     with pytest.raises(SpecError, match="both in the maps and in applicability="):
@@ -442,6 +512,16 @@ def test_maps_stand_with_their_task():
     }
 
 
+def test_tasks_whose_names_begin_alike_stand_apart():
+    maps = make_maps()
+    maps["soil_depth"], maps["soil_depth_std"], maps["soil_entropy"] = (maps.carbon,) * 3
+    groups = thinned.groups_of(maps)
+    assert groups["soil"] == ["soil", "soil_probability", "soil_set_size", "soil_entropy"]
+    assert groups["soil_depth"] == ["soil_depth", "soil_depth_std"]
+    assert list(groups) == ["permafrost", "soil", "carbon", "soil_depth"]
+    assert thinned.groups_of(maps.drop_vars("soil_probability"))["soil"] == ["soil", "soil_set_size", "soil_entropy"]
+
+
 def test_lazy_maps_that_take_long_are_refused_with_what_to_do(tmp_path, monkeypatch):
     maps, computed = counting((600, 600), 100, 0.05)
     monkeypatch.setattr(thinned, "PATIENCE", 0.5)
@@ -461,7 +541,7 @@ def test_pictures_come_from_a_pyramid_without_reading_the_maps(tmp_path, monkeyp
     finest.miso.report(tmp_path / "report.html", pyramid=tmp_path / "pyramid.zarr")
     assert {os.path.basename(store) for store in read} == {"1"}
     text = (tmp_path / "report.html").read_text()
-    assert "Level 1 of a pyramid, with pixels of 40: means, and of classes the most frequent. One pixel in 2" in text
+    assert "Level 1 of a pyramid, with pixels of 40. One pixel in 2" in text
     with pytest.raises(GridError, match="give the pyramid that was made of these maps"):
         finest.isel(y=slice(100)).miso.report(tmp_path / "other.html", pyramid=tmp_path / "pyramid.zarr")
     with pytest.raises(StoreError, match="has the provenance aa, and the maps bb"):

@@ -25,11 +25,14 @@ import misoxr
 from misoxr.cube.features import features, features_at
 from misoxr.cube.scaling import Scaling
 from misoxr.cube.stack import stack
+from misoxr.display.scored import mapped_model
 from misoxr.errors import BandError, CheckpointError, GridError, MisoxrWarning, PointsError, SpecError, StoreError
 from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.fitting import fit_baseline, fit_estimator, fit_table
+from misoxr.estimators.identity import identity
 from misoxr.estimators.pixel_model import PixelModel
+from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
 from misoxr.points.labelled import Labelled
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
@@ -57,6 +60,15 @@ def test_the_published_forest_by_name():
     assert [baseline(name).scaling for name in ("rf-11", "rf-neighbourhood", "vote-neighbourhood")] == ["none", "whiten", "whiten"]
     with pytest.raises(SpecError, match=r"Unknown baseline 'rf-12'; use one of \['rf-11'"):
         baseline("rf-12")
+
+
+@pytest.mark.filterwarnings("default::misoxr.errors.MisoxrWarning")
+def test_maps_tell_by_their_identity_what_made_them_with_any_seed(scene, spec):  # noqa: F811
+    cube, points = scene
+    maps = cube.miso.predict(fit_baseline(cube, "rf-11", points, spec, seed=3))
+    predictions = pd.DataFrame({"model": ["rf-neighbourhood", "rf-11"]})
+    about = {"identities": {name: identity(name, spec) for name in predictions["model"]}}
+    assert mapped_model(maps, Scores(predictions, spec.tasks, about)) == ("rf-11", True)
 
 
 def test_a_forest_maps_lazily_and_learns(scene, forest, no_compute):  # noqa: F811

@@ -1,5 +1,7 @@
 """True areas of pixels, against polygons on the ellipsoid."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyproj
 import pytest
@@ -45,6 +47,66 @@ def test_areas_are_those_on_the_ellipsoid(name):
     assert (whole == np.rint(whole)).all()
     assert whole.max() <= PARTS
     assert areas.even == (name == "Albers")
+
+
+POLES = {
+    "EPSG:3031, 30 m": ("EPSG:3031", 30),
+    "EPSG:3031, 500 m": ("EPSG:3031", 500),
+    "EPSG:3031, 1 km": ("EPSG:3031", 1000),
+    "EPSG:3413, 300 m": ("EPSG:3413", 300),
+    "EPSG:3413, 25 km": ("EPSG:3413", 25_000),
+}
+
+
+@pytest.mark.parametrize("name", POLES)
+def test_areas_around_a_pole_are_those_on_the_ellipsoid(name):
+    crs, size = POLES[name]
+    affine = Affine(size, 0, -50 * size, 0, -size, 50 * size)
+    areas = PixelAreas.of(GeoBox((100, 100), affine, crs))
+    rows, columns = np.array([(49, 49), (50, 50), (50, 51), (47, 50), (10, 90)]).T
+    expected = [on_the_ellipsoid(crs, affine, row, column) for row, column in zip(rows, columns, strict=True)]
+    whole = areas.at(np.arange(100)[:, None], np.arange(100)[None])
+    # The polygons themselves are known to some cm2.
+    np.testing.assert_allclose(areas.at(rows, columns), expected, rtol=2e-7, atol=0.01)
+    np.testing.assert_allclose(whole[rows, columns], expected, rtol=2e-7, atol=0.01)
+
+
+@pytest.mark.parametrize(("crs", "size"), [("EPSG:6931", 25_000), ("EPSG:6932", 25_000), ("EPSG:8857", 100_000)])
+def test_an_equal_area_grid_is_even_with_a_pole_and_with_corners_beyond_the_earth(crs, size):
+    count = 18_000_000 // size
+    areas = PixelAreas.of(GeoBox((count, count), Affine(size, 0, -9_000_000, 0, -size, 9_000_000), crs))
+    assert areas.even
+    assert areas.at([0, count // 2], [count // 2] * 2) == pytest.approx(size**2, rel=1e-12)
+
+
+def test_an_equal_area_projection_of_the_sphere_is_not_even_on_the_ellipsoid():
+    areas = PixelAreas.of(GeoBox((180, 360), Affine(100_000, 0, -18_000_000, 0, -100_000, 9_000_000), "ESRI:54009"))
+    assert not areas.even
+
+
+def test_the_cuts_of_an_interrupted_map_distort_no_area():
+    size, sphere = 1_000, "+proj=igh +R=6371007.181 +type=crs"
+    cut = pyproj.Transformer.from_crs("+proj=longlat +R=6371007.181", sphere, always_xy=True).transform(-40 + 1e-9, 0.5)[0]
+    geobox = GeoBox((20, 200), Affine(size, 0, cut - 100_300, 0, -size, 70_000), sphere)
+    areas = PixelAreas.of(geobox)
+    assert areas.even
+    found = replace(areas, even=False).at(np.arange(20)[:, None], np.arange(200)[None])
+    np.testing.assert_allclose(found[np.isfinite(found)], size**2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [500, 10_000])
+def test_every_pixel_on_earth_has_an_area_also_at_the_edge_of_a_world_map(size):
+    affine = Affine(size, 0, -17_050_000, 0, -size, 50 * size)
+    areas = PixelAreas.of(GeoBox((100, 100), affine, "ESRI:54030"))
+    rows, columns = np.indices((100, 100)) + 0.5
+    back = pyproj.Transformer.from_crs("ESRI:54030", "EPSG:4326", always_xy=True)
+    longitude, _ = back.transform(affine.c + size * columns, affine.f - size * rows)
+    whole = areas.at(np.arange(100)[:, None], np.arange(100)[None])
+    np.testing.assert_array_equal(np.isfinite(whole), np.isfinite(longitude))
+    assert 0 < np.isnan(whole).mean() < 1
+    row, column = 30, int(np.argmax(np.isfinite(whole[30])))
+    expected = on_the_ellipsoid("ESRI:54030", affine, row, column + 1)
+    assert whole[row, column : column + 2] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["web Mercator", "degrees", "polar"])
