@@ -24,7 +24,7 @@ from misoxr.grid.longitude import Circle, circle_of, near
 from misoxr.grid.polygons import Polygons
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.build import array_of, build, text_of
-from misoxr.spec.numbers import is_number
+from misoxr.spec.numbers import is_number, mixed
 
 __all__ = ["By", "Conformal", "Method", "Ranked", "TaskScores", "check_coverage", "draws", "nonconformity", "with_scores"]
 
@@ -121,8 +121,8 @@ def draws(x: npt.ArrayLike, y: npt.ArrayLike, crs: str = "") -> Floats:
         across = near(across, circle.west + circle.turn / 2, circle.turn)
     with np.errstate(over="ignore", invalid="ignore"):
         one, other = (np.rint(part * steps).astype("int64") for part in (across, up))
-        mixed = _mixed(_mixed(one.view("uint64")) ^ other.view("uint64"))
-    return np.asarray((mixed >> np.uint64(11)).astype("float64") / 2.0**53)
+        found = mixed(mixed(one.view("uint64")) ^ other.view("uint64"))
+    return np.asarray((found >> np.uint64(11)).astype("float64") / 2.0**53)
 
 
 @lru_cache(maxsize=64)
@@ -130,13 +130,6 @@ def _steps(crs: str) -> tuple[float, Circle | None]:
     """Return in how many steps a unit of a CRS is told apart, and the circle that its x runs on."""
     circle = circle_of(crs) if crs else None
     return FINE * DEGREES / circle.turn if circle is not None and pyproj.CRS(crs).is_geographic else MILLI, circle
-
-
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(values ^ (values >> np.uint64(31)))
 
 
 @dataclass(frozen=True, eq=False)

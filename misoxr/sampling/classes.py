@@ -135,6 +135,11 @@ def reference_classes(column: pd.Series, legend: Legend) -> tuple[Numbers, tuple
     named, coded = ({label for label in seen if label in known} for known in (by_name, by_code))
     others = [label for label in seen if label not in named | coded]
     known = f"the map {legend.name!r} has the classes {dict(zip(legend.codes, legend.names, strict=True))}"
+    alike = [label for label in others if str(label).casefold() in {name.casefold() for name in legend.names}]
+    if alike:
+        raise PointsError(
+            f"Labels of the reference are {_shown(alike)}, and {known}. Write upper and lower case as the map has it."
+        )
     near = next((found for one in others if (found := did_you_mean(str(one), legend.names))), "")
     if any(isinstance(label, Decimal) for label in others) or not named | coded:
         raise PointsError(f"Labels of the reference are {_shown(others)}, and {known}. Write classes as the map has them.{near}")

@@ -60,7 +60,7 @@ def next_sites(
     ----------
     maps : Dataset
         Covariates, a map, or both (``image.merge(maps)``), over y and x with a CRS; lazy or in memory. Pixels that are NaN, or the fill
-        value of a class map, in any variable that is used are never chosen.
+        value of a class map, in any variable that is used are never chosen, nor are those that ``excluded`` leaves out.
     n : int
         Number of sites.
     method : {"kmeans", "clhs", "uncertainty", "random"}, optional
@@ -147,12 +147,17 @@ def next_sites(
         _refuse_degrees(box)
     there = np.empty((0, 2)) if existing is None else _places(existing, box)
     layers = {name: layer_of(name, ds[name]) for name in dict.fromkeys([*names, *weights])}
+    if "excluded" in ds:
+        layers["excluded"] = layer_of("excluded", ds["excluded"].where(ds["excluded"] == 0))
     if cost is not None and not by_road:
         sides = next(iter(layers.values())).variable.chunksizes
         layers[COST] = _cost_layer(cost, box, (max(sides["y"]), max(sides["x"])))
     roads = _roads(cost, box) if by_road else None
     area = None if within is None else _area(within, box)
-    question = Question(candidates, key_of(random_state, SITES), box.shape.x, _numbers(there, box))
+    numbers = _numbers(there, box)
+    if len(there) and not len(numbers):
+        note(f"None of the {len(there)} existing points lies on the map, which covers {extent(box)}; check their CRS.")
+    question = Question(candidates, key_of(random_state, SITES), box.shape.x, numbers)
     found, values, known = read(layers, question, area)
     _refuse_few(found, n, list(layers))
     _say_what_lacks(found, list(layers))

@@ -153,7 +153,8 @@ def evaluated(
         - ``empty``: share of empty sets.
 
         A level ``region`` stands between the two where the coverage holds by region, or the scores have regions
-        (``cross_validate(regions=)``): "all", and each region that has points. "none" is that of points in no region.
+        (``cross_validate(regions=)``): "all", and each region that has points. "none" is that of points in no region. ``attrs`` tell
+        the coverage that was asked for. At the points of the calibration itself it holds by construction.
 
     Raises
     ------
@@ -182,7 +183,9 @@ def evaluated(
             parts[task.name] = _evaluated(found, task, mine, wanted, scores.about)
     if not parts:
         raise PointsError(f"The scores have no points of {list(found.tasks)}, which the model is calibrated for.")
-    return pd.concat(parts, names=["task"])
+    table = pd.concat(parts, names=["task"])
+    table.attrs = {"coverage_asked_for": wanted, "method": found.method, "by": found.by or "all points"}
+    return table
 
 
 def _evaluated(found: Conformal, task: Task, rows: pd.DataFrame, coverage: float, about: Mapping[str, Any]) -> pd.DataFrame:
@@ -241,6 +244,10 @@ def _calibrated(scores: "Scores", name: str, tasks: Sequence[Task], by: Any, met
     if not (by is None or isinstance(by, gpd.GeoDataFrame | gpd.GeoSeries) or (isinstance(by, str) and by == "class")):
         raise SpecError(
             f"by is {by if isinstance(by, str) else type(by).__name__!r}; use None, 'class', or a GeoDataFrame of polygons."
+        )
+    if all(task.kind == "regression" for task in tasks) and (method != "plain" or isinstance(by, str)):
+        raise SpecError(
+            f"{_names(tasks)} are values and have no classes; leave out method= and by='class'. Polygons may be given as by=."
         )
     polygons = None if by is None or isinstance(by, str) else polygons_of(by)
     kind: By = "" if by is None else "region" if polygons is not None else "class"

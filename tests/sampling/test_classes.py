@@ -81,3 +81,9 @@ def test_nodata_counts_wherever_it_stands(where):
     legend = Legend.of(array)
     np.testing.assert_array_equal(legend.numbers(array.values), [[2, 0, 1]])
     np.testing.assert_array_equal(legend.numbers(array.values.astype("int16")), [[2, 0, 1]])
+
+
+def test_a_class_in_other_case_is_refused():
+    """One capital letter would make a class of its own, and an area for it."""
+    with pytest.raises(PointsError, match=r"\['Trees'\].*upper and lower case"):
+        reference_classes(pd.Series(["trees", "Trees"]), legend())

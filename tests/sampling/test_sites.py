@@ -433,3 +433,17 @@ def test_a_mapped_value_is_no_covariate():
         next_sites(both, 5, **FEW)
     told = both.assign_attrs(provenance='{"model": {"tasks": [{"name": "soc"}]}}')
     assert next_sites(told, 5, **FEW).attrs["by"] == ["red", "nir"]
+
+
+def test_no_site_on_what_the_map_leaves_out(maps):
+    """Water has covariates, and no answer."""
+    water = (maps.x < float(maps.x.median())).broadcast_like(maps.y).transpose("y", "x")
+    left_out = maps.assign(excluded=water.astype("uint8").assign_attrs(flag_values=[0, 1], flag_meanings="not_excluded water"))
+    for opened in (left_out, left_out.assign(excluded=left_out.excluded.astype("float32"))):
+        for method in METHODS:
+            assert (next_sites(opened, 8, method=method).geometry.x >= float(maps.x.median())).all()
+
+
+def test_existing_points_that_lie_elsewhere_are_told(maps):
+    with pytest.warns(MisoxrWarning, match="None of the 2 existing points lies on the map"):
+        next_sites(maps, 3, existing=points([(0.0, 0.0), (1.0, 1.0)]))

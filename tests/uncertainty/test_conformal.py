@@ -363,3 +363,8 @@ def test_coverage_by_region_and_its_errors(model, scores):
         evaluated(calibrated(near), make_scores(20, tasks=(CARBON,)))
     with pytest.raises(SpecError, match="between 0 and 1"):
         evaluated(calibrated(near), far, 90)
+    assert evaluated(calibrated(near), far, 0.8).attrs["coverage_asked_for"] == 0.8
+    values = make_scores(40, tasks=(CARBON,))
+    for options in ({"method": "aps"}, {"by": "class"}):
+        with pytest.raises(SpecError, match="have no classes"):
+            calibrated(values, **options)
