@@ -11,10 +11,10 @@ import pandas as pd
 import xarray as xr
 
 from misoxr.errors import PointsError, SpecError, note
+from misoxr.grid.layers import flat
 from misoxr.sampling.classes import Legend, classes_named, plain, reference_classes
 from misoxr.sampling.counts import Ground, class_sums, read_once
 from misoxr.sampling.estimators import Cells, degrees_of_freedom, design_weights, drawn_shares, note_few
-from misoxr.sampling.layers import flat
 from misoxr.sampling.reference import Sites, agree, sites_of
 from misoxr.spec.numbers import is_number
 

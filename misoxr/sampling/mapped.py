@@ -12,9 +12,9 @@ from misoxr.clusters import computed
 from misoxr.errors import SpecError, gathered
 from misoxr.grid.geobox import located
 from misoxr.grid.halo import in_blocks
+from misoxr.grid.layers import flat
 from misoxr.sampling.classes import Legend, has_classes
 from misoxr.sampling.counts import Ground, checked_unit, class_sums
-from misoxr.sampling.layers import flat
 
 __all__ = ["area"]
 

@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from misoxr.errors import BandError, PointsError, SpecError, gathered, note
+from misoxr.grid.layers import flat
 from misoxr.points.readers import is_missing, number_of
 from misoxr.sampling.classes import Legend, classes_named, has_classes, plain
 from misoxr.sampling.compared import ASSUMED, DRAWN
@@ -24,7 +25,6 @@ from misoxr.sampling.estimators import (
     note_few,
     variance,
 )
-from misoxr.sampling.layers import flat
 from misoxr.sampling.reference import Sites, agree, sites_of
 
 __all__ = ["Estimate", "Seen", "estimated", "mean", "tuned"]

@@ -16,10 +16,10 @@ from misoxr.cube.join import mark_of
 from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_mean, gathered, note
 from misoxr.grid.geobox import beside, crs_of, extent, geobox_of, pixels
 from misoxr.grid.halo import in_blocks
+from misoxr.grid.layers import north_up, squeezed
 from misoxr.grid.resample import on_grid
 from misoxr.points.clusters import coordinates_of
 from misoxr.sampling.candidates import SITES, Drawn, Question, centres, degrees_of, key_of, layer_of, read
-from misoxr.sampling.layers import north_up, squeezed
 from misoxr.sampling.methods import METHODS, Method, Pool, covariates_of, is_degrees, ranks, uncertainties_of
 from misoxr.sampling.regions import Regions, regions_on
 from misoxr.sampling.searches import Spacing

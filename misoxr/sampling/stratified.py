@@ -16,6 +16,7 @@ from misoxr.clusters import computed
 from misoxr.cube.join import mark_of
 from misoxr.errors import GridError, PointsError, SpecError, did_you_mean, gathered, note
 from misoxr.grid.geobox import extent, geobox_of, same_grid
+from misoxr.grid.layers import flat, north_up
 from misoxr.sampling.candidates import (
     VALIDATION,
     Hashes,
@@ -29,7 +30,6 @@ from misoxr.sampling.candidates import (
     strips,
 )
 from misoxr.sampling.classes import Legend, plain
-from misoxr.sampling.layers import flat, north_up
 from misoxr.spec.numbers import is_number, is_whole
 
 __all__ = ["allocated", "sample_size", "stratified"]

@@ -1,4 +1,4 @@
-"""Maps and images as the sampler reads them: over y and x, in chunks, north up and from west to east."""
+"""Maps and images over y and x alone, in chunks, north up and from west to east."""
 
 from typing import TypeVar
 
