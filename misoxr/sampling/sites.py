@@ -41,7 +41,7 @@ def next_sites(
     maps: xr.Dataset,
     n: int,
     *,
-    method: Method = "kmeans",
+    method: Method | None = None,
     by: str | Sequence[str] | None = None,
     weight: str | Sequence[str] | None = None,
     existing: gpd.GeoDataFrame | None = None,
@@ -64,7 +64,7 @@ def next_sites(
     n : int
         Number of sites.
     method : {"kmeans", "clhs", "uncertainty", "random"}, optional
-        "kmeans" is feature-space coverage: sites are the pixels nearest to centres of k-means of the standardised covariates, and existing
+        By default "uncertainty" where the dataset tells what is not known, and neither ``by`` nor ``weight`` is given; else "kmeans". "kmeans" is feature-space coverage: sites are the pixels nearest to centres of k-means of the standardised covariates, and existing
         points are centres that stay. "clhs" is a conditioned Latin hypercube: each quantile of each covariate has one site, counting existing points,
         and covariates have the map's correlations. "uncertainty" puts more sites where less is known: 5 strata of it get sites in
         proportion to it, and within each stratum they are spread over space, away from existing points. "random" is the baseline.
@@ -139,6 +139,8 @@ def next_sites(
     """
     _check_numbers(n, least_distance, cost_weight, candidates, random_state)
     ds = squeezed(_dataset(maps))
+    if method is None:
+        method = _method(ds, by is not None or weight is not None)
     names, weights = _variables(ds, method, _listed("by", by), _listed("weight", weight))
     ds = north_up(ds)
     box = geobox_of(ds)
@@ -181,6 +183,17 @@ def _dataset(maps: Any) -> xr.Dataset:
     if not isinstance(maps, xr.Dataset):
         raise SpecError(f"maps is a {type(maps).__name__}; give a Dataset with dimensions y and x and a CRS.")
     return maps
+
+
+def _method(ds: xr.Dataset, named: bool) -> Method:
+    """Return the method where none is named: the one that taught most in the experiments, if the dataset has what it needs."""
+    if named:
+        return "kmeans"
+    try:
+        uncertainties_of(ds, None)
+    except BandError:
+        return "kmeans"
+    return "uncertainty"
 
 
 def _check_numbers(n: Any, least_distance: Any, cost_weight: Any, candidates: Any, random_state: Any) -> None:

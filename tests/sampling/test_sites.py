@@ -120,11 +120,17 @@ def test_sites_are_pixel_centres_with_values_and_a_place_for_a_gps(maps, method,
 
 def test_by_default_what_chooses_is_what_the_method_needs(maps):
     image = ["red", "nir", "aspect", "slope"]
-    assert next_sites(maps, 3, **FEW).attrs["by"] == image
+    kmeans = {"method": "kmeans", **FEW}
+    assert next_sites(maps, 3, **kmeans).attrs["by"] == image
     assert next_sites(maps, 3, method="uncertainty", **FEW).attrs["by"] == ["carbon_std", "soil_probability"]
     known = maps.assign(dissimilarity_index=maps.red, soil_entropy=maps.nir, soil_set_size=maps.soil)
     assert next_sites(known, 3, method="uncertainty", **FEW).attrs["by"] == ["dissimilarity_index", "carbon_std", "soil_entropy"]
-    assert next_sites(known, 3, **FEW).attrs["by"] == image
+    assert next_sites(known, 3, **kmeans).attrs["by"] == image
+    # Where the dataset tells what is not known, that chooses; else, or where variables are named, the covariates do.
+    assert next_sites(known, 3, **FEW).attrs["method"] == "uncertainty"
+    for other in ({"by": "red"}, {"weight": "carbon_std"}):
+        assert next_sites(known, 3, **other, **FEW).attrs["method"] == "kmeans"
+    assert next_sites(maps[image], 3, **FEW).attrs["method"] == "kmeans"
 
 
 def test_nodata_is_never_chosen_nor_a_pixel_that_has_a_point(maps):
@@ -179,7 +185,7 @@ def test_kmeans_covers_the_covariates_better_than_random_and_infill_avoids_what_
 
 
 def test_weights_draw_sites_to_what_is_not_known(maps):
-    plain, weighted = (next_sites(maps, 20, weight=one, **FEW) for one in (None, "carbon_std"))
+    plain, weighted = (next_sites(maps, 20, method="kmeans", weight=one, **FEW) for one in (None, "carbon_std"))
     assert weighted.carbon_std.mean() > 1.2 * maps.carbon_std.values[*numbers(maps, plain)].mean()
     assert weighted.uncertainty.between(0, 1).all()
     assert plain.share.sum() == pytest.approx(1)
@@ -333,7 +339,11 @@ def test_a_direction_of_359_is_near_one_of_1():
         ({"n": 0}, SpecError, "n is 0; give a whole number of 1 or more"),
         ({"n": 2.5}, SpecError, "n is 2.5"),
         ({"n": 5000, "candidates": 100}, SpecError, "n is 5000 and candidates is 100"),
-        ({"n": 5000, "candidates": 5000}, PointsError, "Only 4700 pixels can be chosen, and n is 5000.*have 'nir'"),
+        (
+            {"n": 5000, "candidates": 5000, "method": "kmeans"},
+            PointsError,
+            "Only 4700 pixels can be chosen, and n is 5000.*have 'nir'",
+        ),
         ({"random_state": None}, SpecError, "random_state is None"),
         ({"method": "kmean"}, SpecError, "Unknown method 'kmean'.*Did you mean \"kmeans\""),
         ({"by": "nri"}, BandError, "no variable 'nri'.*Did you mean \"nir\""),
@@ -368,7 +378,7 @@ def test_bad_input_is_refused(maps, changes, error, words):
 
 def test_what_cannot_choose_is_told(maps):
     with pytest.raises(BandError, match=r"There are no covariates among .*give the image beside the map: image.merge\(maps\)"):
-        next_sites(maps[["soil", "soil_probability"]], 5)
+        next_sites(maps[["soil", "soil_probability"]], 5, method="kmeans")
     with pytest.raises(BandError, match="Nothing among .* tells what the map does not know"):
         next_sites(maps[["red", "nir"]], 5, method="uncertainty")
     with pytest.raises(BandError, match="same values at all pixels"):
