@@ -11,6 +11,7 @@ from misoxr.covariates.joined import add_terrain
 from misoxr.cube.composite import composite
 from misoxr.cube.join import add
 from misoxr.display.maps import plot
+from misoxr.display.report import report
 from misoxr.evaluation.cross_validate import cross_validate
 from misoxr.io.geotiff import to_cog
 from misoxr.io.plan import plan
@@ -24,10 +25,12 @@ from misoxr.spec import Pretraining, Recipe
 from misoxr.training.fit import fit
 from misoxr.training.pretrain import pretrain
 from misoxr.training.settings import ARGUMENTS
+from misoxr.uncertainty.applicability import applicability
 
 FUNCTIONS = [
     add,
     add_terrain,
+    applicability,
     area,
     composite,
     cross_validate,
@@ -38,6 +41,7 @@ FUNCTIONS = [
     predict,
     predict_at,
     pretrain,
+    report,
     to_cog,
     to_pyramid,
     to_zarr,
