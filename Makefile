@@ -8,9 +8,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: .venv/.users
 	$(BIN)/python examples/demo.py
 
-# Two processes with a thread each: most tests are too small for more.
+# Three processes with a thread each: most tests are too small for more threads, and many wait, for servers and other processes.
 test: .venv/.developers lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Lint, and the tests of files that need no training, no server and no other process.
 FAST := tests/covariates tests/cube tests/grid tests/points tests/sensors tests/spec $(patsubst %,tests/%.py,assets/test_read io/test_codes \

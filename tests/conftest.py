@@ -29,6 +29,34 @@ if "MISOXR_TEST_CORES" in os.environ:
     inference._cores = lambda: int(os.environ["MISOXR_TEST_CORES"])
 
 
+LONG = (
+    *(
+        "docs/test_guides",
+        "training/test_fit",
+        "test_pipeline",
+        "io/test_bucket",
+        "test_real_scene",
+        "evaluation/test_cross_validate",
+    ),
+    *("docs/test_docstrings", "mapping/test_predict_at", "test_kills", "stac/test_failing_servers", "docs/test_readme"),
+    *(
+        "assets/test_connections",
+        "stac/test_table_copy",
+        "records/test_ledger",
+        "training/test_teaching",
+        "estimators/test_baselines",
+    ),
+    *("io/test_check", "io/test_zarr", "io/test_geotiff", "mapping/test_embed", "test_hostile", "io/test_storable"),
+)
+"""The files that take longest. They begin first: while one that begins last runs, the other processes have nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first."""
+    places = {f"tests/{name}.py": at for at, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the models of tests out of the user's cache."""

@@ -160,7 +160,7 @@ def works(model: Model) -> None:
     assert (again, Scaling.from_dict(model.scaling.to_dict(), again)) == (spec, model.scaling)
 
 
-@settings(FUZZ, max_examples=250)
+@settings(FUZZ, max_examples=80)
 @given(changes=CHANGES)
 def test_any_header_gives_a_model_or_an_error_of_checkpoints(small, changes):
     header, state = parts(small._bytes)
@@ -192,7 +192,7 @@ def damaged(data: bytes, changes: list[tuple[str, int, Any]], begin: int) -> byt
     return bytes(found)
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=150)
 @given(changes=ANYWHERE)
 def test_any_bytes_give_a_model_or_an_error_of_checkpoints(small, changes):
     data = without_checksum(small._bytes)
@@ -202,7 +202,7 @@ def test_any_bytes_give_a_model_or_an_error_of_checkpoints(small, changes):
         works(model)
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=150)
 @given(changes=CHANGES)
 def test_any_table_of_weights_gives_a_model_or_an_error_of_checkpoints(small, changes):
     data = without_checksum(small._bytes)
@@ -215,7 +215,7 @@ def test_any_table_of_weights_gives_a_model_or_an_error_of_checkpoints(small, ch
         works(model)
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=150)
 @given(data=st.binary(max_size=300) | st.binary(max_size=60).map(lambda head: len(head).to_bytes(8, "little") + head))
 def test_bytes_of_anything_are_no_checkpoint(data):
     with pytest.raises(CheckpointError):
@@ -234,7 +234,7 @@ def encoder(small) -> Pretrained:
     return Pretrained(modality, spec.width, spec.query, small.scaling.modalities[modality.name], spec.pixel_size, sides, weights)
 
 
-@settings(FUZZ, max_examples=250)
+@settings(FUZZ, max_examples=80)
 @given(changes=CHANGES)
 def test_any_header_gives_an_encoder_or_an_error_of_checkpoints(small, encoder, changes, tmp_path_factory):
     data = without_checksum(encoder.to_bytes())
@@ -249,7 +249,7 @@ def test_any_header_gives_an_encoder_or_an_error_of_checkpoints(small, encoder, 
     only(CheckpointError, taken)
 
 
-@settings(FUZZ, max_examples=250)
+@settings(FUZZ, max_examples=80)
 @given(document=JSON | CHANGES.map(lambda changes: changed({"pairs": 2, "record": {"points": 3}}, changes)))
 def test_any_header_of_an_embedding_s_estimators_is_refused_without_them(document):
     file = io.BytesIO()
@@ -400,7 +400,7 @@ def test_pickled_weights_that_are_no_dense_numbers_are_refused(tmp_path, make):
         Model.from_published(tmp_path / "weights.pth")
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=150)
 @given(changes=ANYWHERE, old=st.booleans())
 def test_any_pickled_weights_give_tensors_or_an_error_of_checkpoints(changes, old):
     file = io.BytesIO()
@@ -671,7 +671,7 @@ def opened(items: Any, **options: Any) -> Any:
             return None
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=150)
 @given(
     changes=CHANGES,
     alone=st.booleans(),

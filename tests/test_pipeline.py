@@ -53,7 +53,7 @@ def test_train_predict_and_write_on_a_cluster_of_processes(forked, scene, tmp_pa
     cube = image[[band.name for band in SENTINEL2] + ["aspect", "elevation", "slope"]]
     points = misoxr.read_points(written.points, labels={"permafrost": "permafrost", "taxonomy": "taxonomy"})
     with pytest.warns(MisoxrWarning, match="7 of 400 points lie where the cube has no valid imagery"):
-        model = cube.miso.fit("miso-nano", points, max_epochs=1, progress=False, device="cpu")
+        model = cube.miso.fit("miso-nano", points, steps=4, progress=False, device="cpu")
     assert model.record["simulated"] == 1
     maps = cube.miso.predict(model, device="cpu")
     maps.miso.to_zarr(tmp_path / "threads.zarr", progress=False)

@@ -217,15 +217,18 @@ class PatientAdapter(HTTPAdapter):
         request.headers["Accept-Encoding"] = "identity"
         start = time.monotonic()
         end, tries, limit = given if isinstance(given, _Until) else start + self.patience, 0, TRIES
+        fault: str | None = None
         while True:
-            tries, asked = tries + 1, None
+            tries, asked, left = tries + 1, None, end - time.monotonic()
             try:
                 answer = self._whole(request, end, options)
                 fault, asked = _fault(request, answer), answer.headers.get("Retry-After")
             except _Final as error:
                 fault, limit = str(error), 0
             except (requests.ConnectionError, requests.Timeout) as error:
-                fault, limit = _said(error, self.stall), CONNECTIONS if _unconnected(error) else TRIES
+                limit = CONNECTIONS if _unconnected(error) else TRIES
+                # A try that patience cuts short tells less than the one before it.
+                fault = fault if fault is not None and left < self.stall else _said(error, self.stall, left)
             except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
                 fault = f"its server's answer breaks off ({_root(error)})"
             if fault is None:
@@ -336,10 +339,12 @@ def _root(error: BaseException) -> str:
     return without_secrets(error) if inner is None else _root(inner)
 
 
-def _said(error: BaseException, stall: float) -> str:
+def _said(error: BaseException, stall: float, left: float) -> str:
     if isinstance(error, requests.ConnectTimeout):
         return "its server does not let connect"
     if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
+        if left < stall:
+            return f"its server had not answered when patience ended ({max(left, 0):.2g} s later)"
         return f"its server stalls (nothing for {stall:g} s)"
     return f"the connection fails ({_root(error)})"
 

@@ -159,6 +159,16 @@ def test_catalogues_without_end_are_given_up(kind, monkeypatch):
             catalogue(address)
 
 
+def test_a_server_that_patience_cuts_short_is_not_said_to_stall_for_longer(monkeypatch):
+    monkeypatch.setenv("MISOXR_HTTP_TIMEOUT", "20")
+    monkeypatch.setenv("MISOXR_HTTP_PATIENCE", "0.3")
+    with (
+        stranger(lambda _, send: (time.sleep(2), send(whole(b"{}")))) as address,
+        pytest.raises(OSError, match=r"^its server had not answered when patience ended \(0\.3 s later\); tried 1 time in 0 s$"),
+    ):
+        http.http_session().get(address)
+
+
 def test_a_catalogue_of_pystac_is_bounded_too():
     import pystac
 
@@ -208,7 +218,7 @@ for address in ["http://127.0.0.1:9", *sys.argv[2:]]:
     except MisoxrError as error:
         print(str(error).replace("\\n", " "), most() - before, sep="|")
 """
-MB = 150
+MB = 100
 
 
 def flood(head: str, send: Any, begin: bytes) -> None:

@@ -553,7 +553,7 @@ def test_an_account_of_azure_is_no_host(account):
     assert gdal_path("abfs://container@account1.dfs.core.windows.net/a.tif")[1] == {"AZURE_STORAGE_ACCOUNT": "account1"}
 
 
-def test_the_rule_reaches_the_workers(tmp_path):
+def test_the_rule_reaches_the_workers(forked, tmp_path):
     with (
         range_server(tmp_path) as address,
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,

@@ -307,7 +307,7 @@ def maps(draw: st.DrawFn) -> xr.DataArray:
     return xr.DataArray(np.array(values, kind).reshape(2, 3), dims=("y", "x"), attrs=attrs)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     variables=st.lists(maps(), min_size=1, max_size=2),
     attrs=ATTRS,

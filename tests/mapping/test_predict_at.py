@@ -245,7 +245,8 @@ def test_batches_do_not_matter_and_bytes_repeat(cube, model):
         np.testing.assert_allclose(one[name], other[name], atol=1e-5)
 
 
-def test_the_network_may_be_compiled(spec):
+def test_the_network_may_be_compiled(spec, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # processes that compile would import torch first
     model = make_model(replace(spec, modalities=spec.modalities[:1], tasks=spec.tasks[:1], location=None))
     small = make_cube((20, 20), model.spec.bands)
     points = scattered(small, 5)

@@ -84,7 +84,7 @@ def test_rows_of_an_honest_table_are_unpacked_many_at_once(tmp_path):
 
 
 def test_small_batches_are_copied_as_one(tmp_path, monkeypatch):
-    expected = pq.read_table(written(tmp_path / "items.parquet"))
+    expected = pq.read_table(written(tmp_path / "items.parquet", rows=200))
     monkeypatch.setattr(parquet, "AT_WORST", 1)
     found = pa.ipc.open_file(copied(str(tmp_path / "items.parquet")))
     assert found.num_record_batches == 1
