@@ -3,7 +3,7 @@
 import inspect
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -16,7 +16,6 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from scipy.spatial import cKDTree
-from tqdm.auto import tqdm
 
 from misoxr._version import __version__
 from misoxr.clusters import here, holds_futures
@@ -29,6 +28,7 @@ from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.identity import identity
 from misoxr.evaluation.cache import Cache, Unit, digest, fingerprint
 from misoxr.evaluation.estimators import check_models, common_tasks, estimators_of, specs_of
+from misoxr.evaluation.pace import in_turns, time_left
 from misoxr.evaluation.scores import Scores, stacked
 from misoxr.grid.geobox import geobox_of
 from misoxr.mapping.predict_at import predict_at
@@ -37,6 +37,7 @@ from misoxr.points.censoring import Censored, observed
 from misoxr.points.read import encode, place, regions_of, simulated
 from misoxr.points.splits import folds_of, read_for, splitter_of, told_apart
 from misoxr.points.years import Years, by_layer, date_of
+from misoxr.records.bars import Bar
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_whole
@@ -97,7 +98,7 @@ def cross_validate(
     client : distributed.Client, optional
         A Dask cluster that runs the folds, one in each task.
     progress : bool, optional
-        Show a progress bar.
+        Show one bar: the folds that are done, cached ones among them, what runs now, and the time left by each model's own pace.
     **settings
         Further settings of :func:`misoxr.training.fit.fit` for the networks, except ``seed``, ``directory`` and a table of validation points.
         ``transfer``, ``censored`` and ``tolerance`` also hold for baselines, so that all learn the same labels. Right-censored labels are never scored, unless
@@ -161,7 +162,7 @@ def cross_validate(
     cache = Cache(store, {} if store is None else fingerprint(ds, chosen, specs, imagery, placed, labels, folds))
     found = {unit: cache.read(unit) for unit in units}
     flush()
-    todo = [unit for unit in units if found[unit] is None]
+    todo = in_turns([unit for unit in units if found[unit] is None])
 
     def arguments(unit: Unit) -> tuple[Any, ...]:
         (estimator, options), spec = chosen[unit.model], specs[unit.model]
@@ -173,9 +174,16 @@ def cross_validate(
             what = spec, {"progress": False, **options}
         return *what, placed, *folds[unit.fold], unit.seed
 
-    for unit, answers in tqdm(_run(todo, ds, arguments, client), total=len(todo), desc="cross_validate", disable=not progress):
-        found[unit] = answers
-        cache.write(unit, answers)
+    at_once = max(1, sum(client.nthreads().values())) if hasattr(client, "nthreads") else 1
+    with Bar("cross_validate", "folds", shown=progress) as bar:
+        bar.begin(len(units), len(units) - len(todo), told=True)
+        bar.tell(time_left(found, at_once))
+        for unit, answers in _run(todo, ds, arguments, client, bar.stage):
+            found[unit] = answers
+            cache.write(unit, answers)
+            bar.tell(time_left(found, at_once), now=False)
+            bar.update()
+        bar.stage()
     about = {
         "cv": repr(splitter_of(cv)),
         "seeds": seeds,
@@ -332,8 +340,10 @@ def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column:
     return groups.to_numpy()
 
 
-def _run(units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any) -> Iterator[tuple[Unit, Any]]:
-    """Run the units, here or on a cluster, and yield each with its answers as it is done."""
+def _run(
+    units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any, say: Callable[[str], None]
+) -> Iterator[tuple[Unit, Any]]:
+    """Run the units, here or on a cluster, and yield each with its answers as it is done; say which one runs."""
     if not units:
         return
 
@@ -344,6 +354,7 @@ def _run(units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any) -> 
     if client is None:
         cube = held()
         for unit in units:
+            say(f"{unit.model}, seed {unit.seed}, fold {unit.fold}")
             yield unit, _answers(cube, *arguments(unit))
         return
     from distributed import as_completed

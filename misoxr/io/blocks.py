@@ -21,7 +21,6 @@ from dask._task_spec import Alias, DataNode, Task, TaskRef, convert_legacy_graph
 from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 from dask.system import CPU_COUNT
-from tqdm.auto import tqdm
 
 from misoxr.clusters import here, in_task
 from misoxr.errors import AssetError, StoreError
@@ -30,6 +29,7 @@ from misoxr.io.check import with_empty_chunks
 from misoxr.io.layout import Layout, packed
 from misoxr.io.mend import remove_damaged
 from misoxr.io.origins import Files, writable
+from misoxr.records.bars import Bar
 from misoxr.records.ledger import Block, Ledger, in_order
 from misoxr.records.writers import unreachable
 
@@ -132,7 +132,7 @@ def _record(parts: Sequence[None], ledger: Ledger, block: Block) -> None:
         raise StoreError(f"The records {ledger.uri} cannot be written: {error}") from error
 
 
-def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool) -> bool:
+def write_blocks(target: Target, runner: "Runner", bar: Bar, *, mask: bool) -> bool:
     """Claim blocks and write them, until all are done, by this writer or others.
 
     Parameters
@@ -141,10 +141,10 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
         A store that is laid out.
     runner : Runner
         Where to compute.
+    bar : Bar
+        Where blocks are counted.
     mask : bool
         If True, write nodata in blocks whose assets cannot be read.
-    progress : bool
-        Show a bar.
 
     Returns
     -------
@@ -153,29 +153,28 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
     """
     layout, ledger, graph = target.layout, target.ledger, graph_of(target.layout)
     order, enough = in_order(layout.shape), ("written", "masked") if mask else ("written",)
-    with tqdm(total=len(order), desc="to_zarr", unit="block", disable=not progress, mininterval=1.0) as bar:
 
-        def ended(block: Block, outcome: Any) -> None:
-            if isinstance(outcome, AssetError):
-                if not mask:
-                    raise outcome
-                _mask(target, block, str(outcome))
-            bar.update(1)
+    def ended(block: Block, outcome: Any) -> None:
+        if isinstance(outcome, AssetError):
+            if not mask:
+                raise outcome
+            _mask(target, block, str(outcome))
+        bar.update()
 
-        while True:
-            done = ledger.done()
-            if not ledger.current():
-                return False
-            left = [block for block in order if done.get(block) not in enough]
-            bar.update(len(order) - len(left) - bar.n)
-            if not left:
-                return True
-            free = [block for block in left if block not in runner.waiting]
-            mine = ledger.claim(free, runner.share(len(free)))
-            start(target, graph, mine, runner, ended)
-            if not mine and not runner.waiting:
-                time.sleep(WAIT)
-            runner.wait(ended, everything=not mine)
+    while True:
+        done = ledger.done()
+        if not ledger.current():
+            return False
+        left = [block for block in order if done.get(block) not in enough]
+        bar.reach(len(order) - len(left), len(order))  # with what others wrote
+        if not left:
+            return True
+        free = [block for block in left if block not in runner.waiting]
+        mine = ledger.claim(free, runner.share(len(free)))
+        start(target, graph, mine, runner, ended)
+        if not mine and not runner.waiting:
+            time.sleep(WAIT)
+        runner.wait(ended, everything=not mine)
 
 
 def start(sink: Sink, graph: HighLevelGraph, blocks: Sequence[Block], runner: "Runner", ended: Ended) -> None:

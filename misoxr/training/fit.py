@@ -35,6 +35,7 @@ from misoxr.points.censoring import Censored, check_censored
 from misoxr.points.labelled import Labelled
 from misoxr.points.read import read_points, simulated
 from misoxr.points.years import Years
+from misoxr.records.bars import Bar, spoken
 from misoxr.spec import ModelSpec
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number
@@ -153,7 +154,7 @@ def fit(
     workers : int, optional
         Processes that prepare windows; 0 prepares them in the training process.
     progress : bool, optional
-        Say in a line what is done, and show a progress bar. The line is also in the model's record, as "summary".
+        Say in a line what is done, and show one progress bar. The line is also in the model's record, as "summary".
     **settings
         Fields of :class:`misoxr.Recipe`: ``max_epochs``, ``steps``, ``patience``, ``criterion``, ``batch_size``, ``learning_rate``,
         ``min_learning_rate``, ``warmup_learning_rate``, ``warmup``, ``weight_decay``, ``clip``, ``layer_decay``,
@@ -257,8 +258,9 @@ def fit(
     # Nothing is locked while a cluster is asked to read, which may be busy with fits that wait for the lock.
     least = anywhere(teachers, recipe, spec, geobox)
     places = both.rows, both.columns, size
-    read = read_cutouts(years.stacked(spec), *places, unlabelled=free, least=least, seed=seed, layer=both.layer)
-    with read as cutouts, ONE_AT_A_TIME:
+    bar = Bar(spec.name, "steps", shown=progress, stage="reading windows")
+    read = read_cutouts(years.stacked(spec), *places, unlabelled=free, least=least, seed=seed, layer=both.layer, say=bar.stage)
+    with bar, read as cutouts, ONE_AT_A_TIME:
         data, seen = _windows(spec, cutouts, both, geobox, scaling, own, seed)
         mask = (np.arange(len(both)) >= len(labelled))[seen]
         spared = bool(teachers) and recipe.criterion == "last" and val is None
@@ -276,7 +278,8 @@ def fit(
         lessons = None
         if teachers:
             fitting = calibrate and not len(check_points)
-            lessons = taught(data, train, teachers, seed=seed % 2**32, transfer=transfer, calibrate=fitting, draws=draws)
+            told_of: dict[str, Any] = {"transfer": transfer, "calibrate": fitting, "draws": draws, "say": bar.stage}
+            lessons = taught(data, train, teachers, seed=seed % 2**32, **told_of)
             data = lessons.data
         elif draws:
             data = data.of_members([train[drawn] for drawn in draws])
@@ -291,8 +294,7 @@ def fit(
             len(check_points),
             data.labelled.only(train),
         )
-        if progress:
-            print(line, flush=True)
+        bar.say(line)
         standardisation = standardised(data, train)
         with seeded(seed):
             network = Miso(spec)
@@ -326,7 +328,7 @@ def fit(
                 seed=seed,
                 standardisation=standardisation,
                 directory=folder,
-                progress=progress,
+                bar=bar,
             )
         network.load_state_dict(dict(result.weights))
         shares = data.shares(train, draw_of(recipe), seed) if lessons is None else lessons.shares
@@ -334,7 +336,9 @@ def fit(
         if calibrate and lessons is not None and not len(check_points):
             calibration = lessons.calibration
         elif calibrate:
+            bar.stage("calibrating")
             calibration = _calibrated(network.eval(), data, check_points, hardware.device)
+        bar.end(f"epoch {result.best_epoch + 1} is the best, {spoken(bar.seconds)}" if len(check_points) else spoken(bar.seconds))
     record = {
         "summary": line,
         "recipe": json.loads(json.dumps(asdict(recipe))),  # as a checkpoint gives it back
