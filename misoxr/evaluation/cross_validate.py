@@ -3,6 +3,7 @@
 import inspect
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -60,6 +61,7 @@ def cross_validate(
     points: gpd.GeoDataFrame,
     *,
     cv: Any = 5,
+    tasks: Sequence[str | Task] | None = None,
     seeds: int | Sequence[int] = (0,),
     regions: gpd.GeoDataFrame | None = None,
     region: str | None = None,
@@ -85,6 +87,8 @@ def cross_validate(
     cv : splitter, int or list, optional
         One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or of scikit-learn's that split by coordinates alone; or a list of folds. A
         number stands for that many random folds, which say little of remote places. Coordinates are in the cube's CRS.
+    tasks : sequence of str or Task, optional
+        What all models learn, as for :func:`misoxr.training.fit.fit`.
     seeds : int or sequence of int, optional
         Seeds of the models; each model is fitted once with each. A number stands for that many, from 0.
     regions : GeoDataFrame, optional
@@ -100,8 +104,8 @@ def cross_validate(
     progress : bool, optional
         Show one bar: the folds that are done, cached ones among them, what runs now, and the time left by each model's own pace.
     **settings
-        Further settings of :func:`misoxr.training.fit.fit` for the networks, except ``seed``, ``directory`` and a table of validation points.
-        ``transfer``, ``censored`` and ``tolerance`` also hold for baselines, so that all learn the same labels. Right-censored labels are never scored, unless
+        Further settings of :func:`misoxr.training.fit.fit` for the networks, except ``tasks``, ``seed``, ``directory`` and a table of validation points.
+        ``transfer``, ``censored`` and ``tolerance`` also hold for baselines, so that all learn the same labels, and ``like`` for baselines alone. Right-censored labels are never scored, unless
         ``censored="keep"`` is given here; a model's own ``censored`` says only what it learns.
 
     Returns
@@ -139,7 +143,7 @@ def cross_validate(
     chosen = estimators_of(estimators, settings, OWN)
     seeds = _seeds(seeds)
     points = read_for(points, cv)
-    specs = specs_of(chosen, ds, points)
+    specs = specs_of(chosen, ds, points, tasks)
     tasks = common_tasks(specs)
     recipes = check_models(chosen, specs, seeds, geobox_of(ds), elsewhere=client is not None)
     points = told_apart(points)
@@ -359,7 +363,10 @@ def _run(
         return
     from distributed import as_completed
 
-    cube = client.submit(held, pure=False)  # held by the cluster, not sent along with each fold; made again where it is lost
+    with warnings.catch_warnings():
+        # Of a cube in memory it is large, but it is sent once: held by the cluster, not sent along with each fold, and made again where it is lost.
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+        cube = client.submit(held, pure=False)
     futures = {client.submit(_answers, cube, *arguments(unit), pure=False): unit for unit in units}
     for future, answers in as_completed(futures, with_results=True):
         yield futures[future], answers

@@ -49,6 +49,8 @@ __all__ = [
 
 TASKS, BYTES = 20_000, 10_000_000
 """The most tasks and bytes of a graph: with more, planning takes longer than the work."""
+LARGE = 100_000
+"""Bytes of an array in memory that is sent to workers once."""
 AT_ONCE = 64
 """Blocks claimed at once, at the most, or two for each thread: neighbours share what they read, and who dies loses no more."""
 WAIT = 1.0
@@ -179,7 +181,12 @@ def write_blocks(target: Target, runner: "Runner", bar: Bar, *, mask: bool) -> b
 
 def start(sink: Sink, graph: HighLevelGraph, blocks: Sequence[Block], runner: "Runner", ended: Ended) -> None:
     """Hand blocks to a runner, in graphs that are small enough for it."""
-    for tasks, ends in _batches(blocks, lambda some: batch_of(sink, graph, some, shared=runner.remote), measured=runner.remote):
+
+    def build(some: Sequence[Block]) -> Batch:
+        tasks, ends = batch_of(sink, graph, some, shared=runner.remote)
+        return runner.placed(tasks), ends
+
+    for tasks, ends in _batches(blocks, build, measured=runner.remote):
         runner.start(tasks, ends, ended)
 
 
@@ -282,6 +289,10 @@ class Runner:
         """Return how many blocks to claim at once: half of what is left, as long as it is much, so that others find some, too."""
         return min(max(AT_ONCE, 2 * self.threads()), left if left <= 4 * self.threads() else ceil(left / 2))
 
+    def placed(self, tasks: dict[Any, Any]) -> dict[Any, Any]:
+        """Return a graph with its arrays where they are computed with; here they are."""
+        return tasks
+
     def start(self, tasks: dict[Any, Any], ends: Mapping[Any, Block], ended: Ended) -> None:
         """Compute a graph, and tell of its blocks as they end."""
 
@@ -328,6 +339,19 @@ class ClusterRunner(Runner):
         super().__init__()
         self._client, self._resources = client, dict(resources or {}) or None
         self._blocks: dict[Any, Block] = {}
+        self._sent: dict[int, tuple[Any, Any]] = {}
+
+    def placed(self, tasks: dict[Any, Any]) -> dict[Any, Any]:
+        """Send each array that lies in memory to the workers once, and not with every graph."""
+        return {key: self._place(node) for key, node in tasks.items()}
+
+    def _place(self, node: Any) -> Any:
+        value = node.value if isinstance(node, DataNode) else node
+        if not isinstance(value, np.ndarray) or value.nbytes < LARGE:
+            return node
+        if id(value) not in self._sent:  # the array is kept with its future, or another one could get its number
+            self._sent[id(value)] = (value, self._client.scatter(value, hash=False))
+        return self._sent[id(value)][1]
 
     def threads(self) -> int:
         """Return the threads of all workers."""

@@ -187,7 +187,7 @@ def _class() -> tuple[Any, Any]:
         return tqdm, sys.stderr
     from tqdm import notebook  # with ipywidgets, where it is
 
-    return (tqdm, sys.stdout) if notebook.IProgress is None else (notebook.tqdm, sys.stdout)
+    return (tqdm, sys.stdout) if getattr(notebook, "IProgress", None) is None else (notebook.tqdm, sys.stdout)
 
 
 def _in_kernel() -> bool:

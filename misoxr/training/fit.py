@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from misoxr._version import __version__
 from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import PointCutouts, read_cutouts
-from misoxr.cube.presets import spec_for
+from misoxr.cube.presets import of_tasks, spec_for
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.errors import SpecError, flush, gathered, note
 from misoxr.estimators.baselines import Transfers, embeds, is_baseline
@@ -36,7 +36,7 @@ from misoxr.points.labelled import Labelled
 from misoxr.points.read import read_points, simulated
 from misoxr.points.years import Years
 from misoxr.records.bars import Bar, spoken
-from misoxr.spec import ModelSpec
+from misoxr.spec import ModelSpec, Task
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number
 from misoxr.training.batches import draw_of
@@ -57,6 +57,7 @@ def fit(
     estimator: Any,
     points: gpd.GeoDataFrame,
     *,
+    tasks: Sequence[str | Task] | None = None,
     val: float | gpd.GeoDataFrame | None = None,
     seed: int = 0,
     teacher: Any = "auto",
@@ -95,11 +96,14 @@ def fit(
         What to fit. A preset's name ("miso-nano", "miso-small", "miso-base") builds a specification for the cube and the points
         (:func:`misoxr.cube.presets.spec_for`); give a :class:`misoxr.ModelSpec` to choose every part. A baseline is given by name
         ("rf-11", "rf-neighbourhood", ...), as a :class:`misoxr.estimators.baselines.Baseline` or as a scikit-learn estimator; it learns from
-        all points, and of the arguments below it takes ``seed``, ``transfer``, ``scaling`` and ``like``. One that sees a network's embedding
+        all points, and of the arguments below it takes ``tasks``, ``seed``, ``transfer``, ``scaling`` and ``like``. One that sees a network's embedding
         takes those of the network that it trains.
     points : GeoDataFrame
         From :func:`misoxr.read_points`, with a column of labels for each task, named after it. Points without valid imagery are left
         out with a warning. Columns "depth" and "accuracy", in metres, are heeded: see ``censored`` and the notes.
+    tasks : sequence of str or Task, optional
+        What to learn, by the columns of the labels, such as ``["soc"]``: of a preset's name by default "permafrost" and "taxonomy", as far as the
+        points have them; of a specification all of its tasks. See :func:`misoxr.cube.presets.spec_for` for what columns tell.
     val : float or GeoDataFrame, optional
         Share of the points that validate, in whole blocks of four by four windows; or the validation points themselves. By default 0.2 without
         a teacher. With one all points teach, since a block may hold most points of a rare class; temperatures are then those of the teacher,
@@ -199,7 +203,7 @@ def fit(
     --------
     >>> model = image.miso.fit("miso-nano", points, max_epochs=1, progress=False)
     >>> model.save("model.safetensors")
-    >>> forest = image.miso.fit("rf-neighbourhood", points)
+    >>> forest = image.miso.fit("rf-neighbourhood", points, tasks=["permafrost"])
     """
     check_dataset(ds)
     check_flags(calibrate=calibrate, resume=resume, progress=progress)
@@ -219,6 +223,7 @@ def fit(
         }
         ours |= {"devices": devices, "precision": precision, "workers": workers, "progress": progress}
         ours |= {
+            "tasks": tasks,
             "seed": seed,
             "scaling": scaling,
             "like": like,
@@ -231,7 +236,7 @@ def fit(
             fit_embedded(ds, estimator, points, fit, **ours) if embeds(estimator) else fit_estimator(ds, estimator, points, **ours)
         )
     points = read_points(points)
-    spec = estimator if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points)
+    spec = of_tasks(estimator, tasks) if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points, tasks)
     hard: dict[str, Any] = {"device": device, "devices": devices, "precision": precision, "workers": workers}
     told = {"val": val, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like, "pretrained": pretrained}
     spec = spec if members is None else replace(spec, members=members)

@@ -28,6 +28,7 @@ __all__ = ["VAL", "check_held", "check_room", "check_scaling", "check_seed", "de
 ARGUMENTS = [
     "estimator",
     "points",
+    "tasks",
     "val",
     "seed",
     "teacher",
