@@ -16,7 +16,7 @@ from misoxr.errors import SpecError, did_you_mean, note
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, Band, LocationSpec, ModelSpec, Task
 
-__all__ = ["of_tasks", "spec_for"]
+__all__ = ["lacking", "of_tasks", "spec_for"]
 
 
 def spec_for(
@@ -48,7 +48,7 @@ def spec_for(
     Warns
     -----
     MisoxrWarning
-        If the cube lacks bands that the preset knows, or has others that it does not know.
+        If the cube has bands that the preset does not know.
 
     Examples
     --------
@@ -65,10 +65,6 @@ def spec_for(
             f"{unused} are none of a preset's bands {sorted(known)} and are not used. Rename them, or give a ModelSpec with bands "
             "of your own: misoxr.ModelSpec.preset(name, cov=[...])."
         )
-    if absent := [band.name for band in (*imagery, *COVARIATES) if band.name not in ds.data_vars]:
-        note(
-            f"The cube lacks {absent}, which the presets know, and the model learns without them. Join them with ds.miso.add if you have them."
-        )
     bounds = geobox.boundingbox
     extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
     return ModelSpec.preset(
@@ -79,6 +75,18 @@ def spec_for(
         pixel_size=abs(float(geobox.affine.a)),
         location=LocationSpec(str(geobox.crs), extent),
     )
+
+
+def lacking(ds: xr.Dataset) -> list[str]:
+    """Return the bands that the presets know and a cube lacks, which are not learnt from.
+
+    Examples
+    --------
+    >>> lacking(image.drop_vars("slope"))
+    ['slope']
+    """
+    known = (*(_near_infrared(band, ds) for band in SENTINEL2), *COVARIATES)
+    return [band.name for band in known if band.name not in ds.data_vars]
 
 
 def _near_infrared(band: Band, ds: xr.Dataset) -> Band:

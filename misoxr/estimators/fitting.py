@@ -15,7 +15,7 @@ from misoxr.clusters import computed
 from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.features import Features, features_at
-from misoxr.cube.presets import of_tasks, spec_for
+from misoxr.cube.presets import lacking, of_tasks, spec_for
 from misoxr.cube.scaling import Scaling, refuse_fill
 from misoxr.errors import BandError, PointsError, gathered, note, require
 from misoxr.estimators.baselines import Baseline, Transfers, check_like, idle, prepared_baseline
@@ -54,6 +54,8 @@ def fit_estimator(
     points = read_points(points)
     if like is None:
         like = spec_for("miso-nano", ds, points, tasks)
+        if settings.get("progress") is True and (absent := lacking(ds)):
+            print(f"The estimator learns without {', '.join(absent)}, which the cube lacks.", flush=True)
     else:
         check_like(like)
         like = of_tasks(like, tasks)

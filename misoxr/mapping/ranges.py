@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
+from uuid import uuid4
 
 import dask.array as da
 import numpy as np
@@ -19,8 +20,8 @@ __all__ = ["FAR", "SHARE", "Ranges"]
 
 FAR, SHARE = 1.0, 0.1
 """A value is far outside where it is beyond the limits by more than their distance; it is told where so many pixels of a block have such."""
-STEP = 4
-"""Each how many-th row and column of a block is looked at."""
+LEAST, MOST = 100, 4096
+"""Pixels that tell something, at the least, and about how many of a block are looked at."""
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +42,7 @@ class Ranges:
     """
 
     def __init__(self, bands: tuple[Range, ...]) -> None:
-        self.bands = bands
+        self.bands, self._map = bands, uuid4().hex
         self._calls: Iterator[int] | None = itertools.count()
 
     @classmethod
@@ -63,7 +64,7 @@ class Ranges:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what counts in this process alone."""
-        return {"bands": self.bands, "_calls": None}
+        return {**self.__dict__, "_calls": None}
 
     def watched(self, bands: da.Array) -> da.Array:
         """Return raw bands (band, y, x) as they are, each block of which is looked at when it is computed."""
@@ -74,7 +75,10 @@ class Ranges:
 
     def look(self, values: Array) -> None:
         """Look at some pixels of raw bands (band, y, x), and warn where many lie far outside."""
-        seen = values[:, ::STEP, ::STEP]
+        if not self.bands:
+            return
+        step = max(1, int((values[0].size / MOST) ** 0.5))
+        seen = values[:, ::step, ::step]
         beyond = [(one, *self._beyond(one, seen[one.place])) for one in self.bands]
         told = [(one, share, value) for one, share, value in beyond if share > SHARE]
         if told and self._is_first():
@@ -86,11 +90,11 @@ class Ranges:
         values = values[np.isfinite(values)]
         far = FAR * (one.high - one.low)
         out = values[(values < one.low - far) | (values > one.high + far)]
-        return (len(out) / len(values), float(np.median(out))) if len(out) else (0.0, 0.0)
+        return (len(out) / len(values), float(np.median(out))) if len(out) and len(values) >= LEAST else (0.0, 0.0)
 
     def _is_first(self) -> bool:
         # Threads share the counter: only one of them gets the first number.
-        return next(_calls(self.bands) if self._calls is None else self._calls) == 0
+        return next(_calls(self._map) if self._calls is None else self._calls) == 0
 
 
 def _passed(values: Array, ranges: Ranges) -> Array:
@@ -99,8 +103,8 @@ def _passed(values: Array, ranges: Ranges) -> Array:
 
 
 @lru_cache(maxsize=64)
-def _calls(bands: tuple[Range, ...]) -> Iterator[int]:
-    """Count how often a process that has copies alone was to warn of some ranges."""
+def _calls(of: str) -> Iterator[int]:
+    """Count how often a process that has copies alone was to warn of a map."""
     return itertools.count()
 
 

@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from misoxr._version import __version__
 from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import PointCutouts, read_cutouts
-from misoxr.cube.presets import of_tasks, spec_for
+from misoxr.cube.presets import lacking, of_tasks, spec_for
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.errors import SpecError, flush, gathered, note
 from misoxr.estimators.baselines import Transfers, embeds, is_baseline
@@ -298,6 +298,7 @@ def fit(
             len(train),
             len(check_points),
             data.labelled.only(train),
+            lacking(ds) if isinstance(estimator, str) else (),
         )
         bar.say(line)
         standardisation = standardised(data, train)
