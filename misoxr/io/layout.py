@@ -16,7 +16,7 @@ import zarr
 from zarr.abc.store import Store
 
 from misoxr.errors import StoreError, note
-from misoxr.grid.geobox import assign, geobox_of
+from misoxr.grid.geobox import assign, code_of, geobox_of
 from misoxr.grid.geozarr import georeferenced, unreferenced
 from misoxr.grid.halo import BLOCK
 from misoxr.io.check import (
@@ -270,6 +270,9 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bo
     name_errors(maps, name)
     maps = _decoded(maps, codes=codes)
     maps = _in_order(maps, maps.attrs.get(ORDER))
+    reference = maps.variables.get("spatial_ref")
+    if reference is not None and reference.shape == () and reference.dtype.kind in "iu":
+        maps = maps.assign_coords(spatial_ref=reference.copy(data=code_of(int(reference.values))))
     own = {key: value for key, value in maps.attrs.items() if key not in OWN}
     maps.attrs = unreferenced({key: value if key == "provenance" else numbers(value) for key, value in own.items()})
     if MASKED in maps.attrs:
