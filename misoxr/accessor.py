@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from misoxr.evaluation.scores import Scores
     from misoxr.io.plan import Plan
     from misoxr.model.checkpoint import Model
-    from misoxr.spec import ModelSpec, WindowSpec
+    from misoxr.spec import ModelSpec, Task, WindowSpec
 
 __all__ = ["MisoAccessor"]
 
@@ -95,6 +95,7 @@ class MisoAccessor:
         estimator: "ModelSpec | str | Any",
         points: "gpd.GeoDataFrame",
         *,
+        tasks: "Sequence[str | Task] | None" = None,
         val: "float | gpd.GeoDataFrame | None" = None,
         seed: int = 0,
         teacher: Any = "auto",
@@ -119,7 +120,15 @@ class MisoAccessor:
         from misoxr.estimators.baselines import is_baseline
         from misoxr.estimators.fitting import fit_estimator
 
-        common = {"val": val, "seed": seed, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like}
+        common = {
+            "tasks": tasks,
+            "val": val,
+            "seed": seed,
+            "teacher": teacher,
+            "transfer": transfer,
+            "scaling": scaling,
+            "like": like,
+        }
         common |= {"pretrained": pretrained, "calibrate": calibrate, "members": members, "censored": censored}
         common |= {"tolerance": tolerance}
         run = {"directory": directory, "resume": resume, "device": device, "devices": devices, "precision": precision}
@@ -238,6 +247,7 @@ class MisoAccessor:
         points: "gpd.GeoDataFrame",
         *,
         cv: Any = 5,
+        tasks: "Sequence[str | Task] | None" = None,
         seeds: int | Sequence[int] = (0,),
         regions: "gpd.GeoDataFrame | None" = None,
         region: str | None = None,
@@ -250,7 +260,7 @@ class MisoAccessor:
         from misoxr.evaluation.cross_validate import cross_validate
 
         options = {"regions": regions, "region": region, "store": store, "client": client, "progress": progress, **settings}
-        return cross_validate(self._ds, estimators, points, cv=cv, seeds=seeds, **options)
+        return cross_validate(self._ds, estimators, points, cv=cv, tasks=tasks, seeds=seeds, **options)
 
     @_documented("misoxr.uncertainty.applicability.applicability")
     def applicability(

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm.auto import tqdm
 
 from misoxr.clusters import cores
 from misoxr.grid.halo import BLOCK
+from misoxr.records.bars import Bar
 from misoxr.records.ledger import Block, Ledger
 from misoxr.records.writers import put_through
 
@@ -245,7 +245,7 @@ def settled(tiles: Tiles, visit: Visit, words: str, *, progress: bool) -> int:
     queue, whole = _Queue(tiles), math.prod(tiles.counts)
     running: dict[Future[npt.NDArray[np.int64]], Block] = {}
     visits, workers = 0, max(1, min(cores(), WORKERS))
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=whole, desc=words, unit="tile", disable=not progress) as bar:
+    with ThreadPoolExecutor(workers) as pool, Bar(f"hydrology, {words}", "tiles", shown=progress) as bar:
         while queue.news or running:
             busy = {tile for window in running.values() for tile in tiles.inside(window)}
             window = queue.next(busy) if len(running) < workers else None
@@ -257,7 +257,7 @@ def settled(tiles: Tiles, visit: Visit, words: str, *, progress: bool) -> int:
                 window = running.pop(future)
                 queue.add(window, _result(future, pool))
                 visits += 1
-                bar.update(whole - len(queue.news) - bar.n)
+                bar.reach(whole - len(queue.news), whole)
     return visits
 
 

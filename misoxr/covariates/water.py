@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from tqdm.auto import tqdm
 
 from misoxr.clusters import computed
 from misoxr.covariates import flow, wetness
@@ -32,6 +31,7 @@ from misoxr.cube.join import Raster
 from misoxr.errors import GridError, MisoxrError, StoreError, gathered
 from misoxr.grid.geobox import geobox_of
 from misoxr.paths import workspace
+from misoxr.records.bars import each
 from misoxr.records.ledger import Block, Ledger
 
 __all__ = ["hydrology"]
@@ -158,7 +158,7 @@ def _compute(tiles: Tiles, side: float, into: Any, *, filled: bool, progress: bo
         if not tiles.is_done(layer):
             settled(tiles, visit, layer.replace("_", " "), progress=progress)
             tiles.set_done(layer)
-    for window in tqdm(tiles.apart(), desc="indices", unit="block", disable=not progress):
+    for window in each(tiles.apart(), "hydrology, indices", "blocks", shown=progress):
         z_here, area, raised = (tiles.read(window, 1, layer) for layer in (ground, AREA, RAISED))
         if np.isnan(area[~np.isnan(z_here)]).any():
             raise MisoxrError("Cells got no catchment area, which is an error of misoxr; please report it.")
@@ -198,7 +198,7 @@ def _hash(tiles: Tiles, z: xr.DataArray, *, progress: bool) -> str:
 
 def _elevations(tiles: Tiles, z: xr.DataArray, words: str, *, progress: bool) -> Iterator[tuple[Block, Floats, str]]:
     """Read the DEM once, as it may be costly to compute: windows, their elevations, and hashes of these."""
-    for window in tqdm(tiles.apart(), desc=words, unit="block", disable=not progress):
+    for window in each(tiles.apart(), f"hydrology, {words}", "blocks", shown=progress):
         (read,) = computed(z[tiles.slices(window)].data)
         values = np.asarray(read, "float64") + 0.0  # one zero, not two
         values[np.isnan(values)] = np.nan  # one NaN, of many

@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -64,7 +64,12 @@ class Cutouts:
 
 @contextmanager
 def cutouts_of(
-    bands: da.Array | Sequence[da.Array], starts: npt.ArrayLike, side: int, layers: Integers | None = None
+    bands: da.Array | Sequence[da.Array],
+    starts: npt.ArrayLike,
+    side: int,
+    layers: Integers | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Cutouts]:
     """Read cutouts of a lazy cube to a temporary file, which is gone with the context.
 
@@ -80,6 +85,8 @@ def cutouts_of(
         Side of a cutout; less where the cube is smaller.
     layers : array (cutout,), optional
         The layer of each cutout; the first by default.
+    say : callable, optional
+        Is told in words how much is read.
 
     Raises
     ------
@@ -103,19 +110,22 @@ def cutouts_of(
             ) from error
         own = np.zeros(len(cutouts), dtype="int64") if layers is None else layers
         for number in np.unique(own) if needed else ():
-            _read(several[number], cutouts, np.flatnonzero(own == number))
+            _read(several[number], cutouts, np.flatnonzero(own == number), say)
         yield cutouts
 
 
-def _read(bands: da.Array, cutouts: Cutouts, chosen: npt.NDArray[np.intp]) -> None:
+def _read(bands: da.Array, cutouts: Cutouts, chosen: npt.NDArray[np.intp], say: Callable[[str], None] | None) -> None:
     """Read some of the cutouts from the bands of their layer."""
     edges = [np.cumsum([0, *sizes]) for sizes in bands.chunks[1:]]
     wanted: dict[tuple[int, int], list[tuple[int, Cut]]] = {}
     for cutout, (row, column) in zip(chosen.tolist(), cutouts.starts[chosen].tolist(), strict=True):
         for place, cut in cuts(edges, (row, column), cutouts.shape[1:]):
             wanted.setdefault(place, []).append((cutout, cut))
-    blocks = bands.to_delayed()
+    blocks, done = bands.to_delayed(), 0
     for places in _groups(wanted, bands.shape[0]):
+        if say is not None:
+            say(f"reading windows, {done} of {len(wanted)} chunks")
+        done += len(places)
         cut_tasks = [delayed(partial(_cut, here=[cut.here for _, cut in wanted[at]]), pure=False)(blocks[0, *at]) for at in places]
         parts = computed(*cut_tasks, of=bands)
         file = cutouts.open("r+")
@@ -240,6 +250,7 @@ def read_cutouts(
     least: int = 0,
     seed: int = 0,
     layer: Integers | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[PointCutouts]:
     """Read the cutouts around points, and unlabelled ones from anywhere, to a file that is gone with the context.
 
@@ -260,6 +271,8 @@ def read_cutouts(
         Seed of that draw.
     layer : array (point,), optional
         The layer of each point; the first by default. Cutouts from anywhere are of all layers alike.
+    say : callable, optional
+        Is told in words how much is read.
     """
     several = [bands] if isinstance(bands, da.Array) else list(bands)
     positions = np.stack([np.asarray(rows, dtype="float64"), np.asarray(columns, dtype="float64")], axis=-1)
@@ -272,5 +285,5 @@ def read_cutouts(
     rng = np.random.default_rng([seed, 1])
     anywhere = rng.integers(0, room + 1, (free, 2))
     layers = np.concatenate([cells[:, 0], rng.integers(0, len(several), free)])
-    with cutouts_of(several, np.concatenate([starts, anywhere]), 2 * size, layers) as cutouts:
+    with cutouts_of(several, np.concatenate([starts, anywhere]), 2 * size, layers, say=say) as cutouts:
         yield PointCutouts(cutouts, len(starts), cutout.reshape(-1), positions[:, 0], positions[:, 1], size, layers)

@@ -76,7 +76,10 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
     joined: dict[Hashable, xr.Variable] = {}
     for label, name, array in layers:
         if name in ds.variables or name in joined:
-            raise BandError(f"The dataset has a variable {name!r} already; join the raster under another name.")
+            raise BandError(
+                f"The dataset has a variable {name!r} already, as it has when a line runs twice; join the raster under another name, or drop "
+                f"that one before: ds.drop_vars({str(name)!r})."
+            )
         _check_name(name)
         asked = resampling if isinstance(resampling, str) else resampling.get(str(name), resampling.get(label, "auto"))
         joined[name] = _joined(name, array, geobox, asked, sizes)

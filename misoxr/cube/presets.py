@@ -1,34 +1,59 @@
-"""Build a preset's specification for a cube, and points where there are any."""
+"""Build a preset's specification for a cube, and points where there are any; and the tasks that columns of labels tell."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import geopandas as gpd
+import numpy as np
+import pandas as pd
 import xarray as xr
 
 from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import is_class
-from misoxr.errors import SpecError, note
+from misoxr.errors import SpecError, did_you_mean, note
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, Band, LocationSpec, ModelSpec, Task
 
-__all__ = ["spec_for"]
+__all__ = ["lacking", "of_tasks", "spec_for"]
 
 
-def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame | None = None) -> ModelSpec:
+def spec_for(
+    name: str, ds: xr.Dataset, points: gpd.GeoDataFrame | None = None, tasks: Sequence[str | Task] | None = None
+) -> ModelSpec:
     """Build a preset's specification for a cube, and points where there are any.
 
     The preset takes those of its default bands that the cube has, ``nir08`` in place of ``nir`` where the cube has no other near infrared
     (Landsat, HLS), the tasks that the points have columns for, the cube's pixel size, and the cube's extent for locations. Without points it has the default tasks: encoders that are pre-trained know no task.
 
+    Parameters
+    ----------
+    name : str
+        A preset's name.
+    ds : Dataset
+        The cube.
+    points : GeoDataFrame, optional
+        The labelled points.
+    tasks : sequence of str or Task, optional
+        What to learn, by the columns of the labels. "permafrost" and "taxonomy" are the default tasks. Another column with fractions is a
+        regression, True and False are a binary task, and three words or more are classes. Give a :class:`misoxr.spec.Task` to say more, such as
+        units, or where whole numbers may be a quantity or codes.
+
     Raises
     ------
     SpecError
-        If the cube has none of the bands, or the points none of the tasks.
+        If the cube has none of the bands, or the points none of the tasks; or a column does not tell what its task is.
+
+    Warns
+    -----
+    MisoxrWarning
+        If the cube has bands that the preset does not know.
 
     Examples
     --------
     >>> spec = spec_for("miso-nano", image, points)
+    >>> spec = spec_for("miso-nano", image, points, tasks=["permafrost"])
     """
     geobox = geobox_of(check_dataset(ds))
     imagery = [_near_infrared(band, ds) for band in SENTINEL2]
@@ -46,10 +71,22 @@ def spec_for(name: str, ds: xr.Dataset, points: gpd.GeoDataFrame | None = None) 
         name,
         sat=[band for band in imagery if band.name in ds.data_vars],
         cov=[band for band in COVARIATES if band.name in ds.data_vars],
-        tasks=None if points is None else _tasks(points),
+        tasks=None if points is None else _tasks(points) if tasks is None else _asked(tasks, points),
         pixel_size=abs(float(geobox.affine.a)),
         location=LocationSpec(str(geobox.crs), extent),
     )
+
+
+def lacking(ds: xr.Dataset) -> list[str]:
+    """Return the bands that the presets know and a cube lacks, which are not learnt from.
+
+    Examples
+    --------
+    >>> lacking(image.drop_vars("slope"))
+    ['slope']
+    """
+    known = (*(_near_infrared(band, ds) for band in SENTINEL2), *COVARIATES)
+    return [band.name for band in known if band.name not in ds.data_vars]
 
 
 def _near_infrared(band: Band, ds: xr.Dataset) -> Band:
@@ -63,7 +100,7 @@ def _tasks(points: gpd.GeoDataFrame) -> list[Task]:
     if not tasks:
         raise SpecError(
             f"The points have columns {list(points.columns)} and none named 'permafrost' or 'taxonomy'; name the labels with "
-            "misoxr.read_points(..., labels={'permafrost': column}), or give a ModelSpec with tasks of your own."
+            "misoxr.read_points(..., labels={'permafrost': column}), or name other columns to learn with tasks=[...]."
         )
     for missing in sorted({PERMAFROST.name, TAXONOMY.name} - {task.name for task in tasks}):
         near = [name for name in map(str, points.columns) if difflib.get_close_matches(missing, [name.lower()], cutoff=0.8)]
@@ -71,3 +108,68 @@ def _tasks(points: gpd.GeoDataFrame) -> list[Task]:
             words = f"The column {near[0]!r} is not {missing!r}, which the model does not learn then; rename it if it was meant."
             note(words)
     return tasks
+
+
+def of_tasks(spec: ModelSpec, tasks: Sequence[str | Task] | None) -> ModelSpec:
+    """Return a specification with some of its tasks by name, or with others; as it is without any.
+
+    Examples
+    --------
+    >>> narrower = of_tasks(spec, ["permafrost"])
+    """
+    if tasks is None:
+        return spec
+    return replace(spec, tasks=tuple(one if isinstance(one, Task) else spec.task(one) for one in _named(tasks)))
+
+
+def _asked(tasks: Sequence[str | Task], points: gpd.GeoDataFrame) -> list[Task]:
+    """Return the tasks that are asked for, by the columns of their labels."""
+    asked = _named(tasks)
+    columns = [str(name) for name in points.columns if name != points.geometry.name]
+    for one in asked:
+        name = one.name if isinstance(one, Task) else one
+        if name not in columns:
+            raise SpecError(
+                f"tasks names {name!r}, and the points have the columns {columns}.{did_you_mean(name, columns)} Name the column with "
+                f"misoxr.read_points(..., labels={{{name!r}: column}})."
+            )
+    return [one if isinstance(one, Task) else _told_by(points[one], one) for one in asked]
+
+
+def _named(tasks: Any) -> list[str | Task]:
+    """Return what tasks name, each once."""
+    if isinstance(tasks, str | Task):
+        raise SpecError(f"tasks is {tasks!r}; give a list, such as [{tasks.name if isinstance(tasks, Task) else tasks!r}].")
+    if not isinstance(tasks, Sequence) or not tasks or not all(isinstance(one, str | Task) for one in tasks):
+        raise SpecError(f"tasks is {tasks!r}; give names of columns with labels, such as ['soc'], or misoxr.spec.Task objects.")
+    return list(tasks)
+
+
+def _told_by(column: pd.Series, name: str) -> Task:
+    """Return the task that a column of labels tells; what it does not tell is not assumed."""
+    known = {task.name: task for task in (PERMAFROST, TAXONOMY)}
+    if name in known:
+        return known[name]
+    labels = column.dropna()
+    if labels.map(lambda label: isinstance(label, bool | np.bool_)).all() and len(labels):
+        return Task(name, "binary", ("no", "yes"))
+    numbers = pd.to_numeric(labels.astype(object), errors="coerce")
+    if len(labels) and numbers.notna().all():
+        if (numbers % 1 != 0).any():
+            return Task(name, "regression")
+        raise SpecError(
+            f"The labels of {name!r} are whole numbers, which may be a quantity or codes of classes; say which: "
+            f"tasks=[Task({name!r}, 'regression')], or Task({name!r}, 'multiclass', classes), with misoxr.spec.Task."
+        )
+    words = sorted({label.strip() for label in labels if isinstance(label, str) and label.strip()})
+    if len(words) > 2 and numbers.isna().all() and labels.map(lambda label: isinstance(label, str)).all():
+        return Task(name, "multiclass", tuple(words))
+    if len(words) == 2:
+        raise SpecError(
+            f"The labels of {name!r} are {words}; say which of them the probability speaks of, as the second one: "
+            f"tasks=[Task({name!r}, 'binary', {tuple(words)})], with misoxr.spec.Task."
+        )
+    raise SpecError(
+        f"The labels of {name!r}, such as {labels.iloc[0] if len(labels) else None!r}, tell no task: they are neither numbers, nor True and "
+        f"False, nor words of three classes or more. Give misoxr.spec.Task({name!r}, kind, classes)."
+    )

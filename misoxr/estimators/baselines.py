@@ -12,7 +12,18 @@ from misoxr.spec import ModelSpec, Task
 from misoxr.spec.numbers import is_whole
 from misoxr.spec.presets import BASELINES, PRESETS
 
-__all__ = ["Baseline", "Transfers", "baseline", "check_transfer", "embeds", "idle", "is_baseline", "prepared_baseline", "trains"]
+__all__ = [
+    "Baseline",
+    "Transfers",
+    "baseline",
+    "check_like",
+    "check_transfer",
+    "embeds",
+    "idle",
+    "is_baseline",
+    "prepared_baseline",
+    "trains",
+]
 
 Transfers = Literal["auto", False]
 
@@ -193,8 +204,7 @@ def prepared_baseline(
         hint = did_you_mean(min(settings), ("seed", "scaling", "like", "transfer"))
         raise SpecError(f"A baseline has no settings {sorted(settings)}; it takes seed, scaling, like and transfer alone.{hint}")
     check_transfer(transfer)
-    if not isinstance(spec, ModelSpec):
-        raise SpecError(f"like is {spec!r}; give a ModelSpec, such as misoxr.cube.presets.spec_for makes for a cube and points.")
+    check_like(spec)
     if not is_whole(seed) or not 0 <= int(seed) < 2**32:
         raise SpecError(f"The seed is {seed!r}; scikit-learn takes whole numbers from 0 to 2**32 - 1.")
     known = baseline(estimator, seed=int(seed)) if isinstance(estimator, str) else estimator
@@ -215,6 +225,12 @@ def prepared_baseline(
             kind = "regressor" if task.kind == "regression" else "classifier"
             raise SpecError(f"{found.estimator_of(task)!r} does not fit task {task.name!r}, a {task.kind}; give a {kind}.")
     return found
+
+
+def check_like(like: Any) -> None:
+    """Refuse what cannot tell a baseline its bands and tasks."""
+    if not isinstance(like, ModelSpec):
+        raise SpecError(f"like is {like!r}; give a ModelSpec, such as misoxr.cube.presets.spec_for makes for a cube and points.")
 
 
 def check_transfer(transfer: Any) -> None:

@@ -1,6 +1,6 @@
 """Fit scikit-learn estimators on the same cube and points as the network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,10 +15,10 @@ from misoxr.clusters import computed
 from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.features import Features, features_at
-from misoxr.cube.presets import spec_for
+from misoxr.cube.presets import lacking, of_tasks, spec_for
 from misoxr.cube.scaling import Scaling, refuse_fill
 from misoxr.errors import BandError, PointsError, gathered, note, require
-from misoxr.estimators.baselines import Baseline, Transfers, idle, prepared_baseline
+from misoxr.estimators.baselines import Baseline, Transfers, check_like, idle, prepared_baseline
 from misoxr.estimators.identity import estimators_sha256
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.points.censoring import Censored, scored
@@ -40,6 +40,7 @@ def fit_estimator(
     estimator: Any,
     points: gpd.GeoDataFrame,
     *,
+    tasks: Sequence[str | Task] | None = None,
     seed: int = 0,
     scaling: Scaling | str | None = None,
     like: ModelSpec | None = None,
@@ -51,7 +52,13 @@ def fit_estimator(
     """Fit an estimator as :func:`misoxr.training.fit.fit` does, which takes the same arguments; torch is not needed."""
     check_dataset(ds)
     points = read_points(points)
-    like = like or spec_for("miso-nano", ds, points)
+    if like is None:
+        like = spec_for("miso-nano", ds, points, tasks)
+        if settings.get("progress") is True and (absent := lacking(ds)):
+            print(f"The estimator learns without {', '.join(absent)}, which the cube lacks.", flush=True)
+    else:
+        check_like(like)
+        like = of_tasks(like, tasks)
     given = {name: value for name, value in settings.items() if not idle(name, value)}
     prepared_baseline(estimator, like, seed=seed, scaling=scaling, transfer=transfer, **given)
     labels: Any = {"transfer": transfer, "censored": censored, "tolerance": tolerance}

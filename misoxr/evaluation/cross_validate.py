@@ -3,7 +3,8 @@
 import inspect
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -16,7 +17,6 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from scipy.spatial import cKDTree
-from tqdm.auto import tqdm
 
 from misoxr._version import __version__
 from misoxr.clusters import here, holds_futures
@@ -29,6 +29,7 @@ from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.identity import identity
 from misoxr.evaluation.cache import Cache, Unit, digest, fingerprint
 from misoxr.evaluation.estimators import check_models, common_tasks, estimators_of, specs_of
+from misoxr.evaluation.pace import in_turns, time_left
 from misoxr.evaluation.scores import Scores, stacked
 from misoxr.grid.geobox import geobox_of
 from misoxr.mapping.predict_at import predict_at
@@ -37,6 +38,7 @@ from misoxr.points.censoring import Censored, observed
 from misoxr.points.read import encode, place, regions_of, simulated
 from misoxr.points.splits import folds_of, read_for, splitter_of, told_apart
 from misoxr.points.years import Years, by_layer, date_of
+from misoxr.records.bars import Bar
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_whole
@@ -59,6 +61,7 @@ def cross_validate(
     points: gpd.GeoDataFrame,
     *,
     cv: Any = 5,
+    tasks: Sequence[str | Task] | None = None,
     seeds: int | Sequence[int] = (0,),
     regions: gpd.GeoDataFrame | None = None,
     region: str | None = None,
@@ -84,6 +87,8 @@ def cross_validate(
     cv : splitter, int or list, optional
         One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or of scikit-learn's that split by coordinates alone; or a list of folds. A
         number stands for that many random folds, which say little of remote places. Coordinates are in the cube's CRS.
+    tasks : sequence of str or Task, optional
+        What all models learn, as for :func:`misoxr.training.fit.fit`.
     seeds : int or sequence of int, optional
         Seeds of the models; each model is fitted once with each. A number stands for that many, from 0.
     regions : GeoDataFrame, optional
@@ -97,10 +102,10 @@ def cross_validate(
     client : distributed.Client, optional
         A Dask cluster that runs the folds, one in each task.
     progress : bool, optional
-        Show a progress bar.
+        Show one bar: the folds that are done, cached ones among them, what runs now, and the time left by each model's own pace.
     **settings
-        Further settings of :func:`misoxr.training.fit.fit` for the networks, except ``seed``, ``directory`` and a table of validation points.
-        ``transfer``, ``censored`` and ``tolerance`` also hold for baselines, so that all learn the same labels. Right-censored labels are never scored, unless
+        Further settings of :func:`misoxr.training.fit.fit` for the networks, except ``tasks``, ``seed``, ``directory`` and a table of validation points.
+        ``transfer``, ``censored`` and ``tolerance`` also hold for baselines, so that all learn the same labels, and ``like`` for baselines alone. Right-censored labels are never scored, unless
         ``censored="keep"`` is given here; a model's own ``censored`` says only what it learns.
 
     Returns
@@ -138,7 +143,7 @@ def cross_validate(
     chosen = estimators_of(estimators, settings, OWN)
     seeds = _seeds(seeds)
     points = read_for(points, cv)
-    specs = specs_of(chosen, ds, points)
+    specs = specs_of(chosen, ds, points, tasks)
     tasks = common_tasks(specs)
     recipes = check_models(chosen, specs, seeds, geobox_of(ds), elsewhere=client is not None)
     points = told_apart(points)
@@ -161,7 +166,7 @@ def cross_validate(
     cache = Cache(store, {} if store is None else fingerprint(ds, chosen, specs, imagery, placed, labels, folds))
     found = {unit: cache.read(unit) for unit in units}
     flush()
-    todo = [unit for unit in units if found[unit] is None]
+    todo = in_turns([unit for unit in units if found[unit] is None])
 
     def arguments(unit: Unit) -> tuple[Any, ...]:
         (estimator, options), spec = chosen[unit.model], specs[unit.model]
@@ -173,9 +178,16 @@ def cross_validate(
             what = spec, {"progress": False, **options}
         return *what, placed, *folds[unit.fold], unit.seed
 
-    for unit, answers in tqdm(_run(todo, ds, arguments, client), total=len(todo), desc="cross_validate", disable=not progress):
-        found[unit] = answers
-        cache.write(unit, answers)
+    at_once = max(1, sum(client.nthreads().values())) if hasattr(client, "nthreads") else 1
+    with Bar("cross_validate", "folds", shown=progress) as bar:
+        bar.begin(len(units), len(units) - len(todo), told=True)
+        bar.tell(time_left(found, at_once))
+        for unit, answers in _run(todo, ds, arguments, client, bar.stage):
+            found[unit] = answers
+            cache.write(unit, answers)
+            bar.tell(time_left(found, at_once), now=False)
+            bar.update()
+        bar.stage()
     about = {
         "cv": repr(splitter_of(cv)),
         "seeds": seeds,
@@ -332,8 +344,10 @@ def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column:
     return groups.to_numpy()
 
 
-def _run(units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any) -> Iterator[tuple[Unit, Any]]:
-    """Run the units, here or on a cluster, and yield each with its answers as it is done."""
+def _run(
+    units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any, say: Callable[[str], None]
+) -> Iterator[tuple[Unit, Any]]:
+    """Run the units, here or on a cluster, and yield each with its answers as it is done; say which one runs."""
     if not units:
         return
 
@@ -344,11 +358,15 @@ def _run(units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any) -> 
     if client is None:
         cube = held()
         for unit in units:
+            say(f"{unit.model}, seed {unit.seed}, fold {unit.fold}")
             yield unit, _answers(cube, *arguments(unit))
         return
     from distributed import as_completed
 
-    cube = client.submit(held, pure=False)  # held by the cluster, not sent along with each fold; made again where it is lost
+    with warnings.catch_warnings():
+        # Of a cube in memory it is large, but it is sent once: held by the cluster, not sent along with each fold, and made again where it is lost.
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+        cube = client.submit(held, pure=False)
     futures = {client.submit(_answers, cube, *arguments(unit), pure=False): unit for unit in units}
     for future, answers in as_completed(futures, with_results=True):
         yield futures[future], answers

@@ -9,7 +9,7 @@ import geopandas as gpd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.presets import spec_for
+from misoxr.cube.presets import of_tasks, spec_for
 from misoxr.errors import SpecError
 from misoxr.estimators.baselines import Baseline, embeds, is_baseline, prepared_baseline, trains
 from misoxr.points.censoring import check_censored
@@ -50,17 +50,24 @@ def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[st
     out = {}
     for name, one in estimators.items():
         estimator, options = _pair(one)
-        common = {key: value for key, value in settings.items() if trains(estimator) or key in _taken(estimator)}
+        trained = trains(estimator)
+        common = {key: value for key, value in settings.items() if (trained and key != "like") or key in _taken(estimator)}
         out[str(name)] = (estimator, {**common, **options})
     for name, options in (*((name, options) for name, (_, options) in out.items()), ("all", settings)):
         refused = sorted({"seed", "directory", "resume"} & options.keys())
         if refused:
             raise SpecError(f"{refused} of {name!r} cannot be set here: give seeds= and store=, and every fold has its own.")
+        if "tasks" in options:
+            raise SpecError(
+                f"tasks of {name!r} cannot be set apart: models that are compared learn the same; give cross_validate tasks=."
+            )
         if not isinstance(options.get("val"), Real | None):
             raise SpecError(
                 f"val of {name!r} is a {type(options['val']).__name__}, whose points may be test points of a fold; give a fraction."
             )
     untaken = settings.keys() - {key for estimator, _ in out.values() for key in _taken(estimator)} - OF_ALL
+    if "like" in untaken:
+        raise SpecError(f"like gives baselines their bands and tasks, and there is none among {list(out)}; leave it out.")
     if untaken and not any(trains(estimator) for estimator, _ in out.values()):
         raise SpecError(
             f"The settings {sorted(untaken)} are for networks, and there is none among {list(out)}; leave them out. "
@@ -71,6 +78,8 @@ def estimators_of(estimators: Any, settings: Mapping[str, Any], own: Sequence[st
 
 def _taken(estimator: Any) -> set[str]:
     """Return the common settings that an estimator takes which trains no network; a trained one embeds somewhere."""
+    if is_baseline(estimator):
+        return OF_ALL | {"like"}
     return OF_ALL | set(OF_BOTH) if embeds(estimator) else OF_ALL
 
 
@@ -95,27 +104,30 @@ def _name(estimator: Any) -> str:
     )
 
 
-def specs_of(estimators: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: gpd.GeoDataFrame) -> dict[str, ModelSpec]:
+def specs_of(
+    estimators: Mapping[str, tuple[Any, Any]], ds: xr.Dataset, points: gpd.GeoDataFrame, tasks: Sequence[str | Task] | None = None
+) -> dict[str, ModelSpec]:
     """Return every model's specification; baselines see the bands they are told, those of the first network, or a preset's."""
-    specs = {name: _spec(estimator, ds, points) for name, (estimator, _) in estimators.items() if not is_baseline(estimator)}
+    specs = {name: _spec(estimator, ds, points, tasks) for name, (estimator, _) in estimators.items() if not is_baseline(estimator)}
     told = {
         name: options["like"] for name, (estimator, options) in estimators.items() if is_baseline(estimator) and "like" in options
     }
     for name, like in told.items():
         if not isinstance(like, ModelSpec):
             raise SpecError(f"like of {name!r} is {like!r}; give a ModelSpec.")
+    told = {name: of_tasks(like, tasks) for name, like in told.items()}
     if len(specs) + len(told) < len(estimators):
-        like = next(iter([*specs.values(), *told.values()]), None) or spec_for("miso-nano", ds, points)
+        like = next(iter([*specs.values(), *told.values()]), None) or spec_for("miso-nano", ds, points, tasks)
         told = {name: like for name in estimators if name not in specs} | told
     # Members are heads of a network, and a baseline has none.
     return {name: specs[name] if name in specs else replace(told[name], members=1) for name in estimators}
 
 
-def _spec(estimator: Any, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
+def _spec(estimator: Any, ds: xr.Dataset, points: gpd.GeoDataFrame, tasks: Sequence[str | Task] | None) -> ModelSpec:
     """Return the specification of a network, or of the one whose embedding an estimator sees."""
     if embeds(estimator):
-        return network_spec(estimator, ds, points)
-    return estimator if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points)
+        return network_spec(estimator, ds, points, tasks)
+    return of_tasks(estimator, tasks) if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points, tasks)
 
 
 def common_tasks(specs: Mapping[str, ModelSpec]) -> tuple[Task, ...]:

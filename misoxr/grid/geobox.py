@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from misoxr.errors import GridError, note
 from misoxr.grid.longitude import circle_of, near
 from misoxr.spec import LocationSpec
 
-__all__ = ["assign", "beside", "crs_of", "extent", "geobox_of", "lattice_offset", "located", "locations", "pixels", "same_grid"]
+__all__ = ["assign", "beside", "code_of", "crs_of", "extent", "geobox_of", "lattice_offset", "located", "locations", "pixels", "same_grid"]
 
 _LATITUDES, _LONGITUDES = ("lat", "latitude"), ("lon", "longitude", "long")
 
@@ -175,7 +176,7 @@ def assign(obj: Any, geobox: GeoBox) -> Any:
     coords: dict[str, xr.Variable] = {
         "y": xr.Variable("y", y, {"standard_name": names[0], "units": units[0], "axis": "Y"}),
         "x": xr.Variable("x", x, {"standard_name": names[1], "units": units[1], "axis": "X"}),
-        "spatial_ref": xr.Variable((), np.int64(_epsg(geobox)), _grid_mapping(geobox)),
+        "spatial_ref": xr.Variable((), code_of(_epsg(geobox)), _grid_mapping(geobox)),
     }
     out = obj.drop_vars(stale).assign_coords(coords)
     arrays = [out] if isinstance(out, xr.DataArray) else out.data_vars.values()
@@ -184,6 +185,14 @@ def assign(obj: Any, geobox: GeoBox) -> Any:
             array.encoding.pop("grid_mapping", None)
             array.attrs["grid_mapping"] = "spatial_ref"
     return out
+
+
+@lru_cache(maxsize=64)
+def code_of(epsg: int) -> npt.NDArray[np.int64]:
+    """Return the value of ``spatial_ref``: one array for all datasets of a CRS, so that xarray merges them without a look at values, and a warning."""
+    code = np.array(epsg, "int64")
+    code.setflags(write=False)
+    return code
 
 
 def _epsg(geobox: GeoBox) -> int:

@@ -21,7 +21,6 @@ from dask._task_spec import Alias, DataNode, Task, TaskRef, convert_legacy_graph
 from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 from dask.system import CPU_COUNT
-from tqdm.auto import tqdm
 
 from misoxr.clusters import here, in_task
 from misoxr.errors import AssetError, StoreError
@@ -30,6 +29,7 @@ from misoxr.io.check import with_empty_chunks
 from misoxr.io.layout import Layout, packed
 from misoxr.io.mend import remove_damaged
 from misoxr.io.origins import Files, writable
+from misoxr.records.bars import Bar
 from misoxr.records.ledger import Block, Ledger, in_order
 from misoxr.records.writers import unreachable
 
@@ -49,6 +49,8 @@ __all__ = [
 
 TASKS, BYTES = 20_000, 10_000_000
 """The most tasks and bytes of a graph: with more, planning takes longer than the work."""
+LARGE = 100_000
+"""Bytes of an array in memory that is sent to workers once."""
 AT_ONCE = 64
 """Blocks claimed at once, at the most, or two for each thread: neighbours share what they read, and who dies loses no more."""
 WAIT = 1.0
@@ -132,7 +134,7 @@ def _record(parts: Sequence[None], ledger: Ledger, block: Block) -> None:
         raise StoreError(f"The records {ledger.uri} cannot be written: {error}") from error
 
 
-def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool) -> bool:
+def write_blocks(target: Target, runner: "Runner", bar: Bar, *, mask: bool) -> bool:
     """Claim blocks and write them, until all are done, by this writer or others.
 
     Parameters
@@ -141,10 +143,10 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
         A store that is laid out.
     runner : Runner
         Where to compute.
+    bar : Bar
+        Where blocks are counted.
     mask : bool
         If True, write nodata in blocks whose assets cannot be read.
-    progress : bool
-        Show a bar.
 
     Returns
     -------
@@ -153,34 +155,38 @@ def write_blocks(target: Target, runner: "Runner", *, mask: bool, progress: bool
     """
     layout, ledger, graph = target.layout, target.ledger, graph_of(target.layout)
     order, enough = in_order(layout.shape), ("written", "masked") if mask else ("written",)
-    with tqdm(total=len(order), desc="to_zarr", unit="block", disable=not progress, mininterval=1.0) as bar:
 
-        def ended(block: Block, outcome: Any) -> None:
-            if isinstance(outcome, AssetError):
-                if not mask:
-                    raise outcome
-                _mask(target, block, str(outcome))
-            bar.update(1)
+    def ended(block: Block, outcome: Any) -> None:
+        if isinstance(outcome, AssetError):
+            if not mask:
+                raise outcome
+            _mask(target, block, str(outcome))
+        bar.update()
 
-        while True:
-            done = ledger.done()
-            if not ledger.current():
-                return False
-            left = [block for block in order if done.get(block) not in enough]
-            bar.update(len(order) - len(left) - bar.n)
-            if not left:
-                return True
-            free = [block for block in left if block not in runner.waiting]
-            mine = ledger.claim(free, runner.share(len(free)))
-            start(target, graph, mine, runner, ended)
-            if not mine and not runner.waiting:
-                time.sleep(WAIT)
-            runner.wait(ended, everything=not mine)
+    while True:
+        done = ledger.done()
+        if not ledger.current():
+            return False
+        left = [block for block in order if done.get(block) not in enough]
+        bar.reach(len(order) - len(left), len(order))  # with what others wrote
+        if not left:
+            return True
+        free = [block for block in left if block not in runner.waiting]
+        mine = ledger.claim(free, runner.share(len(free)))
+        start(target, graph, mine, runner, ended)
+        if not mine and not runner.waiting:
+            time.sleep(WAIT)
+        runner.wait(ended, everything=not mine)
 
 
 def start(sink: Sink, graph: HighLevelGraph, blocks: Sequence[Block], runner: "Runner", ended: Ended) -> None:
     """Hand blocks to a runner, in graphs that are small enough for it."""
-    for tasks, ends in _batches(blocks, lambda some: batch_of(sink, graph, some, shared=runner.remote), measured=runner.remote):
+
+    def build(some: Sequence[Block]) -> Batch:
+        tasks, ends = batch_of(sink, graph, some, shared=runner.remote)
+        return runner.placed(tasks), ends
+
+    for tasks, ends in _batches(blocks, build, measured=runner.remote):
         runner.start(tasks, ends, ended)
 
 
@@ -283,6 +289,10 @@ class Runner:
         """Return how many blocks to claim at once: half of what is left, as long as it is much, so that others find some, too."""
         return min(max(AT_ONCE, 2 * self.threads()), left if left <= 4 * self.threads() else ceil(left / 2))
 
+    def placed(self, tasks: dict[Any, Any]) -> dict[Any, Any]:
+        """Return a graph with its arrays where they are computed with; here they are."""
+        return tasks
+
     def start(self, tasks: dict[Any, Any], ends: Mapping[Any, Block], ended: Ended) -> None:
         """Compute a graph, and tell of its blocks as they end."""
 
@@ -329,6 +339,19 @@ class ClusterRunner(Runner):
         super().__init__()
         self._client, self._resources = client, dict(resources or {}) or None
         self._blocks: dict[Any, Block] = {}
+        self._sent: dict[int, tuple[Any, Any]] = {}
+
+    def placed(self, tasks: dict[Any, Any]) -> dict[Any, Any]:
+        """Send each array that lies in memory to the workers once, and not with every graph."""
+        return {key: self._place(node) for key, node in tasks.items()}
+
+    def _place(self, node: Any) -> Any:
+        value = node.value if isinstance(node, DataNode) else node
+        if not isinstance(value, np.ndarray) or value.nbytes < LARGE:
+            return node
+        if id(value) not in self._sent:  # the array is kept with its future, or another one could get its number
+            self._sent[id(value)] = (value, self._client.scatter(value, hash=False))
+        return self._sent[id(value)][1]
 
     def threads(self) -> int:
         """Return the threads of all workers."""

@@ -17,7 +17,6 @@ from dask.system import CPU_COUNT
 from fsspec.implementations.local import LocalFileSystem
 from rasterio._err import CPLE_BaseError
 from rasterio.dtypes import check_dtype
-from tqdm.auto import tqdm
 
 from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of
@@ -28,6 +27,7 @@ from misoxr.io.replace import located
 from misoxr.io.storable import storable
 from misoxr.io.zarr import to_zarr
 from misoxr.paths import scratch, settle, workspace
+from misoxr.records.bars import each
 
 __all__ = ["chosen_maps", "as_stored", "is_map", "to_cog", "naming"]
 
@@ -112,7 +112,7 @@ def to_cog(
         to_zarr(maps, stage, progress=progress)
         stored = zarr.open_group(stage, mode="r", use_consolidated=False)
         maps = _with_all_codes(maps, stage)
-        for name in tqdm(maps, desc="to_cog", unit="file", disable=not progress):
+        for name in each(maps, "to_cog", "files", shown=progress):
             file = files / f"{name}.tif"
             with rasterio.Env(**_GDAL):
                 _write(file, maps, name, stored[str(name)], classes, blocksize)

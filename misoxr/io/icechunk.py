@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from tqdm.auto import tqdm
 
 from misoxr._version import __version__
 from misoxr.errors import AssetError, StoreError, require
@@ -17,6 +16,7 @@ from misoxr.io.blocks import AT_ONCE, Runner, graph_of, put_nodata, start
 from misoxr.io.check import COMPRESSORS, RECORD, with_empty_chunks
 from misoxr.io.layout import Layout, lay_out, packed, with_masked
 from misoxr.io.replace import differences, refuse_different
+from misoxr.records.bars import Bar
 from misoxr.records.ledger import Block, in_order
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ def to_repository(
     layout: Layout,
     plan: Mapping[str, Any],
     runner: Runner,
+    bar: Bar,
     *,
     overwrite: bool,
     resume: bool,
     mask: bool,
-    progress: bool,
 ) -> None:
     """Write a dataset to the root of a repository, or do what is left; see :func:`misoxr.io.zarr.to_zarr`.
 
@@ -67,7 +67,7 @@ def to_repository(
             _lay_out(repo, MAIN, layout, plan)
         elif branch == MAIN:
             _agree(repo, plan, resume=resume)
-        _write(repo, branch, layout, runner, mask=mask, progress=progress)
+        _write(repo, branch, layout, runner, bar, mask=mask)
         if branch == ASIDE:
             _put_in_place(repo, main)
     except (icechunk.ConflictError, icechunk.RebaseFailedError) as error:
@@ -201,32 +201,31 @@ class Batch:
         return self.draft.gather
 
 
-def _write(repo: "Repository", branch: str, layout: Layout, runner: Runner, *, mask: bool, progress: bool) -> None:
+def _write(repo: "Repository", branch: str, layout: Layout, runner: Runner, bar: Bar, *, mask: bool) -> None:
     """Write blocks and commit them with their record, batch by batch, until all are done."""
     graph, order, enough = graph_of(layout), in_order(layout.shape), (WRITTEN, MASKED) if mask else (WRITTEN,)
-    with tqdm(total=len(order), desc="to_zarr", unit="block", disable=not progress, mininterval=1.0) as bar:
-        while True:
-            batch = Batch(layout, Draft(repo.writable_session(branch)))
-            done = _record(batch)[...]
-            left = [block for block in order if done[block] not in enough]
-            bar.update(len(order) - len(left) - bar.n)
-            if not left:
-                return
-            drafts: dict[Block, Draft] = {}
-            failed: dict[Block, AssetError] = {}
-            ended = partial(_note, drafts, failed, bar, mask)
-            # All that is begun is waited for before a commit: with several blocks for each thread, threads wait little.
-            with suppress(AssetError):  # raised below, when what ended before it is committed
-                start(batch, graph, left[: max(AT_ONCE, 4 * runner.threads())], runner, ended)
-                runner.wait(ended, everything=True)
-            batch.draft.gather(list(drafts.values()))
-            if drafts or mask:
-                _commit_blocks(batch, list(drafts), failed if mask else {})
-            if failed and not mask:
-                raise next(iter(failed.values()))
+    while True:
+        batch = Batch(layout, Draft(repo.writable_session(branch)))
+        done = _record(batch)[...]
+        left = [block for block in order if done[block] not in enough]
+        bar.reach(len(order) - len(left), len(order))
+        if not left:
+            return
+        drafts: dict[Block, Draft] = {}
+        failed: dict[Block, AssetError] = {}
+        ended = partial(_note, drafts, failed, bar, mask)
+        # All that is begun is waited for before a commit: with several blocks for each thread, threads wait little.
+        with suppress(AssetError):  # raised below, when what ended before it is committed
+            start(batch, graph, left[: max(AT_ONCE, 4 * runner.threads())], runner, ended)
+            runner.wait(ended, everything=True)
+        batch.draft.gather(list(drafts.values()))
+        if drafts or mask:
+            _commit_blocks(batch, list(drafts), failed if mask else {})
+        if failed and not mask:
+            raise next(iter(failed.values()))
 
 
-def _note(drafts: dict[Block, Draft], failed: dict[Block, AssetError], bar: Any, mask: bool, block: Block, outcome: Any) -> None:
+def _note(drafts: dict[Block, Draft], failed: dict[Block, AssetError], bar: Bar, mask: bool, block: Block, outcome: Any) -> None:
     """Note how a block ended; one that failed ends the batch, unless it is to be masked."""
     if isinstance(outcome, AssetError):
         failed[block] = outcome
@@ -234,7 +233,7 @@ def _note(drafts: dict[Block, Draft], failed: dict[Block, AssetError], bar: Any,
             raise outcome
     else:
         drafts[block] = outcome
-    bar.update(1)
+    bar.update()
 
 
 def _record(batch: Batch) -> Any:

@@ -16,7 +16,7 @@ import zarr
 from zarr.abc.store import Store
 
 from misoxr.errors import StoreError, note
-from misoxr.grid.geobox import assign, geobox_of
+from misoxr.grid.geobox import assign, code_of, geobox_of
 from misoxr.grid.geozarr import georeferenced, unreferenced
 from misoxr.grid.halo import BLOCK
 from misoxr.io.check import (
@@ -49,7 +49,9 @@ __all__ = [
 
 FINGERPRINT, MASKED = "misoxr_fingerprint", "masked_blocks"
 """Attributes of a store: which records are its own, and which blocks became nodata."""
-OWN = (FINGERPRINT, SUMS)
+ORDER = "misoxr_variables"
+"""Attribute with the names of a store's variables in their order: stores list them by the alphabet."""
+OWN = (FINGERPRINT, SUMS, ORDER)
 """Attributes that hold for one store alone."""
 TILE = 512
 """Side of the chunks that readers load, pixels; a block of several is one shard."""
@@ -149,7 +151,7 @@ def layout_of(ds: xr.Dataset, *, compact: bool = False) -> Layout:
 
 def lay_out(layout: Layout, store: str | Store, fingerprint: str) -> None:
     """Write all of a store but its blocks."""
-    out = layout.ds.assign_attrs({FINGERPRINT: fingerprint})
+    out = layout.ds.assign_attrs({FINGERPRINT: fingerprint, ORDER: [str(name) for name in layout.ds.data_vars]})
     kept = out.drop_vars(layout.blocked).compute()
     out = out.assign(kept.data_vars).assign_coords(kept.coords)
     provenance = out.attrs.pop("provenance", None) if "provenance_sha256" in out.attrs else None
@@ -267,6 +269,10 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bo
         maps.attrs["provenance"] = json.dumps(numbers(beside), sort_keys=True)
     name_errors(maps, name)
     maps = _decoded(maps, codes=codes)
+    maps = _in_order(maps, maps.attrs.get(ORDER))
+    reference = maps.variables.get("spatial_ref")
+    if reference is not None and reference.shape == () and reference.dtype.kind in "iu":
+        maps = maps.assign_coords(spatial_ref=reference.copy(data=code_of(int(reference.values))))
     own = {key: value for key, value in maps.attrs.items() if key not in OWN}
     maps.attrs = unreferenced({key: value if key == "provenance" else numbers(value) for key, value in own.items()})
     if MASKED in maps.attrs:
@@ -278,6 +284,13 @@ def open_maps(store: "str | os.PathLike[str] | Store | Repository", *, codes: bo
             "to_zarr, called as before, does what is left."
         )
     return maps
+
+
+def _in_order(maps: xr.Dataset, order: Any) -> xr.Dataset:
+    """Return a dataset with its variables in the order in which they were written, as far as the store tells it."""
+    names = [name for name in ([order] if isinstance(order, str) else order or ()) if name in maps.data_vars]
+    others = [name for name in maps.data_vars if name not in names]
+    return maps.drop_vars([*names, *others]).assign({name: maps[name] for name in (*names, *others)})
 
 
 def _decoded(maps: xr.Dataset, *, codes: bool) -> xr.Dataset:

@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
 
 import dask.base
 import dask.threaded
+import numpy as np
+import numpy.typing as npt
 import xarray as xr
+from dask._task_spec import DataNode
 from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 
@@ -46,7 +49,8 @@ class Plan:
     block_seconds, seconds : float or None
         Time of the timed block in this process, loading of the model included, and of all blocks at that pace. None without a timed block.
     bytes_read : int or None
-        Bytes that the first tasks of all blocks read into memory, estimated from the timed block.
+        Bytes that all blocks read into memory, estimated from the timed block; neighbours that read the same count it twice. None without a
+        timed block, and where workers of a cluster compute it, which do not tell.
     memory : int or None
         Bytes by which this process grew while it computed the timed block: what a worker needs for each of its threads, beside its libraries.
 
@@ -72,9 +76,10 @@ class Plan:
         if self.windows is not None:
             lines.append(f"{self.windows:,} windows")
         lines.append(f"{_bytes(self.bytes_written)} to write before compression")
-        if self.seconds is not None and self.bytes_read is not None and self.memory is not None:
+        if self.bytes_read is not None:
+            lines.append(f"{_bytes(self.bytes_read)} to read into memory")
+        if self.seconds is not None and self.memory is not None:
             lines += [
-                f"{_bytes(self.bytes_read)} to read into memory",
                 f"about {_time(self.seconds)} on one process like this one ({self.block_seconds:,.1f} s a block)",
                 f"{_bytes(self.memory)} of memory for each thread of a worker, beside its libraries",
             ]
@@ -141,7 +146,7 @@ def plan(ds: xr.Dataset, *, timed: bool | Block = True, compact: bool = False) -
         return base
     seconds, read, memory = _timed(tasks, keys)
     count = rows * columns
-    return Plan(layout.shape, layout.block, base.windows, written, len(tasks), seconds, seconds * count, read * count, memory)
+    return replace(base, block_seconds=seconds, seconds=seconds * count, bytes_read=read * count or None, memory=memory)
 
 
 def _windows(layout: Layout) -> int | None:
@@ -165,19 +170,49 @@ def _windows(layout: Layout) -> int | None:
 
 def _timed(tasks: dict[Any, Any], keys: list[Any]) -> tuple[float, int, int]:
     """Compute a block; return seconds, bytes that its first tasks gave, and bytes by which the process grew."""
-    read = sum(getattr(getattr(node, "value", None), "nbytes", 0) for node in tasks.values())  # what is in memory already
+    read: list[int] = []
+    tasks = {key: _counting(key, node, read) for key, node in tasks.items()}
 
     def after(key: Any, result: Any, dsk: Any, *_: Any) -> None:
-        nonlocal read
-        if not getattr(dsk[key], "dependencies", True):
-            read += getattr(result, "nbytes", 0)
+        if not getattr(dsk[key], "dependencies", True) and not isinstance(dsk[key], DataNode):
+            read.append(getattr(result, "nbytes", 0))
 
     get = dask.base.get_scheduler() or dask.threaded.get
     with Callback(posttask=after), _watched() as grown:
         start = time.perf_counter()
         get(tasks, keys)
         seconds = time.perf_counter() - start
-    return seconds, read, grown()
+    return seconds, sum(read), grown()
+
+
+def _counting(key: Any, node: Any, read: list[int]) -> Any:
+    """Return a task as it is; what lies in memory is counted, and an array in a store counts what is read of it."""
+    value = getattr(node, "value", None) if isinstance(node, DataNode) else None
+    if isinstance(value, np.ndarray):
+        read.append(value.nbytes)
+    elif all(hasattr(value, name) for name in ("shape", "dtype", "__getitem__")):
+        return DataNode(key, _Counting(value, read))
+    return node
+
+
+class _Counting:
+    """An array in a store, such as of Zarr, that counts the bytes that are read of it. Tasks cut it first, and some make an array of it then."""
+
+    def __init__(self, array: Any, read: list[int]) -> None:
+        self._array, self._read = array, read
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, len(array.shape)
+
+    def __getitem__(self, key: Any) -> Any:
+        part = self._array[key]
+        if not isinstance(part, np.ndarray):
+            return _Counting(part, self._read)
+        self._read.append(part.nbytes)
+        return part
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        values = np.asarray(self._array, dtype=dtype)
+        self._read.append(values.nbytes)
+        return values
 
 
 @contextmanager

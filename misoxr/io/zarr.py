@@ -18,7 +18,7 @@ from misoxr.clusters import in_task
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid.geobox import geobox_of
 from misoxr.grid.geozarr import unreferenced
-from misoxr.io.blocks import Target, runner_of, write_blocks
+from misoxr.io.blocks import Runner, Target, runner_of, write_blocks
 from misoxr.io.check import METADATA, seal
 from misoxr.io.icechunk import to_repository
 from misoxr.io.layout import FINGERPRINT, Layout, consolidate, lay_out, layout_of, with_masked
@@ -26,6 +26,7 @@ from misoxr.io.mend import forget_damaged, lost, mend_layout
 from misoxr.io.origins import Disk, Files, reads_from, writable
 from misoxr.io.replace import aside, differences, end_move, located, put_in_place, refuse_busy, refuse_different
 from misoxr.io.storable import spelt
+from misoxr.records.bars import Bar
 from misoxr.records.ledger import FORMAT, Ledger, progress_of
 from misoxr.records.writers import ended, move_through, system_of, unreachable
 
@@ -81,7 +82,7 @@ def to_zarr(
     resume : bool, optional
         Continue a store that this function began. If False, a store that exists is an error.
     progress : bool, optional
-        Show a progress bar of blocks.
+        Show one bar: what is done before the first block, the blocks, and the end.
     on_error : {"raise", "mask"}, optional
         What to do when an asset of a block cannot be read: raise, or write nodata and record the block in the store's attribute
         ``masked_blocks``, with rows, columns and the reason. A later call with "raise" tries such blocks again.
@@ -118,22 +119,40 @@ def to_zarr(
     """
     client = client or _active_client()
     _refuse(on_error, resources, client)
-    _have_a_worker(client, resources)
-    layout = layout_of(ds, compact=compact)
-    for name in layout.blocked if on_error == "mask" else ():
-        layout.nodata(name)
-    plan, runner = _plan(layout, client, compact=compact), runner_of(client, resources)
-    if not isinstance(store, str | os.PathLike):
-        _reach(client, layout)
-        settings = {"overwrite": overwrite, "resume": resume, "mask": on_error == "mask", "progress": progress}
-        to_repository(store, layout, plan, runner, **settings)
-        return
+    with Bar("to_zarr", "blocks", shown=progress, stage="planning") as bar:
+        _have_a_worker(client, resources)
+        layout = layout_of(ds, compact=compact)
+        for name in layout.blocked if on_error == "mask" else ():
+            layout.nodata(name)
+        plan, runner = _plan(layout, client, compact=compact), runner_of(client, resources)
+        settings: Any = {"overwrite": overwrite, "resume": resume, "mask": on_error == "mask"}
+        if isinstance(store, str | os.PathLike):
+            _to_store(store, layout, plan, runner, bar, client, **settings)
+        else:
+            _reach(client, layout)
+            to_repository(store, layout, plan, runner, bar, **settings)
+
+
+def _to_store(
+    store: str | os.PathLike[str],
+    layout: Layout,
+    plan: Mapping[str, Any],
+    runner: Runner,
+    bar: Bar,
+    client: Any,
+    *,
+    overwrite: bool,
+    resume: bool,
+    mask: bool,
+) -> None:
+    """Write a dataset to a store, or do what is left."""
     uri, system, path = located(store)
     if not overwrite and reads_from(layout.ds, uri):
         raise StoreError(
-            f"The dataset is read from the store {uri}, onto which it would be written; give another path, or overwrite=True, which puts the "
-            "new store in its place when it is finished."
+            f"You opened this very store: the dataset is read from {uri}, onto which it would be written. If you have changed nothing, there "
+            "is nothing to write. Otherwise give another path, or overwrite=True, which puts the new store in its place when it is finished."
         )
+    bar.stage("looking at what is there")
     try:
         end_move(uri)
         target = _target(uri, system, path, overwrite=overwrite)
@@ -142,21 +161,25 @@ def to_zarr(
         with ledger.alive():
             found = ledger.agree(plan, lambda: _lay_out(layout, target, plan["fingerprint"], ledger))
             refuse_different(f"The store {target}", differences(found, plan))
-            place, mask = Target(target, layout, ledger), on_error == "mask"
+            place = Target(target, layout, ledger)
             before, files = ledger.done(), Files(writable(target, ledger.own))
             mended = mend_layout(files, layout, plan["fingerprint"])
             with _staged(client, ledger, layout):
-                there = write_blocks(place, runner, mask=mask, progress=progress)
+                there = write_blocks(place, runner, bar, mask=mask)
+                if there and before:
+                    bar.stage("reading what was there before")
                 if there and forget_damaged(files, layout, ledger, before):
-                    there = write_blocks(place, runner, mask=mask, progress=progress)
+                    there = write_blocks(place, runner, bar, mask=mask)
             if not there and not Ledger(progress_of(uri), edition=ledger.edition).current():
                 raise ended(ledger.uri)
+            bar.stage("sealing")
             if there and target == uri:
                 if mended or not ledger.finished() or ledger.done() != before:
                     _finish(layout, target, ledger)
                 ledger.close()
             elif there:
                 put_in_place(uri, lambda: _finish(layout, target, ledger), ledger)
+        bar.stage()
     except MisoxrError:
         raise
     except unreachable() as error:

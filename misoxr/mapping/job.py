@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from misoxr.grid.geobox import lattice_offset, locations
 from misoxr.grid.halo import shared
 from misoxr.grid.windows import Axis, Plan, plan
 from misoxr.mapping.ensemble import joined
+from misoxr.mapping.ranges import Ranges
 from misoxr.spec import ModelSpec, Task, WindowSpec
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number, is_whole
@@ -51,6 +52,7 @@ class Job:
     batch_size: int | None
     compiled: bool
     embeds: bool = False
+    ranges: Ranges = field(default_factory=lambda: Ranges(()), compare=False)
 
     def settings(self) -> dict[str, Any]:
         """Return what the bytes of an answer depend on beside model, windows and input; torch runs on one thread a core."""
@@ -212,6 +214,7 @@ def prepared(ds: xr.Dataset, model: "Model", settings: Settings) -> tuple[xr.Dat
         precision=settings.precision,
         batch_size=None if size is None else int(size),
         compiled=settings.compiled,
+        ranges=Ranges.of(spec, model.scaling),
     )
     return ds, job, chosen
 
@@ -318,6 +321,7 @@ def _map_block(bands: Array, job: Job, y: Edges, x: Edges, block_id: tuple[int, 
     """Predict one block: raw bands with halo (band, y, x) -> (layer, y, x), NaN where there is no valid input."""
     from misoxr.model.field import Block, Grid
 
+    job.ranges.look(bands)
     _, row, column = block_id
     positions = Grid(y.positions(row), x.positions(column))
     answers = job.answer(Block(bands, (y.origin(row), x.origin(column))), positions)

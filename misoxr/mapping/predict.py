@@ -22,6 +22,7 @@ from misoxr.mapping.exclude import masks_of, without
 from misoxr.mapping.job import Settings, laid_out, prepared
 from misoxr.mapping.load import opened
 from misoxr.mapping.provenance import attributes
+from misoxr.mapping.ranges import Ranges
 from misoxr.mapping.sets import errors_of, refuse_several, with_sets
 from misoxr.spec import Task, WindowSpec
 
@@ -112,7 +113,8 @@ def predict(
     Warns
     -----
     MisoxrWarning
-        If a mask does not cover the map: nothing is left out beyond it. If there are too few calibration points for a coverage: sets then hold all
+        When the map is computed, once: if bands lie far outside the range that the model's scaling was fitted on, in a tenth of a block's pixels
+        or more. If a mask does not cover the map: nothing is left out beyond it. If there are too few calibration points for a coverage: sets then hold all
         classes, and intervals are infinite.
 
     Notes
@@ -165,7 +167,7 @@ def _predict_pixels(ds: xr.Dataset, model: PixelModel, settings: Settings, resol
         raise SpecError(f"resolution is {resolution!r}, and a model of pixels answers at the cube's own; leave it out.")
     bands, geobox, chosen = pixel_bands(ds, model, settings)
     answered = replace(model.spec, tasks=tuple(chosen))
-    layers = model.layers(bands, geobox, chosen)
+    layers = model.layers(Ranges.of(model.spec, model.scaling).watched(bands), geobox, chosen)
     out: xr.Dataset = assign(variables(layers, ("y", "x"), answered, chosen, location=False), geobox)
     out.attrs = attributes(ds, model, None)
     return out

@@ -1,4 +1,5 @@
-"""Records beside a store: who writes to it, which blocks are done, and which are claimed, as small files.
+"""How far work has come: records beside a store, as small files, and bars for those who wait.
 
-``writers`` tells the living from the dead, and lets nothing of the dead arrive. ``ledger`` keeps the plan of a store, and its blocks.
+``writers`` tells the living from the dead, and lets nothing of the dead arrive. ``ledger`` keeps the plan of a store, its blocks, and which
+are done or claimed. ``bars`` shows how far a call is.
 """

@@ -1,7 +1,7 @@
 """Fit estimators on a network's embedding at the points: with a trained network, or cross-fitted with networks trained on the way."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from misoxr._version import __version__
 from misoxr.cube.check import check, named
 from misoxr.cube.cutouts import cutouts_of
-from misoxr.cube.presets import spec_for
+from misoxr.cube.presets import of_tasks, spec_for
 from misoxr.cube.stack import stack
 from misoxr.errors import PointsError, SpecError
 from misoxr.estimators.baselines import Baseline, idle, prepared_baseline, trains
@@ -33,7 +33,7 @@ from misoxr.points.folds import separate
 from misoxr.points.labelled import Labelled
 from misoxr.points.read import place, read_points, simulated
 from misoxr.points.years import Years, by_layer
-from misoxr.spec import ModelSpec
+from misoxr.spec import ModelSpec, Task
 from misoxr.spec.numbers import is_number
 
 __all__ = ["OF_BOTH", "fit_embedded", "halves", "network_spec", "prepared_embedded"]
@@ -42,12 +42,21 @@ OF_BOTH = ("device", "precision", "progress")
 """Settings of training that also hold where a trained network only embeds."""
 
 
-def network_spec(chosen: Baseline, ds: xr.Dataset, points: gpd.GeoDataFrame) -> ModelSpec:
+def network_spec(
+    chosen: Baseline, ds: xr.Dataset, points: gpd.GeoDataFrame, tasks: Sequence[str | Task] | None = None
+) -> ModelSpec:
     """Return the specification of the network whose embedding a baseline sees."""
     network = chosen.network
     if isinstance(network, ModelSpec):
-        return network
-    return network.spec if isinstance(network, Model) else spec_for(network, ds, points)
+        return of_tasks(network, tasks)
+    if not isinstance(network, Model):
+        return spec_for(network, ds, points, tasks)
+    if tasks is not None:
+        raise SpecError(
+            f"tasks is given, and the network {network.spec.name!r} is trained: estimators on its embedding learn its own tasks, "
+            f"{[task.name for task in network.spec.tasks]}. Leave tasks out, or give a specification: network=model.spec."
+        )
+    return network.spec
 
 
 def prepared_embedded(
@@ -83,6 +92,7 @@ def fit_embedded(
     points: gpd.GeoDataFrame,
     train: Callable[..., Any],
     *,
+    tasks: Sequence[str | Task] | None = None,
     seed: int = 0,
     transfer: Any = "auto",
     like: ModelSpec | None = None,
@@ -100,7 +110,7 @@ def fit_embedded(
         :func:`misoxr.training.fit.fit`, which trains networks.
     """
     points = read_points(points)
-    spec = network_spec(chosen, ds, points)
+    spec = network_spec(chosen, ds, points, tasks)
     plain = prepared_embedded(chosen, spec, seed=seed, transfer=transfer, like=like, **settings)
     years = Years.of(named(ds, spec), spec, tolerance)
     geobox = check(years.cubes[0], spec)

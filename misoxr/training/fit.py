@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from misoxr._version import __version__
 from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import PointCutouts, read_cutouts
-from misoxr.cube.presets import spec_for
+from misoxr.cube.presets import lacking, of_tasks, spec_for
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.errors import SpecError, flush, gathered, note
 from misoxr.estimators.baselines import Transfers, embeds, is_baseline
@@ -35,7 +35,8 @@ from misoxr.points.censoring import Censored, check_censored
 from misoxr.points.labelled import Labelled
 from misoxr.points.read import read_points, simulated
 from misoxr.points.years import Years
-from misoxr.spec import ModelSpec
+from misoxr.records.bars import Bar, spoken
+from misoxr.spec import ModelSpec, Task
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_number
 from misoxr.training.batches import draw_of
@@ -56,6 +57,7 @@ def fit(
     estimator: Any,
     points: gpd.GeoDataFrame,
     *,
+    tasks: Sequence[str | Task] | None = None,
     val: float | gpd.GeoDataFrame | None = None,
     seed: int = 0,
     teacher: Any = "auto",
@@ -94,11 +96,14 @@ def fit(
         What to fit. A preset's name ("miso-nano", "miso-small", "miso-base") builds a specification for the cube and the points
         (:func:`misoxr.cube.presets.spec_for`); give a :class:`misoxr.ModelSpec` to choose every part. A baseline is given by name
         ("rf-11", "rf-neighbourhood", ...), as a :class:`misoxr.estimators.baselines.Baseline` or as a scikit-learn estimator; it learns from
-        all points, and of the arguments below it takes ``seed``, ``transfer``, ``scaling`` and ``like``. One that sees a network's embedding
+        all points, and of the arguments below it takes ``tasks``, ``seed``, ``transfer``, ``scaling`` and ``like``. One that sees a network's embedding
         takes those of the network that it trains.
     points : GeoDataFrame
         From :func:`misoxr.read_points`, with a column of labels for each task, named after it. Points without valid imagery are left
         out with a warning. Columns "depth" and "accuracy", in metres, are heeded: see ``censored`` and the notes.
+    tasks : sequence of str or Task, optional
+        What to learn, by the columns of the labels, such as ``["soc"]``: of a preset's name by default "permafrost" and "taxonomy", as far as the
+        points have them; of a specification all of its tasks. See :func:`misoxr.cube.presets.spec_for` for what columns tell.
     val : float or GeoDataFrame, optional
         Share of the points that validate, in whole blocks of four by four windows; or the validation points themselves. By default 0.2 without
         a teacher. With one all points teach, since a block may hold most points of a rare class; temperatures are then those of the teacher,
@@ -153,7 +158,7 @@ def fit(
     workers : int, optional
         Processes that prepare windows; 0 prepares them in the training process.
     progress : bool, optional
-        Say in a line what is done, and show a progress bar. The line is also in the model's record, as "summary".
+        Say in a line what is done, and show one progress bar. The line is also in the model's record, as "summary".
     **settings
         Fields of :class:`misoxr.Recipe`: ``max_epochs``, ``steps``, ``patience``, ``criterion``, ``batch_size``, ``learning_rate``,
         ``min_learning_rate``, ``warmup_learning_rate``, ``warmup``, ``weight_decay``, ``clip``, ``layer_decay``,
@@ -198,7 +203,7 @@ def fit(
     --------
     >>> model = image.miso.fit("miso-nano", points, max_epochs=1, progress=False)
     >>> model.save("model.safetensors")
-    >>> forest = image.miso.fit("rf-neighbourhood", points)
+    >>> forest = image.miso.fit("rf-neighbourhood", points, tasks=["permafrost"])
     """
     check_dataset(ds)
     check_flags(calibrate=calibrate, resume=resume, progress=progress)
@@ -218,6 +223,7 @@ def fit(
         }
         ours |= {"devices": devices, "precision": precision, "workers": workers, "progress": progress}
         ours |= {
+            "tasks": tasks,
             "seed": seed,
             "scaling": scaling,
             "like": like,
@@ -230,7 +236,7 @@ def fit(
             fit_embedded(ds, estimator, points, fit, **ours) if embeds(estimator) else fit_estimator(ds, estimator, points, **ours)
         )
     points = read_points(points)
-    spec = estimator if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points)
+    spec = of_tasks(estimator, tasks) if isinstance(estimator, ModelSpec) else spec_for(estimator, ds, points, tasks)
     hard: dict[str, Any] = {"device": device, "devices": devices, "precision": precision, "workers": workers}
     told = {"val": val, "teacher": teacher, "transfer": transfer, "scaling": scaling, "like": like, "pretrained": pretrained}
     spec = spec if members is None else replace(spec, members=members)
@@ -257,8 +263,9 @@ def fit(
     # Nothing is locked while a cluster is asked to read, which may be busy with fits that wait for the lock.
     least = anywhere(teachers, recipe, spec, geobox)
     places = both.rows, both.columns, size
-    read = read_cutouts(years.stacked(spec), *places, unlabelled=free, least=least, seed=seed, layer=both.layer)
-    with read as cutouts, ONE_AT_A_TIME:
+    bar = Bar(spec.name, "steps", shown=progress, stage="reading windows")
+    read = read_cutouts(years.stacked(spec), *places, unlabelled=free, least=least, seed=seed, layer=both.layer, say=bar.stage)
+    with bar, read as cutouts, ONE_AT_A_TIME:
         data, seen = _windows(spec, cutouts, both, geobox, scaling, own, seed)
         mask = (np.arange(len(both)) >= len(labelled))[seen]
         spared = bool(teachers) and recipe.criterion == "last" and val is None
@@ -276,7 +283,8 @@ def fit(
         lessons = None
         if teachers:
             fitting = calibrate and not len(check_points)
-            lessons = taught(data, train, teachers, seed=seed % 2**32, transfer=transfer, calibrate=fitting, draws=draws)
+            told_of: dict[str, Any] = {"transfer": transfer, "calibrate": fitting, "draws": draws, "say": bar.stage}
+            lessons = taught(data, train, teachers, seed=seed % 2**32, **told_of)
             data = lessons.data
         elif draws:
             data = data.of_members([train[drawn] for drawn in draws])
@@ -290,9 +298,9 @@ def fit(
             len(train),
             len(check_points),
             data.labelled.only(train),
+            lacking(ds) if isinstance(estimator, str) else (),
         )
-        if progress:
-            print(line, flush=True)
+        bar.say(line)
         standardisation = standardised(data, train)
         with seeded(seed):
             network = Miso(spec)
@@ -326,7 +334,7 @@ def fit(
                 seed=seed,
                 standardisation=standardisation,
                 directory=folder,
-                progress=progress,
+                bar=bar,
             )
         network.load_state_dict(dict(result.weights))
         shares = data.shares(train, draw_of(recipe), seed) if lessons is None else lessons.shares
@@ -334,7 +342,9 @@ def fit(
         if calibrate and lessons is not None and not len(check_points):
             calibration = lessons.calibration
         elif calibrate:
+            bar.stage("calibrating")
             calibration = _calibrated(network.eval(), data, check_points, hardware.device)
+        bar.end(f"epoch {result.best_epoch + 1} is the best, {spoken(bar.seconds)}" if len(check_points) else spoken(bar.seconds))
     record = {
         "summary": line,
         "recipe": json.loads(json.dumps(asdict(recipe))),  # as a checkpoint gives it back

@@ -23,6 +23,7 @@ from misoxr.errors import SpecError, require
 from misoxr.model.losses import contrasts, joint, learnt, total_loss
 from misoxr.model.network import Members, Miso
 from misoxr.paths import workspace, writing
+from misoxr.records.bars import Bar
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.spec.components import check
 from misoxr.spec.standardisation import Standardisation
@@ -34,6 +35,7 @@ from misoxr.training.windows import Batch, Integers, TrainingWindows
 require("pytorch_lightning", "train")
 import pytorch_lightning as lightning  # noqa: E402
 
+from misoxr.training.progress import StepsShown  # noqa: E402
 from misoxr.training.states import WholeStates, loggers, states  # noqa: E402
 
 __all__ = ["Hardware", "Result", "centre", "run", "standardised"]
@@ -342,7 +344,7 @@ def run(
     seed: int,
     standardisation: Mapping[str, Standardisation] | None = None,
     directory: Path | None = None,
-    progress: bool = True,
+    bar: Bar | None = None,
 ) -> Result:
     """Train a network in place.
 
@@ -356,7 +358,10 @@ def run(
         How the labels of regressions are learnt (:func:`standardised`).
     directory : Path, optional
         Where the state after every epoch (``last.ckpt``) and the logs go. A state that lies there is taken up.
+    bar : Bar, optional
+        Where steps are counted; nothing is shown by default.
     """
+    bar = Bar(data.spec.name, "steps", shown=False) if bar is None else bar
     steps = steps_of(recipe, len(train), hardware.devices)
     weights = _weights(data, train, recipe, seed)
     loop = _Loop(network, data.spec, recipe, steps, weights, seed, standardisation, validates=len(held) > 0)
@@ -375,11 +380,11 @@ def run(
             use_distributed_sampler=False,
             logger=loggers(directory),
             log_every_n_steps=max(1, min(50, steps)),
-            callbacks=[] if folder is None else [states(folder)],
+            callbacks=[StepsShown(bar, steps), *([] if folder is None else [states(folder)])],
             plugins=[WholeStates()],
             enable_checkpointing=folder is not None,
             enable_model_summary=False,
-            enable_progress_bar=progress,
+            enable_progress_bar=False,
         )
         steps_loader = DataLoader(
             TrainingBatches(data, train, recipe, seed),
@@ -389,6 +394,8 @@ def run(
             persistent_workers=hardware.workers > 0,
         )
         checks_loader = DataLoader(ValidationBatches(data, held), batch_size=None) if len(held) else None
+        if hardware.devices > 1:
+            bar.hand_over()
         with _interruptible(), _one_thread_of_numpy(), writing(folder or temporary, alone=False):
             trainer.fit(loop, steps_loader, checks_loader, ckpt_path=last if last and last.exists() else None, weights_only=True)
         history, best = loop.history, loop.best

@@ -16,7 +16,6 @@ from odc.geo.geobox import GeoBox
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from misoxr._version import __version__
 from misoxr.cube.check import check, check_dataset, named
@@ -30,6 +29,7 @@ from misoxr.model.network import Miso
 from misoxr.model.pretrained import Pretrained
 from misoxr.paths import expanded, write
 from misoxr.points.read import simulated
+from misoxr.records.bars import Bar
 from misoxr.spec import LossSpec, ModelSpec, Pretraining
 from misoxr.spec.components import check_flags
 from misoxr.spec.numbers import is_whole
@@ -155,7 +155,9 @@ def pretrain(
     if isinstance(scaling, Scaling):
         run_of["scaling"] = scaling.to_dict()
     look(folder, run_of, PRETRAINING, resume=resume)  # what is known to fail is told before the imagery is read
-    with read_cutouts(stack(ds, spec), [], [], spec.windows.size, least=count, seed=seed) as cutouts, ONE_AT_A_TIME:
+    bar = Bar(f"pretrain {spec.name}", "steps", shown=progress, stage="reading windows")
+    read = read_cutouts(stack(ds, spec), [], [], spec.windows.size, least=count, seed=seed, say=bar.stage)
+    with bar, read as cutouts, ONE_AT_A_TIME:
         useful = _useful(spec, cutouts)
         if not isinstance(scaling, Scaling):
             scaling = Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
@@ -164,7 +166,7 @@ def pretrain(
         flush()
         data = MaskedWindows(spec, scaling, cutouts, useful, chosen, seed)
         with seeded(seed):
-            losses = _train(learner, data, folder, state, device, kind, int(workers), progress=progress)
+            losses = _train(learner, data, folder, state, device, kind, int(workers), bar)
     record = {**about, "losses": losses, "misoxr_version": __version__, **simulated(ds, pd.DataFrame())}
     return _saved(network, spec, scaling, record, folder)
 
@@ -259,8 +261,7 @@ def _train(
     device: str,
     precision: torch.dtype,
     workers: int,
-    *,
-    progress: bool,
+    bar: Bar,
 ) -> list[dict[str, float]]:
     """Train from a state on, or from the beginning, and return the mean losses of each part of the run."""
     settings, kind = data.settings, device.split(":")[0]
@@ -277,31 +278,31 @@ def _train(
             raise damaged(folder, f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}") from error
     loader = DataLoader(data, batch_size=None, sampler=range(done, settings.steps), num_workers=workers)
     sums: dict[str, Any] = {}
-    with tqdm(total=settings.steps, initial=done, desc="pre-training", disable=not progress) as bar:
-        for step, batch in enumerate(loader, start=done):
-            # Dropout goes by the step, so that a resumed run goes on as it would have.
-            torch.manual_seed(int(np.random.SeedSequence([data.seed, step]).generate_state(1)[0]))
-            schedule.step_update(step)
-            with torch.autocast(kind, torch.bfloat16, enabled=precision == torch.bfloat16):
-                losses = network({part: {name: value.to(device) for name, value in of.items()} for part, of in batch.items()})
-            optimiser.zero_grad()
-            (losses["masked"] + settings.cross * losses["crossed"]).backward()
-            nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-            optimiser.step()
-            sums = {name: sums.get(name, 0.0) + value.detach() for name, value in losses.items()}
-            bar.update()
-            if (step + 1) % settings.every and step + 1 < settings.steps:
-                continue
-            length = step % settings.every + 1
-            means = {name: float(value) / length for name, value in sums.items()}
-            if not all(map(math.isfinite, means.values())):
-                raise SpecError(
-                    f"Pre-training diverged before step {step + 1}: {means}. Lower learning_rate ({settings.learning_rate})."
-                )
-            history, sums = [*history, {"step": step + 1, **means}], {}
-            bar.set_postfix(means)
-            kept = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1, "losses": history}
-            keep(folder, PRETRAINING, kept)
+    bar.begin(settings.steps, done)
+    for step, batch in enumerate(loader, start=done):
+        # Dropout goes by the step, so that a resumed run goes on as it would have.
+        torch.manual_seed(int(np.random.SeedSequence([data.seed, step]).generate_state(1)[0]))
+        schedule.step_update(step)
+        with torch.autocast(kind, torch.bfloat16, enabled=precision == torch.bfloat16):
+            losses = network({part: {name: value.to(device) for name, value in of.items()} for part, of in batch.items()})
+        optimiser.zero_grad()
+        (losses["masked"] + settings.cross * losses["crossed"]).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimiser.step()
+        sums = {name: sums.get(name, 0.0) + value.detach() for name, value in losses.items()}
+        bar.update()
+        if (step + 1) % settings.every and step + 1 < settings.steps:
+            continue
+        length = step % settings.every + 1
+        means = {name: float(value) / length for name, value in sums.items()}
+        if not all(map(math.isfinite, means.values())):
+            raise SpecError(
+                f"Pre-training diverged before step {step + 1}: {means}. Lower learning_rate ({settings.learning_rate})."
+            )
+        history, sums = [*history, {"step": step + 1, **means}], {}
+        bar.tell(", ".join(f"{name} {value:.3g}" for name, value in means.items()))
+        kept = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1, "losses": history}
+        keep(folder, PRETRAINING, kept)
     return history
 
 

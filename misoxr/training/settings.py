@@ -28,6 +28,7 @@ __all__ = ["VAL", "check_held", "check_room", "check_scaling", "check_seed", "de
 ARGUMENTS = [
     "estimator",
     "points",
+    "tasks",
     "val",
     "seed",
     "teacher",
@@ -191,6 +192,7 @@ def described(
     points: int,
     held: int,
     learners: Labelled | None = None,
+    lacking: Sequence[str] = (),
 ) -> str:
     """Say in a line what a training does, also what nobody asked for: points, teachers, transfer, inputs and steps."""
     parts = [f"{spec.name} learns {' and '.join(task.name for task in spec.tasks)} from "]
@@ -206,6 +208,7 @@ def described(
     begun = [modality.name for modality in spec.modalities if modality.name in pretrained]
     parts += [f"pre-trained weights of {' and '.join(begun)}"] if begun else []
     parts += [_inputs(spec, scaling)]
+    parts += [f"without {', '.join(lacking)}, which the cube lacks"] if lacking else []
     length = _counted(recipe.steps, "step") if recipe.steps else _counted(recipe.max_epochs, "epoch")
     parts += [f"{length} with batches of {_counted(recipe.batch_size, 'window')}, {_WAYS[recipe.augment]}"]
     return "; ".join(parts) + "."

@@ -92,6 +92,7 @@ def taught(
     transfer: Transfers = "auto",
     calibrate: bool = True,
     draws: Sequence[Integers] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Taught:
     """Fit teachers on the training points, and have them answer a pool of pixels.
 
@@ -111,7 +112,10 @@ def taught(
         Whether to fit temperatures, for which teachers are fitted five times more.
     draws : sequence of array, optional
         By member, which of the training points its own teachers are fitted to; one model with all of them by default.
+    say : callable, optional
+        Is told in words what is done.
     """
+    say("fitting the teacher")
     scalings = {method: _scaling(data, method, seed) for method in {teacher.scaling for teacher in teachers}}
     points = data.cutouts.cutout[train], data.labelled.rows[train], data.labelled.columns[train]
     learners = data.labelled.only(train)
@@ -135,6 +139,7 @@ def taught(
         ]
 
     members = [fitted(chosen) for chosen in draws or [np.arange(len(train))]]
+    say("asking the teacher")
     pixels = _pixels(data, max(reach_of(teacher.features) for teacher in teachers), seed)
     answers, valid = _answers(data, members, *pixels)
     known = _known(data, train, points, members, draws)
@@ -143,6 +148,7 @@ def taught(
     places = [[*(part[valid] for part in pixels), exact], *[[*points, learners.radius]] * OWN]
     pool = _pool(data, places, told)
     classes = [task for task in data.spec.tasks if task.kind != "regression"]
+    say("calibrating the teacher")
     foretold = _foretold(data, train, labels, tables, fitted) if calibrate and classes else {}
     sure = learners.scored
     calibration = {task.name: _calibrated(task, foretold[task.name], sure[task.name]) for task in classes if foretold}

@@ -169,7 +169,7 @@ def test_a_masked_block_is_nodata_and_recorded_and_tried_again(repo, batches, mo
 
 
 def test_the_bar_moves_as_blocks_end(repo, monkeypatch):
-    seen = positions(monkeypatch, repository)
+    seen = positions(monkeypatch)
     with dask.config.set(scheduler="sync"):
         to_zarr(rows(make_cube((24, 24), SENTINEL2[:1]), seen), repo)
     assert seen.found == list(range(9))

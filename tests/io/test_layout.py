@@ -415,7 +415,21 @@ def test_progress_is_shown_and_can_be_silent(tmp_path, capsys):
     to_zarr(cube, tmp_path / "one.zarr", progress=False)
     assert "".join(capsys.readouterr()) == ""
     to_zarr(cube, tmp_path / "other.zarr")
-    assert "100%" in "".join(capsys.readouterr())
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "to_zarr: 100%" in err
+    assert "2/2 blocks" in err
+
+
+def test_one_bar_tells_all_that_is_done_from_the_plan_to_the_seal(tmp_path, capsys):
+    cube = make_cube((8, 6), SENTINEL2[:1]).chunk({"y": 4})
+    for what in (cube, cube):  # the second time, all is there
+        to_zarr(what, tmp_path / "cube.zarr")
+        err = capsys.readouterr().err
+        places = [err.index(words) for words in ("to_zarr, planning", "to_zarr, looking", "to_zarr: ", "to_zarr, sealing: 100%")]
+        assert places == sorted(places)
+        assert err.count("\n") == 1
+        assert err.rpartition("\r")[2].startswith("to_zarr: 100%")
 
 
 def test_a_dask_client_writes_too(tmp_path, capsys):

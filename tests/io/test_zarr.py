@@ -24,7 +24,7 @@ import pytest
 import xarray as xr
 import zarr
 from fsspec.implementations.memory import MemoryFileSystem
-from tqdm.auto import tqdm
+from tqdm.std import tqdm
 
 import misoxr.io.replace as replace_module
 from misoxr.errors import AssetError, MisoxrWarning, StoreError
@@ -33,6 +33,7 @@ from misoxr.io.layout import layout_of, open_maps
 from misoxr.io.zarr import _plan, to_zarr
 from misoxr.mapping.predict import predict
 from misoxr.model.inference import choose_device
+from misoxr.records import bars
 from misoxr.records.ledger import COMPLETE, Ledger, progress_of
 from misoxr.spec import SENTINEL2
 from tests.conftest import make_cube, make_model, tiny_spec
@@ -197,14 +198,14 @@ class Positions:
         return block
 
 
-def positions(monkeypatch: pytest.MonkeyPatch, module: object) -> Positions:
+def positions(monkeypatch: pytest.MonkeyPatch) -> Positions:
     noted = Positions()
 
     def bar(**settings: object) -> tqdm:
         noted.bar = tqdm(**settings)
         return noted.bar
 
-    monkeypatch.setattr(module, "tqdm", bar)
+    monkeypatch.setattr(bars, "_class", lambda: (bar, sys.stderr))
     return noted
 
 
@@ -339,7 +340,7 @@ def test_a_block_that_cannot_be_read_ends_a_write_soon_and_stops_no_other_when_m
 
 
 def test_the_bar_moves_as_blocks_end(tmp_path, monkeypatch):
-    seen = positions(monkeypatch, blocks)
+    seen = positions(monkeypatch)
     with dask.config.set(scheduler="sync"):
         to_zarr(rows(make_cube((24, 24), SENTINEL2[:1]), seen), tmp_path / "cube.zarr")
     assert seen.found == list(range(9))

@@ -1,0 +1,76 @@
+"""What columns of labels tell of the tasks, and what is not assumed."""
+
+import geopandas as gpd
+import numpy as np
+import pytest
+
+from misoxr.cube.presets import lacking, of_tasks, spec_for
+from misoxr.errors import SpecError
+from misoxr.spec import PERMAFROST, Task
+from tests.conftest import make_cube, tiny_spec
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return make_cube((64, 64), tiny_spec().bands)
+
+
+@pytest.fixture(scope="module")
+def points():
+    count = 12
+    return gpd.GeoDataFrame(
+        {
+            "soc": np.linspace(0.5, 20, count),
+            "peat": [True, False] * 6,
+            "drainage": ["dry", "moist", "wet "] * 4,
+            "ice": ["low", "high"] * 6,
+            "code": np.arange(count) % 3,
+            "permafrost": [0, 1] * 6,
+            "mixed": ["dry", 1.5, None] * 4,
+            "nothing": [None] * count,
+        },
+        geometry=gpd.points_from_xy(np.arange(count), np.arange(count)),
+        crs="EPSG:3338",
+    )
+
+
+def test_columns_tell_regressions_classes_and_truths(cube, points):
+    told = spec_for("miso-nano", cube, points, tasks=["soc", "peat", "drainage", "permafrost"]).tasks
+    drainage = Task("drainage", "multiclass", ("dry", "moist", "wet"))
+    assert told == (Task("soc", "regression"), Task("peat", "binary", ("no", "yes")), drainage, PERMAFROST)
+    own = Task("code", "regression", units="g kg-1")
+    assert spec_for("miso-nano", cube, points, tasks=[own]).tasks == (own,)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        (["sok"], r"the points have the columns \['soc', .* Did you mean \"soc\"\?"),
+        (["code"], r"whole numbers, .*Task\('code', 'regression'\)\], or Task\('code', 'multiclass', classes\)"),
+        (["ice"], r"'ice' are \['high', 'low'\]; say which of them"),
+        (["mixed"], "tell no task"),
+        (["nothing"], "such as None, tell no task"),
+        ("soc", r"tasks is 'soc'; give a list, such as \['soc'\]"),
+        ([], r"tasks is \[\]; give names of columns"),
+        ([3], r"tasks is \[3\]; give names of columns"),
+        (["geometry"], "the points have the columns"),
+    ],
+)
+def test_what_columns_do_not_tell_is_not_assumed(cube, points, tasks, told):
+    with pytest.raises(SpecError, match=told):
+        spec_for("miso-nano", cube, points, tasks=tasks)
+
+
+def test_a_specification_has_tasks_of_its_own():
+    spec = tiny_spec()
+    assert of_tasks(spec, None) is spec
+    assert of_tasks(spec, ["permafrost"]).tasks == (PERMAFROST,)
+    assert of_tasks(spec, [Task("soc", "regression")]).tasks == (Task("soc", "regression"),)
+    with pytest.raises(SpecError, match="The model has no task 'soc'"):
+        of_tasks(spec, ["soc"])
+
+
+def test_bands_that_a_cube_lacks_are_named(cube):
+    assert {"slope", "green"} <= set(lacking(cube))
+    assert not {"red", "nir", "aspect"} & set(lacking(cube))
+    assert "nir" not in lacking(cube.rename(nir="nir08"))
