@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-
 from misoxr.display.maps import _coarse, classes, plot
+
 from misoxr.errors import BandError, PointsError
 from misoxr.evaluation.scores import Scores
 from misoxr.spec import PERMAFROST
