@@ -28,6 +28,8 @@ FEW = 12
 """Different whole numbers, at most, that have a colour each."""
 CERTAIN = ("_probability", "_credibility", "_confidence")
 DOUBT = ("_std", "_entropy", "_set_size", "dissimilarity_index")
+OUTSIDE, PALE = "#c0504d", "#dde7ea"
+"""Where a map is not to be believed, and where nothing is said against it."""
 DISTORTED = 0.03
 """Share by which a length on the map may differ from that on the ground before it counts."""
 _DEGREE = 111_320.0
@@ -83,14 +85,15 @@ def _true_length(box: GeoBox) -> float:
 
     In Web Mercator it is half a metre at 60 degrees.
     """
-    if box.crs is None or box.crs.proj.geodetic_crs is None:
+    geod = None if box.crs is None else box.crs.proj.get_geod()
+    if box.crs is None or geod is None or box.crs.proj.geodetic_crs is None:
         return 1.0
     crs, (left, bottom, right, top) = box.crs.proj, box.boundingbox
     x, y, step = (left + right) / 2, (bottom + top) / 2, (right - left) / 100
     longitude, latitude = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform([x - step, x + step], [y, y])
     if not np.isfinite([*longitude, *latitude]).all():
         return 1.0
-    true = crs.get_geod().inv(longitude[0], latitude[0], longitude[1], latitude[1])[2]
+    true = geod.inv(longitude[0], latitude[0], longitude[1], latitude[1])[2]
     found = true / (2 * step * crs.axis_info[0].unit_conversion_factor)
     return float(found) if abs(found - 1) > DISTORTED else 1.0
 
@@ -153,15 +156,13 @@ def legend_of(array: xr.DataArray, beside: Sequence[xr.DataArray] = ()) -> Legen
 
 
 def _flagged(array: xr.DataArray) -> Legend:
-    colors, colormap = require("matplotlib.colors", "plot"), require("matplotlib", "plot").colormaps["tab20"]
+    colors = require("matplotlib.colors", "plot")
     names = _words(array.attrs.get("flag_meanings", "")).split()
-    wanted: list[Any] = list(_words(array.attrs.get("flag_colors", "")).split())
+    wanted = _words(array.attrs.get("flag_colors", "")).split()
     codes = [int(code) for code in np.atleast_1d(array.attrs.get("flag_values", range(len(names))))]
     try:
         # A colour may say anything, and goes into the page: matplotlib reads it, and hands on three numbers.
-        if not wanted and str(array.name).endswith("_set_size"):  # in order, unlike classes
-            wanted = [tuple(shade / 255) for shade in _shades(require("matplotlib", "plot").colormaps["YlOrBr"], len(names))]
-        rgb = [colors.to_rgb(color) for color in wanted] or [colormap(at % 20)[:3] for at in range(len(names))]
+        rgb = [colors.to_rgb(color) for color in wanted or _usual(str(array.name), len(names))]
     except ValueError as error:
         raise BandError(f"A colour of {array.name!r} cannot be read ({error}); give flag_colors as #rrggbb.") from error
     if not len(names) == len(codes) == len(rgb) or not 0 < len(names) < NODATA:
@@ -170,6 +171,17 @@ def _flagged(array: xr.DataArray) -> Legend:
             "colour for each value."
         )
     return Legend(np.rint(np.array(rgb) * 255).astype("uint8"), codes, names)
+
+
+def _usual(name: str, count: int) -> list[Any]:
+    """Return colours of a map with flags that tells none."""
+    colormaps = require("matplotlib", "plot").colormaps
+    if name.endswith("_set_size"):  # in order, unlike classes
+        return [tuple(shade / 255) for shade in _shades(colormaps["YlOrBr"], count)]
+    if name == "applicable" and count == 2:
+        return [OUTSIDE, PALE]
+    found = [colormaps["tab20"](at % 20)[:3] for at in range(count)]
+    return [PALE, *found[:-1]] if name == "excluded" else found
 
 
 def _words(value: Any) -> str:

@@ -61,6 +61,12 @@ class Frame:
         """Width by height of the picture."""
         return (self.right - self.left) / ((self.top - self.bottom) * self.aspect)
 
+    def size(self, wide: float, beside: float) -> tuple[float, float]:
+        """Return width and height, in inches, of a picture of the map that is so wide, with room for a legend beside it."""
+        ratio = min(max(self.ratio, 0.4), 2.5)
+        across = wide * min(ratio, 1.3) / 1.3
+        return across + beside, across / ratio + 0.8
+
     def apply(self, axis: Any) -> None:
         """Give axes the map's limits, its proportions and its units."""
         axis.set(xlim=(self.left, self.right), ylim=(self.bottom, self.top), aspect=self.aspect)
@@ -84,36 +90,29 @@ class Frame:
 def furnish(axis: Any, box: GeoBox) -> None:
     """Draw a scale bar and an arrow to true north into axes, each where one holds for the whole map."""
     white = [require("matplotlib.patheffects", "plot").withStroke(linewidth=3, foreground="white")]
-    common = {"transform": axis.transAxes, "path_effects": white, "zorder": 5}
+    common = {"path_effects": white, "zorder": 5}
     if Frame.of(box).has_one_scale:
         share, words = Ground.of(box).scale()
-        axis.plot([0.04, 0.04 + share], [0.04, 0.04], color="black", linewidth=2.5, solid_capstyle="butt", label="_scale", **common)
-        axis.text(0.04 + share / 2, 0.055, words, ha="center", va="bottom", fontsize=8, **common)
+        bar = {"color": "black", "linewidth": 2.5, "solid_capstyle": "butt", "label": "_scale", "transform": axis.transAxes}
+        axis.plot([0.04, 0.04 + share], [0.05, 0.05], **bar, **common)
+        above = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 8}
+        axis.annotate(words, (0.04 + share / 2, 0.05), (0, 3), **above, **common)
     angle = true_north(box)
     if angle is not None:
-        # The tip stands in the corner, and the tail so many points away from it: axes may be of any proportions.
-        up = 9 * cos(radians(angle)), 9 * sin(radians(angle))
-        arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0, "path_effects": white}
-        centre = axis.annotate("N", (0.93, 0.9), xycoords="axes fraction", ha="center", va="center", fontsize=8, weight="bold")
-        centre.set(path_effects=white, zorder=5)
-        ends = (up[1] * 2.2, up[0] * 2.2), (up[1] * 0.8, up[0] * 0.8)
-        axis.annotate(
-            "",
-            xy=ends[0],
-            xytext=ends[1],
-            xycoords=_around(axis),
-            textcoords=_around(axis),
-            arrowprops=arrow,
-            zorder=5,
-            gid=f"north {angle:.1f}",
-        )
+        # In points around the letter: axes may be of any proportions, and the arrow turns.
+        letter = _near_corner(axis, -16, -30)
+        axis.annotate("N", (0, 0), xycoords=letter, ha="center", va="center", fontsize=8, weight="bold", **common)
+        across, up = sin(radians(angle)), cos(radians(angle))
+        style = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0, "path_effects": white}
+        places = {"xy": (22 * across, 22 * up), "xytext": (8 * across, 8 * up), "xycoords": letter, "textcoords": letter}
+        axis.annotate("", **places, arrowprops=style, zorder=5, gid=f"north {angle:.1f}")
 
 
-def _around(axis: Any) -> Any:
-    """Return the transform of points (1/72 inch) around the letter of the arrow to north."""
+def _near_corner(axis: Any, across: float, up: float) -> Any:
+    """Return the transform of points (1/72 inch) from a place so many points from the upper right corner of axes."""
     transforms = require("matplotlib.transforms", "plot")
-    placed = transforms.ScaledTranslation(0.93, 0.9, axis.transAxes)
-    return transforms.Affine2D().scale(1 / 72) + axis.figure.dpi_scale_trans + placed
+    inches = transforms.Affine2D().translate(across, up).scale(1 / 72) + axis.figure.dpi_scale_trans
+    return inches + transforms.ScaledTranslation(1, 1, axis.transAxes)
 
 
 def true_north(box: GeoBox) -> float | None:

@@ -21,7 +21,7 @@ __all__ = ["plot"]
 
 ACROSS = 3
 """Panels in a row, at the most."""
-WIDTH = 3.7
+WIDTH = 4.2
 """Of a map, in inches, without its legend."""
 _BESIDE = ("_location", "_location_probability", "_credibility", "_confidence", "local_point_density")
 """Endings of maps that are drawn when they are named."""
@@ -144,9 +144,9 @@ def _canvas(box: GeoBox, count: int, legends: dict[str, Legend], given: dict[str
     """Return a figure with so many axes, in rows of three at the most, wide enough for maps and legends."""
     columns = count if count <= ACROSS else 2 if count == 4 else ACROSS
     rows = ceil(count / columns)
-    ratio = min(max(Frame.of(box).ratio, 0.4), 2.5)
     longest = max((len(name) for one in legends.values() for name in one.names), default=4)
-    size = (columns * (WIDTH * min(ratio, 1.3) + 0.9 + 0.06 * min(longest, 30)), rows * (WIDTH * min(ratio, 1.3) / ratio + 0.8))
+    width, height = Frame.of(box).size(WIDTH, 0.9 + 0.055 * min(longest, 30))
+    size = columns * width, rows * height
     options = {"figsize": size, "layout": "constrained"}
     canvas, axes = grid_of(rows, columns, options, given, ["variables", "image"])
     flat = list(axes.ravel())

@@ -14,7 +14,7 @@ from misoxr.errors import PointsError, require
 from misoxr.grid.geobox import geobox_of
 from misoxr.plot.canvas import axes_of
 from misoxr.plot.cartography import Frame, furnish
-from misoxr.plot.panels import SIZE, true_colour
+from misoxr.plot.panels import BESIDE, WIDE, true_colour
 from misoxr.points.clusters import coordinates_of
 from misoxr.points.folds import LeaveOneRegionOut, Splitter
 from misoxr.spec.numbers import is_whole
@@ -73,8 +73,16 @@ def folds(splitter: Splitter, points: Any, image: xr.Dataset | None = None, *, f
     xy = coordinates_of(points) if not _in_degrees(points) else np.column_stack([points.geometry.x, points.geometry.y])
     groups = _all(splitter, points, sides, len(xy)) if fold is None else _single(sides, int(fold), len(xy))
 
-    axis = axes_of(ax, SIZE)
-    unit = _ground(axis, image, box, points, xy)
+    ground = _around(points, xy) if box is None else box
+    axis = axes_of(ax, Frame.of(ground).size(WIDE, BESIDE))
+    if image is not None:
+        true_colour(image, axis)
+    elif ground.crs is not None:
+        Frame.of(ground).apply(axis)
+        furnish(axis, ground)
+    else:
+        axis.set(aspect="equal", xlabel="x", ylabel="y")
+    unit = Frame.of(ground).unit
     for words, some, look in groups:
         if len(some):
             label = f"{words} ({len(some):,})"
@@ -133,21 +141,11 @@ def _colours(count: int) -> list[Any]:
     return [colormaps["gist_ncar"](0.04 + 0.9 * at / count) for at in range(count)]
 
 
-def _ground(axis: Any, image: xr.Dataset | None, box: GeoBox | None, points: Any, xy: npt.NDArray[np.float64]) -> float:
-    """Draw what lies beneath the points, and return the length of the axes' unit in units of the CRS."""
-    if image is not None and box is not None:
-        true_colour(image, axis)
-        return Frame.of(box).unit
+def _around(points: Any, xy: npt.NDArray[np.float64]) -> GeoBox:
+    """Return a grid around points, in their CRS, where they have one."""
     low, high = xy.min(axis=0), xy.max(axis=0)
-    room = max(float((high - low).max()) * MARGIN, 1e-9)
+    room = max(float((high - low).max()) * MARGIN, 1e-6)
     (left, bottom), (right, top) = low - room, high + room
     crs = getattr(points, "crs", None)
-    if crs is None:
-        axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xlabel="x", ylabel="y")
-        return 1.0
     affine = Affine((right - left) / 100, 0, left, 0, (bottom - top) / 100, top)
-    whole = GeoBox((100, 100), affine, str(crs))
-    frame = Frame.of(whole)
-    frame.apply(axis)
-    furnish(axis, whole)
-    return frame.unit
+    return GeoBox((100, 100), affine, None if crs is None else str(crs))

@@ -16,14 +16,14 @@ from misoxr.grid.geobox import geobox_of
 from misoxr.plot.canvas import axes_of
 from misoxr.plot.cartography import Frame, furnish
 
-__all__ = ["SIDE", "bands_of", "classes", "layer", "probability", "true_colour", "values"]
+__all__ = ["BESIDE", "SIDE", "WIDE", "bands_of", "classes", "layer", "probability", "true_colour", "values"]
 
 SIDE = 800
 """Rows or columns that a picture has, at the most: maps of any size are thinned to them."""
-EMPTY = "#e4e4e4"
+EMPTY = {"facecolor": "#f6f6f6", "edgecolor": "#b5b5b5", "hatch": "////", "linewidth": 0}
 """What stands where there are no data."""
-SIZE = (6.0, 4.6)
-"""Of a figure of one map, in inches."""
+WIDE, BESIDE = 5.0, 2.1
+"""Of the picture of one map, and its legend, in inches."""
 
 
 def classes(array: xr.DataArray, ax: Any = None) -> Any:
@@ -143,7 +143,7 @@ def true_colour(image: xr.Dataset, ax: Any = None) -> Any:
     """
     bands, box = bands_of(image), geobox_of(image["red"])
     rgb, valid = stretched(*(thin(band, SIDE).compute() for band in bands))
-    axis = axes_of(ax, SIZE)
+    axis = axes_of(ax, Frame.of(box).size(WIDE, BESIDE))
     picture = np.dstack([rgb, valid])  # what has no data is transparent
     _placed(axis, picture, box, step_of(bands[0], SIDE), title="true colour", sharp=False)
     furnish(axis, box)
@@ -174,7 +174,7 @@ def _one(array: xr.DataArray, ending: str, ax: Any) -> Any:
     name = str(array.name)
     few = drawn(array.rename(name).to_dataset(), [name], SIDE)[name].array.compute()
     legend = legend_of(few.rename(f"{name}{ending}"))
-    axis = axes_of(ax, SIZE)
+    axis = axes_of(ax, Frame.of(box).size(WIDE, BESIDE))
     layer(few, legend, axis, box, step_of(array, SIDE))
     furnish(axis, box)
     return axis
@@ -206,7 +206,8 @@ def layer(few: xr.DataArray, legend: Legend, axis: Any, box: GeoBox, step: int) 
         picture = _placed(axis, shown, box, step, title=title, sharp=max(shown.shape) < 300, **options)
         outside = [bool((shown < legend.ends[0]).any()), bool((shown > legend.ends[1]).any())]
         extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((outside[0], outside[1]), "neither")
-        bar = axis.figure.colorbar(picture, ax=axis, shrink=0.8, pad=0.02, extend=extend)
+        beside = axis.inset_axes((1.015, 0.08, 0.03, 0.84))  # a part of these axes, so that it stands where their legend would
+        bar = axis.figure.colorbar(picture, cax=beside, extend=extend)
         bar.ax.tick_params(labelsize=8)
         bar.set_label(unit, fontsize=8)
         return
@@ -214,9 +215,12 @@ def layer(few: xr.DataArray, legend: Legend, axis: Any, box: GeoBox, step: int) 
     options = {"cmap": table, "norm": colors.NoNorm()}
     _placed(axis, np.ma.masked_equal(indices, NODATA), box, step, title=title, sharp=True, **options)
     names = [name.replace("_", " ") for name in legend.names]
-    handles = [patches.Patch(color=color / 255, label=name) for color, name in zip(legend.colors, names, strict=True)]
+    handles = [
+        patches.Patch(facecolor=color / 255, edgecolor="#999999", linewidth=0.5, label=name)
+        for color, name in zip(legend.colors, names, strict=True)
+    ]
     if (indices == NODATA).any():
-        handles.append(patches.Patch(facecolor=EMPTY, edgecolor="#999999", label="no data"))
+        handles.append(patches.Patch(**EMPTY, label="no data"))
     box_of_key = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0, "frameon": False, "fontsize": 8}
     axis.legend(handles=handles, ncols=1 + (len(handles) - 1) // 20, **box_of_key)
 
@@ -227,7 +231,7 @@ def _placed(axis: Any, picture: Any, box: GeoBox, step: int, *, title: str, shar
     edges = affine.c, affine.c + affine.a * step * columns, affine.f + affine.e * step * rows, affine.f
     extent = [edge / frame.unit for edge in edges]
     drawing = axis.imshow(picture, extent=extent, interpolation="nearest" if sharp else "auto", **colours)
-    axis.set_facecolor(EMPTY)
+    axis.patch.set(**EMPTY)
     axis.set_title(textwrap.fill(title, 44), fontsize=10)
     frame.apply(axis)
     return drawing

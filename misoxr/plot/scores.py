@@ -93,7 +93,7 @@ def reliability(found: "Scores", models: str | Sequence[str] | None = None, task
     chosen = found.task(task or named[0].name)
     asked = found.models if models is None else [models] if isinstance(models, str) else list(models)
     curves = {model: found.reliability(model, chosen.name, bins) for model in asked}
-    options = {"figsize": (5.4, 5.8), "layout": "constrained", "sharex": True, "gridspec_kw": {"height_ratios": [3, 1]}}
+    options = {"figsize": (5.2, 6.2), "layout": "constrained", "sharex": True, "gridspec_kw": {"height_ratios": [3, 1]}}
     canvas, axes = grid_of(2, 1, options, {}, [])
     upper, lower = axes[:, 0]
     upper.plot([0, 1], [0, 1], linestyle="--", color="#8a8a8a", linewidth=1, label="as stated")
@@ -105,9 +105,9 @@ def reliability(found: "Scores", models: str | Sequence[str] | None = None, task
         width = 0.9 / bins / len(curves)
         lower.bar(middle + (at - (len(curves) - 1) / 2) * width, curve["count"], width=width, color=color)
     of = f"probability of {chosen.classes[1]}" if chosen.kind == "binary" else "probability of the predicted class"
-    upper.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="share that came true")
+    upper.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="share that came true")
     lower.set(xlabel=of, ylabel="predictions")
-    upper.legend(fontsize=8, frameon=False, loc="upper left")
+    canvas.legend(*upper.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     words = "SIMULATED labels; " if found.about.get("simulated") else ""
     upper.set_title(textwrap.fill(f"{words}{chosen.name}: {found.about.get('cv', '')}", 70), fontsize=9)
     return canvas

@@ -9,7 +9,24 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["HTML", "bold", "card", "chip", "chips", "code", "fold", "joined", "line", "numbers", "pairs", "short", "shown", "table"]
+__all__ = [
+    "HTML",
+    "bold",
+    "card",
+    "chip",
+    "chips",
+    "code",
+    "fold",
+    "full",
+    "joined",
+    "line",
+    "named",
+    "numbers",
+    "pairs",
+    "short",
+    "shown",
+    "table",
+]
 
 LONGEST = 160
 """Characters of a text that are shown."""
@@ -60,6 +77,19 @@ def short(value: Any, most: int = LONGEST) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def full(value: Any, most: int = 600) -> HTML:
+    """Return a longer text, such as a sentence, as HTML."""
+    return HTML(escape(short(value, most)))
+
+
+def named(name: Any, most: int = 48) -> HTML:
+    """Return a name in one piece; of a long one both ends, and the whole where the pointer rests on it."""
+    text = short(name, 400)
+    if len(text) <= most:
+        return HTML(escape(text))
+    return HTML(f'<span title="{escape(text)}">{escape(text[: most - 16])}…{escape(text[-15:])}</span>')
+
+
 def joined(parts: Iterable[Any], between: str = "") -> HTML:
     """Return parts one after another."""
     return HTML(escape(between).join(shown(part) for part in parts))
@@ -77,7 +107,8 @@ def code(value: Any) -> HTML:
 
 def line(*parts: Any, soft: bool = False) -> HTML:
     """Return a line of text."""
-    return HTML(f"<div{' class="mx-soft"' if soft else ''}>{joined(parts)}</div>")
+    kind = ' class="mx-soft"' if soft else ""
+    return HTML(f"<div{kind}>{joined(parts, ' ')}</div>")
 
 
 def numbers(*values: str) -> HTML:

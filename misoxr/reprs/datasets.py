@@ -12,7 +12,7 @@ from misoxr.cube.presets import bands_for
 from misoxr.cube.variables import answers_in, conformal_in
 from misoxr.errors import MisoxrError
 from misoxr.grid.geobox import crs_of, extent, geobox_of
-from misoxr.reprs.cards import HTML, card, chips, code, joined, pairs, short, table
+from misoxr.reprs.cards import HTML, card, chips, code, full, joined, pairs, short, table
 from misoxr.spec import PRESETS, Band, ModelSpec
 
 __all__ = ["dataset", "text"]
@@ -52,12 +52,12 @@ class _Sight:
 def dataset(ds: xr.Dataset) -> str:
     """Return what a dataset is, and what can be done with it, as a card; nothing is computed."""
     sight = _seen(ds)
-    parts: list[Any] = [pairs(sight.facts)]
+    parts: list[Any] = [pairs([(name, full(words)) for name, words in sight.facts])]
     if sight.bands:
         rows = [(words, _units(ds, there), chips(missing) if missing else "–") for words, there, missing in sight.bands]
         parts.append(table(("presets read", "here (units)", "missing"), rows, wide=(1, 2)))
     if sight.presets:
-        parts.append(table(("preset", ""), [(code(name), words) for name, words in sight.presets], wide=(1,)))
+        parts.append(table(("preset", ""), [(code(name), full(words)) for name, words in sight.presets], wide=(1,)))
     if sight.others:
         label = "variables" if sight.kind == "maps" else "other variables"
         parts.append(pairs([(label, chips(sight.others))]))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from misoxr.model.conformal import Conformal
 from misoxr.plot.history import History
-from misoxr.reprs.cards import HTML, card, chips, code, fold, joined, line, pairs, short, table
+from misoxr.reprs.cards import HTML, card, chips, code, fold, full, joined, line, pairs, short, table
 from misoxr.reprs.curves import curve
 from misoxr.spec import Modality, ModelSpec, Task
 
@@ -99,7 +99,7 @@ def _answers(spec: ModelSpec) -> str:
 
 def _inputs(spec: ModelSpec, scaling: "Scaling | None") -> HTML:
     """Return the bands of each modality, with their units and how they are scaled."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for modality in spec.modalities:
         bands = chips([f"{band.name} ({band.units})" if band.units != "1" else band.name for band in modality.bands], most=BANDS)
         encoder = modality.encoder.backbone
@@ -157,7 +157,7 @@ def _training(record: Mapping[str, Any], history: History) -> list[tuple[str, An
     kept = "" if history.best is None else f"{history.best + 1} of {history.epochs}"
     validation = record.get("validation_points")
     return [
-        ("in a line", short(record.get("summary", ""), 600)),
+        ("in a line", full(record.get("summary", ""))),
         ("points", _count(record.get("points"))),
         ("validation points", _count(validation) if validation else ""),
         ("teacher", taught),
@@ -199,7 +199,7 @@ def _calibration(model: "Model") -> HTML:
 def _conformal(errors: Conformal | None, spec: ModelSpec) -> list[HTML]:
     """Return the calibration points of sets and intervals, and the quantiles that they give."""
     if errors is None:
-        hint = [code("model.with_conformal(scores)"), " of a cross-validation adds prediction sets and intervals."]
+        hint = [code("model.with_conformal(scores)"), "of a cross-validation adds prediction sets and intervals."]
         return [line(*hint, soft=True)]
     rows = []
     for name, one in list(errors.tasks.items())[:12]:
@@ -233,7 +233,7 @@ def _provenance(record: Mapping[str, Any], sha256: str) -> list[tuple[str, Any]]
     for key, value in list(record.items())[:40]:
         if key in elsewhere or value in (None, "", {}, [], ()):
             continue
-        rows.append((short(str(key).replace("_", " "), 40), short(_flat(value), 300)))
+        rows.append((short(str(key).replace("_", " "), 40), full(_flat(value), 300)))
     return rows
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from misoxr.evaluation.scores import SHOWN, Scores
-from misoxr.reprs.cards import HTML, bold, card, fold, joined, line, numbers, short, table
+from misoxr.reprs.cards import HTML, bold, card, fold, joined, line, named, numbers, table
 from misoxr.spec import Task
 
 __all__ = ["scores"]
@@ -50,16 +50,16 @@ def _task(found: Scores, task: Task, summary: pd.DataFrame, differences: pd.Data
             told = _with_error(float(pooled[metric][model]), float(errors[metric][model]))
             cells.append(bold(told) if pooled[metric][model] == best[metric] else told)
         rows.append([*cells, *([ahead.get(model, "")] if ahead else [])])
-    lead = [f"{MAIN[task.kind]} less the best baseline's"] if ahead else []
+    lead = [f"{MAIN[task.kind]} less best baseline"] if ahead else []
     headers = ["model", *[f"{metric}{' (least is best)' if metric == 'rmse' else ''}" for metric in metrics], *lead]
     return table(
         headers, rows, right=range(1, len(headers)), caption=f"{task.name}{f', {task.units}' if task.units != '1' else ''}"
     )
 
 
-def _name(found: Scores, model: str) -> HTML:
+def _name(found: Scores, model: Any) -> HTML:
     mark = HTML(' <span class="mx-soft">baseline</span>') if model in found.about.get("baselines", ()) else ""
-    return joined([HTML(joined([short(model, 60)])), mark])
+    return joined([named(model), mark])
 
 
 def _with_error(value: float, error: float, sign: str = "") -> HTML:
@@ -80,10 +80,10 @@ def _ahead(differences: pd.DataFrame, task: str, metric: str) -> dict[str, HTML]
 def _differences(differences: pd.DataFrame) -> HTML:
     rows = [
         (
-            short(one["model"], 60),
+            named(one["model"]),
             one["task"],
             one["metric"],
-            short(one["baseline"], 60),
+            named(one["baseline"]),
             _with_error(float(one["difference"]), float(one["fold_error"]), "+"),
             f"{int(one['pairs'])}",
         )

@@ -63,7 +63,7 @@ def splitter(found: Splitter) -> HTML:
     buffer = f" Training points nearer than {found.buffer:g} to a test point are left out." if found.buffer else ""
     values = {field.name: getattr(found, field.name) for field in fields(found)}  # type: ignore[arg-type]
     rows = [(code(name), _parameter(value)) for name, value in values.items()]
-    hint = line("Lengths are in units of the coordinates. ", code("splitter.plot(points, image)"), " draws the folds.", soft=True)
+    hint = line("Lengths are in units of the coordinates.", code("splitter.plot(points, image)"), "draws the folds.", soft=True)
     return card(type(found).__name__, "", line(f"{told(found)}.{buffer}"), fold("Parameters", pairs(rows), hint))
 
 

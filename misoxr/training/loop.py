@@ -218,7 +218,7 @@ class _Loop(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Note the epoch's mean losses, on all devices, and keep the averaged weights of the last epoch where nothing validates."""
         steps = max(int(self.trainer.num_training_batches), 1)
-        means = {name: self.all_gather(total).mean() / steps for name, total in self.sums.items()}
+        means = {name: torch.as_tensor(self.all_gather(total)).mean() / steps for name, total in self.sums.items()}
         self.losses.append({name: float(value) for name, value in means.items()})
         if not self.validates:
             self.best = copy.deepcopy(self.average.state_dict())
