@@ -13,10 +13,12 @@ from misoxr.cube.variables import answers_in, conformal_in
 from misoxr.errors import MisoxrError
 from misoxr.grid.geobox import crs_of, extent, geobox_of
 from misoxr.reprs.cards import HTML, card, chips, code, full, joined, pairs, short, table
-from misoxr.spec import PRESETS, Band, ModelSpec
+from misoxr.spec import COVARIATES, PRESETS, Band, ModelSpec
 
 __all__ = ["dataset", "text"]
 
+TERRAIN = 7
+"""Of the presets' covariates, how many come first and are of the terrain."""
 WRITES = ("plan", "to_zarr", "to_cog", "to_pyramid")
 """Verbs that take any dataset on a grid."""
 
@@ -105,6 +107,7 @@ def _seen(ds: xr.Dataset) -> _Sight:
         return _Sight(kind, [*facts, *_tasks(ds)], [], [], rasters, [] if fault else _verbs_of_maps(ds))
     if kind.startswith("no raster"):
         return _Sight(kind, facts[:1], [], [], [], [])
+    facts += _remedies(bands[1][2])
     presets = [(name, _preset(ds, name, bands, fault)) for name in PRESETS]
     verbs = [] if fault else _verbs_of_image(kind)
     return _Sight(kind, facts, bands, presets, rasters, verbs)
@@ -183,11 +186,18 @@ def _preset(ds: xr.Dataset, name: str, bands: list[tuple[str, list[Band], list[s
         check(one, spec)
     except MisoxrError as error:
         return f"cannot be fitted: {short(error, 300)}"
-    lacking = [
-        words for words, missing in ((f"{len(no_sat)} bands of imagery", no_sat), (f"{len(no_cov)} covariates", no_cov)) if missing
-    ]
+    counts = ((len(no_sat), "band", " of imagery"), (len(no_cov), "covariate", ""))
+    lacking = [f"{count} {word}{'s' * (count != 1)}{of}" for count, word, of in counts if count]
     lead = "can be fitted once composite() has reduced the times" if _kind(ds, sat + cov) == "time cube" else "can be fitted"
     return f"{lead}, without {' and '.join(lacking)}" if lacking else f"{lead}, with all its bands"
+
+
+def _remedies(missing: list[str]) -> list[tuple[str, str]]:
+    """Say where missing covariates come from."""
+    terrain, climate = (set(missing) & {band.name for band in some} for some in (COVARIATES[:TERRAIN], COVARIATES[TERRAIN:]))
+    ways = ["add_terrain(dem) adds those of the terrain"] if terrain else []
+    ways += ["add(climate=misoxr.covariates.climate(…)) adds those of the climate"] if climate else []
+    return [("missing covariates", "; ".join(ways))] if ways else []
 
 
 def _tasks(ds: xr.Dataset) -> list[tuple[str, str]]:

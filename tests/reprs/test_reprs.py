@@ -359,9 +359,10 @@ def test_an_image_tells_what_can_be_fitted_and_what_is_missing(no_compute):
     assert text.startswith("<misoxr: image>\ngrid: 96 rows x 96 columns of 20 m, EPSG:3338")
     assert "imagery: red, green, blue, rededge071, rededge075, rededge078, nir, swir16; missing: swir22" in text
     assert "missing: summer_warmth_index, january_minimum_temperature" in text
-    assert "miso-nano: can be fitted, without 1 bands of imagery and 2 covariates" in text
+    assert "miso-nano: can be fitted, without 1 band of imagery and 2 covariates" in text
     assert "miso-base: cannot be fitted: its windows are 256 x 256 pixels, and the dataset has 96 x 96" in text
     assert "lazy, in chunks of 32 x 32 pixels" in text
+    assert "missing covariates: add(climate=misoxr.covariates.climate(…)) adds those of the climate\n" in text
     assert found.row("imagery")[1].split() == ["swir22"]
     assert "elevation (m)" in found.row("covariates")[0]
     assert ".cross_validate" in found.text
