@@ -21,9 +21,9 @@ from servers import range_server, stac_api
 
 import misoxr
 from misoxr import simulate
-from misoxr.display.maps import classes, probability, true_colour
 from misoxr.grid.geobox import geobox_of
 from misoxr.metrics import scores
+from misoxr.plot import classes, probability, true_colour
 from misoxr.points.read import encode, place
 from misoxr.spec import PERMAFROST, SENTINEL2, TAXONOMY
 

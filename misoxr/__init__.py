@@ -16,6 +16,7 @@ from misoxr.stac import open_stac
 if TYPE_CHECKING:
     from misoxr import covariates as covariates
     from misoxr import metrics as metrics
+    from misoxr import plot as plot
     from misoxr import sampling as sampling
     from misoxr import simulate as simulate
     from misoxr import uncertainty as uncertainty
@@ -48,7 +49,7 @@ del _accessor
 
 
 _LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.evaluation.scores", "load": "misoxr.mapping.load"}
-_MODULES = ("covariates", "metrics", "sampling", "simulate", "uncertainty")
+_MODULES = ("covariates", "metrics", "plot", "sampling", "simulate", "uncertainty")
 """Modules for users that nothing here imports."""
 
 

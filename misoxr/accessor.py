@@ -58,6 +58,17 @@ class MisoAccessor:
     def __init__(self, ds: xr.Dataset) -> None:
         self._ds = ds
 
+    def __repr__(self) -> str:
+        from misoxr.reprs.datasets import text
+
+        return text(self._ds)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what this dataset is, what can be done with it, and what is missing; nothing is computed."""
+        from misoxr.reprs.datasets import dataset
+
+        return dataset(self._ds)
+
     @_documented("misoxr.cube.composite.composite")
     def composite(
         self,
@@ -341,12 +352,12 @@ class MisoAccessor:
 
         to_pyramid(self._ds, store, levels=levels, classes=classes, overwrite=overwrite, progress=progress)
 
-    @_documented("misoxr.display.maps.plot")
-    def plot(self, *, image: xr.Dataset | None = None, **figure: Any) -> Any:
-        """Draw the maps of this dataset."""
-        from misoxr.display.maps import plot
+    @_documented("misoxr.plot.figures.plot")
+    def plot(self, *, variables: Sequence[str] | None = None, image: xr.Dataset | None = None, **figure: Any) -> Any:
+        """Draw the maps of this dataset side by side."""
+        from misoxr.plot.figures import plot
 
-        return plot(self._ds, image=image, **figure)
+        return plot(self._ds, variables=variables, image=image, **figure)
 
     @_documented("misoxr.display.report.report")
     def report(

@@ -10,7 +10,6 @@ from misoxr.accessor import MisoAccessor
 from misoxr.covariates.joined import add_terrain
 from misoxr.cube.composite import composite
 from misoxr.cube.join import add
-from misoxr.display.maps import plot
 from misoxr.display.report import report
 from misoxr.evaluation.cross_validate import cross_validate
 from misoxr.io.geotiff import to_cog
@@ -20,6 +19,7 @@ from misoxr.io.zarr import to_zarr
 from misoxr.mapping.embed import embed
 from misoxr.mapping.predict import predict
 from misoxr.mapping.predict_at import predict_at
+from misoxr.plot.figures import plot
 from misoxr.sampling.mapped import area
 from misoxr.spec import Pretraining, Recipe
 from misoxr.training.fit import fit

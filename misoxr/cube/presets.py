@@ -16,7 +16,7 @@ from misoxr.errors import SpecError, did_you_mean, note
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, Band, LocationSpec, ModelSpec, Task
 
-__all__ = ["lacking", "of_tasks", "spec_for"]
+__all__ = ["bands_for", "lacking", "of_tasks", "spec_for"]
 
 
 def spec_for(
@@ -56,8 +56,8 @@ def spec_for(
     >>> spec = spec_for("miso-nano", image, points, tasks=["permafrost"])
     """
     geobox = geobox_of(check_dataset(ds))
-    imagery = [_near_infrared(band, ds) for band in SENTINEL2]
-    known = {band.name for band in (*imagery, *COVARIATES)}
+    imagery, covariates = bands_for(ds)
+    known = {band.name for band in (*imagery, *covariates)}
     others = {name: array for name, array in ds.data_vars.items() if name not in known and {"y", "x"} <= set(array.dims)}
     unused = [str(name) for name, array in others.items() if array.dtype.kind == "f" and not is_class(name, array)]
     if unused:
@@ -70,11 +70,16 @@ def spec_for(
     return ModelSpec.preset(
         name,
         sat=[band for band in imagery if band.name in ds.data_vars],
-        cov=[band for band in COVARIATES if band.name in ds.data_vars],
+        cov=[band for band in covariates if band.name in ds.data_vars],
         tasks=None if points is None else _tasks(points) if tasks is None else _asked(tasks, points),
         pixel_size=abs(float(geobox.affine.a)),
         location=LocationSpec(str(geobox.crs), extent),
     )
+
+
+def bands_for(ds: xr.Dataset) -> tuple[list[Band], list[Band]]:
+    """Return imagery and covariates that the presets can read of a cube, whether it has them or not."""
+    return [_near_infrared(band, ds) for band in SENTINEL2], list(COVARIATES)
 
 
 def lacking(ds: xr.Dataset) -> list[str]:
@@ -85,8 +90,8 @@ def lacking(ds: xr.Dataset) -> list[str]:
     >>> lacking(image.drop_vars("slope"))
     ['slope']
     """
-    known = (*(_near_infrared(band, ds) for band in SENTINEL2), *COVARIATES)
-    return [band.name for band in known if band.name not in ds.data_vars]
+    imagery, covariates = bands_for(ds)
+    return [band.name for band in (*imagery, *covariates) if band.name not in ds.data_vars]
 
 
 def _near_infrared(band: Band, ds: xr.Dataset) -> Band:

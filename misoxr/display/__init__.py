@@ -1,5 +1,5 @@
-"""Pictures and reports: ``maps`` draws imagery, probabilities and class maps; ``scores`` draws a comparison of models.
+"""Reports: what maps show and are worth, in one file of HTML.
 
-``report`` writes what maps show and are worth into one file of HTML: ``given`` looks at what goes into it, ``thinned`` reads maps of any size,
-``pictures``, ``tables``, ``scored`` and ``sections`` make its parts, and ``page`` the whole.
+``report`` writes it: ``given`` looks at what goes into it, ``thinned`` reads maps of any size, ``pictures``, ``tables``, ``scored`` and ``sections``
+make its parts, and ``page`` the whole. ``pictures`` and ``thinned`` also tell :mod:`misoxr.plot` of colours and sizes.
 """

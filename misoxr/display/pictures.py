@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyproj
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
@@ -17,7 +18,7 @@ from misoxr.display.tables import decimals_for, number
 from misoxr.errors import BandError, require
 from misoxr.io.layout import fill_of
 
-__all__ = ["Ground", "Legend", "composite", "figure", "legend_of", "limits_of"]
+__all__ = ["NODATA", "Ground", "Legend", "composite", "figure", "floats", "indices_of", "legend_of", "limits_of", "stretched"]
 
 Codes = npt.NDArray[np.uint8]
 NODATA = 255
@@ -27,6 +28,10 @@ FEW = 12
 """Different whole numbers, at most, that have a colour each."""
 CERTAIN = ("_probability", "_credibility", "_confidence")
 DOUBT = ("_std", "_entropy", "_set_size", "dissimilarity_index")
+OUTSIDE, PALE = "#c0504d", "#dde7ea"
+"""Where a map is not to be believed, and where nothing is said against it."""
+DISTORTED = 0.03
+"""Share by which a length on the map may differ from that on the ground before it counts."""
 _DEGREE = 111_320.0
 """Metres of a degree along a meridian, nearly."""
 
@@ -59,6 +64,7 @@ class Ground:
         else:
             axes = box.crs.proj.axis_info if box.crs is not None else []
             along = across = axes[0].unit_conversion_factor if axes else 1.0
+            along, across = along * (true := _true_length(box)), across * true
         return cls(wide * across, high * along, affine.e < 0, affine.a > 0)
 
     def upright(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -72,6 +78,24 @@ class Ground:
         length = max(step * unit for step in (1, 2, 5) if step * unit <= most)
         words = f"{length / 1000:,g} km" if length >= 1000 else f"{length:,g} m" if length >= 1 else f"{length * 100:,g} cm"
         return length / self.width, words
+
+
+def _true_length(box: GeoBox) -> float:
+    """Return how long a grid's metre is on the ground, in the middle of the map; 1 where that is nearly so, as in most projections of a country.
+
+    In Web Mercator it is half a metre at 60 degrees.
+    """
+    geod = None if box.crs is None else box.crs.proj.get_geod()
+    if box.crs is None or geod is None or box.crs.proj.geodetic_crs is None:
+        return 1.0
+    crs, (left, bottom, right, top) = box.crs.proj, box.boundingbox
+    x, y, step = (left + right) / 2, (bottom + top) / 2, (right - left) / 100
+    longitude, latitude = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform([x - step, x + step], [y, y])
+    if not np.isfinite([*longitude, *latitude]).all():
+        return 1.0
+    true = geod.inv(longitude[0], latitude[0], longitude[1], latitude[1])[2]
+    found = true / (2 * step * crs.axis_info[0].unit_conversion_factor)
+    return float(found) if abs(found - 1) > DISTORTED else 1.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +124,7 @@ def limits_of(name: str, arrays: Sequence[xr.DataArray]) -> tuple[float, float]:
     """Return the ends of a colour bar: 0 and 1 of what is a share of one, else the 2 and 98 percentiles of all arrays that share it."""
     if name.endswith(CERTAIN):
         return 0.0, 1.0
-    known = [values[np.isfinite(values)] for values in map(_floats, arrays)]
+    known = [values[np.isfinite(values)] for values in map(floats, arrays)]
     whole = np.concatenate(known)
     if not whole.size:
         return 0.0, 1.0
@@ -132,12 +156,13 @@ def legend_of(array: xr.DataArray, beside: Sequence[xr.DataArray] = ()) -> Legen
 
 
 def _flagged(array: xr.DataArray) -> Legend:
-    colors, colormap = require("matplotlib.colors", "plot"), require("matplotlib", "plot").colormaps["tab20"]
-    names, wanted = (_words(array.attrs.get(key, "")).split() for key in ("flag_meanings", "flag_colors"))
+    colors = require("matplotlib.colors", "plot")
+    names = _words(array.attrs.get("flag_meanings", "")).split()
+    wanted = _words(array.attrs.get("flag_colors", "")).split()
     codes = [int(code) for code in np.atleast_1d(array.attrs.get("flag_values", range(len(names))))]
     try:
         # A colour may say anything, and goes into the page: matplotlib reads it, and hands on three numbers.
-        rgb = [colors.to_rgb(color) for color in wanted] or [colormap(at % 20)[:3] for at in range(len(names))]
+        rgb = [colors.to_rgb(color) for color in wanted or _usual(str(array.name), len(names))]
     except ValueError as error:
         raise BandError(f"A colour of {array.name!r} cannot be read ({error}); give flag_colors as #rrggbb.") from error
     if not len(names) == len(codes) == len(rgb) or not 0 < len(names) < NODATA:
@@ -146,6 +171,17 @@ def _flagged(array: xr.DataArray) -> Legend:
             "colour for each value."
         )
     return Legend(np.rint(np.array(rgb) * 255).astype("uint8"), codes, names)
+
+
+def _usual(name: str, count: int) -> list[Any]:
+    """Return colours of a map with flags that tells none."""
+    colormaps = require("matplotlib", "plot").colormaps
+    if name.endswith("_set_size"):  # in order, unlike classes
+        return [tuple(shade / 255) for shade in _shades(colormaps["YlOrBr"], count)]
+    if name == "applicable" and count == 2:
+        return [OUTSIDE, PALE]
+    found = [colormaps["tab20"](at % 20)[:3] for at in range(count)]
+    return [PALE, *found[:-1]] if name == "excluded" else found
 
 
 def _words(value: Any) -> str:
@@ -158,15 +194,15 @@ def _shades(colormap: Any, count: int) -> Codes:
     return shades
 
 
-def _floats(array: xr.DataArray) -> npt.NDArray[np.float64]:
+def floats(array: xr.DataArray) -> npt.NDArray[np.float64]:
     """Return values as floats, NaN where there are none."""
     values, fill = array.values.astype("float64"), fill_of(array)
     return values if fill is None else np.where(values == fill, np.nan, values)
 
 
-def _indices(array: xr.DataArray, legend: Legend) -> Codes:
+def indices_of(array: xr.DataArray, legend: Legend) -> Codes:
     """Return the colour of each pixel, as its number in the legend."""
-    values = _floats(array)
+    values = floats(array)
     if legend.codes is not None:
         out = np.full(values.shape, NODATA, "uint8")
         for at, code in enumerate(legend.codes):
@@ -193,7 +229,7 @@ def _png(indices: Codes, colors: Codes) -> str:
 
 def figure(array: xr.DataArray, legend: Legend, ground: Ground, note: str) -> str:
     """Return a map (y, x) that is in memory as a figure: its title, picture, scale bar and legend, and a note."""
-    indices = ground.upright(_indices(array, legend))
+    indices = ground.upright(indices_of(array, legend))
     missing = bool((indices == NODATA).any())
     title, units = str(array.attrs.get("long_name") or array.name), str(array.attrs.get("units", ""))
     unit = "" if units in ("", "1") else units
@@ -210,11 +246,8 @@ def figure(array: xr.DataArray, legend: Legend, ground: Ground, note: str) -> st
 
 def composite(red: xr.DataArray, green: xr.DataArray, blue: xr.DataArray, ground: Ground, note: str) -> str:
     """Return three bands in memory as a figure in true colour, each stretched between its 2 and 98 percentiles."""
-    rgb = np.stack([band.values.astype("float64") for band in (red, green, blue)], axis=-1)
-    valid = np.isfinite(rgb).all(axis=-1)
-    low, high = np.nanpercentile(rgb[valid], [2, 98], axis=0) if valid.any() else (np.zeros(3), np.ones(3))
-    stretched = np.clip((np.nan_to_num(rgb) - low) / np.where(high > low, high - low, 1), 0, 1)
-    image = require("PIL.Image", "plot").fromarray(np.rint(stretched * 255).astype("uint8")).quantize(SHADES, dither=0)
+    rgb, valid = stretched(red, green, blue)
+    image = require("PIL.Image", "plot").fromarray(np.rint(rgb * 255).astype("uint8")).quantize(SHADES, dither=0)
     indices = ground.upright(np.where(valid, np.asarray(image), NODATA).astype("uint8"))
     colors: Codes = np.array(image.getpalette(), "uint8").reshape(-1, 3)[:SHADES]
     key = _names([None], ["no data"]) if not valid.all() else ""
@@ -222,6 +255,14 @@ def composite(red: xr.DataArray, green: xr.DataArray, blue: xr.DataArray, ground
     return _framed(
         "imagery in true colour", "red, green, blue", _png(indices, colors), words, ground, key, note, max(valid.shape) < 300
     )
+
+
+def stretched(red: xr.DataArray, green: xr.DataArray, blue: xr.DataArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return three bands in memory as a picture (y, x, 3) from 0 to 1, each between its 2 and 98 percentiles, and where all have data."""
+    rgb = np.stack([band.values.astype("float64") for band in (red, green, blue)], axis=-1)
+    valid = np.isfinite(rgb).all(axis=-1)
+    low, high = np.nanpercentile(rgb[valid], [2, 98], axis=0) if valid.any() else (np.zeros(3), np.ones(3))
+    return np.clip((np.nan_to_num(rgb) - low) / np.where(high > low, high - low, 1), 0, 1), valid
 
 
 def _framed(title: str, name: str, uri: str, words: str, ground: Ground, key: str, note: str, sharp: bool) -> str:
@@ -262,7 +303,7 @@ def _told(array: xr.DataArray, legend: Legend, indices: Codes, unit: str) -> str
         told = [f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share > 0]
         missing = float((indices == NODATA).mean())
         return f"{', '.join(told + ([f'no data {missing:.0%}'] if missing else [])) or 'no data'} of the pixels drawn."
-    values = _floats(array)
+    values = floats(array)
     known = values[np.isfinite(values)]
     if not known.size:
         return "no data."

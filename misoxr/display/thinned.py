@@ -18,7 +18,20 @@ from misoxr.grid.halo import in_blocks
 from misoxr.io.layout import fill_of, open_maps
 from misoxr.io.plan import plan
 
-__all__ = ["Drawing", "counted", "drawn", "groups_of", "level_of", "read", "refuse_long", "side_of", "thin", "thinning"]
+__all__ = [
+    "Drawing",
+    "counted",
+    "drawn",
+    "groups_of",
+    "level_of",
+    "read",
+    "refuse_long",
+    "same_scale",
+    "side_of",
+    "step_of",
+    "thin",
+    "thinning",
+]
 
 SIDE = 900
 """Rows or columns of a picture, at most."""
@@ -77,6 +90,12 @@ def _is_drawn(array: xr.DataArray) -> bool:
     return array.ndim == 2 or (array.ndim == 3 and str(array.name).endswith("_probability"))
 
 
+def same_scale(name: str, names: list[str]) -> list[str]:
+    """Return the maps that are compared with one another: a quantity and the ends of its intervals."""
+    base = name.removesuffix("_lower").removesuffix("_upper")
+    return [other for other in (base, f"{base}_lower", f"{base}_upper") if other in names]
+
+
 def side_of(count: int) -> int:
     """Return how many rows or columns each of so many pictures may have."""
     return min(SIDE, int(sqrt(PIXELS / max(count, 1))))
@@ -98,7 +117,7 @@ def drawn(maps: xr.Dataset, names: Sequence[str], side: int, note: str = "") -> 
 
 def thin(array: xr.DataArray, side: int) -> xr.DataArray:
     """Return every n-th pixel, so that no side is longer; blocks that were read for it are not held."""
-    step = _step(array, side)
+    step = step_of(array, side)
     few = array.isel(y=slice(None, None, step), x=slice(None, None, step))
     # A slice of a block holds the whole of it in memory, a copy does not.
     return few if few.chunks is None else few.copy(data=few.data.map_blocks(np.array, dtype=few.dtype))
@@ -106,11 +125,12 @@ def thin(array: xr.DataArray, side: int) -> xr.DataArray:
 
 def thinning(array: xr.DataArray, side: int) -> str:
     """Return in words how :func:`thin` thins; nothing where every pixel is drawn."""
-    step = _step(array, side)
+    step = step_of(array, side)
     return f"One pixel in {step} along each side is drawn." if step > 1 else ""
 
 
-def _step(array: xr.DataArray, side: int) -> int:
+def step_of(array: xr.DataArray, side: int) -> int:
+    """Return how many pixels there are from one that is drawn to the next."""
     return max(1, ceil(max(array.sizes["y"], array.sizes["x"]) / side))
 
 

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from misoxr.errors import CheckpointError, SpecError
@@ -105,6 +106,10 @@ class EmbeddedModel:
         """What it is, reads and answers, in a line."""
         several = f", {len(self.pairs)} networks" if len(self.pairs) > 1 else ""
         return f"<misoxr.EmbeddedModel {self.record.get('estimator', '')} on {self.spec.width} features of {self.spec.summary()}{several}>"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what it reads and answers, and how it was fitted."""
+        return str(import_module("misoxr.reprs.models").embedded(self))  # by name: it stands on a higher floor
 
     def __dask_tokenize__(self) -> str:
         """What a graph does depends on what the file would hold."""

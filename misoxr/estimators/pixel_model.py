@@ -5,6 +5,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Self, get_args
 
 import cloudpickle
@@ -75,6 +76,10 @@ class PixelModel:
         """What it is, reads and answers, in a line."""
         tasks = ", ".join(task.name for task in self.spec.tasks)
         return f"<misoxr.PixelModel {self.record.get('estimator', '')}: {self.features} ({len(self.spec.bands)} bands) -> {tasks}>"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what it reads and answers, and how it was fitted."""
+        return str(import_module("misoxr.reprs.models").pixels(self))  # by name: it stands on a higher floor
 
     def __dask_tokenize__(self) -> str:
         """What a graph does depends on what the file would hold, in whichever process it was fitted or loaded."""

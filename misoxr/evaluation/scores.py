@@ -1,25 +1,23 @@
 """Out-of-fold predictions of several models, and every score that follows from them."""
 
-import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Self
 
-import fsspec
 import numpy as np
 import pandas as pd
 
-from misoxr.errors import PointsError, StoreError, gathered, note, require
+from misoxr.errors import PointsError, gathered, note
+from misoxr.evaluation.files import from_parquet, to_parquet
 from misoxr.evaluation.profile import error_profile
+from misoxr.evaluation.tables import arrays_of, fold_errors, in_words, mean_answers
 from misoxr.metrics import class_scores, confusion, reliability, scores
 from misoxr.model.files import put
 from misoxr.spec import Task
-from misoxr.spec.build import build
 
 __all__ = ["SHOWN", "Scores", "compared", "stacked"]
 
@@ -70,7 +68,7 @@ class Scores:
         differences = self.differences()
         if differences.empty:
             return told
-        return f"{told}\nLess the best baseline: means of the differences in each fold, with their standard error over folds\n{_in_words(differences).to_string()}"
+        return f"{told}\nLess the best baseline: means of the differences in each fold, with their standard error over folds\n{in_words(differences).to_string()}"
 
     @property
     def models(self) -> list[str]:
@@ -114,7 +112,7 @@ class Scores:
 
     def _scored(self, part: pd.DataFrame, named: Mapping[str, Any]) -> pd.DataFrame:
         task = self.task(named["task"])
-        truth, answers = _arrays(part, task)
+        truth, answers = arrays_of(part, task)
         records: list[Any] = [{"metric": name, "class": "", "value": value} for name, value in scores(task, truth, answers).items()]
         if task.kind != "regression":
             by_class = class_scores(task, truth, answers).reset_index().melt("class", var_name="metric")
@@ -135,7 +133,7 @@ class Scores:
             }
             for task in self.tasks:
                 mine = part[part["task"] == task.name]
-                each = [scores(task, *_arrays(one, task)) for _, one in mine.groupby("seed", sort=False)]
+                each = [scores(task, *arrays_of(one, task)) for _, one in mine.groupby("seed", sort=False)]
                 row |= {
                     f"{task.name} {metric}": float(np.mean([found[metric] for found in each]))
                     for metric in SHOWN[task.kind]
@@ -143,6 +141,25 @@ class Scores:
                 }
             rows.append(pd.Series(row, name=model))
         return pd.DataFrame(rows).astype({"folds": int, "seeds": int, "points": int})
+
+    def errors(self, metric: str, task: str | None = None) -> pd.Series:
+        """Return the standard error of a score over folds, by model; a fold's seeds are averaged first.
+
+        Folds share training points, so it is somewhat too small. It is NaN where there is one fold.
+
+        Parameters
+        ----------
+        metric : str
+            Name of a score, such as "macro_f1".
+        task : str, optional
+            Name of a task; the only one by default.
+
+        Raises
+        ------
+        PointsError
+            If there is no such task or score.
+        """
+        return fold_errors(self.whole(metric, task)).reindex(self.models)
 
     def averaged(self, each: int | None = None) -> Self:
         """Return the scores of seeds averaged: probabilities are the mean over a model's seeds, and their times add up.
@@ -168,7 +185,7 @@ class Scores:
                 numbers.append(pd.Series(at // each, mine.index)[at < len(seeds) // each * each])
             number = pd.concat(numbers)
             whole = self.predictions.loc[number.index].assign(seed=number).sort_index()
-        return type(self)(_mean(whole), self.tasks, self.about)
+        return type(self)(mean_answers(whole), self.tasks, self.about)
 
     def with_mean(self, *models: str) -> Self:
         """Return these scores, and beside them those of the mean answer of several models, as ``predict([one, other])`` gives it.
@@ -199,7 +216,7 @@ class Scores:
         common = mine.groupby(["seed", "fold", "task", "point"])["model"].transform("nunique") == len(set(models))
         if not common.any():
             raise PointsError(f"{list(models)} have no fold and seed in common, so there is no mean of them.")
-        mean = _mean(mine[common].assign(model=" + ".join(dict.fromkeys(models))))
+        mean = mean_answers(mine[common].assign(model=" + ".join(dict.fromkeys(models))))
         return type(self)(pd.concat([self.predictions, mean], ignore_index=True), self.tasks, self.about)
 
     def _require(self, *models: str) -> None:
@@ -343,7 +360,7 @@ class Scores:
         if theirs not in (None, own):
             note(f"The dissimilarity was computed with cv={theirs}, and the scores with cv={own}. Give both the same folds.")
         mine = self.predictions[(self.predictions["model"] == chosen) & (self.predictions["task"] == found.name)]
-        table = error_profile(mine, found, _arrays, dissimilarity, metric, window)
+        table = error_profile(mine, found, arrays_of, dissimilarity, metric, window)
         table.attrs["model"] = chosen
         return table
 
@@ -351,22 +368,64 @@ class Scores:
         if model not in self.models:
             raise PointsError(f"There is no model {model!r} among the scores; there are {self.models}.")
         mine = self.predictions[(self.predictions["model"] == model) & (self.predictions["task"] == self.task(task).name)]
-        return _arrays(mine, self.task(task))
+        return arrays_of(mine, self.task(task))
+
+    def _repr_html_(self) -> str:
+        """Show the scores in a notebook: a table for each task, with errors, baselines and differences."""
+        # Pictures know scores, and scores know no pictures: they are looked up by name, as pandas does.
+        return str(import_module("misoxr.reprs.scores").scores(self))
 
     def plot(self, metric: str | None = None, task: str | None = None, ax: Any = None) -> Any:
-        """Draw a score of every model, a dot for each fold and seed; see ``misoxr.display.scores.comparison``."""
-        # Pictures know scores, and scores know no pictures: they are looked up by name, as pandas does.
-        return import_module("misoxr.display.scores").comparison(self, metric, task, ax)
+        """Draw a score of every model, with its standard error over folds.
+
+        Parameters
+        ----------
+        metric : str, optional
+            Name of a score; macro F1 (regressions: r2) by default.
+        task : str, optional
+            Name of a task; the first by default.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            A bar for each model, the mean of its pooled scores, and a dot for each fold and seed.
+
+        Raises
+        ------
+        PointsError
+            If there is no such task or metric.
+        """
+        return import_module("misoxr.plot.scores").comparison(self, metric, task, ax)
+
+    def plot_reliability(self, models: str | Sequence[str] | None = None, task: str | None = None, bins: int = 10) -> Any:
+        """Draw how often predictions came true against their probability, and how many there are of each.
+
+        Parameters
+        ----------
+        models : str or sequence of str, optional
+            Names of models; all by default.
+        task : str, optional
+            Name of a task with classes; the first by default.
+        bins : int, optional
+            Number of bins of equal width.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The legend has each model's expected calibration error.
+
+        Raises
+        ------
+        PointsError
+            If there is no such model or task, or the task is a regression.
+        """
+        return import_module("misoxr.plot.scores").reliability(self, models, task, bins)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write predictions and what they are about to a Parquet file, a path or fsspec URL."""
-        arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
-        table = arrow.Table.from_pandas(self.predictions.astype({"seed": str, "region": "string"}), preserve_index=False)
-        header = {"tasks": [asdict(task) for task in self.tasks], "about": dict(self.about)}
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"misoxr": json.dumps(header).encode()})
-        file = io.BytesIO()
-        parquet.write_table(table, file)
-        put(path, file.getvalue())
+        put(path, to_parquet(self.predictions, self.tasks, self.about))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -377,38 +436,12 @@ class Scores:
         StoreError
             If the file cannot be read, or is none of misoxr's scores.
         """
-        parquet = require("pyarrow.parquet", "parquet")
-        try:
-            with fsspec.open(os.fspath(path), "rb") as file:
-                table = parquet.read_table(file)
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"The scores {os.fspath(path)} cannot be read ({error}); give what Scores.save wrote. Of a store of cross_validate, the "
-                "same call gives the scores at once."
-            ) from error
-        header = (table.schema.metadata or {}).get(b"misoxr")
-        if header is None:
-            raise StoreError(f"{os.fspath(path)} is a Parquet file without misoxr's header; was it written by Scores.save?")
-        values = json.loads(header)
-        predictions = table.to_pandas().astype({"region": object})
-        predictions["region"] = predictions["region"].where(predictions["region"].notna(), None)
-        predictions["seed"] = [int(seed) if str(seed).lstrip("-").isdigit() else seed for seed in predictions["seed"]]
-        tasks = tuple(build(Task, task) for task in values["tasks"])
-        return cls(predictions, tasks, values["about"])
+        return cls(*from_parquet(path))
 
     @classmethod
     def joined(cls, parts: Sequence[pd.DataFrame], tasks: Sequence[Task], about: Mapping[str, Any]) -> Self:
         """Put the predictions of folds together."""
         return cls(stacked(parts), tuple(tasks), about)
-
-
-def _in_words(differences: pd.DataFrame) -> pd.DataFrame:
-    """Return differences as text: a row for each model, a column for each score."""
-    parts = zip(differences["difference"], differences["fold_error"], differences["baseline"], strict=True)
-    words = [f"{mean:+.3f} {f'± {error:.3f} ' if np.isfinite(error) else ''}({baseline})" for mean, error, baseline in parts]
-    named = differences.assign(score=differences["task"] + " " + differences["metric"], words=words)
-    table: pd.DataFrame = named.pivot(index="model", columns="score", values="words")[list(dict.fromkeys(named["score"]))]
-    return table.loc[list(dict.fromkeys(named["model"]))].rename_axis(None).rename_axis(None, axis=1)
 
 
 def compared(differences: pd.Series) -> pd.Series:
@@ -439,17 +472,3 @@ def compared(differences: pd.Series) -> pd.Series:
 def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Stack tables of the same columns; missing values stay missing."""
     return pd.DataFrame({name: np.concatenate([part[name].to_numpy() for part in parts]) for name in parts[0]})
-
-
-def _mean(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Average answers that differ in nothing but the model or seed they came from; their times add up."""
-    answers = [name for name in predictions if str(name).startswith("p") and str(name)[1:].isdigit()]
-    places = [name for name in ("x", "y") if name in predictions]
-    groups = predictions.groupby(["model", "seed", "fold", "task", "point", *places, "region", "truth"], sort=False, dropna=False)
-    mean = groups[answers].mean().assign(seconds=groups["seconds"].sum()).reset_index()
-    return mean[predictions.columns]
-
-
-def _arrays(part: pd.DataFrame, task: Task) -> tuple[Any, Any]:
-    answers = part[[f"p{k}" for k in range(task.outputs)]].to_numpy(dtype="float64")
-    return part["truth"].to_numpy(dtype="float64"), answers if task.kind == "multiclass" else answers[:, 0]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from operator import index
 from typing import Any
 
@@ -71,19 +72,28 @@ class Plan:
     memory: int | None = None
 
     def __str__(self) -> str:
+        return "\n".join(self.described().values())
+
+    def described(self) -> dict[str, str]:
+        """Return what it says in words, by what it is about."""
         count = self.blocks[0] * self.blocks[1]
-        lines = [f"{count:,} block{'s' * (count != 1)} of {self.block[0]:,} x {self.block[1]:,} pixels, {self.tasks:,} tasks each"]
+        size = f"{self.block[0]:,} x {self.block[1]:,} pixels"
+        told = {"blocks": f"{count:,} block{'s' * (count != 1)} of {size}, {self.tasks:,} tasks each"}
         if self.windows is not None:
-            lines.append(f"{self.windows:,} windows")
-        lines.append(f"{_bytes(self.bytes_written)} to write before compression")
+            told["network"] = f"{self.windows:,} windows"
+        told["result"] = f"{_bytes(self.bytes_written)} to write before compression"
         if self.bytes_read is not None:
-            lines.append(f"{_bytes(self.bytes_read)} to read into memory")
+            told["input"] = f"{_bytes(self.bytes_read)} to read into memory"
         if self.seconds is not None and self.memory is not None:
-            lines += [
-                f"about {_time(self.seconds)} on one process like this one ({self.block_seconds:,.1f} s a block)",
-                f"{_bytes(self.memory)} of memory for each thread of a worker, beside its libraries",
-            ]
-        return "\n".join(lines)
+            told |= {
+                "time": f"about {_time(self.seconds)} on one process like this one ({self.block_seconds:,.1f} s a block)",
+                "memory": f"{_bytes(self.memory)} of memory for each thread of a worker, beside its libraries",
+            }
+        return told
+
+    def _repr_html_(self) -> str:
+        """Show the plan in a notebook, as a table."""
+        return str(import_module("misoxr.reprs.tables").plan(self))  # by name: it stands on a higher floor
 
 
 def _bytes(count: float) -> str:

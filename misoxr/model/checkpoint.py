@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -85,7 +86,8 @@ class Model:
     network : Miso
         The weights. Not to be changed once the model was hashed, saved or used.
     record : mapping
-        How the model was trained: settings, losses, package version.
+        How the model was trained: settings, package version, and of each epoch the means of its training losses ("training") and what validation
+        found ("validation").
     calibration : mapping of str to Calibration
         By task, how logits become probabilities that hold; of the visual head alone.
     standardisation : mapping of str to Standardisation
@@ -116,6 +118,30 @@ class Model:
         """What it reads and answers, in a line."""
         count = sum(parameter.numel() for parameter in self.network.parameters())
         return f"<misoxr.Model {self.spec.summary()}; {count:,} parameters>"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what it reads and answers, how it was trained, and where it comes from."""
+        # Pictures stand on a higher floor than models, so they are looked up by name, as pandas does.
+        return str(import_module("misoxr.reprs.models").network(self))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the losses of the training by epoch, and mark the epoch that was kept.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        SpecError
+            If the record has no losses, as of published checkpoints.
+        """
+        return import_module("misoxr.plot.training").curve(self, ax)
 
     @cached_property
     def _bytes(self) -> bytes:

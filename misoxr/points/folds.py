@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,6 +50,38 @@ class Splitter:
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         sizes = {k: f"<{len(v)}>" for k, v in values.items() if hasattr(v, "__len__") and not isinstance(v, str)}
         return f"{type(self).__name__}({', '.join(f'{k}={sizes.get(k, repr(v))}' for k, v in values.items())})"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what it does, in a line, and its parameters."""
+        return str(import_module("misoxr.reprs.tables").splitter(self))  # by name: it stands on a higher floor
+
+    def plot(self, points: Any, image: Any = None, *, fold: int | None = None, ax: Any = None) -> Any:
+        """Draw the folds on the map: which fold tests each point, and which points a buffer leaves out.
+
+        Parameters
+        ----------
+        points : GeoDataFrame or array_like, shape (point, 2)
+            As for :meth:`split`. With an image, points are moved to its CRS first.
+        image : Dataset, optional
+            With red, green and blue, drawn beneath the points.
+        fold : int, optional
+            Draw this fold alone: its test points, its training points, and in grey those that the buffer leaves out. By default all folds are
+            drawn, and points that are left out of any fold's training have a grey ring.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure of pyplot.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        PointsError
+            If the points cannot be split so, or there is no such fold.
+        BandError
+            If the image lacks red, green or blue.
+        """
+        return import_module("misoxr.plot.folds").folds(self, points, image, fold=fold, ax=ax)
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Return the number of folds; the arguments are there for scikit-learn and play no part."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import Any, Literal, Self, get_args
 
 from misoxr.errors import did_you_mean
@@ -136,6 +137,10 @@ class Recipe:
             value = getattr(self, name)
             check(value in get_args(known), f"{name} is {value!r}; use one of {get_args(known)}.")
         check(isinstance(self.freeze, tuple), f"freeze is {self.freeze!r}; give a tuple of modalities, such as ('sat',).")
+
+    def _repr_html_(self) -> str:
+        """Show the settings in a notebook, those that are no defaults in bold."""
+        return str(import_module("misoxr.reprs.tables").recipe(self))  # by name: it stands on a higher floor
 
     @classmethod
     def of(cls, spec: ModelSpec, *, taught: bool = False, **changes: Any) -> Self:

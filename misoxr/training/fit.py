@@ -350,6 +350,7 @@ def fit(
         "recipe": json.loads(json.dumps(asdict(recipe))),  # as a checkpoint gives it back
         "seed": seed,
         "best_epoch": result.best_epoch,
+        "training": result.losses,
         "validation": result.history,
         "prevalence": _prevalence(spec, shares, balanced=recipe.class_weight == "balanced"),
         "label_prevalence": _prevalence(spec, data.label_shares(train)),

@@ -53,11 +53,12 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Result:
-    """The weights of the best epoch, and the validation of every epoch."""
+    """The weights of the best epoch, and of every epoch its validation and the means of its training losses."""
 
     weights: Mapping[str, Tensor]
     history: list[dict[str, float]]
     best_epoch: int
+    losses: list[dict[str, float]]
 
 
 class _Loop(lightning.LightningModule):
@@ -86,6 +87,8 @@ class _Loop(lightning.LightningModule):
         self.followed: list[tuple[list[Tensor], list[Tensor]]] = []
         self.checked: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
         self.history: list[dict[str, float]] = []
+        self.losses: list[dict[str, float]] = []
+        self.sums: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -94,7 +97,8 @@ class _Loop(lightning.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(step).generate_state(1)[0]))
 
     def on_train_epoch_start(self) -> None:
-        """Frozen backbones do not drop out."""
+        """Frozen backbones do not drop out, and losses are summed anew."""
+        self.sums = {}
         for name in self.recipe.freeze:
             self.network.encoders[name].backbone.eval()  # type: ignore[union-attr]
 
@@ -121,7 +125,7 @@ class _Loop(lightning.LightningModule):
             others = self.network.answer(self._dropped(self.network.embed(cells, disks.sample, disks.points)["visual"]))
             logits = averaged(self.spec.tasks, logits, others, disks.of, self.standardisation)
         loss = self._of_members(logits, labels, counts)
-        self.log("loss", loss.detach())
+        self._told("loss", loss)
         if location is not None:
             embedded["location"] = self.network.embed_location(location)
             # Locations have one head: it learns what any member does, of a teacher the mean.
@@ -131,14 +135,21 @@ class _Loop(lightning.LightningModule):
                 others = self.network.answer_location(self.network.embed_location(disks.location))
                 logits = averaged(self.spec.tasks, logits, others, disks.of, self.standardisation)
             located = self._own(logits, joint, counts)
-            self.log("location_loss", located.detach())
+            self._told("location_loss", located)
             loss = loss + losses.location * located
         if losses.contrast:
             shaped = {name: values.unflatten(0, (-1, count)) for name, values in embedded.items()}
             drawn = contrasts(losses, shaped, batch["valid"])
-            self.log("contrast_loss", drawn.detach())
+            self._told("contrast_loss", drawn)
             loss = loss + drawn
         return loss
+
+    def _told(self, name: str, loss: Tensor) -> None:
+        """Log a loss of a step, and add it to the epoch's."""
+        value = loss.detach()
+        self.log(name, value)
+        # On the device: to read a number back at every step would wait for it.
+        self.sums[name] = self.sums[name] + value.double() if name in self.sums else value.double()
 
     def _dropped(self, visual: Tensor) -> Tensor:
         """Drop some of an embedding out, where the recipe says so."""
@@ -207,7 +218,10 @@ class _Loop(lightning.LightningModule):
         self._stop_if_stale()
 
     def on_train_epoch_end(self) -> None:
-        """Keep the averaged weights of the last epoch where nothing validates."""
+        """Note the epoch's mean losses, on all devices, and keep the averaged weights of the last epoch where nothing validates."""
+        steps = max(int(self.trainer.num_training_batches), 1)
+        means = {name: torch.as_tensor(self.all_gather(total)).mean() / steps for name, total in self.sums.items()}
+        self.losses.append({name: float(value) for name, value in means.items()})
         if not self.validates:
             self.best = copy.deepcopy(self.average.state_dict())
 
@@ -222,12 +236,13 @@ class _Loop(lightning.LightningModule):
         self.trainer.should_stop = len(self.history) - 1 - max(best, 0) >= self.recipe.patience
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what validation found."""
-        checkpoint["misoxr"] = {"history": self.history, "best": self.best}
+        """Keep what validation found, and the losses."""
+        checkpoint["misoxr"] = {"history": self.history, "best": self.best, "losses": self.losses}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what validation had found."""
+        """Take up what validation had found, and the losses, which older states do not have."""
         self.history, self.best = checkpoint["misoxr"]["history"], checkpoint["misoxr"]["best"]
+        self.losses = checkpoint["misoxr"].get("losses", [{} for _ in self.history])
 
     def configure_optimizers(self) -> Any:
         """AdamW, and a cosine with warm-up, step by step."""
@@ -398,18 +413,18 @@ def run(
             bar.hand_over()
         with _interruptible(), _one_thread_of_numpy(), writing(folder or temporary, alone=False):
             trainer.fit(loop, steps_loader, checks_loader, ckpt_path=last if last and last.exists() else None, weights_only=True)
-        history, best = loop.history, loop.best
+        history, best, losses = loop.history, loop.best, loop.losses
         if hardware.devices > 1 and last is not None:
             kept = read(last)["misoxr"]
-            history, best = kept["history"], kept["best"]
+            history, best, losses = kept["history"], kept["best"], kept["losses"]
     if len(held) == 0:
         if not best or not all(bool(values.isfinite().all()) for values in best.values()):
             raise SpecError(f"Training diverged: weights are not finite. Lower learning_rate ({recipe.learning_rate}).")
-        return Result(best, history, recipe.max_epochs - 1)
+        return Result(best, history, recipe.max_epochs - 1, losses)
     if not best:
-        losses = [epoch["loss"] for epoch in history]
-        raise SpecError(f"Training diverged: the validation loss was {losses}. Lower learning_rate ({recipe.learning_rate}).")
-    return Result(best, history, _best(history, recipe))
+        found = [epoch["loss"] for epoch in history]
+        raise SpecError(f"Training diverged: the validation loss was {found}. Lower learning_rate ({recipe.learning_rate}).")
+    return Result(best, history, _best(history, recipe), losses)
 
 
 def steps_of(recipe: Recipe, points: int, devices: int) -> int:

@@ -88,6 +88,11 @@ def test_the_record_tells_how(fitted):
     assert len(losses) == EPOCHS
     assert losses[fitted.record["best_epoch"]] == min(losses) < losses[0]
     assert fitted.record["validation"][-1]["accuracy"] > 0.7
+    learnt = [epoch["loss"] for epoch in fitted.record["training"]]
+    assert len(learnt) == EPOCHS
+    assert learnt[-1] < 0.9 * learnt[0]
+    assert all(set(epoch) == {"loss", "location_loss"} for epoch in fitted.record["training"])
+    assert fitted.plot().get_lines()[-1].get_label() == f"best epoch, kept: {fitted.record['best_epoch'] + 1}"
     assert fitted.record["seed"] == 3
     assert fitted.record["recipe"]["max_epochs"] == EPOCHS
     assert fitted.record["points"] > fitted.record["validation_points"] > 0
@@ -419,6 +424,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(few, spec, whole, tmp_path,
     monkeypatch.setattr(_Loop, "training_step", counted)
     resumed = cube.miso.fit(contrasted(spec), points, directory=tmp_path, **OPTIONS)
     assert set(epochs) == set(range(epoch, 3))
+    assert resumed.record["training"] == whole.record["training"]
+    assert all(set(losses) == {"loss", "location_loss", "contrast_loss"} for losses in resumed.record["training"])
     assert resumed.sha256 == whole.sha256
     # A finished run is not run again.
     epochs.clear()
@@ -611,6 +618,16 @@ def test_the_schedule_warms_up_and_falls():
     assert rates[100] == pytest.approx(1e-4)
 
 
+def test_states_from_before_losses_were_kept_are_taken_up():
+    from types import SimpleNamespace
+
+    from misoxr.training.loop import _Loop
+
+    loop = SimpleNamespace()
+    _Loop.on_load_checkpoint(loop, {"misoxr": {"history": [{"loss": 1.0}, {"loss": 0.5}], "best": {}}})
+    assert loop.losses == [{}, {}], "an epoch each, of which nothing is known"
+
+
 def test_two_devices_share_the_steps(scene, spec):
     """DistributedDataParallel, here on two CPU processes: a run in the form it has on several GPUs."""
     cube, points = scene[0], scene[1][:150]
@@ -618,6 +635,7 @@ def test_two_devices_share_the_steps(scene, spec):
     both = cube.miso.fit(contrasted(spec), points, devices=2, freeze=("sat",), **options)
     assert len(both.record["validation"]) == 1
     assert np.isfinite(both.record["validation"][0]["loss"])
+    assert np.isfinite(both.record["training"][0]["loss"])
     first = Miso(contrasted(spec))
     assert both.sha256 != cube.miso.fit(contrasted(spec), points, **options).sha256
     assert both.network.state_dict().keys() == first.state_dict().keys()
