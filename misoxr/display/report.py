@@ -15,7 +15,7 @@ from misoxr.cube.check import check_dataset
 from misoxr.display import sections
 from misoxr.display.given import Tables, applicable_of, bands_of, model_of, tables_of, tasks_of
 from misoxr.display.page import Section, items, page, paragraph
-from misoxr.display.pictures import Ground, composite, figure, legend_of
+from misoxr.display.pictures import Ground, composite, figure, legend_of, same_scale
 from misoxr.display.scored import Scored
 from misoxr.display.tables import facts, number
 from misoxr.display.thinned import Drawing, counted, drawn, groups_of, level_of, read, refuse_long, side_of, thin, thinning
@@ -170,17 +170,11 @@ def _drawn(pictures: dict[str, Drawing], groups: dict[str, list[str]], ground: G
         figures = []
         for name in names:
             array = pictures[name].array.rename(name)
-            beside = [pictures[other].array for other in _same_scale(name, names)]
+            beside = [pictures[other].array for other in same_scale(name, names)]
             figures.append(figure(array, legend_of(array, beside), ground, pictures[name].note))
         heading = group or "Where to believe them"
         parts.append(f'<h3>{escape(heading)}</h3><div class="maps">{"".join(figures)}</div>')
     return "".join(parts)
-
-
-def _same_scale(name: str, names: list[str]) -> list[str]:
-    """Return the maps that are compared with one another: a quantity and the ends of its intervals."""
-    base = name.removesuffix("_lower").removesuffix("_upper")
-    return [other for other in (base, f"{base}_lower", f"{base}_upper") if other in names]
 
 
 def _worth(
