@@ -232,12 +232,12 @@ def atlas_of(
     layers = layers_of(maps, overviews, blocks, variables)
     own = maps if {"red", "green", "blue"} <= set(maps.data_vars) and maps["red"].ndim == 2 else None
     layers |= composite_of(bands_of(image if image is not None else own, box), blocks)
-    other = ""
+    first, other = _first(layers), ""
     sources = [maps, *([image] if image is not None else [])]
     if isinstance(beside, xr.Dataset):
         second = layers_of(beside, [], blocks, None, BESIDE)
         layers |= second
-        other = next((name for name in second if name == f"{BESIDE}{next(iter(layers))}"), next(iter(second)))
+        other = f"{BESIDE}{first}" if f"{BESIDE}{first}" in second else _first(second)
         sources.append(beside)
     elif isinstance(beside, str):
         if beside not in layers:
@@ -248,9 +248,17 @@ def atlas_of(
     for layer in layers.values():
         if "flag_meanings" in layer.variable.attrs and not layer.is_composite:
             layer.legend  # noqa: B018  tells what is wrong with it
-    about = _about(layers, other, basemap, height, simulated=any(bool(one.attrs.get("simulated")) for one in sources))
+    about = _about(layers, first, other, basemap, height, simulated=any(bool(one.attrs.get("simulated")) for one in sources))
     sets = _sets(maps, layers, blocks) | (_sets(beside, layers, blocks, BESIDE) if isinstance(beside, xr.Dataset) else {})
     return Atlas(layers, blocks, {**about, "title": _title(maps)}, sets)
+
+
+def _first(layers: Mapping[str, Layer]) -> str:
+    """Return the name of the layer that is shown first: a task's classes, where there are some."""
+    tasks = [
+        name for name, layer in layers.items() if "flag_meanings" in layer.variable.attrs and layer.group == layer.variable.name
+    ]
+    return next(iter(tasks or layers))
 
 
 def _sets(maps: xr.Dataset, layers: Mapping[str, Layer], blocks: Blocks, side: str = "") -> dict[str, Layer]:
@@ -270,17 +278,18 @@ def _title(maps: xr.Dataset) -> str:
     return told if 0 < len(told) < 120 and "\n" not in told else "Maps"
 
 
-def _about(layers: Mapping[str, Layer], other: str, basemap: bool | str | None, height: int, *, simulated: bool) -> dict[str, Any]:
+def _about(
+    layers: Mapping[str, Layer], first: str, other: str, basemap: bool | str | None, height: int, *, simulated: bool
+) -> dict[str, Any]:
     """Return what a page is told first."""
-    first = next(iter(layers.values()))
     grounds = list({id(layer.levels[0].ground): layer.levels[0].ground for layer in layers.values()}.values())
     ground = grounds[0]
     crs = pyproj.CRS(str(ground.box.crs))
     unit = {"metre": " m", "degree": "°"}.get(crs.axis_info[0].unit_name, f" {crs.axis_info[0].unit_name}") if crs.axis_info else ""
     return {
         "layers": [{"name": name, "group": _group(name, layer)} for name, layer in layers.items()],
-        "layer": first.name,
-        "other": other or (list(layers)[1] if len(layers) > 1 else first.name),
+        "layer": first,
+        "other": other or next((name for name in layers if name != first), first),
         "compare": "swipe" if other else "off",
         "bounds": ground.bounds,
         "outlines": [one.outline.round(7).tolist() for one in grounds if one.bounds[2] - one.bounds[0] < 360],
