@@ -30,7 +30,9 @@ BESIDE = "beside: "
 VIEW = (640, 1280)
 """Rows and columns of a usual view, pixels: what it would read tells whether it is thinned."""
 FEW, SHARE, MANY = 16, 0.05, 64
-"""Blocks that a view may read: so many, or this share of all blocks, but never more than the last."""
+"""Blocks that a view may compute: so many, or this share of all blocks, but never more than the last."""
+QUICK = (400, 64_000_000)
+"""Blocks and bytes that a view may read of what is stored, which takes a second or two."""
 OSM = "https://tile.openstreetmap.org/{z}/{x}/{y}.png"
 _CREDIT = "© OpenStreetMap contributors"
 
@@ -150,7 +152,10 @@ def is_thinned(level: Level, zoom: int) -> bool:
     for scale, length, edges in zip(level.ground.scale(zoom), VIEW, (raster.rows, raster.columns), strict=True):
         block = int(np.diff(edges).max())
         wide *= min(len(edges) - 1, int(scale * length / block) + 1)
-    return wide > min(MANY, max(FEW, int(SHARE * raster.count)))
+    may = min(MANY, max(FEW, int(SHARE * raster.count)))
+    if all(one.is_stored for one in level.rasters):
+        may = max(may, min(QUICK[0], QUICK[1] // sum(one.block_bytes for one in level.rasters)))
+    return wide > may
 
 
 def _meeting(level: Level, view: tuple[float, float, float, float]) -> int:

@@ -72,6 +72,12 @@ class Raster:
         sides = int(np.diff(self.rows).max()) * int(np.diff(self.columns).max())
         return int(sides * np.prod(self.data.shape[:-2], dtype=int) * self.data.dtype.itemsize)
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether blocks are read from a file or store as they are, and decoded at the most, rather than computed."""
+        layers = () if self.in_memory else self.data.__dask_graph__().layers
+        return 0 < len(layers) <= 3 and any(str(name).startswith("original-") for name in layers)  # as xarray opens them
+
     def meeting(self, rows: tuple[float, float], columns: tuple[float, float]) -> int:
         """Return how many blocks meet a rectangle of pixels."""
         if self.in_memory:

@@ -281,7 +281,10 @@ def layers_of(
     SpecError
         If there is no such variable.
     """
-    groups = groups_of(maps)
+    # Stores have no order of their own, and what is asked for first are classes.
+    groups = dict(
+        sorted(groups_of(maps).items(), key=lambda pair: pair[0] == "" or 1 - ("flag_meanings" in maps[pair[0]].attrs) / 2)
+    )
     drawn = [name for names in groups.values() for name in names]
     for name in variables or ():
         if name not in drawn:

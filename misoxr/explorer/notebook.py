@@ -44,8 +44,9 @@ def explore(
         What to compare with: other maps, on any grid, or the name of a layer. A divider then swipes between both; the page also shows them
         side by side. Any two layers can be compared on the page without it.
     pyramid : str or path, optional
-        What ``to_pyramid`` wrote of these maps. Views of much of the map are read from its coarser levels. Without it, a view that would read more than
-        16 blocks, 5 % of all and 64 at most says so, and draws a few whole blocks.
+        What ``to_pyramid`` wrote of these maps. Views of much of the map are read from its coarser levels. Without it, a view that would take long says
+        what it would read, and draws a few whole blocks: one that computes more than 16 blocks (of large maps 5 % of them, and 64 at most), or reads more
+        than 64 MB of a store.
     basemap : bool or str, optional
         True lays OpenStreetMap under the maps, which the browser asks of the network; a string is the address of other web Mercator tiles, with ``{z}``,
         ``{x}`` and ``{y}``. By default there is none, and no network is needed.

@@ -1,6 +1,7 @@
 """An atlas answers with the maps' own colours and values, and reads few blocks; the widget answers as anywidget asks."""
 
 import io
+import socket
 import threading
 from functools import partial
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 import misoxr
 from misoxr.errors import BandError, GridError, MissingDependencyError, SpecError, StoreError
-from misoxr.explorer.atlas import atlas_of
+from misoxr.explorer.atlas import atlas_of, is_thinned
 from misoxr.explorer.blocks import Blocks, Raster
 from misoxr.explorer.tiles import SIDE, Ground, Tile
 from misoxr.explorer.workers import Workers
@@ -244,6 +245,20 @@ def test_a_view_of_all_without_overviews_says_so_and_reads_few_blocks():
     assert 0 < atlas.answer({"kind": "view", "layer": "moisture", "z": zoom, **part})[0]["blocks"] < 400
 
 
+def test_a_store_that_is_read_quickly_is_drawn_whole(tmp_path):
+    box = GeoBox((800, 800), BOX.affine, BOX.crs)
+    Counted(box, side=100).maps.to_zarr(tmp_path / "maps.zarr", consolidated=False)
+    zoom = Ground(box).fitting() - 3
+    for codes in (True, False):
+        stored = atlas_of(misoxr.open_maps(tmp_path / "maps.zarr", codes=codes))
+        raster = stored.layers["moisture"].levels[0].rasters[0]
+        assert (raster.count, raster.is_stored) == (64, True)
+        assert not is_thinned(stored.layers["moisture"].levels[0], zoom)
+    computed = atlas_of(misoxr.open_maps(tmp_path / "maps.zarr") + 1).layers
+    assert not next(iter(computed.values())).levels[0].rasters[0].is_stored
+    assert is_thinned(atlas_of(Counted(box, side=100).maps).layers["moisture"].levels[0], zoom)
+
+
 def test_overviews_are_read_where_there_are_some(tmp_path):
     box = GeoBox((1200, 1200), Affine(20, 0, 300_000, 0, -20, 1_500_000), "EPSG:3338")
     counted = Counted(box, side=300)
@@ -425,9 +440,10 @@ def asked(monkeypatch):
     return widget, ask
 
 
-def test_the_widget_answers_messages_with_pictures_in_buffers(asked):
+def test_the_widget_answers_messages_with_pictures_in_buffers(asked, monkeypatch):
     widget, ask = asked
     tile = tile_at(*middle(Ground(BOX)), WHOLE)
+    monkeypatch.setattr(socket.socket, "listen", None)  # no port is opened
     content, (image,) = ask(id="a-1", **request("moisture", tile))
     assert content == {"id": "a-1"}
     assert hexes(rgba(({}, image))) == set(COLORS)
