@@ -145,6 +145,13 @@ class Blocks:
                 return self._read(mine, raster, row, column, done)
             coming.result()
 
+    def forget(self) -> None:
+        """Let go of all blocks that are kept, as if none had been read."""
+        with self._lock:
+            self._blocks.clear()
+            self._size = 0
+            self.read.clear()
+
     def _is_here(self, key: Key) -> bool:
         return key in self._blocks or key in self._coming
 

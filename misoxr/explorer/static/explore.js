@@ -257,6 +257,7 @@ function mount(root, about, state, transport) {
     const map = maps[0];
     if (!map.misoxrReady) return;
     const bounds = map.getBounds();
+    root.dataset.zoom = map.getZoom();
     const view = { z: map.getZoom(), west: bounds.getWest(), south: bounds.getSouth(), east: bounds.getEast(), north: bounds.getNorth() };
     const names = new Set([0, 1].filter((slot) => slots[slot]).map(nameOf));
     const answers = await Promise.all([...names].map((layer) => ask({ kind: "view", layer, ...view }).answer));
