@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from misoxr import simulate as simulate
     from misoxr import uncertainty as uncertainty
     from misoxr.evaluation.scores import Scores
+    from misoxr.explorer.served import explore
     from misoxr.mapping.load import load
     from misoxr.model.checkpoint import Model
 
@@ -39,6 +40,7 @@ __all__ = [
     "WindowSpec",
     "__version__",
     "check",
+    "explore",
     "load",
     "open_maps",
     "open_stac",
@@ -48,7 +50,12 @@ __all__ = [
 del _accessor
 
 
-_LATER = {"Model": "misoxr.model.checkpoint", "Scores": "misoxr.evaluation.scores", "load": "misoxr.mapping.load"}
+_LATER = {
+    "Model": "misoxr.model.checkpoint",
+    "Scores": "misoxr.evaluation.scores",
+    "explore": "misoxr.explorer.served",
+    "load": "misoxr.mapping.load",
+}
 _MODULES = ("covariates", "metrics", "plot", "sampling", "simulate", "uncertainty")
 """Modules for users that nothing here imports."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from misoxr.estimators.embedded import EmbeddedModel
     from misoxr.estimators.pixel_model import PixelModel
     from misoxr.evaluation.scores import Scores
+    from misoxr.explorer.widget import MapWidget
     from misoxr.io.plan import Plan
     from misoxr.model.checkpoint import Model
     from misoxr.spec import ModelSpec, Task, WindowSpec
@@ -358,6 +359,23 @@ class MisoAccessor:
         from misoxr.plot.figures import plot
 
         return plot(self._ds, variables=variables, image=image, **figure)
+
+    @_documented("misoxr.explorer.notebook.explore")
+    def explore(
+        self,
+        *,
+        image: xr.Dataset | None = None,
+        variables: Sequence[str] | None = None,
+        beside: xr.Dataset | str | None = None,
+        pyramid: str | os.PathLike[str] | None = None,
+        basemap: bool | str | None = None,
+        height: int = 500,
+    ) -> "MapWidget":
+        """Show these maps in the notebook, to pan and zoom."""
+        from misoxr.explorer.notebook import explore
+
+        shown: Any = {"basemap": basemap, "height": height}
+        return explore(self._ds, image=image, variables=variables, beside=beside, pyramid=pyramid, **shown)
 
     @_documented("misoxr.display.report.report")
     def report(

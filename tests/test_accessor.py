@@ -12,6 +12,7 @@ from misoxr.cube.composite import composite
 from misoxr.cube.join import add
 from misoxr.display.report import report
 from misoxr.evaluation.cross_validate import cross_validate
+from misoxr.explorer.notebook import explore
 from misoxr.io.geotiff import to_cog
 from misoxr.io.plan import plan
 from misoxr.io.pyramid import to_pyramid
@@ -35,6 +36,7 @@ FUNCTIONS = [
     composite,
     cross_validate,
     embed,
+    explore,
     fit,
     plan,
     plot,

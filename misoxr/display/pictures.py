@@ -1,4 +1,4 @@
-"""Pictures of a report: maps as PNG images of at most 256 colours, with legends, colour bars and scale bars in HTML."""
+"""Pictures of maps: PNG images of at most 256 colours, with legends, colour bars and scale bars in HTML."""
 
 import base64
 import io
@@ -18,7 +18,23 @@ from misoxr.display.tables import decimals_for, number
 from misoxr.errors import BandError, require
 from misoxr.io.layout import fill_of
 
-__all__ = ["NODATA", "Ground", "Legend", "composite", "figure", "floats", "indices_of", "legend_of", "limits_of", "stretched"]
+__all__ = [
+    "NODATA",
+    "Ground",
+    "Legend",
+    "composite",
+    "figure",
+    "floats",
+    "floats_of",
+    "indices",
+    "indices_of",
+    "key",
+    "legend_of",
+    "limits_of",
+    "png",
+    "stretch",
+    "stretched",
+]
 
 Codes = npt.NDArray[np.uint8]
 NODATA = 255
@@ -124,7 +140,7 @@ def limits_of(name: str, arrays: Sequence[xr.DataArray]) -> tuple[float, float]:
     """Return the ends of a colour bar: 0 and 1 of what is a share of one, else the 2 and 98 percentiles of all arrays that share it."""
     if name.endswith(CERTAIN):
         return 0.0, 1.0
-    known = [values[np.isfinite(values)] for values in map(floats, arrays)]
+    known = [values[np.isfinite(values)] for values in map(floats_of, arrays)]
     whole = np.concatenate(known)
     if not whole.size:
         return 0.0, 1.0
@@ -194,15 +210,24 @@ def _shades(colormap: Any, count: int) -> Codes:
     return shades
 
 
-def floats(array: xr.DataArray) -> npt.NDArray[np.float64]:
+def floats(values: npt.NDArray[Any], fill: Any) -> npt.NDArray[np.float64]:
     """Return values as floats, NaN where there are none."""
-    values, fill = array.values.astype("float64"), fill_of(array)
-    return values if fill is None else np.where(values == fill, np.nan, values)
+    out = values.astype("float64")
+    return out if fill is None else np.where(out == fill, np.nan, out)
+
+
+def floats_of(array: xr.DataArray) -> npt.NDArray[np.float64]:
+    """Return an array's values as floats, NaN where there are none."""
+    return floats(array.values, fill_of(array))
 
 
 def indices_of(array: xr.DataArray, legend: Legend) -> Codes:
-    """Return the colour of each pixel, as its number in the legend."""
-    values = floats(array)
+    """Return the colour of each pixel of an array, as its number in the legend."""
+    return indices(floats_of(array), legend)
+
+
+def indices(values: npt.NDArray[np.float64], legend: Legend) -> Codes:
+    """Return the colour of each pixel, as its number in the legend; ``NODATA`` where there is no value."""
     if legend.codes is not None:
         out = np.full(values.shape, NODATA, "uint8")
         for at, code in enumerate(legend.codes):
@@ -213,15 +238,35 @@ def indices_of(array: xr.DataArray, legend: Legend) -> Codes:
     return np.where(np.isfinite(values), np.rint(np.nan_to_num(shade)), NODATA).astype("uint8")
 
 
-def _png(indices: Codes, colors: Codes) -> str:
-    """Return an image of numbered colours as a data URI."""
-    image = require("PIL.Image", "plot").fromarray(np.ascontiguousarray(indices))
+def png(numbers: Codes, colors: Codes) -> bytes:
+    """Return an image of numbered colours, of which ``NODATA`` is transparent."""
+    image = require("PIL.Image", "plot").fromarray(np.ascontiguousarray(numbers))
     palette = np.zeros((256, 3), "uint8")
     palette[: len(colors)] = colors
     image.putpalette(palette.tobytes())
     file = io.BytesIO()
     image.save(file, "PNG", transparency=NODATA)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return file.getvalue()
+
+
+def _uri(numbers: Codes, colors: Codes) -> str:
+    """Return an image as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(png(numbers, colors)).decode()}"
+
+
+def stretch(rgb: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the 2 and 98 percentiles of each band of pixels (..., 3), by which imagery is stretched."""
+    valid = np.isfinite(rgb).all(axis=-1)
+    low, high = np.percentile(rgb[valid], [2, 98], axis=0) if valid.any() else (np.zeros(3), np.ones(3))
+    return low, np.where(high > low, high, low + 1)
+
+
+def stretched(red: xr.DataArray, green: xr.DataArray, blue: xr.DataArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return three bands in memory as a picture (y, x, 3) from 0 to 1, each between its 2 and 98 percentiles, and where all have data."""
+    rgb = np.stack([band.values.astype("float64") for band in (red, green, blue)], axis=-1)
+    valid = np.isfinite(rgb).all(axis=-1)
+    low, high = stretch(rgb)
+    return np.clip((np.nan_to_num(rgb) - low) / (high - low), 0, 1), valid
 
 
 # ---- HTML
@@ -229,40 +274,27 @@ def _png(indices: Codes, colors: Codes) -> str:
 
 def figure(array: xr.DataArray, legend: Legend, ground: Ground, note: str) -> str:
     """Return a map (y, x) that is in memory as a figure: its title, picture, scale bar and legend, and a note."""
-    indices = ground.upright(indices_of(array, legend))
-    missing = bool((indices == NODATA).any())
+    numbers = ground.upright(indices_of(array, legend))
+    missing = bool((numbers == NODATA).any())
     title, units = str(array.attrs.get("long_name") or array.name), str(array.attrs.get("units", ""))
     unit = "" if units in ("", "1") else units
-    if legend.codes is None:
-        key = _colour_bar(legend, unit) + (_names([None], ["no data"]) if missing else "")
-    else:
-        key = _names([*legend.colors, *([None] if missing else [])], [*legend.names, *(["no data"] if missing else [])])
-    sharp = legend.codes is not None or max(indices.shape) < 300
-    words = f"Map of {title}: {_told(array, legend, indices, unit)}"
-    return _framed(
-        f"{title}{f', {unit}' if unit else ''}", str(array.name), _png(indices, legend.colors), words, ground, key, note, sharp
-    )
+    sharp = legend.codes is not None or max(numbers.shape) < 300
+    words, shown = f"Map of {title}: {_told(array, legend, numbers, unit)}", key(legend, unit, missing=missing)
+    heading = f"{title}{f', {unit}' if unit else ''}"
+    return _framed(heading, str(array.name), _uri(numbers, legend.colors), words, ground, shown, note, sharp)
 
 
 def composite(red: xr.DataArray, green: xr.DataArray, blue: xr.DataArray, ground: Ground, note: str) -> str:
     """Return three bands in memory as a figure in true colour, each stretched between its 2 and 98 percentiles."""
     rgb, valid = stretched(red, green, blue)
     image = require("PIL.Image", "plot").fromarray(np.rint(rgb * 255).astype("uint8")).quantize(SHADES, dither=0)
-    indices = ground.upright(np.where(valid, np.asarray(image), NODATA).astype("uint8"))
+    numbers = ground.upright(np.where(valid, np.asarray(image), NODATA).astype("uint8"))
     colors: Codes = np.array(image.getpalette(), "uint8").reshape(-1, 3)[:SHADES]
-    key = _names([None], ["no data"]) if not valid.all() else ""
+    shown = _names([None], ["no data"]) if not valid.all() else ""
     words = "The imagery in true colour, each band stretched between its 2 and 98 percentiles"
     return _framed(
-        "imagery in true colour", "red, green, blue", _png(indices, colors), words, ground, key, note, max(valid.shape) < 300
+        "imagery in true colour", "red, green, blue", _uri(numbers, colors), words, ground, shown, note, max(valid.shape) < 300
     )
-
-
-def stretched(red: xr.DataArray, green: xr.DataArray, blue: xr.DataArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Return three bands in memory as a picture (y, x, 3) from 0 to 1, each between its 2 and 98 percentiles, and where all have data."""
-    rgb = np.stack([band.values.astype("float64") for band in (red, green, blue)], axis=-1)
-    valid = np.isfinite(rgb).all(axis=-1)
-    low, high = np.nanpercentile(rgb[valid], [2, 98], axis=0) if valid.any() else (np.zeros(3), np.ones(3))
-    return np.clip((np.nan_to_num(rgb) - low) / np.where(high > low, high - low, 1), 0, 1), valid
 
 
 def _framed(title: str, name: str, uri: str, words: str, ground: Ground, key: str, note: str, sharp: bool) -> str:
@@ -276,6 +308,14 @@ def _framed(title: str, name: str, uri: str, words: str, ground: Ground, key: st
         f'<div class="scale"><span style="width:{share:.2%}"></span>{escape(length)}</div></div>'
         f"{key}{said}</figure>"
     )
+
+
+def key(legend: Legend, unit: str, *, missing: bool) -> str:
+    """Return what colours stand for: names of classes, or a bar with its ends; and "no data" where some are missing."""
+    gone: list[Any] = [None] if missing else []
+    if legend.codes is None:
+        return _colour_bar(legend, unit) + (_names(gone, ["no data"]) if missing else "")
+    return _names([*legend.colors, *gone], [*legend.names, *["no data"] * len(gone)])
 
 
 def _names(colors: Sequence[Any], names: Sequence[str]) -> str:
@@ -296,14 +336,14 @@ def _colour_bar(legend: Legend, unit: str) -> str:
     return f'<div class="bar"><div style="background:linear-gradient(to right,{gradient})"></div><p>{words}</p></div>'
 
 
-def _told(array: xr.DataArray, legend: Legend, indices: Codes, unit: str) -> str:
+def _told(array: xr.DataArray, legend: Legend, numbers: Codes, unit: str) -> str:
     """Describe a picture for who does not see it."""
     if legend.codes is not None:
-        shares = {name: float((indices == at).mean()) for at, name in enumerate(legend.names)}
+        shares = {name: float((numbers == at).mean()) for at, name in enumerate(legend.names)}
         told = [f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share > 0]
-        missing = float((indices == NODATA).mean())
+        missing = float((numbers == NODATA).mean())
         return f"{', '.join(told + ([f'no data {missing:.0%}'] if missing else [])) or 'no data'} of the pixels drawn."
-    values = floats(array)
+    values = floats_of(array)
     known = values[np.isfinite(values)]
     if not known.size:
         return "no data."

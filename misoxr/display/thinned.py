@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "drawn",
     "groups_of",
     "level_of",
+    "levels_of",
     "read",
     "refuse_long",
     "same_scale",
@@ -90,7 +92,7 @@ def _is_drawn(array: xr.DataArray) -> bool:
     return array.ndim == 2 or (array.ndim == 3 and str(array.name).endswith("_probability"))
 
 
-def same_scale(name: str, names: list[str]) -> list[str]:
+def same_scale(name: str, names: Sequence[str]) -> list[str]:
     """Return the maps that are compared with one another: a quantity and the ends of its intervals."""
     base = name.removesuffix("_lower").removesuffix("_upper")
     return [other for other in (base, f"{base}_lower", f"{base}_upper") if other in names]
@@ -134,8 +136,8 @@ def step_of(array: xr.DataArray, side: int) -> int:
     return max(1, ceil(max(array.sizes["y"], array.sizes["x"]) / side))
 
 
-def level_of(maps: xr.Dataset, pyramid: str | os.PathLike[str], side: int) -> tuple[xr.Dataset, str]:
-    """Return the coarsest level of a pyramid that is as fine as the pictures, and what it is in words.
+def levels_of(maps: xr.Dataset, pyramid: str | os.PathLike[str]) -> list[xr.Dataset]:
+    """Return the levels of a pyramid, the finest first.
 
     Raises
     ------
@@ -144,7 +146,7 @@ def level_of(maps: xr.Dataset, pyramid: str | os.PathLike[str], side: int) -> tu
     StoreError
         If it cannot be read, or is of other maps on the same grid.
     """
-    box, level, found = geobox_of(maps), 0, open_maps(f"{os.fspath(pyramid)}/0")
+    box, found = geobox_of(maps), open_maps(f"{os.fspath(pyramid)}/0")
     if not same_grid(geobox_of(found), box):
         raise GridError(
             f"The pyramid {os.fspath(pyramid)} covers {extent(geobox_of(found))} with {found.sizes['y']} x {found.sizes['x']} pixels, and the "
@@ -155,12 +157,18 @@ def level_of(maps: xr.Dataset, pyramid: str | os.PathLike[str], side: int) -> tu
         raise StoreError(
             f"The pyramid {os.fspath(pyramid)} has the provenance {theirs}, and the maps {ours}; give the pyramid that was made of these maps."
         )
-    while max(found.sizes["y"], found.sizes["x"]) >= 2 * side:
-        try:
-            found = open_maps(f"{os.fspath(pyramid)}/{level + 1}")
-        except StoreError:
-            break  # it has no coarser level
-        level += 1
+    levels = [found]
+    with suppress(StoreError):  # it has no coarser level
+        while min(levels[-1].sizes["y"], levels[-1].sizes["x"]) > 1:
+            levels.append(open_maps(f"{os.fspath(pyramid)}/{len(levels)}"))
+    return levels
+
+
+def level_of(maps: xr.Dataset, pyramid: str | os.PathLike[str], side: int) -> tuple[xr.Dataset, str]:
+    """Return the coarsest level of a pyramid that is as fine as the pictures, and what it is in words; its errors are those of :func:`levels_of`."""
+    levels = levels_of(maps, pyramid)
+    fine = [at for at, one in enumerate(levels) if not at or max(one.sizes["y"], one.sizes["x"]) >= side]
+    level, found = fine[-1], levels[fine[-1]]
     size = abs(geobox_of(found).affine.a)
     return found, f"Level {level} of a pyramid, with pixels of {size:g}." if level else ""
 

@@ -9,7 +9,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.decode import decoded
-from misoxr.display.pictures import NODATA, Legend, floats, indices_of, legend_of, stretched
+from misoxr.display.pictures import NODATA, Legend, floats_of, indices_of, legend_of, stretched
 from misoxr.display.thinned import drawn, step_of, thin
 from misoxr.errors import BandError, require
 from misoxr.grid.geobox import geobox_of
@@ -201,7 +201,7 @@ def layer(few: xr.DataArray, legend: Legend, axis: Any, box: GeoBox, step: int) 
     unit = "" if units in ("", "1") else units
     table = colors.ListedColormap(legend.colors / 255)
     if legend.codes is None:
-        shown = np.ma.masked_invalid(floats(few))
+        shown = np.ma.masked_invalid(floats_of(few))
         options = {"cmap": table, "norm": colors.Normalize(*legend.ends)}
         picture = _placed(axis, shown, box, step, title=title, sharp=max(shown.shape) < 300, **options)
         outside = [bool((shown < legend.ends[0]).any()), bool((shown > legend.ends[1]).any())]
