@@ -16,7 +16,19 @@ from misoxr.errors import GridError, note
 from misoxr.grid.longitude import circle_of, near
 from misoxr.spec import LocationSpec
 
-__all__ = ["assign", "beside", "code_of", "crs_of", "extent", "geobox_of", "lattice_offset", "located", "locations", "pixels", "same_grid"]
+__all__ = [
+    "assign",
+    "beside",
+    "code_of",
+    "crs_of",
+    "extent",
+    "geobox_of",
+    "lattice_offset",
+    "located",
+    "locations",
+    "pixels",
+    "same_grid",
+]
 
 _LATITUDES, _LONGITUDES = ("lat", "latitude"), ("lon", "longitude", "long")
 

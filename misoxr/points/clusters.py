@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from misoxr.errors import PointsError
+from misoxr.errors import PointsError, note
 from misoxr.grid.footprints import as_read
 from misoxr.grid.longitude import circle_of, near
 
@@ -58,10 +58,11 @@ def blocks_of(xy: npt.ArrayLike, size: float, least: int = 1) -> tuple[Indices, 
         size /= 2
 
 
-def polygon_of(xy: Floats, polygons: npt.NDArray[Any], crs: Any) -> Indices:
+def polygon_of(xy: Floats, polygons: npt.NDArray[Any], crs: Any, names: Any = ()) -> Indices:
     """Return the place of the first polygon that holds each point (point, [x, y]), -1 for points in none.
 
-    Where x is a longitude, points and polygons may be of any turn, and polygons may jump from 180 to -180.
+    Where x is a longitude, points and polygons may be of any turn, and polygons may jump from 180 to -180. Where the polygons have names, a
+    warning tells how many points lie in polygons of several names.
     """
     circle = circle_of(crs.to_wkt())
     copies = [xy]
@@ -69,12 +70,26 @@ def polygon_of(xy: Floats, polygons: npt.NDArray[Any], crs: Any) -> Indices:
         xy = np.column_stack([near(xy[:, 0], circle.west + circle.turn / 2, circle.turn), xy[:, 1]])
         copies = [xy + (by, 0) for by in (0.0, circle.turn)]
         polygons = np.array([as_read(polygon, circle, boxes=True) for polygon in polygons])
-    first = np.full(len(xy), len(polygons))
+    first, pairs = np.full(len(xy), len(polygons)), []
     for copy in copies:
         # Polygons are asked for points, not points for polygons: so each polygon is indexed once.
         rows, points = shapely.STRtree(np.asarray(shapely.points(copy))).query(polygons, predicate="intersects")
         np.minimum.at(first, points, rows)
+        pairs.append((rows, points))
+    if len(names):
+        _note_several(first, np.asarray(names, dtype=object), *map(np.concatenate, zip(*pairs, strict=True)))
     return np.where(first < len(polygons), first, -1)
+
+
+def _note_several(first: Indices, names: npt.NDArray[Any], rows: Indices, points: Indices) -> None:
+    """Warn of points that lie in polygons of several names; ``rows`` are polygons that hold ``points``."""
+    other = names[rows] != names[first[points]]
+    if other.any():
+        at = int(np.flatnonzero(other)[0])
+        note(
+            f"Regions overlap: {len(np.unique(points[other]))} of {len(first)} points lie in several, such as {names[first[points[at]]]!r} and "
+            f"{names[rows[at]]!r}, and count for the first. Give regions that do not overlap, or put the one that is to count first."
+        )
 
 
 def dealt(
