@@ -1,5 +1,6 @@
 """Group points by where they lie, in blocks or chained clusters, and deal groups to folds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import geopandas as gpd
@@ -75,20 +76,28 @@ def polygon_of(xy: Floats, polygons: npt.NDArray[Any], crs: Any, names: Any = ()
         # Polygons are asked for points, not points for polygons: so each polygon is indexed once.
         rows, points = shapely.STRtree(np.asarray(shapely.points(copy))).query(polygons, predicate="intersects")
         np.minimum.at(first, points, rows)
-        pairs.append((rows, points))
+        pairs.append((rows, points, copy))
     if len(names):
-        _note_several(first, np.asarray(names, dtype=object), *map(np.concatenate, zip(*pairs, strict=True)))
+        _note_several(first, polygons, np.asarray(names, dtype=object), pairs)
     return np.where(first < len(polygons), first, -1)
 
 
-def _note_several(first: Indices, names: npt.NDArray[Any], rows: Indices, points: Indices) -> None:
-    """Warn of points that lie in polygons of several names; ``rows`` are polygons that hold ``points``."""
-    other = names[rows] != names[first[points]]
-    if other.any():
-        at = int(np.flatnonzero(other)[0])
+def _note_several(
+    first: Indices, polygons: npt.NDArray[Any], names: npt.NDArray[Any], pairs: Sequence[tuple[Any, Any, Any]]
+) -> None:
+    """Warn of points within polygons of several names, of pairs (polygon, point) and the points' coordinates; borders are no overlap."""
+    found = []
+    for rows, points, xy in pairs:
+        others = names[rows] != names[first[points]]
+        rows, points = rows[others], points[others]
+        places = np.asarray(shapely.points(xy[points]))
+        within = [shapely.contains_properly(polygons[one], places) for one in (rows, first[points])]
+        found += list(zip(points[within[0] & within[1]], rows[within[0] & within[1]], strict=True))
+    if found:
+        point, row = found[0]
         note(
-            f"Regions overlap: {len(np.unique(points[other]))} of {len(first)} points lie in several, such as {names[first[points[at]]]!r} and "
-            f"{names[rows[at]]!r}, and count for the first. Give regions that do not overlap, or put the one that is to count first."
+            f"Regions overlap: {len({one for one, _ in found})} of {len(first)} points lie in several, such as {names[first[point]]!r} and "
+            f"{names[row]!r}, and count for the first. Give regions that do not overlap, or put the one that is to count first."
         )
 
 

@@ -127,7 +127,7 @@ def applicability(
     Examples
     --------
     >>> applies = image.miso.applicability(model, points, cv=misoxr.BlockKFold(500, 3))
-    >>> maps = maps.merge(applies, compat="override")
+    >>> maps = maps.merge(applies)
     >>> inside = maps.permafrost.where(maps.applicable == 1)
     """
     found, masks = _one(model), masks_of(exclude)
