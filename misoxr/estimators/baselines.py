@@ -21,6 +21,7 @@ __all__ = [
     "embeds",
     "idle",
     "is_baseline",
+    "no_prevalence",
     "prepared_baseline",
     "trains",
 ]
@@ -225,6 +226,14 @@ def prepared_baseline(
             kind = "regressor" if task.kind == "regression" else "classifier"
             raise SpecError(f"{found.estimator_of(task)!r} does not fit task {task.name!r}, a {task.kind}; give a {kind}.")
     return found
+
+
+def no_prevalence(estimator: Any) -> SpecError:
+    """Return the error of fitted estimators whose probabilities are to be moved to other shares of the classes."""
+    return SpecError(
+        f"{estimator} has no with_prevalence: it takes shares of the classes for granted that an estimator does not tell. Fit a network, or an "
+        "estimator whose class_weight has the shares of your area: Baseline(RandomForestClassifier(class_weight={0: 0.7, 1: 0.3}), …)."
+    )
 
 
 def check_like(like: Any) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 from misoxr.errors import CheckpointError, SpecError
+from misoxr.estimators.baselines import no_prevalence
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.model.conformal import Conformal, Method, with_scores
 from misoxr.model.files import is_intact, put, sealed
@@ -133,6 +134,16 @@ class EmbeddedModel:
             for name, content in members.items():
                 archive.writestr(zipfile.ZipInfo(name), content)  # stored, and without a time: the same bytes each time
         return sealed(file.getvalue())
+
+    def with_prevalence(self, **shares: Any) -> NoReturn:
+        """Refuse: estimators take shares of the classes for granted that they do not tell, so their probabilities cannot be moved to others.
+
+        Raises
+        ------
+        SpecError
+            Always.
+        """
+        raise no_prevalence(self.record.get("estimator", "the estimator"))
 
     def with_conformal(self, scores: Any, name: str | None = None, by: Any = None, method: Method = "plain") -> Self:
         """Return the model with what a cross-validation tells of its errors; see :func:`misoxr.uncertainty.conformal.with_conformal`."""

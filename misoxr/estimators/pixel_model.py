@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Self, get_args
+from typing import Any, NoReturn, Self, get_args
 
 import cloudpickle
 import dask.array as da
@@ -19,6 +19,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.features import Features, features, features_at, scaled, width
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.errors import CheckpointError, MisoxrError, SpecError, require
+from misoxr.estimators.baselines import no_prevalence
 from misoxr.estimators.files import pack, unpack
 from misoxr.estimators.slabs import in_slabs
 from misoxr.model.conformal import Conformal, Method, with_scores
@@ -144,6 +145,16 @@ class PixelModel:
             raise CheckpointError(f"The header of {name} does not fit what it holds: {error}") from error
         model.__dict__["sha256"] = hashlib.sha256(data).hexdigest()
         return model
+
+    def with_prevalence(self, **shares: Any) -> NoReturn:
+        """Refuse: estimators take shares of the classes for granted that they do not tell, so their probabilities cannot be moved to others.
+
+        Raises
+        ------
+        SpecError
+            Always.
+        """
+        raise no_prevalence(self.record.get("estimator", "the estimator"))
 
     def with_conformal(self, scores: Any, name: str | None = None, by: Any = None, method: Method = "plain") -> Self:
         """Return the estimators with what a cross-validation tells of their errors; see :func:`misoxr.uncertainty.conformal.with_conformal`."""

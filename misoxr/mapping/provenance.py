@@ -38,11 +38,10 @@ def attributes(
         "settings": dict(settings or {}),
         "input": {key: _plain(value) for key, value in ds.attrs.items()},
     }
-    fitted = isinstance(model, PixelModel | EmbeddedModel)
     if not isinstance(model, PixelModel | EmbeddedModel) and model.calibration:
         provenance["calibration"] = {name: found.to_dict() for name, found in model.calibration.items()}
     text = json.dumps(provenance, sort_keys=True)
-    name = " ".join(str(model.record.get("estimator", "scikit-learn estimator")).split()) if fitted else model.spec.name
+    name = _estimators(model) if isinstance(model, PixelModel | EmbeddedModel) else model.spec.name
     attrs: dict[str, Any] = {
         "Conventions": "CF-1.11",
         "title": f"{name}: " + ", ".join(task.long_name or task.name for task in model.spec.tasks),
@@ -59,6 +58,14 @@ def attributes(
             attrs["simulator_version"] = str(version)
         attrs["comment"] = "Simulated: imagery or labels come from a simulator, not from measurements."
     return attrs
+
+
+def _estimators(model: PixelModel | EmbeddedModel) -> str:
+    """Return what was fitted, in words: of regressions the regressor, where the estimator is a classifier."""
+    told = model.record.get("estimator", "scikit-learn estimator")
+    regressor = model.record.get("regressor") or told
+    names = dict.fromkeys(str(regressor if task.kind == "regression" else told) for task in model.spec.tasks)
+    return " and ".join(" ".join(name.split()) for name in names)
 
 
 def joint_attributes(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Group points by where they lie, in blocks or chained clusters, and deal groups to folds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import geopandas as gpd
@@ -10,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from misoxr.errors import PointsError
+from misoxr.errors import PointsError, note
 from misoxr.grid.footprints import as_read
 from misoxr.grid.longitude import circle_of, near
 
@@ -58,10 +59,11 @@ def blocks_of(xy: npt.ArrayLike, size: float, least: int = 1) -> tuple[Indices, 
         size /= 2
 
 
-def polygon_of(xy: Floats, polygons: npt.NDArray[Any], crs: Any) -> Indices:
+def polygon_of(xy: Floats, polygons: npt.NDArray[Any], crs: Any, names: Any = ()) -> Indices:
     """Return the place of the first polygon that holds each point (point, [x, y]), -1 for points in none.
 
-    Where x is a longitude, points and polygons may be of any turn, and polygons may jump from 180 to -180.
+    Where x is a longitude, points and polygons may be of any turn, and polygons may jump from 180 to -180. Where the polygons have names, a
+    warning tells how many points lie in polygons of several names.
     """
     circle = circle_of(crs.to_wkt())
     copies = [xy]
@@ -69,12 +71,34 @@ def polygon_of(xy: Floats, polygons: npt.NDArray[Any], crs: Any) -> Indices:
         xy = np.column_stack([near(xy[:, 0], circle.west + circle.turn / 2, circle.turn), xy[:, 1]])
         copies = [xy + (by, 0) for by in (0.0, circle.turn)]
         polygons = np.array([as_read(polygon, circle, boxes=True) for polygon in polygons])
-    first = np.full(len(xy), len(polygons))
+    first, pairs = np.full(len(xy), len(polygons)), []
     for copy in copies:
         # Polygons are asked for points, not points for polygons: so each polygon is indexed once.
         rows, points = shapely.STRtree(np.asarray(shapely.points(copy))).query(polygons, predicate="intersects")
         np.minimum.at(first, points, rows)
+        pairs.append((rows, points, copy))
+    if len(names):
+        _note_several(first, polygons, np.asarray(names, dtype=object), pairs)
     return np.where(first < len(polygons), first, -1)
+
+
+def _note_several(
+    first: Indices, polygons: npt.NDArray[Any], names: npt.NDArray[Any], pairs: Sequence[tuple[Any, Any, Any]]
+) -> None:
+    """Warn of points within polygons of several names, of pairs (polygon, point) and the points' coordinates; borders are no overlap."""
+    found = []
+    for rows, points, xy in pairs:
+        others = names[rows] != names[first[points]]
+        rows, points = rows[others], points[others]
+        places = np.asarray(shapely.points(xy[points]))
+        within = [shapely.contains_properly(polygons[one], places) for one in (rows, first[points])]
+        found += list(zip(points[within[0] & within[1]], rows[within[0] & within[1]], strict=True))
+    if found:
+        point, row = found[0]
+        note(
+            f"Regions overlap: {len({one for one, _ in found})} of {len(first)} points lie in several, such as {names[first[point]]!r} and "
+            f"{names[row]!r}, and count for the first. Give regions that do not overlap, or put the one that is to count first."
+        )
 
 
 def dealt(

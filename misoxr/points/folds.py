@@ -265,7 +265,7 @@ class LeaveOneRegionOut(Splitter):
         xy, column = self._xy(X), names_of(self.regions, self.column)
         named = np.asarray(pd.notna(column))
         codes, names = pd.factorize(column[named])
-        first = polygon_of(xy, np.asarray(self.regions.geometry)[named], self.regions.crs)
+        first = polygon_of(xy, np.asarray(self.regions.geometry)[named], self.regions.crs, names[codes])
         if (first < 0).all():
             ours, theirs = (", ".join(f"{v:.10g}" for v in box) for box in ([*xy.min(0), *xy.max(0)], self.regions.total_bounds))
             extents = f"the points cover ({ours}) and the regions ({theirs}) in {self.regions.crs.name}"

@@ -1,21 +1,25 @@
 """Tables of polygons: how their regions are named, and the frozen value that a model's file holds of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyproj
 import shapely
 
-from misoxr.errors import PointsError
+from misoxr.errors import PointsError, note
 from misoxr.grid.polygons import Polygons
 from misoxr.points.clusters import check_crs
 
-__all__ = ["NAME", "names_of", "polygons_of"]
+__all__ = ["NAME", "names_of", "note_overlaps", "polygons_of"]
 
 NAME = "name"
 """Column with the regions' names."""
+SLIVER = 1e-3
+"""Share of the smaller of two polygons that they may have in common, since borders are drawn twice."""
 
 
 def names_of(regions: gpd.GeoDataFrame | gpd.GeoSeries, column: str | None = None) -> pd.Series:
@@ -48,8 +52,35 @@ def polygons_of(regions: gpd.GeoDataFrame | gpd.GeoSeries) -> Polygons:
     held = [number for number, shape in enumerate(shapes) if not shape.is_empty]
     if not held:
         raise PointsError(f"The {len(named)} regions have no area; give polygons.")
-    codes, found = pd.factorize(names[there].astype(str).iloc[held])
-    return Polygons(tuple(found), codes.astype(np.intp), np.array([shapes[one] for one in held]), pyproj.CRS(regions.crs).to_wkt())
+    told, kept = names[there].astype(str).iloc[held], np.array([shapes[one] for one in held])
+    note_overlaps(list(told), kept)
+    codes, found = pd.factorize(told)
+    return Polygons(tuple(found), codes.astype(np.intp), kept, pyproj.CRS(regions.crs).to_wkt())
+
+
+def note_overlaps(names: Sequence[str], shapes: npt.NDArray[Any]) -> None:
+    """Warn where polygons of several names share more than slivers of ground, as borders that were drawn twice have.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The region of each polygon.
+    shapes : array of polygons
+        Valid ones, in one CRS.
+    """
+    told = np.asarray(names, dtype=object)
+    shapes = np.where(shapely.is_valid(shapes), shapes, shapely.make_valid(shapes))  # rounding may have crossed edges
+    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    pairs = np.array([one, other])[:, (one < other) & (told[one] != told[other])]
+    shared = shapely.area(shapely.intersection(shapes[pairs[0]], shapes[pairs[1]]))
+    share = shared / np.maximum(np.minimum(*shapely.area(shapes[pairs])), np.finfo(float).tiny)
+    if (share > SLIVER).any():
+        most = int(share.argmax())
+        first, second = told[pairs[:, most]]
+        note(
+            f"Regions overlap in {int((share > SLIVER).sum())} pairs of polygons, such as {first!r} and {second!r}, which share {share[most]:.1%} of the "
+            "smaller one: what lies in several counts for the first. Give regions that do not overlap, or put the one that is to count first."
+        )
 
 
 def _multipolygon(shape: Any) -> Any:

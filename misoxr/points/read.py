@@ -266,7 +266,7 @@ def regions_of(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame, column: str 
     names = names_of(regions, column)
     known, words = regions[names.notna().to_numpy()], names.dropna().astype(str).to_numpy()
     moved = points.to_crs(known.crs)  # not the polygons: their edges are straight in their own CRS only
-    first = polygon_of(np.stack([moved.geometry.x, moved.geometry.y], axis=-1), np.asarray(known.geometry), known.crs)
+    first = polygon_of(np.stack([moved.geometry.x, moved.geometry.y], axis=-1), np.asarray(known.geometry), known.crs, words)
     if (first < 0).all():
         raise PointsError(
             f"None of {len(points)} points lies in a region: they cover {_bounds(moved)} and the regions {_bounds(known)} in "

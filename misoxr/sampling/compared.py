@@ -75,8 +75,25 @@ class Compared:
             note(
                 f"{few} of {len(self.weights)} strata have one site only, so there are no standard errors; visit at least two of each."
             )
+        if sure := self._agreeing():
+            note(
+                f"All visited sites of strata agree: {', '.join(sure[:10])}{', ...' if len(sure) > 10 else ''}. So nothing tells how these strata vary, "
+                "and intervals of what lies in them alone have no length. Of n sites that agree, up to 3/n of a stratum may be otherwise "
+                "(rule of three, at 95 %); visit more of them."
+            )
         if self.by_region:
             note_few({self.regions[at]: int(self.sites(at)) for at in self.shown})
+
+    def _agreeing(self) -> list[str]:
+        """Name the strata of which all sites, two or more, are the same pair of classes, and which were not visited whole."""
+        seen = self.counted.sites.sum(0)  # (stratum, pair)
+        alike = ((seen > 0).sum(1) == 1) & (seen.sum(1) > 1) & (self.drawn < 1)
+        mapped, _ = self.pairs
+        classes = mapped[:-1][seen.argmax(1)]
+        own = self.separate and len(set(classes)) == len(classes)  # strata are the map's classes
+        return [
+            f"{self.names[classes[at]] if own else f'number {at + 1}'} ({seen[at].sum():.0f} sites)" for at in np.flatnonzero(alike)
+        ]
 
     @property
     def by_region(self) -> bool:

@@ -79,7 +79,8 @@ def areas(
     Warns
     -----
     MisoxrWarning
-        If sites have no label, the reference has classes that the map lacks, a stratum has one site only, a region has fewer than 10, or sites are assumed to be random.
+        If sites have no label, the reference has classes that the map lacks, a stratum has one site only or its sites all agree, a region has fewer
+        than 10, or sites are assumed to be random.
 
     Notes
     -----

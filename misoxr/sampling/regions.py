@@ -21,7 +21,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.errors import GridError, PointsError, SpecError
 from misoxr.grid.footprints import DEGREES, as_read, footprint, moved
 from misoxr.grid.longitude import circle_of, near
-from misoxr.points.polygons import NAME, names_of
+from misoxr.points.polygons import NAME, names_of, note_overlaps
 
 __all__ = ["NONE", "Regions", "regions_on"]
 
@@ -114,6 +114,7 @@ def regions_on(by: Any, geobox: GeoBox) -> Regions:
         raise GridError("No polygon of by meets the map; check the CRS of both.")
     held = np.empty(len(polygons), object)
     held[:] = polygons
+    note_overlaps([str(names[one]) for one in of], held)
     return Regions((*map(str, names), NONE), held, np.array(of, np.intp))
 
 

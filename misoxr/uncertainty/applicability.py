@@ -73,7 +73,7 @@ def applicability(
         The folds of its cross-validation, as for :func:`misoxr.evaluation.cross_validate.cross_validate`. A point is then compared with the training
         points of the fold that tests it. Without folds, or where no fold tests it, a point is compared with all others.
     space : {"bands", "neighbourhood", "embedding"}, optional
-        What is compared: the pixel's bands in the model's units, circular ones in degrees as they are; the bands with their means and standard
+        What is compared: the pixel's bands in the model's units, directions as their sine and cosine; the bands with their means and standard
         deviations in squares of 5 and 15 pixels, scaled as the model scales, as the forests of neighbourhoods see them; or the network's embedding.
     weights : mapping or "permutation", optional
         Weights of all features by name (of bands in that space), by which they are multiplied once they are standardised. Negative ones are 0.
@@ -127,7 +127,7 @@ def applicability(
     Examples
     --------
     >>> applies = image.miso.applicability(model, points, cv=misoxr.BlockKFold(500, 3))
-    >>> maps = maps.merge(applies, compat="override")
+    >>> maps = maps.merge(applies)
     >>> inside = maps.permafrost.where(maps.applicable == 1)
     """
     found, masks = _one(model), masks_of(exclude)
@@ -208,7 +208,7 @@ def _trained(ds: xr.Dataset, model: Any, points: Any, cv: Any, space: Space, wei
     every = told_apart(read_points(points) if cv is None else read_for(points, cv))
     years = Years.of(named(ds, model.spec), model.spec)
     first = layers_of(years.cubes[0], model, space)
-    given = None if weights is None or isinstance(weights, str) else _given(weights, first.names)
+    given = None if weights is None or isinstance(weights, str) else _given(weights, tuple(dict.fromkeys(first.weighed)))
     placed, rows, columns = place(every.assign(**{NUMBER: np.arange(len(every))}), geobox_of(years.cubes[0]))
     layer = years.matched(date_of(placed), len(placed))
 
@@ -222,7 +222,7 @@ def _trained(ds: xr.Dataset, model: Any, points: Any, cv: Any, space: Space, wei
     folds = [] if cv is None else folds_of(cv, every.to_crs(placed.crs), places)
     if isinstance(weights, str):
         given = permutation(years.cubes, model, placed[usable], rows[usable], columns[usable], layer[usable])
-    factors = np.ones(len(first.names)) if given is None else np.array([given[name] for name in first.names])
+    factors = np.ones(len(first.names)) if given is None else np.array([given[name] for name in first.weighed])
     training = Training.of(first.names, values[: len(first.names), usable], factors, folds)
     told = {
         "space": space,

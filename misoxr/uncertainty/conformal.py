@@ -72,7 +72,8 @@ def with_conformal(fitted: Fitted, scores: "Scores", name: str | None = None, by
     Warns
     -----
     MisoxrWarning
-        If half of the test points lie nearer to a training point than twice the distance of neighbours, a task has no scores, or a class or region has no points.
+        If half of the test points lie nearer to a training point than twice the distance of neighbours, a task has no scores, a class or region has no points,
+        ``name`` is of another specification than the model, or polygons overlap.
 
     Examples
     --------
@@ -355,9 +356,15 @@ def _only(scores: "Scores", name: str | None) -> str:
 
 def _name_of(scores: "Scores", fitted: Any, name: str | None) -> str:
     """Return the name, among the scores, of what was fitted."""
-    if name is not None:
-        return _only(scores, name)
     known = scores.about.get("identities")
+    if name is not None:
+        chosen = _only(scores, name)
+        if isinstance(known, Mapping) and known.get(chosen, identity_of(fitted)) != identity_of(fitted):
+            note(
+                f"The scores of {chosen!r} are of another specification than {fitted!r}: the coverage holds for that one, and not for this "
+                "model. Without name=, the scores of the model's own specification are taken."
+            )
+        return chosen
     if not isinstance(known, Mapping):
         raise PointsError(
             f"The scores are of an earlier misoxr and do not tell what their models are; give name=, one of {scores.models}."

@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.clusters import computed
 from misoxr.cube.check import check, named
 from misoxr.cube.features import feature_names, features, features_at, values_at
-from misoxr.cube.scaling import Scaling, valid_pixels
+from misoxr.cube.scaling import Scaling, channels, valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.errors import SpecError, did_you_mean
 from misoxr.estimators.embedded import EmbeddedModel
@@ -22,7 +22,7 @@ from misoxr.estimators.pixel_model import PixelModel
 from misoxr.mapping.embed import embedding_of
 from misoxr.mapping.job import Settings, prepared
 from misoxr.mapping.predict_at import gather
-from misoxr.spec import WindowSpec
+from misoxr.spec import ModelSpec, WindowSpec
 
 __all__ = ["Layers", "Space", "check_space", "layers_of"]
 
@@ -50,6 +50,8 @@ class Layers:
         Computes the features (feature, point) and the mask (point,) of the pixels that hold positions, from these alone.
     windows : WindowSpec or None
         The network's windows, where the space is made by one.
+    bands : tuple of str
+        What each feature is weighed as: the band of a sine and a cosine; by default the feature itself.
     """
 
     names: tuple[str, ...]
@@ -58,6 +60,12 @@ class Layers:
     is_valid: Callable[[Array], npt.NDArray[np.bool_]]
     at: Callable[[Any, Any], Array]
     windows: WindowSpec | None = None
+    bands: tuple[str, ...] = ()
+
+    @property
+    def weighed(self) -> tuple[str, ...]:
+        """What each feature is weighed as."""
+        return self.bands or self.names
 
 
 def check_space(space: Any) -> None:
@@ -85,8 +93,7 @@ def layers_of(ds: xr.Dataset, model: Any, space: Space) -> Layers:
     geobox = check(cube, spec)
     bands = stack(cube, spec)
     if space == "bands":
-        names = tuple(band.name for band in spec.bands)
-        return Layers(names, geobox, bands, partial(valid_pixels, spec), partial(values_at, bands))
+        return _by_band(spec, geobox, bands)
     scaling = _scaling_of(model)
     kind: Literal["neighbourhood"] = "neighbourhood"
 
@@ -96,6 +103,42 @@ def layers_of(ds: xr.Dataset, model: Any, space: Space) -> Layers:
         return table
 
     return Layers(feature_names(kind, scaling, spec), geobox, features(kind, scaling, spec, bands, geobox), _is_marked, at)
+
+
+def _by_band(spec: ModelSpec, geobox: GeoBox, bands: da.Array) -> Layers:
+    """Lay the bands of a model out, in its units; directions as sine and cosine, for 359 degrees are near to 1."""
+    if all(band.kind != "circular" for band in spec.bands):
+        names = tuple(band.name for band in spec.bands)
+        return Layers(names, geobox, bands, partial(valid_pixels, spec), partial(values_at, bands))
+    pairs = [(band.name, suffix) for band in spec.bands for suffix in (("_sin", "_cos") if band.kind == "circular" else ("",))]
+    seen = da.map_blocks(
+        _channels, bands, spec=spec, chunks=((len(pairs),), *bands.chunks[1:]), dtype="float32", meta=np.empty((0, 0, 0), "float32")
+    )
+    names = tuple(f"{name}{suffix}" for name, suffix in pairs)
+
+    def at(rows: Any, columns: Any) -> Array:
+        return _channels(values_at(bands, rows, columns), spec)
+
+    return Layers(names, geobox, seen, partial(_has_channels, spec=spec), at, bands=tuple(name for name, _ in pairs))
+
+
+def _channels(bands: Array, spec: ModelSpec) -> Array:
+    """Return the channels (channel, ...) of raw bands (band, ...), modality after modality."""
+    parts, first = [], 0
+    for modality in spec.modalities:
+        parts.append(channels(modality, bands[first : first + len(modality.bands)]))
+        first += len(modality.bands)
+    return np.concatenate(parts)
+
+
+def _has_channels(block: Array, spec: ModelSpec) -> npt.NDArray[np.bool_]:
+    """Return where every required modality has at least one valid channel, as :func:`misoxr.cube.scaling.valid_pixels` does of bands."""
+    valid, first = np.ones(block.shape[1:], dtype=bool), 0
+    for modality in spec.modalities:
+        if modality.required:
+            valid &= np.isfinite(block[first : first + modality.channels]).any(axis=0)
+        first += modality.channels
+    return valid
 
 
 def _scaling_of(model: Any) -> Scaling | None:

@@ -696,3 +696,18 @@ def test_fill_values_that_nothing_declares_are_not_learnt(scene, name):  # noqa:
     )
     with pytest.raises(BandError, match="Band 'elevation' is -9999 in .*write_nodata"):
         holes.miso.fit(name, points)
+
+
+def test_estimators_say_why_they_have_no_with_prevalence(spec):
+    with pytest.raises(SpecError, match=r"Forest\(\) has no with_prevalence: it takes shares of the classes for granted"):
+        PixelModel(spec, {task.name: None for task in spec.tasks}, record={"estimator": "Forest()"}).with_prevalence(permafrost=0.3)
+
+
+def test_maps_of_regressions_are_titled_by_the_regressor(spec):
+    from misoxr.mapping.provenance import attributes
+
+    record = {"estimator": "Classifier()", "regressor": "Regressor()"}
+    carbon = Task("soc", "regression")
+    for tasks, title in (((carbon,), "Regressor(): soc"), ((PERMAFROST, carbon), "Classifier() and Regressor(): ")):
+        made = PixelModel(replace(spec, tasks=tasks), {task.name: None for task in tasks}, record=record)
+        assert attributes(xr.Dataset(), made, None)["title"].startswith(title)

@@ -686,3 +686,34 @@ def test_rules_for_censored_labels_are_checked_before_a_cube_is_read(scene):  # 
     cube, points = scene
     with pytest.raises(SpecError, match="censored is 'drops'; use one of"):
         cube.miso.cross_validate(CONTROL, points, censored="drops", progress=False)
+
+
+def test_tasks_and_bands_are_given_to_all(scene, spec):  # noqa: F811
+    cube, points = scene
+    carbon = points.assign(soc=np.linspace(0.5, 20, len(points)))
+    trees = {"tree": DecisionTreeRegressor(max_depth=2)}
+    found = cube.miso.cross_validate(trees, carbon, cv=CV, tasks=["soc"], progress=False)
+    assert [task.name for task in found.tasks] == ["soc"]
+    bright = replace(spec, modalities=spec.modalities[:1])
+    found = cube.miso.cross_validate(trees, carbon, cv=CV, like=bright, tasks=[Task("soc", "regression")], progress=False)
+    assert [task.name for task in found.tasks] == ["soc"]
+    with pytest.raises(SpecError, match="like gives baselines their bands and tasks, and there is none among"):
+        cube.miso.cross_validate(spec, points, cv=CV, like=spec, **FAST)
+    with pytest.raises(SpecError, match="tasks of 'tree' cannot be set apart"):
+        cube.miso.cross_validate({"tree": (trees["tree"], {"tasks": ["soc"]})}, carbon, cv=CV)
+
+
+def test_one_bar_counts_folds_and_tells_the_time_left(scene, tmp_path, capsys):  # noqa: F811
+    cube, points = scene
+    run = {"cv": CV, "tasks": ["permafrost"], "store": tmp_path / "folds"}
+    with pytest.warns(MisoxrWarning, match="have no label"):
+        cube.miso.cross_validate({"one": CONTROL}, points, **run)
+    first = capsys.readouterr().err
+    assert "cross_validate, one, seed 0, fold 0:   0%" in first
+    with pytest.warns(MisoxrWarning, match="have no label"):
+        cube.miso.cross_validate({"one": CONTROL, "two": DecisionTreeClassifier(max_depth=2)}, points, **run)
+    err = capsys.readouterr().err
+    assert "cross_validate:  50%" in err
+    assert err.count("\n") == first.count("\n") == 1
+    assert "6/6 folds" in err.rpartition("\r")[2]
+    assert "0 s left" in err.rpartition("\r")[2]

@@ -21,6 +21,7 @@ from odc.geo.xr import ODCExtensionDs  # noqa: F401
 from misoxr.cube.variables import FILL
 from misoxr.errors import AssetError, GridError, MisoxrWarning, StoreError
 from misoxr.grid.geobox import geobox_of, same_grid
+from misoxr.io import blocks
 from misoxr.io.layout import SIDECAR, open_maps
 from misoxr.io.zarr import to_zarr
 from misoxr.mapping.predict import predict
@@ -438,3 +439,28 @@ def test_a_dask_client_writes_too(tmp_path, capsys):
     with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None):
         to_zarr(cube.chunk({"y": 4}), tmp_path / "cube.zarr")
     np.testing.assert_array_equal(plain(tmp_path / "cube.zarr").red, cube.red)
+
+
+@pytest.mark.filterwarnings("error:Sending large graph")
+def test_an_array_in_memory_is_sent_to_a_cluster_once(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    sent = []
+    monkeypatch.setattr(blocks, "LARGE", 100)
+    scatter = distributed.Client.scatter
+    monkeypatch.setattr(distributed.Client, "scatter", lambda self, *args, **rest: sent.append(1) or scatter(self, *args, **rest))
+    cube = make_cube((16, 12), SENTINEL2[:1])
+    doubled = (cube.chunk({"y": 4}) * 2).assign_attrs(cube.attrs)
+    doubled["again"] = doubled.red + 1
+    with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None):
+        to_zarr(doubled, tmp_path / "cube.zarr", progress=False)
+    np.testing.assert_array_equal(open_maps(tmp_path / "cube.zarr").red, cube.red * 2)
+    assert len(sent) == 4  # a chunk each, for both variables
+
+
+def test_variables_keep_their_order(tmp_path):
+    cube = make_cube((8, 6), SENTINEL2[:3])[["red", "blue", "green"]]
+    to_zarr(cube, tmp_path / "cube.zarr", progress=False)
+    assert list(open_maps(tmp_path / "cube.zarr").data_vars) == ["red", "blue", "green"]
+    to_zarr(open_maps(tmp_path / "cube.zarr")[["green", "red"]], tmp_path / "other.zarr", progress=False)
+    assert list(open_maps(tmp_path / "other.zarr").data_vars) == ["green", "red"]
+    assert "misoxr_variables" not in open_maps(tmp_path / "other.zarr").attrs

@@ -66,3 +66,15 @@ def test_a_block_that_is_not_there(maps):
     for timed in ("yes", 1, (0,), (0, 1, 2), (0.5, 0), {"row": 0}):
         with pytest.raises(StoreError, match="give True, False, or the row and column of a block"):
             maps.miso.plan(timed=timed)
+
+
+@pytest.mark.parametrize("chunks", [{}, {"y": 64, "x": 64}], ids=["as stored", "joined"])
+def test_what_is_read_of_a_store_is_counted(tmp_path, chunks):
+    spec = tiny_spec()
+    make_cube((64, 64), spec.bands).chunk({"y": 32, "x": 32}).miso.to_zarr(tmp_path / "cube.zarr", progress=False)
+    cube = xr.open_zarr(tmp_path / "cube.zarr", decode_coords="all", chunks=chunks)
+    whole = len(spec.bands) * 64 * 64 * 4
+    assert cube.miso.plan().bytes_read == whole
+    plan = cube.miso.predict(make_model(spec), device="cpu").miso.plan()
+    assert plan.bytes_read == whole * (4 if not chunks else 1)  # each block reads its neighbours, too
+    assert "MB to read into memory" in str(plan)

@@ -9,13 +9,18 @@ import numpy as np
 import pyproj
 import pytest
 import shapely
+from affine import Affine
+from odc.geo.geobox import GeoBox
 
-from misoxr.errors import CheckpointError, PointsError
+from misoxr.errors import CheckpointError, MisoxrWarning, PointsError
 from misoxr.grid.polygons import Polygons
 from misoxr.points.clusters import polygon_of
 from misoxr.points.folds import LeaveOneRegionOut
 from misoxr.points.polygons import polygons_of
 from misoxr.points.read import regions_of
+from misoxr.sampling.regions import regions_on
+
+pytestmark = pytest.mark.filterwarnings("ignore:Regions overlap")
 
 
 def regions():
@@ -168,3 +173,26 @@ def test_offsets_that_do_not_add_up_are_refused():
     for other in (None, [], {}, {**values, "more": 1}):
         with pytest.raises(CheckpointError):
             Polygons.from_dict(other)
+
+
+def test_overlaps_are_told_with_their_counts():
+    points = gpd.GeoDataFrame(geometry=gpd.points_from_xy([1, 9.5, 9.6, 11, 21], [1, 1, 2, 1, 1]), crs=3338)
+    told = "Regions overlap: 2 of 5 points lie in several, such as 'land' and 'isles', and count for the first"
+    with pytest.warns(MisoxrWarning, match=told):
+        groups, _ = regions_of(points, regions())
+    assert groups.tolist() == ["land", "land", "land", "isles", "isles"]
+    with pytest.warns(MisoxrWarning, match=told):
+        LeaveOneRegionOut(regions()).names(points)
+    told = "Regions overlap in 1 pairs of polygons, such as 'land' and 'isles', which share 33.3% of the smaller one"
+    with pytest.warns(MisoxrWarning, match=told):
+        polygons_of(regions())
+    with pytest.warns(MisoxrWarning, match=told):
+        regions_on(regions(), GeoBox((12, 24), Affine(1, 0, 0, 0, -1, 12), "EPSG:3338"))
+
+
+@pytest.mark.filterwarnings("error::misoxr.errors.MisoxrWarning")
+def test_borders_that_touch_and_parts_of_one_region_are_no_overlap():
+    apart = regions().assign(geometry=[shapely.box(0, 0, 10, 10), shapely.box(10 - 1e-6, 0, 12, 3), shapely.box(11, 0, 13, 3)])
+    points = gpd.GeoDataFrame(geometry=gpd.points_from_xy([1, 11.5], [1, 1]), crs=3338)
+    assert regions_of(points, apart)[0].tolist() == ["land", "isles"]
+    polygons_of(apart)

@@ -391,3 +391,9 @@ def test_pixels_of_classes_may_have_spaces_in_their_names():
 def test_a_stratum_of_one_pixel_that_was_visited_has_no_error():
     table = accuracy(matrix=[[1, 0], [10, 40]], pixels=[1, 10_000])
     assert np.isfinite(table.attrs["overall_se"])
+
+
+def test_strata_whose_sites_all_agree_are_told():
+    with pytest.warns(MisoxrWarning, match=r"All visited sites of strata agree: 0 \(45 sites\).*no length.*up to 3/n"):
+        table = areas(matrix=[[45, 0], [10, 40]], pixels=[300_000, 700_000], pixel_area=900)
+    assert table.users_se.iloc[0] == 0 < table.users_se.iloc[1]

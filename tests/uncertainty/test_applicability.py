@@ -90,8 +90,17 @@ def check_same(found, expected, shape=SHAPE):
 
 
 def raw(cube, spec):
-    """The model's bands, (pixel, band)."""
-    return np.stack([cube[band.name].values.astype("float64").ravel() for band in spec.bands], axis=-1)
+    """The model's bands, (pixel, feature), a direction as sine and cosine; and the band of each."""
+    found = []
+    for band in spec.bands:
+        values = cube[band.name].values.ravel()
+        both = (
+            [np.where(values < 0, 0, turn(np.deg2rad(values))) for turn in (np.sin, np.cos)]
+            if band.kind == "circular"
+            else [values]
+        )
+        found += [(band.name, one.astype("float64")) for one in both]
+    return np.stack([one for _, one in found], axis=-1), [name for name, _ in found]
 
 
 @pytest.mark.parametrize("folds", [None, FOLDS], ids=["all others", "folds"])
@@ -99,7 +108,7 @@ def raw(cube, spec):
 def test_the_map_is_the_formula(cube, model, points, folds, weights, no_compute):
     gaps = cube.assign(nir=cube.nir.where(np.arange(SHAPE[1]) > 3))
     points = points.assign(extra=1)
-    pixels = raw(gaps, model.spec)
+    pixels, names = raw(gaps, model.spec)
     row, column = pixels_of(cube, points)
     at = row * SHAPE[1] + column
     there = np.flatnonzero(np.isfinite(pixels[at]).all(1))
@@ -107,7 +116,7 @@ def test_the_map_is_the_formula(cube, model, points, folds, weights, no_compute)
     place_of = np.full(COUNT, -1)
     place_of[there] = np.arange(len(there))
     mine = [tuple(place_of[side][place_of[side] >= 0] for side in fold) for fold in folds] if folds else None
-    ordered = None if weights is None else np.array([weights[band.name] for band in model.spec.bands])
+    ordered = None if weights is None else np.array([weights[name] for name in names])
     expected = formula(pixels[at[there]], pixels, mine, ordered)
     with pytest.warns(MisoxrWarning, match=f"{COUNT - len(there)} of {COUNT} points lack valid bands"):
         found = gaps.miso.applicability(model, points, cv=folds, weights=weights)
@@ -385,3 +394,24 @@ def test_it_goes_through_every_store_beside_the_maps(cube, model, points, tmp_pa
     other = image.miso.predict(model, device="cpu").merge(fewer, compat="override")
     with pytest.raises(StoreError):
         other.miso.to_zarr(tmp_path / "maps.zarr", progress=False)
+
+
+def test_a_direction_is_a_circle(cube, model, points):
+    """A turn by less than a degree changes little, also where it goes through north."""
+    angle = np.random.default_rng(3).uniform(0, 360, SHAPE).astype("float32")
+    still, turned = (cube.assign(aspect=cube.aspect.copy(data=(angle + by) % 360)) for by in (0, 0.5))
+    one, other = (ds.miso.applicability(model, points).compute() for ds in (still, turned))
+    assert float(abs(one.dissimilarity_index - other.dissimilarity_index).max()) < 0.05
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_maps_take_it_in_without_a_word(cube, model, points, tmp_path):
+    lazy = cube.chunk({"y": 20})
+    maps, applies = lazy.miso.predict(model, device="cpu"), lazy.miso.applicability(model, points)
+    both = maps.merge(applies)
+    assert list(both.data_vars) == [*maps.data_vars, *applies.data_vars]
+    assert both.spatial_ref.attrs == maps.spatial_ref.attrs
+    applies.miso.to_zarr(tmp_path / "applies.zarr", progress=False)
+    stored = misoxr.open_maps(tmp_path / "applies.zarr")
+    assert list(stored.data_vars) == list(applies.data_vars)
+    assert list(maps.merge(stored).data_vars) == list(both.data_vars)

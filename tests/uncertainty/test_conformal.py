@@ -147,6 +147,9 @@ def test_a_name_that_is_not_clear_is_an_error_that_lists_the_names(model, scores
     with pytest.raises(PointsError, match=r"\['m', 'n'\] have the specification of .*give name="):
         model.with_conformal(twice)
     assert model.with_conformal(twice, "n").conformal.about["name"] == "n"
+    other = replace(scores, about=scores.about | {"identities": {"m": "of another"}})
+    with pytest.warns(MisoxrWarning, match="scores of 'm' are of another specification than .*: the coverage holds for that one"):
+        model.with_conformal(other, "m")
     before = replace(scores, about={key: value for key, value in scores.about.items() if key != "identities"})
     with pytest.raises(PointsError, match=r"of an earlier misoxr.*give name=, one of \['m'\]"):
         model.with_conformal(before)
