@@ -158,6 +158,10 @@ class Scores:
         ------
         PointsError
             If there is no such task or score.
+
+        Examples
+        --------
+        >>> error = scores.errors("macro_f1", "taxonomy")["miso-nano"]
         """
         return fold_errors(self.whole(metric, task)).reindex(self.models)
 
@@ -396,6 +400,10 @@ class Scores:
         ------
         PointsError
             If there is no such task or metric.
+
+        Examples
+        --------
+        >>> axes = scores.plot("macro_f1", "taxonomy")
         """
         return import_module("misoxr.plot.scores").comparison(self, metric, task, ax)
 
@@ -420,6 +428,10 @@ class Scores:
         ------
         PointsError
             If there is no such model or task, or the task is a regression.
+
+        Examples
+        --------
+        >>> figure = scores.plot_reliability(["miso-nano", "rf-neighbourhood"], "permafrost")
         """
         return import_module("misoxr.plot.scores").reliability(self, models, task, bins)
 

@@ -140,6 +140,10 @@ class Model:
         ------
         SpecError
             If the record has no losses, as of published checkpoints.
+
+        Examples
+        --------
+        >>> axes = model.plot()
         """
         return import_module("misoxr.plot.training").curve(self, ax)
 

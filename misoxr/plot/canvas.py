@@ -5,7 +5,7 @@ from typing import Any
 
 from misoxr.errors import SpecError, did_you_mean, require
 
-__all__ = ["axes_of", "grid_of"]
+__all__ = ["axes_of", "grid_of", "plain"]
 
 
 def grid_of(rows: int, columns: int, options: Mapping[str, Any], given: Mapping[str, Any], known: list[str]) -> tuple[Any, Any]:
@@ -41,3 +41,8 @@ def axes_of(ax: Any, size: tuple[float, float]) -> Any:
     if ax is not None:
         return ax
     return require("matplotlib.pyplot", "plot").subplots(figsize=size, layout="constrained")[1]
+
+
+def plain(text: Any) -> str:
+    """Return a text as matplotlib draws it letter by letter: dollars would begin a formula, which fails where it is none."""
+    return str(text).replace("$", r"\$")

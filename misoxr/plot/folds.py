@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.errors import PointsError, require
 from misoxr.grid.geobox import geobox_of
-from misoxr.plot.canvas import axes_of
+from misoxr.plot.canvas import axes_of, plain
 from misoxr.plot.cartography import Frame, furnish
 from misoxr.plot.panels import BESIDE, WIDE, true_colour
 from misoxr.points.clusters import coordinates_of
@@ -85,7 +85,7 @@ def folds(splitter: Splitter, points: Any, image: xr.Dataset | None = None, *, f
     unit = Frame.of(ground).unit
     for words, some, look in groups:
         if len(some):
-            label = f"{words} ({len(some):,})"
+            label = plain(f"{words} ({len(some):,})")
             axis.scatter(*(xy[some] / unit).T, label=label, **{"s": 22, "linewidths": 0.5, "edgecolors": "white", **look})
     key = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0, "frameon": False, "fontsize": 8}
     axis.legend(ncols=1 + (len(groups) - 1) // 22, **key)

@@ -13,7 +13,7 @@ from misoxr.display.pictures import NODATA, Legend, floats_of, indices_of, legen
 from misoxr.display.thinned import drawn, step_of, thin
 from misoxr.errors import BandError, require
 from misoxr.grid.geobox import geobox_of
-from misoxr.plot.canvas import axes_of
+from misoxr.plot.canvas import axes_of, plain
 from misoxr.plot.cartography import Frame, furnish
 
 __all__ = ["BESIDE", "SIDE", "WIDE", "bands_of", "classes", "layer", "probability", "true_colour", "values"]
@@ -209,12 +209,12 @@ def layer(few: xr.DataArray, legend: Legend, axis: Any, box: GeoBox, step: int) 
         beside = axis.inset_axes((1.015, 0.08, 0.03, 0.84))  # a part of these axes, so that it stands where their legend would
         bar = axis.figure.colorbar(picture, cax=beside, extend=extend)
         bar.ax.tick_params(labelsize=8)
-        bar.set_label(unit, fontsize=8)
+        bar.set_label(plain(unit), fontsize=8)
         return
     indices = indices_of(few, legend)
     options = {"cmap": table, "norm": colors.NoNorm()}
     _placed(axis, np.ma.masked_equal(indices, NODATA), box, step, title=title, sharp=True, **options)
-    names = [name.replace("_", " ") for name in legend.names]
+    names = [plain(name.replace("_", " ")) for name in legend.names]
     handles = [
         patches.Patch(facecolor=color / 255, edgecolor="#999999", linewidth=0.5, label=name)
         for color, name in zip(legend.colors, names, strict=True)
@@ -232,6 +232,6 @@ def _placed(axis: Any, picture: Any, box: GeoBox, step: int, *, title: str, shar
     extent = [edge / frame.unit for edge in edges]
     drawing = axis.imshow(picture, extent=extent, interpolation="nearest" if sharp else "auto", **colours)
     axis.patch.set(**EMPTY)
-    axis.set_title(textwrap.fill(title, 44), fontsize=10)
+    axis.set_title(textwrap.fill(plain(title), 44), fontsize=10)
     frame.apply(axis)
     return drawing

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from misoxr.errors import PointsError
-from misoxr.plot.canvas import axes_of, grid_of
+from misoxr.plot.canvas import axes_of, grid_of, plain
 
 if TYPE_CHECKING:
     from misoxr.evaluation.scores import Scores
@@ -53,9 +53,9 @@ def comparison(found: "Scores", metric: str | None = None, task: str | None = No
             axis.errorbar(pooled, at, xerr=errors[model], color="black", capsize=4, linewidth=1.4, zorder=4)
     words = "SIMULATED labels; " if found.about.get("simulated") else ""
     names = [f"{model} (baseline)" if model in baselines else model for model in found.models]
-    names = [textwrap.fill(name, 40) for name in names]
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{metric} of {chosen.name}")
-    title = textwrap.fill(f"{words}{found.about.get('cv', '')}", 90)
+    names = [textwrap.fill(plain(name), 40) for name in names]
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=plain(f"{metric} of {chosen.name}"))
+    title = textwrap.fill(plain(f"{words}{found.about.get('cv', '')}"), 90)
     axis.set_title(f"{title}\nbars: pooled, with the standard error over folds; dots: folds and seeds", fontsize=9)
     axis.invert_yaxis()
     return axis
@@ -100,14 +100,16 @@ def reliability(found: "Scores", models: str | Sequence[str] | None = None, task
     for at, (model, curve) in enumerate(curves.items()):
         color, known = f"C{at % 10}", curve[curve["count"] > 0]
         gap = float(((curve["probability"] - curve["frequency"]).abs() * curve["count"]).sum() / max(curve["count"].sum(), 1))
-        upper.plot(known["probability"], known["frequency"], "o-", color=color, markersize=4, label=f"{model}: ECE {gap:.3f}")
+        upper.plot(
+            known["probability"], known["frequency"], "o-", color=color, markersize=4, label=f"{plain(model)}: ECE {gap:.3f}"
+        )
         middle = (curve["lower"] + curve["upper"]) / 2
         width = 0.9 / bins / len(curves)
         lower.bar(middle + (at - (len(curves) - 1) / 2) * width, curve["count"], width=width, color=color)
     of = f"probability of {chosen.classes[1]}" if chosen.kind == "binary" else "probability of the predicted class"
     upper.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="share that came true")
-    lower.set(xlabel=of, ylabel="predictions")
+    lower.set(xlabel=plain(of), ylabel="predictions")
     canvas.legend(*upper.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     words = "SIMULATED labels; " if found.about.get("simulated") else ""
-    upper.set_title(textwrap.fill(f"{words}{chosen.name}: {found.about.get('cv', '')}", 70), fontsize=9)
+    upper.set_title(textwrap.fill(plain(f"{words}{chosen.name}: {found.about.get('cv', '')}"), 70), fontsize=9)
     return canvas

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from misoxr.errors import SpecError, require
-from misoxr.plot.canvas import axes_of
+from misoxr.plot.canvas import axes_of, plain
 from misoxr.plot.history import History
 
 if TYPE_CHECKING:
@@ -67,5 +67,5 @@ def curve(model: "Model", ax: Any = None) -> Any:
         bbox_to_anchor=(0.5, -0.18),
     )
     simulated = "SIMULATED; " if model.record.get("simulated") else ""
-    axis.set_title(f"{simulated}{model.spec.name}: training", fontsize=10)
+    axis.set_title(plain(f"{simulated}{model.spec.name}: training"), fontsize=10)
     return axis

@@ -80,6 +80,10 @@ class Splitter:
             If the points cannot be split so, or there is no such fold.
         BandError
             If the image lacks red, green or blue.
+
+        Examples
+        --------
+        >>> axes = misoxr.BlockKFold(500, 3, buffer=100).plot(points, image)
         """
         return import_module("misoxr.plot.folds").folds(self, points, image, fold=fold, ax=ax)
 

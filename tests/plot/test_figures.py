@@ -131,6 +131,13 @@ def test_classes_are_drawn_in_their_colours(model, spec):
         misoxr.plot.classes(found.permafrost_probability)
 
 
+def test_names_with_dollars_are_no_formulas(maps):
+    odd = maps.soil.assign_attrs(long_name=r"$\frac$ of $", flag_meanings="$a$ $^$ $_c")
+    axes = misoxr.plot.classes(odd)
+    axes.figure.canvas.draw()
+    assert axes.get_title() == r"\$\frac\$ of \$"
+
+
 def test_a_probability_reaches_from_0_to_1_whatever_its_name(maps):
     axes = misoxr.plot.probability((maps.permafrost_probability / 2).rename("share"))
     assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == (0, 1)
