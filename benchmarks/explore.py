@@ -3,10 +3,9 @@
     python benchmarks/explore.py [--side 20000] [--chunk 1024] [--pans 6] [--store FOLDER]
 
 A store of SIMULATED classes and probabilities is written block by block, without overviews, and served by ``misoxr.explore`` in this process, on two cores.
-Chromium, headless, opens the page, zooms in to the pixels, and pans by 600 pixels of the screen at a time: east, and at the end of the screen south.
-Seconds are those from the press of the mouse until all tiles are drawn, the drag of 0.2 s included. What was read before a pan is
-forgotten. ``--lazy`` explores the same map before it is written, computed
-block by block. The last line is JSON.
+Chromium, headless, opens the page, zooms in to the pixels, and pans by 600 pixels of the screen east or 400 south at a time. Seconds are those from the press
+of the mouse until all tiles are drawn, the drag of 0.2 s included. What was read before a pan is forgotten. ``--lazy`` explores the same map before it is
+written, computed block by block. The last line is JSON.
 """
 
 import argparse

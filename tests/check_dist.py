@@ -35,6 +35,7 @@ def main(checkout: Path) -> None:
     assert "misoxr/py.typed" in names, "the wheel has no py.typed"
     assert not outside, f"the wheel has {outside} beside misoxr"
     modules = {str(path.relative_to(checkout)) for path in (checkout / "misoxr").glob("**/*.py")}
+    modules |= {str(path.relative_to(checkout)) for path in (checkout / "misoxr").glob("*/static/*")}
     assert modules <= set(names), f"the wheel lacks {sorted(modules - set(names))}"
     with tarfile.open(source) as archive:
         held = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}

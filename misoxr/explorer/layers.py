@@ -281,10 +281,8 @@ def layers_of(
     SpecError
         If there is no such variable.
     """
-    # Stores have no order of their own, and what is asked for first are classes.
-    groups = dict(
-        sorted(groups_of(maps).items(), key=lambda pair: pair[0] == "" or 1 - ("flag_meanings" in maps[pair[0]].attrs) / 2)
-    )
+    # Stores have no order of their own, and classes are looked at first.
+    groups = dict(sorted(groups_of(maps).items(), key=lambda pair: not (pair[0] and "flag_meanings" in maps[pair[0]].attrs)))
     drawn = [name for names in groups.values() for name in names]
     for name in variables or ():
         if name not in drawn:

@@ -1,12 +1,16 @@
 """Threads that answer the newest request first, and drop those that nobody waits for any more."""
 
+import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from misoxr.clusters import cores
 
 __all__ = ["Workers"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class _Request(NamedTuple):
@@ -55,7 +59,12 @@ class Workers:
                 name, request = self._waiting.popitem()  # the newest
                 self._running.add(name)
             try:
-                request.work(lambda name=name: name in self._running)  # type: ignore[misc]
+                request.work(partial(self._is_running, name))
+            except Exception:  # an answer that cannot be sent ends no other
+                _LOG.exception("A request of a map's page failed.")
             finally:
                 with self._lock:
                     self._running.discard(name)
+
+    def _is_running(self, name: str) -> bool:
+        return name in self._running

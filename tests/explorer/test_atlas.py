@@ -20,6 +20,7 @@ from misoxr.explorer.blocks import Blocks, Raster
 from misoxr.explorer.tiles import SIDE, Ground, Tile
 from misoxr.explorer.workers import Workers
 from misoxr.grid.geobox import assign
+from tests.conftest import make_cube
 from tests.explorer.test_tiles import tile_at
 
 COLORS = ("#1b9e77", "#d95f02", "#7570b3")
@@ -298,6 +299,24 @@ def test_what_one_task_computes_is_computed_once_for_all_maps():
     assert len(seen) == len(set(map(tuple, seen)))
 
 
+def test_a_lazy_prediction_is_shown_as_it_is_computed(model, spec):
+    cube = make_cube((40, 40), spec.bands).chunk({"y": 20, "x": 20})
+    maps = cube.miso.predict(model, device="cpu")
+    atlas, known = atlas_of(maps), maps.compute()
+    one, other = (atlas.layers[name].levels[0].rasters[0] for name in ("taxonomy", "permafrost_probability"))
+    lon, lat = middle(atlas.layers["taxonomy"].levels[0].ground)
+    found = atlas.answer({"kind": "click", "lon": lon, "lat": lat})[0]
+    here = known.sel(x=found["x"], y=found["y"], method="nearest")
+    names = maps.taxonomy.attrs["flag_meanings"].split()
+    assert found["values"]["taxonomy"] == names[int(here.taxonomy)]
+    assert found["values"]["permafrost_probability"] == pytest.approx(float(here.permafrost_probability), rel=1e-5)
+    assert list(found["values"]["taxonomy_probability"].values()) == pytest.approx(
+        here.taxonomy_probability.values.tolist(), rel=1e-5
+    )
+    assert {key[0] for key in atlas.blocks.read} >= {id(one), id(other)}  # the network answers once for all
+    assert len({key[1:] for key in atlas.blocks.read}) == 1
+
+
 def test_blocks_are_kept_within_a_bound():
     counted = Counted(GeoBox((400, 400), BOX.affine, BOX.crs), side=100)
     raster = Raster.of(counted.maps.moisture)
@@ -356,6 +375,16 @@ def test_requests_are_answered_newest_first_and_dropped_ones_never():
     assert ended.wait(10)
     assert done == [("first", False), ("c", True), ("a", True)]
     assert dropped == ["b"]
+
+
+def test_a_request_that_fails_ends_no_other(caplog):
+    workers, done = Workers(1), threading.Event()
+    workers.submit("a", lambda wanted: 1 / 0)
+    workers.submit("b", lambda wanted: done.set())
+    workers.submit("c", lambda wanted: 1 / 0)
+    assert done.wait(10)
+    workers.submit("d", lambda wanted: done.set())
+    assert done.wait(10)
 
 
 def test_a_request_that_is_dropped_reads_no_further():
