@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check test-lowest lint docs dist clean
+.PHONY: demo test check test-lowest lint tutorials docs dist clean
 
 demo: .venv/.users
 	$(BIN)/python examples/demo.py
@@ -33,6 +33,10 @@ lint: .venv/.developers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# All tutorials anew, two at a time with one thread each; `make docs` shows the outputs, and executes those that changed since.
+tutorials: .venv/.developers
+	$(BIN)/python docs/_ext/tutorials.py
 
 docs: .venv/.developers
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
