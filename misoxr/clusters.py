@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import dask.base
 
-__all__ = ["computed", "cores", "here", "holds_futures", "in_task"]
+__all__ = ["computed", "cores", "here", "holds_futures", "in_task", "kept"]
 
 
 def in_task() -> bool:
@@ -37,6 +39,13 @@ def holds_futures(*lazy: Any) -> bool:
     except ImportError:
         return False
     return bool(futures_of(list(lazy)))
+
+
+def kept(client: Any, make: Callable[[], Any]) -> Any:
+    """Have a cluster keep what a function returns: it is sent once, and made again where the worker that holds it is lost."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)  # large it may be, but it goes once
+        return client.submit(make, pure=False)
 
 
 def cores() -> int:

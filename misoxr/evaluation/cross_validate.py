@@ -3,7 +3,6 @@
 import inspect
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -19,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from scipy.spatial import cKDTree
 
 from misoxr._version import __version__
-from misoxr.clusters import here, holds_futures
+from misoxr.clusters import here, holds_futures, kept
 from misoxr.cube.check import check, named
 from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
@@ -363,10 +362,7 @@ def _run(
         return
     from distributed import as_completed
 
-    with warnings.catch_warnings():
-        # Of a cube in memory it is large, but it is sent once: held by the cluster, not sent along with each fold, and made again where it is lost.
-        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-        cube = client.submit(held, pure=False)
+    cube = kept(client, held)  # not sent along with each fold
     futures = {client.submit(_answers, cube, *arguments(unit), pure=False): unit for unit in units}
     for future, answers in as_completed(futures, with_results=True):
         yield futures[future], answers

@@ -22,7 +22,7 @@ from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 from dask.system import CPU_COUNT
 
-from misoxr.clusters import here, in_task
+from misoxr.clusters import here, in_task, kept
 from misoxr.errors import AssetError, StoreError
 from misoxr.grid.halo import MANY
 from misoxr.io.check import with_empty_chunks
@@ -350,7 +350,7 @@ class ClusterRunner(Runner):
         if not isinstance(value, np.ndarray) or value.nbytes < LARGE:
             return node
         if id(value) not in self._sent:  # the array is kept with its future, or another one could get its number
-            self._sent[id(value)] = (value, self._client.scatter(value, hash=False))
+            self._sent[id(value)] = (value, kept(self._client, partial(np.asarray, value)))
         return self._sent[id(value)][1]
 
     def threads(self) -> int:

@@ -444,10 +444,9 @@ def test_a_dask_client_writes_too(tmp_path, capsys):
 @pytest.mark.filterwarnings("error:Sending large graph")
 def test_an_array_in_memory_is_sent_to_a_cluster_once(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    sent = []
+    sent, kept = [], blocks.kept
     monkeypatch.setattr(blocks, "LARGE", 100)
-    scatter = distributed.Client.scatter
-    monkeypatch.setattr(distributed.Client, "scatter", lambda self, *args, **rest: sent.append(1) or scatter(self, *args, **rest))
+    monkeypatch.setattr(blocks, "kept", lambda client, make: sent.append(1) or kept(client, make))
     cube = make_cube((16, 12), SENTINEL2[:1])
     doubled = (cube.chunk({"y": 4}) * 2).assign_attrs(cube.attrs)
     doubled["again"] = doubled.red + 1

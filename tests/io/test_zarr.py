@@ -95,7 +95,9 @@ def test_a_killed_write_goes_on_to_the_same_bytes(forked, whole, tmp_path):
     assert bytes_of(store) == bytes_of(whole)
 
 
-def test_killed_workers_of_a_cluster_are_made_up_for(forked, whole, tmp_path):
+def test_killed_workers_of_a_cluster_are_made_up_for(forked, whole, tmp_path, monkeypatch):
+    """Also for what they held of a cube in memory."""
+    monkeypatch.setattr("misoxr.io.blocks.LARGE", 100)
     distributed = pytest.importorskip("distributed")
     store, log = tmp_path / "maps.zarr", tmp_path / "log"
     settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None, "host": "127.0.0.1"}
