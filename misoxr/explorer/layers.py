@@ -135,7 +135,8 @@ class Layer:
         out = floats(values, fill)
         if out.ndim == 1:
             return out
-        return out.max(axis=0) if self.number is None else out[self.number]
+        drawn: Floats = out.max(axis=0) if self.number is None else out[self.number]
+        return drawn
 
     # ---- colours
 

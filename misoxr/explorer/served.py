@@ -5,7 +5,7 @@ import os
 import secrets
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -99,7 +99,7 @@ class Served:
 
 def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
     """Return what handles requests: GET of the page's own paths, from browsers that were given this address."""
-    files = {
+    files: dict[str, tuple[Callable[[], str], str]] = {
         "": (lambda: html(served.atlas.about["title"], served.atlas.about), "text/html"),
         "map.js": (script, "text/javascript"),
         "start.js": (lambda: START, "text/javascript"),

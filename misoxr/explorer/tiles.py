@@ -125,7 +125,8 @@ class Ground:
         lon, lat = x / _HALF * 180, np.degrees(2 * np.arctan(np.exp(y / _HALF * pi)) - pi / 2)
         wide, edge = east - west, _EDGE
         within = (lon - west + edge) % 360 <= wide + 2 * edge if wide < 360 else np.ones(lon.shape, bool)
-        return np.logical_and.outer((lat >= south - edge) & (lat <= north + edge), within)
+        inside: npt.NDArray[np.bool_] = np.logical_and.outer((lat >= south - edge) & (lat <= north + edge), within)
+        return inside
 
     def scale(self, zoom: int) -> tuple[float, float]:
         """Return how many rows and columns a pixel of a tile takes in the grid's middle: along the way that takes fewer of each."""
