@@ -32,18 +32,22 @@ SECONDS = 1800
 """Limit for one cell; the machine may be slow."""
 
 
-def code_of(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return the source of the cells."""
-    return [cell.source for cell in notebook.cells]
+def code_of(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Return the cells of code."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def executed(path: Path) -> nbformat.NotebookNode | None:
-    """Return the executed notebook, unless there is none of these cells."""
+    """Return the notebook with its outputs, or None if its code has not been executed as it stands. Text may have changed since."""
     there = EXECUTED / path.name
     if not there.exists():
         return None
-    found = nbformat.read(there, 4)
-    return found if code_of(found) == code_of(nbformat.read(path, 4)) else None
+    notebook, done = nbformat.read(path, 4), nbformat.read(there, 4)
+    if [cell.source for cell in code_of(notebook)] != [cell.source for cell in code_of(done)]:
+        return None
+    for cell, other in zip(code_of(notebook), code_of(done), strict=True):
+        cell.update(outputs=other.outputs, execution_count=other.execution_count)
+    return notebook
 
 
 def execute(path: Path) -> None:
@@ -124,7 +128,7 @@ def setup(app):
 
     def with_outputs(_, name, source):
         if name in names:
-            source[0] = (DOCS / "_build" / f"{name}.ipynb").read_text()
+            source[0] = nbformat.writes(executed(DOCS / f"{name}.ipynb"))
 
     names = [f"tutorials/{path.stem}" for path in TUTORIALS]
     app.connect("builder-inited", begin)
