@@ -26,7 +26,7 @@ TUTORIALS = sorted((DOCS / "tutorials").glob("*.ipynb"))
 EXECUTED, PICTURES = DOCS / "_build/tutorials", DOCS / "_generated/gallery"
 TOGETHER = 2
 """Notebooks at a time, each with one thread."""
-README, SCALE = ("imagery-to-map", "uncertainty"), 0.5
+README, SCALE = ("own-classes", "soil-carbon"), 0.5
 """Pictures of the README, and how much smaller they are there."""
 SECONDS = 1800
 """Limit for one cell; the machine may be slow."""
