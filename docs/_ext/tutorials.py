@@ -3,8 +3,7 @@
     python docs/_ext/tutorials.py
 
 executes all of them anew, two at a time, and fails with the traceback of a cell that fails or writes to stderr. Sphinx executes those that have
-not been executed since they were changed. With ``--readme``, the README's pictures are drawn anew from what was
-executed. Executed notebooks and the gallery's pictures lie in ``docs/_build``; those of the repository have no outputs.
+not been executed since they were changed. Executed notebooks and the gallery's pictures lie in ``docs/_build``; those of the repository have no outputs.
 """
 
 import base64
@@ -26,8 +25,6 @@ TUTORIALS = sorted((DOCS / "tutorials").glob("*.ipynb"))
 EXECUTED, PICTURES = DOCS / "_build/tutorials", DOCS / "_generated/gallery"
 TOGETHER = 2
 """Notebooks at a time, each with one thread."""
-README, SCALE = ("own-classes", "soil-carbon"), 0.5
-"""Pictures of the README, and how much smaller they are there."""
 SECONDS = 1800
 """Limit for one cell; the machine may be slow."""
 
@@ -137,20 +134,8 @@ def setup(app):
     return {"parallel_read_safe": True}
 
 
-def shrink() -> None:
-    """Write the README's pictures, small, beside the repository's other images."""
-    from matplotlib.image import thumbnail
-
-    for name in README:
-        thumbnail(str(PICTURES / f"{name}.png"), str(DOCS / f"images/{name}.png"), scale=SCALE)
-
-
 def main(paths: Sequence[Path]) -> None:
     """Execute all notebooks, or only the one that is named."""
-    if paths == [Path("--readme")]:
-        draw()
-        shrink()
-        return
     if paths:
         (path,) = paths
         execute(path)
