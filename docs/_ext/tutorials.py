@@ -3,8 +3,7 @@
     python docs/_ext/tutorials.py
 
 executes all of them anew, two at a time, and fails with the traceback of a cell that fails or writes to stderr. Sphinx executes those that have
-not been executed since they were changed. With ``--readme``, the README's pictures are drawn anew from what was
-executed. Executed notebooks and the gallery's pictures lie in ``docs/_build``; those of the repository have no outputs.
+not been executed since they were changed. Executed notebooks and the gallery's pictures lie in ``docs/_build``; those of the repository have no outputs.
 """
 
 import base64
@@ -26,24 +25,26 @@ TUTORIALS = sorted((DOCS / "tutorials").glob("*.ipynb"))
 EXECUTED, PICTURES = DOCS / "_build/tutorials", DOCS / "_generated/gallery"
 TOGETHER = 2
 """Notebooks at a time, each with one thread."""
-README, SCALE = ("imagery-to-map", "uncertainty"), 0.5
-"""Pictures of the README, and how much smaller they are there."""
 SECONDS = 1800
 """Limit for one cell; the machine may be slow."""
 
 
-def code_of(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return the source of the cells."""
-    return [cell.source for cell in notebook.cells]
+def code_of(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Return the cells of code."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def executed(path: Path) -> nbformat.NotebookNode | None:
-    """Return the executed notebook, unless there is none of these cells."""
+    """Return the notebook with its outputs, or None if its code has not been executed as it stands. Text may have changed since."""
     there = EXECUTED / path.name
     if not there.exists():
         return None
-    found = nbformat.read(there, 4)
-    return found if code_of(found) == code_of(nbformat.read(path, 4)) else None
+    notebook, done = nbformat.read(path, 4), nbformat.read(there, 4)
+    if [cell.source for cell in code_of(notebook)] != [cell.source for cell in code_of(done)]:
+        return None
+    for cell, other in zip(code_of(notebook), code_of(done), strict=True):
+        cell.update(outputs=other.outputs, execution_count=other.execution_count)
+    return notebook
 
 
 def execute(path: Path) -> None:
@@ -124,7 +125,7 @@ def setup(app):
 
     def with_outputs(_, name, source):
         if name in names:
-            source[0] = (DOCS / "_build" / f"{name}.ipynb").read_text()
+            source[0] = nbformat.writes(executed(DOCS / f"{name}.ipynb"))
 
     names = [f"tutorials/{path.stem}" for path in TUTORIALS]
     app.connect("builder-inited", begin)
@@ -133,20 +134,8 @@ def setup(app):
     return {"parallel_read_safe": True}
 
 
-def shrink() -> None:
-    """Write the README's pictures, small, beside the repository's other images."""
-    from matplotlib.image import thumbnail
-
-    for name in README:
-        thumbnail(str(PICTURES / f"{name}.png"), str(DOCS / f"images/{name}.png"), scale=SCALE)
-
-
 def main(paths: Sequence[Path]) -> None:
     """Execute all notebooks, or only the one that is named."""
-    if paths == [Path("--readme")]:
-        draw()
-        shrink()
-        return
     if paths:
         (path,) = paths
         execute(path)
