@@ -42,11 +42,11 @@ class Tile(NamedTuple):
     @property
     def pixel(self) -> float:
         """Side of a pixel, metres of web Mercator."""
-        return 2 * _HALF / SIDE / 2**self.zoom
+        return 2 * _HALF / SIDE / 2.0**self.zoom
 
     def mercator(self, steps: int, *, edges: bool) -> tuple[Floats, Floats]:
         """Return x and y, web Mercator, of steps along the sides: their centres, or with ``edges`` their ends, one more."""
-        at = (np.arange(steps + edges) + (0.0 if edges else 0.5)) * (SIDE / steps)
+        at = (np.arange(steps + edges, dtype="float64") + (0.0 if edges else 0.5)) * (SIDE / steps)
         return (self.column * SIDE + at) * self.pixel - _HALF, _HALF - (self.row * SIDE + at) * self.pixel
 
 

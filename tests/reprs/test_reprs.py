@@ -400,7 +400,7 @@ def test_maps_tell_their_tasks_and_verbs(model, spec, no_compute):
         text, found = repr(maps.miso), card(maps.miso)
     assert text.startswith("<misoxr: maps>")
     assert "tasks: permafrost, taxonomy" in text
-    assert "verbs: plot, report, area, plan, to_zarr, to_cog, to_pyramid" in text
+    assert "verbs: plot, explore, report, area, plan, to_zarr, to_cog, to_pyramid" in text
     assert "missing" not in text
     assert f"SHA-256 {model.sha256}" in found.text
     json.loads(maps.attrs["provenance"])
