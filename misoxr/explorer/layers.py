@@ -233,7 +233,7 @@ def _spread(places: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 def _hatched(inside: Bools) -> npt.NDArray[np.uint8]:
     rows, columns = np.indices(inside.shape)
-    line: Bools = (rows + columns) % 8 < 1
+    line = np.less((rows + columns) % 8, 1)
     return np.where(line[..., None], _UNREAD, np.zeros(4, "uint8"))
 
 
