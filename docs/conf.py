@@ -23,7 +23,7 @@ extensions = [
     "figures",
     "tutorials",
 ]
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}  # autosummary writes with the first
 nb_execution_mode = "off"  # _ext/tutorials.py executes them, two at a time
 exclude_patterns = ["_build", "_generated/*.md"]
 templates_path = ["_templates"]

@@ -211,7 +211,13 @@ def _tasks(ds: xr.Dataset) -> list[tuple[str, str]]:
 
 
 def _verbs_of_maps(ds: xr.Dataset) -> list[str]:
-    return ["plot", "explore", "report", *(["area"] if any("flag_meanings" in one.attrs for one in ds.data_vars.values()) else []), *WRITES]
+    return [
+        "plot",
+        "explore",
+        "report",
+        *(["area"] if any("flag_meanings" in one.attrs for one in ds.data_vars.values()) else []),
+        *WRITES,
+    ]
 
 
 def _verbs_of_image(kind: str) -> list[str]:
