@@ -32,7 +32,7 @@ START = 'import { serve } from "./map.js";\nserve(document.getElementById("map")
 
 
 class Served:
-    """A map that is served on 127.0.0.1; :func:`explore` makes it.
+    """A map that is served on 127.0.0.1; :func:`misoxr.explore` makes it.
 
     Attributes
     ----------
