@@ -46,10 +46,10 @@ _STYLE = """
 .misoxr table{border-collapse:collapse;margin:0;font-size:12.5px;color:inherit;table-layout:auto;border:0;width:auto}
 .misoxr table tbody tr,.misoxr table tbody tr:nth-child(even),.misoxr table tbody tr:nth-child(odd){background:transparent}
 .misoxr table caption{text-align:left;caption-side:top;color:var(--mx-soft);padding:.1em 0;white-space:nowrap}
-.misoxr table th,.misoxr table td{padding:.15em .8em .15em 0;border:0;border-bottom:1px solid var(--mx-line);text-align:left;vertical-align:top;white-space:nowrap;
+.misoxr table th,.misoxr table td{padding:.15em .8em .15em 0;border:0;border-bottom:1px solid var(--mx-line);text-align:left!important;vertical-align:top;white-space:nowrap;
 max-width:none;background:transparent;color:inherit;font-weight:400;line-height:1.45}
 .misoxr table thead th{color:var(--mx-soft);border-bottom-width:2px}
-.misoxr table .mx-n{text-align:right;padding-left:.8em;font-variant-numeric:tabular-nums}
+.misoxr table .mx-n{text-align:right!important;padding-left:.8em;font-variant-numeric:tabular-nums}
 .misoxr table .mx-w{white-space:normal;overflow-wrap:anywhere;min-width:14em;max-width:44em}
 .misoxr details{margin:.1em 0}
 .misoxr summary{cursor:pointer;color:var(--mx-mark)}

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
 from misoxr.model.conformal import Conformal
 from misoxr.plot.history import History
 from misoxr.reprs.cards import HTML, card, chips, code, fold, full, joined, line, pairs, short, table
@@ -107,9 +110,22 @@ def _inputs(spec: ModelSpec, scaling: "Scaling | None") -> HTML:
         rows.append((code(modality.name), bands, _scaled(modality, scaling), f"{short(encoder, 40)}, {needed}"))
     if spec.location is not None:
         rows.append(
-            (code("location"), f"x and y in {short(spec.location.crs, 40)}", f"{spec.location.encoding} encoding", "its own branch")
+            (
+                code("location"),
+                f"x and y in {short(_name_of(spec.location.crs), 40)}",
+                f"{spec.location.encoding} encoding",
+                "its own branch",
+            )
         )
     return table(("modality", "bands (units)", "scaling", "encoder"), rows, wide=(1,))
+
+
+def _name_of(crs: str) -> str:
+    """Return the name of a CRS instead of its text, which may be long."""
+    try:
+        return str(CRS(crs).name)
+    except CRSError:
+        return crs
 
 
 def _scaled(modality: Modality, scaling: "Scaling | None") -> str:
