@@ -99,7 +99,7 @@ def verbs() -> dict[str, Verb]:
         return digest(place / "model.file")
 
     def fitted(estimator: Any, **options: Any) -> Any:
-        return cube.miso.fit(estimator, points, **options)
+        return cube.miso.fit(estimator, points, **{**still, **options})
 
     def fitted_across(place: Path) -> str:
         """Fit with temporary files on another disk than the run's: what is moved from there is copied."""

@@ -43,6 +43,7 @@ class Served:
 
     Examples
     --------
+    >>> maps.miso.to_zarr("maps.zarr", progress=False)
     >>> with misoxr.explore("maps.zarr", open_browser=False, wait=False) as served:
     ...     print(served.url)
     """
@@ -208,7 +209,9 @@ def explore(
 
     Examples
     --------
-    >>> misoxr.explore("maps.zarr")  # until Ctrl-C
+    >>> maps.miso.to_zarr("maps.zarr", progress=False)
+    >>> served = misoxr.explore("maps.zarr", open_browser=False, wait=False)
+    >>> served.close()
     """
     maps, levels = _opened(store)
     if isinstance(beside, os.PathLike) or (isinstance(beside, str) and not _is_layer(beside, maps)):

@@ -137,6 +137,7 @@ def test_a_file_tells_what_it_is_by_its_content(both, model, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.filterwarnings("ignore:.*lie far outside:misoxr.errors.MisoxrWarning")
 def test_a_file_maps_by_its_path_alone_and_with_others(spec, both, model, tmp_path, monkeypatch, no_compute):
     monkeypatch.setenv("HOME", str(tmp_path))
     both.save("~/forest.skops")

@@ -272,7 +272,11 @@ def test_it_is_served_until_ctrl_c(store, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr("webbrowser.open", open_browser)
-    served = misoxr.explore(store)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, a shell has it ignored
+    try:
+        served = misoxr.explore(store)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert seen == [served.url, 200]
     assert f"{served.url} until Ctrl-C" in capsys.readouterr().out
     with pytest.raises(urllib.error.URLError):

@@ -42,7 +42,7 @@ def test_a_killed_write_to_a_bucket_goes_on(served, tmp_path):
     environment = os.environ | served | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.writer", store, str(log), "0.2", "40"]
     one, other = (subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(2))
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while len(noted(log)) < 4 or len({process for process, _, _ in noted(log)}) < 2:
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -16,6 +16,8 @@ from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from tests.conftest import tiny_spec
 from tests.points.test_polygons import regions
 
+pytestmark = pytest.mark.filterwarnings("ignore:Regions overlap:misoxr.errors.MisoxrWarning")
+
 DRAINAGE = Task("drainage", "multiclass", ("dry", "moist", "wet"))
 CARBON = Task("carbon", "regression")
 

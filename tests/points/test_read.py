@@ -551,6 +551,7 @@ def zones(crs: int = 3338) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame({"zone": names}, geometry=[shapely.box(*box) for box in boxes], crs=3338).to_crs(crs)
 
 
+@pytest.mark.filterwarnings("ignore:Regions overlap:misoxr.errors.MisoxrWarning")
 @pytest.mark.parametrize("crs", [3338, 4326])
 def test_a_report_counts_by_region(crs):
     found = report(crowd(), regions=zones(crs), region="zone")

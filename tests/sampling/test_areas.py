@@ -159,6 +159,7 @@ def test_strata_that_are_the_classes_under_other_names_give_the_same(example):
     pd.testing.assert_frame_equal(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore:Regions overlap:misoxr.errors.MisoxrWarning")
 def test_areas_by_polygons_are_shares_of_what_the_map_holds_there():
     array, truth, strata = landscape()
     reference, rows, columns = drawn(array, truth, strata)

@@ -136,6 +136,7 @@ def test_polygons_take_the_pixels_whose_centres_they_hold():
     np.testing.assert_allclose(table.counted.groupby(["task", "class"]).sum().sort_index(), whole.counted.sort_index())
 
 
+@pytest.mark.filterwarnings("ignore:Regions overlap:misoxr.errors.MisoxrWarning")
 def test_polygons_on_pixel_centres_are_the_same_for_any_chunks_and_the_first_counts():
     maps = maps_of()[["permafrost"]]
     x, y = maps.x.values, maps.y.values

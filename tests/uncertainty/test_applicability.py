@@ -207,7 +207,7 @@ def test_a_pixel_counts_as_often_as_it_has_points_and_folds_keep_them_apart(cube
     twice = gpd.GeoDataFrame(np.repeat(points.values, [3, *[1] * (COUNT - 1)], axis=0), columns=points.columns, crs=points.crs)
     twice = twice.set_geometry("geometry", crs=points.crs)
     row, column = pixels_of(cube, twice)
-    pixels = raw(cube, model.spec)
+    pixels, _ = raw(cube, model.spec)
     at = row * SHAPE[1] + column
     found = cube.miso.applicability(model, twice).compute()
     check_same(found, formula(pixels[at], pixels))
@@ -298,7 +298,7 @@ def test_features_that_do_not_vary_are_left_out_with_one_warning(cube, model, po
     with pytest.warns(MisoxrWarning, match=r"\['nir'\] have the same value at all 40 training points") as told:
         found = flat.miso.applicability(model, points).compute()
     assert len(told) == 1
-    pixels = raw(flat, model.spec)[:, [0, 2, 3]]
+    pixels = raw(flat, model.spec)[0][:, [0, 2, 3, 4]]
     row, column = pixels_of(cube, points)
     check_same(found, formula(pixels[row * SHAPE[1] + column], pixels))
     empty = cube.assign(nir=cube.nir * np.nan)
@@ -362,7 +362,7 @@ def test_yearly_composites_have_their_points_in_their_years(cube, model, points)
     found = training_dissimilarity(both, model, dated)
     row, column = pixels_of(cube, points)
     at = np.where(np.arange(COUNT) % 2, row, SHAPE[0] - 1 - row) * SHAPE[1] + column
-    table = raw(cube, model.spec)[at]
+    table = raw(cube, model.spec)[0][at]
     np.testing.assert_allclose(found, formula(table, table)["trained"], atol=1e-6)
     with pytest.raises(BandError, match="isel"):
         both.miso.applicability(model, dated)

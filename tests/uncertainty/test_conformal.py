@@ -289,6 +289,7 @@ def test_models_keep_it_in_their_files(model, scores, by, tmp_path):
     pd.testing.assert_frame_equal(evaluated(again, make_scores(500, 1)), evaluated(found, make_scores(500, 1)))
 
 
+@pytest.mark.filterwarnings("ignore:The scores of:misoxr.errors.MisoxrWarning")
 def test_estimators_keep_it_in_their_files(scene, model, scores, spec, tmp_path):  # noqa: F811
     cube, points = scene
     with warnings.catch_warnings():
