@@ -227,7 +227,7 @@ def _like(own: xr.DataArray, values: npt.NDArray[Any]) -> xr.DataArray:
 def _spread(places: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Yield places so that the first ones lie far apart: from the middle outwards in large steps."""
     for at in range(len(places)):
-        # Steps of a prime number reach every place of a list that is shorter, and no multiple of it.
+        # Steps of 7 reach every place, unless 7 divides their number.
         yield places[(len(places) // 2 + 7 * at) % len(places)] if len(places) % 7 else places[at]
 
 
