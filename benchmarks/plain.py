@@ -102,9 +102,9 @@ def plain_map(model: Model, bands: np.ndarray, location: np.ndarray) -> tuple[np
                     for name, values in inputs.items()
                 }
                 features = {name: encode(encoder, resized[name]) for name, encoder in network.encoders.items()}
-                visual = activate(model.spec, plain_answer(network, features, points)).T.reshape(-1, size, size)
+                visual = activate(model.spec, plain_answer(network, features, points)).reshape(-1, size, size)
                 here = torch.from_numpy(location[top : top + size, left : left + size].reshape(-1, 2)).float()
-                geo = activate(model.spec, network.locate(here)).T.reshape(-1, size, size)
+                geo = activate(model.spec, network.locate(here)).reshape(-1, size, size)
             blend[cut] += visual.numpy() * window
             located[cut] += geo.numpy()
             weight[cut] += window

@@ -87,7 +87,7 @@ def main(preset: str, side: int, rounds: int) -> None:
     print(f"{'':24s}{'plain':>12s}{'fast':>12s}{'ratio':>8s}{'max diff':>10s}   (us a point)")
 
     def fast(run: Run, function: Callable[[tuple[Tensor, Tensor]], Tensor]) -> Tensor:
-        return torch.cat(run(function, blocks(points, size)))
+        return torch.cat(list(run(function, blocks(points, size))))
 
     def row(name: str, plain: Callable[[], Tensor], quick: Callable[[tuple[Tensor, Tensor]], Tensor]) -> tuple[float, float, float]:
         def slow() -> Tensor:

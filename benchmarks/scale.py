@@ -216,12 +216,9 @@ def graph(directory: str) -> dict[str, float]:
 
 def overhead(directory: str) -> dict[str, float]:
     """Time of a map over that of a bare loop over the same windows, each the least of two."""
-    import torch
-
     from misoxr.grid.windows import plan
     from misoxr.model.checkpoint import resolve
-    from misoxr.model.field import Block, Grid, blend
-    from misoxr.model.inference import inference
+    from misoxr.model.field import Block, Grid, answered
 
     model = model_of("miso-small")
     cube = image((2048, 2048), 2048, model).compute().chunk({"y": 2048, "x": 2048})
@@ -232,8 +229,7 @@ def overhead(directory: str) -> dict[str, float]:
     windows = plan((2048, 2048), model.spec.windows)
 
     def bare() -> None:
-        with inference("cpu", torch.float32) as run:
-            blend(loaded, Block(bands, (0, 0)), windows, positions, np.ones(2048 * 2048, bool), run)
+        answered(loaded, Block(bands, (0, 0)), windows, positions, device="cpu")
 
     times: dict[str, list[float]] = {"bare": [], "dask": []}
     for turn in range(2):

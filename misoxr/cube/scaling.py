@@ -49,9 +49,19 @@ def valid_pixels(spec: ModelSpec, bands: Array) -> npt.NDArray[np.bool_]:
     at = 0
     for modality in spec.modalities:
         if modality.required:
-            valid &= np.isfinite(bands[at : at + len(modality.bands)]).any(axis=0)
+            valid &= _any_finite(bands[at : at + len(modality.bands)])
         at += len(modality.bands)
     return valid
+
+
+def _any_finite(bands: Array) -> npt.NDArray[np.bool_]:
+    """Return where some of the bands (band, ...) are finite; those after the first are looked at only where that is not all."""
+    found: npt.NDArray[np.bool_] = np.isfinite(bands[0])
+    for band in bands[1:]:
+        if found.all():
+            break
+        found |= np.isfinite(band)
+    return found
 
 
 @dataclass(frozen=True)
@@ -108,9 +118,8 @@ class ModalityScaling:
         limits = iter(zip(self.lower, self.upper, strict=True))
         for band, values in zip(modality.bands, bands, strict=True):
             low, high = [next(limits) for _ in range(band.channels)][0]
-            # a channel without limits is none; one look tells whether any value is beyond them
-            if band.kind == "linear" and high > low and ((values < low) | (values > high)).any():
-                _refuse_beyond(band, values, low, high, "a window")
+            if band.kind == "linear" and high > low:  # a channel without limits is none
+                _refuse_beyond(band, values, low, high, "a block")
 
     @classmethod
     def from_dict(cls, values: Any, modality: Modality) -> Self:
@@ -164,12 +173,19 @@ class Scaling:
             If a band has a usual fill value, far from what was learnt from: clipped to its limits, it would pass for data.
         """
         inputs, at = {}, 0
+        self.refuse_fills(spec, bands)
         for modality in spec.modalities:
             part = bands[at : at + len(modality.bands)]
-            self.modalities[modality.name].refuse_fills(modality, part)
             inputs[modality.name] = self.modalities[modality.name].apply(channels(modality, part))
             at += len(modality.bands)
         return inputs
+
+    def refuse_fills(self, spec: ModelSpec, bands: Array) -> None:
+        """Refuse raw bands (band, ...) with a usual fill value, far from what was learnt from; see :meth:`apply`."""
+        at = 0
+        for modality in spec.modalities:
+            self.modalities[modality.name].refuse_fills(modality, bands[at : at + len(modality.bands)])
+            at += len(modality.bands)
 
     def check(self, spec: ModelSpec) -> None:
         """Refuse a model with modalities that this scaling does not have."""
@@ -257,8 +273,9 @@ def refuse_fill(band: Band, values: Array) -> None:
 def _refuse_beyond(band: Band, values: Array, low: float, high: float, where: str) -> None:
     """Refuse usual fill values that lie far beyond what a band holds."""
     far = FAR * (high - low)
+    least, most = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
     for fill in USUAL_FILLS:
-        if low - far <= fill <= high + far and not fill < 0 <= low:
+        if (low - far <= fill <= high + far and not fill < 0 <= low) or not least <= np.float32(fill) <= most:
             continue
         is_fill = values == np.float32(fill)
         if is_fill.any():

@@ -1,35 +1,17 @@
-"""Average the answers of several models, or of a model's members, and add the spread between them."""
+"""Average the answers of several models, and add the spread between them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import dask.array as da
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from misoxr.cube.variables import answers_in, class_map, conformal_in, entropy, spread
 from misoxr.errors import SpecError
 from misoxr.mapping.provenance import joint_attributes
-from misoxr.spec import ModelSpec
 
-__all__ = ["averaged", "joined"]
-
-
-def joined(answers: npt.NDArray[Any], spec: ModelSpec) -> npt.NDArray[Any]:
-    """Average what members answered, and append their spread in each task: (member x output, N) -> (output + task, N).
-
-    The answers of a single member stay as they are.
-    """
-    if spec.members == 1:
-        return answers
-    each = answers.reshape(spec.members, spec.outputs, -1)
-    mean = each.mean(axis=0, dtype="float64")
-    beside, ends = [], np.cumsum([0, *(task.outputs for task in spec.tasks)])
-    for task, first, end in zip(spec.tasks, ends, ends[1:], strict=False):
-        several = task.kind == "multiclass"
-        beside.append(_entropy_of(mean[first:end]) if several else each[:, first].std(axis=0, dtype="float64"))
-    return np.concatenate([mean, beside]).astype(answers.dtype)
+__all__ = ["averaged"]
 
 
 def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:

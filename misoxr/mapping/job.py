@@ -20,7 +20,6 @@ from misoxr.errors import SpecError, note
 from misoxr.grid.geobox import lattice_offset, locations
 from misoxr.grid.halo import shared
 from misoxr.grid.windows import Axis, Plan, plan
-from misoxr.mapping.ensemble import joined
 from misoxr.mapping.ranges import Ranges
 from misoxr.spec import ModelSpec, Task, WindowSpec
 from misoxr.spec.components import check_flags
@@ -62,24 +61,17 @@ class Job:
     def answer(self, source: "Source", positions: "Positions") -> Array:
         """Answer at positions, or embed them: (layer, N), NaN where there is no valid input."""
         from misoxr.model.checkpoint import resolve  # here: a map by fitted estimators needs no torch
-        from misoxr.model.field import blend, from_location
-        from misoxr.model.inference import choose_device, choose_precision, inference
+        from misoxr.model.field import answered
+        from misoxr.model.inference import choose_device, choose_precision
 
         device = choose_device(self.device)
         precision = choose_precision(self.precision, device)
         model = resolve(self.address, device, precision, compiled=self.compiled)
-        mask = source.wanted(model.spec, positions)
-        heads = []
-        with inference(device, precision, self.batch_size) as run:
-            if model.spec.modalities:
-                answered = blend(model, source, self.plan, positions, mask, run, embeds=self.embeds)
-                heads.append(answered if self.embeds else joined(answered, model.spec))
-            if self.location or not model.spec.modalities:
-                heads.append(from_location(model, self.geobox, positions, mask, run))
-        if self.location and not model.spec.modalities:
-            heads *= 2
-        answers: Array = np.concatenate(heads)
-        return answers
+        located = self.geobox if self.location or not model.spec.modalities else None
+        settings: dict[str, Any] = {"device": device, "precision": precision, "batch_size": self.batch_size}
+        answers: Array = answered(model, source, self.plan, positions, geobox=located, embeds=self.embeds, **settings)
+        # Of a model that sees locations alone, both heads are one.
+        return np.concatenate([answers, answers]) if self.location and not model.spec.modalities else answers
 
 
 @dataclass(frozen=True)
@@ -243,10 +235,8 @@ def plan_of(geobox: GeoBox, spec: ModelSpec, windows: WindowSpec | None) -> Plan
 
 
 def layers_of(spec: ModelSpec, job: Job) -> int:
-    """Count the layers of a block: the tasks' outputs, members' spread in each task, and the location head's outputs; or an embedding's features."""
-    if job.embeds:
-        return spec.width
-    return spec.outputs * (2 if job.location else 1) + (len(spec.tasks) if spec.members > 1 else 0)
+    """Count the layers of a block."""
+    return spec.layers(location=job.location, embeds=job.embeds)
 
 
 def dtype_of(job: Job) -> str:

@@ -79,7 +79,8 @@ def predict(
     precision : {"auto", "float32", "bfloat16", "float64"}, optional
         "auto" is bfloat16 on CUDA and float32 on a CPU. "float64" is for checks, and gives float64.
     batch_size : int, optional
-        Windows encoded at once. By default 8 on a CPU, and on CUDA what fits into free memory; it is halved where CUDA runs out of memory.
+        Windows encoded at once. By default 1, 2 or 4 for each core of a CPU, by their size, and on CUDA what fits into free memory; it is halved
+        where CUDA runs out of memory, and then the points that are answered at once.
     compile : bool, optional
         Compile the queries and heads with ``torch.compile``, once in each process. Needs a C++ compiler on a CPU.
 

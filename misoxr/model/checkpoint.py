@@ -24,6 +24,7 @@ from misoxr.errors import CheckpointError, SpecError, note
 from misoxr.model.calibration import Calibration, prevalence_bias
 from misoxr.model.conformal import Conformal, Method, with_scores
 from misoxr.model.files import check_tensors, fetch, holds_estimators, put, with_header
+from misoxr.model.inputs import Inputs
 from misoxr.model.network import Miso
 from misoxr.model.pretrained import holds_encoder
 from misoxr.paths import cache
@@ -146,6 +147,11 @@ class Model:
         >>> axes = model.plot()
         """
         return import_module("misoxr.plot.training").curve(self, ax)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """Raw windows to network inputs, on the network's device."""
+        return Inputs(self.spec, self.scaling).to(next(self.network.parameters()).device)
 
     @cached_property
     def _bytes(self) -> bytes:

@@ -1,19 +1,23 @@
-"""The visual encoder of one modality: a timm backbone, and a query on each of its stages."""
+"""The visual encoder of one modality: a timm backbone, and a query on each of its stages.
 
-from collections.abc import Mapping
+Among the backbones is a small residual pyramid for training from scratch on few labels: timm knows it as "pyramid" once this is imported.
+"""
+
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
 import timm
 import torch
+from timm.models import register_model
+from timm.models._features import FeatureInfo
 from torch import Tensor, nn
 
-import misoxr.model.pyramid  # noqa: F401  (timm knows it from here on)
 from misoxr.errors import SpecError
 from misoxr.model.query import Cells, Neighbours, Query
 from misoxr.spec import EncoderSpec, Modality
 
-__all__ = ["Encoder", "Shape", "shape_of"]
+__all__ = ["Encoder", "Pyramid", "Shape", "pyramid", "shape_of"]
 
 Shape = tuple[int, int]
 
@@ -80,3 +84,89 @@ class Encoder(nn.Module):
         """Answer from the cells of :meth:`project` at points, by the shapes of the stages: (N, width)."""
         answers = (query(cell, around[shape_of(cell)]) for query, cell in zip(self.queries, cells, strict=True))
         return self.norm(reduce(torch.add, answers))  # type: ignore[no-any-return]
+
+
+class _Block(nn.Module):
+    """Two convolutions and a residual, which is all there is at the beginning."""
+
+    def __init__(self, channels: int, width: int, stride: int, groups: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.norm1 = nn.GroupNorm(groups, width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm2 = nn.GroupNorm(groups, width)
+        self.act = nn.ReLU(inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or channels != width:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.GroupNorm(groups, width))
+        nn.init.zeros_(self.norm2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm2(self.conv2(self.act(self.norm1(self.conv1(x)))))
+        return self.act(out + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class Pyramid(nn.Module):
+    """Residual stages at strides of 2, 4, 8, ..., without pooling: the first has half the input's resolution.
+
+    Groups of a few channels keep the level of a band, which a norm of each channel takes away, and need no statistics of batches.
+
+    Parameters
+    ----------
+    in_chans : int
+        Bands.
+    channels : sequence of int
+        Channels of each stage.
+    depths : sequence of int
+        Blocks of each stage.
+    groups : int
+        Groups of the norms.
+    out_indices : sequence of int, optional
+        Stages that are given, all by default; those after the last of them are not built.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        channels: Sequence[int] = (32, 48, 64, 96),
+        depths: Sequence[int] = (2, 2, 2, 2),
+        groups: int = 8,
+        out_indices: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(channels) != len(depths):
+            raise ValueError(f"there are channels for {len(channels)} stages and depths for {len(depths)}")
+        if min(depths) < 1:
+            raise ValueError(f"the depths are {list(depths)}; a stage has one block or more")
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, channels[0], 3, 2, 1, bias=False), nn.GroupNorm(groups, channels[0]), nn.ReLU(inplace=True)
+        )
+        chosen = tuple(range(len(channels)) if out_indices is None else (index % len(channels) for index in out_indices))
+        before, stages = channels[0], []
+        for index, (width, depth) in enumerate(zip(channels[: max(chosen) + 1], depths, strict=False)):
+            sizes = [(before, width, 2 if index else 1), *[(width, width, 1)] * (depth - 1)]
+            stages.append(nn.Sequential(*(_Block(*size, groups) for size in sizes)))
+            before = width
+        self.stages = nn.ModuleList(stages)
+        info = [
+            {"num_chs": width, "reduction": 2 ** (index + 1), "module": f"stages.{index}"} for index, width in enumerate(channels)
+        ]
+        self.feature_info = FeatureInfo(info, chosen)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features (B, channels, h, w) of the stages asked for."""
+        x, found = self.stem(x), []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        return [found[index] for index in self.feature_info.out_indices]
+
+
+@register_model
+def pyramid(pretrained: bool = False, features_only: bool = True, in_chans: int = 3, **options: Any) -> Pyramid:
+    """Build the pyramid; there are no weights to begin with."""
+    if pretrained or not features_only:
+        raise ValueError("the pyramid has no pretrained weights and gives features only")
+    # timm always tells where weights would come from.
+    sources = {"cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"}
+    return Pyramid(in_chans, **{name: value for name, value in options.items() if name not in sources})

@@ -1,13 +1,12 @@
 """Run a network for prediction: device, precision, threads and batches."""
 
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from misoxr.clusters import cores as _cores
+from misoxr.cube.augment import AUGMENTATIONS
 from misoxr.errors import SpecError, did_you_mean
 from misoxr.model.calibration import Calibration
 from misoxr.model.checkpoint import Model
+from misoxr.model.inputs import moved
 from misoxr.model.network import Miso
 from misoxr.spec import ModelSpec
+from misoxr.spec.components import Augmentation
 from misoxr.spec.standardisation import Standardisation
 
 __all__ = [
@@ -30,11 +32,14 @@ __all__ = [
     "block_size",
     "choose_device",
     "choose_precision",
+    "fetch",
     "group_size",
     "in_batches",
     "inference",
+    "joined",
     "locate",
     "logits_at",
+    "send",
 ]
 
 Array = npt.NDArray[np.float32]
@@ -46,8 +51,10 @@ Result = TypeVar("Result")
 _LOCKS: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 _BLOCK = {"cpu": 2**18, "cuda": 2**26}
 """Points answered at once, times the widest layer: few enough for a core's cache, many enough to fill a GPU."""
-_WINDOWS = 8
-"""Windows in a batch on a CPU, at the least."""
+_AHEAD = 2
+"""Items for each core of a CPU that are worked on ahead of those that were taken."""
+_ALIGNED = 16
+"""Bytes of which the place of an array in a transfer is a multiple."""
 _GROUP = 2**14
 """Pixels that a CPU's core encodes at once, where windows are small; a larger window is encoded by itself."""
 _ROWS = 64
@@ -102,30 +109,79 @@ class Run:
         return self.device.split(":")[0]
 
     @property
-    def dtype(self) -> str:
-        """NumPy's name of the answers' precision."""
-        return "float64" if self.precision == torch.float64 else "float32"
+    def dtype(self) -> torch.dtype:
+        """Precision of the answers."""
+        return torch.float64 if self.precision == torch.float64 else torch.float32
 
-    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Return the function's results."""
+    def __call__(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield the function's results. On a CPU, some items ahead of those that were taken are worked on."""
 
         def call(item: Item) -> Result:
             # Both hold only in the thread that enters them.
             with torch.inference_mode(), torch.autocast(self.kind, torch.bfloat16, enabled=self.precision == torch.bfloat16):
                 return function(item)
 
-        return list(self.pool.map(call, items) if self.pool else map(call, items))
+        if self.pool is None:
+            yield from map(call, items)
+            return
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(self.pool.submit(call, item))
+                if len(waiting) > _AHEAD * self.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
-    def tensor(self, values: npt.NDArray[Any]) -> Tensor:
-        """Put values on the device."""
-        return torch.from_numpy(values).to(self.device)
+
+def send(device: str, arrays: Sequence[npt.NDArray[Any]]) -> list[Tensor]:
+    """Put arrays on a device: on a CPU as they are, else in one transfer, from pinned memory and beside what is computed there.
+
+    The tensors are not to be written to.
+    """
+    if device == "cpu":
+        return [torch.from_numpy(_writeable(array)) for array in arrays]
+    arrays = [np.ascontiguousarray(array) for array in arrays]
+    ends = np.cumsum([0, *(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays)]).tolist()
+    buffer = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=True)
+    given = [torch.from_numpy(_writeable(array)) for array in arrays]
+    places = [slice(first, first + one.nbytes) for first, one in zip(ends, given, strict=False)]
+    for place, one in zip(places, given, strict=True):
+        buffer[place].view(one.dtype).copy_(one.view(-1))
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        there = buffer.to(device, non_blocking=True)
+    stream.synchronize()
+    return [there[place].view(one.dtype).view(one.shape) for place, one in zip(places, given, strict=True)]
+
+
+def fetch(answers: Tensor) -> npt.NDArray[Any]:
+    """Return what was answered on a device, in one transfer."""
+    values: npt.NDArray[Any] = answers.cpu().numpy()
+    return values
+
+
+class _Shown:
+    """An array that is read alone: torch warns of those that cannot be written to."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self.array = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.__array_interface__["data"][0], False)}
+
+
+def _writeable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    array = array.copy() if min(array.strides, default=0) < 0 else array  # torch knows no way back
+    return array if array.flags.writeable else np.asarray(_Shown(array))
 
 
 @contextmanager
 def inference(device: str, precision: torch.dtype, batch_size: int | None = None) -> Iterator[Run]:
     """Hold a device for one inference, with as many windows in a batch as given.
 
-    On a CPU, each core takes whole batches of windows and blocks of points, with torch on one thread: cores that share a
+    On a CPU, each core takes whole groups of windows and blocks of points, with torch on one thread: cores that share a
     block wait for each other at every layer, and each has caches of its own.
     """
     with _LOCKS[device]:
@@ -141,24 +197,22 @@ def inference(device: str, precision: torch.dtype, batch_size: int | None = None
             torch.set_num_threads(threads)
 
 
-def in_batches(function: Callable[[Sequence[Item]], Result], items: Sequence[Item], run: Run, group: int = 1) -> Iterator[Result]:
-    """Apply a function to batches of items.
+def in_batches(function: Callable[[range, int], Result], count: int, most: int, run: Run) -> Iterator[Result]:
+    """Apply a function to batches of so many items on CUDA, by their numbers, and to so many points at once, at the most.
 
-    Without a size, a CPU takes batches of 8 items or a group for each core, whichever is more, and CUDA as many as fit in its
-    free memory by what one item took. Where CUDA runs out of memory, the batch is halved.
+    Without a size, a batch has as many items as fit in the free memory, by what one took. Where memory runs out, the batch is halved, and a
+    batch of one has its points halved.
     """
-    device = run.device
-    measured = device.startswith("cuda") and run.batch_size is None
-    size = run.batch_size or (1 if measured else max(_WINDOWS, group * run.workers))
-    start = 0
-    while start < len(items):
+    device, measured = run.device, run.batch_size is None
+    start, size = 0, run.batch_size or 1
+    while start < count:
         before = _reset_peak(device) if measured else 0
         try:
-            result = function(items[start : start + size])
+            result = function(range(start, min(start + size, count)), most)
         except torch.OutOfMemoryError:
-            if size == 1:
+            if size == 1 and most <= _ROWS:
                 raise
-            size = (size + 1) // 2
+            size, most = ((size + 1) // 2, most) if size > 1 else (1, max(_ROWS, most // 2 // _ROWS * _ROWS))
             torch.cuda.empty_cache()
             continue
         yield result
@@ -179,27 +233,33 @@ def activate(
     calibration: Mapping[str, Calibration] | None = None,
     standardisation: Mapping[str, Standardisation] | None = None,
 ) -> Tensor:
-    """Concatenate the tasks' probabilities (regression: values) along the last axis, in the order of the specification.
+    """Concatenate the tasks' probabilities (regression: values) in the order of the specification: (output, N), of members (member, output, N).
 
-    Logits are calibrated first, task by task, where a calibration is given. Where labels were standardised, values are in the
+    Logits (N, output) or (N, member, output) are calibrated first, task by task, where a calibration is given. Where labels were standardised, values are in the
     labels' units, and all in float64: an offset may take more digits than float32 has.
     """
     parts = []
     for task in spec.tasks:
-        values = logits[task.name]
+        # Points come last: along another axis than that, a softmax of few classes is eight times faster on a CPU.
+        values = logits[task.name].movedim(0, -1)
         values = values.to(torch.promote_types(values.dtype, torch.float32))
         found = (calibration or {}).get(task.name)
         if found is not None:
-            values = values / found.temperature + values.new_tensor(found.bias or 0.0)
+            values = values / found.temperature
+            values = (
+                torch.stack([one + bias for one, bias in zip(values.unbind(-2), found.bias, strict=True)], -2)
+                if found.bias
+                else values
+            )
         learnt_as = (standardisation or {}).get(task.name)
         if learnt_as is not None:
             values = learnt_as.invert(values.double())
         if task.kind == "regression":
             values = values.expm1() if task.loss == "mse_log1p" else values
         else:
-            values = values.softmax(-1) if task.kind == "multiclass" else values.sigmoid()
+            values = values.softmax(-2) if task.kind == "multiclass" else values.sigmoid()
         parts.append(values)
-    return torch.cat(parts, dim=-1)
+    return torch.cat(parts, dim=-2)
 
 
 def block_size(network: Miso, kind: str) -> int:
@@ -219,81 +279,132 @@ def group_size(spec: ModelSpec, batch_size: int | None = None) -> int:
     return size if batch_size is None else min(size, batch_size)
 
 
+class _Block(NamedTuple):
+    """Some points of a group of windows: its cells, and for each point its window, x and y in it, and weight."""
+
+    cells: Any
+    sample: Tensor
+    points: Tensor
+    weight: Tensor
+    last: bool
+
+
 def answer(
-    model: Model, windows: Sequence[Mapping[str, Array]], points: Sequence[Floats], run: Run, *, embeds: bool = False
-) -> list[Array]:
-    """Encode windows, and answer each at its points.
+    model: Model,
+    crop: Callable[[range], Tensor],
+    points: Callable[[range], tuple[Tensor, Tensor, Tensor]],
+    count: int,
+    run: Run,
+    *,
+    augmentation: Augmentation = "none",
+    embeds: bool = False,
+) -> Iterator[tuple[range, Tensor]]:
+    """Encode windows, and answer each at its points, times the points' weights.
 
     The shapes that enter the network depend on the model, the windows and their points alone. All groups of windows have one
     size, and so have all blocks of a group's points but the last, which is a multiple of 64; zeros fill them up.
 
     Parameters
     ----------
-    windows : sequence of mapping of str to array
-        For each window, scaled inputs (channel, size, size) by modality.
-    points : sequence of array
-        For each window, points (N, 2), x and y in -1..1 of the window.
+    crop : callable
+        Gives the raw bands (B, band, size, size) of some of the windows, by their numbers, on the device.
+    points : callable
+        Gives their points, window after window: (N,) the window of each, counted from the first asked for; (N, 2) x and y in -1..1 of it; and
+        (N,) its weight.
+    count : int
+        Number of windows.
     run : Run
         The device.
+    augmentation : str
+        The ways in which each window is seen; their answers are averaged.
     embeds : bool, optional
         Return the network's embedding, as its heads see it, instead of the tasks' outputs.
 
-    Returns
-    -------
-    list of array
-        For each window, (N, output), all outputs of one member after those of another; of an embedding (N, width).
+    Yields
+    ------
+    (range, Tensor)
+        Numbers of windows, in order, and the answers at their points (output, N), all outputs of one member after those of another; of an
+        embedding (width, N). There are as many for the same windows as ways to see them, and their sum counts.
     """
-    network = model.network
-    # A GPU encodes the whole batch at once.
-    size = len(windows) if run.kind == "cuda" else group_size(model.spec, run.batch_size)
-    groups = [slice(start, start + size) for start in range(0, len(windows), size)]
+    network, ways = model.network, AUGMENTATIONS[augmentation]
 
-    def encode(group: slice) -> Any:
-        stacked = {name: _filled(np.stack([window[name] for window in windows[group]]), size) for name in windows[0]}
-        return network.project({name: run.tensor(values).to(network.dtype) for name, values in stacked.items()})
+    def encode(item: tuple[range, int, tuple[bool, int]]) -> tuple[Any, Tensor, Tensor, Tensor]:
+        numbers, size, way = item
+        inputs = model.inputs(_filled(crop(numbers), size), *way)
+        sample, xy, weight = points(numbers)
+        cells = network.project({name: values.to(network.dtype) for name, values in inputs.items()})
+        return cells, sample, moved(xy, *way), weight / len(ways)
 
-    def one(block: Any) -> Array:
-        cells, left, sample, here = block
+    def ask(block: _Block) -> tuple[Tensor, bool]:
+        cells, sample, xy, weight, last = block
         if embeds:
-            answers = network.embed(cells, sample, here)["visual"]
+            answers = network.embed(cells, sample, xy)["visual"].T
             answers = answers.to(torch.promote_types(answers.dtype, torch.float32))
         else:
-            answers = activate(model.spec, network(cells, sample, here), model.calibration, model.standardisation)
-        values: Array = answers[:left].flatten(1).cpu().numpy()
-        return values
+            answers = activate(model.spec, network(cells, sample, xy), model.calibration, model.standardisation).flatten(0, -2)
+        return answers[:, : len(weight)] * weight.to(answers.dtype), last
 
-    at_once = block_size(network, run.kind)
-    blocks = []
-    for group, cells in zip(groups, run(encode, groups), strict=True):
-        sample = np.repeat(np.arange(len(points[group])), [len(part) for part in points[group]])
-        left = range(len(sample), 0, -at_once)
-        parts = (_split(values, at_once, run) for values in (sample, np.concatenate(points[group])))
-        blocks += [(cells, *block) for block in zip(left, *parts, strict=True)]
-    return np.split(np.concatenate(run(one, blocks)), np.cumsum([len(part) for part in points])[:-1])
+    def blocks(encoded: Iterator[tuple[Any, Tensor, Tensor, Tensor]], most: int) -> Iterator[_Block]:
+        for cells, sample, xy, weight in encoded:
+            whole = -(-len(sample) // _ROWS) * _ROWS
+            parts = zip(_filled(sample, whole).split(most), _filled(xy, whole).split(most), weight.split(most), strict=True)
+            for number, part in enumerate(parts):
+                yield _Block(cells, *part, last=(number + 1) * most >= len(sample))
+
+    def answered(groups: Sequence[range], size: int, most: int) -> Iterator[tuple[range, Tensor]]:
+        asked = [(group, size, way) for group in groups for way in ways]
+        answers = run(ask, blocks(run(encode, asked), most))
+        for group, *_ in asked:
+            parts = []
+            for part, last in answers:
+                parts.append(part)
+                if last:
+                    break
+            yield group, torch.cat(parts, 1)
+
+    if run.kind == "cpu":
+        size = group_size(model.spec, run.batch_size)
+        groups = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        yield from answered(groups, size, block_size(network, "cpu"))
+        return
+    # A GPU encodes the whole batch at once.
+    for found in in_batches(
+        lambda batch, most: list(answered([batch], len(batch), most)), count, block_size(network, run.kind), run
+    ):
+        yield from found
 
 
-def _filled(values: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
+def _filled(values: Tensor, length: int) -> Tensor:
     """Fill values up to a length along the first axis, by zeros."""
     missing = length - len(values)
-    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
+    return torch.cat([values, values.new_zeros((missing, *values.shape[1:]))]) if missing else values
 
 
-def _split(values: npt.NDArray[Any], size: int, run: Run) -> tuple[Tensor, ...]:
-    """Put values on the device in blocks of a size; the last one is filled up to a multiple of 64."""
-    blocks: tuple[Tensor, ...] = run.tensor(_filled(values, -(-len(values) // _ROWS) * _ROWS)).split(size)
-    return blocks
-
-
-def locate(model: Model, location: Floats, run: Run) -> Array:
-    """Answer from scaled locations (N, 2) alone: (N, output)."""
+def locate(model: Model, location: Tensor, run: Run) -> Tensor:
+    """Answer from scaled locations (N, 2) alone: (output, N)."""
     network = model.network
 
-    def one(block: Tensor) -> Array:
-        values: Array = activate(model.spec, network.locate(block), standardisation=model.standardisation).cpu().numpy()
-        return values
+    def one(block: Tensor) -> Tensor:
+        return activate(model.spec, network.locate(block), standardisation=model.standardisation)
 
-    blocks = _split(location, block_size(network, run.kind), run)
-    return np.concatenate(run(one, blocks))[: len(location)]
+    blocks = _filled(location, -(-len(location) // _ROWS) * _ROWS).split(block_size(network, run.kind))
+    return torch.cat(list(run(one, blocks)), 1)[:, : len(location)]
+
+
+def joined(answers: Tensor, spec: ModelSpec) -> Tensor:
+    """Average what members answered, and append their spread in each task: (member x output, N) -> (output + task, N).
+
+    The answers of a single member stay as they are.
+    """
+    if spec.members == 1:
+        return answers
+    each = answers.unflatten(0, (spec.members, spec.outputs)).double()
+    mean = each.mean(dim=0)
+    beside, ends = [], np.cumsum([0, *(task.outputs for task in spec.tasks)]).tolist()
+    for task, first, end in zip(spec.tasks, ends, ends[1:], strict=False):
+        several = task.kind == "multiclass"
+        beside.append(torch.special.entr(mean[first:end]).sum(dim=0) if several else each[:, first].std(dim=0, correction=0))
+    return torch.cat([mean, torch.stack(beside)]).to(answers.dtype)
 
 
 def logits_at(network: Miso, batches: Iterable[tuple[Mapping[str, Array], Array]], device: str) -> dict[str, Floats]:
@@ -306,12 +417,10 @@ def logits_at(network: Miso, batches: Iterable[tuple[Mapping[str, Array], Array]
 
         def ask(batch: tuple[Mapping[str, Array], Array]) -> dict[str, Tensor]:
             inputs, points = batch
-            cells = network.project({name: run.tensor(values) for name, values in inputs.items()})
-            return network(cells, run.tensor(np.arange(len(points))), run.tensor(points))  # type: ignore[no-any-return]
+            cells = network.project(dict(zip(inputs, send(device, list(inputs.values())), strict=True)))
+            return network(cells, torch.arange(len(points), device=device), *send(device, [points]))  # type: ignore[no-any-return]
 
-        waiting = iter(batches)
-        while group := list(islice(waiting, run.workers)):
-            for logits in run(ask, group):
-                for name, values in logits.items():
-                    found[name].append(values.cpu().numpy())
+        for logits in run(ask, batches):
+            for name, values in logits.items():
+                found[name].append(fetch(values))
     return {name: np.concatenate(parts).astype("float64") for name, parts in found.items()}

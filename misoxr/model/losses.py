@@ -54,39 +54,42 @@ def task_loss(
     ----------
     Lin et al. 2017 for the focal loss.
     """
-    known = _is_known(labels)
-    if not bool(known.any()):
-        return logits.sum() * 0
-    logits, labels, counts = logits[known].float(), labels[known], None if counts is None else counts[known]
+    # Nothing is selected: how many are known would have to be read from a device, and it would be waited for.
+    known, logits = _is_known(labels), logits.float()
+    labels = torch.where(known.reshape(-1, *[1] * (labels.ndim - 1)), labels, 0.0)
     if task.kind == "regression":
         values = learnt(task, labels.flatten())
-        return F.mse_loss(logits[:, 0], (values if standardisation is None else standardisation.apply(values)).float())
+        values = (values if standardisation is None else standardisation.apply(values)).float()
+        return _mean((logits[:, 0] - values) ** 2, known.float())
     if task.kind == "binary":
         # As a softmax over two classes, of which the first one's logit is 0: the same loss, and one form for all.
         logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
         labels = torch.cat([1 - labels, labels], dim=-1) if labels.ndim == 2 else labels
     if labels.ndim == 2:
-        return _soft_loss(task, logits, labels.float(), smoothing, weights, focus)
+        return _soft_loss(task, logits, labels.float(), known.float()[:, None], smoothing, weights, focus)
     codes = labels.long()
     losses = F.cross_entropy(logits, codes, reduction="none", label_smoothing=smoothing)
     if task.loss == "focal":
         losses = losses * (1 - logits.softmax(-1).gather(1, codes[:, None])[:, 0]) ** focus
-    if weights is None and counts is None:
-        return losses.mean()
-    weight = torch.ones_like(losses) if weights is None else weights[codes]
-    weight = weight if counts is None else weight * counts
-    return (losses * weight).sum() / weight.sum()
+    weight = known.float() if weights is None else known * weights[codes]
+    return _mean(losses, weight if counts is None else weight * counts)
 
 
-def _soft_loss(task: Task, logits: Tensor, shares: Tensor, smoothing: float, weights: Tensor | None, focus: float) -> Tensor:
-    """Mean cross-entropy to probabilities of classes (N, class), each class by its weight."""
-    shares = (1 - smoothing) * shares + smoothing / shares.shape[-1]
-    if weights is not None:
-        shares = shares * weights
-    losses = -shares * logits.log_softmax(-1)
+def _mean(losses: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean, 0 where all weights are 0."""
+    total = weight.sum()
+    return (losses * weight).sum() / torch.where(total > 0, total, 1.0)
+
+
+def _soft_loss(
+    task: Task, logits: Tensor, shares: Tensor, known: Tensor, smoothing: float, weights: Tensor | None, focus: float
+) -> Tensor:
+    """Mean cross-entropy to probabilities of classes (N, class), each class by its weight, where they are known (N, 1)."""
+    shares = ((1 - smoothing) * shares + smoothing / shares.shape[-1]) * known
+    losses = -logits.log_softmax(-1)
     if task.loss == "focal":
         losses = losses * (1 - logits.softmax(-1)) ** focus
-    return losses.sum() / shares.sum()
+    return _mean(losses, shares if weights is None else shares * weights)
 
 
 def _is_known(labels: Tensor) -> Tensor:
@@ -165,13 +168,12 @@ def contrast(one: Tensor, other: Tensor, temperature: float = 0.1, valid: Tensor
     target = torch.arange(similarity.shape[-1], device=one.device).expand(len(similarity), -1)
     if valid is None:
         return F.cross_entropy(similarity.transpose(1, 2), target) + F.cross_entropy(similarity, target)
-    if not bool(valid.any()):
-        return similarity.sum() * 0
     valid = valid.T  # (N, B)
     # What is out is nobody's negative, and is not asked.
     similarity = similarity.masked_fill(~(valid[:, :, None] & valid[:, None, :]), -1e9)
     target = target.masked_fill(~valid, -100)
-    return F.cross_entropy(similarity.transpose(1, 2), target) + F.cross_entropy(similarity, target)
+    both = [F.cross_entropy(part, target, reduction="sum") for part in (similarity.transpose(1, 2), similarity)]
+    return torch.stack(both).sum() / valid.sum().clamp(min=1)
 
 
 def contrasts(spec: LossSpec, embedded: Mapping[str, Tensor], valid: Tensor | None = None) -> Tensor:

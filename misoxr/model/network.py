@@ -66,8 +66,8 @@ def resized(windows: Tensor, side: int) -> Tensor:
 def around(stages: Iterable[Cells], sample: Tensor, points: Tensor, query: str) -> dict[Shape, Neighbours]:
     """Find the cells around points (N, 2) of the windows ``sample`` (N,), by the shapes of stages: those of one shape share them."""
     found = {}
-    for height, width in {shape_of(cells) for cells in stages}:
-        near = neighbours(points, height, width, query)
+    for (height, width), dtype in {shape_of(cells): cells.values.dtype for cells in stages}.items():
+        near = neighbours(points, height, width, query, dtype)
         found[height, width] = near._replace(cell=near.cell + sample * (height * width))
     return found
 

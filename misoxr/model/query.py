@@ -32,7 +32,7 @@ class Neighbours(NamedTuple):
     weight: Tensor
 
 
-def neighbours(points: Tensor, height: int, width: int, mode: str = "continuous") -> Neighbours:
+def neighbours(points: Tensor, height: int, width: int, mode: str = "continuous", dtype: torch.dtype | None = None) -> Neighbours:
     """Find the four cells around each point.
 
     Parameters
@@ -43,23 +43,42 @@ def neighbours(points: Tensor, height: int, width: int, mode: str = "continuous"
         Cells along y and x; cell i of n has its centre at -1 + (2 i + 1) / n.
     mode : {"continuous", "published"}
         The published form measures x from the cell's y and y from the cell's x, and weights by 1 / (|dx dy| + 1e-9).
+    dtype : dtype, optional
+        Precision of offsets and weights; that of the points by default.
     """
-    cells = points.new_tensor([width, height])
-    corners = points.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]])[:, None]  # (4, 1, [x, y])
+    dtype = dtype or points.dtype
+    x, y = points.unbind(-1)
     if mode == "published":
-        nearest = (points + (2 * corners - 1) / cells + 1e-6).clamp(-1 + 1e-6, 1 - 1e-6)
-        cell = ((nearest + 1) / 2 * cells - 0.5).round()
-        offset = (points - (-1 + (2 * cell + 1) / cells).flip(-1)) * cells
-        share = 1 / (offset.prod(-1).abs() + 1e-9)
-        weight = share / share.sum(dim=0)
-    else:
-        position = (points + 1) / 2 * cells - 0.5  # in cells, a centre at a whole number
-        low = position.floor()
-        fraction = position - low
-        cell = torch.minimum((low + corners).clamp(min=0), cells - 1)
-        offset = (position - cell) * 2
-        weight = (corners * fraction + (1 - corners) * (1 - fraction)).prod(-1)
-    return Neighbours((cell[..., 1] * width + cell[..., 0]).long(), offset, weight)
+        (column, beside), (row, over) = _published(x, width), _published(y, height)
+        offsets = _crossed((y - beside) * height, (x - over) * width)
+        share = 1 / (offsets[0].mul(offsets[1]).abs() + 1e-9)
+        column, row = _crossed(column, row)
+        return Neighbours(row * width + column, torch.stack(offsets[::-1], -1).to(dtype), (share / share.sum(dim=0)).to(dtype))
+    across, down = _along(x, width, dtype), _along(y, height, dtype)
+    (column, row), offsets, weights = (_crossed(*pair) for pair in zip(across, down, strict=True))
+    return Neighbours(row * width + column, torch.stack(offsets, -1), weights[0] * weights[1])
+
+
+def _crossed(across: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Pair what is known of two columns and two rows (2, N) at the four cells between them (4, N): first the upper two."""
+    pair = torch.broadcast_tensors(across[None], down[:, None])
+    return pair[0].flatten(0, 1), pair[1].flatten(0, 1)
+
+
+def _along(position: Tensor, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the two cells around positions (N,) along an axis of so many cells: their numbers, offsets and weights (2, N)."""
+    position = (position + 1) / 2 * count - 0.5  # in cells, a centre at a whole number
+    low = position.floor()
+    fraction = (position - low).to(dtype)
+    cell = torch.stack([low, low + 1]).clamp(0, count - 1)
+    return cell.long(), ((position - cell) * 2).to(dtype), torch.stack([1 - fraction, fraction])
+
+
+def _published(position: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Find the two cells around positions (N,) as published: their numbers and centres (2, N)."""
+    nearest = (torch.stack([position - 1 / count, position + 1 / count]) + 1e-6).clamp(-1 + 1e-6, 1 - 1e-6)
+    cell = ((nearest + 1) / 2 * count - 0.5).round()
+    return cell.long(), -1 + (2 * cell + 1) / count
 
 
 class Cells(NamedTuple):

@@ -104,6 +104,12 @@ class ModelSpec:
         """Numbers that a member answers at a point: all tasks' together."""
         return sum(task.outputs for task in self.tasks)
 
+    def layers(self, *, location: bool = False, embeds: bool = False) -> int:
+        """Numbers that a map has of a pixel: the tasks' outputs, members' spread in each task, and the location head's outputs; or an embedding."""
+        if embeds:
+            return self.width
+        return self.outputs * (2 if location else 1) + (len(self.tasks) if self.members > 1 else 0)
+
     def summary(self) -> str:
         """Return name, inputs and outputs as one line of text."""
         inputs = [f"{modality.name} ({len(modality.bands)} bands)" for modality in self.modalities] or ["location"]

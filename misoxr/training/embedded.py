@@ -26,8 +26,8 @@ from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import lattice_offset
 from misoxr.grid.windows import plan
 from misoxr.model.checkpoint import Model, resolve
-from misoxr.model.field import Crops, Scatter, blend
-from misoxr.model.inference import choose_device, choose_precision, inference
+from misoxr.model.field import Crops, Scatter, answered
+from misoxr.model.inference import choose_device, choose_precision
 from misoxr.points.censoring import Censored, observed
 from misoxr.points.folds import separate
 from misoxr.points.labelled import Labelled
@@ -236,7 +236,7 @@ def _embedded(
     windows = plan((geobox.shape.y, geobox.shape.x), spec.windows, lattice_offset(geobox))
     positions = Scatter(rows, columns)
     starts = positions.windows(windows)
-    with cutouts_of(stack(cube, spec), starts, spec.windows.size) as cutouts, inference(target, kind) as run:
+    with cutouts_of(stack(cube, spec), starts, spec.windows.size) as cutouts:
         source = Crops(dict(zip(starts, cutouts.open(), strict=True)))
-        mask = source.wanted(spec, positions)
-        return blend(resolve(network.address(), target, kind), source, windows, positions, mask, run, embeds=True)
+        model = resolve(network.address(), target, kind)
+        return answered(model, source, windows, positions, device=target, precision=kind, embeds=True)

@@ -606,7 +606,7 @@ def test_a_fill_value_that_was_not_learnt_is_refused_where_it_is_mapped():
     window[0, 0] = -5000  # a deep place, which is no fill value
     scaling.apply(spec, window)
     window[0, 3, 3] = -9999
-    with pytest.raises(BandError, match=r"Band 'dem' is -9999 in 1\.56% of a window, and 1.* to .* elsewhere"):
+    with pytest.raises(BandError, match=r"Band 'dem' is -9999 in 1\.56% of a block, and 1.* to .* elsewhere"):
         scaling.apply(spec, window)
     window[0, 3, 3], window[1, 3, 3] = np.nan, -9999  # a negative direction is flat
     scaling.apply(spec, window)

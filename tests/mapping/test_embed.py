@@ -137,23 +137,23 @@ def test_no_valid_input_is_nan(cube, model):
 def test_it_is_written_resumed_and_read_again(cube, model, whole, tmp_path, monkeypatch):
     lazy = cube.chunk({"y": 20, "x": 47}).miso.embed(model, device="cpu")
     assert lazy.miso.plan(timed=False).blocks == (3, 1)
-    blend, asked = field.blend, []
+    answered, asked = field.answered, []
 
     def failing(*args, **options):
         asked.append(args)
         if len(asked) == 2:
             raise OSError("the disk is gone")
-        return blend(*args, **options)
+        return answered(*args, **options)
 
     with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
-        patch.setattr(field, "blend", failing)
+        patch.setattr(field, "answered", failing)
         with pytest.raises(OSError, match="the disk is gone"):
             lazy.miso.to_zarr(tmp_path / "embedding.zarr", progress=False)
     lazy.miso.to_zarr(tmp_path / "embedding.zarr", progress=False)
     model.save(tmp_path / "model.safetensors")
     again = cube.chunk({"y": 20, "x": 47}).miso.embed(tmp_path / "model.safetensors", device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(field, "blend", None)  # all blocks are there: nothing is embedded again
+        patch.setattr(field, "answered", None)  # all blocks are there: nothing is embedded again
         again.miso.to_zarr(tmp_path / "embedding.zarr", progress=False)
     stored = misoxr.open_maps(tmp_path / "embedding.zarr")
     np.testing.assert_allclose(stored.embedding, whole.embedding, atol=1e-5)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import rioxarray  # noqa: F401
-import torch
 import xarray as xr
 
 from misoxr.cube.augment import AUGMENTATIONS, augmented
@@ -253,33 +252,6 @@ def test_the_network_may_be_compiled(spec, monkeypatch):
     plain = small.miso.predict_at(model, points, device="cpu").compute()
     compiled = small.miso.predict_at(model, points, device="cpu", compile=True).compute()
     np.testing.assert_allclose(compiled.permafrost_probability, plain.permafrost_probability, atol=1e-5)
-
-
-def test_a_batch_that_does_not_fit_is_halved(cube, model, monkeypatch):
-    from misoxr.model import field
-
-    sizes, answer = [], field.answer
-
-    def crowded(one, windows, points, run, **options):
-        sizes.append(len(windows))
-        if len(windows) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        return answer(one, windows, points, run, **options)
-
-    points = scattered(cube, 300)
-    expected = cube.miso.predict_at(model, points, device="cpu").compute()
-    monkeypatch.setattr(field, "answer", crowded)
-    found = cube.miso.predict_at(model, points, device="cpu").compute()
-    np.testing.assert_allclose(found.permafrost_probability, expected.permafrost_probability, atol=1e-5)
-    halved = [sizes[0]]
-    while halved[-1] > 2:
-        halved.append((halved[-1] + 1) // 2)
-    assert sizes[0] >= 8
-    assert sizes[: len(halved)] == halved
-    assert set(sizes[len(halved) :]) <= {1, 2}
-    monkeypatch.setattr(field, "answer", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("for one")))
-    with pytest.raises(torch.OutOfMemoryError):
-        cube.miso.predict_at(model, points, device="cpu").compute()
 
 
 def test_regressions_and_chosen_tasks(spec, cube, model):

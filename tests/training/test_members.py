@@ -16,8 +16,7 @@ from misoxr.cube.stack import stack
 from misoxr.errors import MisoxrWarning, SpecError
 from misoxr.estimators.baselines import Baseline
 from misoxr.grid.geobox import geobox_of
-from misoxr.mapping.ensemble import joined
-from misoxr.model.inference import activate
+from misoxr.model.inference import activate, joined
 from misoxr.model.losses import joint
 from misoxr.model.network import Miso
 from misoxr.points.labelled import Labelled
@@ -335,8 +334,9 @@ def test_what_validates_is_what_a_map_has(loss):
     sizes = [task.outputs for task in tasks]
     logits = {task.name: torch.from_numpy(rng.normal(0, 3, (50, 3, task.outputs))).float() for task in tasks}
     standards = {"soc": Standardisation(2.0, 0.4)}
-    answers = activate(spec, logits, None, standards).numpy().reshape(50, 3 * sum(sizes))
-    mean = joined(answers.T, spec)[: spec.outputs].T
+    answers = activate(spec, logits, None, standards)
+    assert answers.shape == (3, sum(sizes), 50)
+    mean = joined(answers.flatten(0, 1), spec)[: spec.outputs]
     told = {task.name: joint(task, logits[task.name], standards.get(task.name)) for task in tasks}
     np.testing.assert_allclose(activate(spec, told, None, standards), mean, rtol=1e-4, atol=1e-6)
     assert not np.allclose(
@@ -358,7 +358,7 @@ def test_validation_scores_the_mean_answer():
     with torch.inference_mode():
         trained.validation_step(batch, 0)
         logits = network(network.project(batch["inputs"]), torch.arange(40), batch["points"][:, 0])
-        shares = activate(spec, logits).mean(dim=1).double().numpy()
+        shares = activate(spec, logits).mean(dim=0).T.double().numpy()
     present, orders = shares[:, 0], shares[:, 1:]
     truth, order = codes["permafrost"][:, 0], codes["taxonomy"][:, 0]
     likelihood = np.log(np.where(truth == 1, present, 1 - present)).mean() + np.log(orders[np.arange(40), order]).mean()

@@ -1,0 +1,112 @@
+"""From raw bands to network inputs on the device that the network is on: augmentation, sine and cosine, scaling."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from misoxr.cube.scaling import Scaling
+from misoxr.spec import Modality, ModelSpec
+
+__all__ = ["Inputs", "moved"]
+
+
+class _Scaled(nn.Module):
+    """The scaling of one modality, as :meth:`misoxr.cube.scaling.ModalityScaling.apply` has it for arrays."""
+
+    lower: Tensor
+    upper: Tensor
+    shift: Tensor
+    scale: Tensor
+    whiten: Tensor | None
+
+    def __init__(self, modality: Modality, scaling: Scaling) -> None:
+        super().__init__()
+        one = scaling.modalities[modality.name]
+        for name in ("lower", "upper", "shift", "scale"):
+            self.register_buffer(name, torch.tensor(getattr(one, name), dtype=torch.float32)[:, None, None])
+        whiten = None if one.whiten is None else torch.tensor(one.whiten, dtype=torch.float32)
+        self.register_buffer("whiten", whiten)
+        self.logs = _runs(one.log)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Scale channels (B, channel, y, x), NaN where missing: 0 there."""
+        out = torch.minimum(torch.maximum(values, self.lower), self.upper)  # three times faster than clamp
+        for first, stop in self.logs:
+            out[:, first:stop].log_()
+        out = out.sub_(self.shift).div_(self.scale).nan_to_num_(nan=0.0)
+        return out if self.whiten is None else torch.matmul(self.whiten, out.flatten(2)).unflatten(2, out.shape[2:])
+
+
+def _runs(chosen: tuple[bool, ...]) -> list[tuple[int, int]]:
+    """Return first and last + 1 of the channels that are chosen and follow each other."""
+    edges = [index for index in range(len(chosen) + 1) if (index and chosen[index - 1]) != (index < len(chosen) and chosen[index])]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+class Inputs(nn.Module):
+    """The inputs of a model: raw windows to scaled channels.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Modalities and bands.
+    scaling : Scaling
+        What training fitted.
+    """
+
+    def __init__(self, spec: ModelSpec, scaling: Scaling) -> None:
+        super().__init__()
+        self.modalities = spec.modalities
+        self.circular = [index for index, band in enumerate(spec.bands) if band.kind == "circular"]
+        self.scaled = nn.ModuleList(_Scaled(modality, scaling) for modality in spec.modalities)
+
+    def forward(self, windows: Tensor, mirror: bool = False, quarters: int = 0) -> dict[str, Tensor]:
+        """Augment and scale raw windows (B, band, y, x), NaN where missing: (B, channel, y, x) by modality.
+
+        Windows are mirrored east to west, then rotated anticlockwise by quarters, and with them the directions of circular bands.
+        """
+        # Of values far from 0, bfloat16 would keep three digits.
+        with torch.autocast(windows.device.type, enabled=False):
+            windows = self._augmented(windows, mirror, quarters)
+            found, at = {}, 0
+            for modality, scaled in zip(self.modalities, self.scaled, strict=True):
+                found[modality.name] = scaled(_channels(modality, windows[:, at : at + len(modality.bands)]))
+                at += len(modality.bands)
+        return found
+
+    def _augmented(self, windows: Tensor, mirror: bool, quarters: int) -> Tensor:
+        out = windows.flip(-1) if mirror else windows
+        out = torch.rot90(out, quarters, (-2, -1)) if quarters % 4 else out
+        if out is windows or not self.circular:
+            return out
+        out = out.contiguous()  # a copy already: the raw windows stay as they are
+        for index in self.circular:  # one by one: a list of numbers would be sent to the device
+            angle = out[:, index]
+            # Degrees clockwise from north: a quarter anticlockwise takes 90 away.
+            turned = ((360.0 - angle if mirror else angle) - 90.0 * quarters).remainder(360.0)
+            out[:, index] = torch.where(angle >= 0, turned, angle)
+        return out
+
+
+def _channels(modality: Modality, bands: Tensor) -> Tensor:
+    """Expand raw bands (B, band, ...) to channels: circular bands become sine and cosine, 0 and 0 where negative."""
+    if modality.channels == len(modality.bands):
+        return bands
+    parts = []
+    for band, values in zip(modality.bands, bands.unbind(1), strict=True):
+        if band.kind == "circular":
+            angle = values * (math.pi / 180)
+            parts += [torch.where(values < 0, 0.0, part) for part in (angle.sin(), angle.cos())]
+        else:
+            parts.append(values)
+    return torch.stack(parts, 1)
+
+
+def moved(points: Tensor, mirror: bool, quarters: int) -> Tensor:
+    """Move points (N, [x, y]) in -1..1 of a window, y downwards, as :class:`Inputs` moves its pixels."""
+    x, y = points.unbind(-1)
+    x = -x if mirror else x
+    for _ in range(quarters % 4):
+        x, y = y, -x
+    return torch.stack([x, y], -1)
