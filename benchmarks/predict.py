@@ -2,6 +2,7 @@
 
     python benchmarks/predict.py [--preset miso-base] [--rows 2]
     python benchmarks/predict.py --golden ../shared/reference
+    python benchmarks/predict.py --host --preset miso-nano [--old CHECKOUT]
 
 Random weights and smooth noise. "Same settings" are the published windows (250 px every 125, Gaussian) on a tile of ``--rows`` x 2 crops: the
 answers must agree, and the ratio is one of equal numbers of points. The published form answers the location branch at every point; misoxr
@@ -9,12 +10,17 @@ only where it is asked to, so it is timed without, and the location's answers ar
 are the preset's own windows and query: pixels a second inside a large map, against the published procedure at interval 2, which
 takes 1,521 of the crops timed here for a tile of 5,000 x 5,000 pixels. With ``--golden``, the full-size reference case is
 computed too: ``published_golden.npz``, with the weights of its ``published.py``.
+With ``--host``, a block of 1024 x 1024 pixels and two tasks is computed with the network, and with a network that does nothing and answers
+0: what is left is the host's work. With ``--old``, another checkout of misoxr does the same, in turns with this one.
 The last line is JSON.
 """
 
 import argparse
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -35,7 +41,7 @@ from misoxr.grid.geobox import assign, geobox_of, locations
 from misoxr.model.checkpoint import Model
 from misoxr.model.network import Miso
 from misoxr.model.published import WINDOWS
-from misoxr.spec import PERMAFROST, ModelSpec
+from misoxr.spec import PERMAFROST, TAXONOMY, ModelSpec
 
 TILE_CROPS, TILE_PIXELS = 1521, 5000 * 5000
 
@@ -104,6 +110,50 @@ def default_settings(preset: str) -> tuple[float, float]:
     return 4 * stride**2 / seconds, ((stride + ramp) / stride) ** 2
 
 
+def host(preset: str, rounds: int = 3) -> dict[str, float]:
+    """Map a block, with the network and with one that does nothing: nanoseconds a pixel of each, the least of some rounds."""
+    spec = ModelSpec.preset(preset, tasks=(PERMAFROST, TAXONOMY))
+    cube = noise(spec, (1024, 1024))
+    maps = cube.miso.predict(random_model(spec, cube), device="cpu", precision="float32")
+    answers, project, forward = maps[["permafrost_probability", "taxonomy_probability"]], Miso.project, Miso.forward
+
+    def least() -> float:
+        times = []
+        for _ in range(rounds + 1):  # the first loads the model
+            start = time.perf_counter()
+            answers.compute()
+            times.append(time.perf_counter() - start)
+        return round(min(times[1:]) / 1024**2 * 1e9)
+
+    found = {"network": least()}
+    Miso.project = lambda self, inputs: {}
+    Miso.forward = lambda self, cells, sample, points: {task.name: torch.zeros(len(points), task.outputs) for task in spec.tasks}
+    found["zeros"] = least()
+    Miso.project, Miso.forward = project, forward
+    return found
+
+
+def in_turns(preset: str, old: Path, turns: int = 3) -> None:
+    """Measure another checkout and this one in processes of their own, in turns, and print both and their ratio."""
+    found: dict[str, list[dict[str, float]]] = {"old": [], "new": []}
+    for _ in range(turns):
+        for name, root in (("old", old), ("new", Path(__file__).parents[1])):
+            code = f"import json, predict, warnings; warnings.simplefilter('ignore'); print(json.dumps(predict.host({preset!r})))"
+            paths = os.pathsep.join(map(str, (root.resolve(), Path(__file__).parent)))
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env={**os.environ, "PYTHONPATH": paths},
+                capture_output=True,
+                check=True,
+                cwd=Path(__file__).parent,
+            )
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    least = {name: {kind: min(one[kind] for one in times) for kind in times[0]} for name, times in found.items()}
+    ratios = {kind: round(least["old"][kind] / least["new"][kind], 2) for kind in least["old"]}
+    print(f"{preset}, nanoseconds a pixel, the least of {turns} turns; old, new, and their ratio")
+    print(json.dumps({**least, "ratio": ratios}))
+
+
 def golden(reference: Path) -> None:
     """Compute the full-size reference case, both tasks, and print the greatest differences."""
     place = importlib.util.spec_from_file_location("published", reference / "published.py")
@@ -159,5 +209,13 @@ if __name__ == "__main__":
     parser.add_argument("--preset", default="miso-base")
     parser.add_argument("--rows", type=int, default=2, help="rows of two crops each")
     parser.add_argument("--golden", type=Path, help="folder of published.py and published_golden.npz")
+    parser.add_argument("--host", action="store_true", help="what the host does beside the network")
+    parser.add_argument("--old", type=Path, help="another checkout, for --host")
     arguments = parser.parse_args()
-    main(arguments.preset, arguments.rows, arguments.golden)
+    if arguments.host and arguments.old:
+        in_turns(arguments.preset, arguments.old)
+    elif arguments.host:
+        warnings.simplefilter("ignore")
+        print(json.dumps(host(arguments.preset)))
+    else:
+        main(arguments.preset, arguments.rows, arguments.golden)

@@ -199,9 +199,10 @@ class _Layout(NamedTuple):
 
 def _take(*blocks: Array, plan: _Layout) -> Array:
     layers = [layer for block in blocks for layer in (block if block.ndim == 3 else block[None])]
-    out: Array = np.full((len(plan.bands), *layers[0].shape), np.nan, dtype="float32")
+    out: Array = np.empty((len(plan.bands), *layers[0].shape), dtype="float32")
     for values, (at, coding, factor, summand, least) in zip(out, plan.bands, strict=True):
         if at is None:
+            values[...] = np.nan
             continue
         values[...] = decode(layers[at], coding)
         if (factor, summand) != (1.0, 0.0):

@@ -403,7 +403,8 @@ def _blended(
     missing = (0, size - plan.x.size, 0, size - plan.y.size)  # where the dataset is smaller than a window
 
     def crops(numbers: range) -> Tensor:
-        return F.pad(torch.stack([crop(asked.windows[number]) for number in numbers]), missing, value=math.nan)
+        windows = torch.stack([crop(asked.windows[number]) for number in numbers])
+        return F.pad(windows, missing, value=math.nan) if any(missing) else windows
 
     # Values with an offset are summed in float64; see activate.
     kind = torch.float64 if model.standardisation and not embeds else run.dtype
