@@ -5,13 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from misoxr import accessor as _accessor
 from misoxr._version import __version__
-from misoxr.io.check import check
-from misoxr.io.layout import open_maps
-from misoxr.points.folds import BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds
-from misoxr.points.knndm import KNNDM
-from misoxr.points.read import read_points
 from misoxr.spec import LossSpec, ModelSpec, Recipe, WindowSpec
-from misoxr.stac import open_stac
 
 if TYPE_CHECKING:
     from misoxr import covariates as covariates
@@ -22,8 +16,14 @@ if TYPE_CHECKING:
     from misoxr import uncertainty as uncertainty
     from misoxr.evaluation.scores import Scores
     from misoxr.explorer.served import explore
+    from misoxr.io.check import check
+    from misoxr.io.layout import open_maps
     from misoxr.mapping.load import load
     from misoxr.model.checkpoint import Model
+    from misoxr.points.folds import BlockKFold, ClusterKFold, KFold, LeaveOneRegionOut, PredefinedFolds
+    from misoxr.points.knndm import KNNDM
+    from misoxr.points.read import read_points
+    from misoxr.stac import open_stac
 
 __all__ = [
     "KNNDM",
@@ -51,10 +51,16 @@ del _accessor
 
 
 _LATER = {
+    **dict.fromkeys(("BlockKFold", "ClusterKFold", "KFold", "LeaveOneRegionOut", "PredefinedFolds"), "misoxr.points.folds"),
+    "KNNDM": "misoxr.points.knndm",
     "Model": "misoxr.model.checkpoint",
     "Scores": "misoxr.evaluation.scores",
+    "check": "misoxr.io.check",
     "explore": "misoxr.explorer.served",
     "load": "misoxr.mapping.load",
+    "open_maps": "misoxr.io.layout",
+    "open_stac": "misoxr.stac",
+    "read_points": "misoxr.points.read",
 }
 _MODULES = ("covariates", "metrics", "plot", "sampling", "simulate", "uncertainty")
 """Modules for users that nothing here imports."""

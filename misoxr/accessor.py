@@ -3,16 +3,11 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import xarray as xr
-
-from misoxr.cube import composite as composites
-from misoxr.cube import join
-from misoxr.io.zarr import to_zarr
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -33,17 +28,19 @@ __all__ = ["MisoAccessor"]
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
+_ROOT = Path(__file__).parent
+
 
 def _documented(function: str) -> Callable[[Verb], Verb]:
     """Give a verb the whole docstring of the function it delegates to, but for the dataset.
 
-    The docstring is read from the source, for the function's module may import torch, which takes seconds.
+    The docstring is read from the source, for the function's module may import torch, and its package others that take seconds.
     """
 
     def document(verb: Verb) -> Verb:
         module, _, name = function.rpartition(".")
-        found = find_spec(module)
-        source = getattr(found and found.loader, "get_source", lambda _: None)(module) or ""
+        path = _ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        source = path.read_text("utf-8") if path.exists() else ""  # as in an archive, or where bytecode alone is there
         whole = re.search(rf'(?ms)^def {name}\(.*?^    """(.*?)^    """$', source)
         if whole:
             verb.__doc__ = re.sub(r"(?m)^(ds|maps) : Dataset.*\n(?: +.*\n)+", "", cleandoc(whole[1]))
@@ -79,14 +76,18 @@ class MisoAccessor:
         by: Literal["year"] | None = None,
     ) -> xr.Dataset:
         """Reduce a time cube to one image, or to one a year, lazily."""
-        return composites.composite(self._ds, season=season, years=years, method=method, by=by)
+        from misoxr.cube.composite import composite
+
+        return composite(self._ds, season=season, years=years, method=method, by=by)
 
     @_documented("misoxr.cube.join.add")
     def add(
         self, resampling: str | Mapping[str, str] = "auto", **rasters: "str | os.PathLike[str] | xr.DataArray | xr.Dataset"
     ) -> xr.Dataset:
         """Join rasters to this dataset on its grid, lazily."""
-        return join.add(self._ds, resampling, **rasters)
+        from misoxr.cube.join import add
+
+        return add(self._ds, resampling, **rasters)
 
     @_documented("misoxr.covariates.joined.add_terrain")
     def add_terrain(
@@ -319,6 +320,8 @@ class MisoAccessor:
     ) -> None:
         """Compute this dataset block by block into Zarr, or go on where it stopped."""
         settings: Any = {"progress": progress, "on_error": on_error, "compact": compact, "client": client, "resources": resources}
+        from misoxr.io.zarr import to_zarr
+
         to_zarr(self._ds, store, overwrite=overwrite, resume=resume, **settings)
 
     @_documented("misoxr.io.geotiff.to_cog")
