@@ -52,7 +52,8 @@ def noise(spec: ModelSpec, shape: tuple[int, int]) -> xr.Dataset:
     data = {}
     for band in spec.bands:
         smooth = gaussian_filter(rng.standard_normal(shape), 4) * 12
-        data[band.name] = (("y", "x"), np.exp(smooth).astype("float32") * 0.2, {"units": band.units})
+        values = 180 + 60 * smooth if band.kind == "circular" else np.exp(smooth) * 0.2
+        data[band.name] = (("y", "x"), values.astype("float32"), {"units": band.units})
     return assign(xr.Dataset(data), GeoBox(shape, Affine(10, 0, 300_000, 0, -10, 1_500_000), "EPSG:3338"))
 
 
