@@ -450,6 +450,7 @@ def _load(address: Address, device: str, precision: torch.dtype, compiled: bool)
     model = Model.load(uri, sha256=address.sha256)
     del model.__dict__["_bytes"]  # the file's bytes would stay beside the weights
     model.network.requires_grad_(False).to(device, precision)
+    model.inputs.to(device)
     if compiled:
         model.network.compile(dynamic=True)
         model.network.locate = torch.compile(model.network.locate, dynamic=True)  # type: ignore[method-assign]

@@ -43,11 +43,14 @@ class Asked(ABC):
         How many positions each of them is asked.
     arrays : list of array
         What its methods are given again as tensors, on a device.
+    reached : array or bool
+        (N,) the positions at which a window has weight; all by default.
     """
 
     windows: list[Window]
     counts: list[int]
     arrays: list[npt.NDArray[Any]]
+    reached: Mask | bool = True
 
     @cached_property
     def first(self) -> list[int]:
@@ -70,7 +73,7 @@ class _Anywhere(Asked):
         self.windows, self.counts = windows, [len(at) for at, *_ in parts]
         at, points, weight = (np.concatenate(part) for part in zip(*parts, strict=True))
         total = np.bincount(at, weight, minlength=count)
-        self.arrays = [at, points, weight / total[at], np.repeat(np.arange(len(parts)), self.counts)]
+        self.arrays, self.reached = [at, points, weight / total[at], np.repeat(np.arange(len(parts)), self.counts)], total > 0
 
     def points(self, numbers: range, arrays: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the points of some windows."""
@@ -365,6 +368,7 @@ def answered(
         bands = source.array
         model.scaling.refuse_fills(spec, bands if bands.ndim == 3 else bands.swapaxes(0, 1))
         arrays += [bands, *asked.arrays]
+        mask = mask & asked.reached
     if geobox is not None:
         assert spec.location is not None, "the model has no location branch"
         rows, columns = (part[mask] for part in positions.every())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -151,11 +152,18 @@ def send(device: str, arrays: Sequence[npt.NDArray[Any]]) -> list[Tensor]:
     places = [slice(first, first + one.nbytes) for first, one in zip(ends, given, strict=False)]
     for place, one in zip(places, given, strict=True):
         buffer[place].view(one.dtype).copy_(one.view(-1))
-    stream = torch.cuda.Stream(device)
+    stream = _stream(device)
     with torch.cuda.stream(stream):
         there = buffer.to(device, non_blocking=True)
+    there.record_stream(torch.cuda.current_stream(device))  # its memory is not given to the next while this one is computed
     stream.synchronize()
     return [there[place].view(one.dtype).view(one.shape) for place, one in zip(places, given, strict=True)]
+
+
+@cache
+def _stream(device: str) -> Any:
+    """Return the stream that carries to a device: one of them, for each keeps memory of its own."""
+    return torch.cuda.Stream(device)
 
 
 def fetch(answers: Tensor) -> npt.NDArray[Any]:
@@ -165,7 +173,7 @@ def fetch(answers: Tensor) -> npt.NDArray[Any]:
 
 
 class _Shown:
-    """An array that is read alone: torch warns of those that cannot be written to."""
+    """An array that is only read: torch warns of those that cannot be written to."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self.array = array
@@ -235,8 +243,8 @@ def activate(
 ) -> Tensor:
     """Concatenate the tasks' probabilities (regression: values) in the order of the specification: (output, N), of members (member, output, N).
 
-    Logits (N, output) or (N, member, output) are calibrated first, task by task, where a calibration is given. Where labels were standardised, values are in the
-    labels' units, and all in float64: an offset may take more digits than float32 has.
+    Logits (N, output) or (N, member, output) are calibrated first, task by task, where a calibration is given. Where labels were standardised,
+    values are in the labels' units, and all in float64: an offset may take more digits than float32 has.
     """
     parts = []
     for task in spec.tasks:
@@ -246,11 +254,8 @@ def activate(
         found = (calibration or {}).get(task.name)
         if found is not None:
             values = values / found.temperature
-            values = (
-                torch.stack([one + bias for one, bias in zip(values.unbind(-2), found.bias, strict=True)], -2)
-                if found.bias
-                else values
-            )
+            if found.bias:
+                values = torch.stack([one + bias for one, bias in zip(values.unbind(-2), found.bias, strict=True)], -2)
         learnt_as = (standardisation or {}).get(task.name)
         if learnt_as is not None:
             values = learnt_as.invert(values.double())

@@ -47,8 +47,10 @@ class Transfers(TorchDispatchMode):
 @pytest.fixture
 def cuda(monkeypatch):
     """Give a device that is none, and what is carried to it and back."""
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: type("Stream", (), {"synchronize": lambda self: None})())
+    monkeypatch.setattr(inference, "_stream", lambda device: type("Stream", (), {"synchronize": lambda self: None})())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
     memory = {"reset_peak_memory_stats": None, "memory_allocated": 0, "max_memory_allocated": 2**20, "empty_cache": None}
     for name, value in (memory | {"mem_get_info": (2**28, 2**34)}).items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
