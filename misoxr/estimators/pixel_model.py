@@ -76,7 +76,8 @@ class PixelModel:
     def __repr__(self) -> str:
         """What it is, reads and answers, in a line."""
         tasks = ", ".join(task.name for task in self.spec.tasks)
-        return f"<misoxr.PixelModel {self.record.get('estimator', '')}: {self.features} ({len(self.spec.bands)} bands) -> {tasks}>"
+        values = all(task.kind == "regression" for task in self.spec.tasks) and self.record.get("regressor")
+        return f"<misoxr.PixelModel {values or self.record.get('estimator', '')}: {self.features} ({len(self.spec.bands)} bands) -> {tasks}>"
 
     def _repr_html_(self) -> str:
         """Show in a notebook what it reads and answers, and how it was fitted."""
