@@ -14,7 +14,7 @@ from misoxr.spec import Band, Modality, ModelSpec
 from misoxr.spec.build import build
 from misoxr.spec.numbers import is_rounding
 
-__all__ = ["METHODS", "ModalityScaling", "Scaling", "channels", "refuse_fill", "valid_pixels"]
+__all__ = ["FAR", "METHODS", "USUAL_FILLS", "ModalityScaling", "Scaling", "channels", "refuse_fill", "valid_pixels"]
 
 Array = npt.NDArray[np.float32]
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from misoxr.cube.scaling import FAR, USUAL_FILLS
 from misoxr.errors import PointsError
 from misoxr.points.readers import is_missing, number_of
 from misoxr.spec import Task
@@ -90,7 +91,7 @@ def codes(column: pd.Series, task: Task) -> npt.NDArray[np.float64]:
     ------
     PointsError
         If a known label is no class of the task, or no number; if it is the name of several classes, as 1 is of "1" and "1.0"; or
-        if some labels are names and others codes.
+        if some labels are names and others codes; or if values of a regression are a usual fill value, far from all others.
     """
     legend, cells = _Legend(task), list(_cells(column))
     read = [(np.nan, None) if value is None else legend.read(value) for value in cells]
@@ -113,7 +114,26 @@ def codes(column: pd.Series, task: Task) -> npt.NDArray[np.float64]:
             f"Labels of {task.name!r} are names, such as {name!r}, and codes, such as {code!r}; the classes are "
             f"{list(task.classes)}. Write all labels as names."
         )
+    if task.kind == "regression":
+        _refuse_fills(column, task, found)
     return found
+
+
+def _refuse_fills(column: pd.Series, task: Task, values: npt.NDArray[np.float64]) -> None:
+    """Refuse usual fill values that lie far beyond all other values: learnt from, they would move every answer."""
+    fills = np.array(USUAL_FILLS)
+    others = values[np.isfinite(values) & ~np.isin(values, fills)]
+    if not len(others):
+        return
+    low, high = others.min(), others.max()
+    far = FAR * (high - low)
+    for fill in fills[(fills < low - far) | (fills > high + far)]:
+        count = int((values == fill).sum())
+        if count:
+            raise PointsError(
+                f"{count} of {len(values)} labels of {task.name!r} are {fill:g}, and the others {low:g} to {high:g}. If it stands for unknown, make it "
+                f"missing: points[{str(column.name)!r}] = points[{str(column.name)!r}].replace({fill:g}, float('nan'))."
+            )
 
 
 def _unknown(values: list[Any], found: npt.NDArray[np.float64], legend: _Legend) -> str:

@@ -176,6 +176,11 @@ def test_a_task_without_a_column_is_unknown_and_numbers_are_kept():
         ({"taxonomy": [1, 2, 7]}, TAXONOMY, "1 labels .*codes seem to begin at 1: subtract 1"),
         ({"depth": [1.0, float("inf"), 2]}, DEPTH, r"1 labels of 'depth' are unknown \(inf\); the task takes numbers"),
         ({"depth": ["12 cm", 3, 4]}, DEPTH, r"1 labels .*'12 cm'"),
+        (
+            {"depth": [12.0, -9999, 30]},
+            DEPTH,
+            r"1 of 3 labels of 'depth' are -9999, and the others 12 to 30.*points\['depth'\].replace\(-9999, float\('nan'\)\)",
+        ),
         ({"taxonomy": [None] * 3}, TAXONOMY, r"No point has a label of \['taxonomy'\]; the columns are .*labels=\{task: column\}"),
         ({"tax_order": ["Gelisols"] * 3}, TAXONOMY, "No point has a label"),
     ],
@@ -183,6 +188,12 @@ def test_a_task_without_a_column_is_unknown_and_numbers_are_kept():
 def test_unknown_labels_are_named(columns, task, message):
     with pytest.raises(PointsError, match=message):
         encode(frame(**columns), [task])
+
+
+def test_values_like_fill_values_are_kept_where_others_are_near():
+    values = [-9999.0, -12_000.0, 3_000.0]
+    np.testing.assert_array_equal(encode(frame(depth=values), [DEPTH])["depth"], values)
+    np.testing.assert_array_equal(encode(frame(depth=[-999.0] * 3), [DEPTH])["depth"], [-999.0] * 3)
 
 
 def test_points_that_are_none_are_refused():
