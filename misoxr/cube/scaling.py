@@ -14,7 +14,7 @@ from misoxr.spec import Band, Modality, ModelSpec
 from misoxr.spec.build import build
 from misoxr.spec.numbers import is_rounding
 
-__all__ = ["FAR", "METHODS", "USUAL_FILLS", "ModalityScaling", "Scaling", "channels", "refuse_fill", "valid_pixels"]
+__all__ = ["METHODS", "USUAL_FILLS", "ModalityScaling", "Scaling", "channels", "is_far", "refuse_fill", "valid_pixels"]
 
 Array = npt.NDArray[np.float32]
 
@@ -270,12 +270,17 @@ def refuse_fill(band: Band, values: Array) -> None:
         _refuse_beyond(band, values, float(known.min()), float(known.max()), "the pixels that are learnt from")
 
 
+def is_far(fill: float, low: float, high: float) -> bool:
+    """Return whether a fill value lies far from values between two limits, or is negative where they are not."""
+    far = FAR * (high - low)
+    return not low - far <= fill <= high + far or fill < 0 <= low
+
+
 def _refuse_beyond(band: Band, values: Array, low: float, high: float, where: str) -> None:
     """Refuse usual fill values that lie far beyond what a band holds."""
-    far = FAR * (high - low)
-    least, most = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
+    least, most = np.fmin.reduce(values, axis=None, initial=np.inf), np.fmax.reduce(values, axis=None, initial=-np.inf)
     for fill in USUAL_FILLS:
-        if (low - far <= fill <= high + far and not fill < 0 <= low) or not least <= np.float32(fill) <= most:
+        if not is_far(fill, low, high) or not least <= np.float32(fill) <= most:
             continue
         is_fill = values == np.float32(fill)
         if is_fill.any():

@@ -120,8 +120,8 @@ def predict(
 
     Notes
     -----
-    Windows see what lies around a pixel, so the map of a cropped cube is not the crop of the map. For a part, cut the answer, which computes
-    that part alone: ``image.miso.predict(model).isel(y=slice(0, 512))``.
+    Windows see what lies around a pixel, so the map of a cropped cube is not the crop of the map. For a part, cut the answer. Only the blocks
+    that it meets are computed: ``image.miso.predict(model).isel(y=slice(0, 512))``.
 
     On one kind of CPU the results are the same to the byte for the same batch size and chunks. CUDA has not been run by the authors of this
     package.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from misoxr.cube.scaling import FAR, USUAL_FILLS
+from misoxr.cube.scaling import USUAL_FILLS, is_far
 from misoxr.errors import PointsError
 from misoxr.points.readers import is_missing, number_of
 from misoxr.spec import Task
@@ -121,15 +121,13 @@ def codes(column: pd.Series, task: Task) -> npt.NDArray[np.float64]:
 
 def _refuse_fills(column: pd.Series, task: Task, values: npt.NDArray[np.float64]) -> None:
     """Refuse usual fill values that lie far beyond all other values: learnt from, they would move every answer."""
-    fills = np.array(USUAL_FILLS)
-    others = values[np.isfinite(values) & ~np.isin(values, fills)]
+    others = values[np.isfinite(values) & ~np.isin(values, USUAL_FILLS)]
     if not len(others):
         return
-    low, high = others.min(), others.max()
-    far = FAR * (high - low)
-    for fill in fills[(fills < low - far) | (fills > high + far)]:
+    low, high = float(others.min()), float(others.max())
+    for fill in USUAL_FILLS:
         count = int((values == fill).sum())
-        if count:
+        if count and is_far(fill, low, high):
             raise PointsError(
                 f"{count} of {len(values)} labels of {task.name!r} are {fill:g}, and the others {low:g} to {high:g}. If it stands for unknown, make it "
                 f"missing: points[{str(column.name)!r}] = points[{str(column.name)!r}].replace({fill:g}, float('nan'))."

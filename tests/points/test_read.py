@@ -176,6 +176,7 @@ def test_a_task_without_a_column_is_unknown_and_numbers_are_kept():
         ({"taxonomy": [1, 2, 7]}, TAXONOMY, "1 labels .*codes seem to begin at 1: subtract 1"),
         ({"depth": [1.0, float("inf"), 2]}, DEPTH, r"1 labels of 'depth' are unknown \(inf\); the task takes numbers"),
         ({"depth": ["12 cm", 3, 4]}, DEPTH, r"1 labels .*'12 cm'"),
+        ({"depth": [5.0, -999, 3500]}, DEPTH, "1 of 3 labels of 'depth' are -999, and the others 5 to 3500"),
         (
             {"depth": [12.0, -9999, 30]},
             DEPTH,
