@@ -28,6 +28,8 @@ WATER = ("stream_power_index", "wetness_index")
 """The presets' terrain covariates beside the elevation: what is lazy, and what is computed."""
 MANY = 10**8
 """Cells of a DEM from which one more pass over it takes long."""
+SOME = 2_000_000
+"""Cells of a DEM whose hydrology takes seconds, and room in memory."""
 SHIFTED = 0.01
 """How far cells of two rasters that count as the same may lie apart, in cells."""
 
@@ -83,7 +85,7 @@ def add_terrain(
     Warns
     -----
     MisoxrWarning
-        If hydrology is computed; if a large DEM is read again and again for want of ``moments``; if the DEM has no units, or a metre of its CRS
+        If the hydrology of more than two million cells is computed; if a large DEM is read again and again for want of ``moments``; if the DEM has no units, or a metre of its CRS
         is far from a metre on the ground; if the DEM or the hydrology does not cover the image; or if the hydrology is on another grid than the DEM.
 
     Examples
@@ -149,11 +151,12 @@ def _computed(elevation: xr.DataArray, first: str) -> dict[str, xr.DataArray]:
     from misoxr.covariates.water import hydrology
 
     cells = " x ".join(map(str, elevation.shape))
-    note(
-        f"Hydrology, and what standardises topographic_position_index, is computed from the whole DEM ({cells} cells), and kept in memory. "
-        f"To compute it once: {first}add_terrain(dem, hydrology=misoxr.covariates.hydrology(dem, store=...))."
-    )
-    flush()
+    if elevation.size > SOME:
+        note(
+            f"Hydrology, and what standardises topographic_position_index, is computed from the whole DEM ({cells} cells), and kept in memory. "
+            f"To compute it once: {first}add_terrain(dem, hydrology=misoxr.covariates.hydrology(dem, store=...))."
+        )
+        flush()
     return _water(hydrology(elevation))
 
 

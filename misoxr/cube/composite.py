@@ -174,7 +174,7 @@ def _count(bands: Sequence[xr.DataArray], before: xr.DataArray | None) -> xr.Var
     if before is not None and set(before.dims) == {"time", "y", "x"}:
         seen = decoded(OBSERVATIONS, before).where(seen, 0).fillna(0)
     count: xr.Variable = seen.sum("time", dtype="uint16", keep_attrs=False).transpose("y", "x").variable
-    count.attrs = {"long_name": "times with at least one valid band", "units": "1"}
+    count.attrs = COUNTED | {"long_name": "times with at least one valid band"}
     count.encoding = {}
     return count
 

@@ -60,6 +60,15 @@ def spec_for(
     known = {band.name for band in (*imagery, *covariates)}
     others = {name: array for name, array in ds.data_vars.items() if name not in known and {"y", "x"} <= set(array.dims)}
     unused = [str(name) for name, array in others.items() if array.dtype.kind == "f" and not is_class(name, array)]
+    sat, cov = ([band for band in known if band.name in ds.data_vars] for known in (imagery, covariates))
+    chosen = None if points is None else _tasks(points) if tasks is None else _asked(tasks, points)
+    if not sat + cov:
+        said = "" if chosen is None else f", tasks=[{', '.join(map(_line, chosen))}]"
+        raise SpecError(
+            f"None of the dataset's variables {list(map(str, ds.data_vars))} is among a preset's bands {sorted(known)}. Rename them, or name "
+            f"your own: spec = misoxr.ModelSpec.preset({name!r}, sat=[], cov={unused}, pixel_size={abs(float(geobox.affine.a)):g}{said}). "
+            "Then fit(spec, points) trains the network, and fit(estimator, points, like=spec) an estimator."
+        )
     if unused:
         note(
             f"{unused} are none of a preset's bands {sorted(known)} and are not used. Rename them, or give a ModelSpec with bands "
@@ -69,12 +78,19 @@ def spec_for(
     extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
     return ModelSpec.preset(
         name,
-        sat=[band for band in imagery if band.name in ds.data_vars],
-        cov=[band for band in covariates if band.name in ds.data_vars],
-        tasks=None if points is None else _tasks(points) if tasks is None else _asked(tasks, points),
+        sat=sat,
+        cov=cov,
+        tasks=chosen,
         pixel_size=abs(float(geobox.affine.a)),
         location=LocationSpec(str(geobox.crs), extent),
     )
+
+
+def _line(task: Task) -> str:
+    """Return a task as people write it."""
+    if task in (PERMAFROST, TAXONOMY):
+        return f"misoxr.spec.{task.name.upper()}"
+    return f"misoxr.spec.Task({task.name!r}, {task.kind!r}{f', {task.classes}' if task.classes else ''})"
 
 
 def bands_for(ds: xr.Dataset) -> tuple[list[Band], list[Band]]:

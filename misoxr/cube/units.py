@@ -50,25 +50,32 @@ _UNKNOWN = ("", "none", "null", "nan", "n/a", "na", "unknown", "?")
 _ANGLES = ("degree", "radian", "gon")
 
 
-_CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
-    ("1", "DN"): (10_000.0, 0.0),
-    ("%", "1"): (0.01, 0.0),
-    ("radian", "degree"): (180.0 / np.pi, 0.0),
-    ("gon", "degree"): (0.9, 0.0),
-    ("K", "degC"): (1.0, -273.15),
-    ("degC", "K"): (1.0, 273.15),
-    ("m", "mm"): (1000.0, 0.0),
-    ("cm", "mm"): (10.0, 0.0),
-    ("ft", "m"): (0.3048, 0.0),
-    ("ftUS", "m"): (1200 / 3937, 0.0),
-    ("cm", "m"): (0.01, 0.0),
-    ("km", "m"): (1000.0, 0.0),
-    ("km2", "m2"): (1e6, 0.0),
-    ("ha", "m2"): (1e4, 0.0),
+_QUANTITIES: Mapping[str, tuple[str, float, float]] = {
+    "m": ("length", 1.0, 0.0),
+    "mm": ("length", 0.001, 0.0),
+    "cm": ("length", 0.01, 0.0),
+    "km": ("length", 1000.0, 0.0),
+    "ft": ("length", 0.3048, 0.0),
+    "ftUS": ("length", 1200 / 3937, 0.0),
+    "m2": ("area", 1.0, 0.0),
+    "km2": ("area", 1e6, 0.0),
+    "ha": ("area", 1e4, 0.0),
+    "1": ("ratio", 1.0, 0.0),
+    "%": ("ratio", 0.01, 0.0),
+    "degree": ("angle", 1.0, 0.0),
+    "radian": ("angle", 180.0 / np.pi, 0.0),
+    "gon": ("angle", 0.9, 0.0),
+    "K": ("temperature", 1.0, 0.0),
+    "degC": ("temperature", 1.0, 273.15),
 }
+"""By units, their quantity, and the factor and summand that turn values into those of its first units."""
 
 
-ORIGINS = {units: abs(summand) for (_, units), (_, summand) in _CONVERSIONS.items() if summand}
+ORIGINS = {
+    units: max(abs(summand - other) for of, _, other in _QUANTITIES.values() if of == quantity)
+    for units, (quantity, _, summand) in _QUANTITIES.items()
+    if quantity == "temperature"
+}
 """By units, how far their zero lies from that of others which values may have had before."""
 
 
@@ -99,7 +106,12 @@ def conversion(found: object, band: Band) -> tuple[float, float] | None:
 
 def factor_and_summand(have: str, want: str) -> tuple[float, float] | None:
     """Return what turns values in units into others, both in their usual spelling; None where nothing is known to."""
-    return (1.0, 0.0) if have == want else _CONVERSIONS.get((have, want))
+    if have == want:
+        return 1.0, 0.0
+    if (have, want) == ("1", "DN"):
+        return 10_000.0, 0.0
+    (quantity, factor, summand), (other, per, less) = (_QUANTITIES.get(one, (one, 1.0, 0.0)) for one in (have, want))
+    return (factor / per, (summand - less) / per) if quantity == other else None
 
 
 def _remedy(have: str, want: str) -> str:

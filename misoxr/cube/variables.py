@@ -12,11 +12,13 @@ from misoxr.grid.halo import part_of
 from misoxr.metrics import most_probable
 from misoxr.spec import ModelSpec, Task
 
-__all__ = ["FILL", "Answer", "answers_in", "class_map", "conformal_in", "entropy", "spread", "variables"]
+__all__ = ["APPLICABILITY", "FILL", "Answer", "answers_in", "class_map", "conformal_in", "entropy", "spread", "variables"]
 
 Array = npt.NDArray[np.float32]
 FILL = 255
 """Fill value of class maps."""
+APPLICABILITY = ("applicable", "dissimilarity_index", "local_point_density")
+"""Maps of where a model is to be believed, which belong to no task."""
 
 
 class Answer(NamedTuple):
@@ -87,7 +89,7 @@ def answers_in(maps: xr.Dataset) -> list[Answer]:
             found.append(Answer(name, probability, f"{name}_entropy" if several else f"{name}_std"))
     ends = ("location_probability", "set", "set_size", "credibility", "confidence")
     taken = {name for one in found for name in (*one, *(f"{one.task}_{end}" for end in ends))}
-    values = [name for name in names if name not in taken and "flag_meanings" not in maps[name].attrs]
+    values = [name for name in names if name not in (*taken, *APPLICABILITY) and "flag_meanings" not in maps[name].attrs]
     beside = {f"{name}_{end}" for name in values for end in ("std", "location", "lower", "upper")}
     return found + [Answer(name, name, f"{name}_std") for name in values if name not in beside]
 

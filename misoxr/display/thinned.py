@@ -12,7 +12,7 @@ import dask.base
 import numpy as np
 import xarray as xr
 
-from misoxr.cube.variables import answers_in
+from misoxr.cube.variables import APPLICABILITY, answers_in
 from misoxr.errors import BandError, GridError, StoreError
 from misoxr.grid.geobox import extent, geobox_of, same_grid
 from misoxr.grid.halo import in_blocks
@@ -43,7 +43,6 @@ PATIENCE = 120.0
 """Seconds that the maps may take to be read or computed, as a timed block tells."""
 BLOCKS = 4
 """Blocks that are not worth to be timed."""
-APPLICABILITY = ("applicable", "dissimilarity_index", "local_point_density")
 _LAST = ("excluded", *APPLICABILITY)
 _ENDS = (
     *("probability", "std", "entropy", "location", "location_probability"),

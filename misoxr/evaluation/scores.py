@@ -68,7 +68,10 @@ class Scores:
         differences = self.differences()
         if differences.empty:
             return told
-        return f"{told}\nLess the best baseline: means of the differences in each fold, with their standard error over folds\n{in_words(differences).to_string()}"
+        return (
+            f"{told}\nLess the best baseline: differences in each fold, averaged, with their standard error over folds (not those of the pooled scores)\n"
+            f"{in_words(differences).to_string()}"
+        )
 
     @property
     def models(self) -> list[str]:

@@ -32,6 +32,8 @@ MOVING = "moving"
 """Record that the old store is gone, and the new one on its way."""
 MOST = 4
 """Differences that an error tells of."""
+INPUT = "input."
+"""Begins the differences of what the variables are computed from, told by hashes."""
 
 
 def located(store: str | os.PathLike[str]) -> tuple[str, Any, str]:
@@ -178,14 +180,17 @@ def refuse_different(store: str, different: list[str]) -> None:
         )
     different = [line for line in different if not line.startswith("fingerprint")]
     # All enters the names of the graph: they say something only where nothing else differs.
-    plain = [line for line in different if not line.startswith("input")] or different
+    plain = [line for line in different if not line.startswith(INPUT)]
     plain.sort(key=lambda line: line.startswith("attributes"))  # some of them tell of the model, which tells more of itself
-    if plain:
-        more = f"; and {len(plain) - MOST} more" if len(plain) > MOST else ""
-        raise StoreError(
-            f"{store} exists, and was written with other values: {'; '.join(plain[:MOST])}{more}. Call with the same input, model and "
-            "settings to resume; give another path, or overwrite=True to replace it."
-        )
+    if not different:
+        return
+    told = plain or [line.removeprefix(INPUT).partition(" was ")[0] for line in different]
+    more = f"; and {len(told) - MOST} more" if len(told) > MOST else ""
+    what = "other values" if plain else "other input, where a file that was written again counts as another"
+    raise StoreError(
+        f"{store} exists, and was written with {what}: {'; '.join(told[:MOST])}{more}. Call with the same input, model and "
+        "settings to resume; give another path, or overwrite=True to replace it."
+    )
 
 
 def _differences(one: Any, other: Any, at: str = "") -> Iterator[str]:
@@ -194,9 +199,15 @@ def _differences(one: Any, other: Any, at: str = "") -> Iterator[str]:
         for key in sorted(one.keys() | other.keys()):
             yield from _differences(one.get(key), other.get(key), f"{at}.{key}" if at else str(key))
     elif one != other:
-        yield f"{at} was {_short(one)} and is {_short(other)}"
+        texts = json.dumps(one), json.dumps(other)
+        begin = max(len(os.path.commonprefix(texts)) - 20, 0)
+        was, now = (_short(text, begin) for text in texts)
+        yield f"{at} was {was} and is {now}"
 
 
-def _short(value: Any, most: int = 60) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= most else f"{text[:most]}…"
+def _short(text: str, begin: int, most: int = 60) -> str:
+    """Return a text, or of a long one the part that begins somewhere, which is where two differ."""
+    if len(text) <= most:
+        return text
+    part = text[begin : begin + most]
+    return f"{'…' if begin else ''}{part}{'…' if begin + most < len(text) else ''}"

@@ -14,7 +14,7 @@ from misoxr.errors import BandError, did_you_mean
 from misoxr.grid.geobox import geobox_of
 from misoxr.plot.canvas import grid_of
 from misoxr.plot.cartography import Frame, furnish
-from misoxr.plot.panels import SIDE, bands_of, layer, true_colour
+from misoxr.plot.panels import LONGEST, SIDE, bands_of, layer, true_colour
 from misoxr.plot.sets import combined, is_set
 
 __all__ = ["plot"]
@@ -70,8 +70,8 @@ def plot(maps: xr.Dataset, *, variables: Sequence[str] | None = None, image: xr.
     if image is not None:
         bands_of(image)
     box = geobox_of(maps)
-    legends = {name: legend_of(maps[name]) for name in names if "flag_meanings" in maps[name].attrs}
-    canvas, axes = _canvas(box, len(names) + (image is not None), legends, figure)
+    longest = [length for name in names for length in _lengths(maps, name)]
+    canvas, axes = _canvas(box, len(names) + (image is not None), max([4, *longest]), figure)
     if image is not None:
         true_colour(image, axes.pop(0))
     for name, axis, (few, legend) in zip(names, axes, _read(maps, names), strict=True):
@@ -140,12 +140,18 @@ def _read(maps: xr.Dataset, names: Sequence[str]) -> list[tuple[xr.DataArray, Le
     return found
 
 
-def _canvas(box: GeoBox, count: int, legends: dict[str, Legend], given: dict[str, Any]) -> tuple[Any, list[Any]]:
+def _lengths(maps: xr.Dataset, name: str) -> list[int]:
+    """Return how many letters the names in a map's legend have, before it is read; those of sets are several classes' names."""
+    if is_set(maps[name]):
+        return [LONGEST]
+    return [len(one) for one in legend_of(maps[name]).names] if "flag_meanings" in maps[name].attrs else []
+
+
+def _canvas(box: GeoBox, count: int, longest: int, given: dict[str, Any]) -> tuple[Any, list[Any]]:
     """Return a figure with so many axes, in rows of three at the most, wide enough for maps and legends."""
     columns = count if count <= ACROSS else 2 if count == 4 else ACROSS
     rows = ceil(count / columns)
-    longest = max((len(name) for one in legends.values() for name in one.names), default=4)
-    width, height = Frame.of(box).size(WIDTH, 0.9 + 0.055 * min(longest, 30))
+    width, height = Frame.of(box).size(WIDTH, 1.1 + 0.067 * min(longest, LONGEST))
     size = columns * width, rows * height
     options = {"figsize": size, "layout": "constrained"}
     canvas, axes = grid_of(rows, columns, options, given, ["variables", "image"])

@@ -16,7 +16,7 @@ from misoxr.grid.geobox import geobox_of
 from misoxr.plot.canvas import axes_of, plain
 from misoxr.plot.cartography import Frame, furnish
 
-__all__ = ["BESIDE", "SIDE", "WIDE", "bands_of", "classes", "layer", "probability", "true_colour", "values"]
+__all__ = ["BESIDE", "LONGEST", "SIDE", "WIDE", "bands_of", "classes", "layer", "probability", "true_colour", "values"]
 
 SIDE = 800
 """Rows or columns that a picture has, at the most: maps of any size are thinned to them."""
@@ -24,6 +24,8 @@ EMPTY = {"facecolor": "#f6f6f6", "edgecolor": "#b5b5b5", "hatch": "////", "linew
 """What stands where there are no data."""
 WIDE, BESIDE = 5.0, 2.1
 """Of the picture of one map, and its legend, in inches."""
+LONGEST = 30
+"""Letters in a line of a legend, at the most."""
 
 
 def classes(array: xr.DataArray, ax: Any = None) -> Any:
@@ -197,7 +199,7 @@ def layer(few: xr.DataArray, legend: Legend, axis: Any, box: GeoBox, step: int) 
         From one pixel that is drawn to the next.
     """
     colors, patches = require("matplotlib.colors", "plot"), require("matplotlib.patches", "plot")
-    title, units = str(few.attrs.get("long_name") or few.name), str(few.attrs.get("units", ""))
+    title, units = title_of(few), str(few.attrs.get("units", ""))
     unit = "" if units in ("", "1") else units
     table = colors.ListedColormap(legend.colors / 255)
     if legend.codes is None:
@@ -214,7 +216,7 @@ def layer(few: xr.DataArray, legend: Legend, axis: Any, box: GeoBox, step: int) 
     indices = indices_of(few, legend)
     options = {"cmap": table, "norm": colors.NoNorm()}
     _placed(axis, np.ma.masked_equal(indices, NODATA), box, step, title=title, sharp=True, **options)
-    names = [plain(name.replace("_", " ")) for name in legend.names]
+    names = [textwrap.fill(plain(name.replace("_", " ")), LONGEST) for name in legend.names]
     handles = [
         patches.Patch(facecolor=color / 255, edgecolor="#999999", linewidth=0.5, label=name)
         for color, name in zip(legend.colors, names, strict=True)
@@ -223,6 +225,16 @@ def layer(few: xr.DataArray, legend: Legend, axis: Any, box: GeoBox, step: int) 
         handles.append(patches.Patch(**EMPTY, label="no data"))
     box_of_key = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0, "frameon": False, "fontsize": 8}
     axis.legend(handles=handles, ncols=1 + (len(handles) - 1) // 20, **box_of_key)
+
+
+def title_of(array: xr.DataArray) -> str:
+    """Return what a map shows, and of what alone where it is a part, such as one class or year."""
+    parts = []
+    for name, one in array.coords.items():
+        if one.ndim == 0 and name not in ("x", "y", "spatial_ref"):
+            value = one.item() if one.dtype.kind != "M" else np.datetime_as_string(one.values, "D")
+            parts.append(str(value) if isinstance(value, str) else f"{name} {value}")
+    return ": ".join([str(array.attrs.get("long_name") or array.name), *([", ".join(parts)] if parts else [])])
 
 
 def _placed(axis: Any, picture: Any, box: GeoBox, step: int, *, title: str, sharp: bool, **colours: Any) -> Any:

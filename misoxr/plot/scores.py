@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison", "reliability"]
 
+IN_UNITS = ("rmse", "mae", "bias")
+"""Scores that are in the units of the task."""
+
 
 def comparison(found: "Scores", metric: str | None = None, task: str | None = None, ax: Any = None) -> Any:
     """Draw a score of every model: a bar for the mean of the pooled scores with its standard error over folds, and a dot for each fold and seed.
@@ -54,9 +57,10 @@ def comparison(found: "Scores", metric: str | None = None, task: str | None = No
     words = "SIMULATED labels; " if found.about.get("simulated") else ""
     names = [f"{model} (baseline)" if model in baselines else model for model in found.models]
     names = [textwrap.fill(plain(name), 40) for name in names]
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=plain(f"{metric} of {chosen.name}"))
-    title = textwrap.fill(plain(f"{words}{found.about.get('cv', '')}"), 90)
-    axis.set_title(f"{title}\nbars: pooled, with the standard error over folds; dots: folds and seeds", fontsize=9)
+    unit = f", {chosen.units}" if metric in IN_UNITS and chosen.units not in ("", "1") else ""
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=plain(f"{metric} of {chosen.name}{unit}"))
+    title = textwrap.fill(plain(f"{words}{found.about.get('cv', '')}"), 70)
+    axis.set_title(f"{title}\nbars: pooled, with the standard error over folds\ndots: folds and seeds", fontsize=9, loc="left")
     axis.invert_yaxis()
     return axis
 

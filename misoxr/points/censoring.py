@@ -121,12 +121,12 @@ def _note(task: Task, censored: Censored, stopped: int, untold: int, what: str) 
     if stopped and censored != "keep":
         treated = "are left out" if censored == "drop" else "weigh as much as the share of it that was seen"
         words.append(
-            f"Of the {what}, {stopped} labels {name!r} of {task.name!r} are censored: the observations stopped above {task.depth:g} m and "
-            f"found nothing. They {treated} (censored={censored!r})."
+            f"Of the {what}, {stopped} labels {name!r} of {task.name!r} are censored: the observations stopped above {task.depth:g} m (column "
+            f"'depth') and found nothing. They {treated} (censored={censored!r})."
         )
     if untold and censored != "keep":
         words.append(
-            f"Of the {what}, {untold} labels {name!r} of {task.name!r} have no depth, and are taken to hold down to {task.depth:g} m."
+            f"Of the {what}, {untold} labels {name!r} of {task.name!r} have no depth (column 'depth'), and are taken to hold down to {task.depth:g} m."
         )
     if words:
         note(" ".join(words), about=f"censored {task.name} of {what}")

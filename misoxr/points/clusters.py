@@ -101,17 +101,12 @@ def _note_several(
         )
 
 
-def dealt(
-    groups: Indices, n_splits: int, seed: int | None, kind: str = "", size: str = "", remedy: str = "use fewer folds"
-) -> Indices:
+def dealt(groups: Indices, n_splits: int, seed: int | None) -> Indices:
     """Return folds of whole groups, dealt from the fullest to the emptiest, each to the fold with the fewest points so far."""
     counts = np.bincount(groups)
     if len(counts) < n_splits:
         several = "s" * (len(counts) != 1)
-        words = (
-            f"The points lie in {len(counts)} {kind}{several} {size}" if kind else f"There are only {len(counts)} point{several}"
-        )
-        raise PointsError(f"{words}, too few for {n_splits} folds; {remedy}.")
+        raise PointsError(f"There are only {len(counts)} point{several}, too few for {n_splits} folds; use fewer folds.")
     order = np.arange(len(counts)) if seed is None else np.random.default_rng(seed).permutation(len(counts))
     fold_of, filled = np.empty(len(counts), dtype=np.intp), np.zeros(n_splits, dtype="int64")
     for group in order[np.argsort(-counts[order], kind="stable")]:

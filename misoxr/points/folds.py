@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +25,8 @@ __all__ = ["BlockKFold", "ClusterKFold", "KFold", "LeaveOneRegionOut", "Predefin
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 Sides = Iterable[tuple[Indices, Indices]]
+HALVED = 30
+"""Times that a length is halved to find one that gives enough groups."""
 
 
 class Splitter:
@@ -178,9 +180,12 @@ class BlockKFold(Splitter):
         _check_length(self.size, "A block's side")
 
     def _fold_numbers(self, X: Any) -> Indices:
-        seed, groups = self.random_state if self.shuffle else None, blocks_of(X, self.size)[0]
-        _warn_alone(self._xy(X), groups, self.size, "blocks")
-        return dealt(groups, self.n_splits, seed, "block", f"of {self.size:g}", "use smaller blocks")
+        xy = self._xy(X)
+        groups = _grouped(
+            xy, self.size, self.n_splits, lambda side: blocks_of(xy, side)[0], ("block", "of {:g}", "smaller blocks", "a size")
+        )
+        _warn_alone(xy, groups, self.size, "blocks")
+        return dealt(groups, self.n_splits, self.random_state if self.shuffle else None)
 
 
 @dataclass(frozen=True, repr=False)
@@ -211,9 +216,10 @@ class ClusterKFold(Splitter):
 
     def _fold_numbers(self, X: Any) -> Indices:
         xy = self._xy(X)
-        seed, groups = self.random_state if self.shuffle else None, chained(xy, self.distance)
+        words = ("cluster", "{:g} apart", "a smaller distance", "a distance")
+        groups = _grouped(xy, self.distance, self.n_splits, lambda distance: chained(xy, distance), words)
         _warn_alone(xy, groups, self.distance, "clusters")
-        return dealt(groups, self.n_splits, seed, "cluster", f"{self.distance:g} apart", "use a smaller distance or fewer folds")
+        return dealt(groups, self.n_splits, self.random_state if self.shuffle else None)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -402,6 +408,29 @@ def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> n
 def _check_length(length: float, what: str) -> None:
     if not (is_number(length) and 0 < length < np.inf):
         raise PointsError(f"{what} is {length!r}; it must be a positive number, in units of the coordinates.")
+
+
+def _grouped(
+    xy: Floats, length: float, n_splits: int, group: Callable[[float], Indices], words: tuple[str, str, str, str]
+) -> Indices:
+    """Return groups of points by a length; where they are fewer than the folds, refuse, and say which length gives enough."""
+    groups = group(length)
+    count = int(groups.max()) + 1
+    if count >= n_splits:
+        return groups
+    kind, size, remedy, name = words
+    found, works = count, length
+    for _ in range(HALVED):
+        works = float(f"{works / 2:.2g}")
+        found = int(group(works).max()) + 1
+        if found >= n_splits:
+            remedy += f", such as {name} of {works:g}, which gives {found},"
+            break
+    wide, high = np.ptp(xy, axis=0)
+    raise PointsError(
+        f"The {len(xy)} points, which cover {wide:,.4g} x {high:,.4g} in units of the coordinates, lie in {count} {kind}{'s' * (count != 1)} "
+        f"{size.format(length)}, too few for {n_splits} folds; use {remedy} or fewer folds."
+    )
 
 
 def _warn_alone(xy: Floats, groups: Indices, length: float, what: str) -> None:

@@ -1,5 +1,6 @@
 """Encode labels as class codes or values: classes by name, in any type, or by code."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from decimal import Decimal
@@ -142,11 +143,28 @@ def _unknown(values: list[Any], found: npt.NDArray[np.float64], legend: _Legend)
         known = f"the classes are {list(task.classes)} or their codes from 0"
     if {str(len(task.classes)), f"{len(task.classes)}.0"} & set(kinds) and 0 not in found:
         remedy = "The codes seem to begin at 1: subtract 1"
+    if near := _near(values, legend):
+        column = repr(task.name)
+        others = "" if len(near) == len(kinds) else ", and set others to missing"
+        remedy = f"Write them as the classes are: points[{column}] = points[{column}].replace({near}){others}"
     if legend.numbers:
         known = f"the classes are {list(task.classes)}, and numbers are their names, not their codes"
         remedy = "Write codes as names, add the classes that are missing, or set those labels to missing"
     more = ", ..." if len(kinds) > 10 else ""
     return f"{len(values)} labels of {task.name!r} are unknown ({', '.join(kinds[:10])}{more}); {known}. {remedy}."
+
+
+def _near(values: list[Any], legend: _Legend) -> dict[str, str]:
+    """Return the classes that labels seem to mean, which differ in case, spaces or the plural alone."""
+
+    def bare(name: str) -> str:
+        return re.sub(r"[\W_]", "", name).casefold().removesuffix("s")
+
+    meant: defaultdict[str, set[str]] = defaultdict(set)
+    for name in legend.names:
+        meant[bare(name)].add(name)
+    labels = sorted({value for value in values if isinstance(value, str) and bare(value)})
+    return {label: min(meant[bare(label)]) for label in labels if len(meant[bare(label)]) == 1}
 
 
 def _plain(value: Any) -> Any:

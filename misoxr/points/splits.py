@@ -86,6 +86,6 @@ def splitter_of(cv: Any) -> Any:
         return PredefinedFolds(cv)
     if isinstance(cv, str | type) or not hasattr(cv, "split"):
         raise SpecError(
-            f"cv is {cv!r}; give a number of folds, a list of folds, or a splitter such as misoxr.ClusterKFold(10_000)."
+            f"cv is {cv!r}; give a number of folds, a list of folds, or a splitter such as misoxr.ClusterKFold(distance), in units of the cube's CRS."
         )
     return cv

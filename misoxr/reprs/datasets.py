@@ -9,7 +9,7 @@ import xarray as xr
 
 from misoxr.cube.check import check
 from misoxr.cube.presets import bands_for
-from misoxr.cube.variables import answers_in, conformal_in
+from misoxr.cube.variables import APPLICABILITY, answers_in, conformal_in
 from misoxr.errors import MisoxrError
 from misoxr.grid.geobox import crs_of, extent, geobox_of
 from misoxr.reprs.cards import HTML, card, chips, code, full, joined, pairs, short, table
@@ -202,10 +202,12 @@ def _remedies(missing: list[str]) -> list[tuple[str, str]]:
 
 def _tasks(ds: xr.Dataset) -> list[tuple[str, str]]:
     """Return what maps answer, and which model made them."""
-    tasks = [one.task for one in answers_in(ds)]
-    sets = conformal_in(ds)
-    found = [("tasks", ", ".join(tasks))] if tasks else []
-    found += [("sets and intervals", ", ".join(sets))] if sets else []
+    kinds = {
+        "tasks": [one.task for one in answers_in(ds)],
+        "sets and intervals": conformal_in(ds),
+        "applicability": [name for name in APPLICABILITY if name in ds],
+    }
+    found = [(kind, ", ".join(names)) for kind, names in kinds.items() if names]
     source = ds.attrs.get("source")
     return [*found, *([("source", short(source, 200))] if source else [])]
 

@@ -27,6 +27,8 @@ def scores(found: Scores) -> HTML:
     ]
     title = f"{about.get('cv', '')}: {', '.join(words)}" if about.get("cv") else ", ".join(words)
     note = "Pooled over folds and averaged over seeds, ± the standard error over folds. The best of each column is bold."
+    if len(differences):
+        note += " Differences are taken fold by fold and averaged, so they are not those of the pooled scores."
     parts = [_task(found, task, summary, differences) for task in found.tasks]
     folded = [_differences(differences)] if len(differences) else []
     return card(

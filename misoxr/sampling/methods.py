@@ -13,6 +13,8 @@ from scipy.stats import rankdata
 
 from misoxr.cube.decode import is_class
 from misoxr.cube.join import is_direction
+from misoxr.cube.reductions import COUNTED
+from misoxr.cube.variables import APPLICABILITY
 from misoxr.errors import BandError, did_you_mean, note
 from misoxr.sampling.searches import Spacing, annealed, clustered, take_farthest, take_nearest
 from misoxr.sampling.stratified import allocated
@@ -39,7 +41,7 @@ ENDINGS = (
     *("_set", "_set_size", "_credibility", "_confidence", "_lower", "_upper"),
 )
 """What the variables that stand beside a task's answer are called."""
-BESIDE = ("dissimilarity_index", "local_point_density", "applicable", "excluded")
+BESIDE = (*APPLICABILITY, "excluded")
 """Variables of a map that belong to no task."""
 COVARIATE_NAMES = {band.name for band in (*SENTINEL2, *COVARIATES)}
 """Names that are no answer of a model."""
@@ -48,7 +50,7 @@ KNOWING = ("_confidence", "_credibility", "local_point_density")
 
 
 def covariates_of(ds: xr.Dataset, by: Sequence[str] | None) -> list[str]:
-    """Return the covariates: those named, or all continuous variables over y and x that are no answer of a model.
+    """Return the covariates: those named, or all continuous variables over y and x that are no answer of a model and no count of observations.
 
     Raises
     ------
@@ -66,6 +68,7 @@ def covariates_of(ds: xr.Dataset, by: Sequence[str] | None) -> list[str]:
         and {*array.dims} <= {"feature", "time", "y", "x"}
         and not is_class(name, array)
         and array.dtype.kind in "fiu"
+        and array.attrs.get("standard_name") != COUNTED["standard_name"]
     ]
     if not found:
         raise BandError(

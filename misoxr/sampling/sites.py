@@ -71,7 +71,7 @@ def next_sites(
     by : str or sequence of str, optional
         The variables that choose. For "uncertainty", what tells how little is known: by default ``dissimilarity_index`` and, for each task, the
         first there is of ``<task>_entropy``, ``<task>_set_size``, ``<task>_std``, and 1 - the greatest of ``<task>_probability``; of
-        several, the mean of their ranks counts. For the others, the covariates: by default all continuous variables that are no answer of a model. A note names
+        several, the mean of their ranks counts. For the others, the covariates: by default all continuous variables that are no answer of a model and no count of observations. A note names
         them where a mapped value may be among them. "clhs"
         takes classes, too, if they are named. A variable (feature, y, x), such as an embedding, counts as many.
     weight : str or sequence of str, optional

@@ -225,18 +225,23 @@ def _band(index: int, scene: _Scene, classes: npt.NDArray[np.uint8], tiles: Sequ
 
 
 def _write_cog(path: Path, values: npt.NDArray[Any], geobox: GeoBox, name: str, units: str, nodata: float) -> None:
-    import rasterio
+    """Write a file; one that is the same already stays, so that what was made of it is known to be."""
+    from rasterio.io import MemoryFile
 
     options: dict[str, Any] = {"compress": "DEFLATE", "level": 1, "blocksize": 512, "overviews": "NONE", "num_threads": 1}
     options["predictor"] = 3 if values.dtype.kind == "f" else 2
-    with rasterio.open(
-        path, "w", driver="COG", width=values.shape[1], height=values.shape[0], count=1, dtype=values.dtype, nodata=nodata,
-        crs=str(geobox.crs), transform=geobox.affine, **options,
-    ) as file:  # fmt: skip
-        file.write(values, 1)
-        file.set_band_description(1, name)
-        file.units = (units,)
-        file.update_tags(MISOXR_SIMULATED="1", MISOXR_SIMULATOR_VERSION=SIMULATOR_VERSION)
+    with MemoryFile() as made:
+        with made.open(
+            driver="COG", width=values.shape[1], height=values.shape[0], count=1, dtype=values.dtype, nodata=nodata,
+            crs=str(geobox.crs), transform=geobox.affine, **options,
+        ) as file:  # fmt: skip
+            file.write(values, 1)
+            file.set_band_description(1, name)
+            file.units = (units,)
+            file.update_tags(MISOXR_SIMULATED="1", MISOXR_SIMULATOR_VERSION=SIMULATOR_VERSION)
+        data = bytes(made.getbuffer())
+    if not (path.is_file() and path.read_bytes() == data):
+        write(path, data)
 
 
 def _item(

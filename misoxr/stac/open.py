@@ -403,7 +403,7 @@ def _described(cube: xr.Dataset, catalog: Any, scenes: Sequence[Scene], listed: 
     """Add units, names and provenance: what all scenes have in common, and which they are."""
     for name, variable in cube.data_vars.items():
         if name == OBSERVATIONS:
-            variable.attrs |= {"units": "1", "long_name": "number of times with a valid value"}
+            variable.attrs |= COUNTED | {"long_name": "number of times with a valid value"}
         elif variable.dtype == "uint16":
             variable.attrs |= COUNTED | {"long_name": f"{name}: number of valid values"}
         else:

@@ -33,6 +33,10 @@ SPATIAL = ("BlockKFold", "ClusterKFold", "KNNDM", "LeaveOneRegionOut")
 """Folds of places that lie apart: what is known of scores that do not tell distances."""
 APART = 2.0
 """How much farther from training points than from the nearest point test points lie, of spatial folds."""
+REMEDY = (
+    "Use folds of whole clusters, misoxr.ClusterKFold(distance), where distance is about how far the map's pixels lie from their nearest point, in "
+    "units of the cube's CRS."
+)
 
 
 @gathered
@@ -404,7 +408,7 @@ def _tell_doubts(about: Mapping[str, Any]) -> None:
     if distance and distance["least"] == 0:
         note(
             f"Some points of the folds ({cv}) lie at a training point's own place: errors there are too small, and the coverage holds only beside "
-            "training points. Use folds of whole clusters, such as ClusterKFold(10_000)."
+            f"training points. {REMEDY}"
         )
     elif distance["median"] < APART * distance["between"] if distance else not cv.startswith(SPATIAL):
         far = (
@@ -415,7 +419,7 @@ def _tell_doubts(about: Mapping[str, Any]) -> None:
         )
         note(
             f"The folds ({cv}) are not spatial: {far}. The coverage then holds among the points, and not in places that are farther from all of them. "
-            "Use folds as far apart as the map reaches, such as ClusterKFold(10_000)."
+            + REMEDY
         )
 
 

@@ -126,7 +126,7 @@ def test_by_obstore_a_store_is_written_and_replaced(obstore):
     store = f"s3://{NAME}/obstore.zarr"
     cube = make_cube((20, 20), SENTINEL2[:1]).chunk({"y": 10})
     to_zarr(cube, store, progress=False)
-    with pytest.raises(StoreError, match="was written with other values"):
+    with pytest.raises(StoreError, match="was written with other input"):
         to_zarr(cube * 2, store, progress=False)
     to_zarr(cube * 2, store, overwrite=True, progress=False)
     np.testing.assert_array_equal(open_maps(store).red, 2 * cube.red)

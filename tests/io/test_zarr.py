@@ -217,7 +217,7 @@ def positions(monkeypatch: pytest.MonkeyPatch) -> Positions:
         ({"batch_size": 2}, r"provenance\.settings\.batch_size was null and is 2"),
         ({"precision": "float64"}, r"provenance\.settings\.precision was \"auto\" and is \"float64\""),
         ({"seed": 1}, r"provenance\.model_sha256 was"),
-        ({"cube": 1}, r"other values: input\.permafrost was"),
+        ({"cube": 1}, r"other input, where a file that was written again counts as another: permafrost\. Call"),
         ({"compact": True}, r"compact was false and is true"),
     ],
 )

@@ -95,7 +95,10 @@ def test_maps_are_drawn_by_name_in_the_order_given(maps):
 
 def test_prediction_sets_have_a_colour_for_each_set_of_classes(maps):
     (axis,) = drawn(maps.miso.plot(variables=["soil_set"]))
-    names = legend(axis)
+    assert max(map(len, "\n".join(legend(axis)).split("\n"))) <= 30, (
+        "long names take several lines, so that the map is no smaller than others"
+    )
+    names = [name.replace("\n", " ") for name in legend(axis)]
     assert {"Typic Gelisol", "Typic Gelisol or Entisol", "Inceptisol or Entisol", "no data"} <= set(names)
     codes = axis.images[0].get_array()
     row, column = 20, 30
@@ -144,6 +147,13 @@ def test_a_probability_reaches_from_0_to_1_whatever_its_name(maps):
     assert np.nanmax(axes.images[0].get_array()) <= 0.5
     with pytest.raises(BandError, match=r"\('kind', 'y', 'x'\)"):
         misoxr.plot.values(maps.soil_probability)
+
+
+def test_a_part_of_a_map_says_of_what(maps):
+    one = maps.soil_probability.sel(kind="Entisol")
+    assert misoxr.plot.probability(one).get_title() == f"{maps.soil_probability.attrs['long_name']}: Entisol"
+    dated = maps.carbon.assign_coords(time=np.datetime64("2021-07-01", "ns"), year=2021)
+    assert misoxr.plot.values(dated).get_title().endswith(": 2021-07-01, year 2021")
 
 
 def test_large_maps_are_thinned_and_lie_where_they_are(no_compute):

@@ -38,7 +38,7 @@ def test_scores_are_compared_in_bars_with_errors_and_dots(found):
     assert [text.get_text() for text in axis.get_yticklabels()] == ["miso", "rf-11 (baseline)"]
     dots = [line for line in axis.lines if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in dots] == [6, 6]
-    assert axis.get_title().startswith("SIMULATED")
+    assert axis.get_title("left").startswith("SIMULATED")
     assert axis.get_xlabel() == "recall of permafrost"
     by_fold = found.whole("recall").query("fold != 'pooled' and model == 'miso'").groupby("fold")["value"].mean()
     expected = by_fold.std(ddof=1) / 3**0.5
@@ -48,6 +48,13 @@ def test_scores_are_compared_in_bars_with_errors_and_dots(found):
     assert np.ptp(segment[:, 0]) == pytest.approx(2 * expected)
     with pytest.raises(PointsError, match="no score 'f7'"):
         found.plot("f7")
+
+
+def test_a_score_in_the_task_s_units_says_so(found):
+    carbon = Task("soc", "regression", units="kg m-2")
+    axis = Scores(found.predictions.assign(task="soc"), (carbon,), found.about).plot("rmse")
+    assert axis.get_xlabel() == "rmse of soc, kg m-2"
+    assert Scores(found.predictions.assign(task="soc"), (carbon,), found.about).plot("r2").get_xlabel() == "r2 of soc"
 
 
 def test_one_fold_has_no_error(found):
