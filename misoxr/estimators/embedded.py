@@ -159,7 +159,7 @@ class EmbeddedModel:
         SpecError
             If an estimator holds what skops cannot write, such as a lambda.
         """
-        put(path, self.to_bytes())
+        put(path, self.to_bytes(), ".zip")
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "", trusted: Collection[str] = ()) -> Self:

@@ -122,7 +122,7 @@ class PixelModel:
         SpecError
             If an estimator holds what skops cannot write, such as a lambda.
         """
-        put(path, self.to_bytes())
+        put(path, self.to_bytes(), ".skops")
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "", trusted: Collection[str] = ()) -> Self:

@@ -25,9 +25,9 @@ from misoxr.io.codes import codes_of, float_classes, with_all_codes, with_known_
 from misoxr.io.layout import fill_of, open_maps
 from misoxr.io.replace import located
 from misoxr.io.storable import storable
-from misoxr.io.zarr import to_zarr
+from misoxr.io.zarr import write
 from misoxr.paths import scratch, settle, workspace
-from misoxr.records.bars import each
+from misoxr.records.bars import Bar
 
 __all__ = ["chosen_maps", "as_stored", "is_map", "to_cog", "naming"]
 
@@ -108,11 +108,13 @@ def to_cog(
     there = [f"{name}.tif" for name in maps if system.exists(f"{path}/{name}.tif")]
     if there and not overwrite:
         raise StoreError(f"{there} exist in {uri}; give another directory, or overwrite=True to replace them.")
-    with naming(uri), _scratch(uri, system, path) as (stage, files):
-        to_zarr(maps, stage, progress=progress)
+    bar = Bar("to_cog", "blocks", shown=progress, stage="planning")
+    with bar, naming(uri), _scratch(uri, system, path) as (stage, files):
+        write(maps, stage, bar)
         stored = zarr.open_group(stage, mode="r", use_consolidated=False)
         maps = _with_all_codes(maps, stage)
-        for name in each(maps, "to_cog", "files", shown=progress):
+        for name in maps:
+            bar.stage(f"writing {name}.tif")
             file = files / f"{name}.tif"
             with rasterio.Env(**_GDAL):
                 _write(file, maps, name, stored[str(name)], classes, blocksize)
@@ -121,6 +123,7 @@ def to_cog(
             else:
                 system.put_file(str(file), f"{path}/{file.name}")
                 file.unlink()
+        bar.stage()
     return [f"{uri}/{name}.tif" for name in maps]
 
 

@@ -21,8 +21,9 @@ from misoxr.io.codes import float_classes, with_all_codes, with_known_codes
 from misoxr.io.geotiff import as_stored, chosen_maps, is_map, naming
 from misoxr.io.layout import OWN, consolidate, fill_of, open_maps
 from misoxr.io.replace import forget, located, move
-from misoxr.io.zarr import to_zarr
+from misoxr.io.zarr import write
 from misoxr.paths import restore, scratch, settle
+from misoxr.records.bars import Bar
 from misoxr.records.ledger import Ledger, progress_of
 from misoxr.spec.numbers import is_whole
 
@@ -141,40 +142,42 @@ def to_pyramid(
     for each in {path, path + suffix}:
         if system.exists(each) and not system.exists(f"{each}/zarr.json"):
             raise StoreError(f"{each} exists and is no Zarr v3 store, so it is not replaced; give another path.")
-    with naming(uri):
+    bar = Bar("to_pyramid", "blocks", shown=progress, stage="planning")
+    with bar, naming(uri):
         if local:
             with scratch(Path(path), directory=True) as aside:
-                _store(maps, f"{aside}/store", count, classes, progress=progress)
+                _store(maps, f"{aside}/store", count, classes, bar)
                 if there:
                     forget(uri)  # of maps that to_zarr wrote, and may be writing
                 settle(aside / "store", Path(path))
             return
         if suffix and system.exists(path + suffix):
             system.rm(path + suffix, recursive=True)
-        _store(maps, uri + suffix, count, classes, progress=progress)
+        _store(maps, uri + suffix, count, classes, bar)
         if there:
             forget(uri)
             system.rm(path, recursive=True)
             move(system, path + suffix, path)
 
 
-def _store(ds: xr.Dataset, uri: str, count: int, classes: str, *, progress: bool) -> None:
+def _store(ds: xr.Dataset, uri: str, count: int, classes: str, bar: Bar) -> None:
     """Write a pyramid."""
     zarr.open_group(uri, mode="w", zarr_format=3)
-    _store_levels(ds, uri, count, classes, progress=progress)
+    _store_levels(ds, uri, count, classes, bar)
     seal(uri, pyramid([_attributes(f"{uri}/{level}") for level in range(count + 1)]))
     consolidate(uri)
 
 
-def _store_levels(ds: xr.Dataset, uri: str, count: int, classes: str, *, progress: bool) -> None:
+def _store_levels(ds: xr.Dataset, uri: str, count: int, classes: str, bar: Bar) -> None:
     """Write a dataset and coarser levels of it as the groups 0, 1, … of a store, each from the one below as it is stored."""
     for level in range(count + 1):
         place = f"{uri}/{level}"
         if level:
             ds = coarser(with_known_codes(open_maps(f"{uri}/{level - 1}")), classes)
-        to_zarr(ds, place, progress=progress)
+        bar.name = f"to_pyramid, level {level} of {count}"
+        write(ds, place, bar)
         if not level and float_classes(maps := with_all_codes(open_maps(place))) != float_classes(ds):
-            to_zarr(maps, place, overwrite=True, progress=progress)  # lazy floats that turned out to be codes
+            write(maps, place, bar, overwrite=True)  # lazy floats that turned out to be codes
         # Levels are not resumed, and in a pyramid records would be files that are no part of it.
         Ledger(progress_of(place)).clear()
 

@@ -33,7 +33,7 @@ from misoxr.records.writers import ended, move_through, system_of, unreachable
 if TYPE_CHECKING:
     from icechunk import Repository
 
-__all__ = ["to_zarr"]
+__all__ = ["to_zarr", "write"]
 
 GRID = ("y", "x", "spatial_ref")
 """Coordinates that the grid makes."""
@@ -117,20 +117,37 @@ def to_zarr(
     >>> maps.miso.to_zarr("maps.zarr")
     >>> maps.miso.to_zarr("maps.zarr")  # all is there, so nothing is computed
     """
+    settings: Any = {"overwrite": overwrite, "resume": resume, "on_error": on_error, "compact": compact}
+    with Bar("to_zarr", "blocks", shown=progress, stage="planning") as bar:
+        write(ds, store, bar, client=client, resources=resources, **settings)
+
+
+def write(
+    ds: xr.Dataset,
+    store: "str | os.PathLike[str] | Repository",
+    bar: Bar,
+    *,
+    overwrite: bool = False,
+    resume: bool = True,
+    on_error: str = "raise",
+    compact: bool = False,
+    client: Any = None,
+    resources: Mapping[str, float] | None = None,
+) -> None:
+    """Write a dataset as :func:`to_zarr` does, within a bar that is there."""
     client = client or _active_client()
     _refuse(on_error, resources, client)
-    with Bar("to_zarr", "blocks", shown=progress, stage="planning") as bar:
-        _have_a_worker(client, resources)
-        layout = layout_of(ds, compact=compact)
-        for name in layout.blocked if on_error == "mask" else ():
-            layout.nodata(name)
-        plan, runner = _plan(layout, client, compact=compact), runner_of(client, resources)
-        settings: Any = {"overwrite": overwrite, "resume": resume, "mask": on_error == "mask"}
-        if isinstance(store, str | os.PathLike):
-            _to_store(store, layout, plan, runner, bar, client, **settings)
-        else:
-            _reach(client, layout)
-            to_repository(store, layout, plan, runner, bar, **settings)
+    _have_a_worker(client, resources)
+    layout = layout_of(ds, compact=compact)
+    for name in layout.blocked if on_error == "mask" else ():
+        layout.nodata(name)
+    plan, runner = _plan(layout, client, compact=compact), runner_of(client, resources)
+    settings: Any = {"overwrite": overwrite, "resume": resume, "mask": on_error == "mask"}
+    if isinstance(store, str | os.PathLike):
+        _to_store(store, layout, plan, runner, bar, client, **settings)
+    else:
+        _reach(client, layout)
+        to_repository(store, layout, plan, runner, bar, **settings)
 
 
 def _to_store(

@@ -176,7 +176,7 @@ class Model:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the checkpoint to a path or fsspec URL; a local file appears only when it is complete."""
-        put(path, self._bytes)
+        put(path, self._bytes, ".safetensors")
 
     @classmethod
     def load(cls, uri: str | os.PathLike[str], *, sha256: str | None = None) -> Self:

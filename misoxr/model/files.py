@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -39,11 +39,22 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _NO_HASH = "0" * 64
 """What stands where a checksum will, while it is computed."""
 _SEAL = b"sha256:"
+ENDINGS = (".safetensors", ".skops", ".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".onnx")
+"""Of names of files that hold models."""
 _ARCHIVE_END = b"PK\x05\x06"
 
 
-def put(path: str | os.PathLike[str], data: bytes) -> None:
+def put(path: str | os.PathLike[str], data: bytes, ending: str = "") -> None:
     """Write a file to a path or fsspec URL; a local file appears only when it is complete.
+
+    Parameters
+    ----------
+    path : str or path
+        Where to write.
+    data : bytes
+        What the file is to hold.
+    ending : str, optional
+        What names of such files end in. A warning tells where a name ends as another format's.
 
     Raises
     ------
@@ -51,6 +62,12 @@ def put(path: str | os.PathLike[str], data: bytes) -> None:
         If it cannot be written.
     """
     uri = expanded(path)
+    given = PurePath(uri).suffix.lower()
+    if ending and given in ENDINGS and given != ending:
+        note(
+            f"{uri} is named as {given[1:]} and holds {ending[1:]}. misoxr.load reads it by its content; other programs go by the name. "
+            f"Call it {PurePath(uri).stem}{ending}."
+        )
     if "://" not in uri:
         write(Path(uri), data)
         return

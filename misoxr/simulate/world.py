@@ -165,11 +165,15 @@ def _truth(frozen: npt.NDArray[Any], orders: npt.NDArray[Any], seed: int) -> dic
         order[level >= passed] = following
     order[drawn & described] = gelisol
     return {
-        "permafrost_probability": (("y", "x"), frozen.astype("float32"), {"units": "1", "simulated": 1}),
+        "permafrost_probability": (("y", "x"), frozen.astype("float32"), _chance(PERMAFROST)),
         "permafrost": (("y", "x"), drawn.astype("uint8"), _flags(PERMAFROST)),
-        "taxonomy_probability": (("taxon", "y", "x"), orders.astype("float32"), {"units": "1", "simulated": 1}),
+        "taxonomy_probability": (("taxon", "y", "x"), orders.astype("float32"), _chance(TAXONOMY)),
         "taxonomy": (("y", "x"), order, _flags(TAXONOMY)),
     }
+
+
+def _chance(task: Task) -> dict[str, Any]:
+    return {"long_name": f"probability of {task.long_name}, simulated truth", "units": "1", "simulated": 1}
 
 
 def _flags(task: Task) -> dict[str, Any]:

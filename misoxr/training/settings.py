@@ -203,7 +203,7 @@ def described(
     moved = {(table["source"], table["target"]) for one in lessons.get("estimators", ()) for table in one["transfer"]}
     parts += [f"labels of {target} are filled by {source}" for source, target in sorted(moved)]
     parts += [f"{_counted(held, 'point')} validate{'s' if held == 1 else ''}"] if held else []
-    parts += [] if learners is None else _honest(learners)
+    parts += [] if learners is None else [*_unseen(spec, learners), *_honest(learners)]
     parts += [f"{spec.members} members"] if spec.members > 1 else []
     begun = [modality.name for modality in spec.modalities if modality.name in pretrained]
     parts += [f"pre-trained weights of {' and '.join(begun)}"] if begun else []
@@ -212,6 +212,16 @@ def described(
     length = _counted(recipe.steps, "step") if recipe.steps else _counted(recipe.max_epochs, "epoch")
     parts += [f"{length} with batches of {_counted(recipe.batch_size, 'window')}, {_WAYS[recipe.augment]}"]
     return "; ".join(parts) + "."
+
+
+def _unseen(spec: ModelSpec, learners: Labelled) -> list[str]:
+    """Say which classes have no label: a model hardly ever answers them."""
+    found = []
+    for task in spec.tasks:
+        codes = learners.labels[task.name]
+        absent = [name for code, name in enumerate(task.classes) if not (codes == code).any()]
+        found += [f"no label of {task.name} is {' or '.join(absent)}"] if absent else []
+    return found
 
 
 def _honest(learners: Labelled) -> list[str]:

@@ -1,6 +1,7 @@
 """Terrain joined to an image: computed on the DEM's own grid and whole extent, whatever the CRS of either."""
 
 import tracemalloc
+import warnings
 
 import dask
 import dask.array as da
@@ -158,10 +159,15 @@ def test_hydrology_is_read_from_a_store(tmp_path):
     assert "catchment_area" not in out
 
 
-def test_hydrology_is_computed_and_said_where_there_is_none():
+def test_hydrology_is_computed_where_there_is_none_and_said_of_a_large_dem(monkeypatch):
     dem = on(WIDE, hills(WIDE.shape))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MisoxrWarning)
+        small = add_terrain(image(), dem)
+    monkeypatch.setattr(joined, "SOME", 1000)
     with pytest.warns(MisoxrWarning, match=r"Hydrology.*is computed from the whole DEM \(240 x 250 cells\)"):
         out = add_terrain(image(), dem)
+    xr.testing.assert_identical(small.compute(), out.compute())
     part = {"y": slice(100, 140), "x": slice(100, 150)}
     expected = hydrology(dem, progress=False).isel(part)
     np.testing.assert_allclose(out.topographic_position_index, terrain(dem).topographic_position_index.isel(part), atol=1e-6)
@@ -170,8 +176,9 @@ def test_hydrology_is_computed_and_said_where_there_is_none():
         assert out[name].attrs["units"] == UNITS[name]
 
 
-def test_a_dem_in_degrees_is_moved_first_and_computed_once(tmp_path):
+def test_a_dem_in_degrees_is_moved_first_and_computed_once(tmp_path, monkeypatch):
     """What the warning says to do can be done, and gives what add_terrain gives by itself."""
+    monkeypatch.setattr(joined, "SOME", 1000)
     source = plane(around("EPSG:4326", (0.0003, 0.0006)))
     source = source + on(geobox_of(source), hills(source.shape, 1, 20)).values
     source.attrs["units"] = "m"

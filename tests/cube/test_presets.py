@@ -4,6 +4,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 
+import misoxr
 from misoxr.cube.presets import lacking, of_tasks, spec_for
 from misoxr.errors import SpecError
 from misoxr.spec import PERMAFROST, Task
@@ -68,6 +69,17 @@ def test_a_specification_has_tasks_of_its_own():
     assert of_tasks(spec, [Task("soc", "regression")]).tasks == (Task("soc", "regression"),)
     with pytest.raises(SpecError, match="The model has no task 'soc'"):
         of_tasks(spec, ["soc"])
+
+
+def test_a_cube_without_a_band_of_the_presets_gets_a_line_that_works(cube, points):
+    own = cube[["red", "nir"]].rename(red="ndvi", nir="moisture")
+    with pytest.raises(SpecError, match=r"None of the dataset's variables \['ndvi', 'moisture'\].*like=spec") as told:
+        spec_for("miso-nano", own, points, ["soc"])
+    line = str(told.value).partition("spec = ")[2].partition(". Then")[0]
+    spec = eval(line, {"misoxr": misoxr})
+    assert [band.name for band in spec.bands] == ["ndvi", "moisture"]
+    assert spec.tasks == (Task("soc", "regression"),)
+    assert spec.pixel_size == abs(float(own.x[1] - own.x[0]))
 
 
 def test_bands_that_a_cube_lacks_are_named(cube):

@@ -306,7 +306,18 @@ def test_rounding_of_other_units_is_no_deviation():
 @given(
     method=st.sampled_from(["whiten", "log", "standard"]),
     found=st.sampled_from(
-        [("%", "1"), ("1", "DN"), ("km", "m"), ("cm", "m"), ("ft", "m"), ("m", "mm"), ("K", "degC"), ("degC", "K")]
+        [
+            ("%", "1"),
+            ("1", "DN"),
+            ("km", "m"),
+            ("cm", "m"),
+            ("ft", "m"),
+            ("m", "mm"),
+            ("K", "degC"),
+            ("degC", "K"),
+            ("m", "cm"),
+            ("mm", "km"),
+        ]
     ),
     seed=st.integers(0, 20),
 )

@@ -123,8 +123,10 @@ def test_estimators_of_scikit_learn_come_back_bit_by_bit(spec, tmp_path, estimat
 
 
 def test_a_file_tells_what_it_is_by_its_content(both, model, tmp_path):
-    both.save(tmp_path / "one.safetensors")
-    model.save(tmp_path / "other.skops")
+    with pytest.warns(MisoxrWarning, match=r"named as safetensors and holds skops.*Call it one\.skops"):
+        both.save(tmp_path / "one.safetensors")
+    with pytest.warns(MisoxrWarning, match=r"named as skops and holds safetensors.*Call it other\.safetensors"):
+        model.save(tmp_path / "other.skops")
     assert isinstance(misoxr.load(tmp_path / "one.safetensors"), PixelModel)
     assert isinstance(misoxr.load(tmp_path / "other.skops"), Model)
     with pytest.raises(

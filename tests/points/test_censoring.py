@@ -106,8 +106,12 @@ def test_an_observation_that_stopped_above_the_depth_and_found_nothing_is_no_abs
     assert found.weights == {}
     assert found.record == {"permafrost": {"rule": "drop", "depth": 1.0, "censored": 1, "without_depth": 1}}
     assert len(told) == 1
-    assert "1 labels 'absent' of 'permafrost' are censored: the observations stopped above 1 m" in str(told[0].message)
-    assert "1 labels 'absent' of 'permafrost' have no depth, and are taken to hold down to 1 m" in str(told[0].message)
+    assert "1 labels 'absent' of 'permafrost' are censored: the observations stopped above 1 m (column 'depth')" in str(
+        told[0].message
+    )
+    assert "1 labels 'absent' of 'permafrost' have no depth (column 'depth'), and are taken to hold down to 1 m" in str(
+        told[0].message
+    )
 
 
 def test_censored_labels_weigh_the_share_that_was_seen():

@@ -1,6 +1,7 @@
 """Splitting by where points lie: blocks, clusters, regions, distances to targets, given folds; balanced, repeatable."""
 
 import json
+import re
 import tracemalloc
 
 import geopandas as gpd
@@ -542,3 +543,15 @@ def test_scikit_learn_takes_every_splitter(splitter):
 def test_splits_that_cannot_be_made_are_refused(call, message):
     with pytest.raises(PointsError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", [BlockKFold, ClusterKFold])
+def test_too_few_groups_get_a_length_that_gives_enough(kind):
+    xy = np.random.default_rng(0).uniform(0, 1200, (80, 2))
+    with pytest.raises(
+        PointsError, match=r"80 points, which cover 1,1.* x 1,1.* lie in 1 .* of ([\d.e+]+), which gives (\d+),"
+    ) as told:
+        list(kind(1e5).split(xy))
+    length, count = re.search(r"such as a \w+ of ([\d.e+]+), which gives (\d+),", str(told.value)).groups()
+    assert int(count) >= 5
+    assert len(list(kind(float(length)).split(xy))) == 5

@@ -168,6 +168,16 @@ def test_a_task_without_a_column_is_unknown_and_numbers_are_kept():
             TAXONOMY,
             r"2 labels of 'taxonomy' are unknown \('Ultisols'\); .*Andisols",
         ),
+        (
+            {"taxonomy": ["gelisol", "HISTOSOLS ", "Mollisols"]},
+            TAXONOMY,
+            r"2 labels .*replace\(\{'HISTOSOLS ': 'Histosols', 'gelisol': 'Gelisols'\}\)\.$",
+        ),
+        (
+            {"taxonomy": ["gelisol", "rock", "Mollisols"]},
+            TAXONOMY,
+            r"replace\(\{'gelisol': 'Gelisols'\}\), and set others to missing",
+        ),
         ({"taxonomy": [0, 7, -1]}, TAXONOMY, r"2 labels of 'taxonomy' are unknown \(-1, 7\)"),
         ({"taxonomy": [True, 1, 2]}, TAXONOMY, r"1 labels .*\(True\)"),
         ({"permafrost": [0, 0.5, 2]}, PERMAFROST, r"2 labels of 'permafrost' are unknown \(0.5, 2.0\)"),

@@ -445,6 +445,15 @@ def test_a_mapped_value_is_no_covariate():
     assert next_sites(told, 5, **FEW).attrs["by"] == ["red", "nir"]
 
 
+def test_counts_of_observations_choose_no_sites():
+    several = xr.concat([plain_image(), plain_image()], "time").assign_coords(
+        time=np.array(["2020-07-01", "2020-08-01"], "datetime64[ns]")
+    )
+    image = several.miso.composite()
+    assert "observations" in image
+    assert next_sites(image, 5, **FEW).attrs["by"] == ["red", "nir"]
+
+
 def test_no_site_on_what_the_map_leaves_out(maps):
     """Water has covariates, and no answer."""
     water = (maps.x < float(maps.x.median())).broadcast_like(maps.y).transpose("y", "x")

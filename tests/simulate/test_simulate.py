@@ -379,3 +379,6 @@ def test_writing_again_gives_the_same_images(written: Simulation, tmp_path: Path
     again = simulate.write(tmp_path, shape=SMALL, seed=3, n_points=60)
     assert dict(files(again.directory)) == dict(files(written.directory))
     assert again.items.read_text() == written.items.read_text()
+    before = {path: path.stat().st_mtime_ns for path in again.directory.rglob("*.tif")}
+    simulate.write(tmp_path, shape=SMALL, seed=3, n_points=60)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was made of a file that stays is known to be of it"
