@@ -218,7 +218,7 @@ def overhead(directory: str) -> dict[str, float]:
     """Time of a map over that of a bare loop over the same windows, each the least of two."""
     from misoxr.grid.windows import plan
     from misoxr.model.checkpoint import resolve
-    from misoxr.model.field import Block, Grid, answered
+    from misoxr.model.field import Block, Grid, answer_positions
 
     model = model_of("miso-small")
     cube = image((2048, 2048), 2048, model).compute().chunk({"y": 2048, "x": 2048})
@@ -229,7 +229,7 @@ def overhead(directory: str) -> dict[str, float]:
     windows = plan((2048, 2048), model.spec.windows)
 
     def bare() -> None:
-        answered(loaded, Block(bands, (0, 0)), windows, positions, device="cpu")
+        answer_positions(loaded, Block(bands, (0, 0)), windows, positions, device="cpu")
 
     times: dict[str, list[float]] = {"bare": [], "dask": []}
     for turn in range(2):

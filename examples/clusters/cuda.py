@@ -15,7 +15,8 @@ import misoxr  # noqa: F401
 def main(cube: str, model: str, store: str) -> None:
     from dask_cuda import LocalCUDACluster
 
-    with LocalCUDACluster() as cluster, Client(cluster) as client:
+    # Two threads: one reads a block while the other computes one.
+    with LocalCUDACluster(threads_per_worker=2) as cluster, Client(cluster) as client:
         image = xr.open_zarr(cube, decode_coords="all", chunks={"y": 2048, "x": 2048})
         maps = image.miso.predict(model, device="auto")  # on the workers: CUDA
         maps.miso.to_zarr(store, client=client)

@@ -24,7 +24,7 @@ def main(cube: str, model: str, store: str) -> None:
         memory="32GB",
         walltime="04:00:00",
         job_extra_directives=["--gres=gpu:1"],
-        worker_extra_args=["--resources", "GPU=1", "--lifetime", "3h50m", "--lifetime-stagger", "5m"],
+        worker_extra_args=["--resources", "GPU=2", "--lifetime", "3h50m", "--lifetime-stagger", "5m"],
     ) as cluster:
         cluster.adapt(maximum_jobs=20)
         with Client(cluster) as client:

@@ -61,7 +61,7 @@ class Job:
     def answer(self, source: "Source", positions: "Positions") -> Array:
         """Answer at positions, or embed them: (layer, N), NaN where there is no valid input."""
         from misoxr.model.checkpoint import resolve  # here: a map by fitted estimators needs no torch
-        from misoxr.model.field import answered
+        from misoxr.model.field import answer_positions
         from misoxr.model.inference import choose_device, choose_precision
 
         device = choose_device(self.device)
@@ -69,7 +69,7 @@ class Job:
         model = resolve(self.address, device, precision, compiled=self.compiled)
         located = self.geobox if self.location or not model.spec.modalities else None
         settings: dict[str, Any] = {"device": device, "precision": precision, "batch_size": self.batch_size}
-        answers: Array = answered(model, source, self.plan, positions, geobox=located, embeds=self.embeds, **settings)
+        answers: Array = answer_positions(model, source, self.plan, positions, geobox=located, embeds=self.embeds, **settings)
         # Of a model that sees locations alone, both heads are one.
         return np.concatenate([answers, answers]) if self.location and not model.spec.modalities else answers
 

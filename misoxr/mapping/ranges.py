@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dask.base import tokenize
 
 from misoxr.clusters import in_task
-from misoxr.cube.scaling import Scaling
+from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.errors import MisoxrWarning, note
 from misoxr.spec import ModelSpec
 
@@ -36,13 +36,13 @@ class Range(NamedTuple):
 
 
 class Ranges:
-    """The ranges of a model's bands in training. It warns once, of the first block of a map that lies far outside.
+    """The ranges of a model's bands in training. It warns once, of the first block of a map of which much that is mapped lies far outside.
 
     It travels with the tasks of a map. Copies, as workers of a cluster have them, warn once a process, and the client shows it.
     """
 
-    def __init__(self, bands: tuple[Range, ...]) -> None:
-        self.bands, self._map = bands, uuid4().hex
+    def __init__(self, bands: tuple[Range, ...], spec: ModelSpec | None = None) -> None:
+        self.bands, self.spec, self._map = bands, spec, uuid4().hex
         self._calls: Iterator[int] | None = itertools.count()
 
     @classmethod
@@ -56,7 +56,7 @@ class Ranges:
                 if band.kind == "linear" and np.isfinite([low, high]).all() and low < high:
                     found.append(Range(place, band.name, low, high))
                 channel, place = channel + band.channels, place + 1
-        return cls(tuple(found))
+        return cls(tuple(found), spec)
 
     def __dask_tokenize__(self) -> Any:
         """Whether it has warned is no part of a map."""
@@ -79,6 +79,7 @@ class Ranges:
             return
         step = max(1, int((values[0].size / MOST) ** 0.5))
         seen = values[:, ::step, ::step]
+        seen = seen if self.spec is None else seen[:, valid_pixels(self.spec, seen)]
         beyond = [(one, *self._beyond(one, seen[one.place])) for one in self.bands]
         told = [(one, share, value) for one, share, value in beyond if share > SHARE]
         if told and self._is_first():

@@ -15,14 +15,15 @@ from odc.geo.geobox import GeoBox
 from torch import Tensor
 from torch.nn import functional as F
 
-from misoxr.cube.scaling import valid_pixels
+from misoxr.cube.scaling import Scaling, valid_pixels
+from misoxr.errors import BandError
 from misoxr.grid.geobox import locations
 from misoxr.grid.windows import Axis, Plan
 from misoxr.model.checkpoint import Model
-from misoxr.model.inference import Run, answer, fetch, inference, joined, locate, send
+from misoxr.model.inference import Run, answer, fetch, inference, joined, locate, place, send
 from misoxr.spec import ModelSpec
 
-__all__ = ["Block", "Crops", "Grid", "Positions", "Scatter", "Source", "Window", "answered"]
+__all__ = ["Block", "Crops", "Grid", "Positions", "Scatter", "Source", "Window", "answer_positions"]
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -30,6 +31,10 @@ Integers = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 Window = tuple[int, int]
 """A window by its first pixel: row and column in the dataset."""
+PART = 2**28
+"""Bytes of windows around points that are in memory at once."""
+GROUPS = 4
+"""Windows of which a part has a multiple: the most that a CPU's core encodes at once."""
 
 
 class Asked(ABC):
@@ -42,15 +47,15 @@ class Asked(ABC):
     counts : list of int
         How many positions each of them is asked.
     arrays : list of array
-        What its methods are given again as tensors, on a device.
-    reached : array or bool
-        (N,) the positions at which a window has weight; all by default.
+        What the points are made of. They are sent to a device, and :meth:`points` and :meth:`add` get the tensors.
+    reached : array, optional
+        (N,) the positions at which a window has weight; None where that is all.
     """
 
     windows: list[Window]
     counts: list[int]
     arrays: list[npt.NDArray[Any]]
-    reached: Mask | bool = True
+    reached: Mask | None = None
 
     @cached_property
     def first(self) -> list[int]:
@@ -82,7 +87,13 @@ class _Anywhere(Asked):
 
     def add(self, total: Tensor, number: int, answers: Tensor, arrays: Sequence[Tensor]) -> None:
         """Add what a window answered."""
-        total[:, arrays[0][self.first[number] : self.first[number + 1]]] += answers
+        at, *_ = arrays
+        total[:, at[self.first[number] : self.first[number + 1]]] += answers
+
+
+def _local(axis: Axis, start: int, positions: Floats) -> Floats:
+    """Return where positions lie in the window at ``start``, -1..1."""
+    return (positions - start) * (2 / axis.spec.size) - 1
 
 
 class _Side:
@@ -105,34 +116,32 @@ class _Side:
         self.first = dict(zip(self.spans, ends, strict=False))
 
 
-def _local(axis: Axis, start: int, positions: Floats) -> Floats:
-    """Return where positions lie in the window at ``start``, -1..1."""
-    return (positions - start) * (2 / axis.spec.size) - 1
-
-
 class _Crossings(Asked):
     """Crossings of rows and columns, row by row: points are made on the device, from those along the two axes."""
 
     def __init__(self, y: _Side, x: _Side, mask: Mask) -> None:
         self.windows, self.counts, self.columns = [], [], mask.shape[1]
         self.spans: list[tuple[slice, slice]] = []
-        self.picks: list[Integers | None] = []
+        picks: list[npt.NDArray[np.int32] | None] = []
         whole = bool(mask.all())
         for (row, down), (column, across) in product(y.spans.items(), x.spans.items()):
             wanted = None if whole else mask[down, across].ravel()
             if wanted is None or wanted.any():
-                pick = None if wanted is None or wanted.all() else np.flatnonzero(wanted)
+                pick = None if wanted is None or wanted.all() else np.flatnonzero(wanted).astype("int32")
                 self.windows.append((row, column))
                 self.counts.append((down.stop - down.start) * (across.stop - across.start) if pick is None else len(pick))
                 self.spans.append((down, across))
-                self.picks.append(pick)
+                picks.append(pick)
+        self.whole = [pick is None for pick in picks]
         places = [
             (count, across.stop - across.start, y.first[row], x.first[column])
             for (row, column), (_, across), count in zip(self.windows, self.spans, self.counts, strict=True)
         ]
         self.arrays = [y.local, y.weight, x.local, x.weight, np.array(places, "int64").reshape(-1, 4)]
-        if any(pick is not None for pick in self.picks):  # else they are counted on the device
-            every = [np.arange(count) if pick is None else pick for pick, count in zip(self.picks, self.counts, strict=True)]
+        if not all(self.whole):  # else crossings are counted on the device
+            every = [
+                np.arange(count, dtype="int32") if pick is None else pick for pick, count in zip(picks, self.counts, strict=True)
+            ]
             self.arrays.append(np.concatenate(every))
 
     def points(self, numbers: range, arrays: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,7 +153,7 @@ class _Crossings(Asked):
         # Rows are selected six times faster than by indexing.
         width, row, column = (of.index_select(0, sample) for of in each)
         if picks:
-            place = picks[0][first:stop]
+            place = picks[0][first:stop].long()
         else:
             place = torch.arange(stop - first, device=y.device) - (counts.cumsum(0) - counts).index_select(0, sample)
         over = place // width
@@ -156,10 +165,11 @@ class _Crossings(Asked):
         """Add what a window answered."""
         down, across = self.spans[number]
         here = total.unflatten(1, (-1, self.columns))[:, down, across]
-        if self.picks[number] is None:
+        if self.whole[number]:
             here += answers.view(here.shape)
         else:
-            place = arrays[-1][self.first[number] : self.first[number + 1]]
+            *_, picks = arrays
+            place = picks[self.first[number] : self.first[number + 1]].long()
             width = across.stop - across.start
             here[:, place // width, place % width] += answers
 
@@ -177,8 +187,8 @@ class Positions(ABC):
         rows, columns = ((float(part.min()), float(np.nextafter(part.max(), np.inf))) for part in (self.rows, self.columns))
         return rows, columns
 
-    def __len__(self) -> int:
-        return len(self.every()[0])
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     @abstractmethod
     def every(self) -> tuple[Floats, Floats]:
@@ -191,6 +201,9 @@ class Positions(ABC):
 
 class Scatter(Positions):
     """Positions anywhere: row and column of each."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def windows(self, plan: Plan) -> list[Window]:
         """Return the windows, by their first pixels, that have weight at a position."""
@@ -232,6 +245,9 @@ class Scatter(Positions):
 class Grid(Positions):
     """Positions at the crossings of rows and columns, row by row."""
 
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
     def every(self) -> tuple[Floats, Floats]:
         """Row and column of each position."""
         return np.repeat(self.rows, len(self.columns)), np.tile(self.columns, len(self.rows))
@@ -246,14 +262,21 @@ class Grid(Positions):
 class Source(ABC):
     """Raw bands of a part of the dataset."""
 
-    @property
     @abstractmethod
-    def array(self) -> Array:
-        """All of them, (band, y, x) or (window, band, y, x)."""
+    def parts(self, windows: Sequence[Window]) -> list[range]:
+        """Return the numbers of the windows whose bands are sent to a device together."""
 
     @abstractmethod
-    def crop(self, bands: Tensor, plan: Plan, window: Window) -> Tensor:
-        """Return the bands of a window, as far as it lies in the dataset, from the array as a tensor."""
+    def array(self, windows: Sequence[Window]) -> Array:
+        """Return the bands of a part's windows: (band, y, x), or (window, band, y, x)."""
+
+    @abstractmethod
+    def crop(self, bands: Any, plan: Plan, window: Window, number: int) -> Any:
+        """Return the bands of a window, as far as it lies in the dataset, from the array or its tensor; ``number`` counts within the part."""
+
+    @abstractmethod
+    def refuse_fills(self, scaling: Scaling, spec: ModelSpec, plan: Plan, windows: Sequence[Window]) -> None:
+        """Refuse usual fill values in windows that are asked."""
 
     @abstractmethod
     def wanted(self, spec: ModelSpec, positions: Positions) -> Mask:
@@ -267,12 +290,23 @@ class Block(Source):
     bands: Array
     origin: tuple[int, int]
 
-    @property
-    def array(self) -> Array:
-        """All bands."""
+    def parts(self, windows: Sequence[Window]) -> list[range]:
+        """Return one part: windows overlap, and the block has all of them."""
+        return [range(len(windows))]
+
+    def array(self, windows: Sequence[Window]) -> Array:
+        """Return all bands."""
         return self.bands
 
-    def crop(self, bands: Tensor, plan: Plan, window: Window) -> Tensor:
+    def refuse_fills(self, scaling: Scaling, spec: ModelSpec, plan: Plan, windows: Sequence[Window]) -> None:
+        """Refuse usual fill values in windows that are asked. Elsewhere a block may hold any, and whether there is one depends on the chunks."""
+        try:
+            scaling.refuse_fills(spec, self.bands)
+        except BandError:
+            for number, window in enumerate(windows):
+                scaling.refuse_fills(spec, self.crop(self.bands, plan, window, number))
+
+    def crop(self, bands: Any, plan: Plan, window: Window, number: int) -> Any:
         """Return the bands of a window."""
         row, column = window[0] - self.origin[0], window[1] - self.origin[1]
         return bands[:, row : row + plan.y.size, column : column + plan.x.size]
@@ -292,18 +326,23 @@ class Crops(Source):
 
     windows: Mapping[Window, Array]
 
-    @cached_property
-    def _places(self) -> dict[Window, int]:
-        return {window: place for place, window in enumerate(self.windows)}
+    def parts(self, windows: Sequence[Window]) -> list[range]:
+        """Return parts of a bounded size: the windows may be views of a file that does not fit into memory."""
+        size = max(PART // next(iter(self.windows.values())).nbytes // GROUPS * GROUPS, GROUPS)
+        return [range(first, min(first + size, len(windows))) for first in range(0, len(windows), size)]
 
-    @property
-    def array(self) -> Array:
-        """All windows."""
-        return np.stack(list(self.windows.values()))
+    def array(self, windows: Sequence[Window]) -> Array:
+        """Return the windows."""
+        return np.stack([self.windows[window] for window in windows])
 
-    def crop(self, bands: Tensor, plan: Plan, window: Window) -> Tensor:
+    def refuse_fills(self, scaling: Scaling, spec: ModelSpec, plan: Plan, windows: Sequence[Window]) -> None:
+        """Refuse usual fill values in windows that are asked."""
+        for window in windows:
+            scaling.refuse_fills(spec, self.windows[window])
+
+    def crop(self, bands: Any, plan: Plan, window: Window, number: int) -> Any:
         """Return the bands of a window."""
-        return bands[self._places[window]]
+        return bands[number]
 
     def wanted(self, spec: ModelSpec, positions: Positions) -> Mask:
         """Return which scattered positions lie in a pixel with valid input."""
@@ -318,7 +357,7 @@ class Crops(Source):
         return mask
 
 
-def answered(
+def answer_positions(
     model: Model,
     source: Source,
     plan: Plan,
@@ -332,7 +371,7 @@ def answered(
 ) -> npt.NDArray[Any]:
     """Answer at positions on a device: what is needed goes there once, and the answers come back once.
 
-    The device is held for computing alone: others prepare and send what they need meanwhile.
+    The device is held for computing alone: another thread prepares and sends what it needs meanwhile.
 
     Parameters
     ----------
@@ -363,60 +402,92 @@ def answered(
         shape = spec.layers(location=geobox is not None and bool(spec.modalities), embeds=embeds), len(mask)
         return np.full(shape, np.nan, "float64" if precision == torch.float64 else "float32")
     asked = positions.asked(plan, mask) if spec.modalities else None
-    arrays: list[npt.NDArray[Any]] = []
     if asked is not None:
-        bands = source.array
-        model.scaling.refuse_fills(spec, bands if bands.ndim == 3 else bands.swapaxes(0, 1))
-        arrays += [bands, *asked.arrays]
-        mask = mask & asked.reached
+        source.refuse_fills(model.scaling, spec, plan, asked.windows)
+        mask = mask if asked.reached is None else mask & asked.reached
+    located: list[npt.NDArray[Any]] = []
     if geobox is not None:
         assert spec.location is not None, "the model has no location branch"
         rows, columns = (part[mask] for part in positions.every())
-        arrays += [np.flatnonzero(mask), locations(geobox, rows, columns, spec.location)]
-    tensors = send(device, arrays)
-    with torch.inference_mode(), inference(device, precision, batch_size) as run:
-        heads = []
-        if asked is not None:
-            count = 1 + len(asked.arrays)
-            (seen, *given), tensors = tensors[:count], tensors[count:]
-            crop = partial(source.crop, seen, plan)
-            heads.append(_blended(model, crop, plan, asked, given, len(mask), run, embeds=embeds))
-        if geobox is not None:
-            at, located = tensors
-            empty = torch.zeros((spec.outputs, len(mask)), dtype=run.dtype, device=device)
-            heads.append(empty.index_copy_(1, at, locate(model, located, run).to(run.dtype)))
-        answers = fetch(heads[0] if len(heads) == 1 else torch.cat(heads))
+        located = [np.flatnonzero(mask), locations(geobox, rows, columns, spec.location)]
+    with place(device):
+        answers = _computed(model, source, plan, asked, located, len(mask), device, precision, batch_size, embeds=embeds)
     if not mask.all():
         answers[:, ~mask] = np.nan
     return answers
 
 
-def _blended(
+def _computed(
     model: Model,
-    crop: Callable[[Window], Tensor],
+    source: Source,
+    plan: Plan,
+    asked: Asked | None,
+    located: Sequence[npt.NDArray[Any]],
+    count: int,
+    device: str,
+    precision: torch.dtype,
+    batch_size: int | None,
+    *,
+    embeds: bool,
+) -> npt.NDArray[Any]:
+    """Send what is needed, compute, and return what was answered at so many positions: 0 where nothing is asked."""
+    spec = model.spec
+    parts = [] if asked is None else source.parts(asked.windows)
+    arrays = list(located)
+    if asked is not None:
+        arrays += [source.array(asked.windows[: parts[0].stop]), *asked.arrays]
+    sent = send(device, arrays)
+    locating, seen = sent[: len(located)], sent[len(located) :]
+    # As much may be sent for the next block meanwhile.
+    with torch.inference_mode(), inference(device, precision, batch_size, sum(one.nbytes for one in arrays)) as run:
+        heads = []
+        if asked is not None:
+            bands, *made_of = seen
+            total = _zeros(model, count, run, embeds=embeds)
+            for part in parts:
+                windows = asked.windows[part.start : part.stop]
+                bands = bands if part.start == 0 else send(device, [source.array(windows)])[0]
+                _add_windows(total, model, partial(source.crop, bands, plan), plan, asked, part, made_of, run, embeds=embeds)
+            heads.append(total.to(run.dtype) if embeds else joined(total, spec).to(run.dtype))
+        if locating:
+            at, places = locating
+            empty = torch.zeros((spec.outputs, count), dtype=run.dtype, device=device)
+            heads.append(empty.index_copy_(1, at, locate(model, places, run).to(run.dtype)))
+        return fetch(heads[0] if len(heads) == 1 else torch.cat(heads))
+
+
+def _zeros(model: Model, count: int, run: Run, *, embeds: bool) -> Tensor:
+    """Return the sum of no answers at so many positions: (layer, position)."""
+    # Values with an offset are summed in float64; see activate.
+    kind = torch.float64 if model.standardisation and not embeds else run.dtype
+    layers = model.spec.width if embeds else model.spec.members * model.spec.outputs
+    return torch.zeros((layers, count), dtype=kind, device=run.device)
+
+
+def _add_windows(
+    total: Tensor,
+    model: Model,
+    crop: Callable[[Window, int], Tensor],
     plan: Plan,
     asked: Asked,
+    part: range,
     arrays: Sequence[Tensor],
-    count: int,
     run: Run,
     *,
     embeds: bool,
-) -> Tensor:
-    """Sum what windows answer, by their weights: (layer, position), 0 where none is asked."""
-    spec, size = model.spec, plan.y.spec.size
+) -> None:
+    """Add what a part of the windows answers, by their weights, to the sum (layer, position)."""
+    size = plan.y.spec.size
     missing = (0, size - plan.x.size, 0, size - plan.y.size)  # where the dataset is smaller than a window
 
     def crops(numbers: range) -> Tensor:
-        windows = torch.stack([crop(asked.windows[number]) for number in numbers])
+        windows = torch.stack([crop(asked.windows[part.start + number], number) for number in numbers])
         return F.pad(windows, missing, value=math.nan) if any(missing) else windows
 
-    # Values with an offset are summed in float64; see activate.
-    kind = torch.float64 if model.standardisation and not embeds else run.dtype
-    layers = spec.width if embeds else spec.members * spec.outputs
-    total = torch.zeros((layers, count), dtype=kind, device=run.device)
-    points = partial(asked.points, arrays=arrays)
-    for numbers, found in answer(model, crops, points, len(asked.windows), run, augmentation=plan.y.spec.tta, embeds=embeds):
-        parts = found.split(asked.counts[numbers.start : numbers.stop], 1)
-        for number, part in zip(numbers, parts, strict=True):
-            asked.add(total, number, part, arrays)
-    return total.to(run.dtype) if embeds else joined(total, spec).to(run.dtype)
+    def points(numbers: range) -> tuple[Tensor, Tensor, Tensor]:
+        return asked.points(part[numbers.start : numbers.stop], arrays)
+
+    for numbers, found in answer(model, crops, points, len(part), run, augmentation=plan.y.spec.tta, embeds=embeds):
+        here = part[numbers.start : numbers.stop]
+        for number, answers in zip(here, found.split(asked.counts[here.start : here.stop], 1), strict=True):
+            asked.add(total, number, answers, arrays)

@@ -4,10 +4,11 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,10 @@ __all__ = [
     "joined",
     "locate",
     "logits_at",
+    "packed",
+    "place",
     "send",
+    "unpacked",
 ]
 
 Array = npt.NDArray[np.float32]
@@ -50,6 +54,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LOCKS: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+"""By device, held while it computes for one."""
+_SENDING: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+"""By device, held while something is given memory there beside what computes. Who holds both took the other one first."""
+_PLACES: defaultdict[str, threading.BoundedSemaphore] = defaultdict(partial(threading.BoundedSemaphore, 2))
+"""By device, places for blocks: of the one that is computed, and of the next."""
+_TAKEN: "WeakKeyDictionary[nn.Module, dict[tuple[str, torch.dtype], int]]" = WeakKeyDictionary()
+"""Bytes that a window takes on a device, by network, device and precision."""
 _BLOCK = {"cpu": 2**18, "cuda": 2**26}
 """Points answered at once, times the widest layer: few enough for a core's cache, many enough to fill a GPU."""
 _AHEAD = 2
@@ -60,6 +71,14 @@ _GROUP = 2**14
 """Pixels that a CPU's core encodes at once, where windows are small; a larger window is encoded by itself."""
 _ROWS = 64
 """Blocks of points are a multiple of it: matrix products may round the rows that are left over differently."""
+
+
+class Part(NamedTuple):
+    """Where an array lies among bytes that are sent together, its type and its shape."""
+
+    bytes: slice
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
 def choose_device(device: str) -> str:
@@ -76,13 +95,14 @@ def choose_device(device: str) -> str:
         return f"cuda:{torch.cuda.current_device()}"  # one name for one device: it has one lock and one model
     if device == "auto":
         return "cpu"
-    if device.split(":")[0] not in _BLOCK:
+    kind = device.split(":")[0]
+    if kind not in _BLOCK:
         raise SpecError(f"The device {device!r} is not known here; use 'auto', 'cpu', 'cuda' or 'cuda:<number>'.")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SpecError(f"The device {device!r} cannot be reached ({error}); use 'auto' or 'cpu'.") from error
-    return device
+    return "cpu" if kind == "cpu" else device  # "cpu:0" is the same one
 
 
 def choose_precision(precision: str, device: str) -> torch.dtype:
@@ -103,6 +123,8 @@ class Run:
     workers: int
     pool: ThreadPoolExecutor | None
     batch_size: int | None = None
+    room: int = 0
+    """Bytes that are to be left free on a GPU, for what is sent there meanwhile."""
 
     @property
     def kind(self) -> str:
@@ -138,31 +160,60 @@ class Run:
                 future.cancel()
 
 
+def place(device: str) -> AbstractContextManager[Any]:
+    """Wait for a place for a block on a device, and keep it. However many threads ask, a GPU holds two blocks; a CPU has them already."""
+    return nullcontext() if device == "cpu" else _PLACES[device]
+
+
 def send(device: str, arrays: Sequence[npt.NDArray[Any]]) -> list[Tensor]:
     """Put arrays on a device: on a CPU as they are, else in one transfer, from pinned memory and beside what is computed there.
 
     The tensors are not to be written to.
     """
     if device == "cpu":
-        return [torch.from_numpy(_writeable(array)) for array in arrays]
-    arrays = [np.ascontiguousarray(array) for array in arrays]
-    ends = np.cumsum([0, *(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays)]).tolist()
-    buffer = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=True)
-    given = [torch.from_numpy(_writeable(array)) for array in arrays]
-    places = [slice(first, first + one.nbytes) for first, one in zip(ends, given, strict=False)]
-    for place, one in zip(places, given, strict=True):
-        buffer[place].view(one.dtype).copy_(one.view(-1))
+        return [torch.from_numpy(_read_only(array)) for array in arrays]
+    buffer, parts = packed(arrays, pin=True)
+    try:
+        with _SENDING[device]:
+            there = _carried(device, buffer)
+    except torch.OutOfMemoryError:
+        there = None
+    if there is None:
+        with _LOCKS[device], _SENDING[device]:  # once nothing is computed there
+            torch.cuda.empty_cache()
+            there = _carried(device, buffer)
+    return unpacked(there, parts)
+
+
+def packed(arrays: Sequence[npt.NDArray[Any]], *, pin: bool) -> tuple[Tensor, list[Part]]:
+    """Copy arrays one behind another into bytes, in pinned memory where asked for, and return which part is each."""
+    given = [torch.from_numpy(_read_only(np.ascontiguousarray(array))) for array in arrays]
+    ends = np.cumsum([0, *(-(-one.nbytes // _ALIGNED) * _ALIGNED for one in given)]).tolist()
+    buffer = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=pin)
+    parts = [Part(slice(first, first + one.nbytes), one.dtype, one.shape) for first, one in zip(ends, given, strict=False)]
+    for part, one in zip(parts, given, strict=True):
+        buffer[part.bytes].view(part.dtype).copy_(one.view(-1))
+    return buffer, parts
+
+
+def unpacked(buffer: Tensor, parts: Sequence[Part]) -> list[Tensor]:
+    """Return views of bytes as the arrays that were packed."""
+    return [buffer[part.bytes].view(part.dtype).view(part.shape) for part in parts]
+
+
+def _carried(device: str, buffer: Tensor) -> Tensor:
+    """Carry bytes to a GPU by the stream that carries, and wait for them."""
     stream = _stream(device)
     with torch.cuda.stream(stream):
         there = buffer.to(device, non_blocking=True)
     there.record_stream(torch.cuda.current_stream(device))  # its memory is not given to the next while this one is computed
     stream.synchronize()
-    return [there[place].view(one.dtype).view(one.shape) for place, one in zip(places, given, strict=True)]
+    return there
 
 
 @cache
 def _stream(device: str) -> Any:
-    """Return the stream that carries to a device: one of them, for each keeps memory of its own."""
+    """Return the stream that carries to a device. One serves all threads: torch keeps freed memory by stream, and others cannot use it."""
     return torch.cuda.Stream(device)
 
 
@@ -172,29 +223,30 @@ def fetch(answers: Tensor) -> npt.NDArray[Any]:
     return values
 
 
-class _Shown:
-    """An array that is only read: torch warns of those that cannot be written to."""
+class _MarkedWriteable:
+    """A read-only array that says it can be written to, so that torch does not warn. Whoever writes to the tensor writes to the array, or crashes."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self.array = array
         self.__array_interface__ = {**array.__array_interface__, "data": (array.__array_interface__["data"][0], False)}
 
 
-def _writeable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array that torch takes; the tensor is only to be read."""
     array = array.copy() if min(array.strides, default=0) < 0 else array  # torch knows no way back
-    return array if array.flags.writeable else np.asarray(_Shown(array))
+    return array if array.flags.writeable else np.asarray(_MarkedWriteable(array))
 
 
 @contextmanager
-def inference(device: str, precision: torch.dtype, batch_size: int | None = None) -> Iterator[Run]:
-    """Hold a device for one inference, with as many windows in a batch as given.
+def inference(device: str, precision: torch.dtype, batch_size: int | None = None, room: int = 0) -> Iterator[Run]:
+    """Hold a device for one inference, with as many windows in a batch as given, and so many bytes left free on a GPU.
 
     On a CPU, each core takes whole groups of windows and blocks of points, with torch on one thread: cores that share a
     block wait for each other at every layer, and each has caches of its own.
     """
     with _LOCKS[device]:
         if device.startswith("cuda"):
-            yield Run(device, precision, 1, None, batch_size)
+            yield Run(device, precision, 1, None, batch_size, room)
             return
         threads, cores = torch.get_num_threads(), _cores()
         torch.set_num_threads(1)
@@ -205,34 +257,63 @@ def inference(device: str, precision: torch.dtype, batch_size: int | None = None
             torch.set_num_threads(threads)
 
 
-def in_batches(function: Callable[[range, int], Result], count: int, most: int, run: Run) -> Iterator[Result]:
-    """Apply a function to batches of so many items on CUDA, by their numbers, and to so many points at once, at the most.
+def in_batches(function: Callable[[range, int], Result], count: int, most: int, run: Run, network: nn.Module) -> Iterator[Result]:
+    """Call a function with batches of windows, by their numbers, and how many points it may ask at once.
 
-    Without a size, a batch has as many items as fit in the free memory, by what one took. Where memory runs out, the batch is halved, and a
-    batch of one has its points halved.
+    Without a size in the run, a batch has as many windows as fit in the device's free memory: what one takes is measured once for a network.
+    Where memory runs out, the batch is halved, and a batch of one has its points halved.
+
+    Raises
+    ------
+    OutOfMemoryError
+        If one window and the fewest points do not fit.
     """
-    device, measured = run.device, run.batch_size is None
-    start, size = 0, run.batch_size or 1
+    start, size = 0, run.batch_size or _fitting(run, network)
     while start < count:
-        before = _reset_peak(device) if measured else 0
-        try:
-            result = function(range(start, min(start + size, count)), most)
-        except torch.OutOfMemoryError:
-            if size == 1 and most <= _ROWS:
-                raise
-            size, most = ((size + 1) // 2, most) if size > 1 else (1, max(_ROWS, most // 2 // _ROWS * _ROWS))
+        numbers = range(start, min(start + (size or 1), count))
+        last = len(numbers) == 1 and most <= _ROWS
+        call = partial(function, numbers, most)
+        found = _tried(call if size else partial(_measured, call, run, network), last=last)
+        if found is None:  # by now, what the batch held is free
             torch.cuda.empty_cache()
+            size, most = (len(numbers) // 2, most) if len(numbers) > 1 else (size, max(_ROWS, most // 2 // _ROWS * _ROWS))
             continue
-        yield result
-        start += size
-        if measured:
-            taken = max(torch.cuda.max_memory_allocated(device) - before, 1)
-            size, measured = max(1, min(256, int(0.8 * torch.cuda.mem_get_info(device)[0] / taken))), False
+        yield found
+        start = numbers.stop
+        size = size or _fitting(run, network)
 
 
-def _reset_peak(device: str) -> int:
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)
+def _tried(call: Callable[[], Result], *, last: bool) -> Result | None:
+    """Return what a call gives; None where the device's memory runs out, unless it is the last try."""
+    try:
+        return call()
+    except RuntimeError as error:
+        # Libraries below torch, which want memory of their own, say it in words.
+        if last or not (isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)):
+            raise
+    return None
+
+
+def _measured(call: Callable[[], Result], run: Run, network: nn.Module) -> Result:
+    """Call, and keep what it took of the device's memory; nothing is sent there meanwhile."""
+    with _SENDING[run.device]:
+        torch.cuda.reset_peak_memory_stats(run.device)
+        before = torch.cuda.memory_allocated(run.device)
+        found = call()
+        taken = torch.cuda.max_memory_allocated(run.device) - before
+    _TAKEN.setdefault(network, {})[run.device, run.precision] = max(taken, 1)
+    return found
+
+
+def _fitting(run: Run, network: nn.Module) -> int:
+    """Return how many windows fit in the device's free memory, 256 at the most; 0 where it is not known what one takes."""
+    taken = _TAKEN.get(network, {}).get((run.device, run.precision))
+    if taken is None:
+        return 0
+    # What torch keeps and has given to nobody is free, too.
+    kept = torch.cuda.memory_reserved(run.device) - torch.cuda.memory_allocated(run.device)
+    free = torch.cuda.mem_get_info(run.device)[0] + kept
+    return max(1, min(256, int((0.8 * free - run.room) / taken)))
 
 
 def activate(
@@ -349,14 +430,15 @@ def answer(
             answers = activate(model.spec, network(cells, sample, xy), model.calibration, model.standardisation).flatten(0, -2)
         return answers[:, : len(weight)] * weight.to(answers.dtype), last
 
-    def blocks(encoded: Iterator[tuple[Any, Tensor, Tensor, Tensor]], most: int) -> Iterator[_Block]:
-        for cells, sample, xy, weight in encoded:
+    def blocks(windows: Iterator[tuple[Any, Tensor, Tensor, Tensor]], most: int) -> Iterator[_Block]:
+        for cells, sample, xy, weight in windows:
             whole = -(-len(sample) // _ROWS) * _ROWS
             parts = zip(_filled(sample, whole).split(most), _filled(xy, whole).split(most), weight.split(most), strict=True)
             for number, part in enumerate(parts):
                 yield _Block(cells, *part, last=(number + 1) * most >= len(sample))
 
-    def answered(groups: Sequence[range], size: int, most: int) -> Iterator[tuple[range, Tensor]]:
+    # No job of the pool waits for another: what is encoded and asked ahead is taken here, in order.
+    def encoded(groups: Sequence[range], size: int, most: int) -> Iterator[tuple[range, Tensor]]:
         asked = [(group, size, way) for group in groups for way in ways]
         answers = run(ask, blocks(run(encode, asked), most))
         for group, *_ in asked:
@@ -370,12 +452,11 @@ def answer(
     if run.kind == "cpu":
         size = group_size(model.spec, run.batch_size)
         groups = [range(first, min(first + size, count)) for first in range(0, count, size)]
-        yield from answered(groups, size, block_size(network, "cpu"))
+        yield from encoded(groups, size, block_size(network, "cpu"))
         return
     # A GPU encodes the whole batch at once.
-    for found in in_batches(
-        lambda batch, most: list(answered([batch], len(batch), most)), count, block_size(network, run.kind), run
-    ):
+    most = block_size(network, run.kind)
+    for found in in_batches(lambda batch, most: list(encoded([batch], len(batch), most)), count, most, run, network):
         yield from found
 
 
@@ -403,12 +484,13 @@ def joined(answers: Tensor, spec: ModelSpec) -> Tensor:
     """
     if spec.members == 1:
         return answers
-    each = answers.unflatten(0, (spec.members, spec.outputs)).double()
-    mean = each.mean(dim=0)
+    each = answers.unflatten(0, (spec.members, spec.outputs))
+    mean = each.mean(dim=0, dtype=torch.float64)
     beside, ends = [], np.cumsum([0, *(task.outputs for task in spec.tasks)]).tolist()
     for task, first, end in zip(spec.tasks, ends, ends[1:], strict=False):
         several = task.kind == "multiclass"
-        beside.append(torch.special.entr(mean[first:end]).sum(dim=0) if several else each[:, first].std(dim=0, correction=0))
+        found = torch.special.entr(mean[first:end]).sum(dim=0) if several else each[:, first].double().std(dim=0, correction=0)
+        beside.append(found)
     return torch.cat([mean, torch.stack(beside)]).to(answers.dtype)
 
 

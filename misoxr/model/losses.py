@@ -56,6 +56,10 @@ def task_loss(
     """
     # Nothing is selected: how many are known would have to be read from a device, and it would be waited for.
     known, logits = _is_known(labels), logits.float()
+    logits = torch.where(
+        known[:, None], logits, 0.0
+    )  # no number of a point without a label enters a sum, not even by a factor of 0
+    counts = None if counts is None else torch.where(known, counts, 0.0)
     labels = torch.where(known.reshape(-1, *[1] * (labels.ndim - 1)), labels, 0.0)
     if task.kind == "regression":
         values = learnt(task, labels.flatten())

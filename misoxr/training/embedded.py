@@ -26,7 +26,7 @@ from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import lattice_offset
 from misoxr.grid.windows import plan
 from misoxr.model.checkpoint import Model, resolve
-from misoxr.model.field import Crops, Scatter, answered
+from misoxr.model.field import Crops, Scatter, answer_positions
 from misoxr.model.inference import choose_device, choose_precision
 from misoxr.points.censoring import Censored, observed
 from misoxr.points.folds import separate
@@ -239,4 +239,4 @@ def _embedded(
     with cutouts_of(stack(cube, spec), starts, spec.windows.size) as cutouts:
         source = Crops(dict(zip(starts, cutouts.open(), strict=True)))
         model = resolve(network.address(), target, kind)
-        return answered(model, source, windows, positions, device=target, precision=kind, embeds=True)
+        return answer_positions(model, source, windows, positions, device=target, precision=kind, embeds=True)

@@ -137,7 +137,7 @@ def test_no_valid_input_is_nan(cube, model):
 def test_it_is_written_resumed_and_read_again(cube, model, whole, tmp_path, monkeypatch):
     lazy = cube.chunk({"y": 20, "x": 47}).miso.embed(model, device="cpu")
     assert lazy.miso.plan(timed=False).blocks == (3, 1)
-    answered, asked = field.answered, []
+    answered, asked = field.answer_positions, []
 
     def failing(*args, **options):
         asked.append(args)
@@ -146,14 +146,14 @@ def test_it_is_written_resumed_and_read_again(cube, model, whole, tmp_path, monk
         return answered(*args, **options)
 
     with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
-        patch.setattr(field, "answered", failing)
+        patch.setattr(field, "answer_positions", failing)
         with pytest.raises(OSError, match="the disk is gone"):
             lazy.miso.to_zarr(tmp_path / "embedding.zarr", progress=False)
     lazy.miso.to_zarr(tmp_path / "embedding.zarr", progress=False)
     model.save(tmp_path / "model.safetensors")
     again = cube.chunk({"y": 20, "x": 47}).miso.embed(tmp_path / "model.safetensors", device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(field, "answered", None)  # all blocks are there: nothing is embedded again
+        patch.setattr(field, "answer_positions", None)  # all blocks are there: nothing is embedded again
         again.miso.to_zarr(tmp_path / "embedding.zarr", progress=False)
     stored = misoxr.open_maps(tmp_path / "embedding.zarr")
     np.testing.assert_allclose(stored.embedding, whole.embedding, atol=1e-5)

@@ -384,3 +384,22 @@ def test_attributes_of_any_kind_go_into_the_provenance(cube, model):
     found = json.loads(maps.attrs["provenance"])["input"]
     assert found == {"a": [1.0, {"b": "2020-07-01"}], "c": "nan", "simulated": 1, "simulator_version": "7"}
     assert (maps.attrs["simulated"], maps.attrs["simulator_version"]) == (1, "7")
+
+
+def test_a_fill_value_counts_where_windows_are_asked_whatever_the_chunks_are(spec, model):
+    """Ground without imagery is not asked, and its elevations may be anything; a window that is asked refuses a fill value."""
+    cube = make_cube((64, 96), spec.bands).copy(deep=True)
+    required = [band.name for modality in spec.modalities if modality.required for band in modality.bands]
+    for name in required:
+        cube[name].values[:, :48] = np.nan
+    far = cube.copy(deep=True)
+    far["elevation"].values[:, :20] = -9999
+    far["elevation"].values[:, 20:48] = np.nan
+    maps = [far.chunk({"x": size}).miso.predict(model, device="cpu").permafrost_probability.compute() for size in (96, 32)]
+    np.testing.assert_allclose(*maps, atol=1e-5)
+    assert np.isfinite(maps[0].values[:, 48:]).all()
+    near = cube.copy(deep=True)
+    near["elevation"].values[:, 44:48] = -9999
+    for size in (96, 32):
+        with pytest.raises(BandError, match="-9999"):
+            near.chunk({"x": size}).miso.predict(model, device="cpu").permafrost_probability.compute()

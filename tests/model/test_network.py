@@ -336,3 +336,16 @@ def test_contrast_falls_as_embeddings_agree():
     embedded = {"visual": one, "location": one.flip(0), "sat": one, "cov": one}
     expected = 0.5 * contrast(one, one.flip(0), 0.3) + 2 * contrast(one, one, 0.3)
     torch.testing.assert_close(contrasts(spec, embedded), expected)
+
+
+@pytest.mark.parametrize("task", [PERMAFROST, TAXONOMY, Task("soc", "regression")], ids=lambda task: task.kind)
+def test_points_without_a_label_cost_nothing_whatever_their_logits_are(task):
+    logits = torch.ones(3, task.outputs)
+    logits[1], logits[2] = torch.inf, torch.nan
+    logits.requires_grad_()
+    counts = None if task.kind == "regression" else torch.tensor([1.0, torch.nan, torch.nan])
+    loss = task_loss(task, logits, torch.tensor([1.0, torch.nan, torch.nan]), counts=counts)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[1:].any()
