@@ -7,8 +7,23 @@ import pytest
 
 import misoxr
 
-HEAVY = ("torch", "timm", "rasterio", "rioxarray", "stackstac", "odc.stac", "sklearn", "matplotlib", "pytorch_lightning")
-HEAVY = (*HEAVY, "scipy.stats", "numba", "geopandas", "zarr", "dask.array", "requests")
+HEAVY = (
+    "torch",
+    "timm",
+    "rasterio",
+    "rioxarray",
+    "stackstac",
+    "odc.stac",
+    "sklearn",
+    "matplotlib",
+    "pytorch_lightning",
+    "scipy.stats",
+    "numba",
+    "geopandas",
+    "zarr",
+    "dask.array",
+    "requests",
+)
 
 
 def test_import_loads_little_beside_xarray():

@@ -80,7 +80,7 @@ class Inputs(nn.Module):
         out = torch.rot90(out, quarters, (-2, -1)) if quarters % 4 else out
         if out is windows or not self.circular:
             return out
-        out = out.contiguous()  # a copy already: the raw windows stay as they are
+        out = out.contiguous()  # flip and rot90 have copied or will here, so that the raw windows stay as they are
         for index in self.circular:  # one by one: a list of numbers would be sent to the device
             angle = out[:, index]
             # Degrees clockwise from north: a quarter anticlockwise takes 90 away.

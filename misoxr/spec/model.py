@@ -105,7 +105,7 @@ class ModelSpec:
         return sum(task.outputs for task in self.tasks)
 
     def layers(self, *, location: bool = False, embeds: bool = False) -> int:
-        """Numbers that a map has of a pixel: the tasks' outputs, members' spread in each task, and the location head's outputs; or an embedding."""
+        """Count the layers of a map: the tasks' outputs, members' spread in each task, and the location head's outputs; or an embedding."""
         if embeds:
             return self.width
         return self.outputs * (2 if location else 1) + (len(self.tasks) if self.members > 1 else 0)
