@@ -69,6 +69,10 @@ _ALIGNED = 16
 """Bytes of which the place of an array in a transfer is a multiple."""
 _GROUP = 2**14
 """Pixels that a CPU's core encodes at once, where windows are small; a larger window is encoded by itself."""
+_PIXELS = 2**16
+"""Pixels of windows that a CPU's core cuts and scales together."""
+_BLOCKS = 16
+"""Blocks of points that a CPU's core asks in one job."""
 _ROWS = 64
 """Blocks of points are a multiple of it: matrix products may round the rows that are left over differently."""
 
@@ -365,21 +369,105 @@ def group_size(spec: ModelSpec, batch_size: int | None = None) -> int:
     return size if batch_size is None else min(size, batch_size)
 
 
-class _Block(NamedTuple):
-    """Some points of a group of windows: its cells, and for each point its window, x and y in it, and weight."""
+class _Group(NamedTuple):
+    """Windows that were encoded at once: their cells, and for each point its window, x and y in it, and weight."""
 
     cells: Any
     sample: Tensor
     points: Tensor
     weight: Tensor
+
+
+class _Block(NamedTuple):
+    """Some points of a group: what enters the network, their weights, how many there are before it was filled up, and whether no others follow."""
+
+    cells: Any
+    sample: Tensor
+    points: Tensor
+    weight: Tensor
+    known: int
     last: bool
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How windows are encoded and asked. What enters the network has one shape, whatever is scaled or activated together.
+
+    No job of a pool waits for another: what is encoded and asked ahead is taken by the caller, in order.
+    """
+
+    model: Model
+    crop: Callable[[range], Tensor]
+    points: Callable[[range], tuple[Tensor, Tensor, Tensor]]
+    counts: Sequence[int]
+    run: Run
+    ways: Sequence[tuple[bool, int]]
+    embeds: bool
+
+    def encode(self, item: tuple[Sequence[range], int, tuple[bool, int]]) -> list[_Group]:
+        """Encode some groups of windows: they are cut and scaled together, and each enters the network by itself."""
+        groups, size, way = item
+        numbers, network = range(groups[0].start, groups[-1].stop), self.model.network
+        inputs = self.model.inputs(_filled(self.crop(numbers), size * len(groups)), *way)
+        sample, xy, weight = self.points(numbers)
+        xy, weight, found, first = moved(xy, *way), weight / len(self.ways) if len(self.ways) > 1 else weight, [], 0
+        for place, group in zip(range(0, size * len(groups), size), groups, strict=True):
+            cells = network.project({name: values[place : place + size].to(network.dtype) for name, values in inputs.items()})
+            mine = slice(first, first + sum(self.counts[group.start : group.stop]))
+            found.append(_Group(cells, sample[mine] - place if place else sample[mine], xy[mine], weight[mine]))
+            first = mine.stop
+        return found
+
+    @staticmethod
+    def blocks(group: _Group, most: int) -> Iterator[_Block]:
+        """Yield a group's points in blocks of so many; the last is a multiple of 64, filled up by zeros that have no weight."""
+        count = len(group.sample)
+        whole = -(-count // _ROWS) * _ROWS
+        parts = (_filled(part, whole).split(most) for part in group[1:])
+        for first, (sample, xy, weight) in zip(range(0, whole, most), zip(*parts, strict=True), strict=True):
+            yield _Block(group.cells, sample, xy, weight, min(most, count - first), first + most >= count)
+
+    def ask(self, blocks: Sequence[_Block]) -> list[tuple[Tensor, bool]]:
+        """Ask the network block by block, and activate what it answered together: (output, N) times the weights, for each group, and whether that is all."""
+        network, weight = self.model.network, torch.cat([block.weight for block in blocks])
+        if self.embeds:
+            answers = torch.cat([network.embed(*block[:3])["visual"] for block in blocks]).T
+            answers = answers.to(torch.promote_types(answers.dtype, torch.float32))
+        else:
+            each = [network(*block[:3]) for block in blocks]
+            logits = {name: torch.cat([one[name] for one in each]) for name in each[0]}
+            answers = activate(self.model.spec, logits, self.model.calibration, self.model.standardisation).flatten(0, -2)
+        answers, found, first, end, count = answers.mul_(weight.to(answers.dtype)), [], 0, 0, 0
+        for number, block in enumerate(blocks):
+            end, count = end + len(block.weight), count + block.known
+            if block.last or number == len(blocks) - 1:
+                found.append((answers[:, first : first + count], block.last))
+                first, count = end, 0
+        return found
+
+    def __call__(self, chunks: Sequence[Sequence[range]], size: int, most: int, together: int) -> Iterator[tuple[range, Tensor]]:
+        """Yield the answers of groups of windows: some groups of so many windows are encoded, and some blocks of so many points asked, in one job."""
+        asked = [(groups, size, way) for groups in chunks for way in self.ways]
+
+        def jobs() -> Iterator[list[_Block]]:
+            for groups in self.run(self.encode, asked):
+                blocks = [block for group in groups for block in self.blocks(group, most)]
+                yield from (blocks[first : first + together] for first in range(0, len(blocks), together))
+
+        answers = (part for parts in self.run(self.ask, jobs()) for part in parts)
+        for group in (group for groups, *_ in asked for group in groups):
+            found, last = [], False
+            while not last:
+                part, last = next(answers)
+                found.append(part)
+            yield group, torch.cat(found, 1) if len(found) > 1 else found[0]
 
 
 def answer(
     model: Model,
     crop: Callable[[range], Tensor],
     points: Callable[[range], tuple[Tensor, Tensor, Tensor]],
-    count: int,
+    counts: Sequence[int],
     run: Run,
     *,
     augmentation: Augmentation = "none",
@@ -397,8 +485,8 @@ def answer(
     points : callable
         Gives their points, window after window: (N,) the window of each, counted from the first asked for; (N, 2) x and y in -1..1 of it; and
         (N,) its weight.
-    count : int
-        Number of windows.
+    counts : sequence of int
+        How many points each window has.
     run : Run
         The device.
     augmentation : str
@@ -412,51 +500,20 @@ def answer(
         Numbers of windows, in order, and the answers at their points (output, N), all outputs of one member after those of another; of an
         embedding (width, N). There are as many for the same windows as ways to see them, and their sum counts.
     """
-    network, ways = model.network, AUGMENTATIONS[augmentation]
-
-    def encode(item: tuple[range, int, tuple[bool, int]]) -> tuple[Any, Tensor, Tensor, Tensor]:
-        numbers, size, way = item
-        inputs = model.inputs(_filled(crop(numbers), size), *way)
-        sample, xy, weight = points(numbers)
-        cells = network.project({name: values.to(network.dtype) for name, values in inputs.items()})
-        return cells, sample, moved(xy, *way), weight / len(ways)
-
-    def ask(block: _Block) -> tuple[Tensor, bool]:
-        cells, sample, xy, weight, last = block
-        if embeds:
-            answers = network.embed(cells, sample, xy)["visual"].T
-            answers = answers.to(torch.promote_types(answers.dtype, torch.float32))
-        else:
-            answers = activate(model.spec, network(cells, sample, xy), model.calibration, model.standardisation).flatten(0, -2)
-        return answers[:, : len(weight)] * weight.to(answers.dtype), last
-
-    def blocks(windows: Iterator[tuple[Any, Tensor, Tensor, Tensor]], most: int) -> Iterator[_Block]:
-        for cells, sample, xy, weight in windows:
-            whole = -(-len(sample) // _ROWS) * _ROWS
-            parts = zip(_filled(sample, whole).split(most), _filled(xy, whole).split(most), weight.split(most), strict=True)
-            for number, part in enumerate(parts):
-                yield _Block(cells, *part, last=(number + 1) * most >= len(sample))
-
-    # No job of the pool waits for another: what is encoded and asked ahead is taken here, in order.
-    def encoded(groups: Sequence[range], size: int, most: int) -> Iterator[tuple[range, Tensor]]:
-        asked = [(group, size, way) for group in groups for way in ways]
-        answers = run(ask, blocks(run(encode, asked), most))
-        for group, *_ in asked:
-            parts = []
-            for part, last in answers:
-                parts.append(part)
-                if last:
-                    break
-            yield group, torch.cat(parts, 1)
-
+    network, count = model.network, len(counts)
+    way = _Way(model, crop, points, counts, run, AUGMENTATIONS[augmentation], embeds)
     if run.kind == "cpu":
         size = group_size(model.spec, run.batch_size)
         groups = [range(first, min(first + size, count)) for first in range(0, count, size)]
-        yield from encoded(groups, size, block_size(network, "cpu"))
+        # Threads share Python: the work around the network is shared by two of them where a step takes some tens of microseconds.
+        many = max(1, min(_PIXELS // (size * model.spec.windows.input_size**2), len(groups) // (_AHEAD * run.workers)))
+        yield from way(
+            [groups[first : first + many] for first in range(0, len(groups), many)], size, block_size(network, "cpu"), _BLOCKS
+        )
         return
     # A GPU encodes the whole batch at once.
     most = block_size(network, run.kind)
-    for found in in_batches(lambda batch, most: list(encoded([batch], len(batch), most)), count, most, run, network):
+    for found in in_batches(lambda batch, most: list(way([[batch]], len(batch), most, 1)), count, most, run, network):
         yield from found
 
 

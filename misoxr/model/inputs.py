@@ -31,11 +31,16 @@ class _Scaled(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Scale channels (B, channel, y, x), NaN where missing: 0 there."""
-        out = torch.minimum(torch.maximum(values, self.lower), self.upper)  # three times faster than clamp
+        out = torch.maximum(values, self.lower)  # three times faster than clamp
+        torch.minimum(out, self.upper, out=out)
         for first, stop in self.logs:
             out[:, first:stop].log_()
         out = out.sub_(self.shift).div_(self.scale).nan_to_num_(nan=0.0)
-        return out if self.whiten is None else torch.matmul(self.whiten, out.flatten(2)).unflatten(2, out.shape[2:])
+        if self.whiten is None:
+            return out
+        # A product for each window: one for all would round as their number has it.
+        whitened = torch.bmm(self.whiten.expand(len(out), -1, -1), out.flatten(2))
+        return whitened.view(out.shape)
 
 
 def _runs(chosen: tuple[bool, ...]) -> list[tuple[int, int]]:
@@ -105,6 +110,8 @@ def _channels(modality: Modality, bands: Tensor) -> Tensor:
 
 def moved(points: Tensor, mirror: bool, quarters: int) -> Tensor:
     """Move points (N, [x, y]) in -1..1 of a window, y downwards, as :class:`Inputs` moves its pixels."""
+    if not mirror and quarters % 4 == 0:
+        return points
     x, y = points.unbind(-1)
     x = -x if mirror else x
     for _ in range(quarters % 4):
