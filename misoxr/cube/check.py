@@ -70,7 +70,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     if geobox.crs is not None and geobox.crs.geographic:
         raise GridError(
             f"The dataset is in degrees ({geobox.crs.proj.name}), the wrong CRS for pixels of {spec.pixel_size:g} m; "
-            'reproject it to a projected CRS, such as "EPSG:3338".'
+            f"reproject it to a projected CRS, such as UTM: ds.rio.reproject(ds.rio.estimate_utm_crs(), resolution={spec.pixel_size:g})."
         )
     if geobox.affine.e > 0 or geobox.affine.a < 0:
         raise GridError(
@@ -81,7 +81,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     if axis is not None and axis.unit_conversion_factor != 1:
         raise GridError(
             f"The dataset's CRS counts in {axis.unit_name}, the wrong CRS for pixels of {spec.pixel_size:g} m; "
-            'reproject it to one in metres, such as "EPSG:3338".'
+            "reproject it to one in metres, such as UTM: ds.rio.reproject(ds.rio.estimate_utm_crs())."
         )
     for size in (abs(geobox.affine.a), abs(geobox.affine.e)):
         if abs(size / spec.pixel_size - 1) > 1e-3:

@@ -61,27 +61,29 @@ def spec_for(
     others = {name: array for name, array in ds.data_vars.items() if name not in known and {"y", "x"} <= set(array.dims)}
     unused = [str(name) for name, array in others.items() if array.dtype.kind == "f" and not is_class(name, array)]
     sat, cov = ([band for band in known if band.name in ds.data_vars] for known in (imagery, covariates))
+    size, bounds = abs(float(geobox.affine.a)), geobox.boundingbox
+    extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
     chosen = None if points is None else _tasks(points) if tasks is None else _asked(tasks, points)
     if not sat + cov:
         said = "" if chosen is None else f", tasks=[{', '.join(map(_line, chosen))}]"
+        bands = ", ".join(f"misoxr.spec.Band({one!r}, {str(ds[one].attrs.get('units', '1'))!r})" for one in unused)
         raise SpecError(
             f"None of the dataset's variables {list(map(str, ds.data_vars))} is among a preset's bands {sorted(known)}. Rename them, or name "
-            f"your own: spec = misoxr.ModelSpec.preset({name!r}, sat=[], cov={unused}, pixel_size={abs(float(geobox.affine.a)):g}{said}). "
-            "Then fit(spec, points) trains the network, and fit(estimator, points, like=spec) an estimator."
+            f"your own with their units: spec = misoxr.ModelSpec.preset({name!r}, sat=[], cov=[{bands}], pixel_size={size:g}{said}, "
+            f"location=misoxr.spec.LocationSpec({str(geobox.crs)!r}, {extent})). Then fit(spec, points) trains the network, and fit(estimator, "
+            "points, like=spec) an estimator."
         )
     if unused:
         note(
             f"{unused} are none of a preset's bands {sorted(known)} and are not used. Rename them, or give a ModelSpec with bands "
-            "of your own: misoxr.ModelSpec.preset(name, cov=[...])."
+            f"of your own: misoxr.ModelSpec.preset(name, cov=[...], pixel_size={size:g})."
         )
-    bounds = geobox.boundingbox
-    extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
     return ModelSpec.preset(
         name,
         sat=sat,
         cov=cov,
         tasks=chosen,
-        pixel_size=abs(float(geobox.affine.a)),
+        pixel_size=size,
         location=LocationSpec(str(geobox.crs), extent),
     )
 

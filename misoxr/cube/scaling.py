@@ -9,15 +9,28 @@ import numpy as np
 import numpy.typing as npt
 
 from misoxr.cube.units import ORIGINS, canonical
-from misoxr.errors import BandError, CheckpointError, SpecError
-from misoxr.spec import Band, Modality, ModelSpec
+from misoxr.errors import BandError, CheckpointError, SpecError, note
+from misoxr.spec import SENTINEL2, Band, Modality, ModelSpec
 from misoxr.spec.build import build
 from misoxr.spec.numbers import is_rounding
 
-__all__ = ["METHODS", "USUAL_FILLS", "ModalityScaling", "Scaling", "channels", "is_far", "refuse_fill", "valid_pixels"]
+__all__ = [
+    "METHODS",
+    "REFLECTANCE",
+    "USUAL_FILLS",
+    "ModalityScaling",
+    "Scaling",
+    "channels",
+    "is_far",
+    "note_counts",
+    "refuse_fill",
+    "valid_pixels",
+]
 
 Array = npt.NDArray[np.float32]
 
+REFLECTANCE = (*(band.name for band in SENTINEL2), "nir08")
+"""Bands of imagery that the presets know."""
 USUAL_FILLS = (-9999.0, -99999.0, -999.0, -32768.0, -32767.0, 65535.0, float(np.finfo("float32").min), 1e20, 9.969209968386869e36)
 """What writers of rasters put where there are no data."""
 FAR = 3
@@ -268,6 +281,25 @@ def refuse_fill(band: Band, values: Array) -> None:
     known = values[np.isfinite(values) & ~np.isin(values, np.array(USUAL_FILLS, "float32"))]
     if len(known):
         _refuse_beyond(band, values, float(known.min()), float(known.max()), "the pixels that are learnt from")
+
+
+def note_counts(spec: ModelSpec, bands: Array) -> None:
+    """Warn of bands of reflectance that are learnt from, (band, pixel), whose values are mostly above 2: they are counts.
+
+    Warns
+    -----
+    MisoxrWarning
+        If there are any.
+    """
+    for band, values in zip(spec.bands, bands, strict=True):
+        known = values[np.isfinite(values)] if band.name in REFLECTANCE and band.units == "1" else values[:0]
+        if len(known) and np.median(known) > 2:
+            note(
+                f"{band.name} is {np.median(known):.4g} in the median, which is no reflectance (0 to 1): the values are counts. Divide those of Sentinel-2 "
+                "by 10000, and take 0.1 off from processing baseline 04.00 on. A map of a cube in other units would be wrong.",
+                about="counts as reflectance",
+            )
+            return
 
 
 def is_far(fill: float, low: float, high: float) -> bool:

@@ -12,6 +12,7 @@ import xarray as xr
 from dask.base import annotate
 
 from misoxr.cube.decode import PLAIN, Coding, coding_of, decode, refuse_counts
+from misoxr.cube.scaling import REFLECTANCE
 from misoxr.cube.units import conversion
 from misoxr.errors import BandError, note
 from misoxr.grid.halo import MANY, with_halo
@@ -165,9 +166,13 @@ def _note_units(ds: xr.Dataset, bands: Sequence[Band]) -> None:
     names = [band.name for band in bands]
     told = {name: ds[name].attrs["units"] for name in names if ds[name].attrs.get("units")}
     words = f" (but for {told}, which are no units of such values)" if told else ""
+    units = [band.units for band in bands]
+    counts = (
+        " If reflectance stands as counts, divide it by 10000 first." if any(band.name in REFLECTANCE for band in bands) else ""
+    )
     note(
-        f"Bands {names} have no units{words} and are taken to be in {[band.units for band in bands]}. Write them down: "
-        f'ds["{names[0]}"].attrs["units"] = "{bands[0].units}"'
+        f"Bands {names} have no units{words} and are taken to be in {repr(units[0]) if len(set(units)) == 1 else units}. Write them down: "
+        f'ds["{names[0]}"].attrs["units"] = "{bands[0].units}".{counts}'
     )
 
 

@@ -119,7 +119,9 @@ def bands_of(image: xr.Dataset | None, box: GeoBox) -> dict[str, xr.DataArray]:
         raise BandError(f"image is a {type(image).__name__}; give a Dataset with red, green and blue.")
     missing = [name for name in ("red", "green", "blue") if name not in image]
     if missing:
-        raise BandError(f"True colour needs red, green and blue; {missing} are missing.")
+        raise BandError(
+            f"True colour needs red, green and blue; {missing} are missing. Leave image out, or rename three bands to these."
+        )
     if image["red"].ndim != 2:
         raise BandError(f"red has the dimensions {image['red'].dims}; give one image (y, x), such as image.miso.composite().")
     other = geobox_of(image)

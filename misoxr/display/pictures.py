@@ -42,6 +42,10 @@ NODATA = 255
 SHADES = 255
 FEW = 12
 """Different whole numbers, at most, that have a colour each."""
+SIZES = 8
+"""Sizes of sets, at the least, that have the same colours in every map."""
+GREATEST = "greatest "
+"""Begins the title of what is left of the probabilities of several classes."""
 CERTAIN = ("_probability", "_credibility", "_confidence")
 DOUBT = ("_std", "_entropy", "_set_size", "dissimilarity_index")
 OUTSIDE, PALE = "#c0504d", "#dde7ea"
@@ -167,7 +171,8 @@ def legend_of(array: xr.DataArray, beside: Sequence[xr.DataArray] = ()) -> Legen
             words = [("no", "yes")[code] if array.dtype.kind == "b" else str(code) for code in found]
             return Legend(_shades(colormaps["YlGnBu"], max(len(found), 1)), found, words)
     ends = limits_of(name, beside or [array])
-    shade = "RdYlBu" if name.endswith("_probability") else "YlOrBr" if name.endswith(DOUBT) else "viridis"
+    one_of_two = name.endswith("_probability") and not str(array.attrs.get("long_name", "")).startswith(GREATEST)
+    shade = "RdYlBu" if one_of_two else "YlOrBr" if name.endswith(DOUBT) else "viridis"
     return Legend(_shades(colormaps[shade], SHADES), ends=ends)
 
 
@@ -193,7 +198,7 @@ def _usual(name: str, count: int) -> list[Any]:
     """Return colours of a map with flags that tells none."""
     colormaps = require("matplotlib", "plot").colormaps
     if name.endswith("_set_size"):  # in order, unlike classes
-        return [tuple(shade / 255) for shade in _shades(colormaps["YlOrBr"], count)]
+        return [tuple(shade / 255) for shade in _shades(colormaps["YlOrBr"], max(count, SIZES))[:count]]
     if name == "applicable" and count == 2:
         return [OUTSIDE, PALE]
     found = [colormaps["tab20"](at % 20)[:3] for at in range(count)]
@@ -279,7 +284,10 @@ def figure(array: xr.DataArray, legend: Legend, ground: Ground, note: str) -> st
     title, units = str(array.attrs.get("long_name") or array.name), str(array.attrs.get("units", ""))
     unit = "" if units in ("", "1") else units
     sharp = legend.codes is not None or max(numbers.shape) < 300
-    words, shown = f"Map of {title}: {_told(array, legend, numbers, unit)}", key(legend, unit, missing=missing)
+    words = f"Map of {title}: {_told(array, legend, numbers, unit)}"
+    values = floats_of(array)
+    beyond = bool((values < legend.ends[0]).any()), bool((values > legend.ends[1]).any())
+    shown = key(legend, unit, missing=missing, beyond=beyond)
     heading = f"{title}{f', {unit}' if unit else ''}"
     return _framed(heading, str(array.name), _uri(numbers, legend.colors), words, ground, shown, note, sharp)
 
@@ -310,11 +318,14 @@ def _framed(title: str, name: str, uri: str, words: str, ground: Ground, key: st
     )
 
 
-def key(legend: Legend, unit: str, *, missing: bool) -> str:
-    """Return what colours stand for: names of classes, or a bar with its ends; and "no data" where some are missing."""
+def key(legend: Legend, unit: str, *, missing: bool, beyond: tuple[bool, bool] = (False, False)) -> str:
+    """Return what colours stand for: names of classes, or a bar with its ends; and "no data" where some are missing.
+
+    Where values lie below or above the ends of a bar, these say so.
+    """
     gone: list[Any] = [None] if missing else []
     if legend.codes is None:
-        return _colour_bar(legend, unit) + (_names(gone, ["no data"]) if missing else "")
+        return _colour_bar(legend, unit, beyond) + (_names(gone, ["no data"]) if missing else "")
     return _names([*legend.colors, *gone], [*legend.names, *["no data"] * len(gone)])
 
 
@@ -326,12 +337,13 @@ def _names(colors: Sequence[Any], names: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def _colour_bar(legend: Legend, unit: str) -> str:
+def _colour_bar(legend: Legend, unit: str, beyond: tuple[bool, bool]) -> str:
     stops = legend.colors[np.linspace(0, len(legend.colors) - 1, 11).round().astype(int)]
     low, high = legend.ends
     ticks = (low, (low + high) / 2, high)
     places = decimals_for([high - low], 3)
-    words = "".join(f"<span>{escape(number(tick, places))}</span>" for tick in ticks)
+    signs = ("≤ " if beyond[0] else "", "", "≥ " if beyond[1] else "")
+    words = "".join(f"<span>{sign}{escape(number(tick, places))}</span>" for sign, tick in zip(signs, ticks, strict=True))
     gradient = ",".join(f"#{bytes(map(int, color)).hex()}" for color in stops)
     return f'<div class="bar"><div style="background:linear-gradient(to right,{gradient})"></div><p>{words}</p></div>'
 

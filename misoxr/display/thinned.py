@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from misoxr.cube.variables import APPLICABILITY, answers_in
+from misoxr.display.pictures import GREATEST
 from misoxr.errors import BandError, GridError, StoreError
 from misoxr.grid.geobox import extent, geobox_of, same_grid
 from misoxr.grid.halo import in_blocks
@@ -111,7 +112,7 @@ def drawn(maps: xr.Dataset, names: Sequence[str], side: int, note: str = "") -> 
         if array.ndim == 3:
             (dim,) = (str(dim) for dim in array.dims if dim not in ("y", "x"))
             words = str(array.attrs.get("long_name", name))
-            array = array.max(dim, keep_attrs=True).assign_attrs(long_name=f"greatest {words}")
+            array = array.max(dim, keep_attrs=True).assign_attrs(long_name=f"{GREATEST}{words}")
         drawings[name] = Drawing(array.transpose("y", "x"), told)
     return drawings
 

@@ -16,7 +16,7 @@ from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import read_cutouts
 from misoxr.cube.features import Features, features_at
 from misoxr.cube.presets import lacking, of_tasks, spec_for
-from misoxr.cube.scaling import Scaling, refuse_fill
+from misoxr.cube.scaling import Scaling, note_counts, refuse_fill
 from misoxr.errors import BandError, PointsError, gathered, note, require
 from misoxr.estimators.baselines import Baseline, Transfers, check_like, idle, prepared_baseline
 from misoxr.estimators.identity import estimators_sha256
@@ -32,6 +32,8 @@ from misoxr.spec.standardisation import Standardisation
 __all__ = ["check_labels", "fit_baseline", "fit_estimator", "fit_table", "is_balanced", "refuse_unseen"]
 
 Floats = npt.NDArray[np.float64]
+SOME = 10
+"""Points that tell the range of a band, at the least."""
 
 
 @gathered
@@ -124,12 +126,24 @@ def fit_baseline(
 
     found = by_layer(labelled.layer, seen_in)
     refuse_unseen(found[-1] > 0)
+    ranges = {}
     if fitted is None and chosen.features == "pixel":  # a scaling has been fitted on the values themselves
+        note_counts(spec, found[:-1, found[-1] > 0])
         for band, values in zip(spec.bands, found[:-1], strict=True):
-            refuse_fill(band, values[found[-1] > 0])
+            seen = values[found[-1] > 0]
+            refuse_fill(band, seen)
+            known = seen[np.isfinite(seen)]
+            if len(known) >= SOME:
+                ranges[band.name] = [float(end) for end in np.percentile(known, [0.1, 99.9])]
     model = fit_table(chosen, spec, found, labelled.labels, fitted, seed=seed, transfer=transfer, weights=labelled.weights)
     scaled_as = method if isinstance(method, str) else "given"
-    told = {"scaling": scaled_as, "censored": dict(labelled.censored), "years": years.counted(labelled.layer)}
+    told = {
+        "name": estimator if isinstance(estimator, str) else "",
+        "scaling": scaled_as,
+        "ranges": ranges,
+        "censored": dict(labelled.censored),
+        "years": years.counted(labelled.layer),
+    }
     return replace(model, record={**model.record, **told, **simulated(ds, points)})
 
 
@@ -274,4 +288,6 @@ def check_labels(task: Task, labels: Floats, when: str = "") -> None:
 def _fit_scaling(spec: ModelSpec, bands: list[da.Array], labelled: Labelled, method: str, seed: int) -> Scaling:
     """Fit the network's scaling on the pixels that the network's would be fitted on."""
     with read_cutouts(bands, labelled.rows, labelled.columns, spec.windows.size, layer=labelled.layer) as cutouts:
-        return Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), method)
+        pixels = cutouts.pixels(200_000, np.random.default_rng(seed))
+    note_counts(spec, pixels)
+    return Scaling.fit(spec, pixels, method)

@@ -26,6 +26,7 @@ from misoxr.model.conformal import Conformal, Method, with_scores
 from misoxr.model.files import put
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.build import build
+from misoxr.spec.numbers import is_number
 from misoxr.spec.standardisation import Standardisation
 
 __all__ = ["PixelModel"]
@@ -76,8 +77,23 @@ class PixelModel:
     def __repr__(self) -> str:
         """What it is, reads and answers, in a line."""
         tasks = ", ".join(task.name for task in self.spec.tasks)
-        values = all(task.kind == "regression" for task in self.spec.tasks) and self.record.get("regressor")
-        return f"<misoxr.PixelModel {values or self.record.get('estimator', '')}: {self.features} ({len(self.spec.bands)} bands) -> {tasks}>"
+        known = "" if self.conformal is None else f"; with sets or intervals from {self.conformal.about.get('cv', 'scores')}"
+        return f"<misoxr.PixelModel {self.title}: {self.features} ({len(self.spec.bands)} bands) -> {tasks}{known}>"
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The limits of the bands at the training points, by name, where the record has them."""
+        known = self.record.get("ranges")
+        items = known.items() if isinstance(known, Mapping) else ()
+        return {str(name): (float(ends[0]), float(ends[1])) for name, ends in items if _is_pair(ends)}
+
+    @property
+    def title(self) -> str:
+        """The name by which it was asked for, and its estimator."""
+        only_values = all(task.kind == "regression" for task in self.spec.tasks)
+        estimator = str((only_values and self.record.get("regressor")) or self.record.get("estimator", ""))
+        name = self.record.get("name")
+        return f"{name} ({estimator.partition('(')[0]})" if name else estimator
 
     def _repr_html_(self) -> str:
         """Show in a notebook what it reads and answers, and how it was fitted."""
@@ -230,6 +246,11 @@ class PixelModel:
         filled = np.array(table, order="C")
         np.copyto(filled, fill, where=~np.isfinite(filled))
         return filled
+
+
+def _is_pair(ends: Any) -> bool:
+    """Whether a record holds two numbers."""
+    return isinstance(ends, Sequence) and len(ends) == 2 and all(is_number(end) for end in ends)
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ def to_cog(
         raise SpecError(f"classes is {classes!r}; it must be 'mode' or 'nearest'.")
     if blocksize < 128 or blocksize % 16:
         raise SpecError(f"The block size is {blocksize}; it must be a multiple of 16 of at least 128, such as 512.")
+    if os.fspath(directory).lower().endswith((".tif", ".tiff")):
+        raise StoreError(f"{os.fspath(directory)!r} is named as a file, and each variable gets one of its own: give a directory.")
     maps = as_stored(chosen_maps(ds, variables))
     for array in maps.values():
         _palette(array)  # tells what is wrong with it

@@ -171,7 +171,7 @@ def _predict_pixels(ds: xr.Dataset, model: PixelModel, settings: Settings, resol
         raise SpecError(f"resolution is {resolution!r}, and a model of pixels answers at the cube's own; leave it out.")
     bands, geobox, chosen = pixel_bands(ds, model, settings)
     answered = replace(model.spec, tasks=tuple(chosen))
-    layers = model.layers(Ranges.of(model.spec, model.scaling).watched(bands), geobox, chosen)
+    layers = model.layers(Ranges.of(model.spec, model.scaling, model.ranges).watched(bands), geobox, chosen)
     out: xr.Dataset = assign(variables(layers, ("y", "x"), answered, chosen, location=False), geobox)
     out.attrs = attributes(ds, model, None)
     return out

@@ -1,7 +1,7 @@
 """Inputs of a map that lie far outside what a model has learnt from, such as counts that stand for reflectance."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 from uuid import uuid4
@@ -46,16 +46,22 @@ class Ranges:
         self._calls: Iterator[int] | None = itertools.count()
 
     @classmethod
-    def of(cls, spec: ModelSpec, scaling: Scaling | None) -> Self:
-        """Return the ranges that a scaling was fitted on; directions, vectors and bands without limits have none."""
-        found, place = [], 0
+    def of(cls, spec: ModelSpec, scaling: Scaling | None, known: Mapping[str, Any] | None = None) -> Self:
+        """Return the ranges that a scaling was fitted on, or without one those that are known by the bands' names.
+
+        Directions, vectors and bands without limits have none.
+        """
+        limits = dict(known or {})
         for modality in spec.modalities if scaling is not None else ():
             one, channel = scaling.modalities[modality.name], 0  # type: ignore[union-attr]
             for band in modality.bands:
-                low, high = one.lower[channel], one.upper[channel]
-                if band.kind == "linear" and np.isfinite([low, high]).all() and low < high:
-                    found.append(Range(place, band.name, low, high))
-                channel, place = channel + band.channels, place + 1
+                limits[band.name] = one.lower[channel], one.upper[channel]
+                channel += band.channels
+        found = []
+        for place, band in enumerate(spec.bands):
+            low, high = limits.get(band.name, (np.nan, np.nan))
+            if band.kind == "linear" and np.isfinite([low, high]).all() and low < high:
+                found.append(Range(place, band.name, float(low), float(high)))
         return cls(tuple(found), spec)
 
     def __dask_tokenize__(self) -> Any:

@@ -141,11 +141,17 @@ def _set(layers: da.Array, answers: xr.Dataset, task: Task, attrs: dict[str, Any
         "flag_meanings": " ".join(["empty", "1_class", *(f"{number}_classes" for number in range(2, count + 1))]),
         "_FillValue": np.uint8(FILL),
     }
-    names = task.conformal
-    set_attrs = {"long_name": f"whether the class is in the prediction set of {words}", "ancillary_variables": names[1], **attrs}
+    names, share = task.conformal, f"{100 * attrs['coverage']:g} %"
+    set_attrs = {
+        "long_name": f"whether the class is in the {share} prediction set of {words}",
+        "ancillary_variables": names[1],
+        **attrs,
+    }
     found = {
         names[0]: xr.DataArray(held, dims=(task.class_dim, *dims), coords={task.class_dim: coordinate}, attrs=set_attrs),
-        names[1]: xr.DataArray(size, dims=dims, attrs={"long_name": f"classes in the prediction set of {words}", **flags, **attrs}),
+        names[1]: xr.DataArray(
+            size, dims=dims, attrs={"long_name": f"classes in the {share} prediction set of {words}", **flags, **attrs}
+        ),
     }
     for name, at, long_name in (
         (names[2], count + 1, f"credibility of {words}: greatest p-value of a class"),
@@ -157,9 +163,9 @@ def _set(layers: da.Array, answers: xr.Dataset, task: Task, attrs: dict[str, Any
 
 def _interval(layers: da.Array, answers: xr.Dataset, task: Task, attrs: dict[str, Any]) -> dict[str, xr.DataArray]:
     """Name the layers of an interval's ends."""
-    found = {}
+    found, share = {}, f"{100 * attrs['coverage']:g} %"
     for at, (name, end) in enumerate(zip(task.conformal, ("lower", "upper"), strict=True)):
-        long_name = f"{end} end of the prediction interval of {task.long_name or task.name}"
+        long_name = f"{end} end of the {share} prediction interval of {task.long_name or task.name}"
         own = {"long_name": long_name, "units": task.units, **attrs}
         found[name] = xr.DataArray(part_of(layers, at), dims=answers[task.name].dims, attrs=own)
     return found

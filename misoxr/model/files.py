@@ -90,6 +90,8 @@ def fetch(uri: str | os.PathLike[str]) -> bytes:
         If the file cannot be read.
     """
     uri = expanded(uri)
+    if "://" not in uri and Path(uri).is_dir():
+        raise CheckpointError(f"{uri} is a directory, and a model is a file; misoxr.open_maps reads maps.")
     try:
         return Path(uri).read_bytes() if "://" not in uri else _remote(uri)
     except MisoxrError:

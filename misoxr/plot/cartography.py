@@ -73,7 +73,7 @@ class Frame:
         words = ("longitude (°)", "latitude (°)") if self.geographic else ("x (km)", "y (km)")
         axis.set(xlabel=words[0], ylabel=words[1])
         locator = require("matplotlib.ticker", "plot").MaxNLocator
-        axis.xaxis.set_major_locator(locator(4))
+        axis.xaxis.set_major_locator(locator(4 if self.ratio > 0.7 else 2))
         axis.yaxis.set_major_locator(locator(5))
         axis.ticklabel_format(useOffset=False, style="plain")
         axis.tick_params(labelsize=8)

@@ -1,5 +1,6 @@
 """Draw the folds of a splitter on the map."""
 
+import textwrap
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ def folds(splitter: Splitter, points: Any, image: xr.Dataset | None = None, *, f
     points : GeoDataFrame or array_like, shape (point, 2)
         As for ``split``. With an image, points are moved to its CRS first, as ``cross_validate`` does.
     image : Dataset, optional
-        With red, green and blue, drawn beneath the points.
+        Its CRS is that of the picture; red, green and blue are drawn beneath the points, where it has them.
     fold : int, optional
         Draw this fold alone: its test points, its training points, and in grey those that the buffer leaves out. By default all folds are
         drawn, and points that are left out of any fold's training have a grey ring.
@@ -61,10 +62,9 @@ def folds(splitter: Splitter, points: Any, image: xr.Dataset | None = None, *, f
     ------
     PointsError
         If the points cannot be split so, or there is no such fold.
-    BandError
-        If the image lacks red, green or blue.
     """
     box = None if image is None else geobox_of(image)
+    coloured = image is not None and {"red", "green", "blue"} <= set(image.data_vars)
     if box is not None and isinstance(points, gpd.GeoDataFrame):
         points = points.to_crs(str(box.crs))
     sides = list(splitter.split(points))
@@ -75,7 +75,7 @@ def folds(splitter: Splitter, points: Any, image: xr.Dataset | None = None, *, f
 
     ground = _around(points, xy) if box is None else box
     axis = axes_of(ax, Frame.of(ground).size(WIDE, BESIDE))
-    if image is not None:
+    if image is not None and coloured:
         true_colour(image, axis)
     elif ground.crs is not None:
         Frame.of(ground).apply(axis)
@@ -85,12 +85,13 @@ def folds(splitter: Splitter, points: Any, image: xr.Dataset | None = None, *, f
     unit = Frame.of(ground).unit
     for words, some, look in groups:
         if len(some):
-            label = plain(f"{words} ({len(some):,})")
+            label = plain(f"{words} ({len(some):,} points)")
             axis.scatter(*(xy[some] / unit).T, label=label, **{"s": 22, "linewidths": 0.5, "edgecolors": "white", **look})
     key = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0, "frameon": False, "fontsize": 8}
     axis.legend(ncols=1 + (len(groups) - 1) // 22, **key)
-    name = type(splitter).__name__
-    axis.set_title(f"{name}: " + (f"{len(sides)} folds" if fold is None else f"fold {fold} of {len(sides)}"), fontsize=10)
+    where = f", in {ground.crs.proj.name}" if ground.crs is not None else ""
+    title = f"{splitter!r}: " + (f"test points of {len(sides)} folds" if fold is None else f"fold {fold} of {len(sides)}") + where
+    axis.set_title(textwrap.fill(plain(title), 60), fontsize=10)
     return axis
 
 

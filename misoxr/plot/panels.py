@@ -162,7 +162,9 @@ def bands_of(image: xr.Dataset) -> Sequence[xr.DataArray]:
     """
     missing = [name for name in ("red", "green", "blue") if name not in image]
     if missing:
-        raise BandError(f"True colour needs red, green and blue; {missing} are missing.")
+        raise BandError(
+            f"True colour needs red, green and blue; {missing} are missing. Leave image out, or rename three bands to these."
+        )
     if image["red"].ndim != 2:
         raise BandError(f"red has the dimensions {image['red'].dims}; give one image (y, x), such as image.miso.composite().")
     return [decoded(name, image[name]).transpose("y", "x") for name in ("red", "green", "blue")]

@@ -60,7 +60,11 @@ def comparison(found: "Scores", metric: str | None = None, task: str | None = No
     unit = f", {chosen.units}" if metric in IN_UNITS and chosen.units not in ("", "1") else ""
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=plain(f"{metric} of {chosen.name}{unit}"))
     title = textwrap.fill(plain(f"{words}{found.about.get('cv', '')}"), 70)
-    axis.set_title(f"{title}\nbars: pooled, with the standard error over folds\ndots: folds and seeds", fontsize=9, loc="left")
+    others = [one.name for one in found.tasks if one.name != chosen.name]
+    also = f"\nalso scored: {plain(', '.join(others))}" if others and task is None else ""
+    axis.set_title(
+        f"{title}\nbars: pooled, with the standard error over folds\ndots: folds and seeds{also}", fontsize=9, loc="left"
+    )
     axis.invert_yaxis()
     return axis
 

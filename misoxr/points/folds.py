@@ -65,7 +65,7 @@ class Splitter:
         points : GeoDataFrame or array_like, shape (point, 2)
             As for :meth:`split`. With an image, points are moved to its CRS first.
         image : Dataset, optional
-            With red, green and blue, drawn beneath the points.
+            Its CRS is that of the picture; red, green and blue are drawn beneath the points, where it has them.
         fold : int, optional
             Draw this fold alone: its test points, its training points, and in grey those that the buffer leaves out. By default all folds are
             drawn, and points that are left out of any fold's training have a grey ring.
@@ -80,8 +80,6 @@ class Splitter:
         ------
         PointsError
             If the points cannot be split so, or there is no such fold.
-        BandError
-            If the image lacks red, green or blue.
 
         Examples
         --------

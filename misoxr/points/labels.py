@@ -164,6 +164,9 @@ def _near(values: list[Any], legend: _Legend) -> dict[str, str]:
     for name in legend.names:
         meant[bare(name)].add(name)
     labels = sorted({value for value in values if isinstance(value, str) and bare(value)})
+    if legend.task.kind == "binary":  # the second class is what the task speaks of
+        for word, truth in TRUTHS.items():
+            meant[bare(word)].add(legend.task.classes[truth])
     return {label: min(meant[bare(label)]) for label in labels if len(meant[bare(label)]) == 1}
 
 

@@ -121,7 +121,9 @@ def with_crs(points: gpd.GeoDataFrame, crs: Any) -> gpd.GeoDataFrame:
         raise PointsError(f"The table has columns {list(points.columns)} and no geometry; set one, or name x= and y=.")
     if points.crs is None:
         if crs is None:
-            raise PointsError('The points carry no CRS; say which it is, for example crs="EPSG:4326" for degrees.')
+            raise PointsError(
+                'The points carry no CRS; say which it is: points = points.set_crs("EPSG:4326") for degrees, or read_points(..., crs="EPSG:4326").'
+            )
         try:
             return points.set_crs(crs)
         except CRSError as error:

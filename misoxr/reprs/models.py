@@ -59,8 +59,8 @@ def pixels(model: "PixelModel") -> HTML:
         "coordinates": "x and y alone",
     }
     estimators = table(("task", "estimator"), [(name, code(type(one).__name__)) for name, one in model.estimators.items()])
-    title = f"{short(record.get('estimator', ''), 80)}: {_answers(spec)}, from {features.get(model.features, model.features)}"
-    reads = [] if model.features == "coordinates" else [_inputs(spec, model.scaling)]
+    title = f"{short(model.title, 80)}: {_answers(spec)}, from {features.get(model.features, model.features)}"
+    reads = [] if model.features == "coordinates" else [_read(spec, model.scaling)]
     parts = [
         fold(f"Inputs: {len(spec.bands) if reads else 0} bands, pixels of {spec.pixel_size:g} m", *reads, open=bool(reads)),
         fold("Outputs", _outputs(spec), estimators, open=True),
@@ -104,10 +104,9 @@ def _inputs(spec: ModelSpec, scaling: "Scaling | None") -> HTML:
     """Return the bands of each modality, with their units and how they are scaled."""
     rows: list[tuple[Any, ...]] = []
     for modality in spec.modalities:
-        bands = chips([f"{band.name} ({band.units})" if band.units != "1" else band.name for band in modality.bands], most=BANDS)
         encoder = modality.encoder.backbone
         needed = "required" if modality.required else "may be missing"
-        rows.append((code(modality.name), bands, _scaled(modality, scaling), f"{short(encoder, 40)}, {needed}"))
+        rows.append((code(modality.name), _bands(modality), _scaled(modality, scaling), f"{short(encoder, 40)}, {needed}"))
     if spec.location is not None:
         rows.append(
             (
@@ -118,6 +117,16 @@ def _inputs(spec: ModelSpec, scaling: "Scaling | None") -> HTML:
             )
         )
     return table(("modality", "bands (units)", "scaling", "encoder"), rows, wide=(1,))
+
+
+def _read(spec: ModelSpec, scaling: "Scaling | None") -> HTML:
+    """Return the bands that estimators see, with their units and how they are scaled; of a network there is nothing in them."""
+    rows = [(_bands(modality), _scaled(modality, scaling)) for modality in spec.modalities]
+    return table(("bands (units)", "scaling"), rows, wide=(0,))
+
+
+def _bands(modality: Modality) -> Any:
+    return chips([f"{band.name} ({band.units})" if band.units != "1" else band.name for band in modality.bands], most=BANDS)
 
 
 def _name_of(crs: str) -> str:
@@ -136,7 +145,8 @@ def _scaled(modality: Modality, scaling: "Scaling | None") -> str:
         return "as they are"
     logs = sum(mine.log)
     words = ["clipped, standardised" if not modality.is_vector else "unit vector, as it is"]
-    words += [f"{logs} of {len(mine.log)} as logarithms"] if logs else []
+    of = "inputs (a direction is two)" if len(mine.log) > len(modality.bands) else "inputs"
+    words += [f"{logs} of {len(mine.log)} {of} as logarithms"] if logs else []
     words += ["whitened"] if mine.whiten is not None else []
     return ", ".join(words)
 

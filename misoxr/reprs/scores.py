@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from misoxr.evaluation.scores import SHOWN, Scores
-from misoxr.reprs.cards import HTML, bold, card, fold, joined, line, named, numbers, table
+from misoxr.reprs.cards import HTML, bold, card, fold, full, joined, line, named, numbers, short, table
 from misoxr.spec import Task
 
 __all__ = ["scores"]
@@ -22,7 +22,7 @@ def scores(found: Scores) -> HTML:
     seeds = list(dict.fromkeys(found.predictions["seed"]))
     words = [
         f"{summary['folds'].max()} folds",
-        f"{summary['points'].max():,} test points",
+        f"{summary['points'].max():,} test points ({_labels(found)})",
         f"{len(seeds)} seed{'s' * (len(seeds) != 1)}",
     ]
     title = f"{about.get('cv', '')}: {', '.join(words)}" if about.get("cv") else ", ".join(words)
@@ -32,8 +32,14 @@ def scores(found: Scores) -> HTML:
     parts = [_task(found, task, summary, differences) for task in found.tasks]
     folded = [_differences(differences)] if len(differences) else []
     return card(
-        "Scores", title, *parts, line(note, soft=True), *folded, _fits(found, summary), simulated=bool(about.get("simulated"))
+        "Scores", title, *parts, line(full(note), soft=True), *folded, _fits(found, summary), simulated=bool(about.get("simulated"))
     )
+
+
+def _labels(found: Scores) -> str:
+    """Return how many points have a label of each task."""
+    counts = found.predictions.groupby("task")["point"].nunique()
+    return ", ".join(f"{counts.get(task.name, 0):,} labels of {short(task.name, 30)}" for task in found.tasks[:4])
 
 
 def _task(found: Scores, task: Task, summary: pd.DataFrame, differences: pd.DataFrame) -> HTML:

@@ -217,7 +217,10 @@ class Task:
         check(
             "/" not in self.name, f"The task's name {self.name!r} has a slash, which would make folders in a store; leave it out."
         )
-        check(self.kind in ("binary", "multiclass", "regression"), f"Task {self.name!r} is of unknown kind {self.kind!r}.")
+        check(
+            self.kind in ("binary", "multiclass", "regression"),
+            f"Task {self.name!r} is of unknown kind {self.kind!r}; use 'binary', 'multiclass' or 'regression'.",
+        )
         check(
             self.kind != "binary" or len(self.classes) == 2,
             f"Task {self.name!r} is binary and needs two classes, not {self.classes}.",

@@ -177,6 +177,11 @@ class ModelSpec:
         arXiv 2506.17302 for the architecture and the default bands.
         """
         parts = PRESETS.get(name) if isinstance(name, str) else None
+        if isinstance(name, str) and name in BASELINES:
+            raise SpecError(
+                f"{name!r} is a baseline, which has no specification: give it bands and tasks of a preset, spec = ModelSpec.preset('miso-nano', ...), "
+                f"and fit({name!r}, points, like=spec)."
+            )
         if parts is None:
             raise SpecError(
                 f"Unknown preset {name!r}; use one of {sorted(PRESETS)}, or, where models are fitted, one of the baselines "

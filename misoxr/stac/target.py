@@ -147,5 +147,12 @@ def _snapped(bounds: tuple[float, float, float, float], step: tuple[float, float
     shape = last[1] - first[1], last[0] - first[0]
     if max(shape) > LARGEST:
         raise GridError(f"The grid would have {shape[0]} x {shape[1]} pixels; is the resolution {step[0]:g} in units of {crs}?")
+    wide, high = bounds[2] - bounds[0], bounds[3] - bounds[1]
+    if max(wide, high) < min(step):
+        unit = "degrees" if crs.geographic else "units of the CRS"
+        raise GridError(
+            f"The resolution is {step[0]:g} {unit}, and the area is {wide:.4g} x {high:.4g} of them: less than a pixel. Give a finer resolution"
+            f"{', or a projected crs' if crs.geographic else ''}."
+        )
     west, north = anchor[0] + first[0] * step[0], anchor[1] + last[1] * step[1]
     return GeoBox(shape, Affine(step[0], 0.0, west, 0.0, -step[1], north), crs)

@@ -17,7 +17,7 @@ from misoxr._version import __version__
 from misoxr.cube.check import check, check_dataset, named
 from misoxr.cube.cutouts import PointCutouts, read_cutouts
 from misoxr.cube.presets import lacking, of_tasks, spec_for
-from misoxr.cube.scaling import Scaling, valid_pixels
+from misoxr.cube.scaling import Scaling, note_counts, valid_pixels
 from misoxr.errors import SpecError, flush, gathered, note
 from misoxr.estimators.baselines import Transfers, embeds, is_baseline
 from misoxr.estimators.embedded import EmbeddedModel
@@ -382,7 +382,9 @@ def _windows(
     refuse_unseen(seen)
     points, cutouts = points.only(seen), cutouts.only(seen)
     if not isinstance(scaling, Scaling):
-        scaling = Scaling.fit(spec, cutouts.pixels(200_000, np.random.default_rng(seed)), scaling or "whiten")
+        pixels = cutouts.pixels(200_000, np.random.default_rng(seed))
+        note_counts(spec, pixels)
+        scaling = Scaling.fit(spec, pixels, scaling or "whiten")
         scaling = replace(scaling, modalities={**scaling.modalities, **{name: one.scaling for name, one in own.items()}})
     return TrainingWindows(spec, scaling, cutouts, points, geobox), seen
 

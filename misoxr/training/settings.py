@@ -220,7 +220,7 @@ def _unseen(spec: ModelSpec, learners: Labelled) -> list[str]:
     for task in spec.tasks:
         codes = learners.labels[task.name]
         absent = [name for code, name in enumerate(task.classes) if not (codes == code).any()]
-        found += [f"no label of {task.name} is {' or '.join(absent)}"] if absent else []
+        found += [f"no label of {task.name} is {', '.join(absent[:-1])}{' or ' * (len(absent) > 1)}{absent[-1]}"] if absent else []
     return found
 
 

@@ -33,9 +33,9 @@ def test_windows_are_those_that_are_encoded(maps, monkeypatch):
     seen = []
     answer = field.answer
 
-    def counted(model, crop, points, count, *rest, **options):
-        seen.append(count)
-        return answer(model, crop, points, count, *rest, **options)
+    def counted(model, crop, points, counts, *rest, **options):
+        seen.append(len(counts))
+        return answer(model, crop, points, counts, *rest, **options)
 
     monkeypatch.setattr(field, "answer", counted)
     maps.permafrost_probability.compute()

@@ -104,7 +104,7 @@ def polygons() -> gpd.GeoDataFrame:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (lambda: labelled(crs=None), {}, 'no CRS; say which it is, for example crs="EPSG:4326"'),
+        (lambda: labelled(crs=None), {}, 'no CRS; say which it is: points = points\\.set_crs\\("EPSG:4326"\\)'),
         (lambda: table(), {}, "no CRS"),
         (lambda: labelled(), {"crs": "EPSG:4326"}, "says otherwise"),
         (lambda: labelled(), {"labels": {"peat": "peat_bin"}}, r"no column \['peat_bin'\]; the columns are \['pf1m'"),

@@ -105,7 +105,7 @@ def test_scores_are_a_table_for_each_task_with_errors(scores):
     baseline = found.row("rf-11 baseline")
     assert len(baseline) == len(network) == 5
     assert "SIMULATED" in found.text
-    assert "ClusterKFold(10000, 2): 2 folds, 60 test points, 1 seed" in found.text
+    assert "ClusterKFold(10000, 2): 2 folds, 60 test points (60 labels of permafrost, 60 labels of soil), 1 seed" in found.text
 
 
 def test_the_best_is_bold_and_its_difference_to_the_best_baseline_is_told(scores):
@@ -183,7 +183,7 @@ def test_a_model_tells_inputs_outputs_training_calibration_and_provenance(traine
         "SIMULATED",
         "Inputs: 4 bands, pixels of 20 m",
         "aspect (degree) elevation (m)",
-        "2 of 2 as logarithms, whitened",
+        "2 of 2 inputs as logarithms, whitened",
         "Windows of 16 pixels",
         "Training: 3 epochs",
         "learns permafrost and taxonomy from the labels of 240 points",

@@ -251,12 +251,12 @@ def test_what_is_done_is_said_in_a_line(scene, spec, capsys):
     pixels = model.record["teacher"]["pixels"]
     assert line == (
         f"{spec.name} learns permafrost and taxonomy from what Bright and rf-11 answer at {pixels} pixels, and from the labels of 90 points; "
-        "2 members; inputs are whitened; 2 steps with batches of 8 windows, flipped at random."
+        "no label of taxonomy is Andisols, Entisols, Inceptisols or Spodosols; 2 members; inputs are whitened; 2 steps with batches of 8 windows, flipped at random."
     )
     model = cube.miso.fit(spec, points, teacher=None, scaling="log", max_epochs=1, **QUICK)
     assert model.record["summary"].startswith(f"{spec.name} learns permafrost and taxonomy from the labels of ")
     assert model.record["summary"].endswith(
-        "points validate; inputs are logarithms (sat), standardised (cov); 1 epoch with batches of 16 windows, mirrored at random."
+        "points validate; no label of taxonomy is Andisols, Entisols, Inceptisols or Spodosols; inputs are logarithms (sat), standardised (cov); 1 epoch with batches of 16 windows, mirrored at random."
     )
     assert line not in capsys.readouterr().out
 
