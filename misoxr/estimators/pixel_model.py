@@ -24,6 +24,7 @@ from misoxr.estimators.files import pack, unpack
 from misoxr.estimators.slabs import in_slabs
 from misoxr.model.conformal import Conformal, Method, with_scores
 from misoxr.model.files import put
+from misoxr.points.folds import briefly
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.build import build
 from misoxr.spec.numbers import is_number
@@ -77,7 +78,9 @@ class PixelModel:
     def __repr__(self) -> str:
         """What it is, reads and answers, in a line."""
         tasks = ", ".join(task.name for task in self.spec.tasks)
-        known = "" if self.conformal is None else f"; with sets or intervals from {self.conformal.about.get('cv', 'scores')}"
+        known = (
+            "" if self.conformal is None else f"; with sets or intervals from {briefly(self.conformal.about.get('cv', 'scores'))}"
+        )
         return f"<misoxr.PixelModel {self.title}: {self.features} ({len(self.spec.bands)} bands) -> {tasks}{known}>"
 
     @property

@@ -23,6 +23,8 @@ ACROSS = 3
 """Panels in a row, at the most."""
 WIDTH = 4.2
 """Of a map, in inches, without its legend."""
+TALLEST = 4.2
+"""Of a panel whose legend has names of several lines, in inches, at the least."""
 _BESIDE = ("_location", "_location_probability", "_credibility", "_confidence", "local_point_density")
 """Endings of maps that are drawn when they are named."""
 
@@ -152,6 +154,7 @@ def _canvas(box: GeoBox, count: int, longest: int, given: dict[str, Any]) -> tup
     columns = count if count <= ACROSS else 2 if count == 4 else ACROSS
     rows = ceil(count / columns)
     width, height = Frame.of(box).size(WIDTH, 1.1 + 0.067 * min(longest, LONGEST))
+    height = max(height, TALLEST) if longest >= LONGEST else height
     size = columns * width, rows * height
     options = {"figsize": size, "layout": "constrained"}
     canvas, axes = grid_of(rows, columns, options, given, ["variables", "image"])

@@ -17,7 +17,7 @@ from misoxr.plot.canvas import axes_of, plain
 from misoxr.plot.cartography import Frame, furnish
 from misoxr.plot.panels import BESIDE, WIDE, true_colour
 from misoxr.points.clusters import coordinates_of
-from misoxr.points.folds import LeaveOneRegionOut, Splitter
+from misoxr.points.folds import LeaveOneRegionOut, Splitter, briefly
 from misoxr.spec.numbers import is_whole
 
 __all__ = ["folds"]
@@ -90,7 +90,11 @@ def folds(splitter: Splitter, points: Any, image: xr.Dataset | None = None, *, f
     key = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0, "frameon": False, "fontsize": 8}
     axis.legend(ncols=1 + (len(groups) - 1) // 22, **key)
     where = f", in {ground.crs.proj.name}" if ground.crs is not None else ""
-    title = f"{splitter!r}: " + (f"test points of {len(sides)} folds" if fold is None else f"fold {fold} of {len(sides)}") + where
+    title = (
+        f"{briefly(splitter)}: "
+        + (f"test points of {len(sides)} folds" if fold is None else f"fold {fold} of {len(sides)}")
+        + where
+    )
     axis.set_title(textwrap.fill(plain(title), 60), fontsize=10)
     return axis
 

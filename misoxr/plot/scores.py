@@ -8,6 +8,7 @@ import pandas as pd
 
 from misoxr.errors import PointsError
 from misoxr.plot.canvas import axes_of, grid_of, plain
+from misoxr.points.folds import briefly
 
 if TYPE_CHECKING:
     from misoxr.evaluation.scores import Scores
@@ -59,7 +60,7 @@ def comparison(found: "Scores", metric: str | None = None, task: str | None = No
     names = [textwrap.fill(plain(name), 40) for name in names]
     unit = f", {chosen.units}" if metric in IN_UNITS and chosen.units not in ("", "1") else ""
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=plain(f"{metric} of {chosen.name}{unit}"))
-    title = textwrap.fill(plain(f"{words}{found.about.get('cv', '')}"), 70)
+    title = textwrap.fill(plain(f"{words}{briefly(found.about.get('cv', ''))}"), 70)
     others = [one.name for one in found.tasks if one.name != chosen.name]
     also = f"\nalso scored: {plain(', '.join(others))}" if others and task is None else ""
     axis.set_title(
@@ -119,5 +120,5 @@ def reliability(found: "Scores", models: str | Sequence[str] | None = None, task
     lower.set(xlabel=plain(of), ylabel="predictions")
     canvas.legend(*upper.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     words = "SIMULATED labels; " if found.about.get("simulated") else ""
-    upper.set_title(textwrap.fill(plain(f"{words}{chosen.name}: {found.about.get('cv', '')}"), 70), fontsize=9)
+    upper.set_title(textwrap.fill(plain(f"{words}{chosen.name}: {briefly(found.about.get('cv', ''))}"), 70), fontsize=9)
     return canvas

@@ -10,7 +10,7 @@ from misoxr.errors import require
 
 __all__ = ["combined", "is_set"]
 
-MOST = 11
+MOST = 6
 """Sets that have a colour of their own, the most common ones."""
 
 
@@ -44,7 +44,7 @@ def combined(maps: xr.Dataset, name: str, side: int) -> xr.DataArray:
         sizes = thin(maps[f"{name}_size"], side).compute().transpose("y", "x").values
         shown = np.where(np.isfinite(sizes) & (sizes != NODATA), shown, NODATA)
     own = _colours(maps, task, len(labels))
-    names = [" or ".join(np.asarray(labels)[row]) or "no class" for row in found[order]]
+    names = [", ".join(np.asarray(labels)[row]) or "no class" for row in found[order]]
     colors = [_mixed(own[row]) for row in found[order]]
     if len(found) > len(order):
         names, colors = [*names, "other sets"], [*colors, "#777777"]

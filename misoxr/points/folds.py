@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -20,7 +21,17 @@ from misoxr.points.clusters import blocks_of, chained, check_crs, coordinates_of
 from misoxr.points.polygons import names_of
 from misoxr.spec.numbers import is_number, is_whole
 
-__all__ = ["BlockKFold", "ClusterKFold", "KFold", "LeaveOneRegionOut", "PredefinedFolds", "Splitter", "check_apart", "separate"]
+__all__ = [
+    "BlockKFold",
+    "ClusterKFold",
+    "KFold",
+    "LeaveOneRegionOut",
+    "PredefinedFolds",
+    "Splitter",
+    "briefly",
+    "check_apart",
+    "separate",
+]
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -351,6 +362,17 @@ class PredefinedFolds(Splitter):
         if last >= len(X):
             raise PointsError(f"The folds hold index {last} and there are {len(X)} points; give the points they were made for.")
         return [(np.asarray(train, dtype=np.intp), np.asarray(test, dtype=np.intp)) for train, test in self.folds]
+
+
+def briefly(cv: object) -> str:
+    """Return a splitter, or what scores tell of one, in words without the usual settings.
+
+    Examples
+    --------
+    >>> briefly(misoxr.BlockKFold(500, 3))
+    'BlockKFold(size=500, n_splits=3)'
+    """
+    return re.sub(r", (shuffle=True|random_state=0|buffer=0(\.0)?)(?=[,)])", "", str(cv))
 
 
 def separate(xy: npt.ArrayLike, *, fraction: float, size: float, seed: int) -> npt.NDArray[np.bool_]:

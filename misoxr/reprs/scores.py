@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from misoxr.evaluation.scores import SHOWN, Scores
+from misoxr.points.folds import briefly
 from misoxr.reprs.cards import HTML, bold, card, fold, full, joined, line, named, numbers, short, table
 from misoxr.spec import Task
 
@@ -25,7 +26,7 @@ def scores(found: Scores) -> HTML:
         f"{summary['points'].max():,} test points ({_labels(found)})",
         f"{len(seeds)} seed{'s' * (len(seeds) != 1)}",
     ]
-    title = f"{about.get('cv', '')}: {', '.join(words)}" if about.get("cv") else ", ".join(words)
+    title = f"{briefly(about.get('cv', ''))}: {', '.join(words)}" if about.get("cv") else ", ".join(words)
     note = "Pooled over folds and averaged over seeds, ± the standard error over folds. The best of each column is bold."
     if len(differences):
         note += " Differences are taken fold by fold and averaged, so they are not those of the pooled scores."

@@ -23,6 +23,7 @@ from misoxr.estimators.baselines import Transfers, embeds, is_baseline
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.fitting import fit_estimator, refuse_unseen
 from misoxr.estimators.pixel_model import PixelModel
+from misoxr.grid.geobox import locations
 from misoxr.model.calibration import Calibration, fit_temperature
 from misoxr.model.checkpoint import Model
 from misoxr.model.files import fetch, read_state
@@ -245,6 +246,7 @@ def fit(
     years = Years.of(named(ds, spec), spec, tolerance)
     geobox = check(years.cubes[0], spec)
     check_room(spec, geobox)
+    _warn_elsewhere(spec, geobox)
     # Read once: what the record tells of is what was learnt from, and a server is not asked again.
     files = {name: fetch(source) for name, source in (pretrained or {}).items()}
     own = encoders_of(spec, pretrained or {}, files)
@@ -365,6 +367,18 @@ def fit(
         **simulated(ds, points),
     }
     return Model(spec, data.scaling, network.cpu(), record, calibration, standardisation)
+
+
+def _warn_elsewhere(spec: ModelSpec, geobox: GeoBox) -> None:
+    """Warn of a cube that lies beside the extent of the model's locations, such as Alaska, which specifications have by default."""
+    if spec.location is None:
+        return
+    rows, columns = np.meshgrid(np.linspace(0, geobox.shape.y, 5), np.linspace(0, geobox.shape.x, 5))
+    if (np.abs(locations(geobox, rows.ravel(), columns.ravel(), spec.location)) > 1 + 1e-6).any(axis=1).all():
+        note(
+            f"The cube lies outside the extent {spec.location.extent} ({spec.location.crs}) of the model's locations, so their encoding tells little "
+            f"of it. Give the specification the cube's own: location=misoxr.spec.LocationSpec({str(geobox.crs)!r}, {tuple(round(float(edge), 3) for edge in geobox.boundingbox)})."
+        )
 
 
 def _windows(
