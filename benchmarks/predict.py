@@ -3,6 +3,7 @@
     python benchmarks/predict.py [--preset miso-base] [--rows 2]
     python benchmarks/predict.py --golden ../shared/reference
     python benchmarks/predict.py --host --preset miso-nano [--old CHECKOUT]
+    python benchmarks/predict.py --compile --preset miso-nano
 
 Random weights and smooth noise. "Same settings" are the published windows (250 px every 125, Gaussian) on a tile of ``--rows`` x 2 crops: the
 answers must agree, and the ratio is one of equal numbers of points. The published form answers the location branch at every point; misoxr
@@ -11,7 +12,8 @@ are the preset's own windows and query: pixels a second inside a large map, agai
 takes 1,521 of the crops timed here for a tile of 5,000 x 5,000 pixels. With ``--golden``, the full-size reference case is
 computed too: ``published_golden.npz``, with the weights of its ``published.py``.
 With ``--host``, a block of 1024 x 1024 pixels and two tasks is computed with the network, and with a network that does nothing and answers
-0: what is left is the host's work. With ``--old``, another checkout of misoxr does the same, in turns with this one.
+0: what is left is what is done beside the network. With ``--old``, another checkout of misoxr does the same, in turns with this one.
+With ``--compile``, the same block is computed as it is and with ``compile=True``, whose first call compiles; and from how many pixels on that pays.
 The last line is JSON.
 """
 
@@ -135,6 +137,31 @@ def host(preset: str, rounds: int = 3) -> dict[str, float]:
     return found
 
 
+def compiled(preset: str, rounds: int = 3) -> dict[str, float]:
+    """Map a block as it is and compiled: nanoseconds a pixel of each, the seconds of the first call beyond a later one, and when they are won back."""
+    spec = ModelSpec.preset(preset, tasks=(PERMAFROST, TAXONOMY))
+    cube = noise(spec, (1024, 1024))
+    model, times = random_model(spec, cube), {}
+    for name, chosen in (("plain", False), ("compiled", True)):
+        answers = cube.miso.predict(model, device="cpu", precision="float32", compile=chosen)[
+            ["permafrost_probability", "taxonomy_probability"]
+        ]
+        times[name] = []
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            answers.compute()
+            times[name].append(time.perf_counter() - start)
+    plain, fast = (min(times[name][1:]) for name in ("plain", "compiled"))
+    first = times["compiled"][0] - fast
+    found = {name: round(seconds / 1024**2 * 1e9) for name, seconds in (("plain", plain), ("compiled", fast))}
+    pays = 1024**2 * first / (plain - fast) / 1e6 if fast < plain else float("inf")
+    return found | {
+        "ratio": round(plain / fast, 2),
+        "first_call_seconds": round(first, 1),
+        "pays_from_million_pixels": round(pays, 1),
+    }
+
+
 def in_turns(preset: str, old: Path, turns: int = 3) -> None:
     """Measure another checkout and this one in processes of their own, in turns, and print both and their ratio."""
     found: dict[str, list[dict[str, float]]] = {"old": [], "new": []}
@@ -211,11 +238,15 @@ if __name__ == "__main__":
     parser.add_argument("--preset", default="miso-base")
     parser.add_argument("--rows", type=int, default=2, help="rows of two crops each")
     parser.add_argument("--golden", type=Path, help="folder of published.py and published_golden.npz")
-    parser.add_argument("--host", action="store_true", help="what the host does beside the network")
+    parser.add_argument("--host", action="store_true", help="what is done beside the network")
+    parser.add_argument("--compile", action="store_true", help="with compile=True and without")
     parser.add_argument("--old", type=Path, help="another checkout, for --host")
     arguments = parser.parse_args()
     if arguments.host and arguments.old:
         in_turns(arguments.preset, arguments.old)
+    elif arguments.compile:
+        warnings.simplefilter("ignore")
+        print(json.dumps(compiled(arguments.preset)))
     elif arguments.host:
         warnings.simplefilter("ignore")
         print(json.dumps(host(arguments.preset)))

@@ -153,7 +153,7 @@ def _canvas(box: GeoBox, count: int, longest: int, given: dict[str, Any]) -> tup
     """Return a figure with so many axes, in rows of three at the most, wide enough for maps and legends."""
     columns = count if count <= ACROSS else 2 if count == 4 else ACROSS
     rows = ceil(count / columns)
-    width, height = Frame.of(box).size(WIDTH, 1.1 + 0.067 * min(longest, LONGEST))
+    width, height = Frame.of(box).size(WIDTH, 1.2 + 0.067 * min(longest, LONGEST))
     height = max(height, TALLEST) if longest >= LONGEST else height
     size = columns * width, rows * height
     options = {"figsize": size, "layout": "constrained"}

@@ -10,7 +10,7 @@ from misoxr.errors import require
 
 __all__ = ["combined", "is_set"]
 
-MOST = 6
+MOST = 8
 """Sets that have a colour of their own, the most common ones."""
 
 

@@ -115,7 +115,7 @@ def test_rare_sets_share_a_colour():
         xr.Dataset({"kind_set": (("kind", "y", "x"), held)}, {"kind": names}), GeoBox((30, 30), Affine(20, 0, 0, 0, -20, 600), 3338)
     )
     (axis,) = drawn(found.miso.plot(variables=["kind_set"]))
-    assert len(legend(axis)) == 7
+    assert len(legend(axis)) == 9
     assert legend(axis)[-1] == "other sets"
 
 
