@@ -20,6 +20,8 @@ __all__ = ["area_on", "given_grid", "meridian_of", "target_grid"]
 
 LARGEST = 50_000_000
 """Rows or columns beyond which a grid is taken for a mistake of units."""
+COARSEST = 1.0
+"""Degrees of a pixel beyond which a grid of one pixel is taken for such a mistake."""
 
 
 def given_grid(geobox: Any, like: Any, crs: Any, resolution: float | None) -> GeoBox | None:
@@ -148,11 +150,10 @@ def _snapped(bounds: tuple[float, float, float, float], step: tuple[float, float
     if max(shape) > LARGEST:
         raise GridError(f"The grid would have {shape[0]} x {shape[1]} pixels; is the resolution {step[0]:g} in units of {crs}?")
     wide, high = bounds[2] - bounds[0], bounds[3] - bounds[1]
-    if max(wide, high) < min(step):
-        unit = "degrees" if crs.geographic else "units of the CRS"
+    if crs.geographic and step[0] > COARSEST and max(wide, high) < step[0]:
         raise GridError(
-            f"The resolution is {step[0]:g} {unit}, and the area is {wide:.4g} x {high:.4g} of them: less than a pixel. Give a finer resolution"
-            f"{', or a projected crs' if crs.geographic else ''}."
+            f"The resolution is {step[0]:g} degrees, and the area is {wide:.4g} x {high:.4g} degrees: less than a pixel. Give a projected crs, whose units "
+            "are metres, or a resolution in degrees."
         )
     west, north = anchor[0] + first[0] * step[0], anchor[1] + last[1] * step[1]
     return GeoBox(shape, Affine(step[0], 0.0, west, 0.0, -step[1], north), crs)

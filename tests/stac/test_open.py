@@ -356,6 +356,11 @@ def test_a_grid_across_the_antimeridian_is_searched_there(tmp_path):
         ({"crs": "EPSG:3338"}, GridError, "needs a resolution"),
         ({"resolution": -5}, GridError, "not a positive number"),
         ({"crs": "EPSG:4326", "resolution": 1e-12}, GridError, "is the resolution"),
+        (
+            {"crs": "EPSG:4326", "resolution": 20},
+            GridError,
+            "20 degrees, and the area is .* less than a pixel. Give a projected crs",
+        ),
         ({"crs": "EPSG:999999", "resolution": 5}, GridError, "cannot be read"),
         ({"geobox": "EPSG:3338"}, GridError, "is a str"),
         ({"geobox": GeoBox((2, 2), Affine(1, 0, 0, 0, 1, 0), "EPSG:3338")}, GridError, "not north-up"),
