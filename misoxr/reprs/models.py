@@ -126,7 +126,11 @@ def _read(spec: ModelSpec, scaling: "Scaling | None") -> HTML:
 
 
 def _bands(modality: Modality) -> Any:
-    return chips([f"{band.name} ({band.units})" if band.units != "1" else band.name for band in modality.bands], most=BANDS)
+    words = [("sine and cosine of " if band.kind == "circular" else "") + band.name for band in modality.bands]
+    return chips(
+        [f"{word} ({band.units})" if band.units != "1" else word for word, band in zip(words, modality.bands, strict=True)],
+        most=BANDS,
+    )
 
 
 def _name_of(crs: str) -> str:
@@ -145,8 +149,7 @@ def _scaled(modality: Modality, scaling: "Scaling | None") -> str:
         return "as they are"
     logs = sum(mine.log)
     words = ["clipped, standardised" if not modality.is_vector else "unit vector, as it is"]
-    of = "inputs (a direction is two)" if len(mine.log) > len(modality.bands) else "inputs"
-    words += [f"{logs} of {len(mine.log)} {of} as logarithms"] if logs else []
+    words += [f"{logs} of {len(mine.log)} inputs as logarithms"] if logs else []
     words += ["whitened"] if mine.whiten is not None else []
     return ", ".join(words)
 
