@@ -66,7 +66,8 @@ def spec_for(
     chosen = None if points is None else _tasks(points) if tasks is None else _asked(tasks, points)
     if not sat + cov:
         said = "" if chosen is None else f", tasks=[{', '.join(map(_line, chosen))}]"
-        bands = ", ".join(f"misoxr.spec.Band({one!r}, {str(ds[one].attrs.get('units', '1'))!r})" for one in unused)
+        offered = unused or [str(one) for one in others] or ["name"]
+        bands = ", ".join(f"misoxr.spec.Band({one!r}, {str(ds.get(one, ds).attrs.get('units', '1'))!r})" for one in offered)
         raise SpecError(
             f"None of the dataset's variables {list(map(str, ds.data_vars))} is among a preset's bands {sorted(known)}. Rename them, or name "
             f"your own with their units: spec = misoxr.ModelSpec.preset({name!r}, sat=[], cov=[{bands}], pixel_size={size:g}{said}, "

@@ -80,6 +80,11 @@ def test_a_cube_without_a_band_of_the_presets_gets_a_line_that_works(cube, point
     assert [band.name for band in spec.bands] == ["ndvi", "moisture"]
     assert spec.tasks == (Task("soc", "regression"),)
     assert spec.pixel_size == abs(float(own.x[1] - own.x[0]))
+    counts = own.astype("uint16")
+    with pytest.raises(SpecError, match=r"cov=\[misoxr\.spec\.Band\('ndvi', '1'\), "):
+        spec_for("miso-nano", counts, points, ["soc"])
+    with pytest.raises(SpecError, match=r"None of the dataset's variables \[\]"):
+        spec_for("miso-nano", own.drop_vars(["ndvi", "moisture"]), points, ["soc"])
 
 
 def test_bands_that_a_cube_lacks_are_named(cube):
