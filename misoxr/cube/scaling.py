@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from misoxr.clusters import shared_out
 from misoxr.cube.units import ORIGINS, canonical
 from misoxr.errors import BandError, CheckpointError, SpecError, note
 from misoxr.spec import SENTINEL2, Band, Modality, ModelSpec
@@ -129,10 +130,14 @@ class ModalityScaling:
     def refuse_fills(self, modality: Modality, bands: Array) -> None:
         """Refuse usual fill values in raw bands (band, ...), far from the limits of their channels."""
         limits = iter(zip(self.lower, self.upper, strict=True))
-        for band, values in zip(modality.bands, bands, strict=True):
-            low, high = [next(limits) for _ in range(band.channels)][0]
-            if band.kind == "linear" and high > low:  # a channel without limits is none
-                _refuse_beyond(band, values, low, high, "a block")
+        ends = [[next(limits) for _ in range(band.channels)][0] for band in modality.bands]
+        # A channel without limits is none.
+        limited = [at for at, band in enumerate(modality.bands) if band.kind == "linear" and ends[at][1] > ends[at][0]]
+
+        def refuse(at: int) -> None:
+            _refuse_beyond(modality.bands[at], bands[at], *ends[at], "a block")
+
+        shared_out(refuse, limited, bands.nbytes)
 
     @classmethod
     def from_dict(cls, values: Any, modality: Modality) -> Self:

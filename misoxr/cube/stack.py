@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 from dask.base import annotate
 
+from misoxr.clusters import shared_out
 from misoxr.cube.decode import PLAIN, Coding, coding_of, decode, refuse_counts
 from misoxr.cube.scaling import REFLECTANCE
 from misoxr.cube.units import conversion
@@ -118,8 +119,13 @@ def _together(layers: Sequence[da.Array], codings: Sequence[Coding]) -> da.Array
 
 
 def _stack_blocks(*blocks: Array, codings: Sequence[Coding]) -> Array:
-    stacked: Array = np.stack([decode(block, coding) for block, coding in zip(blocks, codings, strict=True)])
-    return stacked
+    out: Array = np.empty((len(blocks), *blocks[0].shape), dtype="float32")
+
+    def put(at: int) -> None:
+        out[at] = decode(blocks[at], codings[at])
+
+    shared_out(put, range(len(blocks)), out.nbytes)
+    return out
 
 
 def _stacked(
@@ -210,15 +216,16 @@ class _Layout(NamedTuple):
 def _take(*blocks: Array, plan: _Layout) -> Array:
     layers = [layer for block in blocks for layer in (block if block.ndim == 3 else block[None])]
     out: Array = np.empty((len(plan.bands), *layers[0].shape), dtype="float32")
-    for values, (at, coding, factor, summand, least) in zip(out, plan.bands, strict=True):
-        if at is None:
-            values[...] = np.nan
-            continue
-        values[...] = decode(layers[at], coding)
-        if (factor, summand) != (1.0, 0.0):
+
+    def put(band: int) -> None:
+        values, (at, coding, factor, summand, least) = out[band], plan.bands[band]
+        values[...] = np.nan if at is None else decode(layers[at], coding)
+        if at is not None and (factor, summand) != (1.0, 0.0):
             values[...] = values * np.float32(factor) + np.float32(summand)
-        if least is not None:
+        if at is not None and least is not None:
             values[~(values >= np.float32(least))] = np.nan
+
+    shared_out(put, range(len(plan.bands)), out.nbytes)
     for vector in plan.vectors:
         _check_length(out[vector.first : vector.stop], vector.name)
     return out

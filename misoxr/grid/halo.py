@@ -95,8 +95,7 @@ def part_of(array: da.Array, part: int | slice) -> da.Array:
 
 
 def _taken(block: Array, part: int | slice) -> Array:
-    # A copy: a slice would hold all of the block.
-    return np.ascontiguousarray(block[part])
+    return block[part].copy()  # a slice would hold all of the block
 
 
 def _along(array: da.Array, axis: int, depth: int) -> da.Array:

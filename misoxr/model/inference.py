@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -151,17 +151,45 @@ class Run:
         if self.pool is None:
             yield from map(call, items)
             return
-        waiting: deque[Future[Result]] = deque()
+        waiting: deque[_Job[Result]] = deque()
         try:
             for item in items:
-                waiting.append(self.pool.submit(call, item))
+                waiting.append(_Job(partial(call, item)))
+                self.pool.submit(waiting[-1].done)
                 if len(waiting) > _AHEAD * self.workers:
-                    yield waiting.popleft().result()
+                    yield _first(waiting)
             while waiting:
-                yield waiting.popleft().result()
+                yield _first(waiting)
         finally:
-            for future in waiting:
-                future.cancel()
+            for job in waiting:
+                job.taken.acquire(blocking=False)
+
+
+class _Job(Generic[Result]):
+    """Work that is done by whoever comes first: a thread of the pool, or the caller, who would only wait meanwhile."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self.work, self.taken, self.found = work, threading.Lock(), Future[Result]()
+
+    def done(self) -> bool:
+        """Do it, and return True; False where someone else has taken it."""
+        if not self.taken.acquire(blocking=False):
+            return False
+        try:
+            self.found.set_result(self.work())
+        except BaseException as error:
+            self.found.set_exception(error)
+            raise
+        return True
+
+
+def _first(waiting: "deque[_Job[Result]]") -> Result:
+    """Take the first job's result; while another thread works on it, do those behind it."""
+    job = waiting.popleft()
+    if not job.done():
+        while not job.found.done() and any(other.done() for other in waiting):
+            pass
+    return job.found.result()
 
 
 def place(device: str) -> AbstractContextManager[Any]:
@@ -255,7 +283,10 @@ def inference(device: str, precision: torch.dtype, batch_size: int | None = None
         threads, cores = torch.get_num_threads(), _cores()
         torch.set_num_threads(1)
         try:
-            with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            others = (
+                nullcontext() if cores == 1 else ThreadPoolExecutor(cores - 1, initializer=torch.set_num_threads, initargs=(1,))
+            )
+            with others as pool:
                 yield Run(device, precision, cores, pool, batch_size)
         finally:
             torch.set_num_threads(threads)
@@ -435,7 +466,8 @@ class _Way:
             answers = answers.to(torch.promote_types(answers.dtype, torch.float32))
         else:
             each = [network(*block[:3]) for block in blocks]
-            logits = {name: torch.cat([one[name] for one in each]) for name in each[0]}
+            # Points lie last in memory, too, as activate wants them: to turn them there would take longer than a softmax.
+            logits = {name: torch.cat([one[name].movedim(0, -1) for one in each], -1).movedim(-1, 0) for name in each[0]}
             answers = activate(self.model.spec, logits, self.model.calibration, self.model.standardisation).flatten(0, -2)
         answers, found, first, end, count = answers.mul_(weight.to(answers.dtype)), [], 0, 0, 0
         for number, block in enumerate(blocks):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,13 +35,23 @@ class _Scaled(nn.Module):
         out = torch.maximum(values, self.lower)  # three times faster than clamp
         torch.minimum(out, self.upper, out=out)
         for first, stop in self.logs:
-            out[:, first:stop].log_()
+            _take_log(out[:, first:stop])
         out = out.sub_(self.shift).div_(self.scale).nan_to_num_(nan=0.0)
         if self.whiten is None:
             return out
         # A product for each window: one for all would round as their number has it.
         whitened = torch.bmm(self.whiten.expand(len(out), -1, -1), out.flatten(2))
         return whitened.view(out.shape)
+
+
+def _take_log(values: Tensor) -> None:
+    """Take the logarithm in place: on a CPU by NumPy, as in training, which has it in a third of the time."""
+    if values.device.type != "cpu":
+        values.log_()
+        return
+    array = values.numpy()
+    with np.errstate(invalid="ignore"):
+        np.log(array, out=array)
 
 
 def _runs(chosen: tuple[bool, ...]) -> list[tuple[int, int]]:

@@ -1,9 +1,12 @@
 """Inference: the shapes that enter a network, and with them its bytes, do not depend on the machine."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from misoxr.model import inference
 from misoxr.model.network import Miso
@@ -84,3 +87,61 @@ def test_groups_fit_a_cores_cache(spec, side, size):
     windows = replace(spec.windows, size=side, input_size=side, stride=side // 2)
     assert inference.group_size(replace(spec, windows=windows)) == size
     assert inference.group_size(replace(spec, windows=windows), 2) == min(size, 2)
+
+
+def run_on(pool, workers=2):
+    return inference.Run("cpu", torch.float32, workers, pool)
+
+
+def test_who_waits_works_and_results_come_in_order():
+    """One thread is held up in the first job: all others are done by the caller, who would only wait for it."""
+    caller, others_done, who = threading.get_ident(), threading.Event(), {}
+
+    def work(item):
+        who[item] = threading.get_ident()
+        if who[item] != caller:
+            assert others_done.wait(60)
+        elif sum(one == caller for one in who.values()) == 3:
+            others_done.set()
+        return item * 10
+
+    def items():
+        """The first job is begun by the pool before others are given."""
+        yield 0
+        while 0 not in who:
+            pass
+        yield from range(1, 12)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert list(run_on(pool)(work, items())) == [item * 10 for item in range(12)]
+    assert who[0] != caller
+    assert sum(one == caller for one in who.values()) >= 3
+
+
+@pytest.mark.parametrize("failing", [0, 3, 7])
+def test_an_error_of_a_job_ends_the_run_and_nothing_goes_on(failing):
+    done = []
+
+    def work(item):
+        if item == failing:
+            raise KeyError("this one")
+        done.append(item)
+
+    with pytest.raises(KeyError, match="this one"), ThreadPoolExecutor(1) as pool:
+        list(run_on(pool)(work, range(1000)))
+    assert len(done) < 30
+
+
+def test_jobs_that_nobody_waits_for_are_not_begun():
+    begun, go = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        assert item == 0 or go.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        results = run_on(pool)(work, range(1000))
+        next(results)
+        results.close()
+        go.set()
+    assert len(begun) < 5
