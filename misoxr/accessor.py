@@ -266,14 +266,15 @@ class MisoAccessor:
         region: str | None = None,
         store: str | os.PathLike[str] | None = None,
         client: Any = None,
+        n_jobs: int | None = None,
         progress: bool = True,
         **settings: Any,
     ) -> "Scores":
         """Fit and score models on folds of labelled points."""
         from misoxr.evaluation.cross_validate import cross_validate
 
-        options = {"regions": regions, "region": region, "store": store, "client": client, "progress": progress, **settings}
-        return cross_validate(self._ds, estimators, points, cv=cv, tasks=tasks, seeds=seeds, **options)
+        options = {"regions": regions, "region": region, "store": store, "client": client, "n_jobs": n_jobs, "progress": progress}
+        return cross_validate(self._ds, estimators, points, cv=cv, tasks=tasks, seeds=seeds, **options, **settings)
 
     @_documented("misoxr.uncertainty.applicability.applicability")
     def applicability(

@@ -10,7 +10,7 @@ from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 __all__ = [
     "AssetError",
@@ -28,6 +28,7 @@ __all__ = [
     "flush",
     "gathered",
     "note",
+    "overheard",
     "require",
 ]
 
@@ -159,6 +160,25 @@ def gathered(function: Callable[P, R]) -> Callable[P, R]:
             _notes.reset(token)
 
     return verb
+
+
+def overheard(function: Callable[..., R], *args: Any) -> tuple[R, dict[str, str]]:
+    """Call a function, and return beside its result what it has to say, by what it is about.
+
+    For a process whose warnings nobody reads: the one that waits for it gives them to :func:`note`.
+    """
+    token = _notes.set({})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MisoxrWarning)  # what is flushed before long work
+            result = function(*args)
+        return result, {about: message for about, (message, _) in (_notes.get() or {}).items()}
+    except Exception as error:
+        for message, _ in (_notes.get() or {}).values():
+            error.add_note(message)
+        raise
+    finally:
+        _notes.reset(token)
 
 
 def _warn(message: str) -> None:

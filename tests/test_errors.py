@@ -9,7 +9,7 @@ import xarray as xr
 
 import misoxr
 from misoxr.cube.stack import stack
-from misoxr.errors import BandError, MisoxrWarning, did_you_mean, flush, gathered, note
+from misoxr.errors import BandError, MisoxrWarning, did_you_mean, flush, gathered, note, overheard
 from misoxr.mapping.predict import predict
 from tests.conftest import make_cube, make_model, tiny_spec
 
@@ -52,6 +52,18 @@ def test_a_call_that_fails_tells_in_its_error():
         fails()
     assert raised.value.__notes__ == ["beside"]
     assert warned(inner)[1] == ["one\ntwo"]  # nothing is left of it
+
+
+def test_what_another_process_says_is_returned_and_not_given():
+    assert warned(lambda: overheard(outer)) == (([1, 1], {"one": "one", "two": "two"}), [], set())
+
+    def fails():
+        note("beside", "a matter")
+        raise BandError("first of all")
+
+    with pytest.raises(BandError, match="first of all") as raised:
+        overheard(fails)
+    assert raised.value.__notes__ == ["beside"]
 
 
 def test_verbs_that_gather_can_be_sent():

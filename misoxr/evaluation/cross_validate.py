@@ -4,6 +4,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -18,11 +19,11 @@ from odc.geo.geobox import GeoBox
 from scipy.spatial import cKDTree
 
 from misoxr._version import __version__
-from misoxr.clusters import here, holds_futures, kept
+from misoxr.clusters import cores, here, holds_futures, kept
 from misoxr.cube.check import check, named
 from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
-from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, flush, gathered, note
+from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, flush, gathered, note, overheard, require
 from misoxr.estimators.baselines import embeds, is_baseline, trains
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.identity import identity
@@ -66,6 +67,7 @@ def cross_validate(
     region: str | None = None,
     store: str | os.PathLike[str] | None = None,
     client: Any = None,
+    n_jobs: int | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> Scores:
@@ -100,6 +102,9 @@ def cross_validate(
         imagery around the points are the same.
     client : distributed.Client, optional
         A Dask cluster that runs the folds, one in each task.
+    n_jobs : int, optional
+        Run so many folds at once on this machine, each in a process of its own; -1 runs one for each core. By default they run one after another
+        here. A network is small work for many cores: folds side by side share them better. Each process needs about 1 GB for its libraries.
     progress : bool, optional
         Show one bar: the folds that are done, cached ones among them, what runs now, and the time left by each model's own pace.
     **settings
@@ -136,6 +141,7 @@ def cross_validate(
         raise SpecError(f"store is {store!r}; give a path or a URL.")
     if client is not None and not hasattr(client, "submit"):
         raise SpecError(f"client is {client!r}; give a distributed.Client.")
+    processes = _processes(n_jobs, client)
     for name in settings:
         if name not in NETWORKS and (hint := did_you_mean(name, (*OWN, *NETWORKS))):
             raise SpecError(f"cross_validate has no argument {name!r}.{hint}")
@@ -177,11 +183,11 @@ def cross_validate(
             what = spec, {"progress": False, **options}
         return *what, placed, *folds[unit.fold], unit.seed
 
-    at_once = max(1, sum(client.nthreads().values())) if hasattr(client, "nthreads") else 1
+    at_once = max(1, sum(client.nthreads().values())) if hasattr(client, "nthreads") else processes
     with Bar("cross_validate", "folds", shown=progress) as bar:
         bar.begin(len(units), len(units) - len(todo), told=True)
         bar.tell(time_left(found, at_once))
-        for unit, answers in _run(todo, ds, arguments, client, bar.stage):
+        for unit, answers in _run(todo, ds, arguments, client, processes, bar.stage):
             found[unit] = answers
             cache.write(unit, answers)
             bar.tell(time_left(found, at_once), now=False)
@@ -343,10 +349,21 @@ def _regions(points: gpd.GeoDataFrame, regions: gpd.GeoDataFrame | None, column:
     return groups.to_numpy()
 
 
+def _processes(n_jobs: Any, client: Any) -> int:
+    """Return how many processes of this machine run folds; 1 is this process."""
+    if n_jobs is None:
+        return 1
+    if not is_whole(n_jobs) or (int(n_jobs) < 1 and int(n_jobs) != -1):
+        raise SpecError(f"n_jobs is {n_jobs!r}; give the number of folds to run at once, or -1 for one on each core.")
+    if client is not None:
+        raise SpecError(f"n_jobs is {n_jobs} beside a client, whose workers run the folds; leave n_jobs out.")
+    return cores() if int(n_jobs) == -1 else int(n_jobs)
+
+
 def _run(
-    units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any, say: Callable[[str], None]
+    units: Sequence[Unit], ds: xr.Dataset, arguments: Any, client: Any, processes: int, say: Callable[[str], None]
 ) -> Iterator[tuple[Unit, Any]]:
-    """Run the units, here or on a cluster, and yield each with its answers as it is done; say which one runs."""
+    """Run the units, here, in processes beside this one or on a cluster, and yield each with its answers as it is done; say which one runs."""
     if not units:
         return
 
@@ -354,6 +371,9 @@ def _run(
         """The cube, as a fold can read it by itself: not from workers of a cluster, as what is persisted."""
         return ds.compute() if holds_futures(ds) else ds
 
+    if client is None and processes > 1:
+        yield from _beside(units, held(), arguments, min(processes, len(units)), say)
+        return
     if client is None:
         cube = held()
         for unit in units:
@@ -366,6 +386,30 @@ def _run(
     futures = {client.submit(_answers, cube, *arguments(unit), pure=False): unit for unit in units}
     for future, answers in as_completed(futures, with_results=True):
         yield futures[future], answers
+
+
+def _beside(
+    units: Sequence[Unit], cube: xr.Dataset, arguments: Any, processes: int, say: Callable[[str], None]
+) -> Iterator[tuple[Unit, Any]]:
+    """Run the units in processes of this machine, which share its cores, and yield each with its answers as it is done."""
+    joblib = require("joblib", "train")
+    say(f"{processes} folds at once")
+    jobs = (joblib.delayed(_numbered)(number, cube, *arguments(unit)) for number, unit in enumerate(units))
+    try:
+        for number, answers, notes in joblib.Parallel(processes, backend="loky", return_as="generator_unordered")(jobs):
+            for about, message in notes.items():
+                note(message, about)
+            yield units[number], answers
+    except BrokenExecutor as error:
+        raise SpecError(
+            f"A process that ran a fold was ended from outside, most likely because memory ran out: there were {processes} at once. "
+            "Give a smaller n_jobs. With store=, the folds that are done are kept."
+        ) from error
+
+
+def _numbered(number: int, *arguments: Any) -> tuple[int, pd.DataFrame, dict[str, str]]:
+    """Return a number, and the answers of a fold with what there is to say: nobody reads the warnings of this process."""
+    return number, *overheard(_answers, *arguments)
 
 
 def _answers(

@@ -1,6 +1,7 @@
 """Cross-validation: no leak, resumption, regions, tidy tables, and what is refused."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import geopandas as gpd
@@ -18,7 +19,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import misoxr.evaluation.cross_validate as module
-from misoxr.errors import CheckpointError, MisoxrWarning, PointsError, SpecError, StoreError
+from misoxr.errors import CheckpointError, MisoxrWarning, PointsError, SpecError, StoreError, note
 from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
@@ -311,6 +312,58 @@ def test_folds_run_on_a_cluster(forked, scene, estimators, found):  # noqa: F811
     same(there, network, atol=1e-3)  # other numbers of threads round otherwise
 
 
+@pytest.mark.filterwarnings("ignore:.*have no label:misoxr.errors.MisoxrWarning")
+def test_folds_run_beside_each_other(scene, estimators, found, tmp_path):  # noqa: F811
+    """In processes of this machine, as on a cluster; of a cube in memory, and of one that is read again in each."""
+    cube, points = scene
+    to_zarr(cube.chunk({"y": 32}), tmp_path / "cube.zarr", progress=False)
+    lazy = open_maps(tmp_path / "cube.zarr").drop_vars("spatial_ref")
+    pixelwise = {name: estimators[name] for name in ("logistic", "control")}
+    options = {"cv": CV, "seeds": (0, 1), "progress": False, "n_jobs": 2}
+    here = found.predictions.assign(region=None)
+    for one in (cube, lazy.assign_coords(cube.coords)):
+        expected = replace(found, predictions=here[here.model != "miso"].reset_index(drop=True))
+        same(one.miso.cross_validate(pixelwise, points, **options), expected)
+    there = cube.miso.cross_validate({"miso": estimators["miso"]}, points, **options)
+    network = replace(found, predictions=here[here.model == "miso"].reset_index(drop=True))
+    same(there, network, atol=1e-3)  # other numbers of threads round otherwise
+
+
+class Telling(LogisticRegression):
+    """Tells of the process that it runs in; ends it where it is to."""
+
+    def __init__(self, home=None, kills=False, C=1.0):
+        super().__init__(C=C)
+        self.home, self.kills = home, kills
+
+    def fit(self, X, y, sample_weight=None):
+        if self.kills:
+            os._exit(9)
+        note(f"{len(X)} points, here is {os.getpid() == self.home}", "where")
+        return super().fit(X, y, sample_weight)
+
+
+@pytest.mark.filterwarnings("ignore:.*have no label:misoxr.errors.MisoxrWarning")
+def test_what_processes_say_is_heard_once(scene):  # noqa: F811
+    cube, points = scene
+    with pytest.warns(MisoxrWarning, match="points, here is False") as told:
+        cube.miso.cross_validate(
+            {"one": Baseline(Telling(home=os.getpid()), "coordinates")}, points, cv=CV, n_jobs=2, progress=False
+        )
+    assert sum(str(one.message).count("here is") for one in told) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*have no label:misoxr.errors.MisoxrWarning")
+def test_a_process_that_ends_is_told_and_what_is_done_is_kept(scene, tmp_path):  # noqa: F811
+    cube, points = scene
+    options = {"cv": CV, "n_jobs": 2, "progress": False, "store": tmp_path / "run"}
+    both = {"control": CONTROL, "kills": Baseline(Telling(kills=True), "coordinates")}
+    cube.miso.cross_validate({"control": CONTROL}, points, **options)
+    with pytest.raises(SpecError, match="was ended from outside, most likely because memory ran out: there were 2 at once"):
+        cube.miso.cross_validate(both, points, **options)
+    assert len(list((tmp_path / "run").glob("control-*.parquet"))) == 3
+
+
 def test_a_task_of_a_cluster_fits_and_writes(scene, spec, tmp_path):  # noqa: F811
     """Where the one place is the task's own, and while the process fits something itself."""
     from distributed import Client
@@ -503,6 +556,11 @@ def test_folds_and_seeds_as_others_write_them(scene, monkeypatch):  # noqa: F811
         cube.miso.cross_validate(CONTROL, points, cv=2, **options | {"store": 5})
     with pytest.raises(SpecError, match="client is 'local'; give a distributed.Client"):
         cube.miso.cross_validate(CONTROL, points, cv=2, client="local", **options)
+    for jobs in (0, -2, 1.5, "all", True):
+        with pytest.raises(SpecError, match="n_jobs is .*; give the number of folds to run at once, or -1"):
+            cube.miso.cross_validate(CONTROL, points, cv=2, n_jobs=jobs, **options)
+    with pytest.raises(SpecError, match="n_jobs is 2 beside a client"):
+        cube.miso.cross_validate(CONTROL, points, cv=2, n_jobs=2, client=ThreadPoolExecutor(1), **options)
     with pytest.raises(SpecError, match=r"\['seed'\] of 'all' cannot be set here: give seeds="):
         cube.miso.cross_validate(CONTROL, points, cv=2, seed=1, **options)
     with pytest.raises(SpecError, match="cross_validate itself takes .*'regions'"):
