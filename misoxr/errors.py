@@ -165,7 +165,7 @@ def gathered(function: Callable[P, R]) -> Callable[P, R]:
 def overheard(function: Callable[..., R], *args: Any) -> tuple[R, dict[str, str]]:
     """Call a function, and return beside its result what it has to say, by what it is about.
 
-    For a process whose warnings nobody reads: the one that waits for it gives them to :func:`note`.
+    For a process whose warnings nobody reads: the one that waits for it gives them to ``note``.
     """
     token = _notes.set({})
     try:
