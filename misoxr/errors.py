@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import wraps
@@ -27,6 +27,7 @@ __all__ = [
     "did_you_mean",
     "flush",
     "gathered",
+    "heard",
     "note",
     "overheard",
     "require",
@@ -35,6 +36,8 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Foreign = tuple[type[Warning], str, str, int]
+"""Category, message, file and line of a warning that is not ours."""
 
 _HERE = f"{Path(__file__).parent}{os.sep}"
 _notes: ContextVar[dict[str, tuple[str, bool]] | None] = ContextVar("misoxr_notes", default=None)
@@ -162,23 +165,38 @@ def gathered(function: Callable[P, R]) -> Callable[P, R]:
     return verb
 
 
-def overheard(function: Callable[..., R], *args: Any) -> tuple[R, dict[str, str]]:
-    """Call a function, and return beside its result what it has to say, by what it is about.
+def overheard(function: Callable[..., R], *args: Any) -> tuple[R, dict[str, str], list[Foreign]]:
+    """Call a function in a process whose warnings nobody reads, and return them beside its result.
 
-    For a process whose warnings nobody reads: the one that waits for it gives them to ``note``.
+    Returns the result, what there is to say by what it is about, and the warnings of others, each once. Who waits for the process gives
+    them to ``heard``. An error takes them along.
     """
-    token = _notes.set({})
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", MisoxrWarning)  # what is flushed before long work
+    failed, token = None, _notes.set({})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
             result = function(*args)
-        return result, {about: message for about, (message, _) in (_notes.get() or {}).items()}
-    except Exception as error:
-        for message, _ in (_notes.get() or {}).values():
-            error.add_note(message)
-        raise
-    finally:
-        _notes.reset(token)
+        except Exception as error:
+            failed = error
+        notes = {about: message for about, (message, _) in (_notes.get() or {}).items()}
+    _notes.reset(token)
+    others = [one for one in caught if not issubclass(one.category, MisoxrWarning)]
+    foreign = list(dict.fromkeys((one.category, str(one.message), one.filename, one.lineno) for one in others))
+    if failed is not None:
+        failed.__dict__["overheard"] = notes, foreign
+        raise failed
+    return result, notes, foreign
+
+
+def heard(notes: Mapping[str, str], foreign: Iterable[Foreign], before: set[Foreign]) -> None:
+    """Say what another process had to say; of the warnings of others, those that were not given before."""
+    for about, message in notes.items():
+        note(message, about)
+    for one in foreign:
+        if one not in before:
+            before.add(one)
+            category, message, filename, line = one
+            warnings.warn_explicit(message, category, filename, line)
 
 
 def _warn(message: str) -> None:

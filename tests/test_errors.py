@@ -9,7 +9,7 @@ import xarray as xr
 
 import misoxr
 from misoxr.cube.stack import stack
-from misoxr.errors import BandError, MisoxrWarning, did_you_mean, flush, gathered, note, overheard
+from misoxr.errors import BandError, MisoxrWarning, did_you_mean, flush, gathered, heard, note, overheard
 from misoxr.mapping.predict import predict
 from tests.conftest import make_cube, make_model, tiny_spec
 
@@ -55,7 +55,18 @@ def test_a_call_that_fails_tells_in_its_error():
 
 
 def test_what_another_process_says_is_returned_and_not_given():
-    assert warned(lambda: overheard(outer)) == (([1, 1], {"one": "one", "two": "two"}), [], set())
+    def tells():
+        for _ in range(2):
+            warnings.warn("of others", UserWarning, stacklevel=1)
+        return outer()
+
+    (result, notes, foreign), given, _ = warned(lambda: overheard(tells))
+    assert (result, notes, given) == ([1, 1], {"one": "one", "two": "two"}, [])
+    assert [one[:2] for one in foreign] == [(UserWarning, "of others")]
+    before = set()
+    with pytest.warns(UserWarning, match="of others") as given:
+        heard({}, foreign * 2, before)
+    assert len(given) == 1
 
     def fails():
         note("beside", "a matter")
@@ -63,7 +74,7 @@ def test_what_another_process_says_is_returned_and_not_given():
 
     with pytest.raises(BandError, match="first of all") as raised:
         overheard(fails)
-    assert raised.value.__notes__ == ["beside"]
+    assert pickle.loads(pickle.dumps(raised.value)).overheard == ({"a matter": "beside"}, [])
 
 
 def test_verbs_that_gather_can_be_sent():

@@ -1,5 +1,6 @@
 """Cross-validate on a datacube: fit each model on each fold and seed, and gather the answers at test points."""
 
+import gc
 import inspect
 import os
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from itertools import product
+from pickle import PicklingError
 from typing import Any
 
 import dask.array as da
@@ -23,7 +25,7 @@ from misoxr.clusters import cores, here, holds_futures, kept
 from misoxr.cube.check import check, named
 from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
-from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, flush, gathered, note, overheard, require
+from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, flush, gathered, heard, note, overheard, require
 from misoxr.estimators.baselines import embeds, is_baseline, trains
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.identity import identity
@@ -103,8 +105,8 @@ def cross_validate(
     client : distributed.Client, optional
         A Dask cluster that runs the folds, one in each task.
     n_jobs : int, optional
-        Run so many folds at once on this machine, each in a process of its own; -1 runs one for each core. By default they run one after another
-        here. A network is small work for many cores: folds side by side share them better. Each process needs about 1 GB for its libraries.
+        Number of folds to run at once on this machine, each in a process of its own; -1 runs one on each core. By default they run one after
+        another here. Processes end with the call. Each needs about 1 GB for its libraries; a cube in memory is copied once, for all of them.
     progress : bool, optional
         Show one bar: the folds that are done, cached ones among them, what runs now, and the time left by each model's own pace.
     **settings
@@ -126,7 +128,8 @@ def cross_validate(
     GridError
         If the cube is smaller than a network's window.
     SpecError
-        If models differ in tasks, have the same name, or a setting is unknown.
+        If models differ in tasks, have the same name, or a setting is unknown; with ``n_jobs``, if a process is ended from outside, or a model
+        cannot be sent to one.
     StoreError
         If the store holds folds of other points, folds or settings, or a damaged file.
 
@@ -183,6 +186,7 @@ def cross_validate(
             what = spec, {"progress": False, **options}
         return *what, placed, *folds[unit.fold], unit.seed
 
+    processes = max(1, min(processes, len(todo)))
     at_once = max(1, sum(client.nthreads().values())) if hasattr(client, "nthreads") else processes
     with Bar("cross_validate", "folds", shown=progress) as bar:
         bar.begin(len(units), len(units) - len(todo), told=True)
@@ -357,7 +361,8 @@ def _processes(n_jobs: Any, client: Any) -> int:
         raise SpecError(f"n_jobs is {n_jobs!r}; give the number of folds to run at once, or -1 for one on each core.")
     if client is not None:
         raise SpecError(f"n_jobs is {n_jobs} beside a client, whose workers run the folds; leave n_jobs out.")
-    return cores() if int(n_jobs) == -1 else int(n_jobs)
+    # joblib also knows the limits of a container.
+    return min(cores(), require("joblib", "train").cpu_count()) if int(n_jobs) == -1 else int(n_jobs)
 
 
 def _run(
@@ -372,7 +377,7 @@ def _run(
         return ds.compute() if holds_futures(ds) else ds
 
     if client is None and processes > 1:
-        yield from _beside(units, held(), arguments, min(processes, len(units)), say)
+        yield from _beside(units, held(), arguments, processes, say)
         return
     if client is None:
         cube = held()
@@ -392,24 +397,38 @@ def _beside(
     units: Sequence[Unit], cube: xr.Dataset, arguments: Any, processes: int, say: Callable[[str], None]
 ) -> Iterator[tuple[Unit, Any]]:
     """Run the units in processes of this machine, which share its cores, and yield each with its answers as it is done."""
-    joblib = require("joblib", "train")
+    loky = require("joblib.externals.loky", "train")
+    parallel = require("joblib", "train").Parallel(processes, backend="loky", return_as="generator_unordered")
     say(f"{processes} folds at once")
-    jobs = (joblib.delayed(_numbered)(number, cube, *arguments(unit)) for number, unit in enumerate(units))
+    runs = parallel((_numbered, (number, cube, *arguments(unit)), {}) for number, unit in enumerate(units))
+    before: set[Any] = set()
     try:
-        for number, answers, notes in joblib.Parallel(processes, backend="loky", return_as="generator_unordered")(jobs):
-            for about, message in notes.items():
-                note(message, about)
+        for number, answers, notes, foreign in runs:
+            heard(notes, foreign, before)
             yield units[number], answers
-    except BrokenExecutor as error:
+    except loky.process_executor.TerminatedWorkerError as error:
         raise SpecError(
             f"A process that ran a fold was ended from outside, most likely because memory ran out: there were {processes} at once. "
             "Give a smaller n_jobs. With store=, the folds that are done are kept."
         ) from error
+    except (BrokenExecutor, PicklingError) as error:
+        raise SpecError(
+            f"A model cannot be sent to another process ({error}). Define it in a module that can be imported, or leave n_jobs out."
+        ) from error
+    except Exception as error:
+        notes, foreign = error.__dict__.pop("overheard", ({}, ()))
+        heard(notes, foreign, before)
+        raise
+    finally:  # workers would stay for minutes, and hold their libraries and the cube
+        runs.close()
+        loky.get_reusable_executor(reuse=True).shutdown()
 
 
-def _numbered(number: int, *arguments: Any) -> tuple[int, pd.DataFrame, dict[str, str]]:
+def _numbered(number: int, *arguments: Any) -> tuple[Any, ...]:
     """Return a number, and the answers of a fold with what there is to say: nobody reads the warnings of this process."""
-    return number, *overheard(_answers, *arguments)
+    found = number, *overheard(_answers, *arguments)
+    gc.collect()  # a cycle would hold the cube's shared memory
+    return found
 
 
 def _answers(
