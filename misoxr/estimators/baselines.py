@@ -91,8 +91,8 @@ class Baseline:
         for one in (self.estimator, *([] if self.regressor is None else [self.regressor])):
             if isinstance(one, type):
                 raise SpecError(f"{one.__name__} is a class; give an estimator, {one.__name__}().")
-            if not all(hasattr(one, name) for name in ("fit", "predict", "get_params")):
-                raise SpecError(f"{one!r} is no scikit-learn estimator: it has no fit, predict and get_params.")
+            if lacking := [name for name in ("fit", "predict", "get_params") if not hasattr(one, name)]:
+                raise SpecError(f"{one!r} is no scikit-learn estimator: it has no {' and no '.join(lacking)}.")
 
     def _check_network(self) -> None:
         """Refuse a network without an embedding that is asked for, the other way round, and what is no network."""

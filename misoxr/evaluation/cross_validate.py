@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from itertools import product
-from pickle import PicklingError
+from pickle import PicklingError, dumps, loads
 from typing import Any
 
 import dask.array as da
@@ -25,7 +25,19 @@ from misoxr.clusters import cores, here, holds_futures, kept
 from misoxr.cube.check import check, named
 from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
-from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, flush, gathered, heard, note, overheard, require
+from misoxr.errors import (
+    BandError,
+    MisoxrError,
+    PointsError,
+    SpecError,
+    did_you_mean,
+    flush,
+    gathered,
+    heard,
+    note,
+    overheard,
+    require,
+)
 from misoxr.estimators.baselines import embeds, is_baseline, trains
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.identity import identity
@@ -383,7 +395,12 @@ def _run(
         cube = held()
         for unit in units:
             say(f"{unit.model}, seed {unit.seed}, fold {unit.fold}")
-            yield unit, _answers(cube, *arguments(unit))
+            try:
+                answers = _answers(cube, *arguments(unit))
+            except Exception as error:
+                error.add_note(_where(unit))
+                raise
+            yield unit, answers
         return
     from distributed import as_completed
 
@@ -400,12 +417,12 @@ def _beside(
     loky = require("joblib.externals.loky", "train")
     parallel = require("joblib", "train").Parallel(processes, backend="loky", return_as="generator_unordered")
     say(f"{processes} folds at once")
-    runs = parallel((_numbered, (number, cube, *arguments(unit)), {}) for number, unit in enumerate(units))
+    runs = parallel((_sent, (unit, cube, *arguments(unit)), {}) for unit in units)
     before: set[Any] = set()
     try:
-        for number, answers, notes, foreign in runs:
+        for unit, answers, notes, foreign in runs:
             heard(notes, foreign, before)
-            yield units[number], answers
+            yield unit, answers
     except loky.process_executor.TerminatedWorkerError as error:
         raise SpecError(
             f"A process that ran a fold was ended from outside, most likely because memory ran out: there were {processes} at once. "
@@ -424,11 +441,25 @@ def _beside(
         loky.get_reusable_executor(reuse=True).shutdown()
 
 
-def _numbered(number: int, *arguments: Any) -> tuple[Any, ...]:
-    """Return a number, and the answers of a fold with what there is to say: nobody reads the warnings of this process."""
-    found = number, *overheard(_answers, *arguments)
-    gc.collect()  # a cycle would hold the cube's shared memory
-    return found
+def _sent(unit: Unit, *arguments: Any) -> tuple[Any, ...]:
+    """Return a unit, and its answers with what there is to say: nobody reads the warnings of this process."""
+    try:
+        return unit, *overheard(_answers, *arguments)
+    except Exception as error:
+        error.add_note(_where(unit))
+        try:
+            loads(dumps(error))
+        except Exception:  # an error of others that cannot travel; its words can
+            told = MisoxrError(f"{type(error).__name__}: {error}")
+            told.__dict__.update(overheard=error.__dict__.get("overheard", ({}, [])), __notes__=[_where(unit)])
+            raise told from None
+        raise
+    finally:
+        gc.collect()  # a cycle would hold the cube's shared memory
+
+
+def _where(unit: Unit) -> str:
+    return f"It was raised by {unit.model!r}, seed {unit.seed}, fold {unit.fold}."
 
 
 def _answers(

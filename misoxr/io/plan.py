@@ -1,11 +1,12 @@
 """Plan a write: blocks, windows and bytes, and time and memory from a timed block."""
 
+import ctypes
 import json
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from operator import index
@@ -54,6 +55,8 @@ class Plan:
         timed block, and where workers of a cluster compute it, which do not tell.
     memory : int or None
         Bytes by which this process grew while it computed the timed block: what a worker needs for each of its threads, beside its libraries.
+        Memory that the process had at hand already is not seen, so it differs between calls. It is never less than what is written of a
+        block and the greatest part that is read for it.
 
     Examples
     --------
@@ -154,9 +157,11 @@ def plan(ds: xr.Dataset, *, timed: bool | Block = True, compact: bool = False) -
     base = Plan(layout.shape, layout.block, _windows(layout), written, len(tasks))
     if timed is False:
         return base
-    seconds, read, memory = _timed(tasks, keys)
+    seconds, read, grown = _timed(tasks, keys)
     count = rows * columns
-    return replace(base, block_seconds=seconds, seconds=seconds * count, bytes_read=read * count or None, memory=memory)
+    # What a process has freed and takes again is no growth: a block needs no less than what is written of it and the greatest part that it reads.
+    memory = max(grown, written // count + max(read, default=0))
+    return replace(base, block_seconds=seconds, seconds=seconds * count, bytes_read=sum(read) * count or None, memory=memory)
 
 
 def _windows(layout: Layout) -> int | None:
@@ -178,8 +183,8 @@ def _windows(layout: Layout) -> int | None:
     return total
 
 
-def _timed(tasks: dict[Any, Any], keys: list[Any]) -> tuple[float, int, int]:
-    """Compute a block; return seconds, bytes that its first tasks gave, and bytes by which the process grew."""
+def _timed(tasks: dict[Any, Any], keys: list[Any]) -> tuple[float, list[int], int]:
+    """Compute a block; return seconds, the bytes that each of its first tasks gave, and bytes by which the process grew."""
     read: list[int] = []
     tasks = {key: _counting(key, node, read) for key, node in tasks.items()}
 
@@ -192,7 +197,7 @@ def _timed(tasks: dict[Any, Any], keys: list[Any]) -> tuple[float, int, int]:
         start = time.perf_counter()
         get(tasks, keys)
         seconds = time.perf_counter() - start
-    return seconds, sum(read), grown()
+    return seconds, read, grown()
 
 
 def _counting(key: Any, node: Any, read: list[int]) -> Any:
@@ -228,6 +233,7 @@ class _Counting:
 @contextmanager
 def _watched() -> Iterator[Any]:
     """Watch how large the process gets; what is yielded tells by how many bytes it grew at the most."""
+    _give_back()
     first = most = _resident()
     stop = threading.Event()
 
@@ -243,6 +249,12 @@ def _watched() -> Iterator[Any]:
     finally:
         stop.set()
         thread.join()
+
+
+def _give_back() -> None:
+    """Give freed memory back to the system, where its C library can: a process that takes it again would not be seen to grow."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident() -> int:

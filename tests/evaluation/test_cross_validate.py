@@ -23,7 +23,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import misoxr.evaluation.cross_validate as module
-from misoxr.errors import CheckpointError, MisoxrWarning, PointsError, SpecError, StoreError, note
+from misoxr.errors import CheckpointError, MisoxrError, MisoxrWarning, PointsError, SpecError, StoreError, note
 from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
@@ -333,6 +333,13 @@ def test_folds_run_beside_each_other(scene, estimators, found, tmp_path):  # noq
     same(there, network, atol=1e-3)  # other numbers of threads round otherwise
 
 
+class Odd(Exception):
+    """An error that cannot be sent: it is made of two values, and tells one."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
 class Telling(LogisticRegression):
     """Tells of the process that it runs in, by our means and by others', and ends as it is told to."""
 
@@ -348,6 +355,8 @@ class Telling(LogisticRegression):
         warnings.warn("of others", UserWarning, stacklevel=2)
         if self.end == "fails":
             raise ValueError("its own failure")
+        if self.end == "fails oddly":
+            raise Odd("its own failure", "of two parts")
         return super().fit(X, y, sample_weight)
 
     def __setstate__(self, state):
@@ -370,6 +379,10 @@ def test_what_processes_say_is_heard_once(scene):  # noqa: F811
     with pytest.raises(ValueError, match="its own failure") as raised:
         cube.miso.cross_validate(telling("fails"), points, cv=CV, n_jobs=2, progress=False)
     assert sum("here is False" in one for one in raised.value.__notes__) == 1
+    assert any("It was raised by 'telling', seed 0, fold " in one for one in raised.value.__notes__)
+    with pytest.raises((Odd, MisoxrError), match="its own failure") as raised:  # tblib, where it is loaded, knows how to send it
+        cube.miso.cross_validate(telling("fails oddly"), points, cv=CV, n_jobs=2, progress=False)
+    assert any("It was raised by 'telling', seed 0, fold " in one for one in raised.value.__notes__)
 
 
 @pytest.mark.filterwarnings("ignore:.*have no label:misoxr.errors.MisoxrWarning")

@@ -53,6 +53,13 @@ def test_a_timed_block_tells_time_bytes_and_memory(maps):
         assert words in text
 
 
+def test_a_block_needs_no_less_than_is_written_of_it(maps, monkeypatch):
+    """A process that takes again what it has freed is not seen to grow."""
+    monkeypatch.setattr("misoxr.io.plan._resident", lambda: 10**9)
+    found = maps.miso.plan()
+    assert found.memory > found.bytes_written / np.prod(found.blocks)
+
+
 def test_a_dataset_that_no_network_made_has_no_windows():
     cube = make_cube((40, 40), tiny_spec().bands).chunk({"y": 20})
     plan = cube.miso.plan()
