@@ -95,10 +95,11 @@ def run_on(pool, workers=2):
 
 def test_who_waits_works_and_results_come_in_order():
     """One thread is held up in the first job: all others are done by the caller, who would only wait for it."""
-    caller, others_done, who = threading.get_ident(), threading.Event(), {}
+    caller, begun, others_done, who = threading.get_ident(), threading.Event(), threading.Event(), {}
 
     def work(item):
         who[item] = threading.get_ident()
+        begun.set()
         if who[item] != caller:
             assert others_done.wait(60)
         elif sum(one == caller for one in who.values()) == 3:
@@ -108,8 +109,7 @@ def test_who_waits_works_and_results_come_in_order():
     def items():
         """The first job is begun by the pool before others are given."""
         yield 0
-        while 0 not in who:
-            pass
+        assert begun.wait(60)
         yield from range(1, 12)
 
     with ThreadPoolExecutor(1) as pool:
@@ -133,15 +133,14 @@ def test_an_error_of_a_job_ends_the_run_and_nothing_goes_on(failing):
 
 
 def test_jobs_that_nobody_waits_for_are_not_begun():
-    begun, go = [], threading.Event()
-
-    def work(item):
-        begun.append(item)
-        assert item == 0 or go.wait(60)
+    """The pool is busy until the caller has taken one result, and left: what waits in the pool by then is never done."""
+    begun, gone = [], threading.Event()
 
     with ThreadPoolExecutor(1) as pool:
-        results = run_on(pool)(work, range(1000))
+        busy = pool.submit(gone.wait, 60)
+        results = run_on(pool)(begun.append, range(1000))
         next(results)
         results.close()
-        go.set()
-    assert len(begun) < 5
+        gone.set()
+    assert busy.result()
+    assert begun == [0]
