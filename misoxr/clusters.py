@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 import dask.base
 
-__all__ = ["computed", "cores", "here", "holds_futures", "in_task", "kept", "shared_out"]
+__all__ = ["computed", "cores", "here", "holds_futures", "in_task", "kept", "shared_out", "take_share"]
 
 LARGE = 2**22
 """Bytes from which cores share work: to begin threads takes as long as to copy a tenth of them."""
+_share: int | None = None
+"""Cores that this process was told to keep to, by ``take_share``."""
 
 Item = TypeVar("Item")
 
@@ -23,8 +25,8 @@ def in_task() -> bool:
 
 
 def here() -> dict[str, Any]:
-    """Return Dask's arguments for computing in this process: by threads, in a task as many as its worker has."""
-    threads = _threads()
+    """Return Dask's arguments for computing in this process: by threads, in a task as many as its worker has, and no more than its share."""
+    threads = _threads() or _share
     return {"scheduler": "threads"} | ({} if threads is None else {"num_workers": threads})
 
 
@@ -55,13 +57,20 @@ def kept(client: Any, make: Callable[[], Any]) -> Any:
 
 
 def cores() -> int:
-    """Return the cores that this process may use: a Dask worker's threads, one in a worker of a process pool, else all."""
+    """Return the cores that this process may use: a Dask worker's threads; in a process of a pool its share, one if nobody told; else all."""
     threads = _threads()
     if threads is not None:
         return threads
     if multiprocessing.parent_process() is not None:
-        return 1
+        return _share or 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def take_share(count: int) -> None:
+    """Keep this process, one of a pool's, to so many cores; scikit-learn, too, which asks joblib how many there are."""
+    global _share
+    _share = count
+    os.environ["LOKY_MAX_CPU_COUNT"] = str(count)
 
 
 def shared_out(function: Callable[[Item], None], items: Sequence[Item], size: int) -> None:

@@ -21,7 +21,7 @@ from odc.geo.geobox import GeoBox
 from scipy.spatial import cKDTree
 
 from misoxr._version import __version__
-from misoxr.clusters import cores, here, holds_futures, kept
+from misoxr.clusters import cores, here, holds_futures, kept, take_share
 from misoxr.cube.check import check, named
 from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
@@ -117,10 +117,10 @@ def cross_validate(
     client : distributed.Client, optional
         A Dask cluster that runs the folds, one in each task.
     n_jobs : int, optional
-        Number of folds to run at once on this machine, each in a process of its own; -1 runs one on each core. By default they run one after
+        Number of folds to run at once on this machine, each in a process of its own, with its share of the cores; -1 runs one on each core. By default they run one after
         another here. Processes end with the call. Each needs about 1 GB for its libraries; a cube in memory is copied once, for all of them.
     progress : bool, optional
-        Show one bar: the folds that are done, cached ones among them, what runs now, and the time left by each model's own pace.
+        Show one bar: the fits that are done (a model, seed and fold each), cached ones among them, what runs now, and the time left by each model's own pace.
     **settings
         Further settings of :func:`misoxr.training.fit.fit` for the networks, except ``tasks``, ``seed``, ``directory`` and a table of validation points.
         ``transfer``, ``censored`` and ``tolerance`` also hold for baselines, so that all learn the same labels, and ``like`` for baselines alone. Right-censored labels are never scored, unless
@@ -200,7 +200,7 @@ def cross_validate(
 
     processes = max(1, min(processes, len(todo)))
     at_once = max(1, sum(client.nthreads().values())) if hasattr(client, "nthreads") else processes
-    with Bar("cross_validate", "folds", shown=progress) as bar:
+    with Bar("cross_validate", "fits", shown=progress) as bar:
         bar.begin(len(units), len(units) - len(todo), told=True)
         bar.tell(time_left(found, at_once))
         for unit, answers in _run(todo, ds, arguments, client, processes, bar.stage):
@@ -417,7 +417,8 @@ def _beside(
     loky = require("joblib.externals.loky", "train")
     parallel = require("joblib", "train").Parallel(processes, backend="loky", return_as="generator_unordered")
     say(f"{processes} folds at once")
-    runs = parallel((_sent, (unit, cube, *arguments(unit)), {}) for unit in units)
+    share = max(1, cores() // processes)
+    runs = parallel((_sent, (share, unit, cube, *arguments(unit)), {}) for unit in units)
     before: set[Any] = set()
     try:
         for unit, answers, notes, foreign in runs:
@@ -441,8 +442,9 @@ def _beside(
         loky.get_reusable_executor(reuse=True).shutdown()
 
 
-def _sent(unit: Unit, *arguments: Any) -> tuple[Any, ...]:
-    """Return a unit, and its answers with what there is to say: nobody reads the warnings of this process."""
+def _sent(share: int, unit: Unit, *arguments: Any) -> tuple[Any, ...]:
+    """Return a unit, and its answers by a share of the cores, with what there is to say: nobody reads the warnings of this process."""
+    take_share(share)
     try:
         return unit, *overheard(_answers, *arguments)
     except Exception as error:

@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 import xarray as xr
+from joblib import cpu_count
 from shapely.geometry import box
 from sklearn.ensemble import BaggingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -23,6 +24,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import misoxr.evaluation.cross_validate as module
+from misoxr.clusters import cores, here
 from misoxr.errors import CheckpointError, MisoxrError, MisoxrWarning, PointsError, SpecError, StoreError, note
 from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.evaluation.scores import Scores
@@ -351,6 +353,8 @@ class Telling(LogisticRegression):
         if self.end == "killed":
             time.sleep(8)
             os._exit(9)
+        if self.end == "shares":
+            note(f"{cores()} cores, {cpu_count()} for forests, {here().get('num_workers')} for Dask", "cores")
         note(f"here is {os.getpid() == self.home}", "where")
         warnings.warn("of others", UserWarning, stacklevel=2)
         if self.end == "fails":
@@ -411,6 +415,18 @@ def test_processes_leave_nothing_behind(scene):  # noqa: F811
     shared = [file for file in Path("/dev/shm").glob(f"joblib*_{os.getpid()}_*/*") if file.is_file()]
     workers = [child for child in psutil.Process().children() if "popen_loky" in " ".join(child.cmdline())]
     assert (shared, workers) == ([], [])
+
+
+@pytest.mark.filterwarnings("ignore:of others", "ignore:.*have no label:misoxr.errors.MisoxrWarning")
+@pytest.mark.parametrize(
+    ("count", "shares"), [(2, "1 cores, 1 for forests, 1 for Dask"), (7, "3 cores, [123] for forests, 3 for Dask")]
+)
+def test_processes_share_the_cores(scene, monkeypatch, count, shares):  # noqa: F811
+    """Forests have no more than the machine has."""
+    cube, points = scene
+    monkeypatch.setattr(module, "cores", lambda: count)
+    with pytest.warns(MisoxrWarning, match=shares):
+        cube.miso.cross_validate(telling("shares"), points, cv=CV, n_jobs=2, progress=False)
 
 
 def test_a_task_of_a_cluster_fits_and_writes(scene, spec, tmp_path):  # noqa: F811
@@ -822,5 +838,5 @@ def test_one_bar_counts_folds_and_tells_the_time_left(scene, tmp_path, capsys): 
     err = capsys.readouterr().err
     assert "cross_validate:  50%" in err
     assert err.count("\n") == first.count("\n") == 1
-    assert "6/6 folds" in err.rpartition("\r")[2]
+    assert "6/6 fits" in err.rpartition("\r")[2]
     assert "0 s left" in err.rpartition("\r")[2]
