@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -195,38 +195,62 @@ def _named(asset: Asset) -> Any:
         ) from error
 
 
-def _raw(raster: Any, window: Window, margin: int = 0) -> tuple[npt.NDArray[Any], tuple[slice, slice]]:
-    """Read a window and a margin around it, as far as the raster goes; and the slices that cut the margin off."""
+class _Raw(NamedTuple):
+    """Values as a file holds them, where its own mask hides them, and the slices that cut the margin off."""
+
+    values: npt.NDArray[Any]
+    hidden: npt.NDArray[np.bool_] | None
+    inner: tuple[slice, slice]
+
+    def without(self, values: Floats) -> Floats:
+        """Return decoded values, NaN where they are hidden."""
+        if self.hidden is not None:
+            values[self.hidden] = np.nan
+        return values
+
+
+def _raw(raster: Any, window: Window, margin: int = 0) -> _Raw:
+    """Read a window and a margin around it, as far as the raster goes."""
     (top, bottom), (left, right) = window.rows, window.columns
     rows = max(top - margin, 0), min(bottom + margin, raster.height)
     columns = left - margin, right + margin
     if not window.goes_round:
         columns = max(columns[0], 0), min(columns[1], raster.width)
-    parts = [raster.read(1, window=(rows, part)) for part in stretches(*columns, raster.width)]
-    values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return values, (slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0]))
+    windows = [(rows, part) for part in stretches(*columns, raster.width)]
+    values = _beside([raster.read(1, window=part) for part in windows])
+    masked = any(flag.name == "per_dataset" for flag in raster.mask_flag_enums[0])
+    hidden = _beside([raster.read_masks(1, window=part) == 0 for part in windows]) if masked else None
+    return _Raw(values, hidden, (slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0])))
+
+
+def _beside(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def _numbers(raster: Any, asset: Asset, window: Window) -> Floats:
     stored = Stored.of(raster)
-    values = decoded(_raw(raster, window)[0], asset.encoding.counts(stored))
+    raw = _raw(raster, window)
+    values = raw.without(decoded(raw.values, asset.encoding.counts(stored)))
     asset.encoding.refuse_counts(stored, values)
     return values
 
 
 def _codes(raster: Any, asset: Asset, window: Window) -> Floats:
     nodata = asset.encoding.code_nodata(Stored.of(raster))
-    return codes(_raw(raster, window)[0], nodata)
+    raw = _raw(raster, window)
+    return raw.without(codes(raw.values, nodata))
 
 
 def _clear(raster: Any, asset: Asset, window: Window) -> Floats:
     """Return 1 where the sky is clear, 0 elsewhere, and NaN where nothing was observed."""
-    values, inner = _raw(raster, window, asset.sky.margin)
-    nothing = missing(values, asset.sky.nodata(asset.encoding.code_nodata(Stored.of(raster))))
-    clear = asset.sky.clear(values, nothing).astype("float32")
+    raw = _raw(raster, window, asset.sky.margin)
+    nothing = missing(raw.values, asset.sky.nodata(asset.encoding.code_nodata(Stored.of(raster))))
+    if raw.hidden is not None:
+        nothing = raw.hidden if nothing is None else nothing | raw.hidden
+    clear = asset.sky.clear(raw.values, nothing).astype("float32")
     if nothing is not None:
         clear[nothing] = np.nan
-    return np.asarray(clear[inner])
+    return np.asarray(clear[raw.inner])
 
 
 def _averaged(values: Floats, shrink: int) -> Floats:

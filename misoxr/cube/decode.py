@@ -5,7 +5,7 @@ How values are stored is told by attributes or encoding, in several spellings. T
 
 import math
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import xarray as xr
 
 from misoxr.errors import BandError, SpecError
 from misoxr.spec import COVARIATES, SENTINEL2
+from misoxr.spec.numbers import alike
 
 __all__ = [
     "PLAIN",
@@ -43,17 +44,34 @@ RANGES = ("validrange", "validmin", "validmax", "actualrange")
 """Attributes in stored units, which are stale once values are scaled."""
 ABSENT = ("", "none", "null", "nan", "na", "n/a")
 """What stands for no value in text."""
-ENDLESS = 1e30
-"""Nothing measured is as large. Nodata values beyond it are often written with fewer digits than the values have."""
-SAME = 5e-7
-"""Relative difference of floats that are the same number in single precision."""
 
-_CLASS_KEYS = re.compile(r"flag_|classif|classes|class_|categor", re.IGNORECASE)
+_CLASS_KEYS = re.compile(
+    r"(.*[_:])?(flag_(values|masks|meanings|colors)|classes|bitfields|categories|class_\d+"
+    r"|(class(es|ification)?|categor(y|ies))_?(names?|values?|labels?|colou?rs?|codes?|meanings?|palette|table|legend))",
+    re.IGNORECASE,
+)
+"""Attributes that list classes. Others have such words, too: a scene's category, or how much of it is unclassified."""
 _CLASS_NAMES = {
     *("scl", "fmask", "qa", "qa60", "mask", "flag", "flags", "class", "classes", "classification", "landcover", "landuse"),
     *("lulc", "lccs", "nlcd", "cdl", "worldcover", "corine", "biome", "ecoregion", "geology", "lithology", "landform"),
 }
-_MEASURES = {"probability", "prob", "fraction", "share", "percent", "confidence", "score", "count", "density"}
+_MEASURES = {
+    *(
+        "probability",
+        "prob",
+        "fraction",
+        "share",
+        "percent",
+        "confidence",
+        "score",
+        "count",
+        "density",
+        "entropy",
+        "distance",
+        "area",
+    ),
+    *("depth", "thickness", "height", "elevation", "slope", "age", "length", "width", "mean", "std", "temperature"),
+}
 _BAND_NAMES = re.compile(r"b(and)?_?\d+a?|red|green|blue|coastal|pan|nir\w*|swir\w*|rededge\w*|[vh][vh]", re.IGNORECASE)
 
 
@@ -182,9 +200,7 @@ def decode(values: Array, coding: Coding, dtype: str = "float32") -> Array:
 def _is(values: Array, value: float, *, turned: bool) -> Any:
     """Return where values equal a nodata value."""
     if values.dtype.kind == "f":
-        if abs(value) >= ENDLESS:
-            return np.abs(values) >= ENDLESS
-        return np.abs(values - np.asarray(value, values.dtype)) <= abs(value) * SAME
+        return alike(values, value)
     limits = np.iinfo(values.dtype)
     if turned and math.isfinite(value):  # -1 is 255 to who reads bytes without a sign
         value = (int(value) - limits.min) % 2**limits.bits + limits.min
@@ -197,18 +213,37 @@ def decoded(name: Hashable, array: xr.DataArray, dtype: str = "float32") -> xr.D
     Raises
     ------
     BandError
-        As :func:`coding_of`.
+        As :func:`coding_of`; and where values are read, of codes of classes that are too large for floats.
     """
     coding = coding_of(name, array)
     data = array.data
     if coding != PLAIN or array.dtype != np.dtype(dtype):
         work = partial(decode, coding=coding, dtype=dtype)
+        if (
+            array.dtype.kind in "iu"
+            and array.dtype.itemsize > 2
+            and not coding.turned
+            and (is_class(name, array) or is_whole(array))
+        ):
+            work = partial(_codes, work, str(name))
         data = work(data) if array.chunks is None else data.map_blocks(work, dtype=dtype, meta=np.empty((0,) * array.ndim, dtype))
     out = array.copy(data=data)
     is_scaled = (coding.scale, coding.offset) != (1.0, 0.0)
     gone = {*NODATA, "unsigned", *(RANGES if is_scaled else ())}
     out.attrs = {key: value for key, value in array.attrs.items() if not (_plain(key) in gone or _tells_scale(array, key))}
     out.encoding = {}
+    return out
+
+
+def _codes(work: Callable[[Array], Array], name: str, values: Array) -> Array:
+    """Decode codes, none of which may become its neighbour."""
+    out = work(values)
+    moved = (out != values) & ~np.isnan(out)
+    if moved.any():
+        raise BandError(
+            f"Variable {name!r} holds the code {values[moved][0]}, which {out.dtype} does not hold. Number its classes anew, from 0; if it is a "
+            f"measurement, write its units down: ds[{name!r}].attrs['units'] = '1'."
+        )
     return out
 
 
@@ -227,7 +262,7 @@ def is_told(name: Hashable, array: xr.DataArray) -> bool:
     """Return whether flags, the type bool, or a name such as "scl" or "land_cover" say that values are classes."""
     words = {word for word in re.split(r"[\W_]+", str(name).lower()) if word}
     named = (words & _CLASS_NAMES or {"land", "cover"} <= words) and not words & _MEASURES
-    return bool(named) or array.dtype.kind == "b" or any(_CLASS_KEYS.search(str(key)) for key in array.attrs)
+    return bool(named) or array.dtype.kind == "b" or any(_CLASS_KEYS.fullmatch(str(key)) for key in array.attrs)
 
 
 def is_whole(array: xr.DataArray) -> bool:

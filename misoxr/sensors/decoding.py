@@ -13,6 +13,7 @@ import numpy.typing as npt
 from misoxr.errors import AssetError
 from misoxr.sensors.known import UNITLESS
 from misoxr.sensors.sensor import Counts
+from misoxr.spec.numbers import alike
 
 __all__ = ["Encoding", "Stored", "codes", "decoded", "missing"]
 
@@ -218,12 +219,12 @@ def _drop_infinite(values: Floats) -> None:
 
 
 def missing(values: npt.NDArray[Any], nodata: Iterable[float]) -> npt.NDArray[np.bool_] | None:
-    """Return where values are one of the nodata values, compared as they are stored; None where none can be."""
+    """Return where values are one of the nodata values, compared as they are stored, and floats in single precision; None where none can be."""
     found = None
     for value in nodata:
         if values.dtype.kind == "f":
-            with np.errstate(over="ignore"):
-                same = values == values.dtype.type(value)
+            with np.errstate(over="ignore", invalid="ignore"):
+                same = alike(values, value)
         elif _fits(value, values.dtype):
             same = values == int(value)
         else:

@@ -6,10 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["is_number", "is_rounding", "is_whole", "mixed"]
+__all__ = ["alike", "is_number", "is_rounding", "is_whole", "mixed"]
 
 STEPS = 4
 """Steps between neighbouring floats, within which a deviation is rounding: a value goes through a few operations before it is met."""
+ENDLESS = 1e30
+"""Nothing measured is as large. Nodata values beyond it are often written with fewer digits than the values have."""
+SAME = 5e-7
+"""Relative difference of floats that are the same number in single precision."""
 
 
 def is_whole(value: Any) -> bool:
@@ -36,6 +40,13 @@ def is_rounding(deviation: npt.ArrayLike, size: npt.ArrayLike, dtype: str) -> An
     """
     info = np.finfo(dtype)
     return np.asarray(deviation) <= np.maximum(STEPS * float(info.eps) * np.asarray(size), float(info.tiny))
+
+
+def alike(values: npt.NDArray[np.floating[Any]], value: float) -> Any:
+    """Return which floats are a nodata value, however many digits it was written with."""
+    if abs(value) >= ENDLESS:
+        return np.abs(values) >= ENDLESS
+    return np.abs(values - np.asarray(value, values.dtype)) <= abs(value) * SAME
 
 
 def mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

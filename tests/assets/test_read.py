@@ -361,6 +361,31 @@ def test_declared_nodata_goes_before_the_files(directory):
     assert np.isnan(read(local(directory, "ten.tif", nodata=(value,)), grid((128, 160)))[60, 60])
 
 
+@pytest.mark.parametrize("kind", ["numbers", "classes", "clear"])
+def test_what_a_files_own_mask_hides_is_missing(directory, kind):
+    values, shown = np.full((64, 80), 4, dtype="uint8"), np.ones((64, 80), dtype=bool)
+    values[:10], shown[:10] = 0, False
+    place = {"crs": "EPSG:32605", "transform": Affine(20, 0, WEST, 0, -20, NORTH)}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            directory / "masked.tif", "w", driver="GTiff", count=1, height=64, width=80, dtype="uint8", tiled=True, **place
+        ) as file,
+    ):
+        file.write(values, 1)
+        file.write_mask(shown)
+    got = read(local(directory, "masked.tif", kind, nodata=()), grid((64, 80), size=20))
+    np.testing.assert_array_equal(np.isnan(got), ~shown)
+
+
+def test_nodata_with_fewer_digits_is_missing(directory):
+    values = np.full((64, 80), 0.2, dtype="float32")
+    values[:10], values[10:20] = np.finfo("float32").min, np.float32(-9999.9)
+    write_cog(directory / "digits.tif", values, Affine(20, 0, WEST, 0, -20, NORTH), "EPSG:32605")
+    got = read(local(directory, "digits.tif", scale=None, nodata=(-3.402823e38, -9999.9)), grid((64, 80), size=20))
+    np.testing.assert_array_equal(np.isnan(got).any(axis=1), np.arange(64) < 20)
+
+
 def test_clouds_grow_and_specks_do_not(directory):
     own = GeoBox((64, 80), Affine(20, 0, WEST + 5, 0, -20, NORTH - 5), "EPSG:32605")
     clear = read(local(directory, "scl.tif", kind="clear"), own)

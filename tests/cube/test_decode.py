@@ -106,6 +106,17 @@ def test_what_cannot_be_decoded_is_refused(array, words):
         decoded("red", array)
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_codes_that_floats_do_not_hold_are_refused(lazy):
+    array = held([2**24, 2**24 + 1], "int32")
+    with pytest.raises(
+        BandError, match=r"'ecoregion' holds the code 16777217, which float32 does not hold. Number its classes anew"
+    ):
+        decoded("ecoregion", array.chunk(x=1) if lazy else array).compute()
+    np.testing.assert_allclose(decoded("people", array.assign_attrs(units="1")), [2**24, 2**24 + 1], rtol=1e-6)
+    np.testing.assert_array_equal(decoded("ecoregion", array.assign_attrs(nodata=2**24 + 1)), [2**24, np.nan])
+
+
 @pytest.mark.parametrize(
     ("name", "array", "yes"),
     [
@@ -124,6 +135,14 @@ def test_what_cannot_be_decoded_is_refused(array, words):
         ("masked_red", held([1.0]), False),
         ("slope", held([1.0]), False),
         ("class_probability", held([1.0]), False),
+        ("landform_slope", held([1.0]), False),
+        ("anything", held([1], "uint16", COLLECTION_CATEGORY="T1"), False),
+        ("anything", held([1], "uint16", UNCLASSIFIED_PERCENTAGE="3.2"), False),
+        ("anything", held([1.0], CLASSIFICATION="UNCLASSIFIED"), False),
+        ("anything", held([1.0], topic_category="elevation"), False),
+        ("anything", held([1], "uint16", landcover_class_names="water; land"), True),
+        ("anything", held([1], "uint16", **{"classification:classes": [{"value": 1}]}), True),
+        ("anything", held([1], "uint16", category_names=["water", "land"]), True),
     ],
 )
 def test_classes_are_known(name, array, yes):
