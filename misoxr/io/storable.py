@@ -3,12 +3,15 @@
 import math
 import re
 from collections.abc import Hashable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from misoxr.cube.decode import PLAIN, Coding, coding_of, decode
 from misoxr.errors import StoreError, note
 from misoxr.grid.geozarr import unreferenced
 
@@ -25,12 +28,15 @@ _OF_STORED = ("_FillValue", "missing_value", "scale_factor", "add_offset", "coor
 def storable(ds: xr.Dataset) -> xr.Dataset:
     """Return a dataset as Zarr holds it; what it cannot hold is left out, with one warning that names it.
 
-    An integer's fill value stands among its attributes, if its type can hold it. Floats are NaN instead of a fill value of their own.
+    An integer's fill value stands among its attributes, if its type can hold it; where several are told, the others are turned into it. Floats are NaN instead of a
+    fill value of their own. What is told is read as everywhere (:func:`misoxr.cube.decode.coding_of`).
 
     Raises
     ------
     StoreError
         If a name would be a path in the store, or values are yet to be scaled.
+    BandError
+        If what an attribute says of scale or nodata is no number.
     """
     refuse_names(ds.variables)
     lost: list[str] = []
@@ -40,8 +46,9 @@ def storable(ds: xr.Dataset) -> xr.Dataset:
         if data is None:
             lost.append(f"the {'coordinate' if name in ds.coords else 'variable'} {name!r} ({_kind(variable)})")
         else:
-            _refuse_scaled(name, variable)
-            held[name] = _filled(data, _json(_own(variable), f" of {name!r}", lost))
+            coding = coding_of(name, ds[name]) if variable.dtype.kind in "fiu" else PLAIN
+            _refuse_scaled(name, coding)
+            held[name] = _filled(data, coding, _json(_own(variable), f" of {name!r}", lost))
     attrs = _json({key: value for key, value in ds.attrs.items() if key != "coordinates"}, "", lost)
     if lost:
         note(
@@ -157,37 +164,60 @@ def _kind(variable: xr.Variable) -> str:
     return next((type(value).__name__ for value in values if not isinstance(value, str)), str(variable.dtype))
 
 
-def _refuse_scaled(name: Hashable, variable: xr.Variable) -> None:
+def _refuse_scaled(name: Hashable, coding: Coding) -> None:
     """Refuse values that are not yet what they stand for: readers would scale them again, or not at all."""
-    scale, offset = variable.attrs.get("scale_factor", 1), variable.attrs.get("add_offset", 0)
-    if not (np.all(np.equal(scale, 1)) and np.all(np.equal(offset, 0))):
+    if (coding.scale, coding.offset) != (1.0, 0.0):
         raise StoreError(
-            f"{name!r} has the attributes scale_factor {scale} and add_offset {offset}: are its values scaled already? If not, take "
-            f"xr.decode_cf(ds); if so, delete both from ds[{name!r}].attrs."
+            f"{name!r} has the attributes scale_factor {coding.scale:g} and add_offset {coding.offset:g}, or others of this meaning: are its values scaled "
+            f"already? If not, take xr.decode_cf(ds), or multiply and add; if so, delete both from ds[{name!r}].attrs."
         )
 
 
-def _filled(variable: xr.Variable, attrs: dict[str, Any]) -> xr.Variable:
+def _filled(variable: xr.Variable, coding: Coding, attrs: dict[str, Any]) -> xr.Variable:
     """Return a variable without encoding, and with one fill value that its type can hold, or none."""
-    kind, given = variable.dtype.kind, [variable.attrs.get("_FillValue"), variable.attrs.get("missing_value")]
+    kind, work = variable.dtype.kind, None
     if kind == "f":
-        # A whole number on floats is left over from the integers that they were computed from.
-        for nodata in given:
-            if isinstance(nodata, float | np.floating) and np.isfinite(nodata):
-                variable = variable.where(variable != variable.dtype.type(nodata))
+        # A whole number from 0 on floats is left over from the integers that they were computed from.
+        nodata = tuple(value for value in coding.nodata if not (isinstance(value, int) and value >= 0))
+        work = partial(decode, coding=Coding(nodata), dtype=variable.dtype.name) if nodata else None
+        dtype = variable.dtype
     elif kind in "iu":
-        fitting = (_fitting(fill, variable.dtype) for fill in (given[0], variable.encoding.get("_FillValue"), given[1]))
-        fill = next((fill for fill in fitting if fill is not None), None)
-        attrs |= {} if fill is None else {"_FillValue": fill}
+        dtype = np.dtype(f"{ {'i': 'u', 'u': 'i'}[kind] if coding.turned else kind }{variable.dtype.itemsize}")
+        given = (
+            variable.attrs.get("_FillValue"),
+            variable.encoding.get("_FillValue"),
+            variable.attrs.get("missing_value"),
+            *coding.nodata,
+        )
+        fitting = [fill for fill in (_fitting(fill, dtype, turned=coding.turned) for fill in given) if fill is not None]
+        attrs |= {"_FillValue": fitting[0]} if fitting else {}
+        others = tuple(sorted({int(fill) for fill in fitting} - {int(fill) for fill in fitting[:1]}))
+        if others or coding.turned:
+            work = partial(_with_one_fill, dtype=dtype, fill=fitting[0] if fitting else None, others=others)
     out = variable.copy(deep=False)
+    if work is not None:
+        data = variable.data
+        out = variable.copy(data=data.map_blocks(work, dtype=dtype) if hasattr(data, "dask") else work(data))
     out.attrs, out.encoding = attrs, {}
     return out
 
 
-def _fitting(fill: Any, dtype: np.dtype[Any]) -> Any:
+def _with_one_fill(values: npt.NDArray[Any], dtype: np.dtype[Any], fill: Any, others: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return integers in the type that they are meant in, and with one fill value instead of others."""
+    out = values.astype(values.dtype.newbyteorder("=")).view(dtype)
+    if others:
+        out[np.isin(out, others)] = fill
+    return out
+
+
+def _fitting(fill: Any, dtype: np.dtype[Any], *, turned: bool) -> Any:
     """Return a fill value in an integer's type, None where it does not fit."""
     try:
         number, limits = np.asarray(fill).item(), np.iinfo(dtype)
-        return dtype.type(int(number)) if number == int(number) and limits.min <= number <= limits.max else None
+        if number != int(number):
+            return None
+        if turned:  # as it stands in the file, by the other type
+            number = (int(number) - limits.min) % 2**limits.bits + limits.min
+        return dtype.type(int(number)) if limits.min <= number <= limits.max else None
     except (TypeError, ValueError, OverflowError):  # None, several, text, NaN, infinity
         return None

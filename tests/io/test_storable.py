@@ -20,6 +20,7 @@ from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from misoxr.cube.decode import decoded
 from misoxr.errors import MisoxrWarning, StoreError
 from misoxr.io.layout import open_maps
 from misoxr.io.storable import storable
@@ -194,7 +195,7 @@ def test_floats_at_a_fill_value_of_their_own_are_missing(tmp_path):
     ("dtype", "fill", "kept"),
     [
         ("int8", 255, None), ("int8", -1, -1), ("bool", 255, None), ("bool", True, None), ("uint8", -9999, None), ("uint8", np.nan, None),
-        ("uint8", 255.0, 255), ("int16", -9999.0, -9999), ("int16", "x", None), ("uint16", 65535, 65535), ("int32", np.inf, None),
+        ("uint8", 255.0, 255), ("int16", -9999.0, -9999), ("int16", "-1", -1), ("uint16", 65535, 65535), ("int32", np.inf, None),
         ("uint8", None, None), ("int64", np.int8(-1), -1), ("uint8", 0.5, None),
     ],
 )  # fmt: skip
@@ -224,6 +225,59 @@ def test_moved_maps_are_written(tmp_path):
     moved.miso.to_pyramid(tmp_path / "pyramid.zarr", levels=1, progress=False)
 
 
+NODATA = {
+    "text": ("float32", {"missing_value": "-9999"}),
+    "a whole number": ("float32", {"_FillValue": -9999}),
+    "several": ("float32", {"missing_value": np.array([-9999.0, -1.0])}),
+    "odc-stac's": ("float32", {"nodata": -9999.0}),
+    "rasterio's": ("float32", {"nodatavals": (-9999.0,)}),
+    "one of two": ("int16", {"_FillValue": -1, "missing_value": -9999}),
+    "several integers": ("int16", {"missing_value": np.array([-1, -9999], "int16")}),
+    "nodata of integers": ("int16", {"nodata": -9999.0}),
+}
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("told", NODATA)
+def test_what_is_missing_stays_missing_however_it_is_told(told, lazy, tmp_path):
+    """What the verbs that read take for nodata is nodata of the store and of the file."""
+    dtype, attrs = NODATA[told]
+    values = np.arange(2, 50).reshape(SHAPE).astype(dtype)
+    values[:2, 3] = -9999
+    ds = cube(a=(values, {**attrs, "units": "1"}))
+    ds = ds.chunk(x=4) if lazy else ds
+    missing = np.isnan(decoded("a", ds.a))
+    assert missing.sum() == 2
+    found = written(ds, tmp_path / "there").a
+    np.testing.assert_array_equal(np.isnan(decoded("a", found)), missing)
+    np.testing.assert_array_equal(np.isnan(xr.open_zarr(tmp_path / "there").a), missing)
+    (path,) = ds[["a"]].miso.to_cog(tmp_path / "cog", progress=False)
+    with rasterio.open(path) as file:
+        band = file.read(1, masked=True).astype("float64").filled(np.nan)
+    np.testing.assert_array_equal(np.isnan(band), missing)
+
+
+@pytest.mark.parametrize(("dtype", "unsigned", "fill"), [("int8", "true", -1), ("uint8", "false", 255), ("int16", "true", None)])
+def test_a_sign_that_is_told_beside_the_type_is_kept(dtype, unsigned, fill, tmp_path):
+    values = (np.arange(48) - 24).reshape(SHAPE).astype(dtype)
+    ds = cube(a=(values, {"_Unsigned": unsigned, "units": "1"} | ({} if fill is None else {"_FillValue": fill})))
+    expected = decoded("a", ds.a)
+    assert expected.max() > 200 or expected.min() < 0
+    np.testing.assert_array_equal(decoded("a", written(ds, tmp_path / "there").a), expected)
+    (path,) = ds[["a"]].miso.to_cog(tmp_path / "cog", progress=False)
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(file.read(1, masked=True).astype("float64").filled(np.nan), expected)
+
+
+@pytest.mark.parametrize("attrs", [{"scales": (1e-4,), "offsets": (-0.1,)}, {"scale": 1e-4, "offset": -0.1}])
+def test_values_that_others_than_cf_say_are_to_be_scaled_are_refused(attrs, tmp_path):
+    ds = cube(t=(np.full(SHAPE, 2500, "uint16"), attrs))
+    with pytest.raises(
+        StoreError, match=r"'t' has the attributes scale_factor 0.0001 and add_offset -0.1, or others of this meaning"
+    ):
+        ds[["t"]].miso.to_cog(tmp_path / "cog", progress=False)
+
+
 @pytest.mark.parametrize(("scale", "offset"), [(0.1, -273.15), (1.0, -5.0), (0.5, None), (None, 3)])
 def test_values_that_are_yet_to_be_scaled_are_refused(scale, offset, tmp_path, no_compute):
     attrs = {key: value for key, value in (("scale_factor", scale), ("add_offset", offset)) if value is not None}
@@ -236,14 +290,14 @@ def test_values_that_are_yet_to_be_scaled_are_refused(scale, offset, tmp_path, n
 
 def test_a_scale_of_one_is_none(tmp_path):
     """As rioxarray leaves it on every raster."""
-    found = written(cube(a=(FLOATS, {"scale_factor": 1.0, "add_offset": 0.0})), tmp_path / "there")
+    found = written(cube(a=(FLOATS, {"scale_factor": "1.0", "add_offset": 0.0})), tmp_path / "there")
     np.testing.assert_array_equal(found.a, FLOATS)
 
 
 def test_attributes_that_tell_how_a_file_was_encoded_do_no_harm(tmp_path):
     left = {
         "coordinates": "lat lon",
-        "_Unsigned": "true",
+        "_Unsigned": "false",
         "dtype": "bool",
         "units": "days since 2020-01-01",
         "calendar": "standard",
