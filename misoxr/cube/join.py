@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import decoded, is_class, is_whole
 from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean, gathered, note
-from misoxr.grid.geobox import assign, crs_of, extent, geobox_of, located
+from misoxr.grid.geobox import assign, crs_of, extent, geobox_of, located, with_mappings
 from misoxr.grid.halo import BLOCK
 from misoxr.grid.resample import RESAMPLINGS, covers, on_grid, pixel_ratio
 from misoxr.paths import expanded
@@ -155,8 +155,7 @@ def layers_of(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
     if isinstance(raster, xr.Dataset | xr.DataArray):
         raster = located(raster)
     if isinstance(raster, xr.Dataset):
-        mapping = {v.encoding.get("grid_mapping", v.attrs.get("grid_mapping")) for v in raster.data_vars.values()}
-        raster = raster.set_coords([name for name in {*mapping, "spatial_ref", "crs"} if name in raster.data_vars])
+        raster = with_mappings(raster)
         box = geobox_of(raster)
         mark = mark_of(raster.attrs)
         maps = {

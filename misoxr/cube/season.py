@@ -23,6 +23,10 @@ TIME = {"standard_name": "time", "long_name": "first day of the season of each y
 """Attributes of the times of composites by year."""
 
 
+_EITHER = re.compile(r"\s*\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}\b")
+"""Dates as text whose order nothing tells."""
+
+
 class Days(NamedTuple):
     """Days of any calendar, as far as a season needs to know them."""
 
@@ -147,12 +151,22 @@ def span_of(days: Days) -> str:
 
 
 def days_of(ds: xr.Dataset) -> Days:
-    """Return the days of a cube's times, which may be of another calendar (cftime), or text."""
+    """Return the days of a cube's times, which may have a time zone, be of another calendar (cftime), or text."""
+    index = ds.indexes.get("time")
     values = ds["time"].values
+    either = next((text for text in values.tolist() if isinstance(text, str) and _EITHER.match(text)), None)
+    if either is not None:
+        raise SpecError(
+            f"The time {either!r} of the cube may begin with its day or with its month; tell which: "
+            "ds.assign_coords(time=pd.to_datetime(ds.time.values, dayfirst=True))."
+        )
     try:
         if values.dtype.kind not in "MOUT":
             raise ValueError(f"they are {values.dtype}")
-        held = pd.DatetimeIndex(values) if values.dtype.kind == "M" else values
+        if values.dtype.kind == "M":
+            held: Any = pd.DatetimeIndex(values)
+        else:  # what has a zone would come as numbers
+            held = index if isinstance(index, pd.DatetimeIndex) else values
         dates = [date if hasattr(date, "month") else pd.Timestamp(str(date)) for date in held]
         return Days(*(np.array([getattr(date, part) for date in dates], dtype="int64") for part in Days._fields))
     except (TypeError, ValueError) as error:

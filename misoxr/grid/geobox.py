@@ -1,6 +1,7 @@
 """A dataset's pixel grid (geobox): from pixels to coordinates, and from coordinates to scaled locations."""
 
 import math
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -28,12 +29,28 @@ __all__ = [
     "locations",
     "pixels",
     "same_grid",
+    "with_mappings",
 ]
 
+_UNREADABLE = 'The CRS {crs!r} cannot be read ({error}); write one, for example with .rio.write_crs("EPSG:3338") of rioxarray.'
+_ROTATED = "The grid is rotated ({affine!r}); reproject it onto a north-up grid first."
 _LATITUDES, _LONGITUDES = ("lat", "latitude"), ("lon", "longitude", "long")
 
 DATUMS = 0.002
 """Degrees, some 200 m, below which it matters of which datum coordinates are."""
+_LENGTHS = {
+    unit: factor
+    for factor, names in (
+        (1e3, ("km", "kilometer", "kilometre")),
+        (1e-2, ("cm", "centimeter", "centimetre")),
+        (1e-3, ("mm", "millimeter", "millimetre")),
+    )
+    for name in names
+    for unit in (name, f"{name}s")
+}
+"""Metres in units of length that coordinates may be in, whatever the CRS is in."""
+_ANGLES = ("rad", "radian", "radians", "microradian", "microradians")
+
 GRID_TOLERANCE = 1e-3
 """Largest departure from a regular grid, and between two equal grids, in pixels."""
 
@@ -45,8 +62,7 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
     ``proj:epsg`` coordinate (stackstac), then in ``attrs["crs"]``.
     """
     arrays = [obj] if isinstance(obj, xr.DataArray) else list(obj.data_vars.values())
-    names: list[Hashable] = [a.encoding.get("grid_mapping", a.attrs.get("grid_mapping")) for a in arrays]
-    for name in [*names, "spatial_ref", "crs"]:
+    for name in [*(name for array in arrays for name in _mappings(array)), "spatial_ref", "crs"]:
         variable = _variable(obj, name)
         if variable is not None:
             for key in ("crs_wkt", "spatial_ref"):
@@ -62,6 +78,21 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
         value = value.get("init")
     code = str(value or "")
     return f"EPSG:{code}" if code.isdecimal() else code or None
+
+
+def _mappings(array: xr.DataArray) -> list[Hashable]:
+    """Return the grid mappings that an array names; of several, as in "one: x y other: lat lon", first that of x and y."""
+    told = array.encoding.get("grid_mapping", array.attrs.get("grid_mapping"))
+    if not isinstance(told, str) or ":" not in told:
+        return [told]
+    pairs = re.findall(r"(\S+):((?:\s+[^\s:]+(?!\S))*)", told)
+    return [name for name, _ in sorted(pairs, key=lambda pair: not {"x", "y"} & set(pair[1].split()))]
+
+
+def with_mappings(ds: xr.Dataset) -> xr.Dataset:
+    """Return a dataset with the variables that tell its CRS as coordinates, which a selection of variables keeps."""
+    names = {name for array in ds.data_vars.values() for name in _mappings(array)}
+    return ds.set_coords([name for name in {*names, "spatial_ref", "crs"} if name in ds.data_vars])
 
 
 def _written_crs(variable: xr.DataArray) -> str | None:
@@ -88,31 +119,70 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
     Parameters
     ----------
     obj : Dataset or DataArray
-        Coordinates y and x are pixel centres, regular to a thousandth of a pixel; the CRS is in ``spatial_ref``.
+        Coordinates y and x are pixel centres, regular to a thousandth of a pixel; the CRS is in ``spatial_ref``. Where their units are
+        kilometres, and those of the CRS metres, they are converted.
 
     Raises
     ------
     GridError
-        If y or x is missing, the coordinates are irregular, or there is no CRS, or none that can be read.
+        If y or x is missing, the coordinates are irregular or angles of a projection, or there is no CRS, or none that can be read.
     """
     for dim in ("y", "x"):
         if dim not in obj.dims or dim not in obj.coords:
+            _refuse_warped(obj)
             raise GridError(
                 f"The dataset has dimensions {tuple(obj.dims)} and no {dim!r} coordinate; name its pixel-centre coordinates 'y' and 'x'."
             )
     crs = crs_of(obj)
     if crs is None:
         raise GridError('The dataset carries no CRS. Write one, for example with ds.rio.write_crs("EPSG:3338") of rioxarray.')
-    y, x = (np.asarray(obj.coords[dim].values, dtype="float64") for dim in ("y", "x"))
+    try:
+        factors = [_factor(obj.coords[dim], crs) for dim in ("y", "x")]
+    except pyproj.exceptions.CRSError as error:
+        raise GridError(_UNREADABLE.format(crs=crs, error=error)) from error
+    y, x = (np.asarray(obj.coords[dim].values, dtype="float64") * factor for dim, factor in zip(("y", "x"), factors, strict=True))
     if not (y.size and x.size):
         raise GridError(f"The dataset has {y.size} x {x.size} pixels; give one that is not empty.")
-    transform = _written_transform(obj, y, x) or _transform_of(y, x, [_rounding(obj.coords[dim]) for dim in ("y", "x")])
+    transform = _written_transform(obj, y, x) or _transform_of(
+        y, x, [_rounding(obj.coords[dim]) * factor for dim, factor in zip(("y", "x"), factors, strict=True)]
+    )
     try:
         return GeoBox((y.size, x.size), transform, crs)
     except pyproj.exceptions.CRSError as error:
+        raise GridError(_UNREADABLE.format(crs=crs, error=error)) from error
+
+
+def _factor(coordinate: xr.DataArray, crs: str) -> float:
+    """Return what turns a coordinate into the units of its CRS: 1, unless it says that it is in another length."""
+    units = str(coordinate.attrs.get("units", "")).strip().lower()
+    if units not in _LENGTHS and units not in _ANGLES:
+        return 1.0
+    told = pyproj.CRS(crs)
+    if told.is_geographic:
+        return 1.0
+    if units in _ANGLES:
         raise GridError(
-            f'The CRS {crs!r} cannot be read ({error}); write one, for example with .rio.write_crs("EPSG:3338") of rioxarray.'
-        ) from error
+            f"The {coordinate.name!r} coordinates are angles ({units}), and the CRS is in {told.axis_info[0].unit_name}; multiply them by the "
+            "perspective_point_height of the grid mapping."
+        )
+    return _LENGTHS[units] / told.axis_info[0].unit_conversion_factor
+
+
+def _refuse_warped(obj: xr.Dataset | xr.DataArray) -> None:
+    """Refuse a grid that is rotated, or known by ground control points alone; it has no coordinates along y and x."""
+    variable = _variable(obj, "spatial_ref")
+    attrs = {} if variable is None else variable.attrs
+    if attrs.get("gcps"):
+        raise GridError(
+            "The raster has ground control points and no grid; warp it first, for example with gdalwarp, or .rio.reproject of rioxarray."
+        )
+    affine = (
+        Affine.from_gdal(*(float(part) for part in str(attrs["GeoTransform"]).split()))
+        if "GeoTransform" in attrs
+        else Affine.identity()
+    )
+    if affine.b or affine.d:
+        raise GridError(_ROTATED.format(affine=affine))
 
 
 def _written_transform(obj: xr.Dataset | xr.DataArray, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> Affine | None:
@@ -122,7 +192,7 @@ def _written_transform(obj: xr.Dataset | xr.DataArray, y: npt.NDArray[np.float64
         return None
     affine = Affine.from_gdal(*(float(part) for part in str(variable.attrs["GeoTransform"]).split()))
     if affine.b or affine.d:
-        raise GridError(f"The grid is rotated ({affine!r}); reproject it onto a north-up grid first.")
+        raise GridError(_ROTATED.format(affine=affine))
     expected_x = affine.c + affine.a * (np.arange(x.size) + 0.5)
     expected_y = affine.f + affine.e * (np.arange(y.size) + 0.5)
     agree = np.abs(x - expected_x).max(initial=0) <= GRID_TOLERANCE * abs(affine.a) and np.abs(y - expected_y).max(

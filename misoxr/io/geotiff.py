@@ -19,7 +19,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.dtypes import check_dtype
 
 from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
-from misoxr.grid.geobox import assign, geobox_of
+from misoxr.grid.geobox import assign, geobox_of, with_mappings
 from misoxr.grid.geozarr import unreferenced
 from misoxr.io.codes import codes_of, float_classes, with_all_codes, with_known_codes
 from misoxr.io.layout import fill_of, open_maps
@@ -136,6 +136,7 @@ def chosen_maps(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
     """Return the chosen maps, with y and x last."""
     if isinstance(variables, str):
         raise BandError(f"variables is {variables!r}; give a list of names, [{variables!r}].")
+    ds = with_mappings(ds)
     there = [name for name, array in ds.data_vars.items() if is_map(array)]
     missing = [name for name in variables or () if name not in ds.data_vars]
     if missing:

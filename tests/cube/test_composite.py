@@ -381,6 +381,21 @@ def test_times_that_are_no_dates_are_refused(times):
         composite(masked().assign_coords(time=("time", times)))
 
 
+def test_times_with_a_zone_have_the_days_of_their_zone():
+    times = pd.to_datetime(["2021-06-30T23:30", "2021-07-05T12:00", "2021-08-09T12:00"], utc=True).tz_convert("Etc/GMT-2")
+    ds = xr.concat([image()] * 3, "time").assign_coords(time=times)
+    assert int(ds.miso.composite(season=("07-01", "07-31")).observations.max()) == 2
+
+
+@pytest.mark.parametrize("text", ["01/07/2021", "1.7.21", "01-07-2021"])
+def test_text_that_may_begin_with_day_or_month_is_refused(text):
+    ds = xr.concat([image()] * 2, "time").assign_coords(time=[text, "2021-07-13"])
+    with pytest.raises(SpecError, match=f"The time {text!r} of the cube may begin with its day or with its month.*dayfirst=True"):
+        ds.miso.composite(season=("07-01", "07-31"))
+    written = ds.assign_coords(time=["1 July 2021", "20210713"])
+    assert int(written.miso.composite(season=("07-01", "07-31")).observations.max()) == 2
+
+
 @pytest.mark.parametrize(
     "years", [2020, np.int64(2020), "2020", ["2020"], range(2020, 2021), np.array([2020]), {2020.0}, np.array(2020)]
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import GridError
-from misoxr.grid.geobox import assign, crs_of, geobox_of, lattice_offset, locations, pixels, same_grid
+from misoxr.grid.geobox import assign, crs_of, geobox_of, lattice_offset, locations, pixels, same_grid, with_mappings
 from misoxr.spec import ALASKA
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden.safetensors"
@@ -36,6 +36,60 @@ def test_a_grid_that_was_written_is_read_back(geobox):
     ds = assign(blank(geobox), geobox)
     assert same_grid(geobox_of(ds), geobox)
     assert ds["a"].attrs["grid_mapping"] == "spatial_ref"
+
+
+@pytest.mark.parametrize(("units", "factor"), [("km", 1e3), ("Kilometers", 1e3), ("cm", 1e-2), ("m", 1), ("metre", 1), ("1", 1)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_coordinates_in_another_length_are_converted(units, factor, dtype):
+    """As sea ice and snow come, in kilometres."""
+    geobox = GeoBox((5, 6), Affine(10_000, 0, -1_500_000, 0, -10_000, 800_000), "EPSG:3413")
+    ds = assign(blank(geobox), geobox)
+    ds.spatial_ref.attrs.pop("GeoTransform")
+    ds = ds.assign_coords({dim: (dim, (ds[dim].values / factor).astype(dtype), {"units": units}) for dim in ("y", "x")})
+    assert same_grid(geobox_of(ds), geobox)
+    assert assign(ds, geobox_of(ds)).x.attrs["units"] == "m"
+
+
+def test_a_crs_in_kilometres_has_coordinates_in_kilometres():
+    geobox = GeoBox((5, 6), Affine(10, 0, -1500, 0, -10, 800), "+proj=stere +lat_0=90 +lat_ts=70 +units=km")
+    ds = assign(blank(geobox), geobox)
+    ds = ds.assign_coords({dim: (dim, ds[dim].values, {"units": "km"}) for dim in ("y", "x")})
+    assert same_grid(geobox_of(ds), geobox)
+
+
+def test_angles_of_a_projection_are_refused():
+    geobox = GeoBox((5, 6), Affine(1e-4, 0, -0.1, 0, -1e-4, 0.1), "EPSG:3413")
+    ds = assign(blank(geobox), geobox)
+    ds = ds.assign_coords({dim: (dim, ds[dim].values, {"units": "rad"}) for dim in ("y", "x")})
+    with pytest.raises(
+        GridError, match=r"The 'y' coordinates are angles \(rad\), and the CRS is in metre; multiply them by the persp"
+    ):
+        geobox_of(ds)
+
+
+@pytest.mark.parametrize("told", ["polar: x y", "polar: y x", "earth: lat lon polar: x y", "polar:  x y earth: lat lon", "polar"])
+def test_grid_mappings_name_what_they_are_for(told):
+    geobox = GeoBox((5, 6), Affine(10, 0, 0, 0, -10, 0), "EPSG:3413")
+    ds = assign(blank(geobox), geobox).drop_vars("spatial_ref")
+    ds = ds.assign({name: xr.Variable((), 0, pyproj.CRS(code).to_cf()) for name, code in (("polar", 3413), ("earth", 4326))})
+    ds.a.attrs["grid_mapping"] = told
+    assert pyproj.CRS(crs_of(ds)).to_epsg() == 3413
+    assert pyproj.CRS(crs_of(with_mappings(ds)[["a"]])).to_epsg() == 3413
+
+
+@pytest.mark.parametrize(
+    ("attrs", "words"),
+    [
+        ({"GeoTransform": "0 9 -3 0 -3 -9"}, r"The grid is rotated [^;]*; reproject it"),
+        ({"gcps": "{}"}, "has ground control points and no grid; warp it"),
+    ],
+)
+def test_rasters_without_rows_and_columns_of_one_place_are_refused(attrs, words):
+    """As rioxarray opens them: where pixels are stands in two dimensions."""
+    places = {name: (("y", "x"), np.zeros((2, 3))) for name in ("xc", "yc")}
+    ds = xr.Dataset({"a": (("y", "x"), np.zeros((2, 3)))}, {**places, "spatial_ref": xr.Variable((), 0, attrs)})
+    with pytest.raises(GridError, match=words):
+        geobox_of(ds)
 
 
 @given(geoboxes(smallest=6))
