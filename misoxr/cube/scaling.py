@@ -43,14 +43,15 @@ RATIOS = ("1", "m2")
 
 
 def channels(modality: Modality, bands: Array) -> Array:
-    """Expand raw bands (band, ...) to channels (channel, ...): circular bands become sine and cosine, 0 and 0 where negative."""
+    """Expand raw bands (band, ...) to channels (channel, ...): circular bands become sine and cosine, 0 and 0 where negative, NaN where infinite."""
     out = np.empty((modality.channels, *bands.shape[1:]), dtype="float32")
     at = 0
     for band, values in zip(modality.bands, bands, strict=True):
         if band.kind == "circular":
             angle = np.deg2rad(values)
-            out[at], out[at + 1] = np.sin(angle), np.cos(angle)
-            out[at : at + 2, values < 0] = 0.0
+            with np.errstate(invalid="ignore"):
+                out[at], out[at + 1] = np.sin(angle), np.cos(angle)
+            out[at : at + 2, (values < 0) & np.isfinite(values)] = 0.0
         else:
             out[at] = values
         at += band.channels
@@ -112,12 +113,13 @@ class ModalityScaling:
             raise SpecError(f"Limits cross, or leave values without a logarithm; (lower, upper, log) are {short(limits)}.")
 
     def apply(self, values: Array) -> Array:
-        """Scale channels (channel, y, x), NaN where missing, to network input of the same shape, 0 where missing."""
+        """Scale channels (channel, y, x) to network input of the same shape, 0 where they are missing: NaN or infinite."""
         lower, upper, shift, scale = (
             np.asarray(part, dtype="float32").reshape(-1, *[1] * (values.ndim - 1))
             for part in (self.lower, self.upper, self.shift, self.scale)
         )
         out = np.clip(values, lower, upper)
+        np.copyto(out, np.nan, where=np.isinf(values))
         for channel in np.flatnonzero(self.log):
             np.log(out[channel], out=out[channel])
         out -= shift
@@ -239,6 +241,7 @@ class Scaling:
         if method not in METHODS:
             raise SpecError(f"Unknown scaling {method!r}; use one of {METHODS}, or a Scaling in hand.")
         modalities, at = {}, 0
+        bands = np.where(np.isinf(bands), np.float32(np.nan), bands)
         for modality in spec.modalities:
             part = bands[at : at + len(modality.bands)]
             for band, values in zip(modality.bands, part, strict=True):

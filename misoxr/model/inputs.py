@@ -31,9 +31,10 @@ class _Scaled(nn.Module):
         self.logs = _runs(one.log)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Scale channels (B, channel, y, x), NaN where missing: 0 there."""
+        """Scale channels (B, channel, y, x), 0 where missing: NaN or infinite."""
         out = torch.maximum(values, self.lower)  # three times faster than clamp
         torch.minimum(out, self.upper, out=out)
+        out.add_(values, alpha=0)  # 0 times infinity is NaN
         for first, stop in self.logs:
             _take_log(out[:, first:stop])
         out = out.sub_(self.shift).div_(self.scale).nan_to_num_(nan=0.0)
@@ -106,14 +107,15 @@ class Inputs(nn.Module):
 
 
 def _channels(modality: Modality, bands: Tensor) -> Tensor:
-    """Expand raw bands (B, band, ...) to channels: circular bands become sine and cosine, 0 and 0 where negative."""
+    """Expand raw bands (B, band, ...) to channels: circular bands become sine and cosine, 0 and 0 where negative, NaN where infinite."""
     if modality.channels == len(modality.bands):
         return bands
     parts = []
     for band, values in zip(modality.bands, bands.unbind(1), strict=True):
         if band.kind == "circular":
             angle = values * (math.pi / 180)
-            parts += [torch.where(values < 0, 0.0, part) for part in (angle.sin(), angle.cos())]
+            flat = (values < 0) & values.isfinite()
+            parts += [torch.where(flat, 0.0, part) for part in (angle.sin(), angle.cos())]
         else:
             parts.append(values)
     return torch.stack(parts, 1)

@@ -59,6 +59,20 @@ def test_windows_are_scaled_and_turned_as_arrays_are(spec, method, way):
             np.testing.assert_allclose(found[name][index], values, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_what_is_infinite_is_missing(spec, method, value):
+    """As the logarithm of zero power is."""
+    bands = bands_of(spec)
+    infinite = np.where(np.isnan(bands), np.float32(value), bands)
+    scaling, same = (Scaling.fit(spec, one.reshape(len(one), -1), method) for one in (bands, infinite))
+    assert same == scaling
+    for name, expected in scaling.apply(spec, bands).items():
+        np.testing.assert_array_equal(scaling.apply(spec, infinite)[name], expected)
+        windows = [Inputs(spec, scaling)(torch.from_numpy(one[None]))[name] for one in (bands, infinite)]
+        np.testing.assert_array_equal(*windows)
+
+
 @pytest.mark.parametrize("way", AUGMENTATIONS["dihedral"])
 def test_points_move_with_their_window(way):
     points = np.random.default_rng(0).uniform(-1, 1, (20, 2))
