@@ -6,6 +6,7 @@ How values are stored is told by attributes or encoding, in several spellings. T
 import math
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -86,12 +87,15 @@ class Coding(NamedTuple):
         Factor and summand that turn stored values into physical ones.
     turned : bool
         Whether integers are to be read with a sign where their type has none, and without where it has one.
+    valid : (float, float), optional
+        Least and greatest of the integers that are values, as they are read; others mean nodata.
     """
 
     nodata: tuple[float, ...] = ()
     scale: float = 1.0
     offset: float = 0.0
     turned: bool = False
+    valid: tuple[float, float] | None = None
 
 
 PLAIN = Coding()
@@ -127,7 +131,31 @@ def coding_of(name: Hashable, array: xr.DataArray) -> Coding:
         factor, summand = applied if is_scaled and key not in FILLS else (1, 0)
         nodata += [value * factor + summand for value in found[key]]
     turned = kind in "iu" and str(array.attrs.get("_Unsigned", "")).lower() == {"i": "true", "u": "false"}[kind]
-    return Coding(tuple(sorted({value for value in nodata if not math.isnan(value)})), scale, offset, turned)
+    return Coding(
+        tuple(sorted({value for value in nodata if not math.isnan(value)})),
+        scale,
+        offset,
+        turned,
+        _valid(name, array, turned=turned),
+    )
+
+
+def _valid(name: Hashable, array: xr.DataArray, *, turned: bool) -> tuple[float, float] | None:
+    """Return the range of valid integers; of floats a range may be stale, as whoever scales them leaves it."""
+    if array.dtype.kind not in "iu":
+        return None
+    limits = np.iinfo(f"{ {'i': 'u', 'u': 'i'}[array.dtype.kind] if turned else array.dtype.kind }{array.dtype.itemsize}")
+    ends: list[float] = [limits.min, limits.max]
+    for key, value in array.attrs.items():
+        with suppress(BandError):  # words
+            numbers = list(_numbers(name, key, value)) if _plain(key) in RANGES[:3] else []
+            if turned:
+                numbers = [(int(number) - limits.min) % 2**limits.bits + limits.min for number in numbers]
+            if _plain(key) == "validrange" and len(numbers) == 2:
+                ends = numbers
+            elif len(numbers) == 1 and _plain(key) in ("validmin", "validmax"):
+                ends[_plain(key) == "validmax"] = numbers[0]
+    return None if ends[0] > ends[1] or (ends[0] <= limits.min and ends[1] >= limits.max) else (ends[0], ends[1])
 
 
 def _scaling(name: Hashable, found: Mapping[str, list[float]]) -> tuple[float, float]:
@@ -194,6 +222,8 @@ def decode(values: Array, coding: Coding, dtype: str = "float32") -> Array:
             out = (values.astype("float64") * coding.scale + coding.offset).astype(dtype)
         for value in coding.nodata:
             out[_is(values, value, turned=coding.turned)] = np.nan
+        if coding.valid is not None:
+            out[(values < coding.valid[0]) | (values > coding.valid[1])] = np.nan
     return out
 
 
@@ -249,7 +279,8 @@ def _codes(work: Callable[[Array], Array], name: str, values: Array) -> Array:
 
 def may_lack(name: Hashable, array: xr.DataArray) -> bool:
     """Return whether a variable can be missing."""
-    return array.dtype.kind == "f" or bool(coding_of(name, array).nodata)
+    coding = coding_of(name, array)
+    return array.dtype.kind == "f" or bool(coding.nodata) or coding.valid is not None
 
 
 def is_class(name: Hashable, array: xr.DataArray) -> bool:

@@ -192,8 +192,9 @@ def _filled(variable: xr.Variable, coding: Coding, attrs: dict[str, Any]) -> xr.
         fitting = [fill for fill in (_fitting(fill, dtype, turned=coding.turned) for fill in given) if fill is not None]
         attrs |= {"_FillValue": fitting[0]} if fitting else {}
         others = tuple(sorted({int(fill) for fill in fitting} - {int(fill) for fill in fitting[:1]}))
-        if others or coding.turned:
-            work = partial(_with_one_fill, dtype=dtype, fill=fitting[0] if fitting else None, others=others)
+        valid = coding.valid if fitting else None
+        if others or coding.turned or valid:
+            work = partial(_with_one_fill, dtype=dtype, fill=fitting[0] if fitting else None, others=others, valid=valid)
     out = variable.copy(deep=False)
     if work is not None:
         data = variable.data
@@ -202,11 +203,15 @@ def _filled(variable: xr.Variable, coding: Coding, attrs: dict[str, Any]) -> xr.
     return out
 
 
-def _with_one_fill(values: npt.NDArray[Any], dtype: np.dtype[Any], fill: Any, others: tuple[int, ...]) -> npt.NDArray[Any]:
+def _with_one_fill(
+    values: npt.NDArray[Any], dtype: np.dtype[Any], fill: Any, others: tuple[int, ...], valid: tuple[float, float] | None
+) -> npt.NDArray[Any]:
     """Return integers in the type that they are meant in, and with one fill value instead of others."""
     out = values.astype(values.dtype.newbyteorder("=")).view(dtype)
     if others:
         out[np.isin(out, others)] = fill
+    if valid is not None:
+        out[(out < valid[0]) | (out > valid[1])] = fill
     return out
 
 

@@ -234,6 +234,7 @@ NODATA = {
     "one of two": ("int16", {"_FillValue": -1, "missing_value": -9999}),
     "several integers": ("int16", {"missing_value": np.array([-1, -9999], "int16")}),
     "nodata of integers": ("int16", {"nodata": -9999.0}),
+    "out of range": ("int16", {"_FillValue": -1, "valid_range": [0, 16000]}),
 }
 
 
