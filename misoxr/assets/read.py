@@ -202,12 +202,6 @@ class _Raw(NamedTuple):
     hidden: npt.NDArray[np.bool_] | None
     inner: tuple[slice, slice]
 
-    def without(self, values: Floats) -> Floats:
-        """Return decoded values, NaN where they are hidden."""
-        if self.hidden is not None:
-            values[self.hidden] = np.nan
-        return values
-
 
 def _raw(raster: Any, window: Window, margin: int = 0) -> _Raw:
     """Read a window and a margin around it, as far as the raster goes."""
@@ -230,7 +224,7 @@ def _beside(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 def _numbers(raster: Any, asset: Asset, window: Window) -> Floats:
     stored = Stored.of(raster)
     raw = _raw(raster, window)
-    values = raw.without(decoded(raw.values, asset.encoding.counts(stored)))
+    values = decoded(raw.values, asset.encoding.counts(stored), raw.hidden)
     asset.encoding.refuse_counts(stored, values)
     return values
 
@@ -238,15 +232,13 @@ def _numbers(raster: Any, asset: Asset, window: Window) -> Floats:
 def _codes(raster: Any, asset: Asset, window: Window) -> Floats:
     nodata = asset.encoding.code_nodata(Stored.of(raster))
     raw = _raw(raster, window)
-    return raw.without(codes(raw.values, nodata))
+    return codes(raw.values, nodata, raw.hidden)
 
 
 def _clear(raster: Any, asset: Asset, window: Window) -> Floats:
     """Return 1 where the sky is clear, 0 elsewhere, and NaN where nothing was observed."""
     raw = _raw(raster, window, asset.sky.margin)
-    nothing = missing(raw.values, asset.sky.nodata(asset.encoding.code_nodata(Stored.of(raster))))
-    if raw.hidden is not None:
-        nothing = raw.hidden if nothing is None else nothing | raw.hidden
+    nothing = missing(raw.values, asset.sky.nodata(asset.encoding.code_nodata(Stored.of(raster))), raw.hidden)
     clear = asset.sky.clear(raw.values, nothing).astype("float32")
     if nothing is not None:
         clear[nothing] = np.nan

@@ -27,8 +27,11 @@ __all__ = [
     "is_class",
     "is_told",
     "is_whole",
+    "as_meant",
     "may_lack",
+    "meant_type",
     "refuse_counts",
+    "scale_of",
     "unit_vectors",
 ]
 
@@ -47,32 +50,49 @@ ABSENT = ("", "none", "null", "nan", "na", "n/a")
 """What stands for no value in text."""
 
 _CLASS_KEYS = re.compile(
-    r"(.*[_:])?(flag_(values|masks|meanings|colors)|classes|bitfields|categories|class_\d+"
-    r"|(class(es|ification)?|categor(y|ies))_?(names?|values?|labels?|colou?rs?|codes?|meanings?|palette|table|legend))",
+    r"(?!(n|num|number_of)_)(.*[_:])?(flag_(values|masks|meanings|colors|names|descriptions)|classes|bitfields|categories|class_\d+(_names?)?"
+    r"|(class(es|ification)?|categor(y|ies))_?(names?|values?|labels?|colou?rs?|codes?|meanings?|descriptions?|definitions?|map|palette|table|legend))",
     re.IGNORECASE,
 )
 """Attributes that list classes. Others have such words, too: a scene's category, or how much of it is unclassified."""
-_CLASS_NAMES = {
-    *("scl", "fmask", "qa", "qa60", "mask", "flag", "flags", "class", "classes", "classification", "landcover", "landuse"),
-    *("lulc", "lccs", "nlcd", "cdl", "worldcover", "corine", "biome", "ecoregion", "geology", "lithology", "landform"),
-}
-_MEASURES = {
+_FLAG_NAMES = {"scl", "fmask", "qa", "qa60", "mask", "flag", "flags", "class", "classes", "classification"}
+_MAP_NAMES = {
     *(
-        "probability",
-        "prob",
-        "fraction",
-        "share",
-        "percent",
-        "confidence",
-        "score",
-        "count",
-        "density",
+        "landcover",
+        "landuse",
+        "lulc",
+        "lccs",
+        "nlcd",
+        "cdl",
+        "worldcover",
+        "corine",
+        "biome",
+        "ecoregion",
+        "geology",
+        "lithology",
+        "landform",
+    ),
+}
+_MEASURES = {"probability", "prob", "fraction", "share", "percent", "confidence", "score", "count", "density"}
+_QUANTITIES = {
+    *(
+        "depth",
+        "thickness",
+        "height",
+        "elevation",
+        "slope",
+        "age",
+        "length",
+        "width",
+        "mean",
+        "std",
+        "temperature",
         "entropy",
         "distance",
         "area",
     ),
-    *("depth", "thickness", "height", "elevation", "slope", "age", "length", "width", "mean", "std", "temperature"),
 }
+"""What is measured of a map's units: the depth of a geology is no class, the flag of a depth is one."""
 _BAND_NAMES = re.compile(r"b(and)?_?\d+a?|red|green|blue|coastal|pan|nir\w*|swir\w*|rededge\w*|[vh][vh]", re.IGNORECASE)
 
 
@@ -117,45 +137,82 @@ def coding_of(name: Hashable, array: xr.DataArray) -> Coding:
         raise BandError(f"Variable {name!r} holds {array.dtype} and not numbers; leave it out, or convert it: .astype('float32').")
     if kind == "b":
         return PLAIN
-    found: dict[str, list[float]] = {}
-    for key, value in array.attrs.items():
-        if _plain(key) in NODATA or _tells_scale(array, key):
-            found.setdefault(_plain(key), []).extend(_numbers(name, key, _of_band(array, value)))
+    found = _told(name, array, lambda key: _plain(key) in NODATA or _tells_scale(array, key))
     kept = {_plain(key): list(_numbers(name, key, array.encoding.get(key))) for key in (*XARRAYS, "_FillValue", "missing_value")}
     applied = _scaling(name, kept)
     is_scaled = kind == "f" and applied != (1.0, 0.0)
-    scale, offset = (1.0, 0.0) if is_scaled or is_class(name, array) else _scaling(name, found)
+    of_class = is_class(name, array)
+    scale, offset = (1.0, 0.0) if is_scaled or of_class else _scaling(name, found)
     nodata: list[float] = [] if is_scaled else [value for key in FILLS for value in kept[key]]
     for key in found.keys() & set(NODATA):
         # What others than xarray call nodata is scaled by xarray as the rest is.
         factor, summand = applied if is_scaled and key not in FILLS else (1, 0)
         nodata += [value * factor + summand for value in found[key]]
     turned = kind in "iu" and str(array.attrs.get("_Unsigned", "")).lower() == {"i": "true", "u": "false"}[kind]
-    return Coding(
-        tuple(sorted({value for value in nodata if not math.isnan(value)})),
-        scale,
-        offset,
-        turned,
-        _valid(name, array, turned=turned),
-    )
+    valid = None if of_class else _valid(name, array, turned=turned, scaled=(scale, offset) != (1.0, 0.0))
+    return Coding(tuple(sorted({value for value in nodata if not math.isnan(value)})), scale, offset, turned, valid)
 
 
-def _valid(name: Hashable, array: xr.DataArray, *, turned: bool) -> tuple[float, float] | None:
-    """Return the range of valid integers; of floats a range may be stale, as whoever scales them leaves it."""
+def scale_of(name: Hashable, array: xr.DataArray, *, spelt: tuple[str, ...] = ()) -> tuple[float, float]:
+    """Return the scale and offset that attributes tell and nobody has applied, of classes, too; of those ``spelt`` so, where some are given.
+
+    Raises
+    ------
+    BandError
+        As :func:`coding_of`.
+    """
+    applied = _scaling(name, _told(name, xr.DataArray(attrs={key: array.encoding.get(key) for key in XARRAYS}), lambda _: True))
+    if array.dtype.kind == "f" and applied != (1.0, 0.0):
+        return 1.0, 0.0
+    return _scaling(name, _told(name, array, lambda key: key in spelt if spelt else _tells_scale(array, key)))
+
+
+def _told(name: Hashable, array: xr.DataArray, wanted: Callable[[Hashable], bool]) -> dict[str, list[float]]:
+    """Return the numbers of the attributes that are wanted, by their plain names."""
+    found: dict[str, list[float]] = {}
+    for key, value in array.attrs.items():
+        if wanted(key):
+            found.setdefault(_plain(key), []).extend(_numbers(name, key, _of_band(array, value)))
+    return found
+
+
+def _valid(name: Hashable, array: xr.DataArray, *, turned: bool, scaled: bool) -> tuple[float, float] | None:
+    """Return the range of valid integers. Of floats it may be stale, as whoever scales them leaves it; with a fraction it is of scaled values."""
     if array.dtype.kind not in "iu":
         return None
-    limits = np.iinfo(f"{ {'i': 'u', 'u': 'i'}[array.dtype.kind] if turned else array.dtype.kind }{array.dtype.itemsize}")
+    meant = meant_type(array.dtype, turned=turned)
+    limits = np.iinfo(meant)
     ends: list[float] = [limits.min, limits.max]
     for key, value in array.attrs.items():
+        if _plain(key) not in RANGES[:3]:
+            continue
         with suppress(BandError):  # words
-            numbers = list(_numbers(name, key, value)) if _plain(key) in RANGES[:3] else []
-            if turned:
-                numbers = [(int(number) - limits.min) % 2**limits.bits + limits.min for number in numbers]
+            given = list(_numbers(name, key, value))
+            if scaled and any(isinstance(number, float) for number in given):
+                continue
+            numbers = [as_meant(number, array.dtype, meant) if turned else number for number in given]
+            if any(number is None or math.isnan(number) for number in numbers):
+                continue
             if _plain(key) == "validrange" and len(numbers) == 2:
-                ends = numbers
-            elif len(numbers) == 1 and _plain(key) in ("validmin", "validmax"):
+                ends = [number for number in numbers if number is not None]
+            elif len(numbers) == 1 and numbers[0] is not None and _plain(key) != "validrange":
                 ends[_plain(key) == "validmax"] = numbers[0]
     return None if ends[0] > ends[1] or (ends[0] <= limits.min and ends[1] >= limits.max) else (ends[0], ends[1])
+
+
+def meant_type(dtype: np.dtype[Any], *, turned: bool) -> np.dtype[Any]:
+    """Return the type that integers are meant in: with a sign instead of without, and the other way round, where they are turned."""
+    return np.dtype(f"{ {'i': 'u', 'u': 'i'}[dtype.kind] if turned else dtype.kind }{dtype.itemsize}")
+
+
+def as_meant(value: float, stored: np.dtype[Any], meant: np.dtype[Any]) -> int | None:
+    """Return a whole number in the type that integers are meant in: -1 is 255 to who reads bytes without a sign. None where it is in neither type."""
+    if not (math.isfinite(value) and value == int(value)):
+        return None
+    ours, theirs = np.iinfo(meant), np.iinfo(stored)
+    if ours.min <= value <= ours.max:
+        return int(value)
+    return (int(value) - ours.min) % 2**ours.bits + ours.min if theirs.min <= value <= theirs.max else None
 
 
 def _scaling(name: Hashable, found: Mapping[str, list[float]]) -> tuple[float, float]:
@@ -210,9 +267,9 @@ def _numbers(name: Hashable, key: Hashable, value: Any) -> Iterator[float]:
 
 def decode(values: Array, coding: Coding, dtype: str = "float32") -> Array:
     """Turn stored values into physical ones, floats with NaN as nodata; what needs nothing is given back as it is."""
+    stored = values.dtype
     if coding.turned:
-        kind = {"i": "u", "u": "i"}[values.dtype.kind]
-        values = values.view(np.dtype(f"{kind}{values.dtype.itemsize}").newbyteorder(values.dtype.byteorder))
+        values = values.view(meant_type(stored, turned=True).newbyteorder(stored.byteorder))
     if coding == PLAIN:
         return values.astype(dtype, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -221,20 +278,18 @@ def decode(values: Array, coding: Coding, dtype: str = "float32") -> Array:
         else:
             out = (values.astype("float64") * coding.scale + coding.offset).astype(dtype)
         for value in coding.nodata:
-            out[_is(values, value, turned=coding.turned)] = np.nan
+            out[_is(values, value, stored)] = np.nan
         if coding.valid is not None:
             out[(values < coding.valid[0]) | (values > coding.valid[1])] = np.nan
     return out
 
 
-def _is(values: Array, value: float, *, turned: bool) -> Any:
-    """Return where values equal a nodata value."""
+def _is(values: Array, value: float, stored: np.dtype[Any]) -> Any:
+    """Return where values equal a nodata value, which may be written as they are stored, or as they are meant."""
     if values.dtype.kind == "f":
         return alike(values, value)
-    limits = np.iinfo(values.dtype)
-    if turned and math.isfinite(value):  # -1 is 255 to who reads bytes without a sign
-        value = (int(value) - limits.min) % 2**limits.bits + limits.min
-    return values == int(value) if limits.min <= value <= limits.max and value == int(value) else False
+    number = as_meant(value, stored, values.dtype)
+    return False if number is None else values == number
 
 
 def decoded(name: Hashable, array: xr.DataArray, dtype: str = "float32") -> xr.DataArray:
@@ -249,12 +304,7 @@ def decoded(name: Hashable, array: xr.DataArray, dtype: str = "float32") -> xr.D
     data = array.data
     if coding != PLAIN or array.dtype != np.dtype(dtype):
         work = partial(decode, coding=coding, dtype=dtype)
-        if (
-            array.dtype.kind in "iu"
-            and array.dtype.itemsize > 2
-            and not coding.turned
-            and (is_class(name, array) or is_whole(array))
-        ):
+        if array.dtype.kind in "iu" and array.dtype.itemsize > 2 and is_class(name, array):
             work = partial(_codes, work, str(name))
         data = work(data) if array.chunks is None else data.map_blocks(work, dtype=dtype, meta=np.empty((0,) * array.ndim, dtype))
     out = array.copy(data=data)
@@ -266,13 +316,14 @@ def decoded(name: Hashable, array: xr.DataArray, dtype: str = "float32") -> xr.D
 
 
 def _codes(work: Callable[[Array], Array], name: str, values: Array) -> Array:
-    """Decode codes, none of which may become its neighbour."""
+    """Decode codes of classes, none of which may become its neighbour."""
     out = work(values)
-    moved = (out != values) & ~np.isnan(out)
-    if moved.any():
+    most = 2 ** (np.finfo(out.dtype).nmant + 1)
+    large = np.abs(out) >= most
+    if large.any():
         raise BandError(
-            f"Variable {name!r} holds the code {values[moved][0]}, which {out.dtype} does not hold. Number its classes anew, from 0; if it is a "
-            f"measurement, write its units down: ds[{name!r}].attrs['units'] = '1'."
+            f"Variable {name!r} holds classes, and the code {values[large][0]}; {out.dtype} tells codes apart below {most}. Number the classes anew, "
+            "from 0. If it is a measurement, give it a name of one."
         )
     return out
 
@@ -292,7 +343,8 @@ def is_class(name: Hashable, array: xr.DataArray) -> bool:
 def is_told(name: Hashable, array: xr.DataArray) -> bool:
     """Return whether flags, the type bool, or a name such as "scl" or "land_cover" say that values are classes."""
     words = {word for word in re.split(r"[\W_]+", str(name).lower()) if word}
-    named = (words & _CLASS_NAMES or {"land", "cover"} <= words) and not words & _MEASURES
+    mapped = (words & _MAP_NAMES or {"land", "cover"} <= words) and not words & _QUANTITIES
+    named = (words & _FLAG_NAMES or mapped) and not words & _MEASURES
     return bool(named) or array.dtype.kind == "b" or any(_CLASS_KEYS.fullmatch(str(key)) for key in array.attrs)
 
 

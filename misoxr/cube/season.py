@@ -23,8 +23,8 @@ TIME = {"standard_name": "time", "long_name": "first day of the season of each y
 """Attributes of the times of composites by year."""
 
 
-_EITHER = re.compile(r"\s*\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}\b")
-"""Dates as text whose order nothing tells."""
+_EITHER = re.compile(r"\s*(\d{1,2})[-/. ](\d{1,2})[-/. ](\d{4}|\d{2})\b")
+"""Dates as text that begin with the day, or with the month."""
 
 
 class Days(NamedTuple):
@@ -154,12 +154,7 @@ def days_of(ds: xr.Dataset) -> Days:
     """Return the days of a cube's times, which may have a time zone, be of another calendar (cftime), or text."""
     index = ds.indexes.get("time")
     values = ds["time"].values
-    either = next((text for text in values.tolist() if isinstance(text, str) and _EITHER.match(text)), None)
-    if either is not None:
-        raise SpecError(
-            f"The time {either!r} of the cube may begin with its day or with its month; tell which: "
-            "ds.assign_coords(time=pd.to_datetime(ds.time.values, dayfirst=True))."
-        )
+    dayfirst = _dayfirst(values)
     try:
         if values.dtype.kind not in "MOUT":
             raise ValueError(f"they are {values.dtype}")
@@ -167,10 +162,29 @@ def days_of(ds: xr.Dataset) -> Days:
             held: Any = pd.DatetimeIndex(values)
         else:  # what has a zone would come as numbers
             held = index if isinstance(index, pd.DatetimeIndex) else values
-        dates = [date if hasattr(date, "month") else pd.Timestamp(str(date)) for date in held]
+        dates = [date if hasattr(date, "month") else _parsed(str(date), dayfirst=dayfirst) for date in held]
         return Days(*(np.array([getattr(date, part) for date in dates], dtype="int64") for part in Days._fields))
     except (TypeError, ValueError) as error:
         raise SpecError(
             f"The {len(values)} times of the cube, such as {values[:1]}, are not dates, or some are missing ({error}); "
             "give dates: ds.assign_coords(time=pd.to_datetime([...])), or leave some out: ds.sel(time=ds.time.notnull())."
         ) from error
+
+
+def _parsed(text: str, *, dayfirst: bool) -> pd.Timestamp:
+    found: pd.Timestamp = pd.to_datetime(text, dayfirst=dayfirst) if _EITHER.match(text) else pd.Timestamp(text)
+    return found
+
+
+def _dayfirst(values: npt.NDArray[Any]) -> bool:
+    """Return whether dates as text begin with the day, which one beyond 12 tells of all."""
+    either = [found for found in (_EITHER.match(text) for text in values.tolist() if isinstance(text, str)) if found]
+    days, months = (any(int(found[part]) > 12 for found in either) for part in (1, 2))
+    unlike = next((found for found in either if len(found[3]) == 2 or (days == months and found[1] != found[2])), None)
+    if unlike is not None:
+        what = "its year" if len(unlike[3]) == 2 else "its day or with its month"
+        raise SpecError(
+            f"The time {unlike.string!r} of the cube may begin with {what}; write dates: "
+            "ds.assign_coords(time=pd.to_datetime(ds.time.values, dayfirst=True)), or with dayfirst=False, or format=."
+        )
+    return days

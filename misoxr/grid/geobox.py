@@ -49,6 +49,8 @@ _LENGTHS = {
     for unit in (name, f"{name}s")
 }
 """Metres in units of length that coordinates may be in, whatever the CRS is in."""
+FARTHEST = 3e7
+"""Metres from the origin that coordinates of projections keep within."""
 _ANGLES = ("rad", "radian", "radians", "microradian", "microradians")
 
 GRID_TOLERANCE = 1e-3
@@ -92,7 +94,9 @@ def _mappings(array: xr.DataArray) -> list[Hashable]:
 def with_mappings(ds: xr.Dataset) -> xr.Dataset:
     """Return a dataset with the variables that tell its CRS as coordinates, which a selection of variables keeps."""
     names = {name for array in ds.data_vars.values() for name in _mappings(array)}
-    return ds.set_coords([name for name in {*names, "spatial_ref", "crs"} if name in ds.data_vars])
+    return ds.set_coords(
+        [name for name in {*names, "spatial_ref", "crs"} if name in ds.data_vars and not {"y", "x"} & set(ds[name].dims)]
+    )
 
 
 def _written_crs(variable: xr.DataArray) -> str | None:
@@ -165,7 +169,18 @@ def _factor(coordinate: xr.DataArray, crs: str) -> float:
             f"The {coordinate.name!r} coordinates are angles ({units}), and the CRS is in {told.axis_info[0].unit_name}; multiply them by the "
             "perspective_point_height of the grid mapping."
         )
-    return _LENGTHS[units] / told.axis_info[0].unit_conversion_factor
+    axis = told.axis_info[0].unit_conversion_factor
+    farthest = float(np.abs(np.asarray(coordinate.values, dtype="float64")).max(initial=0))
+    # Attributes stay where coordinates are multiplied by hand; no projection reaches as far.
+    return _LENGTHS[units] / axis if farthest * _LENGTHS[units] <= FARTHEST else 1.0
+
+
+def _affine_of(variable: xr.DataArray) -> Affine | None:
+    """Return the transform that GDAL wrote; None where there is none that can be read."""
+    try:
+        return Affine.from_gdal(*(float(part) for part in str(variable.attrs["GeoTransform"]).split()))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _refuse_warped(obj: xr.Dataset | xr.DataArray) -> None:
@@ -176,21 +191,19 @@ def _refuse_warped(obj: xr.Dataset | xr.DataArray) -> None:
         raise GridError(
             "The raster has ground control points and no grid; warp it first, for example with gdalwarp, or .rio.reproject of rioxarray."
         )
-    affine = (
-        Affine.from_gdal(*(float(part) for part in str(attrs["GeoTransform"]).split()))
-        if "GeoTransform" in attrs
-        else Affine.identity()
-    )
-    if affine.b or affine.d:
+    affine = None if variable is None else _affine_of(variable)
+    if affine is not None and (affine.b or affine.d):
         raise GridError(_ROTATED.format(affine=affine))
 
 
 def _written_transform(obj: xr.Dataset | xr.DataArray, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> Affine | None:
     """Return the transform that GDAL or odc wrote, where the coordinates still agree with it (slicing leaves it stale)."""
     variable = _variable(obj, "spatial_ref")
-    if variable is None or "GeoTransform" not in variable.attrs:
+    if variable is None:
         return None
-    affine = Affine.from_gdal(*(float(part) for part in str(variable.attrs["GeoTransform"]).split()))
+    affine = _affine_of(variable)
+    if affine is None:
+        return None
     if affine.b or affine.d:
         raise GridError(_ROTATED.format(affine=affine))
     expected_x = affine.c + affine.a * (np.arange(x.size) + 0.5)

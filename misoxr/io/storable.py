@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.cube.decode import PLAIN, Coding, coding_of, decode
-from misoxr.errors import StoreError, note
+from misoxr.cube.decode import PLAIN, RANGES, XARRAYS, Coding, as_meant, coding_of, decode, meant_type, scale_of
+from misoxr.errors import BandError, StoreError, note
 from misoxr.grid.geozarr import unreferenced
 
 __all__ = ["numbers", "refuse_names", "spelt", "storable"]
@@ -36,7 +36,7 @@ def storable(ds: xr.Dataset) -> xr.Dataset:
     StoreError
         If a name would be a path in the store, or values are yet to be scaled.
     BandError
-        If what an attribute says of scale or nodata is no number.
+        If what an attribute says of a scale is no number.
     """
     refuse_names(ds.variables)
     lost: list[str] = []
@@ -46,8 +46,8 @@ def storable(ds: xr.Dataset) -> xr.Dataset:
         if data is None:
             lost.append(f"the {'coordinate' if name in ds.coords else 'variable'} {name!r} ({_kind(variable)})")
         else:
-            coding = coding_of(name, ds[name]) if variable.dtype.kind in "fiu" else PLAIN
-            _refuse_scaled(name, coding)
+            _refuse_scaled(name, ds[name], is_map=name in ds.data_vars and {"y", "x"} <= set(variable.dims))
+            coding = _coding_of(name, ds[name]) if name in ds.data_vars else PLAIN
             held[name] = _filled(data, coding, _json(_own(variable), f" of {name!r}", lost))
     attrs = _json({key: value for key, value in ds.attrs.items() if key != "coordinates"}, "", lost)
     if lost:
@@ -164,13 +164,22 @@ def _kind(variable: xr.Variable) -> str:
     return next((type(value).__name__ for value in values if not isinstance(value, str)), str(variable.dtype))
 
 
-def _refuse_scaled(name: Hashable, coding: Coding) -> None:
+def _refuse_scaled(name: Hashable, array: xr.DataArray, *, is_map: bool) -> None:
     """Refuse values that are not yet what they stand for: readers would scale them again, or not at all."""
-    if (coding.scale, coding.offset) != (1.0, 0.0):
+    scale, offset = scale_of(name, array, spelt=() if is_map else XARRAYS) if array.dtype.kind in "fiu" else (1.0, 0.0)
+    if (scale, offset) != (1.0, 0.0):
         raise StoreError(
-            f"{name!r} has the attributes scale_factor {coding.scale:g} and add_offset {coding.offset:g}, or others of this meaning: are its values scaled "
+            f"{name!r} has the attributes scale_factor {scale:g} and add_offset {offset:g}, or others of this meaning: are its values scaled "
             f"already? If not, take xr.decode_cf(ds), or multiply and add; if so, delete both from ds[{name!r}].attrs."
         )
+
+
+def _coding_of(name: Hashable, array: xr.DataArray) -> Coding:
+    """Return how a variable is stored, as the verbs that read take it; plainly, where these refuse what its attributes say of nodata."""
+    try:
+        return coding_of(name, array) if array.dtype.kind in "fiu" else PLAIN
+    except BandError:
+        return PLAIN
 
 
 def _filled(variable: xr.Variable, coding: Coding, attrs: dict[str, Any]) -> xr.Variable:
@@ -182,19 +191,23 @@ def _filled(variable: xr.Variable, coding: Coding, attrs: dict[str, Any]) -> xr.
         work = partial(decode, coding=Coding(nodata), dtype=variable.dtype.name) if nodata else None
         dtype = variable.dtype
     elif kind in "iu":
-        dtype = np.dtype(f"{ {'i': 'u', 'u': 'i'}[kind] if coding.turned else kind }{variable.dtype.itemsize}")
+        dtype = meant_type(variable.dtype, turned=coding.turned)
         given = (
             variable.attrs.get("_FillValue"),
             variable.encoding.get("_FillValue"),
             variable.attrs.get("missing_value"),
             *coding.nodata,
         )
-        fitting = [fill for fill in (_fitting(fill, dtype, turned=coding.turned) for fill in given) if fill is not None]
+        fitting = [fill for fill in (_fitting(fill, variable.dtype, dtype) for fill in given) if fill is not None]
+        if coding.valid is not None and not fitting:  # a value beyond the range is free
+            limits = np.iinfo(dtype)
+            fitting = [dtype.type(limits.max if coding.valid[1] < limits.max else limits.min)]
         attrs |= {"_FillValue": fitting[0]} if fitting else {}
         others = tuple(sorted({int(fill) for fill in fitting} - {int(fill) for fill in fitting[:1]}))
-        valid = coding.valid if fitting else None
-        if others or coding.turned or valid:
-            work = partial(_with_one_fill, dtype=dtype, fill=fitting[0] if fitting else None, others=others, valid=valid)
+        if coding.turned:
+            attrs = _turned(attrs, variable.dtype, dtype)
+        if others or coding.turned or coding.valid:
+            work = partial(_with_one_fill, dtype=dtype, fill=fitting[0] if fitting else None, others=others, valid=coding.valid)
     out = variable.copy(deep=False)
     if work is not None:
         data = variable.data
@@ -215,14 +228,20 @@ def _with_one_fill(
     return out
 
 
-def _fitting(fill: Any, dtype: np.dtype[Any], *, turned: bool) -> Any:
+def _turned(attrs: dict[str, Any], stored: np.dtype[Any], meant: np.dtype[Any]) -> dict[str, Any]:
+    """Return attributes for integers in the type that they are meant in: codes by their numbers there, and no range of the other type."""
+    out = {key: value for key, value in attrs.items() if re.sub(r"[\W_]", "", key).lower() not in RANGES}
+    for key in ("flag_values", "flag_masks"):
+        if isinstance(codes := out.get(key), list):
+            out[key] = [as_meant(code, stored, meant) for code in codes]
+    return out
+
+
+def _fitting(fill: Any, stored: np.dtype[Any], meant: np.dtype[Any]) -> Any:
     """Return a fill value in an integer's type, None where it does not fit."""
     try:
-        number, limits = np.asarray(fill).item(), np.iinfo(dtype)
-        if number != int(number):
-            return None
-        if turned:  # as it stands in the file, by the other type
-            number = (int(number) - limits.min) % 2**limits.bits + limits.min
-        return dtype.type(int(number)) if limits.min <= number <= limits.max else None
+        number = np.asarray(fill).item()
+        found = as_meant(number, stored, meant) if number == int(number) else None
+        return None if found is None else meant.type(found)
     except (TypeError, ValueError, OverflowError):  # None, several, text, NaN, infinity
         return None

@@ -165,8 +165,8 @@ def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def decoded(values: npt.NDArray[Any], counts: Counts) -> Floats:
-    """Return values from counts, NaN for nodata and for what is infinite, such as zero power in decibels.
+def decoded(values: npt.NDArray[Any], counts: Counts, hidden: npt.NDArray[np.bool_] | None = None) -> Floats:
+    """Return values from counts, NaN for nodata, where they are hidden, and for what is infinite, such as zero power in decibels.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def decoded(values: npt.NDArray[Any], counts: Counts) -> Floats:
         numbers *= numbers.dtype.type(counts.scale)
     with np.errstate(over="ignore"):
         out = numbers.astype("float32", copy=False)
-    nothing = missing(values, counts.nodata)
+    nothing = missing(values, counts.nodata, hidden)
     if nothing is not None:
         out[nothing] = np.nan
     _drop_infinite(out)
@@ -194,15 +194,15 @@ def decoded(values: npt.NDArray[Any], counts: Counts) -> Floats:
     return out
 
 
-def codes(values: npt.NDArray[Any], nodata: Iterable[float]) -> Floats:
-    """Return codes of classes unchanged, NaN for nodata and for what is infinite.
+def codes(values: npt.NDArray[Any], nodata: Iterable[float], hidden: npt.NDArray[np.bool_] | None = None) -> Floats:
+    """Return codes of classes unchanged, NaN for nodata, where they are hidden, and for what is infinite.
 
     Raises
     ------
     AssetError
         If a code is too large for float32.
     """
-    nothing = missing(values, nodata)
+    nothing = missing(values, nodata, hidden)
     out = values.astype("float32")
     if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and not (out == values)[True if nothing is None else ~nothing].all():
         raise AssetError(f"it holds codes that float32 does not hold, such as {values.max()}; the largest that is safe is {EXACT}")
@@ -218,9 +218,11 @@ def _drop_infinite(values: Floats) -> None:
         values[infinite] = np.nan
 
 
-def missing(values: npt.NDArray[Any], nodata: Iterable[float]) -> npt.NDArray[np.bool_] | None:
-    """Return where values are one of the nodata values, compared as they are stored, and floats in single precision; None where none can be."""
-    found = None
+def missing(
+    values: npt.NDArray[Any], nodata: Iterable[float], hidden: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.bool_] | None:
+    """Return where values are hidden, or one of the nodata values, compared as they are stored, and floats in single precision; None where none can be."""
+    found = hidden
     for value in nodata:
         if values.dtype.kind == "f":
             with np.errstate(over="ignore", invalid="ignore"):

@@ -23,6 +23,7 @@ from misoxr.assets.read import Asset, Reader
 from misoxr.assets.remote import RemoteFile
 from misoxr.errors import AssetError
 from misoxr.sensors.decoding import Encoding
+from misoxr.sensors.sensor import Counts
 from tests.stac_scenes import counts, write_cog
 
 WEST, NORTH = 500_000.0, 7_200_000.0
@@ -378,6 +379,23 @@ def test_what_a_files_own_mask_hides_is_missing(directory, kind):
     np.testing.assert_array_equal(np.isnan(got), ~shown)
 
 
+def test_what_is_hidden_is_not_judged(directory):
+    """Neither power below zero nor a code that is too large, under a mask."""
+    place = {"crs": "EPSG:32605", "transform": Affine(20, 0, WEST, 0, -20, NORTH)}
+    for name, kind, values in (("power", "numbers", np.float32([0.1, -9999])), ("code", "classes", np.uint32([4, 2**32 - 1]))):
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            rasterio.open(
+                directory / f"{name}.tif", "w", driver="GTiff", count=1, height=16, width=32, dtype=values.dtype, **place
+            ) as file,
+        ):
+            file.write(np.repeat(values, 256).reshape(16, 32), 1)
+            file.write_mask(np.repeat([True, False], 256).reshape(16, 32))
+        usual = Counts(1.0, 0.0, (), power=kind == "numbers", floats=True)
+        got = read(local(directory, f"{name}.tif", kind, nodata=(), scale=None, usual=usual), grid((16, 32), size=20))
+        np.testing.assert_array_equal(np.isnan(got), np.repeat([False, True], 256).reshape(16, 32))
+
+
 def test_nodata_with_fewer_digits_is_missing(directory):
     values = np.full((64, 80), 0.2, dtype="float32")
     values[:10], values[10:20] = np.finfo("float32").min, np.float32(-9999.9)
@@ -463,6 +481,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.assets.read import Asset, Reader
 from misoxr.errors import AssetError
 from misoxr.sensors.decoding import Encoding
+from misoxr.sensors.sensor import Counts
 def most():
     return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 def read(name, shape, size):

@@ -387,10 +387,26 @@ def test_times_with_a_zone_have_the_days_of_their_zone():
     assert int(ds.miso.composite(season=("07-01", "07-31")).observations.max()) == 2
 
 
-@pytest.mark.parametrize("text", ["01/07/2021", "1.7.21", "01-07-2021"])
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (["01/07/2021", "13/07/2021"], 2),
+        (["13.06.2021", "01.07.2021"], 1),
+        (["07/13/2021", "07/01/2021"], 2),
+        (["07/07/2021"] * 2, 2),
+    ],
+)
+def test_one_day_beyond_12_tells_the_order_of_all(text, count):
+    ds = xr.concat([image()] * 2, "time").assign_coords(time=text)
+    assert int(ds.miso.composite(season=("07-01", "07-31")).observations.max()) == count
+
+
+@pytest.mark.parametrize("text", ["01/07/2021", "1.7.21", "01-07-2021", "21-07-13"])
 def test_text_that_may_begin_with_day_or_month_is_refused(text):
     ds = xr.concat([image()] * 2, "time").assign_coords(time=[text, "2021-07-13"])
-    with pytest.raises(SpecError, match=f"The time {text!r} of the cube may begin with its day or with its month.*dayfirst=True"):
+    with pytest.raises(
+        SpecError, match=f"The time {text!r} of the cube may begin with its (day or with its month|year); .*dayfirst=True"
+    ):
         ds.miso.composite(season=("07-01", "07-31"))
     written = ds.assign_coords(time=["1 July 2021", "20210713"])
     assert int(written.miso.composite(season=("07-01", "07-31")).observations.max()) == 2

@@ -65,6 +65,12 @@ STORED = {
     "valid_max, not signed": (held([-2, -1], "int8", _Unsigned="true", valid_max=-2, units="1"), [254, NAN]),
     "valid_range in words": (held([0, 1], "uint8", valid_range="0 to 1", units="1"), [0, 1]),
     "valid_range that is crossed": (held([0, 1], "uint8", valid_range=[5, 0], units="1"), [0, 1]),
+    "valid_range of scaled values": (held([0, 2500, 9000], "int16", scale_factor=1e-4, valid_range=[-1.0, 1.0]), [0, 0.25, 0.9]),
+    "valid_min of scaled values": (held([7500, 15000], "uint16", scale_factor=0.02, valid_min=150.0, valid_max=350.0), [150, 300]),
+    "valid_max, infinite": (held([1, 2], "int8", _Unsigned="true", valid_max=np.inf, units="1"), [1, 2]),
+    "valid_range beyond the type": (held([1, -1], "int8", _Unsigned="true", valid_range=[0, 256], units="1"), [1, 255]),
+    "valid_range of classes": (held([4, 250], "uint8", valid_range=[0, 100], flag_values=[4, 250]), [4, 250]),
+    "_Unsigned, nodata of neither type": (held([-15, 1], "int8", _Unsigned="true", nodata=-9999, units="1"), [241, 1]),
     "valid_range of floats, stale": (held([0.2, 20000], valid_range=[-100, 16000]), [0.2, 20000]),
     "byte order": (held([1, -9999], ">i4", nodata=-9999), [1, NAN]),
     "precise": (held([123_456_789], "int32", scale_factor=1e-7, add_offset=-12), [0.3456789]),
@@ -117,11 +123,15 @@ def test_what_cannot_be_decoded_is_refused(array, words):
 def test_codes_that_floats_do_not_hold_are_refused(lazy):
     array = held([2**24, 2**24 + 1], "int32")
     with pytest.raises(
-        BandError, match=r"'ecoregion' holds the code 16777217, which float32 does not hold. Number its classes anew"
+        BandError, match=r"'ecoregion' holds classes, and the code 1677721[67]; float32 tells codes apart below 16777216"
     ):
         decoded("ecoregion", array.chunk(x=1) if lazy else array).compute()
-    np.testing.assert_allclose(decoded("people", array.assign_attrs(units="1")), [2**24, 2**24 + 1], rtol=1e-6)
-    np.testing.assert_array_equal(decoded("ecoregion", array.assign_attrs(nodata=2**24 + 1)), [2**24, np.nan])
+    np.testing.assert_allclose(decoded("people", array), [2**24, 2**24 + 1], rtol=1e-6)
+    smaller = (array - 1).assign_attrs(nodata=2**24)
+    np.testing.assert_array_equal(decoded("ecoregion", smaller), [2**24 - 1, np.nan])
+    for dtype, code in (("int64", 2**53 + 1), ("uint64", 2**64 - 1)):
+        with pytest.raises(BandError, match=f"the code {code}"):
+            decoded("ecoregion", held([code], dtype))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +153,11 @@ def test_codes_that_floats_do_not_hold_are_refused(lazy):
         ("slope", held([1.0]), False),
         ("class_probability", held([1.0]), False),
         ("landform_slope", held([1.0]), False),
+        ("temperature_qa", held([1], "uint16"), True),
+        ("snow_depth_flag", held([1], "uint16"), True),
+        ("slope_class", held([1], "uint16"), True),
+        ("anything", held([1.0], n_classes=5), False),
+        ("anything", held([1], "uint16", class_descriptions="a b"), True),
         ("anything", held([1], "uint16", COLLECTION_CATEGORY="T1"), False),
         ("anything", held([1], "uint16", UNCLASSIFIED_PERCENTAGE="3.2"), False),
         ("anything", held([1.0], CLASSIFICATION="UNCLASSIFIED"), False),

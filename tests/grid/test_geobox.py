@@ -50,6 +50,21 @@ def test_coordinates_in_another_length_are_converted(units, factor, dtype):
     assert assign(ds, geobox_of(ds)).x.attrs["units"] == "m"
 
 
+@pytest.mark.parametrize("transform", [False, True])
+def test_units_that_stayed_on_coordinates_in_metres_do_no_harm(transform):
+    geobox = GeoBox((5, 6), Affine(10_000, 0, -1_500_000, 0, -10_000, 800_000), "EPSG:3413")
+    ds = assign(blank(geobox), geobox)
+    if not transform:
+        ds.spatial_ref.attrs.pop("GeoTransform")
+    ds = ds.assign_coords({dim: (dim, ds[dim].values, {"units": "km"}) for dim in ("y", "x")})
+    assert same_grid(geobox_of(ds), geobox)
+
+
+def test_a_map_named_as_a_grid_mapping_is_a_map():
+    ds = xr.Dataset({"crs": (("y", "x"), np.zeros((2, 3))), "a": (("y", "x"), np.zeros((2, 3)))})
+    assert list(with_mappings(ds).data_vars) == ["crs", "a"]
+
+
 def test_a_crs_in_kilometres_has_coordinates_in_kilometres():
     geobox = GeoBox((5, 6), Affine(10, 0, -1500, 0, -10, 800), "+proj=stere +lat_0=90 +lat_ts=70 +units=km")
     ds = assign(blank(geobox), geobox)
@@ -82,6 +97,7 @@ def test_grid_mappings_name_what_they_are_for(told):
     [
         ({"GeoTransform": "0 9 -3 0 -3 -9"}, r"The grid is rotated [^;]*; reproject it"),
         ({"gcps": "{}"}, "has ground control points and no grid; warp it"),
+        ({"GeoTransform": "1 2 3"}, "no 'y' coordinate"),
     ],
 )
 def test_rasters_without_rows_and_columns_of_one_place_are_refused(attrs, words):

@@ -195,7 +195,7 @@ def test_floats_at_a_fill_value_of_their_own_are_missing(tmp_path):
     ("dtype", "fill", "kept"),
     [
         ("int8", 255, None), ("int8", -1, -1), ("bool", 255, None), ("bool", True, None), ("uint8", -9999, None), ("uint8", np.nan, None),
-        ("uint8", 255.0, 255), ("int16", -9999.0, -9999), ("int16", "-1", -1), ("uint16", 65535, 65535), ("int32", np.inf, None),
+        ("uint8", 255.0, 255), ("int16", -9999.0, -9999), ("int16", "-1", -1), ("int16", "x", None), ("uint16", 65535, 65535), ("int32", np.inf, None),
         ("uint8", None, None), ("int64", np.int8(-1), -1), ("uint8", 0.5, None),
     ],
 )  # fmt: skip
@@ -234,6 +234,7 @@ NODATA = {
     "one of two": ("int16", {"_FillValue": -1, "missing_value": -9999}),
     "several integers": ("int16", {"missing_value": np.array([-1, -9999], "int16")}),
     "nodata of integers": ("int16", {"nodata": -9999.0}),
+    "out of range, and no fill": ("int16", {"valid_range": [0, 16000]}),
     "out of range": ("int16", {"_FillValue": -1, "valid_range": [0, 16000]}),
 }
 
@@ -268,6 +269,34 @@ def test_a_sign_that_is_told_beside_the_type_is_kept(dtype, unsigned, fill, tmp_
     (path,) = ds[["a"]].miso.to_cog(tmp_path / "cog", progress=False)
     with rasterio.open(path) as file:
         np.testing.assert_array_equal(file.read(1, masked=True).astype("float64").filled(np.nan), expected)
+
+
+def test_codes_and_ranges_move_with_the_sign(tmp_path):
+    values = np.full(SHAPE, -100, "int8")
+    values[0, :3] = -50, -1, 5
+    ds = cube(a=(values, {"_Unsigned": "true", "_FillValue": -1, "valid_range": [-128, -2], "units": "1"}))
+    ds["k"] = ds.a.assign_attrs(flag_values=[-100, -50, 5], flag_meanings="a b c")
+    found = written(ds, tmp_path / "there")
+    np.testing.assert_array_equal(decoded("a", found.a), decoded("a", ds.a))
+    assert float(found.a[1, 0]) == 156
+    assert int((found.a == 255).sum()) == 2
+    assert list(found.k.attrs["flag_values"]) == [156, 206, 5]
+
+
+def test_what_is_no_map_keeps_what_it_has(tmp_path):
+    ds = cube().assign_coords(
+        level=((), 10, {"scale": 30}),
+        place=("place", [0, 1, 2], {"valid_range": [1, 2], "_FillValue": -1, "missing_value": "none given"}),
+    )
+    found = written(ds, tmp_path / "there")
+    assert int(found.level) == 10
+    np.testing.assert_array_equal(found.place, [0, 1, 2])
+    written(cube(a=(FLOATS, {"nodata": "see documentation"})), tmp_path / "words")
+
+
+def test_a_scale_of_classes_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="'mask' has the attributes scale_factor 0.01"):
+        to_zarr(cube(mask=(np.ones(SHAPE, "uint8"), {"scale_factor": 0.01})), tmp_path / "there", progress=False)
 
 
 @pytest.mark.parametrize("attrs", [{"scales": (1e-4,), "offsets": (-0.1,)}, {"scale": 1e-4, "offset": -0.1}])
