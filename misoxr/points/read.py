@@ -62,6 +62,7 @@ def read_points(
     source : GeoDataFrame, DataFrame, path or URL
         Points, a table with coordinates in columns, or a file: GeoPackage, GeoJSON, Shapefile, FlatGeobuf, (Geo)Parquet, CSV, one of these
         in a zip archive or compressed by gzip, or the MISO authors' JSON list of records, whose coordinates are x_3338 and y_3338 (EPSG:3338) where it has them.
+        In a CSV, cells are missing that are empty, or read "NA", "N/A", "NaN", "NULL" and so on as in pandas. "None" is a value.
     crs : optional
         CRS of the points where the source names none. Columns "lon" and "lat" are EPSG:4326 by default.
     labels : mapping of task to column, optional
@@ -77,7 +78,7 @@ def read_points(
         Column of the depths to which the ground was observed, or one depth of all points: in metres, or with a unit, ``("depth", "cm")``.
         Units are m, dm, cm, mm, ft and in. What was not found down to there may lie below: see ``censored`` of :func:`misoxr.training.fit.fit`.
     id : str, optional
-        Column that identifies the points.
+        Column that identifies the points. In a CSV its values stay text where they are not written as numbers are, such as "001".
 
     Returns
     -------
@@ -109,7 +110,9 @@ def read_points(
     known, unit = depth_of(depth)
     named = {"date": date, "accuracy": accuracy, "depth": known if isinstance(known, str) else None, "id": id}
     roles = {name: column for name, column in named.items() if column is not None}
-    table, records = (source, False) if isinstance(source, pd.DataFrame) else read_file(expanded(source))
+    table, records = (
+        (source, False) if isinstance(source, pd.DataFrame) else read_file(expanded(source), "id" if id is None else id)
+    )
     if len(table) == 0:
         raise PointsError("There are no points: the table has 0 rows.")
     if labels is None:
