@@ -92,6 +92,7 @@ def read_points(
     PointsError
         If the source cannot be read or is empty, has no CRS, geometries other than points, lacks a column, or holds values that
         are no dates, no accuracies or no depths. Depths without a unit are refused where they are above 10 m, since they may be cm.
+        So are accuracies and depths that are a usual fill value, such as 9999, far beyond the others.
 
     Warns
     -----

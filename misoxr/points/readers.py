@@ -13,11 +13,13 @@ import numpy.typing as npt
 import pandas as pd
 from pyproj.exceptions import CRSError
 
+from misoxr.cube.scaling import USUAL_FILLS, is_far
 from misoxr.cube.units import canonical
 from misoxr.errors import PointsError, note
 from misoxr.spec.numbers import is_number
 
 __all__ = [
+    "FILLS",
     "Depth",
     "agreed",
     "check_geometry",
@@ -28,6 +30,7 @@ __all__ = [
     "lengths",
     "located",
     "number_of",
+    "refuse_fills",
     "renamed",
     "require_columns",
     "settled",
@@ -41,6 +44,11 @@ AUTHORS_XY = ("x_3338", "y_3338")
 """Columns of EPSG:3338 coordinates in the MISO authors' point file."""
 
 LISTS = (list, tuple, set, np.ndarray)
+
+FILLS = (*USUAL_FILLS, -99.0, -999.9, 9999.0, 99999.0)
+"""What stands for unknown in tables of values."""
+LENGTH_FILLS = (*FILLS, 999.0)
+"""What stands for unknown among depths and accuracies."""
 
 METRES = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "ft": 0.3048, "in": 0.0254, "inch": 0.0254, "inches": 0.0254}
 """Metres in each unit of a depth."""
@@ -303,7 +311,7 @@ def lengths(column: pd.Series) -> pd.Series:
     Raises
     ------
     PointsError
-        If a known value is no number, not finite, or negative.
+        If a known value is no number, not finite, or negative, or some are a usual fill value, far beyond the others.
     """
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
     _refuse(
@@ -312,7 +320,51 @@ def lengths(column: pd.Series) -> pd.Series:
         "lengths in metres",
         "give numbers from 0, or set them to missing; rename the column if it is something else",
     )
+    refuse_fills(numbers, str(column.name), f"values of column {column.name!r}", LENGTH_FILLS, is_length=True)
     return pd.Series(numbers, index=column.index, name=column.name)
+
+
+def refuse_fills(
+    values: npt.NDArray[np.float64],
+    column: str,
+    what: str,
+    fills: Sequence[float] = FILLS,
+    *,
+    table: str = "points",
+    is_length: bool = False,
+) -> None:
+    """Refuse usual fill values that lie far beyond all other values: learnt from, they would move every answer.
+
+    Parameters
+    ----------
+    values : ndarray
+        Values, NaN where missing.
+    column : str
+        Their column, and ``table`` the name of its table, for the remedy.
+    what : str
+        What the values are, in words.
+    fills : sequence of float
+        What is taken for a fill value.
+    is_length : bool
+        Whether the values are lengths: they may lie anywhere from 0, and fill values stand for unknown without others, too.
+
+    Raises
+    ------
+    PointsError
+        If there are such values.
+    """
+    others = values[np.isfinite(values) & ~np.isin(values, fills)]
+    if not len(others) and not is_length:
+        return
+    low, high = (float(others.min()), float(others.max())) if len(others) else (0.0, 0.0)
+    for fill in fills:
+        count = int((values == fill).sum())
+        if count and is_far(fill, 0.0 if is_length else low, high):
+            beside = f", and the others {low:g} to {high:g}" if len(others) else ""
+            raise PointsError(
+                f"{count} of {len(values)} {what} are {fill:g}{beside}. If it stands for unknown, make it missing: "
+                f"{table}[{column!r}] = {table}[{column!r}].replace({fill:g}, float('nan'))."
+            )
 
 
 Depth = str | float | tuple[str | float, str]
@@ -362,9 +414,11 @@ def depths(column: pd.Series, metres: float = 1.0) -> pd.Series:
     Raises
     ------
     PointsError
-        If a known value is no number, not finite, negative, or deeper than anybody has observed the ground.
+        If a known value is no number, not finite, negative, or deeper than anybody has observed the ground; or if some are a usual fill
+        value, far beyond the others.
     """
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan) * metres
+    written = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
+    numbers = written * metres
     fits = np.isfinite(numbers) & (numbers >= 0) & (numbers <= DEEPEST)
     _refuse(
         column,
@@ -372,6 +426,7 @@ def depths(column: pd.Series, metres: float = 1.0) -> pd.Series:
         "depths",
         f"give numbers from 0 to {DEEPEST / metres:g}, positive downwards, or set them to missing; rename the column if it is something else",
     )
+    refuse_fills(written, str(column.name), f"depths of column {column.name!r}", LENGTH_FILLS, is_length=True)
     return pd.Series(numbers, index=column.index, name=column.name)
 
 
