@@ -69,7 +69,7 @@ def read_points(
         Columns to rename to the tasks they label. Other columns are kept. For the authors' JSON,
         ``{"permafrost": "aksdb_pf1m_bin", "taxonomy": "tax_order"}`` by default, if it has these columns.
     x, y : str, optional
-        Columns of the coordinates; "lon"/"lat", "longitude"/"latitude" or "x"/"y" by default.
+        Columns of the coordinates; "lon"/"lat", "longitude"/"latitude" or "x"/"y" by default. "x"/"y" go first where ``crs`` is projected.
     date : str, optional
         Column of dates: datetimes, text in ISO 8601, or whole years, which are taken as their 1 January.
     accuracy : str, optional
@@ -90,7 +90,7 @@ def read_points(
     Raises
     ------
     PointsError
-        If the source cannot be read or is empty, has no CRS, geometries other than points, lacks a column, or holds values that
+        If the source cannot be read or is empty, has no CRS, or degrees in a projected one, geometries other than points, lacks a column, or holds values that
         are no dates, no accuracies or no depths. Depths without a unit are refused where they are above 10 m, since they may be cm.
         So are accuracies and depths that are a usual fill value, such as 9999, far beyond the others.
 

@@ -11,6 +11,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from misoxr.cube.scaling import USUAL_FILLS, is_far
@@ -93,20 +94,25 @@ def _on_earth(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 def _from_columns(table: pd.DataFrame, x: str | None, y: str | None, crs: Any) -> gpd.GeoDataFrame:
     if (x is None) != (y is None):
         raise PointsError(f"Coordinates need two columns; x is {x!r} and y is {y!r}.")
+    is_degrees = False
     if x is not None and y is not None:
         require_columns(table, [x, y])
     else:
-        known = {str(name).lower(): name for name in table.columns}
-        found = next(((a, b) for a, b in (*LONGITUDE_LATITUDE, ("x", "y")) if a in known and b in known), None)
-        if found is None:
-            raise PointsError(f"The columns {list(table.columns)} hold no lon/lat or x/y; name the coordinates with x= and y=.")
-        if crs is None and found in LONGITUDE_LATITUDE:
-            crs = "EPSG:4326"
-        x, y = known[found[0]], known[found[1]]
+        x, y, is_degrees = _coordinates_of(table, crs)
+        crs = "EPSG:4326" if is_degrees and crs is None else crs
     try:
         coordinates = [pd.to_numeric(agreed(table[name])[0]).to_numpy(dtype="float64") for name in (x, y)]
     except (ValueError, TypeError) as error:
         raise PointsError(f"The coordinates in columns {x!r} and {y!r} are not all numbers: {error}.") from error
+    if (
+        is_degrees
+        and _is_projected(crs)
+        and all((np.abs(one) <= most).all() for one, most in zip(coordinates, (180, 90), strict=True))
+    ):
+        raise PointsError(
+            f"The columns {x!r} and {y!r} hold degrees, by their names and values, and crs={crs!r} is not in degrees. Leave crs out, and move the "
+            f"points with points.to_crs({crs!r}). If they are in its units, name them: x={x!r}, y={y!r}."
+        )
     missing = ~np.isfinite(coordinates).all(axis=0)
     if missing.any():
         raise PointsError(
@@ -115,6 +121,28 @@ def _from_columns(table: pd.DataFrame, x: str | None, y: str | None, crs: Any) -
     if isinstance(table, gpd.GeoDataFrame):
         table = pd.DataFrame(table.drop(columns=table.active_geometry_name))
     return with_crs(gpd.GeoDataFrame(table, geometry=gpd.points_from_xy(*coordinates)), crs)
+
+
+def _coordinates_of(table: pd.DataFrame, crs: Any) -> tuple[str, str, bool]:
+    """Return the columns of coordinates, and whether these are degrees by their names; x and y go first in a projected CRS."""
+    pairs = (("x", "y"), *LONGITUDE_LATITUDE) if _is_projected(crs) else (*LONGITUDE_LATITUDE, ("x", "y"))
+    known: dict[str, list[str]] = {}
+    for name in table.columns:
+        known.setdefault(str(name).strip().lower(), []).append(name)
+    found = next((pair for pair in pairs if set(pair) <= known.keys()), None)
+    if found is None:
+        raise PointsError(f"The columns {list(table.columns)} hold no lon/lat or x/y; name the coordinates with x= and y=.")
+    several = [known[name] for name in found if len(known[name]) > 1]
+    if several:
+        raise PointsError(f"The columns {several[0]} may each be the coordinate; keep one, or name the coordinates with x= and y=.")
+    return known[found[0]][0], known[found[1]][0], found in LONGITUDE_LATITUDE
+
+
+def _is_projected(crs: Any) -> bool:
+    try:
+        return crs is not None and CRS.from_user_input(crs).is_projected
+    except CRSError as error:
+        raise PointsError(f"crs={crs!r} is not known; give one such as 'EPSG:4326'.") from error
 
 
 def with_crs(points: gpd.GeoDataFrame, crs: Any) -> gpd.GeoDataFrame:

@@ -83,6 +83,31 @@ def test_tables_are_read_by_their_columns(tmp_path):
     assert read_points(pd.DataFrame({"longitude": [-150], "latitude": [64]}), crs="EPSG:4269").crs.to_epsg() == 4269
 
 
+def test_x_and_y_go_before_degrees_in_a_projected_crs():
+    both = table(lon=[-150.0, -149.0, -148.0], lat=64.0)
+    assert list(read_points(both, crs="EPSG:3338").geometry.x) == list(table().x)
+    assert list(read_points(both).geometry.x) == [-150, -149, -148]
+    assert list(read_points(both, crs="EPSG:4269").geometry.x) == [-150, -149, -148]
+    degrees = both.drop(columns=["x", "y"])
+    with pytest.raises(
+        PointsError,
+        match=r"'lon' and 'lat' hold degrees, .*crs='EPSG:3338' is not in degrees\. Leave crs out.*to_crs\('EPSG:3338'\)",
+    ):
+        read_points(degrees, crs="EPSG:3338")
+    assert read_points(degrees, crs="EPSG:3338", x="lon", y="lat").crs.to_epsg() == 3338
+    metres = table().rename(columns={"x": "lon", "y": "lat"})
+    assert list(read_points(metres, crs=3338).geometry.x) == list(table().x)
+
+
+def test_coordinates_that_stand_twice_are_refused():
+    with pytest.raises(PointsError, match=r"columns \['lon', 'LON'\] may each be the coordinate; keep one, or name"):
+        read_points(pd.DataFrame({"lon": [-150.0], "LON": [-15.0], "lat": [64.0]}))
+    degrees = pd.DataFrame({"lon": [-150.0], "lat": [64.0]})
+    with pytest.raises(PointsError, match=r"columns \['lon', 'lon'\] may each"):
+        read_points(pd.concat([degrees, degrees[["lon"]]], axis=1))
+    assert len(read_points(degrees.assign(X=1.0, x=2.0))) == 1
+
+
 def test_labels_are_renamed_and_the_rest_is_kept():
     source = labelled()
     found = read_points(source, labels={"permafrost": "pf1m"})
