@@ -264,7 +264,9 @@ def _seen(sites: Sites, mapped: Floats, ground: Ground, sums: Any) -> Seen:
         raise PointsError(
             f"Values of {sites.labels.name!r} are no numbers, such as {sites.labels.iloc[numbers.index(None)]!r}; write numbers."
         )
-    refuse_fills(np.array(numbers, "float64"), str(sites.labels.name), f"sites' values of {sites.labels.name!r}", table="reference")
+    refuse_fills(
+        np.array(numbers, "float64"), str(sites.labels.name), f"values of {sites.labels.name!r} at the sites", table="reference"
+    )
     area, many = ground.areas.at(sites.rows, sites.columns), len(sites.strata)
     cells = Cells(*(np.bincount(sites.stratum, area**power, minlength=many)[:, None].astype("float64") for power in range(3)))
     sizes = np.array([pixels]) if sites.sizes is None else sites.sizes

@@ -233,7 +233,7 @@ def test_fill_values_of_sites_are_refused(fill):
     reference, *_ = drawn(array, truth, strata)
     reference.loc[reference.index[:4], "soc"] = fill
     with pytest.raises(
-        PointsError, match=rf"4 of 65 sites' values of 'soc' are {fill:g}, .*reference\['soc'\]\.replace\({fill:g}, float"
+        PointsError, match=rf"4 of 65 values of 'soc' at the sites are {fill:g}, .*reference\['soc'\]\.replace\({fill:g}, float"
     ):
         mean(array, reference)
 
