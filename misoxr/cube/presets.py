@@ -1,6 +1,8 @@
 """Build a preset's specification for a cube, and points where there are any; and the tasks that columns of labels tell."""
 
 import difflib
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,11 +14,18 @@ import xarray as xr
 
 from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import is_class
-from misoxr.errors import SpecError, did_you_mean, note
+from misoxr.errors import PointsError, SpecError, did_you_mean, note
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, Band, LocationSpec, ModelSpec, Task
 
 __all__ = ["bands_for", "lacking", "of_tasks", "spec_for"]
+
+MISSING = ("nan", "None", "<NA>", "NaT", "NaN", "NA", "N/A", "n/a", "null", "NULL")
+"""Texts that missing values become, by astype(str) and in tables."""
+QUANTITY = re.compile(
+    r"[-+]?(\d+,\d+|\d{1,3}([.,]\d{3})+([.,]\d+)?|\d+([.,]\d+)?(\s?(mm|cm|dm|km|ft|kg|mg|%|‰|°C?)|\s(m|g|t|ha|K))(\W?(m|cm|dm|ha|kg|g|l|L)\W?\d?){0,3})"
+)
+"""A number with a decimal comma, with thousands apart, or with a unit. Codes of classes, such as "1a", "2.1.3" and "5-10 cm", are none."""
 
 
 def spec_for(
@@ -44,6 +53,8 @@ def spec_for(
     ------
     SpecError
         If the cube has none of the bands, or the points none of the tasks; or a column does not tell what its task is.
+    PointsError
+        If texts of a column that ``tasks`` names seem to be quantities or missing values, or a class in several spellings.
 
     Warns
     -----
@@ -169,6 +180,44 @@ def _named(tasks: Any) -> list[str | Task]:
     return list(tasks)
 
 
+def _refuse_texts(labels: pd.Series, name: str) -> None:
+    """Refuse texts that would become classes and seem to be none: missing values, quantities, and a class in several spellings."""
+    texts = [label for label in labels if isinstance(label, str) and label.strip()]
+    column, otherwise = f"points[{name!r}]", f"If they are classes, give misoxr.spec.Task({name!r}, kind, classes)."
+    counts = Counter(text.strip() for text in texts)
+    for word in MISSING:
+        if word in counts:
+            raise PointsError(
+                f"{counts[word]} labels of {name!r} are the text {word!r}, which seems to stand for missing. Make it missing: {column} = "
+                f"{column}.replace({word!r}, float('nan')). {otherwise}"
+            )
+    quantities = [text for text in texts if QUANTITY.fullmatch(text.strip())]
+    if len(quantities) > len(texts) / 2:
+        example = quantities[0].strip()
+        raise PointsError(
+            f"{len(quantities)} of {len(texts)} labels of {name!r} are texts such as {example!r}, which look like quantities. Make them numbers: "
+            f"{column} = pandas.to_numeric({column}{_as_number(example)}, errors='coerce'). {otherwise}"
+        )
+    spellings: dict[str, list[str]] = {}
+    for text, _ in counts.most_common():
+        spellings.setdefault(re.sub(r"[\s_]+", "", text).casefold(), []).append(text)
+    several = {text: same[0] for same in spellings.values() for text in same[1:]}
+    if several:
+        raw = {text: several[text.strip()] for text in sorted(set(texts)) if text.strip() in several}
+        raise PointsError(
+            f"The labels of {name!r} write a class in several ways: {[same for same in spellings.values() if len(same) > 1][:10]}. Write each in "
+            f"one: {column} = {column}.replace({raw}). {otherwise}"
+        )
+
+
+def _as_number(text: str) -> str:
+    """Return what pandas has to do with a text so that its number is left."""
+    point, comma = text.rfind("."), text.rfind(",")
+    steps = "" if min(point, comma) < 0 else f".str.replace({'.' if point < comma else ','!r}, '')"
+    steps += ".str.replace(',', '.')" if comma > point else ""
+    return steps if text.strip("-+.,0123456789") == "" else rf"{steps}.str.extract(r'([-+.\d]+)')[0]"
+
+
 def _told_by(column: pd.Series, name: str) -> Task:
     """Return the task that a column of labels tells; what it does not tell is not assumed."""
     known = {task.name: task for task in (PERMAFROST, TAXONOMY)}
@@ -185,6 +234,7 @@ def _told_by(column: pd.Series, name: str) -> Task:
             f"The labels of {name!r} are whole numbers, which may be a quantity or codes of classes; say which: "
             f"tasks=[Task({name!r}, 'regression')], or Task({name!r}, 'multiclass', classes), with misoxr.spec.Task."
         )
+    _refuse_texts(labels, name)
     words = sorted({label.strip() for label in labels if isinstance(label, str) and label.strip()})
     if len(words) > 2 and numbers.isna().all() and labels.map(lambda label: isinstance(label, str)).all():
         return Task(name, "multiclass", tuple(words))

@@ -4,12 +4,16 @@ GDAL opens some texts as instructions, which lead to other files of this machine
 GeoPackages, Shapefiles and FlatGeobufs, each under a name of ours, with the files that belong to it. The other formats are not read by GDAL.
 """
 
+import codecs
 import contextlib
+import csv
 import gzip
+import io
 import json
 import os
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,19 +42,48 @@ BESIDE = (".shx", ".dbf", ".prj", ".cpg")
 MEMBERS = (".shp", ".gpkg", ".fgb", ".geojson", ".parquet", ".geoparquet", ".csv", ".tsv", ".json")
 """Files of a zip archive that may be points, what is taken first."""
 MOST_MEMBERS = 1000
+SHEET = "The points {!r} are a workbook of Excel or the like. Read its sheet with pandas.read_excel(path), and give the table."
+NA_WORDS = (
+    *(
+        "",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+        "NaN",
+    ),
+    *("n/a", "nan", "null"),
+)
+"""Cells of a CSV that are missing: those of pandas without "None", which is a class of ground ice."""
+SEPARATORS = ",;\t|"
+"""What may stand between the values of a line."""
+NOT_UTF8 = "in Latin-1, not in UTF-8"
+SEEN = 2**16
+"""Bytes of a CSV by which its form is judged."""
 
 _GEOPACKAGE = (b"GPKG", b"GP10", b"GP11")
 _CRS = re.compile(r"urn:ogc:def:crs:\w+:[\w.]*:\w+|\w+:\w+", re.ASCII)
 """Names of CRS in old GeoJSON; GDAL would also follow links."""
 
 
-def read_file(source: str) -> tuple[pd.DataFrame, bool]:
+def read_file(source: str, identity: str = "id") -> tuple[pd.DataFrame, bool]:
     """Read a file of points or a table, and tell whether it was a JSON list of records.
 
     Parameters
     ----------
     source : str
         A path, or an address of http(s), s3, gs, az, abfs or hf.
+    identity : str, optional
+        Column that identifies the points. In a CSV its numbers stay text where they are written otherwise than numbers are, such as "001".
 
     Raises
     ------
@@ -63,11 +96,11 @@ def read_file(source: str) -> tuple[pd.DataFrame, bool]:
     with workspace() as aside:
         try:
             path, named = _fetched(source, aside)
-            return _read(path, named, aside, name)
+            return _read(path, named, aside, name, identity)
         except (ImportError, PointsError, StoreError):
             raise
         except Exception as error:  # GDAL, pyarrow and pandas each have their own
-            fault = "it is nested too deep" if isinstance(error, RecursionError) else without_secrets(error, source)
+            fault = "it is nested too deep" if isinstance(error, RecursionError) else without_secrets(error, source).strip()
             fault = re.sub(rf"{re.escape(str(aside))}[^\s'\"]*", lambda _: name, fault)[:500]
     # not from its error, whose text may hold a secret of the address
     raise PointsError(f"The points {name!r} cannot be read: {fault}")
@@ -115,7 +148,7 @@ def _unpacked(file: Any, path: Path, most: int) -> int:
     return size
 
 
-def _read(path: Path, named: str, aside: Path, name: str) -> tuple[pd.DataFrame, bool]:
+def _read(path: Path, named: str, aside: Path, name: str, identity: str) -> tuple[pd.DataFrame, bool]:
     """Read a local file by its first bytes, and by its ending where these tell nothing."""
     ending = os.path.splitext(named.lower().removesuffix(".gz"))[1]
     if path.is_dir() and ending in (".parquet", ".geoparquet"):
@@ -129,14 +162,14 @@ def _read(path: Path, named: str, aside: Path, name: str) -> tuple[pd.DataFrame,
             raise PointsError(f"The points {name!r} are packed more than once; unpack them first.")
         with gzip.open(path) as file:
             _unpacked(file, aside / "unzipped", megabytes("MISOXR_POINTS_MB", LARGEST))
-        return _read_plain(aside / "unzipped", ending, aside, name)
+        return _read_plain(aside / "unzipped", ending, aside, name, identity)
     if head.startswith(b"PK\x03\x04"):
         member, ending = _member(path, aside, name)
-        return _read_plain(member, ending, aside, name)
-    return _read_plain(path, ending, aside, name)
+        return _read_plain(member, ending, aside, name, identity)
+    return _read_plain(path, ending, aside, name, identity)
 
 
-def _read_plain(path: Path, ending: str, aside: Path, name: str) -> tuple[pd.DataFrame, bool]:
+def _read_plain(path: Path, ending: str, aside: Path, name: str, identity: str) -> tuple[pd.DataFrame, bool]:
     """Read a file that is not packed."""
     with path.open("rb") as file:
         head = file.read(100)
@@ -145,14 +178,97 @@ def _read_plain(path: Path, ending: str, aside: Path, name: str) -> tuple[pd.Dat
             return _parquet(file), False
         kind = _kind(head)
         if kind is not None:
-            return gpd.read_file(_under_a_name_of_ours(path, kind, aside)), False
+            ours = _under_a_name_of_ours(path, kind, aside)
+            return gpd.read_file(ours, layer=_layer(ours, name) if kind == ".gpkg" else None), False
+        if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
+            raise PointsError(SHEET.format(name))
         if ending in (".csv", ".tsv"):
-            return pd.read_csv(file, sep="," if ending == ".csv" else "\t"), False
+            return _separated(file, "," if ending == ".csv" else "\t", name, identity), False
         if ending in (".json", ".geojson") or head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
-            return _json(json.load(file), name)
+            return _json(json.load(file), name, identity)
     raise PointsError(
         f"The points {name!r} are refused: their bytes are none of GeoPackage, GeoJSON, Shapefile, FlatGeobuf, Parquet or a zip archive of "
         "one, and their name does not end in .csv, .tsv or .json. Open other formats with geopandas.read_file, and give the table."
+    )
+
+
+def _separated(file: Any, separator: str, name: str, identity: str) -> pd.DataFrame:
+    """Read a CSV or TSV."""
+    lines = _first_lines(file, separator, name)
+
+    def read(**options: Any) -> pd.DataFrame:
+        file.seek(0)
+        options = {"sep": separator, "skipinitialspace": True, "na_values": list(NA_WORDS), "keep_default_na": False, **options}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of empty values behind the last separator
+            with contextlib.suppress(UnicodeDecodeError):
+                found: pd.DataFrame = pd.read_csv(file, **options)
+                return found
+        raise _in_another_form(name, [NOT_UTF8], ["encoding='latin-1'"])
+
+    table, options = read(), {}
+    if len(table) and not isinstance(table.index, pd.RangeIndex):
+        many = len(lines[0])
+        if not any(value.strip() for line in lines[1:] for value in line[many:]):  # each line ends with a separator
+            options["index_col"] = False
+            table = read(**options)
+        elif table.index.nlevels > 1 or not table.index.is_unique:  # no names of rows, as R writes them
+            raise PointsError(
+                f"The points {name!r} have {many} columns, and a line of {max(map(len, lines))} values. Name every column, and write decimals "
+                "with a point."
+            )
+    names = {column: str(column).strip() for column in table.columns}
+    if len(set(names.values())) < len(names):
+        raise PointsError(f"The points {name!r} have columns that differ by blanks alone: {list(names)}. Rename all but one.")
+    for column, bare in names.items():
+        if bare == identity and pd.api.types.is_numeric_dtype(table[column]):
+            text = read(**options, dtype={column: str})[column]
+            if not all(map(_is_written, text, table[column])):
+                table[column] = text
+    return table.rename(columns=names)
+
+
+def _is_written(text: Any, number: Any) -> bool:
+    """Return whether a cell is how its number is usually written: "001" is not, nor is "1.10"."""
+    if not isinstance(text, str):
+        return True
+    return text.strip() in (str(number), f"{number:.0f}")
+
+
+def _first_lines(file: Any, separator: str, name: str) -> list[list[str]]:
+    """Return the values of a CSV's first lines; refuse another encoding or separator."""
+    file.seek(0)
+    head = file.read(SEEN)
+    encoding, found, options = "utf-8-sig", [], []
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding, found, options = "utf-16", ["in UTF-16, not in UTF-8"], ["encoding='utf-16'"]
+    else:
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(head)
+        except UnicodeDecodeError:
+            encoding, found, options = "latin-1", [NOT_UTF8], ["encoding='latin-1'"]
+    text = head.decode(encoding, errors="replace")
+
+    def split(by: str) -> list[list[str]]:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=by, skipinitialspace=True) if row]
+        return rows[:-1] if len(head) == SEEN and len(rows) > 2 else rows
+
+    lines = split(separator)
+    for other in SEPARATORS.replace(separator, "") if len(lines) > 1 else "":
+        rows = split(other)
+        if len(rows) > 1 and len(rows[1]) >= len(rows[0]) > len(lines[0]):
+            found.insert(0, f"separated by {other!r}, not by {separator!r}")
+            commas = any(re.fullmatch(r"[-+]?\d+,\d+", value.strip()) for row in rows[1:] for value in row)
+            options = [f"sep={other!r}", *(["decimal=','"] if commas else []), *options]
+            break
+    if found:
+        raise _in_another_form(name, found, options)
+    return lines
+
+
+def _in_another_form(name: str, found: list[str], options: list[str]) -> PointsError:
+    return PointsError(
+        f"The points {name!r} seem to be {', and '.join(found)}. Read them with pandas.read_csv(path, {', '.join(options)}), and give the table."
     )
 
 
@@ -181,6 +297,18 @@ def _under_a_name_of_ours(path: Path, kind: str, aside: Path) -> Path:
     return place / f"points{kind}"
 
 
+def _layer(path: Path, name: str) -> str | None:
+    """Return the layer of a GeoPackage that has places; refuse several."""
+    layers = gpd.list_layers(path)
+    places = list(layers["name"][layers["geometry_type"].notna()]) or list(layers["name"])
+    if len(places) > 1:
+        raise PointsError(
+            f"The points {name!r} have {len(places)} layers: {places[:20]}. Read one with geopandas.read_file(path, layer={places[0]!r}), and give "
+            "the table."
+        )
+    return places[0] if places else None
+
+
 def _member(path: Path, aside: Path, name: str) -> tuple[Path, str]:
     """Unpack the points of a zip archive, and return their path and ending."""
     place, left = aside / "members", megabytes("MISOXR_POINTS_MB", LARGEST)
@@ -201,6 +329,8 @@ def _member(path: Path, aside: Path, name: str) -> tuple[Path, str]:
                     with archive.open(one) as file:
                         left -= _unpacked(file, place / f"points{os.path.splitext(one.filename)[1].lower()}", left)
                 return place / f"points{ending}", ending
+    if {"xl/workbook.xml", "xl/workbook.bin", "content.xml"} & {one.filename for one in files}:
+        raise PointsError(SHEET.format(name))
     raise PointsError(f"The archive {name!r} has no points; it holds none of {', '.join(MEMBERS)}.")
 
 
@@ -240,13 +370,13 @@ def _parquet_size(source: Any, left: int) -> int:
     return size
 
 
-def _json(content: Any, name: str) -> tuple[pd.DataFrame, bool]:
+def _json(content: Any, name: str, identity: str) -> tuple[pd.DataFrame, bool]:
     """Return GeoJSON as points, and a list of records as a table."""
     if isinstance(content, Mapping) and content.get("type") in ("FeatureCollection", "Feature"):
         features = content.get("features") if content["type"] == "FeatureCollection" else [content]
         if not isinstance(features, list) or not all(isinstance(feature, dict) for feature in features):
             raise PointsError(f"The GeoJSON {name!r} has 'features' that are no list of points.")
-        return _features(features, _crs(content.get("crs"), name)), False
+        return _features(features, _crs(content.get("crs"), name), identity), False
     if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
         kinds = sorted({type(item).__name__ for item in content}) if isinstance(content, list) else []
         what = f"a list of {', '.join(kinds)}" if kinds else f"a {type(content).__name__}"
@@ -257,14 +387,14 @@ def _json(content: Any, name: str) -> tuple[pd.DataFrame, bool]:
     return pd.DataFrame(content), True
 
 
-def _features(features: list[dict[str, Any]], crs: str) -> gpd.GeoDataFrame:
-    """Return features as a table; an object among the properties is its text."""
+def _features(features: list[dict[str, Any]], crs: str, identity: str) -> gpd.GeoDataFrame:
+    """Return features as a table, with their own ids where no property is asked for; an object among the properties is its text."""
     rows = [
         {key: json.dumps(value) if isinstance(value, dict) else value for key, value in (feature.get("properties") or {}).items()}
         for feature in features
     ]
     table = pd.DataFrame(rows, index=range(len(features)))
-    if "id" not in table and features and all("id" in feature for feature in features):
+    if identity == "id" and "id" not in table and features and all("id" in feature for feature in features):
         table.insert(0, "id", [feature["id"] for feature in features])
     shapes = [None if feature.get("geometry") is None else shapely.geometry.shape(feature["geometry"]) for feature in features]
     return gpd.GeoDataFrame(table.drop(columns="geometry", errors="ignore"), geometry=shapes, crs=crs)

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from misoxr.cube.scaling import USUAL_FILLS, is_far
 from misoxr.errors import PointsError
-from misoxr.points.readers import is_missing, number_of
+from misoxr.points.readers import is_missing, number_of, refuse_fills
 from misoxr.spec import Task
 
 __all__ = ["codes", "named"]
@@ -116,23 +115,8 @@ def codes(column: pd.Series, task: Task) -> npt.NDArray[np.float64]:
             f"{list(task.classes)}. Write all labels as names."
         )
     if task.kind == "regression":
-        _refuse_fills(column, task, found)
+        refuse_fills(found, str(column.name), f"labels of {task.name!r}")
     return found
-
-
-def _refuse_fills(column: pd.Series, task: Task, values: npt.NDArray[np.float64]) -> None:
-    """Refuse usual fill values that lie far beyond all other values: learnt from, they would move every answer."""
-    others = values[np.isfinite(values) & ~np.isin(values, USUAL_FILLS)]
-    if not len(others):
-        return
-    low, high = float(others.min()), float(others.max())
-    for fill in USUAL_FILLS:
-        count = int((values == fill).sum())
-        if count and is_far(fill, low, high):
-            raise PointsError(
-                f"{count} of {len(values)} labels of {task.name!r} are {fill:g}, and the others {low:g} to {high:g}. If it stands for unknown, make it "
-                f"missing: points[{str(column.name)!r}] = points[{str(column.name)!r}].replace({fill:g}, float('nan'))."
-            )
 
 
 def _unknown(values: list[Any], found: npt.NDArray[np.float64], legend: _Legend) -> str:

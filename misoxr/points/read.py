@@ -62,13 +62,14 @@ def read_points(
     source : GeoDataFrame, DataFrame, path or URL
         Points, a table with coordinates in columns, or a file: GeoPackage, GeoJSON, Shapefile, FlatGeobuf, (Geo)Parquet, CSV, one of these
         in a zip archive or compressed by gzip, or the MISO authors' JSON list of records, whose coordinates are x_3338 and y_3338 (EPSG:3338) where it has them.
+        In a CSV, cells are missing that are empty, or read "NA", "N/A", "NaN", "NULL" and so on as in pandas. "None" is a value.
     crs : optional
         CRS of the points where the source names none. Columns "lon" and "lat" are EPSG:4326 by default.
     labels : mapping of task to column, optional
         Columns to rename to the tasks they label. Other columns are kept. For the authors' JSON,
         ``{"permafrost": "aksdb_pf1m_bin", "taxonomy": "tax_order"}`` by default, if it has these columns.
     x, y : str, optional
-        Columns of the coordinates; "lon"/"lat", "longitude"/"latitude" or "x"/"y" by default.
+        Columns of the coordinates; "lon"/"lat", "longitude"/"latitude" or "x"/"y" by default. "x"/"y" go first where ``crs`` is projected.
     date : str, optional
         Column of dates: datetimes, text in ISO 8601, or whole years, which are taken as their 1 January.
     accuracy : str, optional
@@ -77,7 +78,7 @@ def read_points(
         Column of the depths to which the ground was observed, or one depth of all points: in metres, or with a unit, ``("depth", "cm")``.
         Units are m, dm, cm, mm, ft and in. What was not found down to there may lie below: see ``censored`` of :func:`misoxr.training.fit.fit`.
     id : str, optional
-        Column that identifies the points.
+        Column that identifies the points. In a CSV its values stay text where they are not written as numbers are, such as "001".
 
     Returns
     -------
@@ -89,8 +90,9 @@ def read_points(
     Raises
     ------
     PointsError
-        If the source cannot be read or is empty, has no CRS, geometries other than points, lacks a column, or holds values that
+        If the source cannot be read or is empty, has no CRS, or degrees in a projected one, geometries other than points, lacks a column, or holds values that
         are no dates, no accuracies or no depths. Depths without a unit are refused where they are above 10 m, since they may be cm.
+        So are accuracies and depths that are a usual fill value, such as 9999, far beyond the others.
 
     Warns
     -----
@@ -109,7 +111,9 @@ def read_points(
     known, unit = depth_of(depth)
     named = {"date": date, "accuracy": accuracy, "depth": known if isinstance(known, str) else None, "id": id}
     roles = {name: column for name, column in named.items() if column is not None}
-    table, records = (source, False) if isinstance(source, pd.DataFrame) else read_file(expanded(source))
+    table, records = (
+        (source, False) if isinstance(source, pd.DataFrame) else read_file(expanded(source), "id" if id is None else id)
+    )
     if len(table) == 0:
         raise PointsError("There are no points: the table has 0 rows.")
     if labels is None:

@@ -11,13 +11,16 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pyproj import CRS
 from pyproj.exceptions import CRSError
 
+from misoxr.cube.scaling import USUAL_FILLS, is_far
 from misoxr.cube.units import canonical
 from misoxr.errors import PointsError, note
 from misoxr.spec.numbers import is_number
 
 __all__ = [
+    "FILLS",
     "Depth",
     "agreed",
     "check_geometry",
@@ -28,6 +31,7 @@ __all__ = [
     "lengths",
     "located",
     "number_of",
+    "refuse_fills",
     "renamed",
     "require_columns",
     "settled",
@@ -41,6 +45,11 @@ AUTHORS_XY = ("x_3338", "y_3338")
 """Columns of EPSG:3338 coordinates in the MISO authors' point file."""
 
 LISTS = (list, tuple, set, np.ndarray)
+
+FILLS = (*USUAL_FILLS, -99.0, -999.9, 9999.0, 99999.0)
+"""What stands for unknown in tables of values."""
+LENGTH_FILLS = (*FILLS, 999.0)
+"""What stands for unknown among depths and accuracies."""
 
 METRES = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "ft": 0.3048, "in": 0.0254, "inch": 0.0254, "inches": 0.0254}
 """Metres in each unit of a depth."""
@@ -85,20 +94,25 @@ def _on_earth(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 def _from_columns(table: pd.DataFrame, x: str | None, y: str | None, crs: Any) -> gpd.GeoDataFrame:
     if (x is None) != (y is None):
         raise PointsError(f"Coordinates need two columns; x is {x!r} and y is {y!r}.")
+    is_degrees = False
     if x is not None and y is not None:
         require_columns(table, [x, y])
     else:
-        known = {str(name).lower(): name for name in table.columns}
-        found = next(((a, b) for a, b in (*LONGITUDE_LATITUDE, ("x", "y")) if a in known and b in known), None)
-        if found is None:
-            raise PointsError(f"The columns {list(table.columns)} hold no lon/lat or x/y; name the coordinates with x= and y=.")
-        if crs is None and found in LONGITUDE_LATITUDE:
-            crs = "EPSG:4326"
-        x, y = known[found[0]], known[found[1]]
+        x, y, is_degrees = _coordinates_of(table, crs)
+        crs = "EPSG:4326" if is_degrees and crs is None else crs
     try:
         coordinates = [pd.to_numeric(agreed(table[name])[0]).to_numpy(dtype="float64") for name in (x, y)]
     except (ValueError, TypeError) as error:
         raise PointsError(f"The coordinates in columns {x!r} and {y!r} are not all numbers: {error}.") from error
+    if (
+        is_degrees
+        and _is_projected(crs)
+        and all((np.abs(one) <= most).all() for one, most in zip(coordinates, (180, 90), strict=True))
+    ):
+        raise PointsError(
+            f"The columns {x!r} and {y!r} hold degrees, by their names and values, and crs={crs!r} is not in degrees. Leave crs out, and move the "
+            f"points with points.to_crs({crs!r}). If they are in its units, name them: x={x!r}, y={y!r}."
+        )
     missing = ~np.isfinite(coordinates).all(axis=0)
     if missing.any():
         raise PointsError(
@@ -107,6 +121,28 @@ def _from_columns(table: pd.DataFrame, x: str | None, y: str | None, crs: Any) -
     if isinstance(table, gpd.GeoDataFrame):
         table = pd.DataFrame(table.drop(columns=table.active_geometry_name))
     return with_crs(gpd.GeoDataFrame(table, geometry=gpd.points_from_xy(*coordinates)), crs)
+
+
+def _coordinates_of(table: pd.DataFrame, crs: Any) -> tuple[str, str, bool]:
+    """Return the columns of coordinates, and whether these are degrees by their names; x and y go first in a projected CRS."""
+    pairs = (("x", "y"), *LONGITUDE_LATITUDE) if _is_projected(crs) else (*LONGITUDE_LATITUDE, ("x", "y"))
+    known: dict[str, list[str]] = {}
+    for name in table.columns:
+        known.setdefault(str(name).strip().lower(), []).append(name)
+    found = next((pair for pair in pairs if set(pair) <= known.keys()), None)
+    if found is None:
+        raise PointsError(f"The columns {list(table.columns)} hold no lon/lat or x/y; name the coordinates with x= and y=.")
+    several = [known[name] for name in found if len(known[name]) > 1]
+    if several:
+        raise PointsError(f"The columns {several[0]} may each be the coordinate; keep one, or name the coordinates with x= and y=.")
+    return known[found[0]][0], known[found[1]][0], found in LONGITUDE_LATITUDE
+
+
+def _is_projected(crs: Any) -> bool:
+    try:
+        return crs is not None and CRS.from_user_input(crs).is_projected
+    except CRSError as error:
+        raise PointsError(f"crs={crs!r} is not known; give one such as 'EPSG:4326'.") from error
 
 
 def with_crs(points: gpd.GeoDataFrame, crs: Any) -> gpd.GeoDataFrame:
@@ -303,7 +339,7 @@ def lengths(column: pd.Series) -> pd.Series:
     Raises
     ------
     PointsError
-        If a known value is no number, not finite, or negative.
+        If a known value is no number, not finite, or negative, or some are a usual fill value, far beyond the others.
     """
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
     _refuse(
@@ -312,7 +348,51 @@ def lengths(column: pd.Series) -> pd.Series:
         "lengths in metres",
         "give numbers from 0, or set them to missing; rename the column if it is something else",
     )
+    refuse_fills(numbers, str(column.name), f"values of column {column.name!r}", LENGTH_FILLS, is_length=True)
     return pd.Series(numbers, index=column.index, name=column.name)
+
+
+def refuse_fills(
+    values: npt.NDArray[np.float64],
+    column: str,
+    what: str,
+    fills: Sequence[float] = FILLS,
+    *,
+    table: str = "points",
+    is_length: bool = False,
+) -> None:
+    """Refuse usual fill values that lie far beyond all other values: learnt from, they would move every answer.
+
+    Parameters
+    ----------
+    values : ndarray
+        Values, NaN where missing.
+    column : str
+        Their column, and ``table`` the name of its table, for the remedy.
+    what : str
+        What the values are, in words.
+    fills : sequence of float
+        What is taken for a fill value.
+    is_length : bool
+        Whether the values are lengths: they may lie anywhere from 0, and fill values stand for unknown without others, too.
+
+    Raises
+    ------
+    PointsError
+        If there are such values.
+    """
+    others = values[np.isfinite(values) & ~np.isin(values, fills)]
+    if not len(others) and not is_length:
+        return
+    low, high = (float(others.min()), float(others.max())) if len(others) else (0.0, 0.0)
+    for fill in fills:
+        count = int((values == fill).sum())
+        if count and is_far(fill, 0.0 if is_length else low, high):
+            beside = f", and the others {low:g} to {high:g}" if len(others) else ""
+            raise PointsError(
+                f"{count} of {len(values)} {what} are {fill:g}{beside}. If it stands for unknown, make it missing: "
+                f"{table}[{column!r}] = {table}[{column!r}].replace({fill:g}, float('nan'))."
+            )
 
 
 Depth = str | float | tuple[str | float, str]
@@ -362,9 +442,11 @@ def depths(column: pd.Series, metres: float = 1.0) -> pd.Series:
     Raises
     ------
     PointsError
-        If a known value is no number, not finite, negative, or deeper than anybody has observed the ground.
+        If a known value is no number, not finite, negative, or deeper than anybody has observed the ground; or if some are a usual fill
+        value, far beyond the others.
     """
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan) * metres
+    written = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
+    numbers = written * metres
     fits = np.isfinite(numbers) & (numbers >= 0) & (numbers <= DEEPEST)
     _refuse(
         column,
@@ -372,6 +454,7 @@ def depths(column: pd.Series, metres: float = 1.0) -> pd.Series:
         "depths",
         f"give numbers from 0 to {DEEPEST / metres:g}, positive downwards, or set them to missing; rename the column if it is something else",
     )
+    refuse_fills(written, str(column.name), f"depths of column {column.name!r}", LENGTH_FILLS, is_length=True)
     return pd.Series(numbers, index=column.index, name=column.name)
 
 

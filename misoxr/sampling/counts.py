@@ -4,7 +4,7 @@ All sums are of whole numbers, which Python adds without end or rounding. So the
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from misoxr.grid.pixel_areas import PARTS, PixelAreas
 from misoxr.sampling.classes import Legend
 from misoxr.sampling.regions import Regions, regions_on
 
-__all__ = ["UNITS", "Ground", "checked_unit", "class_sums", "mean_of", "read_once", "value_sums"]
+__all__ = ["UNITS", "Ground", "checked_unit", "class_sums", "fills_in", "mean_of", "read_once", "value_sums"]
 
 Array = npt.NDArray[Any]
 
@@ -123,14 +123,39 @@ def value_sums(values: da.Array, ground: Ground) -> da.Array:
     return _summed(_value_sums, arrays, (3, len(ground.names), 1), areas=ground.areas)
 
 
+def fills_in(values: da.Array, fills: Sequence[float]) -> da.Array:
+    """Count fill values in a map, lazily.
+
+    Returns
+    -------
+    dask array of float, (fill + 2,)
+        Pixels with each; then the least and the greatest of all others, infinite where there are none.
+    """
+    many = len(fills) + 2
+    parts = da.blockwise(
+        _block_fills,
+        "yxl",
+        values,
+        "yx",
+        fills=fills,
+        new_axes={"l": many},
+        adjust_chunks={"y": 1, "x": 1},
+        dtype="float64",
+        meta=np.empty((0,) * 3),
+    )
+    options: Any = {"axis": (0, 1), "dtype": "float64", "split_every": 16, "meta": np.empty(0)}
+    total: da.Array = da.reduction(parts, chunk=_same, combine=_fills_joined, aggregate=_fills_joined, **options)
+    return total
+
+
 def read_once(
-    sums: da.Array, array: da.Array, ground: Ground, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
-) -> tuple[Array, Array, npt.NDArray[np.intp]]:
-    """Compute the sums of a map, and with them its values at pixels and the regions of these."""
+    sums: da.Array, array: da.Array, ground: Ground, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], *more: da.Array
+) -> tuple[Any, ...]:
+    """Compute the sums of a map, and with them its values at pixels, the regions of these, and what more is lazy."""
     *_, regions = ground.places(array)
-    lazy = [one.vindex[rows, columns] for one in (array, regions) if one is not None]
-    found, values, *of = computed(sums, *lazy)
-    return found, values, of[0].astype(np.intp) if of else np.zeros(len(rows), np.intp)
+    at = da.zeros(len(rows), dtype=np.intp) if regions is None else regions.vindex[rows, columns]
+    found, values, of, *others = computed(sums, array.vindex[rows, columns], at, *more)
+    return found, values, of.astype(np.intp), *others
 
 
 def mean_of(total: int, parts: int) -> float:
@@ -210,6 +235,24 @@ def _value_sums(
         coarse = weighted.astype("float32")
         out[2, :, 0] += _added_up(which, coarse, shape[1]) + _added_up(which, (weighted - coarse).astype("float32"), shape[1])
     return out[None, None]
+
+
+def _block_fills(values: Array, *, fills: Sequence[float]) -> Array:
+    known = values[np.isfinite(values)]
+    counts = np.zeros(len(fills))
+    low, high = known.min(initial=np.inf), known.max(initial=-np.inf)
+    for at, fill in enumerate(np.asarray(fills, values.dtype)):
+        if low <= fill <= high:
+            is_fill = known == fill
+            counts[at] = is_fill.sum()
+            known = known[~is_fill] if counts[at] else known
+    ends = known.min(initial=np.inf), known.max(initial=-np.inf)
+    return np.array([*counts, *ends], "float64")[None, None]
+
+
+def _fills_joined(parts: Array, axis: Any, keepdims: bool) -> Array:
+    ends = parts[..., -2:-1].min(axis=axis, keepdims=keepdims), parts[..., -1:].max(axis=axis, keepdims=keepdims)
+    return np.concatenate([parts[..., :-2].sum(axis=axis, keepdims=keepdims), *ends], axis=-1)
 
 
 def _pieces(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:

@@ -9,12 +9,13 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from misoxr.cube.scaling import is_far
 from misoxr.errors import BandError, PointsError, SpecError, gathered, note
 from misoxr.grid.layers import flat
-from misoxr.points.readers import is_missing, number_of
+from misoxr.points.readers import FILLS, is_missing, number_of, refuse_fills
 from misoxr.sampling.classes import Legend, classes_named, has_classes, plain
 from misoxr.sampling.compared import ASSUMED, DRAWN
-from misoxr.sampling.counts import Ground, mean_of, read_once, value_sums
+from misoxr.sampling.counts import Ground, fills_in, mean_of, read_once, value_sums
 from misoxr.sampling.estimators import (
     Cells,
     checked_level,
@@ -119,11 +120,12 @@ def mean(
     Raises
     ------
     PointsError
-        As :func:`misoxr.sampling.areas`, or if a value is no number, or a label none of the two classes.
+        As :func:`misoxr.sampling.areas`, or if a value is no number, or a label none of the two classes; or if values of sites are a usual
+        fill value, such as -9999, far from all others.
     SpecError
         If the map holds classes, or arguments contradict each other.
     GridError, BandError
-        If the map has no grid or CRS, or no value.
+        If the map has no grid or CRS, or no value, or a usual fill value, far from all others.
 
     Warns
     -----
@@ -157,7 +159,9 @@ def mean(
     name, ground = str(array.name), Ground.of(array, by)
     reference = _with_shares(reference, map, name, classes)
     sites = sites_of(reference, name, ground.geobox, assume_random).seen()
-    sums, mapped, region = read_once(value_sums(array.data, ground), array.data, ground, sites.rows, sites.columns)
+    lazy = value_sums(array.data, ground), array.data, ground, sites.rows, sites.columns
+    sums, mapped, region, fills = read_once(*lazy, fills_in(array.data, FILLS))
+    _refuse_fills(name, fills, int(sums[0].sum()))
     valid = np.isfinite(mapped)
     seen, region = _seen(sites.check_on_map(valid), mapped[valid].astype("float64"), ground, sums), region[valid]
     few = int(((np.bincount(seen.stratum) < 2) & (seen.drawn < 1)).sum())
@@ -236,6 +240,17 @@ def _check(array: xr.DataArray) -> None:
         raise BandError(f"The map {array.name!r} holds {array.dtype}; give floats, with NaN for nodata.")
 
 
+def _refuse_fills(name: str, found: Floats, pixels: int) -> None:
+    """Refuse usual fill values in a map, far from all its other values."""
+    *counts, low, high = found.tolist()
+    for fill, count in zip(FILLS, counts, strict=True):
+        if count and low <= high and is_far(fill, low, high):
+            raise BandError(
+                f"The map {name!r} is {fill:g} in {count / pixels:.2%} of its pixels, and {low:g} to {high:g} elsewhere. If it is nodata, make "
+                f"it missing: map.where(map != {fill:g})."
+            )
+
+
 def _seen(sites: Sites, mapped: Floats, ground: Ground, sums: Any) -> Seen:
     """Return values at sites, and how much area each stands for."""
     pixels = int(sums[0].sum())
@@ -249,6 +264,9 @@ def _seen(sites: Sites, mapped: Floats, ground: Ground, sums: Any) -> Seen:
         raise PointsError(
             f"Values of {sites.labels.name!r} are no numbers, such as {sites.labels.iloc[numbers.index(None)]!r}; write numbers."
         )
+    refuse_fills(
+        np.array(numbers, "float64"), str(sites.labels.name), f"values of {sites.labels.name!r} at the sites", table="reference"
+    )
     area, many = ground.areas.at(sites.rows, sites.columns), len(sites.strata)
     cells = Cells(*(np.bincount(sites.stratum, area**power, minlength=many)[:, None].astype("float64") for power in range(3)))
     sizes = np.array([pixels]) if sites.sizes is None else sites.sizes

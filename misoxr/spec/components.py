@@ -170,6 +170,10 @@ class Modality:
         return sum(band.channels for band in self.bands)
 
 
+TAKEN = ("x", "y", "spatial_ref", "time", "band", "point", "geometry")
+"""Names of coordinates, which no task may have."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What a model predicts.
@@ -177,11 +181,11 @@ class Task:
     Attributes
     ----------
     name : str
-        Name of the output variable and of the label column.
+        Name of the output variable and of the label column; none that maps have already, such as "x" or "time".
     kind : {"binary", "multiclass", "regression"}
         Binary tasks give one probability (of ``classes[1]``), multiclass tasks one per class.
     classes : tuple of str
-        Class names, in the order of their codes 0, 1, ...
+        Class names, in the order of their codes 0, 1, ... "very wet" and "very_wet" are one name.
     colors : tuple of str
         Colours of the classes in maps, as ``#rrggbb``.
     dim : str
@@ -214,6 +218,12 @@ class Task:
     depth: float | None = None
 
     def __post_init__(self) -> None:
+        for what, name in (("name", self.name), ("dim", self.dim)):
+            check(
+                name not in TAKEN,
+                f"The task's {what} is {name!r}, which is a coordinate of maps or of points ({', '.join(TAKEN)}). Give the task, and the column "
+                "of its labels, another name.",
+            )
         check(
             "/" not in self.name, f"The task's name {self.name!r} has a slash, which would make folders in a store; leave it out."
         )
@@ -234,8 +244,11 @@ class Task:
             all(isinstance(name, str) for name in self.classes),
             f"The classes of task {self.name!r} are {self.classes}; give their names as text, such as {tuple(map(str, self.classes))}.",
         )
-        names = {name.strip() for name in self.classes}
-        check(len(names) == len(self.classes), f"Task {self.name!r} names a class twice: {self.classes}.")
+        names = {name.strip().replace(" ", "_") for name in self.classes}
+        check(
+            len(names) == len(self.classes),
+            f"Task {self.name!r} names a class twice: {self.classes}; maps write blanks as '_'. Rename one.",
+        )
         check(
             len(self.colors) in (0, len(self.classes)),
             f"Task {self.name!r} has {len(self.classes)} classes and {len(self.colors)} colors.",

@@ -2,11 +2,12 @@
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 
 import misoxr
 from misoxr.cube.presets import lacking, of_tasks, spec_for
-from misoxr.errors import SpecError
+from misoxr.errors import PointsError, SpecError
 from misoxr.spec import PERMAFROST, Task
 from tests.conftest import make_cube, tiny_spec
 
@@ -91,3 +92,65 @@ def test_bands_that_a_cube_lacks_are_named(cube):
     assert {"slope", "green"} <= set(lacking(cube))
     assert not {"red", "nir", "aspect"} & set(lacking(cube))
     assert "nir" not in lacking(cube.rename(nir="nir08"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (
+            ["Wet", "wet", "Wet ", "dry"],
+            r"several ways: \[\['Wet', 'wet'\]\]\. .*replace\(\{'wet': 'Wet'\}\)\. If they are classes, give .*Task",
+        ),
+        (["very wet", "very_wet ", "very wet", "dry"], r"replace\(\{'very_wet ': 'very wet'\}\)"),
+        (
+            ["wet", "moist", "dry", "nan"],
+            r"3 labels of 'state' are the text 'nan'.*points\['state'\]\.replace\('nan', float\('nan'\)\)\. If",
+        ),
+        (["None", "Low", "High", None], "the text 'None', which seems to stand for missing.* If they are classes, give"),
+        (["wet", "nan", "wet", "wet"], "the text 'nan'"),
+        (["12.5", "3.5", "nan", "8.5"], "the text 'nan'"),
+        (
+            ["12,5", "3,25", "-1,0", "n.d."],
+            r"9 of 12 labels of 'state' are texts such as '12,5', .*str\.replace\(',', '\.'\), errors='coerce'\)",
+        ),
+        (["35 cm", "4cm", "7.5 cm", "none"], r"texts such as '35 cm', which look like quantities.*str\.extract"),
+        (["1.234,5", "1.334,5", "2.234,5", "3.234,5"], "look like quantities"),
+        (["5 kg m-2", "6 kg m-2", "7 kg/m2", "8 t/ha"], "look like quantities"),
+        (["5 %", "10%", "7,5 %", "bare"], "look like quantities"),
+    ],
+)
+def test_texts_that_are_no_classes_are_told(cube, points, labels, told):
+    with pytest.raises((PointsError, SpecError), match=told):
+        spec_for("miso-nano", cube, points.assign(state=labels * 3), tasks=["state"])
+
+
+@pytest.mark.parametrize(
+    "texts", [["12,5", "3,25"], ["35 cm", "4cm"], ["1.234,5", "2.345,5"], ["1,234.5", "2,345.5"], ["7,5 %", "-8 %"]]
+)
+def test_the_line_that_makes_numbers_of_texts_works(cube, points, texts):
+    points = points.assign(state=[*texts, "n.d."] * 4)
+    with pytest.raises(PointsError, match="look like quantities") as told:
+        spec_for("miso-nano", cube, points, tasks=["state"])
+    exec(str(told.value).partition("numbers: ")[2].partition(". If they")[0], {"points": points, "pandas": pd})
+    assert points["state"].notna().sum() == 8
+    assert points["state"].iloc[0] == {"12,5": 12.5, "35 cm": 35, "7,5 %": 7.5}.get(texts[0], 1234.5)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["A1", "A2", "B2t", "2Bw"],
+        ["1a", "1b", "2a", "3t"],
+        ["1 - dry", "2 - moist", "3 - wet", "none"],
+        ["0-5 cm", "5-10 cm", "> 10 cm", "<5"],
+        ["1.2.1", "1.2.2", "2.1.1", "3.1.1"],
+        ["10YR 3/2", "7.5YR 4/4", "5Y 2/1", "N 3/"],
+        ["A", "a1", "B", "C+"],
+        ["A+", "A-", "A/B", "AB"],
+        ["none", "low", "high", "na"],
+        ["1m", "2m", "1g", "3t"],
+    ],
+)
+def test_names_of_classes_with_digits_are_classes(cube, points, labels):
+    (task,) = spec_for("miso-nano", cube, points.assign(state=labels * 3), tasks=["state"]).tasks
+    assert set(task.classes) == set(labels)

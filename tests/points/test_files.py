@@ -14,6 +14,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 from servers import range_server
 
@@ -265,3 +266,114 @@ def test_no_secret_of_an_address_is_told(tmp_path, ending):
                 read_points(address)
             if "[" not in address:
                 assert "SECRET" not in everything(error.value), address
+
+
+def written(tmp_path: Path, text: str | bytes, name: str = "pedons.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_none_is_a_word_and_other_words_are_missing(tmp_path):
+    path = written(tmp_path, "lon,lat,ice\n-150,64,None\n-151,65,Low\n-152,66,NA\n-153,66,\n-154,66,null\n")
+    found = read_points(path)["ice"]
+    assert list(found.dropna()) == ["None", "Low"]
+    path = written(tmp_path, "lon,lat,soc\n-150,64,1.5\n-151,65,NaN\n")
+    assert read_points(path)["soc"].dtype == "float64"
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (["001", "010", "9"], ["001", "010", "9"]),
+        (["1.1", "1.10", "2"], ["1.1", "1.10", "2"]),
+        (["20200000000000000000001", "1", "2"], ["20200000000000000000001", "1", "2"]),
+        (["3", "2", "10"], [3, 2, 10]),
+        (["3", "", "10"], [3.0, "", 10.0]),
+        (["a", "b", "007"], ["a", "b", "007"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["site", "id"])
+def test_ids_of_a_csv_stay_as_they_are_written(tmp_path, ids, expected, name):
+    rows = "".join(f"{one},-150,64\n" for one in ids)
+    found = read_points(written(tmp_path, f"{name},lon,lat\n{rows}"), id=None if name == "id" else name)
+    assert ["" if pd.isna(one) else one for one in found["id"]] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lon,lat,pf\n-150,64,0,\n-151,65,1,\n",
+        "lon,lat,pf\n-150,64,0,,\n-151,65,1,,\n",
+        "lon,lat,pf,\n-150,64,0,\n-151,65,1,\n",
+        "lon, lat, pf\n-150, 64, 0\n-151, 65, 1\n",
+        " lon , lat ,pf \n-150,64,0\n-151,65,1\n",
+        '"lon","lat","pf"\n"1",-150,64,0\n"2",-151,65,1\n',  # as R writes names of rows
+        "\ufefflon,lat,pf\n-150,64,0\n-151,65,1\n",
+    ],
+)
+def test_columns_stay_in_their_places(tmp_path, text):
+    right(read_points(written(tmp_path, text)))
+
+
+SEMICOLONS = "site;lon;lat\nGröße;-150,5;64,5\nb;-151,25;65\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            "lon;lat\n-150.5;64\n",
+            r"separated by ';', not by ','\. Read them with pandas\.read_csv\(path, sep=';'\), and give",
+        ),
+        ("a.csv", SEMICOLONS, r"pandas\.read_csv\(path, sep=';', decimal=','\)"),
+        (
+            "a.csv",
+            SEMICOLONS.encode("latin-1"),
+            r"by ',', and in Latin-1, not in UTF-8\. .*\(path, sep=';', decimal=',', encoding='latin-1'\)",
+        ),
+        ("a.csv", "lon\tlat\n-150\t64\n", r"separated by '\\t'.*sep='\\t'\)"),
+        ("a.tsv", "lon,lat\n-150,64\n", r"separated by ',', not by '\\t'.*sep=','\)"),
+        ("a.csv", "lon,lat,soil\n-150,64,Größe\n".encode("latin-1"), r"in Latin-1, not in UTF-8.*encoding='latin-1'\)"),
+        ("a.csv", b"lon,lat,soil\n" + b"-150,64,a\n" * 10**5 + b"-150,64,\xf6\n", r"in Latin-1.*encoding='latin-1'\)"),
+        ("a.csv", "lon,lat,soil\n-150,64,Größe\n".encode("utf-16"), r"in UTF-16.*encoding='utf-16'\)"),
+        ("a.csv", "lon,lat,soc\n-150,64,1,5,2\n-150,64,1,5,2\n", "have 3 columns, and a line of 5 values"),
+        ("a.csv", "lon,lat ,lat\n-150,64,64\n", "columns that differ by blanks alone"),
+        ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", r"workbook of Excel.*pandas\.read_excel\(path\)"),
+    ],
+)
+def test_tables_in_another_form_are_told_with_the_line_that_reads_them(tmp_path, name, content, message):
+    with pytest.raises(PointsError, match=message):
+        read_points(written(tmp_path, content, name))
+
+
+def test_separators_in_words_are_no_separators(tmp_path):
+    right(read_points(written(tmp_path, 'lon,lat,pf,"a;b;c;d;e"\n-150,64,0,"1;2"\n-151,65,1,"3|4|5|6|7"\n')))
+
+
+def test_workbooks_are_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "e.xlsx", "w") as file:
+        file.writestr("xl/workbook.xml", "<x/>")
+    with pytest.raises(PointsError, match=r"workbook of Excel.*pandas\.read_excel\(path\)"):
+        read_points(tmp_path / "e.xlsx")
+
+
+def test_ids_of_features_give_way_to_a_property(tmp_path):
+    points = gpd.GeoDataFrame({"site": ["a", "b"]}, geometry=gpd.points_from_xy([-150, -151], [64, 65]), crs=4326)
+    path = written(tmp_path, points.to_json(), "pedons.geojson")
+    assert list(read_points(path, id="site")["id"]) == ["a", "b"]
+    assert list(read_points(path)["id"]) == ["0", "1"]
+
+
+def test_a_geopackage_of_several_layers_is_refused_and_a_table_beside_is_none(tmp_path):
+    points = gpd.GeoDataFrame({"pf": [0, 1]}, geometry=gpd.points_from_xy([-150, -151], [64, 65]), crs=4326)
+    path = tmp_path / "two.gpkg"
+    pd.DataFrame({"style": ["red"]}).pipe(gpd.GeoDataFrame).to_file(path, layer="layer_styles")
+    points.to_file(path, layer="pedons")
+    right(read_points(path))
+    points.to_file(path, layer="old")
+    with pytest.raises(
+        PointsError, match=r"2 layers: \['pedons', 'old'\]\. Read one with geopandas\.read_file\(path, layer='pedons'\)"
+    ):
+        read_points(path)

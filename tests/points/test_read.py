@@ -83,6 +83,31 @@ def test_tables_are_read_by_their_columns(tmp_path):
     assert read_points(pd.DataFrame({"longitude": [-150], "latitude": [64]}), crs="EPSG:4269").crs.to_epsg() == 4269
 
 
+def test_x_and_y_go_before_degrees_in_a_projected_crs():
+    both = table(lon=[-150.0, -149.0, -148.0], lat=64.0)
+    assert list(read_points(both, crs="EPSG:3338").geometry.x) == list(table().x)
+    assert list(read_points(both).geometry.x) == [-150, -149, -148]
+    assert list(read_points(both, crs="EPSG:4269").geometry.x) == [-150, -149, -148]
+    degrees = both.drop(columns=["x", "y"])
+    with pytest.raises(
+        PointsError,
+        match=r"'lon' and 'lat' hold degrees, .*crs='EPSG:3338' is not in degrees\. Leave crs out.*to_crs\('EPSG:3338'\)",
+    ):
+        read_points(degrees, crs="EPSG:3338")
+    assert read_points(degrees, crs="EPSG:3338", x="lon", y="lat").crs.to_epsg() == 3338
+    metres = table().rename(columns={"x": "lon", "y": "lat"})
+    assert list(read_points(metres, crs=3338).geometry.x) == list(table().x)
+
+
+def test_coordinates_that_stand_twice_are_refused():
+    with pytest.raises(PointsError, match=r"columns \['lon', 'LON'\] may each be the coordinate; keep one, or name"):
+        read_points(pd.DataFrame({"lon": [-150.0], "LON": [-15.0], "lat": [64.0]}))
+    degrees = pd.DataFrame({"lon": [-150.0], "lat": [64.0]})
+    with pytest.raises(PointsError, match=r"columns \['lon', 'lon'\] may each"):
+        read_points(pd.concat([degrees, degrees[["lon"]]], axis=1))
+    assert len(read_points(degrees.assign(X=1.0, x=2.0))) == 1
+
+
 def test_labels_are_renamed_and_the_rest_is_kept():
     source = labelled()
     found = read_points(source, labels={"permafrost": "pf1m"})
@@ -186,6 +211,8 @@ def test_a_task_without_a_column_is_unknown_and_numbers_are_kept():
         ({"taxonomy": [1, 2, 7]}, TAXONOMY, "1 labels .*codes seem to begin at 1: subtract 1"),
         ({"depth": [1.0, float("inf"), 2]}, DEPTH, r"1 labels of 'depth' are unknown \(inf\); the task takes numbers"),
         ({"depth": ["12 cm", 3, 4]}, DEPTH, r"1 labels .*'12 cm'"),
+        ({"depth": [5.0, 9999, 35]}, DEPTH, "1 of 3 labels of 'depth' are 9999, and the others 5 to 35"),
+        ({"depth": [5.0, -99, 35]}, DEPTH, "1 of 3 labels of 'depth' are -99, and the others 5 to 35"),
         ({"depth": [5.0, -999, 3500]}, DEPTH, "1 of 3 labels of 'depth' are -999, and the others 5 to 3500"),
         (
             {"depth": [12.0, -9999, 30]},
@@ -199,6 +226,31 @@ def test_a_task_without_a_column_is_unknown_and_numbers_are_kept():
 def test_unknown_labels_are_named(columns, task, message):
     with pytest.raises(PointsError, match=message):
         encode(frame(**columns), [task])
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        (
+            [9999, 120, 80],
+            {"depth": ("d", "cm")},
+            r"1 of 3 depths of column 'd' are 9999, and the others 80 to 120\. .*points\['d'\]",
+        ),
+        ([999, 120, 999], {"depth": ("d", "cm")}, "2 of 3 depths of column 'd' are 999"),
+        ([999, 999, None], {"depth": ("d", "cm")}, r"2 of 3 depths of column 'd' are 999\. If it stands for unknown"),
+        ([999, 1.2, 0.8], {"depth": "d"}, "1 of 3 depths of column 'd' are 999"),
+        ([9999, 5, 5], {"accuracy": "d"}, "1 of 3 values of column 'd' are 9999, and the others 5 to 5"),
+    ],
+)
+def test_fill_values_of_depths_and_accuracies_are_refused(values, options, message):
+    with pytest.raises(PointsError, match=message):
+        read_points(frame(d=values), **options)
+
+
+def test_deep_holes_and_wide_disks_are_kept():
+    assert list(read_points(frame(d=[999, 300, 80]), depth=("d", "cm"))["depth"]) == [9.99, 3.0, 0.8]
+    assert list(read_points(frame(d=[30.0, 600.0, 1.0]), depth=("d", "m"))["depth"]) == [30.0, 600.0, 1.0]
+    assert list(read_points(frame(d=[999, 1000, 301]), accuracy="d")["accuracy"]) == [999, 1000, 301]
 
 
 def test_values_like_fill_values_are_kept_where_others_are_near():

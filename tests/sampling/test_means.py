@@ -225,3 +225,32 @@ def test_what_has_no_mean_is_refused():
         table = mean(array, plain, assume_random=True)
     assert table.assumed_random.all()
     assert table.loc["sample", "mean"] == pytest.approx(plain.soc.mean())
+
+
+@pytest.mark.parametrize("fill", [-9999.0, 9999.0, -99.0])
+def test_fill_values_of_sites_are_refused(fill):
+    array, truth, strata = carbon()
+    reference, *_ = drawn(array, truth, strata)
+    reference.loc[reference.index[:4], "soc"] = fill
+    with pytest.raises(
+        PointsError, match=rf"4 of 65 values of 'soc' at the sites are {fill:g}, .*reference\['soc'\]\.replace\({fill:g}, float"
+    ):
+        mean(array, reference)
+
+
+@pytest.mark.parametrize("chunks", [None, {"y": 7, "x": 60}, {"y": 33, "x": 13}])
+def test_fill_values_of_the_map_are_refused(chunks):
+    array, truth, strata = carbon()
+    reference, rows, _ = drawn(array, truth, strata)
+    array[-1] = -9999.0
+    array = array if chunks is None else array.chunk(chunks)
+    with pytest.raises(BandError, match=r"'soc' is -9999 in 1\.26% of its pixels, and .* elsewhere\. .*map\.where\(map != -9999\)"):
+        mean(array, reference)
+
+
+def test_values_like_fill_values_are_kept_where_others_are_near():
+    array, truth, strata = carbon()
+    reference, *_ = drawn(array, truth, strata)
+    array[-1, 0] = -99.0
+    wide = array.where(array != array.max(), 200.0) - 100
+    assert mean(wide, reference.assign(soc=reference.soc - 100)).notna().all(axis=None)

@@ -116,6 +116,8 @@ def test_tasks_may_have_names_that_no_map_makes_of_another():
         (lambda: Task("ice", "binary", ("a", "b", "c")), "needs two classes"),
         (lambda: Task("ice", "multiclass", ("a", "b")), "3 to 254"),
         (lambda: Task("ice", "ordinal"), "unknown kind"),
+        (lambda: Task("ice", "multiclass", ("very wet", "very_wet", "dry")), "names a class twice: .*maps write blanks as '_'"),
+        (lambda: Task("ice", "multiclass", ("a", "b", "c"), dim="x"), "The task's dim is 'x', which is a coordinate"),
         (lambda: Task("ice", "regression", loss="bce"), r"unknown loss 'bce'; use one of \['mse', 'mse_log1p'\]"),
         (lambda: replace(TAXONOMY, loss="ce"), r"unknown loss 'ce'; use one of \['cross_entropy', 'focal'\]"),
         (lambda: LossSpec(temperature=0), "must be positive"),
@@ -129,6 +131,12 @@ def test_tasks_may_have_names_that_no_map_makes_of_another():
 def test_contradictions_are_refused(build, message):
     with pytest.raises(SpecError, match=message):
         build()
+
+
+@pytest.mark.parametrize("name", ["x", "y", "spatial_ref", "time", "band", "point", "geometry"])
+def test_a_task_has_no_name_of_a_coordinate(name):
+    with pytest.raises(SpecError, match=f"The task's name is '{name}', which is a coordinate of maps or of points .*another name"):
+        Task(name, "regression")
 
 
 def test_names_are_no_tasks():
