@@ -44,24 +44,8 @@ MEMBERS = (".shp", ".gpkg", ".fgb", ".geojson", ".parquet", ".geoparquet", ".csv
 MOST_MEMBERS = 1000
 SHEET = "The points {!r} are a workbook of Excel or the like. Read its sheet with pandas.read_excel(path), and give the table."
 NA_WORDS = (
-    *(
-        "",
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "<NA>",
-        "N/A",
-        "NA",
-        "NULL",
-        "NaN",
-    ),
-    *("n/a", "nan", "null"),
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "n/a", "nan", "null"),
 )
 """Cells of a CSV that are missing: those of pandas without "None", which is a class of ground ice."""
 SEPARATORS = ",;\t|"
