@@ -20,6 +20,8 @@ from misoxr.spec.numbers import alike
 
 __all__ = [
     "PLAIN",
+    "RANGES",
+    "XARRAYS",
     "Coding",
     "coding_of",
     "decode",
