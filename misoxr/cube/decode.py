@@ -23,15 +23,16 @@ __all__ = [
     "RANGES",
     "XARRAYS",
     "Coding",
+    "as_meant",
     "coding_of",
     "decode",
     "decoded",
     "is_class",
     "is_told",
     "is_whole",
-    "as_meant",
     "may_lack",
     "meant_type",
+    "plain_key",
     "refuse_counts",
     "scale_of",
     "unit_vectors",
@@ -46,7 +47,9 @@ SCALES = ("scalefactor", "scales", "scale")
 OFFSETS = ("addoffset", "offsets", "offset")
 XARRAYS = ("scale_factor", "add_offset")
 """What xarray calls them, in attributes and in the encoding."""
-RANGES = ("validrange", "validmin", "validmax", "actualrange")
+VALID = ("validrange", "validmin", "validmax")
+"""Attributes that tell which values are valid."""
+RANGES = (*VALID, "actualrange")
 """Attributes in stored units, which are stale once values are scaled."""
 ABSENT = ("", "none", "null", "nan", "na", "n/a")
 """What stands for no value in text."""
@@ -59,40 +62,13 @@ _CLASS_KEYS = re.compile(
 """Attributes that list classes. Others have such words, too: a scene's category, or how much of it is unclassified."""
 _FLAG_NAMES = {"scl", "fmask", "qa", "qa60", "mask", "flag", "flags", "class", "classes", "classification"}
 _MAP_NAMES = {
-    *(
-        "landcover",
-        "landuse",
-        "lulc",
-        "lccs",
-        "nlcd",
-        "cdl",
-        "worldcover",
-        "corine",
-        "biome",
-        "ecoregion",
-        "geology",
-        "lithology",
-        "landform",
-    ),
+    *("landcover", "landuse", "lulc", "lccs", "nlcd", "cdl", "worldcover", "corine"),
+    *("biome", "ecoregion", "geology", "lithology", "landform"),
 }
 _MEASURES = {"probability", "prob", "fraction", "share", "percent", "confidence", "score", "count", "density"}
 _QUANTITIES = {
-    *(
-        "depth",
-        "thickness",
-        "height",
-        "elevation",
-        "slope",
-        "age",
-        "length",
-        "width",
-        "mean",
-        "std",
-        "temperature",
-        "entropy",
-        "distance",
-        "area",
-    ),
+    *("depth", "thickness", "height", "elevation", "slope", "age", "length", "width"),
+    *("mean", "std", "temperature", "entropy", "distance", "area"),
 }
 """What is measured of a map's units: the depth of a geology is no class, the flag of a depth is one."""
 _BAND_NAMES = re.compile(r"b(and)?_?\d+a?|red|green|blue|coastal|pan|nir\w*|swir\w*|rededge\w*|[vh][vh]", re.IGNORECASE)
@@ -139,8 +115,8 @@ def coding_of(name: Hashable, array: xr.DataArray) -> Coding:
         raise BandError(f"Variable {name!r} holds {array.dtype} and not numbers; leave it out, or convert it: .astype('float32').")
     if kind == "b":
         return PLAIN
-    found = _told(name, array, lambda key: _plain(key) in NODATA or _tells_scale(array, key))
-    kept = {_plain(key): list(_numbers(name, key, array.encoding.get(key))) for key in (*XARRAYS, "_FillValue", "missing_value")}
+    found = _told(name, array, lambda key: plain_key(key) in NODATA or _tells_scale(array, key))
+    kept = _kept(name, array)
     applied = _scaling(name, kept)
     is_scaled = kind == "f" and applied != (1.0, 0.0)
     of_class = is_class(name, array)
@@ -163,10 +139,14 @@ def scale_of(name: Hashable, array: xr.DataArray, *, spelt: tuple[str, ...] = ()
     BandError
         As :func:`coding_of`.
     """
-    applied = _scaling(name, _told(name, xr.DataArray(attrs={key: array.encoding.get(key) for key in XARRAYS}), lambda _: True))
-    if array.dtype.kind == "f" and applied != (1.0, 0.0):
+    if array.dtype.kind == "f" and _scaling(name, _kept(name, array)) != (1.0, 0.0):
         return 1.0, 0.0
     return _scaling(name, _told(name, array, lambda key: key in spelt if spelt else _tells_scale(array, key)))
+
+
+def _kept(name: Hashable, array: xr.DataArray) -> dict[str, list[float]]:
+    """Return the numbers of the encoding, by their plain names."""
+    return {plain_key(key): list(_numbers(name, key, array.encoding.get(key))) for key in (*XARRAYS, "_FillValue", "missing_value")}
 
 
 def _told(name: Hashable, array: xr.DataArray, wanted: Callable[[Hashable], bool]) -> dict[str, list[float]]:
@@ -174,7 +154,7 @@ def _told(name: Hashable, array: xr.DataArray, wanted: Callable[[Hashable], bool
     found: dict[str, list[float]] = {}
     for key, value in array.attrs.items():
         if wanted(key):
-            found.setdefault(_plain(key), []).extend(_numbers(name, key, _of_band(array, value)))
+            found.setdefault(plain_key(key), []).extend(_numbers(name, key, _of_band(array, value)))
     return found
 
 
@@ -186,7 +166,7 @@ def _valid(name: Hashable, array: xr.DataArray, *, turned: bool, scaled: bool) -
     limits = np.iinfo(meant)
     ends: list[float] = [limits.min, limits.max]
     for key, value in array.attrs.items():
-        if _plain(key) not in RANGES[:3]:
+        if plain_key(key) not in VALID:
             continue
         with suppress(BandError):  # words
             given = list(_numbers(name, key, value))
@@ -195,10 +175,10 @@ def _valid(name: Hashable, array: xr.DataArray, *, turned: bool, scaled: bool) -
             numbers = [as_meant(number, array.dtype, meant) if turned else number for number in given]
             if any(number is None or math.isnan(number) for number in numbers):
                 continue
-            if _plain(key) == "validrange" and len(numbers) == 2:
+            if plain_key(key) == "validrange" and len(numbers) == 2:
                 ends = [number for number in numbers if number is not None]
-            elif len(numbers) == 1 and numbers[0] is not None and _plain(key) != "validrange":
-                ends[_plain(key) == "validmax"] = numbers[0]
+            elif len(numbers) == 1 and numbers[0] is not None and plain_key(key) != "validrange":
+                ends[plain_key(key) == "validmax"] = numbers[0]
     return None if ends[0] > ends[1] or (ends[0] <= limits.min and ends[1] >= limits.max) else (ends[0], ends[1])
 
 
@@ -232,12 +212,13 @@ def _scaling(name: Hashable, found: Mapping[str, list[float]]) -> tuple[float, f
 
 def _tells_scale(array: xr.DataArray, key: Hashable) -> bool:
     """Whether an attribute holds scale or offset; "scale" of floats, or as text, may be anything, such as a map's scale."""
-    if _plain(key) in ("scale", "offset"):
+    if plain_key(key) in ("scale", "offset"):
         return array.dtype.kind in "iu" and not isinstance(array.attrs[key], str)
-    return _plain(key) in (*SCALES, *OFFSETS)
+    return plain_key(key) in (*SCALES, *OFFSETS)
 
 
-def _plain(key: Hashable) -> str:
+def plain_key(key: Hashable) -> str:
+    """Return an attribute's name without case and punctuation, as names are listed here."""
     return re.sub(r"[\W_]", "", str(key)).lower()
 
 
@@ -312,7 +293,7 @@ def decoded(name: Hashable, array: xr.DataArray, dtype: str = "float32") -> xr.D
     out = array.copy(data=data)
     is_scaled = (coding.scale, coding.offset) != (1.0, 0.0)
     gone = {*NODATA, "unsigned", *(RANGES if is_scaled else ())}
-    out.attrs = {key: value for key, value in array.attrs.items() if not (_plain(key) in gone or _tells_scale(array, key))}
+    out.attrs = {key: value for key, value in array.attrs.items() if not (plain_key(key) in gone or _tells_scale(array, key))}
     out.encoding = {}
     return out
 

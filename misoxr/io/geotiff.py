@@ -158,7 +158,7 @@ def chosen_maps(ds: xr.Dataset, variables: Sequence[str] | None) -> xr.Dataset:
 def as_stored(maps: xr.Dataset) -> xr.Dataset:
     """Return maps as a store holds them, on their grid."""
     geobox = geobox_of(maps)
-    out = assign(storable(with_known_codes(maps)), geobox)
+    out = assign(storable(with_known_codes(maps), keeps_ranges=False), geobox)
     out.attrs = unreferenced(out.attrs)
     return out  # type: ignore[no-any-return]
 

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.cube.decode import PLAIN, RANGES, XARRAYS, Coding, as_meant, coding_of, decode, meant_type, scale_of
+from misoxr.cube.decode import PLAIN, RANGES, XARRAYS, Coding, as_meant, coding_of, decode, meant_type, plain_key, scale_of
 from misoxr.errors import BandError, StoreError, note
 from misoxr.grid.geozarr import unreferenced
+from misoxr.spec.numbers import is_number
 
 __all__ = ["numbers", "refuse_names", "spelt", "storable"]
 
@@ -25,11 +26,18 @@ _OF_STORED = ("_FillValue", "missing_value", "scale_factor", "add_offset", "coor
 """Attributes that tell how to decode what a file holds; a store gets those that it needs."""
 
 
-def storable(ds: xr.Dataset) -> xr.Dataset:
+def storable(ds: xr.Dataset, *, keeps_ranges: bool = True) -> xr.Dataset:
     """Return a dataset as Zarr holds it; what it cannot hold is left out, with one warning that names it.
 
     An integer's fill value stands among its attributes, if its type can hold it; where several are told, the others are turned into it. Floats are NaN instead of a
     fill value of their own. What is told is read as everywhere (:func:`misoxr.cube.decode.coding_of`).
+
+    Parameters
+    ----------
+    ds : Dataset
+        What is to be written.
+    keeps_ranges : bool, optional
+        Whether attributes are written, too, and among them the range of valid integers. If not, those beyond it get the fill value.
 
     Raises
     ------
@@ -48,6 +56,8 @@ def storable(ds: xr.Dataset) -> xr.Dataset:
         else:
             _refuse_scaled(name, ds[name], is_map=name in ds.data_vars and {"y", "x"} <= set(variable.dims))
             coding = _coding_of(name, ds[name]) if name in ds.data_vars else PLAIN
+            if keeps_ranges and not coding.turned:
+                coding = coding._replace(valid=None)
             held[name] = _filled(data, coding, _json(_own(variable), f" of {name!r}", lost))
     attrs = _json({key: value for key, value in ds.attrs.items() if key != "coordinates"}, "", lost)
     if lost:
@@ -175,11 +185,16 @@ def _refuse_scaled(name: Hashable, array: xr.DataArray, *, is_map: bool) -> None
 
 
 def _coding_of(name: Hashable, array: xr.DataArray) -> Coding:
-    """Return how a variable is stored, as the verbs that read take it; plainly, where these refuse what its attributes say of nodata."""
-    try:
-        return coding_of(name, array) if array.dtype.kind in "fiu" else PLAIN
-    except BandError:
+    """Return how a variable is stored, as the verbs that read take it; but for words, which these refuse."""
+    if array.dtype.kind not in "fiu":
         return PLAIN
+    try:
+        return coding_of(name, array)
+    except BandError as error:
+        note(f"{error} It is passed over in what is written.")
+        held = array.copy(deep=False)
+        held.attrs = {key: value for key, value in array.attrs.items() if not isinstance(value, str | bytes)}
+        return coding_of(name, held)
 
 
 def _filled(variable: xr.Variable, coding: Coding, attrs: dict[str, Any]) -> xr.Variable:
@@ -230,9 +245,10 @@ def _with_one_fill(
 
 def _turned(attrs: dict[str, Any], stored: np.dtype[Any], meant: np.dtype[Any]) -> dict[str, Any]:
     """Return attributes for integers in the type that they are meant in: codes by their numbers there, and no range of the other type."""
-    out = {key: value for key, value in attrs.items() if re.sub(r"[\W_]", "", key).lower() not in RANGES}
-    for key in ("flag_values", "flag_masks"):
-        if isinstance(codes := out.get(key), list):
+    out = {key: value for key, value in attrs.items() if plain_key(key) not in RANGES}
+    for key in {"flag_values", "flag_masks"} & out.keys():
+        codes = out[key] if isinstance(out[key], list) else [out[key]]
+        if all(map(is_number, codes)):
             out[key] = [as_meant(code, stored, meant) for code in codes]
     return out
 
