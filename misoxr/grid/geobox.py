@@ -50,7 +50,7 @@ _LENGTHS = {
 }
 """Metres in units of length that coordinates may be in, whatever the CRS is in."""
 FARTHEST = 3e7
-"""Metres from the origin that coordinates of projections keep within."""
+"""Metres from the origin beyond which no projection has a place."""
 _ANGLES = ("rad", "radian", "radians", "microradian", "microradians")
 
 GRID_TOLERANCE = 1e-3
@@ -141,7 +141,7 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
     if crs is None:
         raise GridError('The dataset carries no CRS. Write one, for example with ds.rio.write_crs("EPSG:3338") of rioxarray.')
     try:
-        factors = [_factor(obj.coords[dim], crs) for dim in ("y", "x")]
+        factors = _factors([obj.coords[dim] for dim in ("y", "x")], crs)
     except pyproj.exceptions.CRSError as error:
         raise GridError(_UNREADABLE.format(crs=crs, error=error)) from error
     y, x = (np.asarray(obj.coords[dim].values, dtype="float64") * factor for dim, factor in zip(("y", "x"), factors, strict=True))
@@ -156,23 +156,23 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
         raise GridError(_UNREADABLE.format(crs=crs, error=error)) from error
 
 
-def _factor(coordinate: xr.DataArray, crs: str) -> float:
-    """Return what turns a coordinate into the units of its CRS: 1, unless it says that it is in another length."""
-    units = str(coordinate.attrs.get("units", "")).strip().lower()
-    if units not in _LENGTHS and units not in _ANGLES:
-        return 1.0
-    told = pyproj.CRS(crs)
-    if told.is_geographic:
-        return 1.0
-    if units in _ANGLES:
-        raise GridError(
-            f"The {coordinate.name!r} coordinates are angles ({units}), and the CRS is in {told.axis_info[0].unit_name}; multiply them by the "
-            "perspective_point_height of the grid mapping."
-        )
-    axis = told.axis_info[0].unit_conversion_factor
-    farthest = float(np.abs(np.asarray(coordinate.values, dtype="float64")).max(initial=0))
-    # Attributes stay where coordinates are multiplied by hand; no projection reaches as far.
-    return _LENGTHS[units] / axis if farthest * _LENGTHS[units] <= FARTHEST else 1.0
+def _factors(coordinates: Sequence[xr.DataArray], crs: str) -> list[float]:
+    """Return what turns coordinates into the units of their CRS: 1, unless they say that they are in another length."""
+    units = [str(coordinate.attrs.get("units", "")).strip().lower() for coordinate in coordinates]
+    if not {*_LENGTHS, *_ANGLES} & set(units) or (told := pyproj.CRS(crs)).is_geographic:
+        return [1.0] * len(units)
+    axis = told.axis_info[0]
+    for coordinate, unit in zip(coordinates, units, strict=True):
+        if unit in _ANGLES:
+            raise GridError(
+                f"The {coordinate.name!r} coordinates are angles ({unit}), and the CRS is in {axis.unit_name}; multiply them by the "
+                "perspective_point_height of the grid mapping."
+            )
+    metres = [_LENGTHS.get(unit, axis.unit_conversion_factor) for unit in units]
+    ends = [float(np.abs(np.asarray(coordinate.values, dtype="float64")).max(initial=0)) for coordinate in coordinates]
+    if any(end * metre > FARTHEST for end, metre in zip(ends, metres, strict=True)):
+        return [1.0] * len(units)  # attributes stay where coordinates are multiplied by hand
+    return [metre / axis.unit_conversion_factor for metre in metres]
 
 
 def _affine_of(variable: xr.DataArray) -> Affine | None:
