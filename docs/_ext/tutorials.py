@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 import nbclient
 import nbformat
+from traitlets.config import Config
 
 DOCS = Path(__file__).resolve().parents[1]
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.ipynb"))
@@ -59,9 +60,11 @@ def execute(path: Path) -> None:
     """
     notebook = nbformat.read(path, 4)
     start = time.perf_counter()
-    with TemporaryDirectory() as folder:
-        client = nbclient.NotebookClient(notebook, timeout=SECONDS, startup_timeout=300, resources={"metadata": {"path": folder}})
-        client.execute()
+    with TemporaryDirectory() as folder, TemporaryDirectory() as sockets:
+        # Jupyter picks TCP ports before the kernel binds them, and another process may take them meanwhile. Files in a folder of its own are free.
+        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
+        where = {"metadata": {"path": folder}}
+        nbclient.NotebookClient(notebook, timeout=SECONDS, startup_timeout=300, resources=where, config=config).execute()
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
