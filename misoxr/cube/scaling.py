@@ -48,10 +48,11 @@ def channels(modality: Modality, bands: Array) -> Array:
     at = 0
     for band, values in zip(modality.bands, bands, strict=True):
         if band.kind == "circular":
-            angle = np.deg2rad(values)
+            angle, here = np.deg2rad(values), out[at : at + 2]
             with np.errstate(invalid="ignore"):
-                out[at], out[at + 1] = np.sin(angle), np.cos(angle)
-            out[at : at + 2, (values < 0) & np.isfinite(values)] = 0.0
+                np.sin(angle, out=here[0])
+                np.cos(angle, out=here[1])
+            here *= (values >= 0) | ~np.isfinite(values)
         else:
             out[at] = values
         at += band.channels

@@ -95,7 +95,8 @@ def part_of(array: da.Array, part: int | slice) -> da.Array:
 
 
 def _taken(block: Array, part: int | slice) -> Array:
-    return block[part].copy()  # a slice would hold all of the block
+    taken = block[part]
+    return taken if 2 * taken.nbytes >= block.nbytes else taken.copy()  # a slice holds all of the block
 
 
 def _along(array: da.Array, axis: int, depth: int) -> da.Array:

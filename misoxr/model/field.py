@@ -319,7 +319,8 @@ class Block(Source):
         rows, columns = (np.floor(part).astype(np.intp) - first for part, first in axes)
         down, across = (slice(int(part[0]), int(part[-1]) + 1) for part in (rows, columns))
         valid = valid_pixels(spec, self.bands[:, down, across])
-        return valid[np.ix_(rows - rows[0], columns - columns[0])].ravel()
+        every = valid.shape == (len(rows), len(columns))  # positions of a map at the dataset's own pixels
+        return (valid if every else valid[np.ix_(rows - rows[0], columns - columns[0])]).ravel()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from misoxr.cube.scaling import Scaling
+from misoxr.cube.scaling import Scaling, channels
 from misoxr.spec import Modality, ModelSpec
 
 __all__ = ["Inputs", "moved"]
@@ -110,6 +110,8 @@ def _channels(modality: Modality, bands: Tensor) -> Tensor:
     """Expand raw bands (B, band, ...) to channels: circular bands become sine and cosine, 0 and 0 where negative, NaN where infinite."""
     if modality.channels == len(modality.bands):
         return bands
+    if bands.device.type == "cpu":  # by NumPy, in a third of the time
+        return torch.from_numpy(channels(modality, bands.numpy().swapaxes(0, 1))).transpose(0, 1)
     parts = []
     for band, values in zip(modality.bands, bands.unbind(1), strict=True):
         if band.kind == "circular":

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from misoxr.grid.halo import with_halo
+from misoxr.grid.halo import part_of, with_halo
 
 
 def sizes(least: int) -> st.SearchStrategy[tuple[int, ...]]:
@@ -47,3 +47,12 @@ def test_a_cluster_gives_the_same():
     expected = found.compute(scheduler="sync")
     with distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None):
         np.testing.assert_array_equal(found.compute(), expected)
+
+
+@pytest.mark.parametrize(("part", "held"), [(0, False), (slice(1, 3), False), (slice(1, 6), True)])
+def test_a_small_part_does_not_hold_the_whole_block_and_a_large_one_is_not_copied(part, held):
+    block = np.random.default_rng(0).random((6, 4, 5))
+    found = part_of(da.from_array(block, chunks=(2, 4, 5)), part)
+    np.testing.assert_array_equal(found.compute(), block[part])
+    (taken,) = dask.compute(found.to_delayed().ravel()[0])
+    assert (taken.base is not None) == held
