@@ -4,16 +4,15 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
 from reprlib import repr as short
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
 
 from misoxr.errors import SpecError
-from misoxr.spec.components import check
+from misoxr.spec.components import check, hints_of
 from misoxr.spec.numbers import is_number, is_whole
 
 __all__ = ["array_of", "build", "text_of"]
@@ -52,11 +51,8 @@ def build(hint: Any, value: Any) -> Any:
     return value
 
 
-_hints = lru_cache(get_type_hints)
-
-
 def _build_dataclass(kind: Any, value: Any) -> Any:
-    name, hints = kind.__name__, _hints(kind)
+    name, hints = kind.__name__, hints_of(kind)
     check(isinstance(value, Mapping), f"{name} is built from a mapping, not from {short(value)}.")
     unknown = set(value) - {f.name for f in fields(kind)}
     check(not unknown, f"{name} has no {short(sorted(unknown, key=str))}; was it written by an older or newer misoxr?")

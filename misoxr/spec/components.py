@@ -1,9 +1,11 @@
 """The components of a model's specification: bands, encoders, modalities, tasks, windows, locations and losses."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from functools import lru_cache
+from reprlib import repr as short
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pyproj
 
@@ -21,6 +23,9 @@ __all__ = [
     "WindowSpec",
     "check",
     "check_flags",
+    "hints_of",
+    "in_order",
+    "keep_tuples",
 ]
 
 
@@ -34,6 +39,34 @@ def check_flags(**flags: Any) -> None:
     """Refuse flags that are neither True nor False."""
     for name, value in flags.items():
         check(isinstance(value, bool), f"{name} is {value!r}; give True or False.")
+
+
+def keep_tuples(spec: Any) -> None:
+    """Keep what stands in an order (a list, an array, a Series) as tuples in a specification whose hints say so; see :func:`in_order`."""
+    for name, hint in hints_of(spec.__class__).items():
+        value = getattr(spec, name)
+        if any(get_origin(one) is tuple for one in (hint, *get_args(hint))) and value is not None:
+            object.__setattr__(spec, name, in_order(f"{name} of {type(spec).__name__}", value))
+
+
+@lru_cache
+def hints_of(kind: Hashable) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, by their names."""
+    return get_type_hints(kind)
+
+
+def in_order(what: str, value: Any) -> tuple[Any, ...]:
+    """Return values that stand in an order as a tuple, those within them as well, with Python's own numbers and text.
+
+    Raises
+    ------
+    SpecError
+        If they are text, a set, a mapping, or no sequence at all.
+    """
+    fits = isinstance(value, Iterable) and not isinstance(value, (str, bytes, set, frozenset, Mapping))
+    check(fits, f"{what} is {short(value)}; give the values in their order, as a tuple or a list.")
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(in_order(what, one) if isinstance(one, (list, tuple)) else one for one in plain)
 
 
 @dataclass(frozen=True)
@@ -68,6 +101,7 @@ class Band:
     valid_min: float | None = None
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         kinds = ("linear", "circular", "component")
         check(self.kind in kinds, f"Band {self.name!r} is of kind {self.kind!r}; use one of {kinds}.")
         check(
@@ -107,6 +141,7 @@ class EncoderSpec:
     stages: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         check(all(width >= 1 for pair in self.hidden for width in pair), f"The query's widths {self.hidden} must be 1 or more.")
         leaves = list(_leaves(self.options))
         # More would not be a network but a way to fill the memory: options may come from a file of others.
@@ -151,6 +186,7 @@ class Modality:
     required: bool = True
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         check(bool(self.bands), f"Modality {self.name!r} has no bands.")
         kinds = {band.kind for band in self.bands}
         check(
@@ -218,6 +254,7 @@ class Task:
     depth: float | None = None
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         for what, name in (("name", self.name), ("dim", self.dim)):
             check(
                 name not in TAKEN,
@@ -404,6 +441,7 @@ class LocationSpec:
     encoding: Literal["grid", "theory", "nerf"] = "grid"
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         check(
             self.encoding in ("grid", "theory", "nerf"),
             f"Unknown location encoding {self.encoding!r}; use 'grid', 'theory' or 'nerf'.",
@@ -457,6 +495,7 @@ class LossSpec:
     focus: float = 2.0
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         check(self.temperature > 0, f"The temperature of the contrast is {self.temperature}; it must be positive.")
         weights = [weight for *_, weight in self.contrast]
         check(

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from misoxr.errors import SpecError, did_you_mean
 from misoxr.spec.build import build
-from misoxr.spec.components import Band, LocationSpec, LossSpec, Modality, Task, WindowSpec, check
+from misoxr.spec.components import Band, LocationSpec, LossSpec, Modality, Task, WindowSpec, check, in_order, keep_tuples
 from misoxr.spec.numbers import is_whole
 from misoxr.spec.presets import ALASKA, BASELINES, COVARIATES, PERMAFROST, PRESETS, SENTINEL2, TAXONOMY
 
@@ -59,6 +59,7 @@ class ModelSpec:
     members: int = 1
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         check(bool(self.modalities or self.location), "A model needs at least one modality, or a location branch.")
         check(bool(self.tasks), "A model needs at least one task.")
         strange = [task for task in self.tasks if not isinstance(task, Task)]
@@ -187,7 +188,7 @@ class ModelSpec:
                 f"Unknown preset {name!r}; use one of {sorted(PRESETS)}, or, where models are fitted, one of the baselines "
                 f"{list(BASELINES)}.{did_you_mean(str(name), (*PRESETS, *BASELINES))}"
             )
-        bands = {"sat": _bands(SENTINEL2 if sat is None else sat), "cov": _bands(COVARIATES if cov is None else cov)}
+        bands = {"sat": _bands("sat", SENTINEL2 if sat is None else sat), "cov": _bands("cov", COVARIATES if cov is None else cov)}
         modalities = [Modality(key, value, parts[key], required=key == "sat") for key, value in bands.items() if value]
         check(bool(modalities), "A model built from a preset needs at least one modality; give bands for sat or cov.")
         if not any(modality.required for modality in modalities):
@@ -195,7 +196,7 @@ class ModelSpec:
         return cls(
             name=name,
             modalities=tuple(modalities),
-            tasks=(PERMAFROST, TAXONOMY) if tasks is None else tuple(tasks),
+            tasks=(PERMAFROST, TAXONOMY) if tasks is None else in_order("tasks", tasks),
             pixel_size=float(pixel_size),
             windows=parts["windows"],
             width=parts["width"],
@@ -214,7 +215,8 @@ def _losses(parts: Mapping[str, Any], modalities: Sequence[Modality]) -> LossSpe
     return LossSpec(contrast=tuple(pairs))
 
 
-def _bands(bands: Iterable[Band | str]) -> tuple[Band, ...]:
+def _bands(what: str, bands: Iterable[Band | str]) -> tuple[Band, ...]:
     """Turn names into bands: known ones with their units, others without."""
     known = {band.name: band for band in (*SENTINEL2, *COVARIATES)}
-    return tuple(band if isinstance(band, Band) else known.get(band, Band(band)) for band in bands)
+    given = in_order(what, list(bands) if isinstance(bands, Mapping) else bands)  # a dataset's variables are a mapping
+    return tuple(band if isinstance(band, Band) else known.get(band, Band(band)) for band in given)

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any, Literal, Self, get_args
 
 from misoxr.errors import did_you_mean
-from misoxr.spec.components import Augmentation, check
+from misoxr.spec.components import Augmentation, check, keep_tuples
 from misoxr.spec.model import ModelSpec
 from misoxr.spec.numbers import is_number, is_whole
 
@@ -107,6 +107,7 @@ class Recipe:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
+        keep_tuples(self)
         numbers = {field.name: getattr(self, field.name) for field in fields(self) if field.type in (int, float)}
         for name, value in numbers.items():
             check(is_number(value), f"{name} is {value!r}; give a number.")

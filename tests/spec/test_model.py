@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from misoxr.errors import SpecError
-from misoxr.spec import ALASKA, PERMAFROST, TAXONOMY, Band, LocationSpec, LossSpec, ModelSpec, Task, WindowSpec
+from misoxr.spec import ALASKA, COVARIATES, PERMAFROST, TAXONOMY, Band, LocationSpec, LossSpec, ModelSpec, Recipe, Task, WindowSpec
 
 PRESETS = ("miso-base", "miso-small", "miso-nano")
 
@@ -142,3 +144,35 @@ def test_a_task_has_no_name_of_a_coordinate(name):
 def test_names_are_no_tasks():
     with pytest.raises(SpecError, match=r"\['permafrost'\] is no task; give misoxr.spec.Task objects"):
         ModelSpec.preset("miso-nano", tasks=["permafrost"])
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Index, pd.Series, pd.Categorical, tuple])
+def test_whatever_stands_in_an_order_is_a_tuple(kind):
+    task = Task("drainage", "multiclass", kind(["dry", "moist", "wet"]))
+    assert task == Task("drainage", "multiclass", ("dry", "moist", "wet"))
+    assert hash(task) == hash(Task("drainage", "multiclass", ("dry", "moist", "wet")))
+
+
+def test_what_stands_in_other_values_is_a_tuple_too():
+    assert LossSpec(contrast=[["visual", "location", 0.1]]) == LossSpec(contrast=(("visual", "location", 0.1),))
+    assert LocationSpec("EPSG:3338", np.arange(4.0)).extent == (0.0, 1.0, 2.0, 3.0)
+    assert ModelSpec.preset("miso-nano", cov={"slope": 1, "elevation": 2}).modalities[1].bands == tuple(
+        band for name in ("slope", "elevation") for band in COVARIATES if band.name == name
+    )
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Task("drainage", "multiclass", "abc"),
+        lambda: Task("drainage", "multiclass", {"dry", "moist", "wet"}),
+        lambda: Task("drainage", "multiclass", {"dry": 0, "moist": 1, "wet": 2}),
+        lambda: Band("red", aliases="B04"),
+        lambda: Recipe(freeze="sat"),
+        lambda: ModelSpec.preset("miso-nano", sat="red"),
+        lambda: ModelSpec.preset("miso-nano", tasks=PERMAFROST),
+    ],
+)
+def test_what_stands_in_no_order_is_refused(build):
+    with pytest.raises(SpecError, match="give the values in their order, as a tuple or a list"):
+        build()
