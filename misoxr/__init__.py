@@ -62,7 +62,7 @@ _LATER = {
     "open_stac": "misoxr.stac",
     "read_points": "misoxr.points.read",
 }
-_MODULES = ("covariates", "metrics", "plot", "sampling", "simulate", "uncertainty")
+_MODULES = ("covariates", "metrics", "plot", "points", "sampling", "sensors", "simulate", "uncertainty")
 """Modules for users that nothing here imports."""
 
 

@@ -45,6 +45,15 @@ def test_names_that_are_imported_later_are_completed_and_reached():
     assert run.stdout.split() == ["True", "landscape", "scores"]
 
 
+@pytest.mark.parametrize(
+    "name", ["covariates", "metrics", "plot", "points", "sampling", "sensors", "simulate", "spec", "uncertainty"]
+)
+def test_modules_that_the_docs_call_by_name_are_reached_from_the_package(name):
+    code = f"import misoxr; print(misoxr.{name}.__name__)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == f"misoxr.{name}"
+
+
 def test_missing_extras_are_named():
     from misoxr.errors import MissingDependencyError, require
 

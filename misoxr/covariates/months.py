@@ -14,7 +14,7 @@ import xarray as xr
 from misoxr.cube.decode import decoded
 from misoxr.cube.join import Raster, layers_of, open_raster
 from misoxr.cube.units import canonical, factor_and_summand
-from misoxr.errors import BandError, GridError
+from misoxr.errors import BandError, GridError, note
 from misoxr.grid.geobox import extent, geobox_of, same_grid
 from misoxr.grid.halo import in_blocks
 
@@ -24,6 +24,10 @@ MONTHS = 12
 DAYS = (31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 """Days of the months, of February in the mean over leap years."""
 _NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WORD = re.compile(rf"(?:(?<![A-Za-z])(?i:{'|'.join(_NAMES)}))|(?:(?<=[a-z])(?:{'|'.join(name.title() for name in _NAMES)}))")
+"""Names of months: at the beginning of a word, or with a capital within one, as in "tminJan"."""
+_DATE = re.compile(r"(?<!\d)(?:18|19|20|21)\d\d(0[1-9]|1[0-2])(?:[0-3]\d)?(?!\d)")
+"""Months of dates without punctuation, such as 201907 or 20190715."""
 _PERIOD = r"second|sec|s|day|d|month|mon|mo|year|yr|y|a"
 _RATE = re.compile(rf"(?P<amount>.+?)(?:(?:/|per)(?P<per>{_PERIOD})|(?P<power>{_PERIOD})-1)")
 
@@ -79,8 +83,13 @@ def _in_order(what: str, source: Any) -> list[xr.DataArray]:
     """Return twelve layers over (y, x), January first."""
     if isinstance(source, list | tuple):
         layers = [_only(what, one) for one in source]
-        names = [PurePosixPath(os.fspath(one)).name if isinstance(one, str | os.PathLike) else "" for one in source]
-        return _sorted(what, layers, _told(names))
+        names = [PurePosixPath(os.fspath(one)).name for one in source if isinstance(one, str | os.PathLike)]
+        told = _told(names) if len(names) == len(layers) else None
+        if names and told is None and len(layers) == MONTHS:
+            note(
+                f"The files of {what} do not tell their months by their names: {names[0]!r} is taken for January, and so on in the order given."
+            )
+        return _sorted(what, layers, told)
     found = _layers(what, source)
     if len(found) == 1:
         return _split(what, next(iter(found.values())))
@@ -159,11 +168,13 @@ def _by_coordinate(what: str, array: xr.DataArray, dim: Hashable) -> list[int] |
 
 
 def _told(names: Iterable[str]) -> list[int] | None:
-    """Return the months that names tell: by words, or by the one number in them that goes from 1 to 12; None where they do not."""
-    texts, every = [name.lower() for name in names], list(range(1, MONTHS + 1))
-    words = [[_NAMES.index(word) + 1 for word in re.findall(rf"(?<![a-z])({'|'.join(_NAMES)})", text)] for text in texts]
+    """Return the months that names tell: by words, dates, or the one number in them that goes from 1 to 12, or from 0 to 11; None where they do not."""
+    texts, every = list(names), list(range(1, MONTHS + 1))
+    words = [[_NAMES.index(word[:3].lower()) + 1 for word in _WORD.findall(text)] for text in texts]
+    dates = [[int(month) for month in _DATE.findall(text)] for text in texts]
     numbers = [[int(number) for number in re.findall(r"\d+", text)] for text in texts]
-    for told in (words, numbers):
+    counted = [[number + 1 for number in some] for some in numbers]
+    for told in (words, dates, numbers, counted):
         columns = zip(*told, strict=True) if len({len(one) for one in told}) == 1 else ()
         found = [list(column) for column in columns if sorted(column) == every]
         if found and all(column == found[0] for column in found):

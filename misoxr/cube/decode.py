@@ -28,6 +28,7 @@ __all__ = [
     "decode",
     "decoded",
     "is_class",
+    "is_guessed",
     "is_told",
     "is_whole",
     "may_lack",
@@ -319,22 +320,32 @@ def may_lack(name: Hashable, array: xr.DataArray) -> bool:
 
 def is_class(name: Hashable, array: xr.DataArray) -> bool:
     """Return whether values are classes: by flags, type or name, or because they are bytes without units."""
-    known = any(name == band.name for band in (*SENTINEL2, *COVARIATES)) or _BAND_NAMES.fullmatch(str(name))
-    return is_told(name, array) or (is_whole(array) and _stored(array).itemsize == 1 and not known)
+    return is_told(name, array) or (_stored(array).itemsize == 1 and is_guessed(name, array))
+
+
+def is_guessed(name: Hashable, array: xr.DataArray) -> bool:
+    """Return whether values may be codes: whole numbers without units, whose name is not that of a quantity."""
+    names = {one for band in (*SENTINEL2, *COVARIATES) for one in (band.name, *band.aliases)}
+    measured = name in names or _BAND_NAMES.fullmatch(str(name)) or _words(name) & (_QUANTITIES | _MEASURES)
+    return not measured and is_whole(name, array)
 
 
 def is_told(name: Hashable, array: xr.DataArray) -> bool:
     """Return whether flags, the type bool, or a name such as "scl" or "land_cover" say that values are classes."""
-    words = {word for word in re.split(r"[\W_]+", str(name).lower()) if word}
+    words = _words(name)
     mapped = (words & _MAP_NAMES or {"land", "cover"} <= words) and not words & _QUANTITIES
     named = (words & _FLAG_NAMES or mapped) and not words & _MEASURES
     return bool(named) or array.dtype.kind == "b" or any(_CLASS_KEYS.fullmatch(str(key)) for key in array.attrs)
 
 
-def is_whole(array: xr.DataArray) -> bool:
+def _words(name: Hashable) -> set[str]:
+    """Return the words of a variable's name."""
+    return {word for word in re.split(r"[\W_]+", str(name).lower()) if word}
+
+
+def is_whole(name: Hashable, array: xr.DataArray) -> bool:
     """Return whether a variable is stored as whole numbers without scale and units, which may be codes."""
-    scaled = any(key in array.encoding for key in XARRAYS) or any(_tells_scale(array, key) for key in array.attrs)
-    return _stored(array).kind in "iub" and not scaled and "units" not in array.attrs
+    return "units" not in array.attrs and _counts(name, array)
 
 
 def _stored(array: xr.DataArray) -> np.dtype[Any]:
@@ -367,10 +378,13 @@ _BY_CODING = "coding='linear' for values in proportion to what is stored (TESSER
 
 
 def _counts(name: Hashable, array: xr.DataArray) -> bool:
-    """Return whether a variable is stored as whole numbers without a scale."""
-    coding = coding_of(name, array)
-    scaled = any(key in array.encoding for key in XARRAYS) or (coding.scale, coding.offset) != (1.0, 0.0)
-    return _stored(array).kind in "iub" and not scaled
+    """Return whether a variable is stored as whole numbers without a scale. A scale of 1 is none: rioxarray notes it where a file tells nothing."""
+    if _stored(array).kind not in "iub":
+        return False
+    # Where the bands of a file have several scales, rioxarray applies them and notes none.
+    applied = array.dtype.kind == "f" and "rasterio_dtype" in array.encoding
+    several = applied and any(key not in {*array.encoding, *array.attrs} for key in XARRAYS)
+    return not several and _scaling(name, _kept(name, array)) == scale_of(name, array) == (1.0, 0.0)
 
 
 def unit_vectors(array: xr.DataArray, coding: str | None = None) -> xr.DataArray:

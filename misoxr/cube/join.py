@@ -10,7 +10,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.check import check_dataset
-from misoxr.cube.decode import decoded, is_class, is_whole
+from misoxr.cube.decode import decoded, is_guessed, is_told
 from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean, gathered, note
 from misoxr.grid.geobox import assign, crs_of, extent, geobox_of, located, with_mappings
 from misoxr.grid.halo import BLOCK
@@ -20,7 +20,11 @@ from misoxr.paths import expanded
 __all__ = ["Raster", "add", "chunks_of_image", "is_direction", "layers_of", "mark_of", "note_uncovered", "open_raster", "smooth"]
 
 _NETCDF = (".nc", ".nc4", ".cdf")
-_DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading", re.IGNORECASE)
+_DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading")
+_NO_DIRECTIONS = re.compile(
+    r"\b(area|capacity|component|count|density|depth|distance|height|length|number|speed|std|strength|temperature|thickness)\b"
+)
+"""What is measured along a direction, or by means of some: an area that drains by flow directions, a component of the wind."""
 
 Raster = str | os.PathLike[str] | xr.DataArray | xr.Dataset
 
@@ -269,7 +273,13 @@ def _joined(
 
 
 def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
-    if is_direction(name, array) or is_class(name, array) or is_whole(array):
+    if is_direction(name, array) or is_told(name, array):
+        return "nearest"
+    if is_guessed(name, array):
+        note(
+            f"{name!r} holds whole numbers without units and is taken for classes, of which the nearest is taken. If it is measured, write so: "
+            f'raster.attrs["units"] = "1". Or choose: add(..., resampling={{{str(name)!r}: "bilinear"}}).'
+        )
         return "nearest"
     return smooth(geobox_of(array), geobox)
 
@@ -277,8 +287,9 @@ def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
 def is_direction(name: Hashable, array: xr.DataArray) -> bool:
     """Return whether values are compass directions, of which 359 and 1 have no middle."""
     # By the name: DEM tools write a direction's units in many ways, not at all, or copy the elevation's.
-    words = f"{name} {array.attrs.get('standard_name', '')} {array.attrs.get('long_name', '')}"
-    return bool(_DIRECTIONS.search(words))
+    names = [name, array.attrs.get("standard_name", ""), re.split(r"[,;(]", str(array.attrs.get("long_name", "")))[0]]
+    plain = [str(one).lower().replace("_", " ") for one in names]
+    return any(_DIRECTIONS.search(one) and not _NO_DIRECTIONS.search(one) for one in plain)
 
 
 def smooth(box: GeoBox, geobox: GeoBox) -> str:

@@ -11,8 +11,8 @@ from misoxr.spec import Band
 __all__ = ["ORIGINS", "canonical", "conversion", "factor_and_summand"]
 
 
-_TEMPERATURES = ("degc", "c", "°c", "celsius", "degreecelsius", "degreec", "cel")
-_KELVINS = ("kelvin", "k", "degk", "degreekelvin")
+_TEMPERATURES = ("degc", "c", "°c", "celsius", "degreecelsius", "degcelsius", "degreec", "cel")
+_KELVINS = ("kelvin", "k", "degk", "degreek", "degreekelvin")
 
 
 _SYNONYMS = {
@@ -130,5 +130,5 @@ def canonical(units: str) -> str:
     """Return the usual spelling of units."""
     plain = re.sub(r"[\s_^]|\*\*", "", units.lower())
     one = plain.replace("degrees", "degree")
-    one = one.removesuffix("s") if len(one) > 3 else one  # "ms" is no metre
-    return _SYNONYMS.get(plain) or _SYNONYMS.get(one) or units.strip()
+    single = one.removesuffix("s") if len(one) > 3 else one  # "ms" is no metre
+    return next((_SYNONYMS[text] for text in (plain, one, single) if text in _SYNONYMS), units.strip())

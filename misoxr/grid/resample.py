@@ -26,6 +26,8 @@ RESAMPLINGS = ("nearest", "bilinear", "average")
 
 EDGE = 1e-6
 """How near to a pixel's edge a position counts as beyond it, in pixels."""
+SAMPLES = 64
+"""Points along a pixel's side at which an average is taken in another CRS, at the most."""
 FINEST = 2.0**26
 """Parts of a column to which positions on a raster that goes round are rounded."""
 
@@ -63,7 +65,8 @@ def on_grid(source: xr.DataArray, geobox: GeoBox, resampling: str, chunks: tuple
         The target grid.
     resampling : {"nearest", "bilinear", "average"}
         "bilinear" weighs the valid ones of the four nearest pixels, and leaves the raster's nodata where they are; "average"
-        is the mean of the valid pixels under a target pixel, taken at no more than 16 x 16 points of it.
+        is the mean of the valid pixels under a target pixel, by their areas in it. In another CRS it is taken at 2 points of each pixel along an
+        axis, and at no more than 64 x 64 points.
     chunks : (int, int)
         Chunk size of the result along y and x, pixels.
 
@@ -116,9 +119,9 @@ def _blocks(data: da.Array, box: GeoBox, geobox: GeoBox, resampling: str, chunks
     blocks = da.core.normalize_chunks(chunks, tuple(geobox.shape))
     edges = [np.cumsum((0, *sizes)) for sizes in data.chunks]
     name = f"on-grid-{tokenize(data.name, str(box), str(geobox), resampling, blocks)}"
-    samples = min(max(2 * math.ceil(pixel_ratio(box, geobox) - 1e-3), 2), 16) if resampling == "average" else 1
+    samples = min(max(2 * math.ceil(pixel_ratio(box, geobox) - 1e-3), 2), SAMPLES)
     frame, target = _frame(box), _frame(geobox)
-    work = partial(_block, frame=frame, target=target, samples=samples, smooth=resampling == "bilinear")
+    work = partial(_block, frame=frame, target=target, samples=samples, resampling=resampling)
     graph: dict[Any, Any] = {}
     for (i, rows), (j, columns) in product(*(enumerate(pairwise(np.cumsum((0, *sizes)).tolist())) for sizes in blocks)):
         window = _window(frame, target, rows, columns)
@@ -202,7 +205,7 @@ def _block(
     frame: Frame,
     target: Frame,
     samples: int,
-    smooth: bool,
+    resampling: str,
 ) -> Values:
     """Resample the chunks of a raster, ``across`` of them side by side from pixel ``corner``, to a block of the grid.
 
@@ -210,12 +213,17 @@ def _block(
     """
     values = np.block([list(pieces[at : at + across]) for at in range(0, len(pieces), across)]).astype("float32", copy=False)
     values[~np.isfinite(values)] = np.nan
-    if samples == 1:
+    if resampling != "average":
         centres = np.meshgrid(np.arange(*rows) + 0.5, np.arange(*columns) + 0.5, indexing="ij")
         found = _positions(frame, target, centres[0], centres[1])
-        return (_bilinear if smooth else _nearest)(values, found[0] - corner[0], near(found[1], middle, frame.turn) - corner[1])
+        look_up = _bilinear if resampling == "bilinear" else _nearest
+        return look_up(values, found[0] - corner[0], near(found[1], middle, frame.turn) - corner[1])
     corners = np.meshgrid(np.arange(rows[0], rows[1] + 1.0), np.arange(columns[0], columns[1] + 1.0), indexing="ij")
     found = _positions(frame, target, corners[0], corners[1])
+    if frame.crs == target.crs:  # rows and columns of the grid lie along those of the raster
+        wide = near(np.diff(found[1][0]), 0.0, frame.turn)
+        left = near(found[1][0, :-1] + wide / 2, middle, frame.turn) - corner[1] - wide / 2
+        return _mean(values, (found[0][:-1, 0] - corner[0], found[0][1:, 0] - corner[0]), (left, left + wide))
     total = np.zeros((rows[1] - rows[0], columns[1] - columns[0]))
     count = np.zeros(total.shape, dtype="int32")
     for down, right in product((np.arange(samples) + 0.5) / samples, repeat=2):
@@ -226,6 +234,35 @@ def _block(
         count += valid
     with np.errstate(invalid="ignore"):
         return (total / count).astype("float32")
+
+
+def _mean(values: Values, rows: tuple[Floats, Floats], columns: tuple[Floats, Floats]) -> Values:
+    """Average the valid pixels between rows and columns, by their areas there."""
+    valid = ~np.isnan(values)
+    total, area = np.where(valid, values, np.float32(0)), valid
+    for axis, (first, last) in enumerate((rows, columns)):
+        total, area = (_sums(part, axis, np.minimum(first, last), np.maximum(first, last)) for part in (total, area))
+    with np.errstate(invalid="ignore"):
+        return np.where(area > EDGE**2, total / area, np.nan).astype("float32")
+
+
+def _sums(values: npt.NDArray[Any], axis: int, first: Floats, last: Floats) -> Floats:
+    """Sum values along an axis from one position to another, those at the ends by their share. The order does not depend on the block."""
+    size = values.shape[axis]
+    begin, end = (np.clip(_snapped(part), 0, size) for part in (first, last))
+    pixel = np.floor(begin).astype("int64")
+    out = np.zeros((len(first), values.shape[1]) if axis == 0 else (values.shape[0], len(first)))
+    for step in range(int(np.ceil(end - pixel).max(initial=0))):
+        at = pixel + step
+        share = np.maximum(np.minimum(at + 1, end) - np.maximum(at, begin), 0)
+        out += values.take(np.minimum(at, size - 1), axis) * (share[:, None] if axis == 0 else share)
+    return out
+
+
+def _snapped(positions: Floats) -> Floats:
+    """Put positions that are on a pixel's edge but for rounding onto it."""
+    whole = np.round(positions)
+    return np.where(np.abs(positions - whole) < EDGE, whole, positions)
 
 
 def _between(corners: Floats, down: float, right: float, turn: float | None) -> Floats:

@@ -7,7 +7,7 @@ from typing import Any
 
 from misoxr.errors import BandError, CatalogError, did_you_mean
 from misoxr.sensors.item_fields import name_of
-from misoxr.sensors.known import sensor_of
+from misoxr.sensors.known import OPTICAL, sensor_of
 from misoxr.sensors.sensor import Sensor, short_key
 
 __all__ = ["Named", "check_bands", "named_assets"]
@@ -163,11 +163,17 @@ def _candidate(key: str, asset: Mapping[str, Any], sensor: Sensor) -> Named:
         short=short,
         own=own,
         label=label,
-        usual=sensor.bands.get(short) or sensor.bands.get(short_key(label or "")) if one else None,
+        usual=_usual(sensor, short) or _usual(sensor, short_key(label or "")) if one else None,
         picture=bool(roles and PICTURES.intersection(roles)),
         jpeg="jp2" in f"{key} {asset.get('type')} {asset.get('href')}".lower(),
         pixel=_pixel(asset),
     )
+
+
+def _usual(sensor: Sensor, key: str) -> str | None:
+    """Return the common name that a sensor has for a key, which may be one itself."""
+    known = key in sensor.bands.values() or ("reflectance" in sensor.counts and key in OPTICAL)
+    return sensor.bands.get(key) or (key if known else None)
 
 
 def _in_file(asset: Mapping[str, Any], sensor: Sensor) -> str | None:

@@ -18,7 +18,8 @@ _RTC = Sensor(
 RADAR = Sensor("sentinel-1", pattern=r"sentinel[-_ ]?1(?!\d)|\bs1[a-d]?(?![a-z0-9])", orbits=True)
 """Radar whose product is not known."""
 
-_HEIGHT = Counts(units="m")
+_HEIGHT = Counts(nodata=(-32768.0, -32767.0, -9999.0, -99999.0, -999999.0), units="m", floats=True)
+"""No land lies as deep: such values are nodata, whether a file tells it or not."""
 _GLO = Sensor(
     "cop-dem",
     ("cop-dem-glo-30", "cop-dem-glo-90", "cop-dem-glo-30-dged-cog", "cop-dem-glo-90-dged-cog"),
@@ -31,7 +32,7 @@ _ARCTIC = Sensor(
     ("arcticdem-mosaics-v4.1-2m", "arcticdem-mosaics-v4.1-10m", "arcticdem-mosaics-v4.1-32m", "arcticdem-strips-s2s041-2m"),
     r"arctic[-_]?dem",
     bands={"dem": "elevation"},
-    counts={"elevation": Counts(nodata=(-9999.0,), units="m", floats=True)},
+    counts={"elevation": _HEIGHT},
     asides=r"^(min|max)date$",
 )
 _DEM = Sensor(

@@ -45,14 +45,19 @@ class Filters:
         """Whether an item passes, by its own metadata."""
         if self.collections is not None and item.get("collection") not in self.collections:
             return False
-        time = time_of(item)
-        start, end = self.interval
-        if (start is not None and time < start) or (end is not None and time > end):
-            return False
-        sifts = self.season is not None or self.years is not None
-        if sifts and not in_season(pd.DatetimeIndex([time]), self.season, self.years)[0]:
+        if not self.meets(time_of(item), end_of(item)):
             return False
         return self.area is None or meets(self.area, footprint_of(item))
+
+    def meets(self, first: pd.Timestamp, last: pd.Timestamp) -> bool:
+        """Whether some of the time from the first moment to the last one is asked for."""
+        start, end = self.interval
+        if (start is not None and last < start) or (end is not None and first > end):
+            return False
+        if self.season is None and self.years is None:
+            return True
+        each = pd.date_range(first.normalize(), last.normalize(), freq="D") if last > first else pd.DatetimeIndex([first])
+        return bool(in_season(each, self.season, self.years).any())
 
     def intervals(self) -> list[Interval]:
         """Return the time intervals to ask an API for: one per year, where years are given."""
@@ -89,15 +94,28 @@ def time_of(item: Mapping[str, Any]) -> pd.Timestamp:
     """
     properties = item.get("properties") or {}
     text = properties.get("datetime") or properties.get("start_datetime")
-    try:
-        time = pd.Timestamp(str(text)) if _MOMENT.fullmatch(str(text)) else None
-    except ValueError:
-        time = None
-    if time is None or pd.isna(time):
+    time = _moment(text)
+    if time is None:
         raise CatalogError(
             f"Item {name_of(item)!r} has the datetime {text!r}; a cube needs a time for every item, such as 2020-06-20T21:00:00Z."
         )
-    return utc(time).as_unit("ns")
+    return time
+
+
+def end_of(item: Mapping[str, Any]) -> pd.Timestamp:
+    """Return the end of the interval that an item without a time of its own covers, UTC without a zone; its time where it has one."""
+    properties, start = item.get("properties") or {}, time_of(item)
+    end = None if properties.get("datetime") else _moment(properties.get("end_datetime"))
+    return start if end is None else max(start, end)
+
+
+def _moment(text: Any) -> pd.Timestamp | None:
+    """Return the time that a text tells, UTC without a zone."""
+    try:
+        time = pd.Timestamp(str(text)) if _MOMENT.fullmatch(str(text)) else None
+    except ValueError:
+        return None
+    return None if time is None or pd.isna(time) else utc(time).as_unit("ns")
 
 
 def area_of(bbox: Iterable[float] | None, intersects: Any) -> BaseGeometry | None:

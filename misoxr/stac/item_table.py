@@ -257,10 +257,12 @@ def open_table(
     keep = np.ones(len(index), bool)
     if filters.collections is not None:
         keep &= index["collection"].isin(filters.collections).to_numpy()
+    long = (index["end"] > index["time"]).to_numpy()
     start, end = filters.interval
-    keep &= (index["time"] >= start).to_numpy() if start is not None else True
+    keep &= (index["end"] >= start).to_numpy() if start is not None else True
     keep &= (index["time"] <= end).to_numpy() if end is not None else True
-    keep &= in_season(pd.DatetimeIndex(index["time"]), filters.season, filters.years)
+    keep &= long | in_season(pd.DatetimeIndex(index["time"]), filters.season, filters.years)
+    keep[long] &= np.array([filters.meets(*both) for both in index.loc[long, ["time", "end"]].itertuples(index=False)], dtype=bool)
     sides = ["west", "south", "east", "north"]
     if filters.area is not None:
         boxes = boxes_of(index[sides].to_numpy())
@@ -321,14 +323,23 @@ def _index(copy: str, uri: str) -> pd.DataFrame:
             )
     count = table.num_rows
     plain = table.select(
-        [name for name in ("id", "datetime", "start_datetime", "collection", ORBIT) if name in table.column_names]
+        [name for name in ("id", "datetime", "start_datetime", "end_datetime", "collection", ORBIT) if name in table.column_names]
     ).to_pandas()
-    time = pd.to_datetime(plain["datetime"], utc=True, errors="coerce")
+    time = end = pd.to_datetime(plain["datetime"], utc=True, errors="coerce")
     if "start_datetime" in plain:
         time = time.fillna(pd.to_datetime(plain["start_datetime"], utc=True, errors="coerce"))
+    if "end_datetime" in plain:
+        end = end.fillna(pd.to_datetime(plain["end_datetime"], utc=True, errors="coerce"))
+    end = end.where(end >= time, time)
     box = {key: np.array(column, dtype="float64") for key, column in _corners(table, count).items()}
     _straighten(box, table)
-    index = pd.DataFrame({"id": plain["id"].astype(str), "time": time.dt.tz_localize(None).astype("datetime64[ns]"), **box})
+    index = pd.DataFrame(
+        {
+            "id": plain["id"].astype(str),
+            **{name: one.dt.tz_localize(None).astype("datetime64[ns]") for name, one in (("time", time), ("end", end))},
+            **box,
+        }
+    )
     index["collection"] = plain["collection"].astype(object) if "collection" in plain else None
     index["orbit"] = (
         plain[ORBIT].astype(object).where(plain[ORBIT].notna(), UNTOLD).astype(str).str.lower() if ORBIT in plain else UNTOLD

@@ -114,7 +114,7 @@ def open_stac(
         Take this grid.
     datetime : str, date, datetime, Period, datetime64, pair of these, slice or index of times, optional
         A moment or an interval in UTC, such as "2020-06/2020-08". Days, months and years are whole. Times at midnight without a zone are
-        whole days, too.
+        whole days, too. Items that cover an interval are found where it meets this one, and have the time of its start.
     years, season : optional
         One or several years, and the first and last day of the season, ("MM-DD", "MM-DD"), both inclusive, in UTC. A season may wrap over
         new year; it belongs to the year it starts in.
@@ -141,7 +141,8 @@ def open_stac(
     mask : {"auto", "scl", "qa_pixel", "fmask", None} or callable
         What hides clouds, in all bands. ``"auto"`` is the mask of each item's sensor, and none where the sensor has none. A name is that of a
         quality band: Sentinel-2's scene classification, and the bits of Landsat Collection 2 and of HLS. Clouds and their shadows are
-        cleaned of specks and grown by two of its pixels. Where the sensor tells what is saturated, as Landsat does, ``"auto"`` and the name of its mask hide that in these bands, too.
+        cleaned of specks and grown by two of its pixels. A pixel of twice their size or more is clear only where all of them in it are: for a coarse grid
+        of broken clouds, open finer pixels and ``coarsen`` them. Where the sensor tells what is saturated, as Landsat does, ``"auto"`` and the name of its mask hide that in these bands, too.
         A callable takes a block of the quality band of the item's sensor, and returns True where it is clear. It sees 64 pixels around the block,
         and must be picklable to run on a cluster.
     snow : bool, optional

@@ -281,14 +281,42 @@ def test_geotiffs_of_twelve_bands(tmp_path, rain):
 
 @pytest.mark.parametrize(
     "name",
-    ["wc2.1_30s_tavg_{:02}.tif", "CHELSA_tas_{:02}_1981-2010_V.2.1.tif", "PRISM_tmean_30yr_normal_800mM4_{:02}_bil.tif", "t{}.tif"],
+    [
+        *(
+            "wc2.1_30s_tavg_{:02}.tif",
+            "CHELSA_tas_{:02}_1981-2010_V.2.1.tif",
+            "PRISM_tmean_30yr_normal_800mM4_{:02}_bil.tif",
+            "t{}.tif",
+        ),
+        *(
+            "tmin{word}.tif",
+            "tmin_{word}_mean.tif",
+            "TMIN-{word}.tif",
+            "tmin_2019{:02}.tif",
+            "tmin_2019{:02}15_v2.tif",
+            "tmin_{from_0}.tif",
+        ),
+    ],
 )
 def test_twelve_files_in_any_order(name, tmp_path, rain):
-    paths = [bands(tmp_path / name.format(month), [value + STEP], None) for month, value in enumerate(MEANS, 1)]
+    words = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+    paths = [
+        bands(tmp_path / name.format(month, word=words[month - 1], from_0=month - 1), [value + STEP], None)
+        for month, value in enumerate(MEANS, 1)
+    ]
     for several in (paths, sorted(map(str, paths)), paths[::-1]):
         found = climate(several, rain, minimum=several, units={"temperature": "degC", "minimum": "degC"}).compute()
         np.testing.assert_allclose(found.summer_warmth_index, expected_warmth(), rtol=1e-5)
         np.testing.assert_allclose(found.january_minimum_temperature, -22 + STEP, rtol=1e-5)
+
+
+def test_files_whose_names_tell_no_month_are_in_the_order_given_and_it_is_told(tmp_path, rain):
+    paths = [bands(tmp_path / f"{name}.tif", [value + STEP], None) for name, value in zip("abcdefghijkl", MEANS, strict=True)]
+    with pytest.warns(
+        MisoxrWarning, match=r"files of temperature do not tell their months by their names: 'a.tif' is taken for January"
+    ):
+        found = climate(paths, rain, units={"temperature": "degC"}).compute()
+    np.testing.assert_allclose(found.summer_warmth_index, expected_warmth(), rtol=1e-5)
 
 
 def test_arrays_in_a_list_are_in_the_order_of_the_list(temperature, rain):

@@ -352,7 +352,55 @@ def test_classes_by_their_name_are_not_mixed():
     codes = assign(xr.DataArray(np.where(np.indices(fine.shape).sum(axis=0) % 2, 9, 1).astype("float32"), dims=("y", "x")), fine)
     for name in ("landcover", "SCL", "land_cover_2021", "qa_pixel", "nlcd"):
         assert set(np.unique(add(image(), **{name: codes})[name])) == {1, 9}
-    assert set(np.unique(add(image(), depth=codes)["depth"])) == {5}
+    assert abs(add(image(), depth=codes)["depth"] - 5).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("catchment_area", "catchment area, by multiple flow directions"),
+        ("strength", "bearing capacity of soil"),
+        ("u10", "u component of wind (eastward direction)"),
+        ("snow", "snow depth, corrected for wind direction"),
+    ],
+)
+def test_what_is_measured_by_directions_is_none(name, words):
+    plane = layer(box_at(299_000, 1_501_000, 30, (100, 100)), units="1").assign_attrs(long_name=words)
+    expected = add(image(), **{name: plane.assign_attrs(long_name="")})
+    xr.testing.assert_equal(add(image(), **{name: plane}), expected)
+    assert len(np.unique(expected[name])) > 1000
+
+
+@pytest.mark.parametrize("opening", ["path", "mask_and_scale", "masked", "memory"])
+def test_bytes_without_units_are_codes_however_they_come(tmp_path, opening):
+    box = box_at(299_000, 1_501_000, 30, (100, 100))
+    codes = np.where(np.indices(box.shape).sum(axis=0) % 2, 20, 10).astype("uint8")
+    path = write_tiff(tmp_path / "soil.tif", codes, box, nodata=0)
+    given = {
+        "path": path,
+        "memory": assign(xr.DataArray(codes, dims=("y", "x")), box),
+        **{way: rioxarray.open_rasterio(path, **{way: True}).squeeze(drop=True) for way in ("mask_and_scale", "masked")},
+    }[opening]
+    with pytest.warns(MisoxrWarning, match="'soil' holds whole numbers without units and is taken for classes"):
+        assert set(np.unique(add(image(), soil=given)["soil"])) == {10, 20}
+    assert len(np.unique(add(image(), soil_depth=given)["soil_depth"])) > 2
+
+
+@pytest.mark.parametrize("ratio", [5, 3, 9, 40, 2.5])
+def test_an_average_is_the_mean_of_all_that_lies_under_a_pixel(ratio):
+    side = 10 / ratio
+    fine = box_at(300_000, 1_500_000, side, (int(20 * ratio), int(20 * ratio)))
+    values = np.random.default_rng(0).random(fine.shape).astype("float32")
+    values[: int(2 * ratio), : int(2 * ratio)] = np.nan
+    out = add(image(BOX[:20, :20]), q=assign(xr.DataArray(values, dims=("y", "x"), attrs={"units": "1"}), fine))["q"].values
+    parts = np.kron(values, np.ones((2, 2)))  # halves, of which every ratio has a whole number
+    each = parts.reshape(20, int(2 * ratio), 20, int(2 * ratio))
+    valid = np.isfinite(each)
+    with np.errstate(invalid="ignore"):
+        expected = np.where(valid, each, 0).sum((1, 3)) / valid.sum((1, 3))
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+    assert np.isnan(out[:2, :2]).all()
+    assert np.isfinite(out[2:]).all()
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------------

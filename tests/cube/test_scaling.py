@@ -42,7 +42,11 @@ PAPER = {band.name: band for band in COVARIATES}
         ("radians", ASPECT, np.pi / 2, 90.0),
         ("deg", ASPECT, 90.0, 90.0),
         ("K", Band("january_minimum_temperature", "degC"), 253.15, -20.0),
-        ("Celsius", Band("january_minimum_temperature", "degC"), -20.0, -20.0),
+        *(
+            (units, Band("january_minimum_temperature", "degC"), -20.0, -20.0)
+            for units in ("Celsius", "degrees Celsius", "degrees_celsius", "deg Celsius")
+        ),
+        ("degrees K", Band("january_minimum_temperature", "degC"), 253.15, -20.0),
         ("m", Band("annual_precipitation", "mm"), 0.4, 400.0),
         ("kg m-2", Band("annual_precipitation", "mm"), 400.0, 400.0),
         ("1/m", Band("max_curvature", "m-1"), 0.01, 0.01),

@@ -11,7 +11,7 @@ from misoxr.errors import AssetError, CatalogError
 from misoxr.sensors.bands import named_assets
 from misoxr.sensors.declared import Content, content_of
 from misoxr.sensors.decoding import Encoding, Stored, codes, decoded
-from misoxr.sensors.sensor import Counts
+from misoxr.sensors.sensor import Counts, Sensor
 
 
 def item(collection: str = "made-up", key: str = "red", name: str = "item", properties: Any = None, **asset: Any) -> dict[str, Any]:
@@ -187,6 +187,40 @@ def test_elevations_have_metres_and_keep_their_zeros():
     np.testing.assert_array_equal(read(item("nasadem", "elevation"), np.int16([-2, 0, 812])), [-2, 0, 812])
     np.testing.assert_array_equal(read(item(key="height", unit="m"), np.int16([-2, 0, 812])), [-2, 0, 812])
     np.testing.assert_array_equal(read(item(key="height"), np.int16([812]), units="metre"), [812])
+
+
+@pytest.mark.parametrize("collection", ["cop-dem-glo-30", "nasadem", "alos-dem", "3dep-seamless"])
+@pytest.mark.parametrize("fill", [-32767, -32768, -9999, -999999])
+def test_an_undeclared_fill_value_is_no_elevation(collection, fill):
+    expected = [np.nan, -2, 812]
+    np.testing.assert_array_equal(read(item(collection, "data"), np.float32([fill, -2, 812])), expected)
+    np.testing.assert_array_equal(read(item(collection, "data"), np.int32([fill, -2, 812])), expected)
+
+
+@pytest.mark.parametrize(
+    ("collection", "name", "key", "counts", "expected"),
+    [
+        ("sentinel-2-l2a", "S2A_1", "B04", [2000, 0], [0.1, np.nan]),
+        ("landsat-c2-l2", "LC08_L2SP_1", "SR_B4", [10_000, 0], [0.075, np.nan]),
+        ("hls2-l30", "HLS.L30.T05WNR.2022181T213911.v2.0", "B04", [1000, -9999], [0.1, np.nan]),
+    ],
+)
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_key_that_is_a_common_name_is_the_sensors_band(collection, name, key, counts, expected, scaled):
+    scale = {"sentinel-2-l2a": 1e-4, "landsat-c2-l2": 2.75e-5, "hls2-l30": 1e-4}[collection]
+    fields = {"raster__bands": [{"scale": scale}]} if scaled else {}
+    for one in (key, "red"):
+        made = item(collection, one, name=name, properties={"s2:processing_baseline": "05.09"}, **fields)
+        np.testing.assert_allclose(read(made, np.array(counts, "int32")), expected, rtol=1e-6)
+        assert content(made).units == "1"
+
+
+def test_a_key_that_is_a_common_name_has_the_counts_that_a_described_sensor_gives():
+    drone = Sensor("drone", counts={"reflectance": Counts(1 / 32768, nodata=(65535,))})
+    made = item(key="red")
+    found = content_of(made, named_assets(made, ["red"], drone)["red"], drone)
+    assert found.kind == "reflectance"
+    np.testing.assert_allclose(decoded(np.uint16([16384, 65535]), found.encoding.counts(Stored(np.dtype("uint16")))), [0.5, np.nan])
 
 
 def test_hls_and_landsat_thermal():

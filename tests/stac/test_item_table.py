@@ -108,6 +108,38 @@ def test_items_across_the_antimeridian_are_found_on_either_side(tmp_path, crs, o
             open_stac(paths[1], bands="red", reduce="median", geobox=whole, bbox=(0, south, 10, north))
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"datetime": "2021-06/2021-08"}, True),
+        ({"datetime": "2021-07-01"}, True),
+        ({"years": 2021, "season": ("06-20", "08-20")}, True),
+        ({"years": 2020, "season": ("06-20", "08-20")}, False),
+        ({"datetime": "2022"}, False),
+        ({"season": ("11-01", "12-31")}, False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["json", "parquet"])
+def test_an_item_that_covers_an_interval_is_found_where_it_meets_what_is_asked_for(tmp_path, asked, found, kind):
+    item = make_item(tmp_path, "a", "2021-02-01T00:00:00Z", seed=0)
+    item["properties"] |= {"datetime": None, "start_datetime": "2021-02-01T00:00:00Z", "end_datetime": "2021-10-01T00:00:00Z"}
+    path = tmp_path / f"items.{kind}"
+    if kind == "json":
+        write_collection(path, [item])
+    else:
+
+        async def write() -> None:
+            await rustac.write(str(path), [item])
+
+        asyncio.run(write())
+    if not found:
+        with pytest.raises(CatalogError, match=r"No item matches|None of the 1 items"):
+            open_stac(path, bands=BANDS, **GRID, **asked)
+        return
+    cube = open_stac(path, bands=BANDS, **GRID, **asked)
+    assert cube.time.values.astype("datetime64[D]").astype(str).tolist() == ["2021-02-01"]
+
+
 def test_time_cubes_come_from_tables_too(tables):
     one, other = (open_stac(path, bands="red", datetime="2020", **GRID) for path in tables)
     xr.testing.assert_equal(one.red.compute(), other.red.compute())
