@@ -36,7 +36,7 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
     Raises
     ------
     SpecError
-        If there is none, or they differ in variables or classes.
+        If there is none, or they differ in variables, classes or units, or answer at other places.
 
     Examples
     --------
@@ -48,11 +48,19 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
     within = [{one.spread for one in answers_in(answer)} & set(answer.data_vars) for answer in answers]
     first, *others = [answer.drop_vars(found) for answer, found in zip(answers, within, strict=True)]
     for other in others:
+        _check_places(first, other)
         if _classes(other) != _classes(first) or any(other[name].sizes != first[name].sizes for name in first.data_vars):
             raise SpecError(
                 f"The models answer {_classes(first)} and {_classes(other)}; only models with the same tasks and classes can be "
                 "averaged. Name common tasks with tasks=."
             )
+        for name, variable in first.data_vars.items():
+            units = variable.attrs.get("units"), other[name].attrs.get("units")
+            if units[0] != units[1]:
+                raise SpecError(
+                    f"The models answer {name!r} in {units[0]!r} and in {units[1]!r}; only answers in the same units can be averaged. Fit the models "
+                    "to labels in the same units."
+                )
     out, tasks = first.copy(), {one.name: one for one in answers_in(first)}
     for name, variable in first.data_vars.items():
         if variable.dtype.kind != "f":
@@ -75,6 +83,17 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
             out[task] = class_map(out[name], first[task])
     out.attrs = joint_attributes([answer.attrs for answer in answers])
     return out
+
+
+def _check_places(first: xr.Dataset, other: xr.Dataset) -> None:
+    """Refuse answers at other pixels or points, or at the same ones in another order."""
+    for name in first.coords:
+        own, theirs = first[name], other.coords.get(name)
+        if theirs is not None and own.dtype.kind in "fiuM" and own.ndim and not own.variable.equals(theirs.variable):
+            raise SpecError(
+                f"The models answer at other places: their {name!r} differ, or are in another order. Average answers on one grid, or at the same points "
+                "in the same order."
+            )
 
 
 def _classes(answer: xr.Dataset) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def evaluated(
     SpecError
         If the model is not calibrated, or the coverage is not between 0 and 1.
     PointsError
-        If the model or its tasks are not among the scores.
+        If the model or its tasks are not among the scores, or in other units.
 
     Examples
     --------
@@ -185,6 +185,7 @@ def evaluated(
     for task in scores.tasks:
         mine = _of_task(rows, task)
         if task.name in found.tasks and len(mine):
+            _check_units(task, dict(found.about.get("units") or {}).get(task.name, task.units), "calibration scores are")
             parts[task.name] = _evaluated(found, task, mine, wanted, scores.about)
     if not parts:
         raise PointsError(f"The scores have no points of {list(found.tasks)}, which the model is calibrated for.")
@@ -263,6 +264,7 @@ def _calibrated(scores: "Scores", name: str, tasks: Sequence[Task], by: Any, met
         "seeds": int(rows["seed"].nunique()),
         "distance": dict(scores.about.get("distance") or {}),
         "simulated": bool(scores.about.get("simulated")),
+        "units": {task.name: task.units for task in tasks if task.kind == "regression"},
     }
     empty = Conformal({}, method, kind, polygons, about)
     of = {}
@@ -287,6 +289,7 @@ def _task_scores(like: Conformal, task: Task, scores: "Scores", rows: pd.DataFra
         raise PointsError(
             f"The scores have the {theirs.kind} task {task.name!r} of {theirs.classes}, and the model a {task.kind} one of {task.classes}; give its own."
         )
+    _check_units(theirs, task.units, "model is")
     truth, values, each = _truth(rows), _answers(task, rows), len(rows) / rows["point"].nunique()
     groups = np.zeros(len(rows), dtype=np.intp)
     if task.kind == "regression":
@@ -310,6 +313,14 @@ def _task_scores(like: Conformal, task: Task, scores: "Scores", rows: pd.DataFra
                 f"None of the {len(rows)} calibration points of {task.name!r} lies in a polygon; check the CRS of the polygons."
             )
     return TaskScores(found, groups, each)
+
+
+def _check_units(theirs: Task, units: str, whose: str) -> None:
+    """Refuse scores of a regression in other units: errors in them are other numbers."""
+    if theirs.kind == "regression" and theirs.units != units:
+        raise PointsError(
+            f"The scores have {theirs.name!r} in {theirs.units!r}, and the {whose} in {units!r}. Cross-validate with labels in {units!r}."
+        )
 
 
 def _rows(scores: "Scores", name: str) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from misoxr.errors import SpecError
+from misoxr.mapping.ensemble import averaged
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.spec.standardisation import Standardisation
 from tests.conftest import make_cube, make_model
@@ -67,6 +68,27 @@ def test_only_like_models_are_averaged(spec, models):
         cube.miso.predict([models[0], make_model(replace(spec, tasks=(PERMAFROST, turned)))])
     found = cube.miso.predict([models[0], other], tasks=["permafrost"], device="cpu")
     assert set(found.data_vars) == {"permafrost_probability", "permafrost_std", "permafrost"}
+
+
+def test_answers_in_other_units_are_not_averaged(spec):
+    cube = make_cube((40, 50), spec.bands)
+    several = [make_model(replace(spec, tasks=(Task("thaw", "regression", units=units),))) for units in ("cm", "m")]
+    with pytest.raises(
+        SpecError, match="The models answer 'thaw' in 'cm' and in 'm'; only answers in the same units can be averaged"
+    ):
+        cube.miso.predict(several)
+
+
+def test_answers_at_other_places_are_not_averaged(spec, models):
+    cube = make_cube((40, 50), spec.bands)
+    maps = cube.miso.predict(models[0], device="cpu")
+    for other in (maps.isel(x=slice(None, None, -1)), maps.assign_coords(y=maps.y - 100)):
+        with pytest.raises(SpecError, match="The models answer at other places: their '[xy]' differ, or are in another order"):
+            averaged([maps, other])
+    points = {"x": [300_100.0, 300_500.0], "y": [1_499_900.0, 1_499_500.0]}
+    found = cube.miso.predict_at(models[0], points, device="cpu")
+    with pytest.raises(SpecError, match="The models answer at other places"):
+        averaged([found, found.isel(point=[1, 0])])
 
 
 def test_a_task_that_is_named_like_a_spread_is_averaged(spec):

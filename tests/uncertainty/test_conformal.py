@@ -342,6 +342,18 @@ def test_other_points_tell_the_coverage(model):
     assert list(table) == ["points", "coverage", "size", "empty"]
 
 
+def test_scores_in_other_units_are_refused():
+    other = replace(CARBON, units="g m-2")
+    near = make_scores(300, 2, (PERMAFROST, CARBON))
+    far = replace(near, tasks=(PERMAFROST, other))
+    with pytest.raises(
+        PointsError, match="The scores have 'carbon' in 'g m-2', and the model is in 'kg m-2'. Cross-validate with labels in"
+    ):
+        make_model(tiny_spec(tasks=(PERMAFROST, CARBON))).with_conformal(far, "m")
+    with pytest.raises(PointsError, match="The scores have 'carbon' in 'g m-2', and the calibration scores are in 'kg m-2'"):
+        evaluated(calibrated(near), far)
+
+
 def test_coverage_by_region_and_its_errors(model, scores):
     """East of the middle all truths are turned round: a quantile of its own covers there, too."""
     both = [make_scores(2000, seed, (PERMAFROST,)) for seed in (4, 5)]
