@@ -35,7 +35,8 @@ _SYNONYMS = {
     **dict.fromkeys(("km2", "km²", "sqkm", "squarekilometre", "squarekilometer"), "km2"),
     **dict.fromkeys(("ha", "hectare"), "ha"),
     **dict.fromkeys(("ft", "feet", "foot"), "ft"),
-    **dict.fromkeys(("usft", "us-ft", "ftus", "ussurveyfoot", "ussurveyfeet"), "ftUS"),
+    **dict.fromkeys(("usft", "us-ft", "ftus", "ussurveyfoot", "ussurveyfeet", "footus"), "ftUS"),
+    **dict.fromkeys(("dm", "decimeter", "decimetre"), "dm"),
     **dict.fromkeys(("cm", "centimeter", "centimetre"), "cm"),
     **dict.fromkeys(("km", "kilometer", "kilometre"), "km"),
     **dict.fromkeys(("%", "percent"), "%"),
@@ -53,6 +54,7 @@ _ANGLES = ("degree", "radian", "gon")
 _QUANTITIES: Mapping[str, tuple[str, float, float]] = {
     "m": ("length", 1.0, 0.0),
     "mm": ("length", 0.001, 0.0),
+    "dm": ("length", 0.1, 0.0),
     "cm": ("length", 0.01, 0.0),
     "km": ("length", 1000.0, 0.0),
     "ft": ("length", 0.3048, 0.0),

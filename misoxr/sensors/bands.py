@@ -115,10 +115,11 @@ def check_bands(
     Raises
     ------
     BandError
-        If no item has a band, or a name means different bands.
+        If no item has a band, or only among several of one asset; or a name means different bands.
     """
     for band in bands:
         if not any(band in names for names in found):
+            _refuse_several(items, band)
             have = sorted({name for item in items for name in _available(item, sensor_of(item, asked))})
             raise BandError(
                 f"No item has the band {band!r}; the items have {have}.{did_you_mean(band, have)} Name those that you want: bands=[...]."
@@ -131,6 +132,20 @@ def check_bands(
         if len(first) > 1:
             both = " and ".join(f"{common!r} in item {name!r}" for common, name in list(first.items())[:2])
             raise BandError(f"The band {band!r} is {both}; ask for these common names.")
+
+
+def _refuse_several(items: Iterable[Mapping[str, Any]], band: str) -> None:
+    """Refuse a band that stands among others in one asset."""
+    for item in items:
+        for key, asset in item["assets"].items():
+            for listed in (asset.get("bands") or (), asset.get("eo:bands") or ()):
+                names = [{_text([one], "common_name"), _text([one], "name")} for one in listed]
+                at = next((number for number, both in enumerate(names, 1) if band in both), None)
+                if at is not None and len(names) > 1:
+                    raise BandError(
+                        f"The band {band!r} is the {at}. of {len(names)} bands of the asset {key!r} in item {name_of(item)!r}, and an asset is read as one band. "
+                        f"Give each band an asset of its own, such as a file of gdal_translate -b {at}."
+                    )
 
 
 def _available(item: Mapping[str, Any], sensor: Sensor) -> set[str]:

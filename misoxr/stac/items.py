@@ -365,17 +365,21 @@ def _grid(item: Mapping[str, Any], asset: Mapping[str, Any]) -> GeoBox | None:
         return None
     try:
         affine, (height, width) = Affine(*(float(value) for value in transform[:6])), (int(length) for length in shape)
-        edges = affine.c, affine.f, affine.c + affine.a * width, affine.f + affine.e * height
+        (west, east), (south, north) = (
+            sorted((affine.c, affine.c + affine.a * width)),
+            sorted((affine.f, affine.f + affine.e * height)),
+        )
         valid = height > 0 and width > 0 and height * width <= LARGEST and affine.b == affine.d == 0
-        valid = valid and min(affine.a, -affine.e) > 1e-9 and all(abs(edge) <= EDGE for edge in edges)
+        valid = valid and min(abs(affine.a), abs(affine.e)) > 1e-9 and all(abs(edge) <= EDGE for edge in (west, east, south, north))
     except (TypeError, ValueError, OverflowError):
         valid = False
     if not valid:
         raise CatalogError(
             f"Item {name!r} declares proj:transform={short(transform)} and proj:shape={short(shape)}; "
-            "a north-up transform of finite numbers and a shape of two positive ones, of a raster on Earth, are needed."
+            "an unrotated transform of finite numbers and a shape of two positive ones, of a raster on Earth, are needed."
         )
-    return GeoBox((height, width), affine, crs)
+    # Rasters may have south above or east on the left; the grid tells only where they lie, and the file itself is read as it is.
+    return GeoBox((height, width), Affine(abs(affine.a), 0, west, 0, -abs(affine.e), north), crs)
 
 
 def _crs(fields: Mapping[str, Any], name: str) -> CRS | None:

@@ -13,7 +13,7 @@ from shapely.geometry.base import BaseGeometry
 
 from misoxr.errors import CatalogError, GridError
 from misoxr.grid.footprints import DEGREES, bounds_of, footprint, moved
-from misoxr.grid.geobox import geobox_of
+from misoxr.grid.geobox import geobox_of, located
 from misoxr.stac.items import Scene
 
 __all__ = ["area_on", "given_grid", "meridian_of", "target_grid"]
@@ -36,7 +36,7 @@ def given_grid(geobox: Any, like: Any, crs: Any, resolution: float | None) -> Ge
         return None
     if sum(value is not None for value in (geobox, like)) == 2 or crs is not None or resolution is not None:
         raise GridError("The grid is given twice; give one of geobox, like, or crs and resolution.")
-    grid = geobox if geobox is not None else geobox_of(like) if isinstance(like, xr.Dataset | xr.DataArray) else like
+    grid = geobox if geobox is not None else geobox_of(located(like)) if isinstance(like, xr.Dataset | xr.DataArray) else like
     if not isinstance(grid, GeoBox):
         raise GridError(f"The grid is a {type(grid).__name__}; geobox is an odc.geo GeoBox, like is a Dataset or DataArray.")
     affine = grid.affine

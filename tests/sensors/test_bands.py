@@ -143,3 +143,14 @@ def test_short_keys():
 )
 def test_whether_reflectance_is_that_of_the_surface(collection, properties, expected):
     assert surface_of(item(collection=collection, properties=properties)) is expected
+
+
+@pytest.mark.parametrize("field", ["eo:bands", "bands"])
+def test_a_band_among_several_of_one_asset_is_refused_with_its_number(field):
+    prefix = "eo:" if field == "bands" else ""
+    made = item(image={field: [{"name": "B1", f"{prefix}common_name": "red"}, {"name": "B2", f"{prefix}common_name": "green"}]})
+    for band in ("green", "B2"):
+        with pytest.raises(
+            BandError, match=f"'{band}' is the 2. of 2 bands of the asset 'image' in item 'item', .* gdal_translate -b 2"
+        ):
+            check_bands([made], [{}], [band])

@@ -16,6 +16,7 @@ import pyproj
 import pystac
 import pystac_client
 import pytest
+import rasterio
 import shapely
 import xarray as xr
 from affine import Affine
@@ -303,6 +304,8 @@ def test_grids(service):
     by_box = open_stac(service.api, geobox=given, **options)
     assert geobox_of(by_box) == given
     assert geobox_of(open_stac(service.api, like=by_box, **options)) == given
+    named = by_box.rename(y="lat", x="lon")
+    assert geobox_of(open_stac(service.api, like=named, **options)) == given
     albers = geobox_of(open_stac(service.api, crs="EPSG:3338", resolution=25, **options))
     assert albers.crs.epsg == 3338
     assert albers.affine.a == -albers.affine.e == 25
@@ -743,3 +746,25 @@ def test_a_grid_without_code_needs_the_other_engine(service):
     composite = open_stac(service.api, bands="red", geobox=box, reduce="median").red.compute()
     np.testing.assert_allclose(reduce_time(cube.values, "median"), composite, atol=1e-6)
     assert np.isfinite(composite).any()
+
+
+@pytest.mark.parametrize(("down", "right"), [(-1, 1), (1, -1), (-1, -1)])
+def test_rasters_with_south_above_or_east_on_the_left_are_where_they_are(tmp_path, down, right):
+    """As the projection extension tells them, too."""
+    item = make_item(tmp_path, "a")
+    plain = open_stac(
+        write_collection(tmp_path / "plain.json", [item]), bands="red", mask=None, crs="EPSG:32605", resolution=10
+    ).compute()
+    asset, path = item["assets"]["red"], tmp_path / "a" / "red.tif"
+    with rasterio.open(path) as file:
+        values, profile, bounds = file.read(1)[::down, ::right], file.profile, file.bounds
+    transform = Affine(
+        10 * right, 0, bounds.left if right > 0 else bounds.right, 0, -10 * down, bounds.top if down > 0 else bounds.bottom
+    )
+    with rasterio.open(path, "w", **(profile | {"driver": "GTiff", "transform": transform})) as file:
+        file.write(values, 1)
+    asset["proj:transform"] = list(transform)[:6]
+    turned = open_stac(
+        write_collection(tmp_path / "turned.json", [item]), bands="red", mask=None, crs="EPSG:32605", resolution=10
+    ).compute()
+    xr.testing.assert_allclose(turned, plain)
