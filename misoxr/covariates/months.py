@@ -85,7 +85,7 @@ def _in_order(what: str, source: Any) -> list[xr.DataArray]:
         layers = [_only(what, one) for one in source]
         names = [PurePosixPath(os.fspath(one)).name for one in source if isinstance(one, str | os.PathLike)]
         told = _told(names) if len(names) == len(layers) else None
-        if names and told is None and len(layers) == MONTHS:
+        if len(names) == len(layers) == MONTHS and told is None:
             note(
                 f"The files of {what} do not tell their months by their names: {names[0]!r} is taken for January, and so on in the order given."
             )
@@ -174,7 +174,7 @@ def _told(names: Iterable[str]) -> list[int] | None:
     dates = [[int(month) for month in _DATE.findall(text)] for text in texts]
     numbers = [[int(number) for number in re.findall(r"\d+", text)] for text in texts]
     counted = [[number + 1 for number in some] for some in numbers]
-    for told in (words, dates, numbers, counted):
+    for told in (words, numbers, dates, counted):
         columns = zip(*told, strict=True) if len({len(one) for one in told}) == 1 else ()
         found = [list(column) for column in columns if sorted(column) == every]
         if found and all(column == found[0] for column in found):

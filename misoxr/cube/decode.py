@@ -72,6 +72,62 @@ _QUANTITIES = {
     *("mean", "std", "temperature", "entropy", "distance", "area"),
 }
 """What is measured of a map's units: the depth of a geology is no class, the flag of a depth is one."""
+_MORE_QUANTITIES = {
+    *(
+        "dem",
+        "dtm",
+        "dsm",
+        "srtm",
+        "altitude",
+        "curvature",
+        "ndvi",
+        "evi",
+        "savi",
+        "ndwi",
+        "ndmi",
+        "lst",
+        "t2m",
+        "temp",
+        "tmean",
+        "tmin",
+        "tmax",
+        "tavg",
+    ),
+    *(
+        "prec",
+        "precip",
+        "precipitation",
+        "rainfall",
+        "pressure",
+        "humidity",
+        "radiation",
+        "speed",
+        "days",
+        "population",
+        "treecover",
+        "canopy",
+    ),
+    *("biomass", "carbon", "soc", "ph", "clay", "sand", "silt", "ice"),
+}
+"""What names of measured whole numbers have beside those."""
+_CODED = {
+    "code",
+    "codes",
+    "id",
+    "ids",
+    "zone",
+    "zones",
+    "group",
+    "regime",
+    "type",
+    "types",
+    "position",
+    "unit",
+    "units",
+    "category",
+    "rank",
+}
+"""Words of codes: a temperature regime is no temperature."""
 _BAND_NAMES = re.compile(r"b(and)?_?\d+a?|red|green|blue|coastal|pan|nir\w*|swir\w*|rededge\w*|[vh][vh]", re.IGNORECASE)
 
 
@@ -326,8 +382,9 @@ def is_class(name: Hashable, array: xr.DataArray) -> bool:
 def is_guessed(name: Hashable, array: xr.DataArray) -> bool:
     """Return whether values may be codes: whole numbers without units, whose name is not that of a quantity."""
     names = {one for band in (*SENTINEL2, *COVARIATES) for one in (band.name, *band.aliases)}
-    measured = name in names or _BAND_NAMES.fullmatch(str(name)) or _words(name) & (_QUANTITIES | _MEASURES)
-    return not measured and is_whole(name, array)
+    words = _words(name)
+    measured = words & (_QUANTITIES | _MORE_QUANTITIES | _MEASURES) and not words & _CODED
+    return not (measured or name in names or _BAND_NAMES.fullmatch(str(name))) and is_whole(name, array)
 
 
 def is_told(name: Hashable, array: xr.DataArray) -> bool:

@@ -22,7 +22,7 @@ __all__ = ["Raster", "add", "chunks_of_image", "is_direction", "layers_of", "mar
 _NETCDF = (".nc", ".nc4", ".cdf")
 _DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading")
 _NO_DIRECTIONS = re.compile(
-    r"\b(area|capacity|component|count|density|depth|distance|height|length|number|speed|std|strength|temperature|thickness)\b"
+    r"\b(area|capacity|components?|count|density|std|strength)\b|\b(depth|distance|height|length|speed|temperature|thickness)\s*[,;(]"
 )
 """What is measured along a direction, or by means of some: an area that drains by flow directions, a component of the wind."""
 
@@ -278,7 +278,7 @@ def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
     if is_guessed(name, array):
         note(
             f"{name!r} holds whole numbers without units and is taken for classes, of which the nearest is taken. If it is measured, write so: "
-            f'raster.attrs["units"] = "1". Or choose: add(..., resampling={{{str(name)!r}: "bilinear"}}).'
+            f'raster.attrs["units"] = "1". Or choose: add(..., resampling={{{str(name)!r}: {smooth(geobox_of(array), geobox)!r}}}).'
         )
         return "nearest"
     return smooth(geobox_of(array), geobox)
@@ -287,8 +287,7 @@ def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
 def is_direction(name: Hashable, array: xr.DataArray) -> bool:
     """Return whether values are compass directions, of which 359 and 1 have no middle."""
     # By the name: DEM tools write a direction's units in many ways, not at all, or copy the elevation's.
-    names = [name, array.attrs.get("standard_name", ""), re.split(r"[,;(]", str(array.attrs.get("long_name", "")))[0]]
-    plain = [str(one).lower().replace("_", " ") for one in names]
+    plain = [str(one).lower().replace("_", " ") for one in (name, *map(array.attrs.get, ("standard_name", "long_name")))]
     return any(_DIRECTIONS.search(one) and not _NO_DIRECTIONS.search(one) for one in plain)
 
 

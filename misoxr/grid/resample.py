@@ -26,7 +26,7 @@ RESAMPLINGS = ("nearest", "bilinear", "average")
 
 EDGE = 1e-6
 """How near to a pixel's edge a position counts as beyond it, in pixels."""
-SAMPLES = 64
+SAMPLES = 32
 """Points along a pixel's side at which an average is taken in another CRS, at the most."""
 FINEST = 2.0**26
 """Parts of a column to which positions on a raster that goes round are rounded."""
@@ -66,7 +66,7 @@ def on_grid(source: xr.DataArray, geobox: GeoBox, resampling: str, chunks: tuple
     resampling : {"nearest", "bilinear", "average"}
         "bilinear" weighs the valid ones of the four nearest pixels, and leaves the raster's nodata where they are; "average"
         is the mean of the valid pixels under a target pixel, by their areas in it. In another CRS it is taken at 2 points of each pixel along an
-        axis, and at no more than 64 x 64 points.
+        axis, and at no more than 32 x 32 points.
     chunks : (int, int)
         Chunk size of the result along y and x, pixels.
 
@@ -221,7 +221,7 @@ def _block(
     corners = np.meshgrid(np.arange(rows[0], rows[1] + 1.0), np.arange(columns[0], columns[1] + 1.0), indexing="ij")
     found = _positions(frame, target, corners[0], corners[1])
     if frame.crs == target.crs:  # rows and columns of the grid lie along those of the raster
-        wide = near(np.diff(found[1][0]), 0.0, frame.turn)
+        wide = target.affine.a / frame.affine.a
         left = near(found[1][0, :-1] + wide / 2, middle, frame.turn) - corner[1] - wide / 2
         return _mean(values, (found[0][:-1, 0] - corner[0], found[0][1:, 0] - corner[0]), (left, left + wide))
     total = np.zeros((rows[1] - rows[0], columns[1] - columns[0]))

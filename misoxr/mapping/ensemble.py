@@ -7,6 +7,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from misoxr.cube.units import canonical
 from misoxr.cube.variables import answers_in, class_map, conformal_in, entropy, spread
 from misoxr.errors import SpecError
 from misoxr.mapping.provenance import joint_attributes
@@ -55,8 +56,8 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
                 "averaged. Name common tasks with tasks=."
             )
         for name, variable in first.data_vars.items():
-            units = variable.attrs.get("units"), other[name].attrs.get("units")
-            if units[0] != units[1]:
+            units = [one.attrs.get("units") for one in (variable, other[name])]
+            if None not in units and len({canonical(str(one)) for one in units}) > 1:
                 raise SpecError(
                     f"The models answer {name!r} in {units[0]!r} and in {units[1]!r}; only answers in the same units can be averaged. Fit the models "
                     "to labels in the same units."
@@ -87,9 +88,9 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
 
 def _check_places(first: xr.Dataset, other: xr.Dataset) -> None:
     """Refuse answers at other pixels or points, or at the same ones in another order."""
-    for name in first.coords:
-        own, theirs = first[name], other.coords.get(name)
-        if theirs is not None and own.dtype.kind in "fiuM" and own.ndim and not own.variable.equals(theirs.variable):
+    for name in {"y", "x"} & set(first.coords) & set(other.coords):
+        own, theirs = first[name].values, other[name].values
+        if own.shape == theirs.shape and not np.allclose(own, theirs, rtol=1e-9, atol=1e-6):
             raise SpecError(
                 f"The models answer at other places: their {name!r} differ, or are in another order. Average answers on one grid, or at the same points "
                 "in the same order."

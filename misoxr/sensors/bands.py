@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from misoxr.errors import BandError, CatalogError, did_you_mean
@@ -115,14 +116,13 @@ def check_bands(
     Raises
     ------
     BandError
-        If no item has a band, or only among several of one asset; or a name means different bands.
+        If no item has a band, or a name means different bands.
     """
     for band in bands:
         if not any(band in names for names in found):
-            _refuse_several(items, band)
             have = sorted({name for item in items for name in _available(item, sensor_of(item, asked))})
             raise BandError(
-                f"No item has the band {band!r}; the items have {have}.{did_you_mean(band, have)} Name those that you want: bands=[...]."
+                f"No item has the band {band!r}; the items have {have}.{did_you_mean(band, have)} Name those that you want: bands=[...].{_among(items, band)}"
             )
         first: dict[str, str] = {}
         for item, names in zip(items, found, strict=True):
@@ -134,18 +134,19 @@ def check_bands(
             raise BandError(f"The band {band!r} is {both}; ask for these common names.")
 
 
-def _refuse_several(items: Iterable[Mapping[str, Any]], band: str) -> None:
-    """Refuse a band that stands among others in one asset."""
+def _among(items: Iterable[Mapping[str, Any]], band: str) -> str:
+    """Return a hint where a band stands among others in one asset that is no picture, else nothing."""
     for item in items:
         for key, asset in item["assets"].items():
-            for listed in (asset.get("bands") or (), asset.get("eo:bands") or ()):
-                names = [{_text([one], "common_name"), _text([one], "name")} for one in listed]
+            for field in ("bands", "eo:bands"):
+                names = [{_text([one], "common_name"), _text([one], "name")} for one in _bands_of(asset, field)]
                 at = next((number for number, both in enumerate(names, 1) if band in both), None)
-                if at is not None and len(names) > 1:
-                    raise BandError(
-                        f"The band {band!r} is the {at}. of {len(names)} bands of the asset {key!r} in item {name_of(item)!r}, and an asset is read as one band. "
-                        f"Give each band an asset of its own, such as a file of gdal_translate -b {at}."
+                if at is not None and len(names) > 1 and not PICTURES.intersection(asset.get("roles") or ()):
+                    return (
+                        f" It is the {at}. of {len(names)} bands of the asset {key!r} in item {name_of(item)!r}, and an asset is read as one band: give each "
+                        f"an asset of its own, such as a file of gdal_translate -b {at}."
                     )
+    return ""
 
 
 def _available(item: Mapping[str, Any], sensor: Sensor) -> set[str]:
@@ -167,7 +168,7 @@ def _candidates(item: Mapping[str, Any], sensor: Sensor) -> list[Named]:
 
 
 def _candidate(key: str, asset: Mapping[str, Any], sensor: Sensor) -> Named:
-    listed = [bands for bands in (asset.get("bands"), asset.get("eo:bands")) if bands]
+    listed = [bands for bands in map(partial(_bands_of, asset), ("bands", "eo:bands")) if bands]
     one = all(len(bands) == 1 for bands in listed)
     parts = [bands[0] for bands in listed] if one else []
     own, label = _text(parts + [asset] * one, "common_name"), _text(parts, "name")
@@ -178,17 +179,22 @@ def _candidate(key: str, asset: Mapping[str, Any], sensor: Sensor) -> Named:
         short=short,
         own=own,
         label=label,
-        usual=_usual(sensor, short) or _usual(sensor, short_key(label or "")) if one else None,
+        usual=_usual(sensor, short, short_key(label or "")) if one else None,
         picture=bool(roles and PICTURES.intersection(roles)),
         jpeg="jp2" in f"{key} {asset.get('type')} {asset.get('href')}".lower(),
         pixel=_pixel(asset),
     )
 
 
-def _usual(sensor: Sensor, key: str) -> str | None:
-    """Return the common name that a sensor has for a key, which may be one itself."""
+def _bands_of(asset: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
+    """Return what an asset says of its bands, but for mere names."""
+    return [band for band in asset.get(field) or () if isinstance(band, Mapping)]
+
+
+def _usual(sensor: Sensor, key: str, label: str) -> str | None:
+    """Return the common name that a sensor has for a key or a band's name, which may be one itself."""
     known = key in sensor.bands.values() or ("reflectance" in sensor.counts and key in OPTICAL)
-    return sensor.bands.get(key) or (key if known else None)
+    return sensor.bands.get(key) or sensor.bands.get(label) or (key if known else None)
 
 
 def _in_file(asset: Mapping[str, Any], sensor: Sensor) -> str | None:
@@ -209,7 +215,7 @@ def _text(parts: Iterable[Mapping[str, Any]], field: str) -> str | None:
 def _pixel(asset: Mapping[str, Any]) -> float:
     """Return the pixel size that an asset declares, if any."""
     transform = asset.get("proj:transform") or ()
-    for size in (transform[0] if transform else None, asset.get("gsd"), *(band.get("gsd") for band in asset.get("bands") or ())):
+    for size in (transform[0] if transform else None, asset.get("gsd"), *(band.get("gsd") for band in _bands_of(asset, "bands"))):
         if isinstance(size, int | float) and 0 < size < 1e9:
             return float(size)
     return 0.0

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from reprlib import repr as short
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pyproj
 
 from misoxr.errors import SpecError
@@ -65,8 +66,19 @@ def in_order(what: str, value: Any) -> tuple[Any, ...]:
     """
     fits = isinstance(value, Iterable) and not isinstance(value, (str, bytes, set, frozenset, Mapping))
     check(fits, f"{what} is {short(value)}; give the values in their order, as a tuple or a list.")
-    plain = value.tolist() if hasattr(value, "tolist") else value
-    return tuple(in_order(what, one) if isinstance(one, (list, tuple)) else one for one in plain)
+    plain = value.tolist() if hasattr(value, "tolist") else np.asarray(value).tolist() if hasattr(value, "__array__") else value
+    check(
+        isinstance(plain, Iterable) and not isinstance(plain, str),
+        f"{what} is {plain!r}; give several values, as a tuple or a list.",
+    )
+    return tuple(map(partial(_plain, what), plain))
+
+
+def _plain(what: str, value: Any) -> Any:
+    """Return a value as Python has it, and as a tuple where it is several in an order."""
+    if isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
+        return value.item() if isinstance(value, np.generic) else in_order(what, value)
+    return value
 
 
 @dataclass(frozen=True)

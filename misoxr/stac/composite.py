@@ -188,7 +188,9 @@ class Composite:
         rows, columns = (_spans(length, side) for length, side in zip(self.target.shape.yx, size, strict=True))
         if by is None:
             return self._named((self,), self.layers(rows, columns))
-        parts = {year: replace(self, items=items) for year, items in self.items.by_year(season).items()}
+        # Items that cover an interval are of the year in which it starts, which may be none of those asked for.
+        found = {year: items for year, items in self.items.by_year(season).items() if not years or year in years}
+        parts = {year: replace(self, items=items) for year, items in found.items()}
         note_without(years, parts)
         several = tuple(parts.values())
         yearly = self._named(several, _laid_out(several, rows, columns, "btyx"))

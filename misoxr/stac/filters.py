@@ -21,8 +21,10 @@ from misoxr.grid.longitude import circle_of
 from misoxr.sensors.item_fields import name_of
 from misoxr.stac.dates import Interval, days, utc
 
-__all__ = ["Filters", "area_of", "footprint_of", "rfc3339", "time_of"]
+__all__ = ["OPEN", "Filters", "area_of", "footprint_of", "rfc3339", "time_of"]
 
+OPEN = pd.Timestamp("2200-01-01")
+"""The end of intervals that end nowhere."""
 MOST_DEGREES = 3600
 """Degrees of longitude that are surely a mistake."""
 
@@ -56,8 +58,12 @@ class Filters:
             return False
         if self.season is None and self.years is None:
             return True
-        each = pd.date_range(first.normalize(), last.normalize(), freq="D") if last > first else pd.DatetimeIndex([first])
-        return bool(in_season(each, self.season, self.years).any())
+        if last == first:
+            return bool(in_season(pd.DatetimeIndex([first]), self.season, self.years)[0])
+        # A year and a day have every day of a season; of several years, those asked for count.
+        years = self.years or (first.year, first.year + 1)
+        begin, stop = max(first, pd.Timestamp(min(years), 1, 1)), min(last, pd.Timestamp(max(years) + 1, 12, 31))
+        return bool(in_season(pd.date_range(begin.normalize(), stop.normalize(), freq="D"), self.season, self.years).any())
 
     def intervals(self) -> list[Interval]:
         """Return the time intervals to ask an API for: one per year, where years are given."""
@@ -103,10 +109,14 @@ def time_of(item: Mapping[str, Any]) -> pd.Timestamp:
 
 
 def end_of(item: Mapping[str, Any]) -> pd.Timestamp:
-    """Return the end of the interval that an item without a time of its own covers, UTC without a zone; its time where it has one."""
+    """Return the end of the interval that an item without a time of its own covers, UTC without a zone; its time where it has one.
+
+    An end at midnight is that of the day before. A year after 2199 stands for an end that is open.
+    """
     properties, start = item.get("properties") or {}, time_of(item)
-    end = None if properties.get("datetime") else _moment(properties.get("end_datetime"))
-    return start if end is None else max(start, end)
+    text = "" if properties.get("datetime") else str(properties.get("end_datetime"))
+    end = OPEN if re.match(r"(2[2-9]|[3-9]\d)\d\d-", text) else _moment(text)
+    return start if end is None or end <= start else end - pd.Timedelta(int(end == end.normalize()))
 
 
 def _moment(text: Any) -> pd.Timestamp | None:

@@ -29,7 +29,7 @@ from misoxr.sensors.rows import descriptions, row_sensors
 from misoxr.sensors.sensor import Sensor
 from misoxr.stac.catalog import Modifier, modified
 from misoxr.stac.composite import EDGE, Times
-from misoxr.stac.filters import Filters
+from misoxr.stac.filters import OPEN, Filters
 from misoxr.stac.found import Found, is_http, item_of_row, self_link, short
 from misoxr.stac.items import ORBIT, UNTOLD, Scene, Wanted, directions, scenes_of, solar_days, source_of
 from misoxr.stac.table_copy import copied
@@ -262,7 +262,8 @@ def open_table(
     keep &= (index["end"] >= start).to_numpy() if start is not None else True
     keep &= (index["time"] <= end).to_numpy() if end is not None else True
     keep &= long | in_season(pd.DatetimeIndex(index["time"]), filters.season, filters.years)
-    keep[long] &= np.array([filters.meets(*both) for both in index.loc[long, ["time", "end"]].itertuples(index=False)], dtype=bool)
+    long &= keep
+    keep[long] = np.array([filters.meets(*both) for both in index.loc[long, ["time", "end"]].itertuples(index=False)], dtype=bool)
     sides = ["west", "south", "east", "north"]
     if filters.area is not None:
         boxes = boxes_of(index[sides].to_numpy())
@@ -330,7 +331,8 @@ def _index(copy: str, uri: str) -> pd.DataFrame:
         time = time.fillna(pd.to_datetime(plain["start_datetime"], utc=True, errors="coerce"))
     if "end_datetime" in plain:
         end = end.fillna(pd.to_datetime(plain["end_datetime"], utc=True, errors="coerce"))
-    end = end.where(end >= time, time)
+    end = end.clip(upper=OPEN.tz_localize("UTC"))  # as end_of has it for items
+    end = (end - pd.to_timedelta((end == end.dt.normalize()).astype("int64"), unit="ns")).where(end > time, time)
     box = {key: np.array(column, dtype="float64") for key, column in _corners(table, count).items()}
     _straighten(box, table)
     index = pd.DataFrame(

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from misoxr.cube.units import canonical
 from misoxr.errors import PointsError, SpecError, did_you_mean, gathered, note
 from misoxr.estimators.identity import identity_of
 from misoxr.metrics import check_codes
@@ -317,7 +318,7 @@ def _task_scores(like: Conformal, task: Task, scores: "Scores", rows: pd.DataFra
 
 def _check_units(theirs: Task, units: str, whose: str) -> None:
     """Refuse scores of a regression in other units: errors in them are other numbers."""
-    if theirs.kind == "regression" and theirs.units != units:
+    if theirs.kind == "regression" and canonical(theirs.units) != canonical(units):
         raise PointsError(
             f"The scores have {theirs.name!r} in {theirs.units!r}, and the {whose} in {units!r}. Cross-validate with labels in {units!r}."
         )

@@ -294,6 +294,7 @@ def test_geotiffs_of_twelve_bands(tmp_path, rain):
             "TMIN-{word}.tif",
             "tmin_2019{:02}.tif",
             "tmin_2019{:02}15_v2.tif",
+            "swe_{:02}_2021{delivered:02}15.tif",
             "tmin_{from_0}.tif",
         ),
     ],
@@ -301,7 +302,11 @@ def test_geotiffs_of_twelve_bands(tmp_path, rain):
 def test_twelve_files_in_any_order(name, tmp_path, rain):
     words = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
     paths = [
-        bands(tmp_path / name.format(month, word=words[month - 1], from_0=month - 1), [value + STEP], None)
+        bands(
+            tmp_path / name.format(month, word=words[month - 1], from_0=month - 1, delivered=(month + 3) % 12 + 1),
+            [value + STEP],
+            None,
+        )
         for month, value in enumerate(MEANS, 1)
     ]
     for several in (paths, sorted(map(str, paths)), paths[::-1]):

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.join import add
+from misoxr.cube.decode import is_guessed
+from misoxr.cube.join import add, is_direction
 from misoxr.errors import AssetError, BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid.geobox import assign, geobox_of, same_grid
 from tests.cube.test_composite import BOX, box_at, image, layer
@@ -369,6 +370,35 @@ def test_what_is_measured_by_directions_is_none(name, words):
     expected = add(image(), **{name: plane.assign_attrs(long_name="")})
     xr.testing.assert_equal(add(image(), **{name: plane}), expected)
     assert len(np.unique(expected[name])) > 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("wind", "Wind direction at 10 m height"),
+        ("wind", "Direction of maximum wind speed"),
+        ("current_direction_depth_10m", ""),
+        ("wind_direction_10m_height", ""),
+        ("slope_face", "Surface; aspect"),
+        ("face", "(circular) direction"),
+    ],
+)
+def test_directions_at_some_place_are_directions(name, words):
+    assert is_direction(name, xr.DataArray(0.0, attrs={"long_name": words}))
+
+
+@pytest.mark.parametrize(
+    ("name", "codes"),
+    [
+        *(
+            (name, True)
+            for name in ("soil_temperature_regime", "slope_position", "age_group", "depth_code", "elevation_zone", "soil")
+        ),
+        *((name, False) for name in ("dem", "ndvi", "precip", "soil_temperature", "snow_days", "treecover", "elevation", "red")),
+    ],
+)
+def test_whole_numbers_are_codes_unless_their_name_is_that_of_a_quantity(name, codes):
+    assert is_guessed(name, xr.DataArray(np.uint8([[1]]), dims=("y", "x"))) == codes
 
 
 @pytest.mark.parametrize("opening", ["path", "mask_and_scale", "masked", "memory"])

@@ -77,6 +77,8 @@ def test_answers_in_other_units_are_not_averaged(spec):
         SpecError, match="The models answer 'thaw' in 'cm' and in 'm'; only answers in the same units can be averaged"
     ):
         cube.miso.predict(several)
+    alike = [make_model(replace(spec, tasks=(Task("thaw", "regression", units=units),))) for units in ("m", "metre")]
+    assert "thaw_std" in cube.miso.predict(alike)
 
 
 def test_answers_at_other_places_are_not_averaged(spec, models):
@@ -85,6 +87,8 @@ def test_answers_at_other_places_are_not_averaged(spec, models):
     for other in (maps.isel(x=slice(None, None, -1)), maps.assign_coords(y=maps.y - 100)):
         with pytest.raises(SpecError, match="The models answer at other places: their '[xy]' differ, or are in another order"):
             averaged([maps, other])
+    near = maps.assign_coords(x=maps.x + 1e-9, run=("x", np.arange(maps.sizes["x"])))
+    assert set(averaged([maps, near.assign_coords(run=near.run[::-1])])) >= {"permafrost", "taxonomy"}
     points = {"x": [300_100.0, 300_500.0], "y": [1_499_900.0, 1_499_500.0]}
     found = cube.miso.predict_at(models[0], points, device="cpu")
     with pytest.raises(SpecError, match="The models answer at other places"):

@@ -6,11 +6,25 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from misoxr.errors import SpecError
-from misoxr.spec import ALASKA, COVARIATES, PERMAFROST, TAXONOMY, Band, LocationSpec, LossSpec, ModelSpec, Recipe, Task, WindowSpec
+from misoxr.spec import (
+    ALASKA,
+    COVARIATES,
+    PERMAFROST,
+    TAXONOMY,
+    Band,
+    EncoderSpec,
+    LocationSpec,
+    LossSpec,
+    ModelSpec,
+    Recipe,
+    Task,
+    WindowSpec,
+)
 
 PRESETS = ("miso-base", "miso-small", "miso-nano")
 
@@ -155,6 +169,10 @@ def test_whatever_stands_in_an_order_is_a_tuple(kind):
 
 def test_what_stands_in_other_values_is_a_tuple_too():
     assert LossSpec(contrast=[["visual", "location", 0.1]]) == LossSpec(contrast=(("visual", "location", 0.1),))
+    encoder = EncoderSpec("resnet18", [np.array([3, 4])], stages=[np.int64(2)])
+    assert (encoder.hidden, encoder.stages) == (((3, 4),), (2,))
+    assert json.dumps([encoder.hidden, encoder.stages]) == "[[[3, 4]], [2]]"
+    assert Task("a", "multiclass", xr.DataArray(["b", "c", "d"])).classes == ("b", "c", "d")
     assert LocationSpec("EPSG:3338", np.arange(4.0)).extent == (0.0, 1.0, 2.0, 3.0)
     assert ModelSpec.preset("miso-nano", cov={"slope": 1, "elevation": 2}).modalities[1].bands == tuple(
         band for name in ("slope", "elevation") for band in COVARIATES if band.name == name
@@ -167,6 +185,8 @@ def test_what_stands_in_other_values_is_a_tuple_too():
         lambda: Task("drainage", "multiclass", "abc"),
         lambda: Task("drainage", "multiclass", {"dry", "moist", "wet"}),
         lambda: Task("drainage", "multiclass", {"dry": 0, "moist": 1, "wet": 2}),
+        lambda: Task("drainage", "multiclass", np.array("abc")),
+        lambda: EncoderSpec("resnet18", ((3, 4),), stages=np.array(2)),
         lambda: Band("red", aliases="B04"),
         lambda: Recipe(freeze="sat"),
         lambda: ModelSpec.preset("miso-nano", sat="red"),
@@ -174,5 +194,5 @@ def test_what_stands_in_other_values_is_a_tuple_too():
     ],
 )
 def test_what_stands_in_no_order_is_refused(build):
-    with pytest.raises(SpecError, match="give the values in their order, as a tuple or a list"):
+    with pytest.raises(SpecError, match="give (the values in their order|several values), as a tuple or a list"):
         build()

@@ -117,6 +117,9 @@ def test_items_across_the_antimeridian_are_found_on_either_side(tmp_path, crs, o
         ({"years": 2020, "season": ("06-20", "08-20")}, False),
         ({"datetime": "2022"}, False),
         ({"season": ("11-01", "12-31")}, False),
+        ({"datetime": "2021-10"}, False),  # the end at midnight is that of the day before
+        ({"season": ("10-01", "10-31")}, False),
+        ({"season": ("09-30", "10-31")}, True),
     ],
 )
 @pytest.mark.parametrize("kind", ["json", "parquet"])
@@ -138,6 +141,25 @@ def test_an_item_that_covers_an_interval_is_found_where_it_meets_what_is_asked_f
         return
     cube = open_stac(path, bands=BANDS, **GRID, **asked)
     assert cube.time.values.astype("datetime64[D]").astype(str).tolist() == ["2021-02-01"]
+
+
+@pytest.mark.parametrize("kind", ["json", "parquet"])
+def test_an_open_end_is_after_all_that_is_asked_for(tmp_path, kind):
+    item = make_item(tmp_path, "a", "2021-02-01T00:00:00Z", seed=0)
+    item["properties"] |= {"datetime": None, "start_datetime": "2021-02-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
+    path = tmp_path / f"items.{kind}"
+    if kind == "json":
+        write_collection(path, [item])
+    else:
+
+        async def write() -> None:
+            await rustac.write(str(path), [item])
+
+        asyncio.run(write())
+    for asked in ({"datetime": "2090"}, {"years": [2021, 2030], "season": ("06-01", "06-30")}, {"season": ("01-01", "01-02")}):
+        assert open_stac(path, bands=BANDS, **GRID, **asked).sizes["time"] == 1
+    with pytest.raises(CatalogError, match=r"No item matches|None of the 1 items"):
+        open_stac(path, bands=BANDS, **GRID, datetime="2020")
 
 
 def test_time_cubes_come_from_tables_too(tables):
