@@ -293,7 +293,8 @@ def _table(matrix: Any) -> pd.DataFrame:
             f"matrix has the shape {np.shape(matrix)}; give as many rows (map) as columns (reference), or a DataFrame with names."
         )
     spelt = {plain(name): str(name).strip() for name in (*table.columns, *table.index)}
-    table = pd.DataFrame(table.to_numpy(), *([spelt[plain(name)] for name in names] for names in (table.index, table.columns)))
+    rows, columns = ([spelt[plain(name)] for name in names] for names in (table.index, table.columns))
+    table = pd.DataFrame(table.to_numpy(), rows, columns)
     if table.index.has_duplicates or table.columns.has_duplicates or not len(table):
         raise SpecError(f"matrix has the rows {list(table.index)} and columns {list(table.columns)}; name each class once.")
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy("float64")
