@@ -63,7 +63,8 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
                 f"Band {band.name!r} has dimensions {dims}; reduce the time with ds.miso.composite first, with by='year' to one "
                 f"time a year, or take one of its {ds.sizes['time']} times: ds.isel(time=-1)."
             )
-        if others := [dim for dim in dims if dim not in ("y", "x")]:
+        others = [dim for dim in dims if dim not in ("y", "x")]
+        if others and {"y", "x"} <= set(dims):
             raise BandError(
                 f"Band {band.name!r} has dimensions {dims}; take one of the {ds.sizes[others[0]]} layers along {others[0]!r}, such as "
                 f"ds.isel({others[0]}=0, drop=True), or give each a variable of its own."
