@@ -22,10 +22,15 @@ def check_dataset(ds: Any) -> xr.Dataset:
 
 
 def named(ds: xr.Dataset, spec: ModelSpec) -> xr.Dataset:
-    """Return the dataset with a model's bands under the model's names, where it has them under an alias."""
+    """Return the dataset with a model's bands under the model's names, where it has them under an alias.
+
+    Their dimensions of length 1, such as the ``band`` of rioxarray, are dropped; the time, which may be a year, stays.
+    """
     here = check_dataset(ds).data_vars
     found = {alias: band.name for band in spec.bands if band.name not in here for alias in band.aliases[::-1] if alias in here}
-    return ds.rename_vars(found)
+    renamed = ds.rename_vars(found)
+    dims = {dim for band in spec.bands if band.name in renamed.data_vars for dim in renamed[band.name].dims}
+    return renamed.squeeze([dim for dim in dims - {"time", "y", "x"} if ds.sizes[dim] == 1], drop=True)
 
 
 def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
@@ -34,7 +39,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     Raises
     ------
     BandError
-        If a band of a required modality or a component of a vector is missing, or a band has dimensions other than y and x.
+        If a band of a required modality or a component of a vector is missing, or a band has dimensions other than y and x, or holds no numbers.
     GridError
         If the grid is irregular, carries no CRS, is not north-up, is not in metres, or has another pixel size than the model.
 
@@ -58,9 +63,20 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
                 f"Band {band.name!r} has dimensions {dims}; reduce the time with ds.miso.composite first, with by='year' to one "
                 f"time a year, or take one of its {ds.sizes['time']} times: ds.isel(time=-1)."
             )
+        others = [dim for dim in dims if dim not in ("y", "x")]
+        if others and {"y", "x"} <= set(dims):
+            raise BandError(
+                f"Band {band.name!r} has dimensions {dims}; take one of the {ds.sizes[others[0]]} layers along {others[0]!r}, such as "
+                f"ds.isel({others[0]}=0, drop=True), or give each a variable of its own."
+            )
         if set(dims) != {"y", "x"}:
             raise BandError(
                 f"Band {band.name!r} has dimensions {dims}; all bands must share one grid (y, x): join it with ds.miso.add."
+            )
+        if band.name in ds.data_vars and ds[band.name].dtype.kind not in "fiub":
+            raise BandError(
+                f"Band {band.name!r} holds {ds[band.name].dtype}, which are no numbers; make it floats, with NaN for nodata: "
+                f'ds[{band.name!r}] = ds[{band.name!r}].astype("float32").'
             )
         if band.name in ds.data_vars and ds[band.name].attrs.get("standard_name") == COUNTED["standard_name"]:
             raise BandError(

@@ -168,6 +168,10 @@ def _asked(tasks: Sequence[str | Task], points: gpd.GeoDataFrame) -> list[Task]:
                 f"tasks names {name!r}, and the points have the columns {columns}.{did_you_mean(name, columns)} Name the column with "
                 f"misoxr.read_points(..., labels={{{name!r}: column}})."
             )
+        if (count := columns.count(name)) > 1:
+            raise PointsError(
+                f"There are {count} columns {name!r}; keep one, such as the first: points = points.loc[:, ~points.columns.duplicated()]."
+            )
     return [one if isinstance(one, Task) else _told_by(points[one], one) for one in asked]
 
 

@@ -8,11 +8,23 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from misoxr.errors import SpecError
 from misoxr.grid.halo import part_of
 from misoxr.metrics import most_probable
 from misoxr.spec import ModelSpec, Task
 
-__all__ = ["APPLICABILITY", "FILL", "Answer", "answers_in", "class_map", "conformal_in", "entropy", "spread", "variables"]
+__all__ = [
+    "APPLICABILITY",
+    "FILL",
+    "Answer",
+    "answers_in",
+    "class_map",
+    "conformal_in",
+    "entropy",
+    "layers_by_flag",
+    "spread",
+    "variables",
+]
 
 Array = npt.NDArray[np.float32]
 FILL = 255
@@ -125,13 +137,70 @@ def _classes(probability: xr.DataArray, task: Task) -> xr.DataArray:
 
 
 def class_map(probability: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
-    """Return the class map of other probabilities, with the attributes of one that is there."""
-    drop = list(range(probability.ndim - like.ndim))
-    meta = np.empty((0,) * like.ndim, "uint8")
-    codes = da.map_blocks(_most_probable, probability.data, binary=not drop, drop_axis=drop, dtype="uint8", meta=meta)
-    return like.copy(data=codes)
+    """Return the class map of other probabilities, with the codes and attributes of one that is there.
+
+    Raises
+    ------
+    SpecError
+        As :func:`layers_by_flag`.
+    """
+    flags = np.atleast_1d(like.attrs["flag_values"]).astype("int64")
+    order, fill = np.argsort(flags), int(like.attrs.get("_FillValue", FILL))
+    layers, listed = layers_by_flag(probability, like), np.arange(len(flags))
+    drop = list(range(layers.ndim - like.ndim))
+    if drop and (order != listed).any():  # of two that are as probable, that of the greater code is taken
+        layers = layers.isel({layers.dims[0]: order})
+    kind = np.result_type(like.dtype if like.dtype.kind in "iu" else "uint8", np.min_scalar_type(fill))
+    meta, codes = np.empty((0,) * like.ndim, kind), flags[order].astype(kind)
+    about: Any = {"codes": codes, "fill": fill, "binary": not drop}
+    return like.copy(data=da.map_blocks(_most_probable, da.asarray(layers.data), **about, drop_axis=drop, dtype=kind, meta=meta))
 
 
-def _most_probable(probability: Array, *, binary: bool) -> npt.NDArray[np.uint8]:
+def layers_by_flag(probability: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
+    """Return the probabilities of a class map's classes (class, ...) in the order in which the map lists its flags.
+
+    Names along the class dimension tell the layers' classes. Layers without names, or with numbers, stand in the order of the codes. Without a class
+    dimension, probabilities are those of the greater of two codes, and stay as they are.
+
+    Parameters
+    ----------
+    probability : DataArray
+        With the dimensions of the map, in any order, and those of the classes.
+    like : DataArray
+        The class map, with ``flag_values`` and mostly ``flag_meanings``.
+
+    Raises
+    ------
+    SpecError
+        If the layers are not those of the classes.
+    """
+    flags, names = np.atleast_1d(like.attrs["flag_values"]).tolist(), str(like.attrs.get("flag_meanings", "")).split()
+    dims = [dim for dim in probability.dims if dim not in like.dims]
+    layers = probability.transpose(*dims, *like.dims)
+    many = layers.sizes[dims[0]] if dims else 2
+    own = _names_along(layers, dims[0]) if len(dims) == 1 and dims[0] in layers.coords else None
+    if len(dims) > 1 or many != len(flags) or (isinstance(own, list) and names and set(own) != set(names)):
+        told = f"the classes {own}" if isinstance(own, list) else f"dimensions {dict(probability.sizes)}"
+        raise SpecError(
+            f"{probability.name} has {told}, and {like.name!r} the classes {names or flags}; give one layer for each class, named as in "
+            "flag_meanings, or that of the second of two."
+        )
+    if not dims:
+        return layers
+    if isinstance(own, list) and names:
+        places = [own.index(name) for name in names]
+    else:
+        numbers = np.arange(many) if own is None or isinstance(own, list) else own
+        places = np.argsort(numbers)[np.argsort(np.argsort(flags))].tolist()
+    return layers if places == list(range(many)) else layers.isel({dims[0]: places})
+
+
+def _names_along(layers: xr.DataArray, dim: Hashable) -> list[str] | npt.NDArray[Any]:
+    """Return the names of layers as flags spell them, or their numbers."""
+    values = layers[dim].values
+    return values if values.dtype.kind in "iufb" else ["_".join(str(value).split()) for value in values]
+
+
+def _most_probable(probability: Array, *, codes: npt.NDArray[Any], fill: int, binary: bool) -> npt.NDArray[Any]:
     first = probability if binary else probability[0]
-    return np.where(np.isnan(first), FILL, most_probable(probability, None if binary else 0)).astype("uint8")
+    return np.where(np.isnan(first), codes.dtype.type(fill), codes[most_probable(probability, None if binary else 0)])

@@ -186,7 +186,12 @@ def _flagged(array: xr.DataArray) -> Legend:
         rgb = [colors.to_rgb(color) for color in wanted or _usual(str(array.name), len(names))]
     except ValueError as error:
         raise BandError(f"A colour of {array.name!r} cannot be read ({error}); give flag_colors as #rrggbb.") from error
-    if not len(names) == len(codes) == len(rgb) or not 0 < len(names) < NODATA:
+    if len(names) > NODATA:
+        raise BandError(
+            f"{array.name!r} has {len(names)} classes, and a picture has colours for {NODATA}, the most that can be drawn. Keep those that occur in "
+            "flag_values and flag_meanings, or merge classes."
+        )
+    if not len(names) == len(codes) == len(rgb) or not names:
         raise BandError(
             f"{array.name!r} has {len(codes)} flag_values, {len(names)} flag_meanings and {len(rgb)} flag_colors; give a name and a "
             "colour for each value."

@@ -1,6 +1,7 @@
 """Write Zarr pyramids: coarser levels for zooming out, by the mean of valid pixels and the mode of classes."""
 
 import os
+from collections.abc import Hashable
 from math import ceil, log2
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,16 @@ def coarser(ds: xr.Dataset, classes: str) -> xr.Dataset:
     data = {name: _half(array, classes) if is_map(array) else ds[name].variable for name, array in even.data_vars.items()}
     kept = {name: coord.variable for name, coord in ds.coords.items() if not {"y", "x"} & set(coord.dims)}
     out: xr.Dataset = assign(xr.Dataset(data, kept, ds.attrs), geobox_of(ds).zoom_out(2)).chunk(sides)
-    if classes == "probability":
-        for name, array in out.data_vars.items():
-            if "flag_values" in array.attrs and array.dtype.kind in "iu" and f"{name}_probability" in out:
-                out[name] = class_map(out[f"{name}_probability"], array)
-    return out
+    return out.assign(_most_probable(out)) if classes == "probability" else out
+
+
+def _most_probable(maps: xr.Dataset) -> dict[Hashable, xr.DataArray]:
+    """Return the class maps of the probabilities beside them."""
+    return {
+        name: class_map(maps[f"{name}_probability"], array)
+        for name, array in maps.data_vars.items()
+        if "flag_values" in array.attrs and array.dtype.kind in "iu" and f"{name}_probability" in maps
+    }
 
 
 def _half(array: xr.DataArray, classes: str) -> xr.Variable:
@@ -99,7 +105,7 @@ def to_pyramid(
         Number of coarser levels; by default as many as make the map fit into 512 pixels.
     classes : {"mode", "nearest", "probability"}, optional
         How class maps are made coarser: the most frequent of four pixels' classes; the upper left one; or the most probable class of the mean
-        ``<task>_probability``. Other maps are means of valid pixels. Integers without ``flag_values`` are treated as classes, and so are True and
+        ``<task>_probability``, by the names of its classes. Other maps are means of valid pixels. Integers without ``flag_values`` are treated as classes, and so are True and
         False; where two pixels of four differ from two, the upper left one counts.
     overwrite : bool, optional
         Replace a Zarr store that exists, once the new one is complete. Otherwise a store that exists is an error.
@@ -113,7 +119,7 @@ def to_pyramid(
     GridError
         If the dataset has no regular grid or CRS.
     SpecError
-        If ``levels`` or ``classes`` is not valid.
+        If ``levels`` or ``classes`` is not valid, or with "probability" the probabilities are of other classes than a map's.
     StoreError
         If the store exists, is to be replaced and is not a Zarr store, or cannot be written.
 
@@ -125,6 +131,8 @@ def to_pyramid(
     if classes not in ("probability", "mode", "nearest"):
         raise SpecError(f"classes is {classes!r}; it must be 'probability', 'mode' or 'nearest'.")
     maps = as_stored(ds.assign(chosen_maps(ds, None).data_vars))
+    if classes == "probability":
+        _most_probable(maps)  # probabilities that are of other classes are refused before anything is written
     box = geobox_of(maps)
     most = ceil(log2(max(box.shape)))
     count = max(0, ceil(log2(max(box.shape) / _SMALLEST))) if levels is None else levels

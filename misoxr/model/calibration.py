@@ -14,6 +14,7 @@ from misoxr.errors import CheckpointError, PointsError, SpecError
 from misoxr.metrics import check_codes
 from misoxr.spec import Task
 from misoxr.spec.build import build
+from misoxr.spec.numbers import by_name
 
 __all__ = ["Calibration", "fit_temperature", "prevalence_bias"]
 
@@ -321,6 +322,7 @@ def _number(value: Any) -> float:
 
 def _shares(task: Task, which: str, values: float | Mapping[str, float]) -> list[float]:
     """Return the shares in the order of the classes, with a sum of exactly 1."""
+    values = by_name(values, f"{which} shares of {task.name!r}")
     if not isinstance(values, Mapping) or set(values) != set(task.classes):
         raise SpecError(f"The {which} shares of {task.name!r} are {values!r}; give one for each of {task.classes}.")
     shares = [_number(values[name]) for name in task.classes]

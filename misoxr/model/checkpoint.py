@@ -266,7 +266,7 @@ class Model:
         Parameters
         ----------
         **shares
-            By task, the share of class 1 (binary), or a mapping of every class to its share (multiclass).
+            By task, the share of class 1 (binary), or a mapping or Series of every class to its share (multiclass).
 
         Raises
         ------

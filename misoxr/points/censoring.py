@@ -9,7 +9,7 @@ import pandas as pd
 
 from misoxr.errors import SpecError, did_you_mean, note
 from misoxr.points.read import encode
-from misoxr.points.readers import LIKELY, depths
+from misoxr.points.readers import LIKELY, depths, require_once
 from misoxr.spec import Task
 
 __all__ = ["Censored", "Observed", "check_censored", "known_column", "observed", "scored", "stopped_above"]
@@ -46,7 +46,8 @@ def check_censored(censored: Any) -> None:
 
 
 def known_column(points: pd.DataFrame, name: str, tasks: Sequence[Task]) -> bool:
-    """Return whether points have a column that says something of the observation, and is no task's label."""
+    """Return whether points have a column that says something of the observation, and is no task's label; several are an error."""
+    require_once(points, [name])
     return name in points.columns and all(task.name != name for task in tasks)
 
 

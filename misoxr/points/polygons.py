@@ -13,6 +13,7 @@ import shapely
 from misoxr.errors import PointsError, note
 from misoxr.grid.polygons import Polygons
 from misoxr.points.clusters import check_crs
+from misoxr.points.readers import is_missing, require_once
 
 __all__ = ["NAME", "names_of", "note_overlaps", "polygons_of"]
 
@@ -23,10 +24,25 @@ SLIVER = 1e-3
 
 
 def names_of(regions: gpd.GeoDataFrame | gpd.GeoSeries, column: str | None = None) -> pd.Series:
-    """Return the name of each polygon's region as it stands: of a column, by default "name"; without one, of the index."""
+    """Return the name of each polygon's region: of a column, by default "name"; without one, of the index, its levels joined by commas.
+
+    It is None where it is missing or blank, also in one level. Floats that are all whole are integers, as they were before some were missing.
+
+    Raises
+    ------
+    PointsError
+        If there are several columns of that name.
+    """
     if column is None and isinstance(regions, gpd.GeoDataFrame) and NAME in regions:
         column = NAME
-    return pd.Series(regions.index if column is None else regions[column].to_numpy(), dtype=object)
+    if column is not None:
+        require_once(regions, [column])
+    values = list(regions.index if column is None else regions[column])
+    if column is None and isinstance(regions.index, pd.MultiIndex):
+        values = [None if any(map(is_missing, levels)) else ", ".join(map(str, levels)) for levels in values]
+    known = [value for value in values if not is_missing(value)]
+    whole = all(isinstance(value, float) and value.is_integer() for value in known)
+    return pd.Series([None if is_missing(value) else int(value) if whole else value for value in values], dtype=object)
 
 
 def polygons_of(regions: gpd.GeoDataFrame | gpd.GeoSeries) -> Polygons:

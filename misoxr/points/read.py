@@ -26,6 +26,7 @@ from misoxr.points.readers import (
     located,
     renamed,
     require_columns,
+    require_once,
     settled,
     with_crs,
 )
@@ -152,9 +153,10 @@ def encode(points: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, Floats]:
     Raises
     ------
     PointsError
-        If a label is no known class or number, or the name of several classes; a task's labels are names and codes; or no task
-        has any label.
+        If a label is no known class or number, or the name of several classes; a task's labels are names and codes; a task has
+        several columns; or no task has any label.
     """
+    require_once(points, [task.name for task in tasks])
     labels = {
         task.name: codes(points[task.name], task) if task.name in points.columns else np.full(len(points), np.nan) for task in tasks
     }

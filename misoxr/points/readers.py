@@ -34,6 +34,7 @@ __all__ = [
     "refuse_fills",
     "renamed",
     "require_columns",
+    "require_once",
     "settled",
     "with_crs",
 ]
@@ -170,10 +171,20 @@ def with_crs(points: gpd.GeoDataFrame, crs: Any) -> gpd.GeoDataFrame:
 
 
 def require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
-    """Raise PointsError where a column is missing."""
+    """Raise PointsError where a column is missing, or there are several of its name."""
     missing = [name for name in names if name not in table.columns]
     if missing:
         raise PointsError(f"There is no column {missing}; the columns are {list(table.columns)}.")
+    require_once(table, names)
+
+
+def require_once(table: pd.DataFrame, names: Iterable[Any]) -> None:
+    """Raise PointsError where several columns have one of the names."""
+    for name in names:
+        if (count := int((table.columns == name).sum())) > 1:
+            raise PointsError(
+                f"There are {count} columns {name!r}; keep one, such as the first: points = points.loc[:, ~points.columns.duplicated()]."
+            )
 
 
 def renamed(points: gpd.GeoDataFrame, names: Mapping[str, str]) -> gpd.GeoDataFrame:
@@ -273,13 +284,14 @@ def settled(points: gpd.GeoDataFrame, tasks: list[str], roles: Mapping[str, str]
     Raises
     ------
     PointsError
-        If a value is no date, no accuracy or no depth, or no point is left.
+        If a value is no date, no accuracy or no depth, no point is left, or there are several columns of a task's name.
 
     Warns
     -----
     MisoxrWarning
         If observations of one place differ.
     """
+    require_once(points, tasks)
     single = {name: agreed(points[name]) for name in (*tasks, *(role for role in roles if role != "id"))}
     columns = {name: column for name, (column, _) in single.items()}
     for role, read in (("date", dates), ("accuracy", lengths), ("depth", partial(_likely_depths, unit=unit))):
@@ -341,7 +353,7 @@ def lengths(column: pd.Series) -> pd.Series:
     PointsError
         If a known value is no number, not finite, or negative, or some are a usual fill value, far beyond the others.
     """
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
+    numbers = _numbers(column)
     _refuse(
         column,
         ~(np.isfinite(numbers) & (numbers >= 0)),
@@ -445,7 +457,7 @@ def depths(column: pd.Series, metres: float = 1.0) -> pd.Series:
         If a known value is no number, not finite, negative, or deeper than anybody has observed the ground; or if some are a usual fill
         value, far beyond the others.
     """
-    written = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
+    written = _numbers(column)
     numbers = written * metres
     fits = np.isfinite(numbers) & (numbers >= 0) & (numbers <= DEEPEST)
     _refuse(
@@ -456,6 +468,13 @@ def depths(column: pd.Series, metres: float = 1.0) -> pd.Series:
     )
     refuse_fills(written, str(column.name), f"depths of column {column.name!r}", LENGTH_FILLS, is_length=True)
     return pd.Series(numbers, index=column.index, name=column.name)
+
+
+def _numbers(column: pd.Series) -> npt.NDArray[np.float64]:
+    """Return the numbers of a column, NaN where there is none: True and False are none."""
+    truths = np.array([isinstance(value, bool | np.bool_) for value in column], dtype=bool)
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
+    return np.where(truths, np.nan, numbers)
 
 
 def _refuse(column: pd.Series, invalid: npt.NDArray[np.bool_], what: str, remedy: str) -> None:

@@ -13,7 +13,7 @@ from misoxr.grid.geobox import geobox_of
 from misoxr.points.censoring import stopped_above
 from misoxr.points.labels import named
 from misoxr.points.read import LABELS, place, read_points, regions_of
-from misoxr.points.readers import dates, depths, require_columns
+from misoxr.points.readers import dates, depths, require_columns, require_once
 from misoxr.spec import Task
 
 __all__ = ["duplicates", "report"]
@@ -102,6 +102,7 @@ def report(
     >>> counts = misoxr.points.report(points)
     """
     points = read_points(points)
+    require_once(points, ["depth", "date"])
     chosen = _chosen(points, tasks)
     if not chosen:
         raise PointsError(

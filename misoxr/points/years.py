@@ -17,7 +17,7 @@ import xarray as xr
 from misoxr.cube.season import first_days
 from misoxr.cube.stack import stack
 from misoxr.errors import PointsError, SpecError, note
-from misoxr.points.readers import dates
+from misoxr.points.readers import dates, require_once
 from misoxr.spec import ModelSpec
 from misoxr.spec.numbers import is_whole
 
@@ -170,9 +170,11 @@ def _season_of(times: pd.DatetimeIndex, told: Any) -> tuple[str, str]:
 
 
 def date_of(points: Mapping[str, Any] | pd.DataFrame | xr.Dataset) -> Any:
-    """Return the dates of points, None where they have none."""
+    """Return the dates of points, None where they have none; several columns of them are an error."""
     if "date" not in points:
         return None
+    if isinstance(points, pd.DataFrame):
+        require_once(points, ["date"])
     found = points["date"]
     return np.array(found, dtype=object) if isinstance(found, list | tuple) else np.asarray(found)  # else NaN would be text
 

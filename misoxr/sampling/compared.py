@@ -1,5 +1,6 @@
 """A class map beside its reference: sites counted by stratum, region and pair of classes, and what the map holds of each class."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,13 +11,13 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.errors import PointsError, SpecError, note
+from misoxr.errors import PointsError, SpecError, did_you_mean, note
 from misoxr.grid.layers import flat
 from misoxr.sampling.classes import Legend, classes_named, plain, reference_classes
 from misoxr.sampling.counts import Ground, class_sums, read_once
 from misoxr.sampling.estimators import Cells, degrees_of_freedom, design_weights, drawn_shares, note_few
 from misoxr.sampling.reference import Sites, agree, sites_of
-from misoxr.spec.numbers import is_number
+from misoxr.spec.numbers import by_name, is_number
 
 __all__ = ["ASSUMED", "DRAWN", "Compared", "from_map", "from_matrix"]
 
@@ -26,6 +27,8 @@ Numbers = npt.NDArray[np.intp]
 OLOFSSON = "stratified by the map's classes (Olofsson et al. 2014)"
 STEHMAN = "stratified by other strata than the map's classes (Stehman 2014)"
 AFTERWARDS = "stratified afterwards by the map's classes"
+SUMS = ("all", "total", "totals", "sum", "sums", "margin", "margins")
+"""Names of what is no class, but the sum of all."""
 DRAWN = "sites were drawn at random within strata"
 ASSUMED = "ASSUMED, not known: sites were drawn at random"
 
@@ -247,10 +250,15 @@ def from_matrix(matrix: Any, pixels: Any, pixel_area: float | None) -> Compared:
     Raises
     ------
     SpecError
-        If they are no counts, classes do not fit, or a stratum has no site.
+        If they are no counts, classes do not fit or are sums of the others, or a stratum has no site.
+
+    Warns
+    -----
+    MisoxrWarning
+        If the reference has classes that the map lacks.
     """
     table = _table(matrix)
-    names = (*table.index, *(name for name in table.columns if name not in table.index))
+    names = (*table.index, *_only_seen(table))
     sizes = _sizes(pixels, list(table.index))
     if pixel_area is None or not is_number(pixel_area) or not 0 < pixel_area < np.inf:
         raise SpecError(f"pixel_area is {pixel_area!r}; give the area of a pixel in m2, such as 900.")
@@ -276,26 +284,74 @@ def from_matrix(matrix: Any, pixels: Any, pixel_area: float | None) -> Compared:
 
 
 def _table(matrix: Any) -> pd.DataFrame:
-    """Return counts as a table, its classes named by text."""
+    """Return counts as a table, its classes named by text: columns as the rows that are the same class."""
+    if isinstance(matrix, xr.DataArray) and matrix.ndim == 2 and set(matrix.dims) & set(matrix.coords):
+        matrix = matrix.to_pandas()
     table = matrix if isinstance(matrix, pd.DataFrame) else pd.DataFrame(np.asarray(matrix))
     if not isinstance(matrix, pd.DataFrame) and (np.ndim(matrix) != 2 or len(set(np.shape(matrix))) != 1):
         raise SpecError(
             f"matrix has the shape {np.shape(matrix)}; give as many rows (map) as columns (reference), or a DataFrame with names."
         )
-    table = table.set_axis(table.index.map(str)).set_axis(table.columns.map(str), axis=1)
+    spelt = {plain(name): str(name).strip() for name in (*table.columns, *table.index)}
+    rows, columns = ([spelt[plain(name)] for name in names] for names in (table.index, table.columns))
+    table = pd.DataFrame(table.to_numpy(), rows, columns)
     if table.index.has_duplicates or table.columns.has_duplicates or not len(table):
         raise SpecError(f"matrix has the rows {list(table.index)} and columns {list(table.columns)}; name each class once.")
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy("float64")
     if not (np.isfinite(values) & (values >= 0) & (values == np.floor(values))).all():
         raise SpecError("matrix holds other than counts; give whole numbers of sites, from 0.")
-    return pd.DataFrame(values, table.index, table.columns)
+    counts = pd.DataFrame(values, table.index, table.columns)
+    _refuse_sums(counts)
+    return counts
+
+
+def _refuse_sums(counts: pd.DataFrame) -> None:
+    """Refuse a margin: a row or column that is the sum of the others, and is called so."""
+    found = {}
+    for axis, table in (("index", counts), ("columns", counts.T)):
+        named = [name for name in table.index if name.casefold() in SUMS and len(table) > 2]
+        if sums := [name for name in named if (table.drop(index=name).sum() == table.loc[name]).all()]:
+            found[axis] = sums[0]
+    if found:
+        told = ", ".join(f"{axis}={name!r}" for axis, name in found.items())
+        raise SpecError(
+            f"matrix has the sums of the others in {told}, which are no class; drop them: matrix = matrix.drop({told})."
+        )
+
+
+def _only_seen(counts: pd.DataFrame) -> list[str]:
+    """Return the classes of the reference that the map lacks, which are told.
+
+    Raises
+    ------
+    SpecError
+        If one is a class of the map in another spelling, or no column is a row.
+    """
+    rows, others = list(counts.index), [name for name in counts.columns if name not in counts.index]
+    bare = {_bare(name): name for name in rows}
+    if near := {name: bare[_bare(name)] for name in others if _bare(name) in bare}:
+        raise SpecError(f"The columns of matrix are no rows in this spelling; rename them: matrix = matrix.rename(columns={near}).")
+    if len(others) == len(counts.columns):
+        raise SpecError(f"matrix has the rows {rows} and columns {others}; name the map's and the reference's classes alike.")
+    if others:
+        near_one = next((found for name in others if (found := did_you_mean(name, rows))), "")
+        note(
+            f"The reference has classes that the map lacks: {others}; the map has {rows}. They get an area, as omitted from the map.{near_one}"
+        )
+    return others
+
+
+def _bare(name: str) -> str:
+    """Return a name without case, blanks and hyphens."""
+    return re.sub(r"[\s_-]", "", name).casefold()
 
 
 def _sizes(pixels: Any, names: Sequence[str]) -> Floats:
     """Return the pixels of each stratum, in the order of the matrix."""
     if pixels is None:
         raise SpecError(f"matrix is given without pixels; give the map's pixels of each of {names}.")
-    if isinstance(pixels, Mapping | pd.Series):
+    pixels = by_name(pixels, "pixels")
+    if isinstance(pixels, Mapping):
         known = {plain(name): value for name, value in pixels.items()}
         if set(known) != {plain(name) for name in names}:
             raise SpecError(

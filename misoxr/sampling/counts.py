@@ -94,7 +94,7 @@ def class_sums(codes: da.Array, legend: Legend, ground: Ground, probability: da.
     ground : Ground
         Its grid.
     probability : dask array, optional
-        (y, x) of the second of two classes, or (class, y, x).
+        (y, x) of the class with the greater of two codes, or (class, y, x) in the order of the legend.
 
     Returns
     -------
@@ -214,7 +214,8 @@ def _class_sums(
         out[1] += pixels * PARTS if parts is None else _counted(index, parts.ravel(), many, kinds)
         if probability is not None:
             layers = probability[..., high, wide]
-            for at, layer in enumerate(layers if layers.ndim == 3 else (1 - layers, layers)):
+            both = layers if layers.ndim == 3 else (1 - layers, layers)[:: 1 if legend.codes[0] < legend.codes[-1] else -1]
+            for at, layer in enumerate(both):
                 whole = np.rint(np.nan_to_num(layer.astype("float64")) * (PARTS if parts is None else parts))
                 out[2, :, at] += _counted(region.ravel(), whole.ravel(), many, 1)[:, 0]
     return out[None, None]

@@ -50,7 +50,8 @@ def areas(
         Take sites without ``stratum`` and ``inclusion_probability`` as drawn at random, stratified afterwards by the map's classes. The result says so.
     matrix : DataFrame or array, optional
         Instead of a map and sites: counts of sites, with the map's classes as rows and the reference's as columns. Strata are the map's classes.
-    pixels : sequence or mapping, optional
+        Names go before the order. Leave sums of rows and columns out.
+    pixels : sequence, mapping or Series, optional
         Pixels of each class in the map, with ``matrix``.
     pixel_area : float, optional
         Area of a pixel, m2, with ``matrix``.

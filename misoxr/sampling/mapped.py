@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from misoxr.clusters import computed
+from misoxr.cube.variables import layers_by_flag
 from misoxr.errors import SpecError, gathered
 from misoxr.grid.geobox import located
 from misoxr.grid.halo import in_blocks
@@ -51,13 +52,13 @@ def area(maps: xr.Dataset, by: gpd.GeoDataFrame | None = None, *, unit: str = "k
     -------
     DataFrame
         A row for each task and class; with ``by``, for each region, task and class, and a region "none" for the rest. ``pixels``; ``counted``, their area;
-        ``expected``, the sum of probability times area, NaN for maps without probabilities; ``share`` of the counted area with a class. Pixels without a class have a
+        ``expected``, the sum of probability times area by the names of the classes, NaN for maps without probabilities; ``share`` of the counted area with a class. Pixels without a class have a
         row "nodata", where there are any. The unit is in ``attrs``.
 
     Raises
     ------
     SpecError
-        If there is no class map, or a probability does not fit its classes.
+        If there is no class map, or a probability has other classes than its map.
     BandError
         If a class map holds what is no class.
     GridError
@@ -116,7 +117,7 @@ def _layer(maps: xr.Dataset, name: str) -> _Layer:
             f"{name}_probability has dimensions {dict(beside.sizes)}, and {name!r} {many} classes; give one layer for each class, or that of the "
             "second of two."
         )
-    return _Layer(codes.data, legend, in_blocks(beside.transpose(*others, "y", "x")).data)
+    return _Layer(codes.data, legend, in_blocks(layers_by_flag(beside, codes)).data)
 
 
 def _table(layer: _Layer, sums: Any, ground: Ground, divisor: float) -> pd.DataFrame:

@@ -127,8 +127,8 @@ def sites_of(reference: Any, name: str, geobox: GeoBox, assume_random: bool) -> 
         )
     if not len(reference):
         raise PointsError("The reference has 0 sites; give at least two of each stratum.")
-    require_columns(reference, [name])
     drawn = [column for column in (STRATUM, PROBABILITY) if column in reference]
+    require_columns(reference, [name, *drawn])
     if assume_random and drawn:
         raise SpecError(f"The reference tells how it was drawn, in {drawn}; leave out assume_random=True, or drop these columns.")
     if not assume_random and len(drawn) < 2:

@@ -30,7 +30,7 @@ from misoxr.sampling.candidates import (
     strips,
 )
 from misoxr.sampling.classes import Legend, plain
-from misoxr.spec.numbers import is_number, is_whole
+from misoxr.spec.numbers import by_name, is_number, is_whole
 
 __all__ = ["allocated", "sample_size", "stratified"]
 
@@ -73,8 +73,8 @@ def stratified(
         - "proportional": in proportion to its pixels N_h.
         - "neyman": in proportion to N_h S_h, with S_h = sqrt(U_h (1 - U_h)) of the expected accuracy U_h. The error of the overall accuracy is least.
         - "equal": as many as the others.
-    expected_accuracy : float or mapping of str to float, optional
-        For "neyman": user's accuracy that is expected, 0 to 1, of all strata or by the name of each.
+    expected_accuracy : float, or mapping or Series of str to float, optional
+        For "neyman": user's accuracy that is expected, 0 to 1, of all strata or by the name of each, such as ``areas(...).users``.
     strata : DataArray, optional
         Strata other than the map's classes: a class map on the same grid, such as an older map.
     least : int, optional
@@ -143,9 +143,9 @@ def sample_size(map: "xr.DataArray | Mapping[str, float]", expected_accuracy: Ac
 
     Parameters
     ----------
-    map : DataArray or mapping of str to float
+    map : DataArray, or mapping or Series of str to float
         A class map, which is counted block by block, or the shares W_i of its classes by name (or their areas, or pixels).
-    expected_accuracy : float or mapping of str to float
+    expected_accuracy : float, or mapping or Series of str to float
         User's accuracy U_i that is expected, of all classes or by the name of each; S_i = sqrt(U_i (1 - U_i)).
     standard_error : float
         Standard error of the overall accuracy to aim at, such as 0.01.
@@ -170,6 +170,7 @@ def sample_size(map: "xr.DataArray | Mapping[str, float]", expected_accuracy: Ac
     """
     if not is_number(standard_error) or not 0 < standard_error < 1:
         raise SpecError(f"standard_error is {standard_error!r}; give a number between 0 and 1, such as 0.01.")
+    map = by_name(map, "map")
     if isinstance(map, Mapping):
         names, shares = tuple(str(name) for name in map), np.array([*map.values()], dtype="float64")
         if not len(names) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.sum() > 0:
@@ -307,7 +308,7 @@ def _check_numbers(n: Any, allocation: Any, expected_accuracy: Any, least: Any, 
 
 def _accuracies(expected: Any, names: Sequence[str]) -> Floats:
     """Return the accuracy that is expected of each stratum; NaN where none is named."""
-    own = {plain(name): name for name in names}
+    own, expected = {plain(name): name for name in names}, by_name(expected, "expected_accuracy")
     known = {own.get(plain(name), name): value for name, value in expected.items()} if isinstance(expected, Mapping) else None
     several = dict.fromkeys(names, expected) if known is None else known
     for name, value in several.items():

@@ -1,12 +1,16 @@
-"""Numbers among arguments, of which True and False are none; deviations that are rounding; and hashes."""
+"""Numbers among arguments, of which True and False are none, and numbers by name; deviations that are rounding; and hashes."""
 
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import xarray as xr
 
-__all__ = ["alike", "is_number", "is_rounding", "is_whole", "mixed"]
+from misoxr.errors import SpecError
+
+__all__ = ["alike", "by_name", "is_number", "is_rounding", "is_whole", "mixed"]
 
 STEPS = 4
 """Steps between neighbouring floats, within which a deviation is rounding: a value goes through a few operations before it is met."""
@@ -24,6 +28,23 @@ def is_whole(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Return whether a value is a real number, Python's or NumPy's."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def by_name(values: Any, what: str) -> Any:
+    """Return a Series by its index, or an array along one dimension by its coordinate, as a mapping; anything else as it is.
+
+    Raises
+    ------
+    SpecError
+        If a name occurs twice.
+    """
+    if isinstance(values, xr.DataArray) and values.ndim == 1 and values.dims[0] in values.coords:
+        values = values.to_series()
+    if not isinstance(values, pd.Series):
+        return values
+    if values.index.has_duplicates:
+        raise SpecError(f"{what} has {values.index[values.index.duplicated()][0]!r} twice in its index; give each name once.")
+    return values.to_dict()
 
 
 def is_rounding(deviation: npt.ArrayLike, size: npt.ArrayLike, dtype: str) -> Any:

@@ -27,7 +27,7 @@ from misoxr.mapping.provenance import attributes
 from misoxr.points.read import place, read_points
 from misoxr.points.splits import folds_of, read_for, splitter_of, told_apart
 from misoxr.points.years import Years, by_layer, date_of
-from misoxr.spec.numbers import is_number
+from misoxr.spec.numbers import by_name, is_number
 from misoxr.uncertainty.importance import permutation
 from misoxr.uncertainty.space import Layers, Space, check_space, layers_of
 from misoxr.uncertainty.training import Training, listed
@@ -75,7 +75,7 @@ def applicability(
     space : {"bands", "neighbourhood", "embedding"}, optional
         What is compared: the pixel's bands in the model's units, directions as their sine and cosine; the bands with their means and standard
         deviations in squares of 5 and 15 pixels, scaled as the model scales, as the forests of neighbourhoods see them; or the network's embedding.
-    weights : mapping or "permutation", optional
+    weights : mapping, Series or "permutation", optional
         Weights of all features by name (of bands in that space), by which they are multiplied once they are standardised. Negative ones are 0.
         "permutation" weighs bands by what the model loses when a band's values are exchanged between labelled points (Notes).
     exclude : mapping of str to DataArray, optional
@@ -204,6 +204,7 @@ class _Trained(NamedTuple):
 def _trained(ds: xr.Dataset, model: Any, points: Any, cv: Any, space: Space, weights: Any) -> _Trained:
     """Read the features of all points that have them, and measure how far apart the points are."""
     check_space(space)
+    weights = by_name(weights, "weights")
     _check_weights(weights, space)
     every = told_apart(read_points(points) if cv is None else read_for(points, cv))
     years = Years.of(named(ds, model.spec), model.spec)

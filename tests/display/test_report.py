@@ -21,7 +21,7 @@ from PIL import Image as image_module
 
 import misoxr
 from misoxr.display import thinned
-from misoxr.display.pictures import Ground
+from misoxr.display.pictures import Ground, indices_of, legend_of
 from misoxr.display.scored import mapped_model
 from misoxr.errors import BandError, GridError, PointsError, SpecError, StoreError
 from misoxr.evaluation.scores import Scores
@@ -606,3 +606,14 @@ def test_a_browser_shows_it_and_asks_for_nothing(full, tmp_path):
     pixels = np.asarray(image_module.open(shot).convert("RGB"))
     assert pixels.shape == (1400, 900, 3)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+
+
+def test_as_many_classes_are_drawn_as_a_picture_has_colours():
+    def classes(count):
+        flags = {"flag_values": np.arange(count, dtype="int16"), "flag_meanings": " ".join(f"c{at}" for at in range(count))}
+        return xr.DataArray(np.arange(count, dtype="int16")[None], dims=("y", "x"), name="wrb", attrs=flags)
+
+    most = classes(255)
+    np.testing.assert_array_equal(indices_of(most, legend_of(most))[0], np.arange(255))
+    with pytest.raises(BandError, match="'wrb' has 256 classes, and a picture has colours for 255"):
+        legend_of(classes(256))

@@ -8,7 +8,7 @@ import xarray as xr
 import zarr
 
 from misoxr.cube.variables import FILL
-from misoxr.errors import StoreError
+from misoxr.errors import SpecError, StoreError
 from misoxr.io.layout import open_maps
 from misoxr.io.pyramid import to_pyramid
 from misoxr.io.zarr import to_zarr
@@ -168,3 +168,24 @@ def test_the_classes_of_a_pyramid_are_those_of_the_class_map(maps, tmp_path):
     assert (found == FILL)[4:6, 2:4].all()
     to_pyramid(ds, tmp_path / "probable.zarr", levels=1, classes="probability", progress=False)
     assert (open_maps(tmp_path / "probable.zarr" / "1").order == 4).all()
+
+
+def test_the_most_probable_class_goes_by_its_name_and_has_the_code_of_the_map(maps, tmp_path):
+    names = maps.order.attrs["flag_meanings"].split()
+    shares = np.random.default_rng(0).dirichlet(np.ones(len(names)), SHAPE).astype("float32").transpose(2, 0, 1)
+    layers = xr.DataArray(shares, dims=("class", "y", "x"), coords={"class": names})
+    codes = np.arange(len(names)) * 100 + 3
+    flags = {"flag_values": codes.astype("int16"), "flag_meanings": " ".join(names), "_FillValue": np.int16(-1)}
+    order = xr.where(maps.order == FILL, -1, maps.order.astype("int16") * 100 + 3).astype("int16").assign_attrs(flags)
+    ds = maps.assign(order=order, order_probability=layers)
+    back = list(range(len(names)))[::-1]
+    listed = order.assign_attrs(flag_values=flags["flag_values"][::-1], flag_meanings=" ".join(names[::-1]))
+    mean = shares.reshape(len(names), SHAPE[0] // 2, 2, SHAPE[1] // 2, 2).mean((2, 4))
+    for number, one in enumerate(
+        (ds, ds.isel({"class": back}), ds.assign(order=listed), ds.assign(order=listed).isel({"class": back}))
+    ):
+        to_pyramid(one, tmp_path / f"{number}.zarr", levels=1, classes="probability", progress=False)
+        np.testing.assert_array_equal(open_maps(tmp_path / f"{number}.zarr" / "1", codes=True).order, codes[mean.argmax(0)])
+    with pytest.raises(SpecError, match="give one layer for each class"):
+        to_pyramid(ds.isel({"class": back[1:]}), tmp_path / "none.zarr", classes="probability", progress=False)
+    assert not (tmp_path / "none.zarr").exists()

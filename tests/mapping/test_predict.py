@@ -403,3 +403,15 @@ def test_a_fill_value_counts_where_windows_are_asked_whatever_the_chunks_are(spe
     for size in (96, 32):
         with pytest.raises(BandError, match="-9999"):
             near.chunk({"x": size}).miso.predict(model, device="cpu").permafrost_probability.compute()
+
+
+def test_dimensions_of_length_1_are_dropped_and_bands_are_numbers(cube, model, whole):
+    for one in (cube.expand_dims(band=[1]), cube.map(lambda array: array.expand_dims("band"))):
+        found = one.miso.predict(model, device="cpu").permafrost_probability
+        np.testing.assert_allclose(found, whole.permafrost_probability, atol=1e-5)
+    with pytest.raises(
+        BandError, match=r"Band 'red' has dimensions .*take one of the 2 layers along 'band', such as ds.isel\(band=0"
+    ):
+        cube.expand_dims(band=[1, 2]).miso.predict(model, device="cpu")
+    with pytest.raises(BandError, match=r"Band 'red' holds object, .* ds\['red'\] = ds\['red'\].astype\(\"float32\"\)"):
+        cube.assign(red=cube.red.astype(object)).miso.predict(model, device="cpu")

@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -139,6 +140,7 @@ def test_a_multiclass_prior_shift_is_bayes_rule():
     likelihood = np.stack([norm.pdf(x, mean) for mean in (-1, 0, 2)], axis=1)  # (point, class)
     assumed, wanted = np.array([0.2, 0.3, 0.5]), np.array([0.6, 0.3, 0.1])
     by_name = [dict(zip(COVER.classes[::-1], shares[::-1].tolist(), strict=True)) for shares in (assumed, wanted)]
+    assert prevalence_bias(COVER, by_name[0], pd.Series(by_name[1])) == prevalence_bias(COVER, *by_name)
     found = Calibration(bias=prevalence_bias(COVER, *by_name)).probabilities(COVER, np.log(likelihood * assumed))
     expected = likelihood * wanted
     np.testing.assert_allclose(found, expected / expected.sum(axis=1, keepdims=True))

@@ -73,6 +73,9 @@ def test_depths_that_are_missing_are_told():
         ([4e5, 1, 1], ("dug", "cm"), "not depths, for example 400000.0; give numbers from 0 to 300000"),
         (["0-30", "deep", 1], "dug", "2 values .* '0-30'"),
         ([np.inf, 1, 1], "dug", "not depths, for example inf"),
+        ([True, False, True], "dug", "3 values of column 'dug' are not depths, for example True; give numbers"),
+        (pd.array([True, None, 1.5], "object"), "dug", "1 values of column 'dug' are not depths, for example True"),
+        (pd.array([True, None, False], "boolean"), ("dug", "cm"), "2 values of column 'dug' are not depths, for example True"),
         ([1, 1, 1], ("dug", "fathoms"), "unit of depth is 'fathoms'; it must be one of"),
         ([1, 1, 1], True, "depth is True; give a column, a number of metres"),
         ([1, 1, 1], ("dug", 5), "give a column, a number"),
@@ -200,6 +203,8 @@ def test_points_keep_their_weights_and_disks():
     np.testing.assert_allclose(both.only(np.array([3, 4])).radius, [5, 0.525])
     with pytest.raises(PointsError, match="not lengths in metres"):
         Labelled.of(points.assign(accuracy="good"), spec, BOX)
+    with pytest.raises(PointsError, match="4 values of column 'accuracy' are not lengths in metres, for example True"):
+        Labelled.of(points.assign(accuracy=True), spec, BOX)
     with pytest.raises(PointsError, match="All labels are censored"):
         Labelled.of(points.iloc[[0, 3]], spec, BOX)
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyproj
 import pytest
 import shapely
@@ -144,6 +145,36 @@ def test_rows_without_a_name_or_area_are_no_region():
     table = regions().set_axis(["land", None, "empty"])
     table.loc["empty", "geometry"] = shapely.Polygon()
     assert polygons_of(table).names == ("land",)
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [
+        (["north", " ", ""], ["north"]),
+        (pd.array([1, 2, None], "Int64"), ["1", "2"]),
+        ([1, 2, np.nan], ["1", "2"]),
+        ([1.5, 2, np.nan], ["1.5", "2.0"]),
+        (pd.Categorical(["b", None, "a"]), ["b", "a"]),
+    ],
+)
+def test_names_are_as_they_were_before_some_were_missing(names, known):
+    shapes = [shapely.box(at, 0, at + 1, 1) for at in (0, 1, 2)]
+    table = gpd.GeoDataFrame({"name": names}, geometry=shapes, crs=3338)
+    points = gpd.GeoDataFrame(geometry=gpd.points_from_xy([0.5, 1.5, 2.5], [0.5] * 3), crs=3338)
+    assert polygons_of(table).names == tuple(known)
+    groups, found = regions_of(points, table)
+    assert found == [*known, *(["none"] if pd.isna(np.asarray(names, object)).any() or "" in list(names) else [])]
+    assert set(groups) == set(found)
+    if len(known) > 1:
+        assert [str(name) for name in LeaveOneRegionOut(table, "name").names(points)] == known
+
+
+def test_levels_of_an_index_are_one_name():
+    shapes = [shapely.box(at, 0, at + 1, 1) for at in (0, 1, 2)]
+    table = gpd.GeoDataFrame({"zone": ["w", "e", "e"], "age": [1, 2, 2]}, geometry=shapes, crs=3338).dissolve(by=["zone", "age"])
+    assert polygons_of(table).names == ("e, 2", "w, 1")
+    grid = GeoBox((1, 3), Affine(1, 0, 0, 0, -1, 1), "EPSG:3338")
+    assert regions_on(table, grid).names == ("e, 2", "w, 1", "none")
 
 
 @pytest.mark.parametrize("key", ["names", "crs", "coordinates", "region", "rings", "polygons", "parts"])

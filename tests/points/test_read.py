@@ -15,11 +15,16 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.features import values_at
+from misoxr.cube.presets import spec_for
 from misoxr.errors import MisoxrWarning, PointsError
 from misoxr.grid.geobox import assign
-from misoxr.points.read import encode, place, read_points
+from misoxr.points.censoring import observed
+from misoxr.points.labelled import Labelled
+from misoxr.points.read import encode, place, read_points, regions_of
 from misoxr.points.reports import duplicates, report
-from misoxr.spec import PERMAFROST, TAXONOMY, Task
+from misoxr.points.years import date_of
+from misoxr.spec import PERMAFROST, SENTINEL2, TAXONOMY, Task
+from tests.conftest import make_cube, tiny_spec
 
 DEPTH = Task("depth", "regression")
 BOX = GeoBox((40, 50), Affine(10, 0, 300_000, 0, -10, 1_500_000), "EPSG:3338")
@@ -533,6 +538,28 @@ def test_dates_and_accuracies_of_one_place_that_differ_are_missing_and_drop_no_p
 def test_columns_that_cannot_be_used_are_refused(columns, options, message):
     with pytest.raises(PointsError, match=message):
         read_points(frame(**columns), **options)
+
+
+def test_a_column_that_is_there_twice_is_refused_where_it_is_used():
+    def twice(name, value):
+        points = frame(permafrost=[1, 0, 1], soc=[0.5, 1.5, 2.5])
+        return points.assign(**{name: value, "other": value}).rename(columns={"other": name})
+
+    cube, spec = make_cube((8, 8), SENTINEL2), tiny_spec(tasks=(PERMAFROST,))
+    for name, use in (
+        ("permafrost", read_points),
+        ("seen", lambda points: read_points(points, labels={"permafrost": "seen"})),
+        ("soc", lambda points: encode(points, [Task("soc", "regression")])),
+        ("soc", lambda points: spec_for("miso-nano", cube, points, ["soc"])),
+        ("depth", lambda points: observed(points, (PERMAFROST,))),
+        ("accuracy", lambda points: Labelled.of(points, spec, BOX)),
+        ("date", date_of),
+        ("date", report),
+        ("zone", lambda points: regions_of(points, points, "zone")),
+    ):
+        with pytest.raises(PointsError, match=f"There are 2 columns '{name}'; keep one"):
+            use(twice(name, 1.0))
+    assert len(read_points(twice("note", "x"))) == 3  # is not used
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+import xarray as xr
 from scipy.special import stdtrit
 
 import misoxr
@@ -387,6 +388,53 @@ def test_sizes_of_strata_count_where_much_of_them_was_sampled():
 def test_pixels_of_classes_may_have_spaces_in_their_names():
     matrix = pd.DataFrame([[45, 5], [10, 40]], ["moist_tundra", "dry"], ["moist_tundra", "dry"])
     accuracy(matrix=matrix, pixels={"moist tundra": 1000, "dry": 10_000})
+
+
+def named_counts():
+    names = ["bog", "fen", "heath"]
+    return pd.DataFrame([[20, 3, 1], [2, 25, 3], [0, 4, 26]], names, names)
+
+
+def test_counts_and_pixels_go_by_their_names_whatever_holds_them():
+    counts, pixels = named_counts(), pd.Series({"heath": 700, "bog": 100, "fen": 200})
+    expected = areas(matrix=counts, pixels=[100, 200, 700], pixel_area=400)
+    turned = xr.DataArray(counts[["heath", "bog", "fen"]], dims=("map", "reference"))
+    for matrix in (counts.rename(columns={"fen": "fen "}), turned, counts.iloc[::-1]):
+        for held in (pixels, pixels.to_dict(), pixels.to_xarray()):
+            table = areas(matrix=matrix, pixels=held, pixel_area=400)
+            pd.testing.assert_frame_equal(table.loc[expected.index], expected)
+    numbered = counts.set_axis([1, 2, 3]).set_axis(["1", "2.0", 3.0], axis=1)
+    assert areas(matrix=numbered, pixels={1: 100, 2: 200, 3: 700}, pixel_area=400).area.tolist() == expected.area.tolist()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "words"),
+    [
+        (named_counts().rename(columns={"fen": "Fen"}), r"matrix = matrix.rename\(columns=\{'Fen': 'fen'\}\)"),
+        (named_counts().assign(All=named_counts().sum(axis=1)), r"matrix = matrix.drop\(columns='All'\)"),
+        (named_counts().T.assign(Total=named_counts().sum()).T, r"matrix = matrix.drop\(index='Total'\)"),
+        (pd.crosstab([*"aabb"], [*"abbb"], margins=True), r"drop\(index='All', columns='All'\)"),
+        (named_counts().set_axis(range(3), axis=1), r"the rows \['bog', 'fen', 'heath'\] and columns \['0', '1', '2'\]"),
+        (named_counts().rename(columns={"fen": "bog "}), "name each class once"),
+    ],
+    ids=["spelling", "columns", "rows", "both", "unnamed", "twice"],
+)
+def test_columns_that_are_no_class_are_refused(matrix, words):
+    with pytest.raises(SpecError, match=words):
+        areas(matrix=matrix, pixels=[100, 200, 700][: len(matrix)], pixel_area=400)
+
+
+def test_classes_that_only_the_reference_has_are_told_and_names_may_be_those_of_sums():
+    with pytest.warns(
+        MisoxrWarning, match=r"classes that the map lacks: \['water', 'all'\]; the map has \['bog', 'fen', 'heath'\]"
+    ):
+        table = areas(matrix=named_counts().assign(water=[1, 0, 0], all=[0, 0, 1]), pixels=[100, 200, 700], pixel_area=400)
+    assert table.area["water"] > 0
+
+
+def test_a_name_that_occurs_twice_in_a_series_is_refused():
+    with pytest.raises(SpecError, match="pixels has 'fen' twice in its index"):
+        areas(matrix=named_counts(), pixels=pd.Series([1, 2, 3], ["bog", "fen", "fen"]), pixel_area=400)
 
 
 def test_a_stratum_of_one_pixel_that_was_visited_has_no_error():

@@ -203,3 +203,26 @@ def test_one_time_is_none():
     pd.testing.assert_frame_equal(maps.expand_dims(time=[2020]).miso.area(), expected)
     dated = maps.assign(permafrost_probability=maps.permafrost_probability.expand_dims(time=[2020]))
     pd.testing.assert_frame_equal(dated.miso.area(), expected)
+
+
+def test_expectations_go_by_the_names_of_classes_and_by_codes():
+    maps = maps_of().assign_coords(taxon=["Gelisols", "Histosols", "others"])
+    expected = maps.miso.area().expected
+    for other in (maps.isel(taxon=[2, 0, 1]), maps.transpose("y", "x", "taxon"), maps.isel(taxon=[1, 0, 2]).chunk({"taxon": 1})):
+        np.testing.assert_array_equal(other.miso.area().expected, expected)
+    listed = maps.copy()
+    flags = {"flag_values": np.array([2, 0, 1], "uint8"), "flag_meanings": "others Gelisols Histosols"}
+    listed["order"] = maps.order.assign_attrs(flags)
+    listed["permafrost"] = maps.permafrost.assign_attrs(flag_values=np.array([1, 0], "uint8"), flag_meanings="present absent")
+    for other in (listed, listed.isel(taxon=[1, 2, 0]), listed.drop_vars("taxon"), listed.assign_coords(taxon=[1, 2, 3])):
+        assert other.miso.area().expected.drop("nodata", level="class").to_dict() == pytest.approx(
+            expected.drop("nodata", level="class").to_dict(), rel=1e-6
+        )
+
+
+def test_probabilities_of_other_classes_are_refused():
+    maps = maps_of().assign_coords(taxon=["Gelisols", "Histosols", "Spodosols"])
+    with pytest.raises(
+        SpecError, match=r"order_probability has the classes \[.*'Spodosols'\], and 'order' the classes \[.*'others'\]"
+    ):
+        maps.miso.area()

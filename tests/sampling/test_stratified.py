@@ -2,6 +2,7 @@
 
 import dask
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from affine import Affine
@@ -122,7 +123,7 @@ def test_names_of_classes_may_have_spaces(change):
 
 def test_neyman_s_allocation_is_the_formula(change):
     expected = dict(zip(NAMES, UNITS, strict=True))
-    sites = stratified(change, 200, allocation="neyman", expected_accuracy=expected)
+    sites = stratified(change, 200, allocation="neyman", expected_accuracy=pd.Series(expected))
     amounts = np.array([60, 240, 700]) * np.sqrt(np.array(UNITS) * (1 - np.array(UNITS)))
     exact = 200 * amounts / amounts.sum()
     got = np.array([sites.attrs["sites"][name] for name in NAMES])
@@ -203,6 +204,9 @@ def test_the_sample_size_of_olofsson_et_al():
     assert sample_size(shares, accuracy, 0.01) == 641
     assert sample_size({name: 1e7 * share for name, share in shares.items()}, accuracy, 0.01) == 641
     assert sample_size({"all": 1}, 0.5, 0.05) == 100
+    series, expected = pd.Series(shares).iloc[::-1], pd.Series(accuracy)
+    for held in (series, series.to_xarray()):
+        assert sample_size(held, expected, 0.01) == sample_size(shares, expected.to_xarray(), 0.01) == 641
 
 
 def test_the_sample_size_of_a_map(change):
@@ -215,6 +219,8 @@ def test_the_sample_size_of_a_map(change):
         sample_size(change, expected, 0)
     with pytest.raises(SpecError, match="give the share of each class"):
         sample_size({"a": -1}, 0.5, 0.1)
+    with pytest.raises(SpecError, match="map has 'a' twice in its index"):
+        sample_size(pd.Series([0.5, 0.5], ["a", "a"]), 0.5, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import dask
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from sklearn.ensemble import RandomForestClassifier
@@ -170,7 +171,7 @@ def test_neighbourhoods_of_estimators_are_as_the_estimators_see_them(cube, spec,
     names += [f"{name}_{moment}_{side}" for side in (5, 15) for moment in ("mean", "std") for name in names[:4]]
     weights = {name: 1 + number / 10 for number, name in enumerate(names)}
     expected = formula(table[row * SHAPE[1] + column], table, None, np.array(list(weights.values())))
-    found = applicability(cube, plain, points, space="neighbourhood", weights=weights).compute()
+    found = applicability(cube, plain, points, space="neighbourhood", weights=pd.Series(weights)).compute()
     check_same(found, expected)
 
 
