@@ -1,7 +1,7 @@
 """Baselines: scikit-learn estimators, and what they see of a cube."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from misoxr.cube.features import Features
@@ -47,6 +47,9 @@ class Baseline:
     network : Model, ModelSpec or str, optional
         The network of ``features="embedding"``. A trained one is taken as it is. Of a specification or a preset's name, ``fit`` trains
         networks, with the settings that it takes for these.
+    standardises : bool
+        Whether a regressor learns standardised labels: True of named baselines alone (:func:`baseline`), whose answers then do not depend on
+        units. Any other regressor learns the labels themselves, and so does one that is put into a named baseline.
 
     Notes
     -----
@@ -78,6 +81,7 @@ class Baseline:
     scaling: str = "none"
     regressor: Any = None
     network: Any = None
+    standardises: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         kinds = (*get_args(Features), "embedding")
@@ -131,7 +135,8 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
           a logistic regression (standardised, C = 0.02, balanced), "vote-neighbourhood" the mean of both, and "boosting-neighbourhood" boosted
           trees (HistGradientBoosting, balanced).
 
-        Regressions get the regressor of the same kind, with squared errors: forest, ridge regression (alpha = 50), vote, boosted trees.
+        Regressions get the regressor of the same kind, with squared errors: forest, ridge regression (alpha = 50), vote, boosted trees. It
+        learns standardised labels, so its answers do not depend on units.
     seed : int, optional
         Seed of the estimator.
 
@@ -147,7 +152,9 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
         raise SpecError(f"Unknown baseline {name!r}; use one of {list(BASELINES)}.{did_you_mean(name, BASELINES)}")
     features, scaling = FEATURES.get(name, ("neighbourhood", "whiten"))
     classifier, regressor = classifier_and_regressor(name, seed)
-    return Baseline(classifier, features, scaling, regressor)  # type: ignore[arg-type]
+    found = Baseline(classifier, features, scaling, regressor)  # type: ignore[arg-type]
+    object.__setattr__(found, "standardises", True)
+    return found
 
 
 def is_baseline(what: Any) -> bool:

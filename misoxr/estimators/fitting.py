@@ -172,6 +172,11 @@ def fit_table(
         Whether labels that others tell are learnt, too, by their weight.
     weights : mapping of str to array (point,), optional
         What the labels of a task count, where some count less than 1. Estimators whose ``fit`` takes no weights do not learn these.
+
+    Notes
+    -----
+    Regressors learn the labels themselves, as float64, so answers are those of scikit-learn on the same features. Named baselines alone learn
+    them standardised.
     """
     table, valid = found[:-1].T, found[-1] > 0
     table = np.where(np.isfinite(table), table, np.nan)
@@ -190,8 +195,8 @@ def fit_table(
         values = filled[task.name] if argument else sure[task.name]
         learnt |= {task.name} if argument else set()
         known = np.isfinite(values)
-        if task.kind == "regression":
-            # Units must not count: estimators have tolerances and penalties, and trees break ties by the last digits.
+        if task.kind == "regression" and chosen.standardises:
+            # Units must not count: sums of squares have an end, and trees break ties by the last digits.
             standardisation[task.name] = Standardisation.fit(own[task.name][np.isfinite(own[task.name])])
             values = standardisation[task.name].apply(values).astype("float32")
         estimator = require("sklearn.base", "train").clone(chosen.estimator_of(task))

@@ -100,7 +100,7 @@ def cross_validate(
     points : GeoDataFrame
         As for :func:`misoxr.training.fit.fit`. Points outside the cube, or without valid imagery, are left out with a warning.
     cv : splitter, int or list, optional
-        One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or of scikit-learn's that split by coordinates alone; or a list of folds. A
+        One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or of others', which get x and y (point, 2) alone; or a list of folds. A
         number stands for that many random folds, which say little of remote places. Coordinates are in the cube's CRS.
     tasks : sequence of str or Task, optional
         What all models learn, as for :func:`misoxr.training.fit.fit`.

@@ -17,7 +17,7 @@ from joblib import cpu_count
 from shapely.geometry import box
 from sklearn.ensemble import BaggingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, PredefinedSplit, ShuffleSplit, StratifiedKFold
 from sklearn.model_selection import KFold as SklearnKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -460,6 +460,53 @@ def test_names_numbers_and_splitters_of_others(scene):  # noqa: F811
     assert "KFold(n_splits=2" in other.about["cv"]
 
 
+class Halves:
+    """A splitter of others: by the median of x, by what a mask tells, or by any indices."""
+
+    def __init__(self, sides=None):
+        self.sides = sides
+
+    def split(self, X, y=None, groups=None):
+        self.seen = X
+        west = X[:, 0] <= np.median(X[:, 0])
+        yield self.sides or (np.flatnonzero(west), np.flatnonzero(~west))
+
+
+def test_splitters_of_others_get_x_and_y(scene):  # noqa: F811
+    """And no labels, whichever columns come first."""
+    cube, points = scene
+    points = labelled(points)[["permafrost", "taxonomy", "geometry"]]
+    cv = Halves()
+    found = cube.miso.cross_validate(CONTROL, points, cv=cv, progress=False).predictions
+    moved = points.to_crs("EPSG:3338")
+    assert type(cv.seen) is np.ndarray
+    np.testing.assert_array_equal(cv.seen, np.stack([moved.geometry.x, moved.geometry.y], axis=-1))
+    assert found.x.min() > np.median(cv.seen[:, 0])
+
+
+def test_splitters_that_were_made_for_other_points_are_refused(scene):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    count = len(points)
+
+    def run(cv):
+        return cube.miso.cross_validate(CONTROL, points, cv=cv, progress=False)
+
+    for other in (count + 5, count - 60):
+        with pytest.raises(PointsError, match=f"PredefinedSplit was made for {other} points, and there are {count}; make it for"):
+            run(PredefinedSplit(np.arange(other) % 3))
+    most = np.arange(count) % 3 - (np.arange(count) > 100)  # -1 always trains
+    assert (run(PredefinedSplit(most)).predictions.groupby("fold").size() > 0).all()
+    at = np.arange(count + 1)
+    for sides, index in (((at[:50], at[50:]), count), ((at[1:50] - 2, at[50:-1]), -1)):
+        with pytest.raises(PointsError, match=f"A fold of Halves holds index {index}, and there are {count} points"):
+            run(Halves(sides))
+    with pytest.raises(PointsError, match="is of bool; give indices, integers from 0"):
+        run(Halves((at[:-1] < 50, at[:-1] >= 50)))
+    some = run(ShuffleSplit(2, train_size=0.3, test_size=0.2, random_state=0))  # leaves points out on purpose
+    assert len(set(some.predictions.point)) < count
+
+
 def test_what_cannot_be_scored_is_refused(scene, spec, estimators):  # noqa: F811
     cube, points = scene
     points = labelled(points)
@@ -500,8 +547,9 @@ def test_what_cannot_be_scored_is_refused(scene, spec, estimators):  # noqa: F81
         run(spec, points, val=points, **options)
     with pytest.raises(SpecError, match="no pair"):
         run(("rf-11", "rf-coordinates"), points, **options)
-    with pytest.raises(SpecError, match="cannot split points by coordinates alone"):
-        run("rf-11", points, cv=GroupKFold(3), progress=False)
+    for cv in (GroupKFold(3), StratifiedKFold(3)):
+        with pytest.raises(SpecError, match="cannot split points by coordinates alone"):
+            run("rf-11", points, cv=cv, progress=False)
     with pytest.raises(PointsError, match="region is 'zone' and there are no regions"):
         run("rf-11", points, region="zone", **options)
 
