@@ -18,7 +18,7 @@ from misoxr.cube.features import Features, features_at
 from misoxr.cube.presets import lacking, of_tasks, spec_for
 from misoxr.cube.scaling import Scaling, note_counts, refuse_fill
 from misoxr.errors import BandError, PointsError, gathered, note, require
-from misoxr.estimators.baselines import Baseline, Transfers, check_like, idle, prepared_baseline
+from misoxr.estimators.baselines import Baseline, Transfers, check_like, idle, note_threshold, prepared_baseline
 from misoxr.estimators.identity import estimators_sha256
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.points.censoring import Censored, scored
@@ -178,6 +178,7 @@ def fit_table(
     Regressors learn the labels themselves, as float64, so answers are those of scikit-learn on the same features. Named baselines alone learn
     them standardised.
     """
+    note_threshold(chosen, spec.tasks)
     table, valid = found[:-1].T, found[-1] > 0
     table = np.where(np.isfinite(table), table, np.nan)
     with np.errstate(all="ignore"):
@@ -252,7 +253,9 @@ def _weight_argument(estimator: Any) -> str | None:
         inner = _weight_argument(steps[-1][1])
         return None if inner is None else f"{steps[-1][0]}__{inner}"
     inside = [one for _, one in getattr(estimator, "estimators", None) or [] if one != "drop"]
-    if inside:  # a vote hands on what it is given
+    last = getattr(estimator, "final_estimator", None)
+    if inside:  # a vote hands on what it is given, and a stack to its last estimator, too
+        inside += [] if last is None else [last]
         return "sample_weight" if all(_weight_argument(one) == "sample_weight" for one in inside) else None
     has = require("sklearn.utils.validation", "train").has_fit_parameter
     return "sample_weight" if has(estimator, "sample_weight") else None

@@ -15,12 +15,21 @@ import pytest
 import xarray as xr
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor, RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingClassifier,
+    StackingRegressor,
+)
+from sklearn.feature_selection import RFE
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge, RidgeClassifier
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, TunedThresholdClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -128,7 +137,9 @@ def test_labels_that_others_tell_are_learnt_by_their_certainty(scene, spec, name
     ]
     assert right[0] >= right[1]
     assert told.sha256 != own.sha256
-    assert cube.miso.fit(make_pipeline(StandardScaler(), KNeighborsClassifier()), points, like=spec).record["transfer"] == []
+    last = StackingClassifier([("tree", DecisionTreeClassifier())], KNeighborsClassifier(), cv=2)
+    for weightless in (make_pipeline(StandardScaler(), KNeighborsClassifier()), last):
+        assert cube.miso.fit(weightless, points, like=spec).record["transfer"] == []
     with pytest.raises(SpecError, match="transfer is True"):
         cube.miso.fit(name, points, like=spec, transfer=True)
 
@@ -305,6 +316,65 @@ def test_any_classifier_will_do(scene, spec, estimator):  # noqa: F811
     assert isinstance(model, PixelModel)
     found = cube.miso.predict(model).compute().permafrost_probability.values
     assert ((found > 0.5) == (cube.red.values > np.median(cube.red.values))).mean() > 0.8
+
+
+STACK = StackingClassifier([("tree", DecisionTreeClassifier(max_depth=3)), ("linear", LogisticRegression())], cv=2)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        STACK,
+        make_pipeline(StandardScaler(), STACK),
+        GridSearchCV(STACK, {"tree__max_depth": [2, 3]}, cv=2),
+        RFE(STACK, importance_getter=lambda stack: np.arange(stack.n_features_in_)[::-1]),
+        SelfTrainingClassifier(STACK),
+    ],
+    ids=["stack", "pipeline", "search", "elimination", "self-training"],
+)
+def test_stacks_show_their_predict_once_they_are_fitted(scene, estimator):  # noqa: F811
+    cube, points = scene
+    found = cube.miso.predict(cube.miso.fit(estimator, points)).compute().permafrost_probability.values
+    assert ((found > 0.5) == (cube.red.values > np.median(cube.red.values))).mean() > 0.8
+
+
+def test_stacks_of_regressors_come_back_from_their_file(scene, spec, tmp_path):  # noqa: F811
+    cube, points = scene
+    stack_of = StackingRegressor([("tree", DecisionTreeRegressor(max_depth=3)), ("linear", Ridge())], cv=2)
+    like = replace(spec, tasks=(Task("soc", "regression"),))
+    model = cube.miso.fit(make_pipeline(StandardScaler(), stack_of), points.assign(soc=np.arange(len(points)) / 10), like=like)
+    model.save(tmp_path / "stack.skops")
+    maps = [cube.miso.predict(what).compute().soc for what in (model, str(tmp_path / "stack.skops"))]
+    np.testing.assert_array_equal(*maps)
+
+
+FIXED = FixedThresholdClassifier(LogisticRegression(), threshold=0.2)
+TUNED = TunedThresholdClassifierCV(LogisticRegression(), cv=2)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [
+        (FIXED, "FixedThresholdClassifier"),
+        (TUNED, "TunedThresholdClassifierCV"),
+        (make_pipeline(StandardScaler(), FIXED), "FixedThresholdClassifier"),
+        (GridSearchCV(TUNED, {"estimator__C": [0.1, 1.0]}, cv=2), "TunedThresholdClassifierCV"),
+        (Baseline(StackingClassifier([("a", LogisticRegression())], FIXED, cv=2), "coordinates"), "FixedThresholdClassifier"),
+        (FixedThresholdClassifier(LogisticRegression(), threshold="auto"), None),
+        (FixedThresholdClassifier(RidgeClassifier(), threshold=0.1), None),  # has no probabilities: its classes are taken
+    ],
+)
+def test_a_threshold_that_is_not_used_is_told(scene, estimator, name):  # noqa: F811
+    cube, points = scene
+    points = points[points.permafrost.notna()][["permafrost", "geometry"]]
+    for run in (lambda: cube.miso.fit(estimator, points), lambda: cube.miso.cross_validate(estimator, points, cv=2, progress=False)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run()
+        words = [str(one.message) for one in caught if "threshold of its own" in str(one.message)]
+        assert len(words) == (name is not None)
+        assert not words or f"{name} has a threshold of its own, which is not used" in words[0]
+        assert not words or "maps.permafrost_probability >= 0.3" in words[0]
 
 
 def test_regressors_answer_values(scene, spec):  # noqa: F811
