@@ -367,7 +367,10 @@ TUNED = TunedThresholdClassifierCV(LogisticRegression(), cv=2)
 def test_a_threshold_that_is_not_used_is_told(scene, estimator, name):  # noqa: F811
     cube, points = scene
     points = points[points.permafrost.notna()][["permafrost", "geometry"]]
-    for run in (lambda: cube.miso.fit(estimator, points), lambda: cube.miso.cross_validate(estimator, points, cv=2, progress=False)):
+    for run in (
+        lambda: cube.miso.fit(estimator, points),
+        lambda: cube.miso.cross_validate(estimator, points, cv=2, progress=False),
+    ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             run()
