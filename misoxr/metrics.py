@@ -306,7 +306,8 @@ def _reliability(task: Task, codes: Codes, probability: Floats, bins: int) -> pd
     else:
         stated, true = probability, codes == 1
     edges = np.arange(bins + 1) / bins
-    at = np.searchsorted(edges[1:-1], stated)  # (point,)
+    # A bin holds its upper edge, also where a share such as 0.3 has come through float32, which rounds it up.
+    at = np.searchsorted(edges[1:-1] + np.finfo("float32").eps, stated)  # (point,)
     count = np.bincount(at, minlength=bins)
     means = [
         np.divide(np.bincount(at, values, bins), count, out=np.full(bins, np.nan), where=count > 0)

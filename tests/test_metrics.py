@@ -297,6 +297,19 @@ def test_reliability_puts_an_edge_into_the_bin_below():
     assert found["frequency"].dropna().tolist() == [0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("trees", [10, 20, 30])
+def test_shares_of_trees_stay_in_their_bin_in_single_precision(trees):
+    """A forest's probabilities are k/10, and maps and predictions have them as float32: some round up, and some down."""
+    votes = np.arange(trees + 1)
+    for probability in ((votes / trees).astype("float32"), votes / trees, np.mean([votes / trees] * 3, axis=0, dtype="float32")):
+        found = reliability(PERMAFROST, votes % 2, probability)
+        assert found["count"].tolist() == [trees // 10 + 1, *[trees // 10] * 9]
+        exact = scores(PERMAFROST, votes % 2, votes / trees)["ece"]
+        assert scores(PERMAFROST, votes % 2, probability)["ece"] == pytest.approx(exact, abs=1e-6)
+    above = reliability(PERMAFROST, votes % 2, np.clip(votes / trees + 1e-6, 0, 1))
+    assert above["count"].tolist()[0] == trees // 10
+
+
 def test_multiclass_reliability_is_of_the_confidence():
     probability = np.array([[0.85, 0.15, 0, 0, 0, 0, 0], [0.1, 0.9, 0, 0, 0, 0, 0], [0.25, 0.25, 0.5, 0, 0, 0, 0]])
     found = reliability(TAXONOMY, [0, 0, 2], probability)

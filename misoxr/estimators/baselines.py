@@ -1,12 +1,12 @@
 """Baselines: scikit-learn estimators, and what they see of a cube."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from misoxr.cube.features import Features
 from misoxr.cube.scaling import METHODS, Scaling
-from misoxr.errors import SpecError, did_you_mean, require
+from misoxr.errors import SpecError, did_you_mean, note, require
 from misoxr.estimators.catalogue import FEATURES, classifier_and_regressor
 from misoxr.spec import ModelSpec, Task
 from misoxr.spec.numbers import is_whole
@@ -22,6 +22,7 @@ __all__ = [
     "idle",
     "is_baseline",
     "no_prevalence",
+    "note_threshold",
     "prepared_baseline",
     "trains",
 ]
@@ -47,6 +48,9 @@ class Baseline:
     network : Model, ModelSpec or str, optional
         The network of ``features="embedding"``. A trained one is taken as it is. Of a specification or a preset's name, ``fit`` trains
         networks, with the settings that it takes for these.
+    standardises : bool
+        Whether a regressor learns standardised labels: True of named baselines alone (:func:`baseline`), whose answers then do not depend on
+        units. Any other regressor learns the labels themselves, and so does one that is put into a named baseline.
 
     Notes
     -----
@@ -78,6 +82,7 @@ class Baseline:
     scaling: str = "none"
     regressor: Any = None
     network: Any = None
+    standardises: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         kinds = (*get_args(Features), "embedding")
@@ -91,7 +96,7 @@ class Baseline:
         for one in (self.estimator, *([] if self.regressor is None else [self.regressor])):
             if isinstance(one, type):
                 raise SpecError(f"{one.__name__} is a class; give an estimator, {one.__name__}().")
-            if lacking := [name for name in ("fit", "predict", "get_params") if not hasattr(one, name)]:
+            if lacking := [name for name in ("fit", "predict", "get_params") if not _offers(one, name)]:
                 raise SpecError(f"{one!r} is no scikit-learn estimator: it has no {' and no '.join(lacking)}.")
 
     def _check_network(self) -> None:
@@ -119,6 +124,14 @@ class Baseline:
         return self.estimator if task.kind != "regression" or self.regressor is None else self.regressor
 
 
+def _offers(estimator: Any, method: str) -> bool:
+    """Return whether an estimator has a method. A stack, also within a pipeline or a search, shows its predict once it is fitted."""
+    if hasattr(estimator, method) or method != "predict" or not hasattr(estimator, "get_params"):
+        return hasattr(estimator, method)
+    base = require("sklearn.base", "train")
+    return bool(base.is_classifier(estimator) or base.is_regressor(estimator))
+
+
 def baseline(name: str, *, seed: int = 0) -> Baseline:
     """Return a baseline by its name.
 
@@ -131,7 +144,8 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
           a logistic regression (standardised, C = 0.02, balanced), "vote-neighbourhood" the mean of both, and "boosting-neighbourhood" boosted
           trees (HistGradientBoosting, balanced).
 
-        Regressions get the regressor of the same kind, with squared errors: forest, ridge regression (alpha = 50), vote, boosted trees.
+        Regressions get the regressor of the same kind, with squared errors: forest, ridge regression (alpha = 50), vote, boosted trees. It
+        learns standardised labels, so its answers do not depend on units.
     seed : int, optional
         Seed of the estimator.
 
@@ -147,7 +161,9 @@ def baseline(name: str, *, seed: int = 0) -> Baseline:
         raise SpecError(f"Unknown baseline {name!r}; use one of {list(BASELINES)}.{did_you_mean(name, BASELINES)}")
     features, scaling = FEATURES.get(name, ("neighbourhood", "whiten"))
     classifier, regressor = classifier_and_regressor(name, seed)
-    return Baseline(classifier, features, scaling, regressor)  # type: ignore[arg-type]
+    found = Baseline(classifier, features, scaling, regressor)  # type: ignore[arg-type]
+    object.__setattr__(found, "standardises", True)
+    return found
 
 
 def is_baseline(what: Any) -> bool:
@@ -226,6 +242,35 @@ def prepared_baseline(
             kind = "regressor" if task.kind == "regression" else "classifier"
             raise SpecError(f"{found.estimator_of(task)!r} does not fit task {task.name!r}, a {task.kind}; give a {kind}.")
     return found
+
+
+def note_threshold(chosen: Baseline, tasks: Iterable[Task]) -> None:
+    """Warn of classifiers that have probabilities and a threshold of their own: maps and scores tell classes by probabilities alone."""
+    for task in tasks:
+        one = chosen.estimator_of(task)
+        by_probability = hasattr(one, "predict_proba") or not hasattr(one, "predict")  # a stack shows both once it is fitted
+        if task.kind == "binary" and by_probability and (name := _thresholded(one)):
+            note(
+                f"{name} has a threshold of its own, which is not used: maps and scores of {task.name!r} are cut at a probability of 0.5. "
+                f"Cut the map yourself, such as maps.{task.name}_probability >= 0.3.",
+                about=f"threshold of {name} for {task.name}",
+            )
+
+
+def _thresholded(estimator: Any) -> str | None:
+    """Return the name of what moves the threshold of a classifier: itself, or the one within that answers for it."""
+    selection, features = require("sklearn.model_selection", "train"), require("sklearn.feature_selection", "train")
+    search = require("sklearn.model_selection._search", "train")
+    if isinstance(estimator, selection.TunedThresholdClassifierCV):
+        return type(estimator).__name__
+    if isinstance(estimator, selection.FixedThresholdClassifier):
+        usual = ("auto",) if estimator.response_method == "decision_function" else ("auto", 0.5)
+        return None if estimator.threshold in usual else type(estimator).__name__
+    if getattr(estimator, "steps", None):
+        return _thresholded(estimator.steps[-1][1])
+    answers = isinstance(estimator, search.BaseSearchCV | features.RFE)
+    inner = estimator.estimator if answers else getattr(estimator, "final_estimator", None)
+    return None if inner is None else _thresholded(inner)
 
 
 def no_prevalence(estimator: Any) -> SpecError:

@@ -18,7 +18,7 @@ from misoxr.cube.features import Features, features_at
 from misoxr.cube.presets import lacking, of_tasks, spec_for
 from misoxr.cube.scaling import Scaling, note_counts, refuse_fill
 from misoxr.errors import BandError, PointsError, gathered, note, require
-from misoxr.estimators.baselines import Baseline, Transfers, check_like, idle, prepared_baseline
+from misoxr.estimators.baselines import Baseline, Transfers, check_like, idle, note_threshold, prepared_baseline
 from misoxr.estimators.identity import estimators_sha256
 from misoxr.estimators.pixel_model import PixelModel
 from misoxr.points.censoring import Censored, scored
@@ -172,7 +172,13 @@ def fit_table(
         Whether labels that others tell are learnt, too, by their weight.
     weights : mapping of str to array (point,), optional
         What the labels of a task count, where some count less than 1. Estimators whose ``fit`` takes no weights do not learn these.
+
+    Notes
+    -----
+    Regressors learn the labels themselves, as float64, so answers are those of scikit-learn on the same features. Named baselines alone learn
+    them standardised.
     """
+    note_threshold(chosen, spec.tasks)
     table, valid = found[:-1].T, found[-1] > 0
     table = np.where(np.isfinite(table), table, np.nan)
     with np.errstate(all="ignore"):
@@ -190,8 +196,8 @@ def fit_table(
         values = filled[task.name] if argument else sure[task.name]
         learnt |= {task.name} if argument else set()
         known = np.isfinite(values)
-        if task.kind == "regression":
-            # Units must not count: estimators have tolerances and penalties, and trees break ties by the last digits.
+        if task.kind == "regression" and chosen.standardises:
+            # Units must not count: sums of squares have an end, and trees break ties by the last digits.
             standardisation[task.name] = Standardisation.fit(own[task.name][np.isfinite(own[task.name])])
             values = standardisation[task.name].apply(values).astype("float32")
         estimator = require("sklearn.base", "train").clone(chosen.estimator_of(task))
@@ -247,7 +253,9 @@ def _weight_argument(estimator: Any) -> str | None:
         inner = _weight_argument(steps[-1][1])
         return None if inner is None else f"{steps[-1][0]}__{inner}"
     inside = [one for _, one in getattr(estimator, "estimators", None) or [] if one != "drop"]
-    if inside:  # a vote hands on what it is given
+    last = getattr(estimator, "final_estimator", None)
+    if inside:  # a vote hands on what it is given, and a stack to its last estimator, too
+        inside += [] if last is None else [last]
         return "sample_weight" if all(_weight_argument(one) == "sample_weight" for one in inside) else None
     has = require("sklearn.utils.validation", "train").has_fit_parameter
     return "sample_weight" if has(estimator, "sample_weight") else None

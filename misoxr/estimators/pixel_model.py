@@ -55,7 +55,8 @@ class PixelModel:
     record : mapping
         How it was fitted.
     standardisation : mapping of str to Standardisation
-        By task, how the labels of a regression were learnt; the estimator's answers come in the labels' units.
+        By task, how the labels of a regression were learnt by a named baseline; answers come in the labels' units. Other estimators learn the
+        labels themselves, and have none.
     conformal : Conformal or None
         What is known of its errors, for ``predict(forest, coverage=…)``.
 

@@ -7,29 +7,37 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import dask.array as da
 import fsspec
 import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 from fsspec.implementations.local import LocalFileSystem
+from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
+from misoxr.cube.cutouts import cutouts_of
+from misoxr.cube.features import reach_of
 from misoxr.errors import SpecError, StoreError, note, require
-from misoxr.estimators.baselines import Baseline
+from misoxr.estimators.baselines import Baseline, baseline, is_baseline
 from misoxr.grid.geobox import geobox_of
 from misoxr.model.files import sha256_of
 from misoxr.paths import expanded, scratch, settle, writing
 from misoxr.points.read import encode
 
-__all__ = ["Cache", "Unit", "digest", "fingerprint"]
+__all__ = ["Cache", "Unit", "digest", "fingerprint", "imagery_sha256", "reach_seen", "squares_seen"]
 
+Integers = npt.NDArray[np.int64]
+AT_ONCE = 2**26
+"""Bytes of imagery that are hashed at once."""
 SAME = ("workers", "progress")
 """Settings that change no result."""
 
@@ -49,6 +57,55 @@ def digest(*arrays: Any) -> str:
     for array in map(np.ascontiguousarray, arrays):
         found.update(f"{array.dtype}{array.shape}".encode())  # or what one ends with could be what the next begins with
         found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def reach_seen(estimator: Any, options: Mapping[str, Any]) -> int | None:
+    """Return how many pixels around a point's own an estimator sees; None where it sees windows, as networks do, and what scales bands."""
+    if not is_baseline(estimator):
+        return None
+    chosen = (
+        baseline(estimator) if isinstance(estimator, str) else estimator if isinstance(estimator, Baseline) else Baseline(estimator)
+    )
+    scaling = chosen.scaling if options.get("scaling") is None else options["scaling"]
+    return None if isinstance(scaling, str) and scaling != "none" else reach_of(chosen.features)
+
+
+def squares_seen(rows: Any, columns: Any, layer: Any, geobox: GeoBox, reach: int | None, size: int) -> tuple[Integers, int]:
+    """Return squares of pixels that hold all that a model sees of points: layer and first pixel of each (square, 3), and their side.
+
+    Parameters
+    ----------
+    rows, columns : array (point,)
+        Fractional pixels of the points.
+    layer : array (point,)
+        Their years.
+    reach : int or None
+        As :func:`reach_seen` has it. Within it, a square is around each point's pixel. For windows, squares tile all windows that hold a
+        point, and the cutouts that training reads around it (:func:`misoxr.cube.cutouts.read_cutouts`).
+    size : int
+        Side of a window, pixels.
+    """
+    pixel = np.floor(np.stack([rows, columns], axis=-1)).astype("int64")
+    lengths = np.array([geobox.shape.y, geobox.shape.x])
+    side = size if reach is None else 2 * reach + 1
+    if reach is None:
+        steps = np.array([(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)])
+        # A cutout at the cube's end begins two windows before it.
+        first = np.minimum((pixel[:, None] // size + steps) * size, lengths - np.where(steps < 0, 2 * size, size))
+    else:
+        first = np.minimum(pixel - reach, lengths - side)[:, None]
+    own = np.broadcast_to(np.asarray(layer)[:, None, None], (*first.shape[:2], 1))
+    return np.unique(np.concatenate([own, first.clip(0)], axis=-1).reshape(-1, 3), axis=0), side
+
+
+def imagery_sha256(bands: Sequence[da.Array], squares: Integers, side: int) -> str:
+    """Return a hash of all pixels of squares, as :func:`squares_seen` has them, whatever the chunks; each chunk is read once."""
+    found = hashlib.sha256(digest(squares).encode())
+    with cutouts_of(bands, squares[:, 1:], side, squares[:, 0]) as cutouts:
+        each = max(1, AT_ONCE // (4 * int(np.prod(cutouts.shape))))
+        for start in range(0, len(cutouts), each):
+            found.update(np.ascontiguousarray(cutouts.open()[start : start + each]).tobytes())
     return found.hexdigest()
 
 

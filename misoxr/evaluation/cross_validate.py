@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xarray as xr
-from odc.geo.geobox import GeoBox
 from scipy.spatial import cKDTree
 
 from misoxr._version import __version__
@@ -41,7 +40,7 @@ from misoxr.errors import (
 from misoxr.estimators.baselines import embeds, is_baseline, trains
 from misoxr.estimators.embedded import EmbeddedModel
 from misoxr.estimators.identity import identity
-from misoxr.evaluation.cache import Cache, Unit, digest, fingerprint
+from misoxr.evaluation.cache import Cache, Unit, fingerprint, imagery_sha256, reach_seen, squares_seen
 from misoxr.evaluation.estimators import check_models, common_tasks, estimators_of, specs_of
 from misoxr.evaluation.pace import in_turns, time_left
 from misoxr.evaluation.scores import Scores, stacked
@@ -100,7 +99,7 @@ def cross_validate(
     points : GeoDataFrame
         As for :func:`misoxr.training.fit.fit`. Points outside the cube, or without valid imagery, are left out with a warning.
     cv : splitter, int or list, optional
-        One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or of scikit-learn's that split by coordinates alone; or a list of folds. A
+        One of misoxr's splitters (:class:`misoxr.ClusterKFold`) or of others', which get x and y (point, 2) alone; or a list of folds. A
         number stands for that many random folds, which say little of remote places. Coordinates are in the cube's CRS.
     tasks : sequence of str or Task, optional
         What all models learn, as for :func:`misoxr.training.fit.fit`.
@@ -113,7 +112,9 @@ def cross_validate(
         Column with the regions' names; by default "name", and their index without one.
     store : path or URL, optional
         Directory for the predictions of each fold, as Parquet. Folds that are there are not run again, if points, folds, models, settings and the
-        imagery around the points are the same.
+        imagery around the points are the same. Of the imagery, all that a model sees of the points is compared: for an estimator that takes bands
+        as they are, the pixel, or 15 x 15 pixels for "neighbourhood"; for all others, every pixel of the windows around the points, which are read
+        once more for it. What networks and teachers draw from elsewhere in the cube is not compared.
     client : distributed.Client, optional
         A Dask cluster that runs the folds, one in each task.
     n_jobs : int, optional
@@ -172,7 +173,8 @@ def cross_validate(
     if len(apart) > 1:
         raise SpecError("Models differ in tolerance, and would learn from other points; give it to cross_validate itself.")
     scoring: Censored = "keep" if settings.get("censored") == "keep" else "drop"
-    placed, labels, usable, imagery = _usable(ds, specs, points, tasks, scoring, learnt=rules, tolerance=apart.pop())
+    tolerance = apart.pop()
+    placed, labels, usable = _usable(ds, specs, points, tasks, scoring, learnt=rules, tolerance=tolerance)
     folds = folds_of(cv, points.to_crs(placed.crs), usable)
     _check_folds(folds, tasks, labels)
     for name, recipe in recipes.items():
@@ -183,6 +185,7 @@ def cross_validate(
         raise SpecError(
             f"There is nothing to run: {len(chosen)} models, {len(seeds)} seeds and {len(folds)} folds; give one or more of each."
         )
+    imagery = {} if store is None else _imagery(ds, chosen, specs, placed, tolerance)
     cache = Cache(store, {} if store is None else fingerprint(ds, chosen, specs, imagery, placed, labels, folds))
     found = {unit: cache.read(unit) for unit in units}
     flush()
@@ -250,9 +253,8 @@ def _usable(
     *,
     learnt: set[Censored],
     tolerance: int | None,
-) -> tuple[gpd.GeoDataFrame, dict[str, Any], Indices, dict[str, str]]:
-    """Return the points that every model can answer, with a label, in the cube's CRS; the labels to score; where they stand among all;
-    and for each model a hash of what it sees there.
+) -> tuple[gpd.GeoDataFrame, dict[str, Any], Indices]:
+    """Return the points that every model can answer, with a label, in the cube's CRS; the labels to score; and where they stand among all.
 
     Points whose labels are all censored are among them where a model learns from these.
     """
@@ -263,36 +265,42 @@ def _usable(
     usable = np.any([np.isfinite(values) for values in told.values()], axis=0)
     read: dict[Any, Any] = {}
     for spec in specs.values():
-        years, seen = Years.of(named(ds, spec), spec, tolerance), (spec.bands, spec.windows.size)
-        geobox = check(years.cubes[0], spec)
+        years = Years.of(named(ds, spec), spec, tolerance)
+        check(years.cubes[0], spec)
         layer = years.matched(date_of(placed), len(placed))
         usable &= layer >= 0
-        if seen not in read:
-            places = _with_corners(rows, columns, spec.windows.size // 2, geobox)
-            read[seen] = _values(years.stacked(spec), np.tile(layer.clip(0), len(places[0]) // len(layer)), *places)
-        usable &= valid_pixels(spec, read[seen][:, : len(rows)])
-    imagery = {name: digest(read[spec.bands, spec.windows.size]) for name, spec in specs.items()}
+        if spec.bands not in read:
+            read[spec.bands] = _values(years.stacked(spec), layer.clip(0), rows, columns)
+        usable &= valid_pixels(spec, read[spec.bands])
     if not usable.any():
         raise BandError(f"None of the {len(placed)} points has a label and lies where the cube has a valid pixel.")
     if not usable.all():
         words = f"{(~usable).sum()} of {len(placed)} points have no label, or no valid imagery, and are left out."
         note(words)
     places = placed[NUMBER].to_numpy()[usable]
-    return placed[usable].drop(columns=NUMBER), {name: values[usable] for name, values in labels.items()}, places, imagery
+    return placed[usable].drop(columns=NUMBER), {name: values[usable] for name, values in labels.items()}, places
+
+
+def _imagery(
+    ds: xr.Dataset, chosen: Mapping[str, Any], specs: Mapping[str, ModelSpec], points: gpd.GeoDataFrame, tolerance: int | None
+) -> dict[str, str]:
+    """Return for each model a hash of all pixels that it sees of the points."""
+    geobox, found, keys = geobox_of(ds), {}, {}
+    _, rows, columns = place(points, geobox)
+    for name, spec in specs.items():
+        reach = reach_seen(*chosen[name])
+        keys[name] = spec.bands, reach, spec.windows.size if reach is None else None
+        if keys[name] not in found:  # models that see the same share it
+            years = Years.of(named(ds, spec), spec, tolerance)
+            layer = years.matched(date_of(points), len(points))
+            squares = squares_seen(rows, columns, layer, geobox, reach, spec.windows.size)
+            found[keys[name]] = imagery_sha256(years.stacked(spec), *squares)
+    return {name: found[key] for name, key in keys.items()}
 
 
 def _values(bands: Sequence[da.Array], layer: Any, rows: Any, columns: Any) -> Any:
     """Compute each year's bands at the pixels that hold the positions of that year: (band, point)."""
     return by_layer(layer, lambda number, mine: values_at(bands[number], rows[mine], columns[mine]))
-
-
-def _with_corners(rows: Any, columns: Any, half: int, geobox: GeoBox) -> tuple[Any, Any]:
-    """Return pixels and, behind them, the corners of the squares around them, within the grid."""
-    moved = [
-        [np.clip(place + way * half, 0, length - 1) if way else place for way in ways]
-        for place, length, ways in zip((rows, columns), geobox.shape, ((0, -1, -1, 1, 1), (0, -1, 1, -1, 1)), strict=True)
-    ]
-    return np.concatenate(moved[0]), np.concatenate(moved[1])
 
 
 def _check_folds(folds: Sequence[tuple[Indices, Indices]], tasks: Sequence[Task], labels: Mapping[str, Any]) -> None:

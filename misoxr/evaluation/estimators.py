@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube.presets import of_tasks, spec_for
 from misoxr.errors import SpecError
-from misoxr.estimators.baselines import Baseline, embeds, is_baseline, prepared_baseline, trains
+from misoxr.estimators.baselines import Baseline, embeds, is_baseline, note_threshold, prepared_baseline, trains
 from misoxr.points.censoring import check_censored
 from misoxr.spec import ModelSpec, Recipe, Task
 from misoxr.training.embedded import OF_BOTH, network_spec, prepared_embedded
@@ -155,6 +155,8 @@ def check_models(
     for name, (estimator, given) in estimators.items():
         check_censored(given.get("censored", "drop"))
         options = {key: value for key, value in given.items() if key not in LABELS}
+        if not isinstance(estimator, str | ModelSpec):
+            note_threshold(estimator if isinstance(estimator, Baseline) else Baseline(estimator), specs[name].tasks)
         if embeds(estimator):
             prepared_embedded(estimator, specs[name], seed=max(seeds, default=0), **options)
             _refuse_taught(name, estimator)

@@ -13,13 +13,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from sklearn.ensemble import ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingClassifier,
+    StackingRegressor,
+)
+from sklearn.feature_selection import RFE
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge, RidgeClassifier
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, TunedThresholdClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.svm import SVR
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import misoxr
 from misoxr.cube.features import features, features_at
@@ -35,6 +47,7 @@ from misoxr.estimators.pixel_model import PixelModel
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
 from misoxr.points.labelled import Labelled
+from misoxr.points.read import place
 from misoxr.spec import PERMAFROST, TAXONOMY, Task
 from misoxr.spec.presets import BASELINES
 from misoxr.training import embedded as training_embedded
@@ -124,7 +137,9 @@ def test_labels_that_others_tell_are_learnt_by_their_certainty(scene, spec, name
     ]
     assert right[0] >= right[1]
     assert told.sha256 != own.sha256
-    assert cube.miso.fit(make_pipeline(StandardScaler(), KNeighborsClassifier()), points, like=spec).record["transfer"] == []
+    last = StackingClassifier([("tree", DecisionTreeClassifier())], KNeighborsClassifier(), cv=2)
+    for weightless in (make_pipeline(StandardScaler(), KNeighborsClassifier()), last):
+        assert cube.miso.fit(weightless, points, like=spec).record["transfer"] == []
     with pytest.raises(SpecError, match="transfer is True"):
         cube.miso.fit(name, points, like=spec, transfer=True)
 
@@ -303,6 +318,68 @@ def test_any_classifier_will_do(scene, spec, estimator):  # noqa: F811
     assert ((found > 0.5) == (cube.red.values > np.median(cube.red.values))).mean() > 0.8
 
 
+STACK = StackingClassifier([("tree", DecisionTreeClassifier(max_depth=3)), ("linear", LogisticRegression())], cv=2)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        STACK,
+        make_pipeline(StandardScaler(), STACK),
+        GridSearchCV(STACK, {"tree__max_depth": [2, 3]}, cv=2),
+        RFE(STACK, importance_getter=lambda stack: np.arange(stack.n_features_in_)[::-1]),
+        SelfTrainingClassifier(STACK),
+    ],
+    ids=["stack", "pipeline", "search", "elimination", "self-training"],
+)
+def test_stacks_show_their_predict_once_they_are_fitted(scene, estimator):  # noqa: F811
+    cube, points = scene
+    found = cube.miso.predict(cube.miso.fit(estimator, points)).compute().permafrost_probability.values
+    assert ((found > 0.5) == (cube.red.values > np.median(cube.red.values))).mean() > 0.8
+
+
+def test_stacks_of_regressors_come_back_from_their_file(scene, spec, tmp_path):  # noqa: F811
+    cube, points = scene
+    stack_of = StackingRegressor([("tree", DecisionTreeRegressor(max_depth=3)), ("linear", Ridge())], cv=2)
+    like = replace(spec, tasks=(Task("soc", "regression"),))
+    model = cube.miso.fit(make_pipeline(StandardScaler(), stack_of), points.assign(soc=np.arange(len(points)) / 10), like=like)
+    model.save(tmp_path / "stack.skops")
+    maps = [cube.miso.predict(what).compute().soc for what in (model, str(tmp_path / "stack.skops"))]
+    np.testing.assert_array_equal(*maps)
+
+
+FIXED = FixedThresholdClassifier(LogisticRegression(), threshold=0.2)
+TUNED = TunedThresholdClassifierCV(LogisticRegression(), cv=2)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [
+        (FIXED, "FixedThresholdClassifier"),
+        (TUNED, "TunedThresholdClassifierCV"),
+        (make_pipeline(StandardScaler(), FIXED), "FixedThresholdClassifier"),
+        (GridSearchCV(TUNED, {"estimator__C": [0.1, 1.0]}, cv=2), "TunedThresholdClassifierCV"),
+        (Baseline(StackingClassifier([("a", LogisticRegression())], FIXED, cv=2), "coordinates"), "FixedThresholdClassifier"),
+        (FixedThresholdClassifier(LogisticRegression(), threshold="auto"), None),
+        (FixedThresholdClassifier(RidgeClassifier(), threshold=0.1), None),  # has no probabilities: its classes are taken
+    ],
+)
+def test_a_threshold_that_is_not_used_is_told(scene, estimator, name):  # noqa: F811
+    cube, points = scene
+    points = points[points.permafrost.notna()][["permafrost", "geometry"]]
+    for run in (
+        lambda: cube.miso.fit(estimator, points),
+        lambda: cube.miso.cross_validate(estimator, points, cv=2, progress=False),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run()
+        words = [str(one.message) for one in caught if "threshold of its own" in str(one.message)]
+        assert len(words) == (name is not None)
+        assert not words or f"{name} has a threshold of its own, which is not used" in words[0]
+        assert not words or "maps.permafrost_probability >= 0.3" in words[0]
+
+
 def test_regressors_answer_values(scene, spec):  # noqa: F811
     cube, points = scene
     task = Task("thickness", "regression", units="cm")
@@ -314,18 +391,76 @@ def test_regressors_answer_values(scene, spec):  # noqa: F811
 
 
 @pytest.mark.parametrize(("factor", "offset"), [(1e-6, 2e-6), (1.0, 1e5), (1e6, -1e9), (0.0, 0.1 + 0.2)])
-def test_regressors_learn_labels_in_any_units(scene, spec, factor, offset):  # noqa: F811
-    """Also those with tolerances of their own, and sums of squares, whose digits an offset would eat."""
+def test_named_regressors_learn_labels_in_any_units(scene, spec, factor, offset):  # noqa: F811
+    """Also by sums of squares, whose digits an offset would eat."""
     cube, points = scene
     spec = replace(spec, tasks=(Task("soc", "regression"),))
     labels = np.sin(np.arange(len(points)) / 30)
-    for estimator in (SVR(epsilon=0.1), RandomForestRegressor(5, max_depth=5, random_state=0)):
+    for name in ("rf-11", "logistic-neighbourhood"):
         one, other = (
-            cube.miso.predict(fit_baseline(cube, Baseline(estimator, scaling="log"), points.assign(soc=soc), spec)).soc.values
+            cube.miso.predict(fit_baseline(cube, name, points.assign(soc=soc), spec)).soc.values
             for soc in (labels, labels * factor + offset)
         )
         expected = one.astype("float64") * factor + offset
         np.testing.assert_allclose(other, expected, rtol=1e-7, atol=1e-3 * factor)
+
+
+class Hurdle(RegressorMixin, BaseEstimator):
+    """Whether there is any, and how much there is where there is some."""
+
+    def fit(self, X, y):
+        self.any_, self.some_ = DecisionTreeClassifier(max_depth=2).fit(X, y > 0), Ridge().fit(X[y > 0], y[y > 0])
+        return self
+
+    def predict(self, X):
+        return np.where(self.any_.predict(X), self.some_.predict(X), 0.0)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        Hurdle(),
+        TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1),
+        SVR(epsilon=2.0),
+        make_pipeline(StandardScaler(), PoissonRegressor()),
+        HistGradientBoostingRegressor(loss="poisson", max_iter=5),
+        RandomForestRegressor(5, criterion="poisson", random_state=0),
+        GridSearchCV(Ridge(), {"alpha": [0.1, 10.0]}, cv=2),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_regressors_learn_the_labels_themselves(scene, spec, estimator):  # noqa: F811
+    """What they do depends on zeros, signs and units: answers are scikit-learn's own, and so are they in a fold."""
+    cube, points = scene
+    spec = replace(spec, tasks=(Task("ice", "regression"),))
+    points = points.assign(ice=np.clip(np.sin(np.arange(len(points)) / 9) * 20, 0, None))
+    model = fit_baseline(cube, estimator, points, spec)
+    assert not model.standardisation
+    placed, rows, columns = place(points, geobox_of(cube))
+    table = features_at("pixel", None, spec, stack(cube, spec), geobox_of(cube), rows, columns).compute()[:-1].T
+    own = clone(estimator).fit(table, placed.ice)
+    found = cube.miso.predict_at(model, placed).compute().ice
+    np.testing.assert_allclose(found, own.predict(table), rtol=1e-5, atol=1e-6)
+    assert ((found == 0).any() and isinstance(estimator, Hurdle)) or not isinstance(estimator, Hurdle)
+    half = np.arange(len(placed)) % 2 == 0
+    folds = [(np.flatnonzero(half), np.flatnonzero(~half))]
+    scored = cube.miso.cross_validate((estimator, {"like": spec}), placed, cv=folds, progress=False).predictions
+    own = clone(estimator).fit(table[half], placed.ice[half])
+    np.testing.assert_allclose(scored.p0, own.predict(table[~half]), rtol=1e-5, atol=1e-6)
+
+
+def test_labels_far_from_nought_keep_their_digits(scene, spec):  # noqa: F811
+    cube, points = scene
+    spec = replace(spec, tasks=(Task("day", "regression"),))
+    points = points.assign(day=2_460_000.0 + (np.arange(len(points)) % 8) / 8)
+    model = fit_baseline(cube, DecisionTreeRegressor(random_state=0), points, spec)
+    assert set(model.estimators["day"].tree_.value.ravel() % 1 * 8 // 1) == set(range(8))
+
+
+def test_an_estimator_put_into_a_named_baseline_learns_the_labels_themselves():
+    assert baseline("rf-11").standardises
+    assert not replace(baseline("rf-11"), regressor=SVR()).standardises
+    assert not Baseline(baseline("rf-11").estimator).standardises
 
 
 @pytest.mark.parametrize("scaling", ["log", "whiten", "standard"])

@@ -7,17 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import dask.array as da
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import xarray as xr
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
 from joblib import cpu_count
+from odc.geo.geobox import GeoBox
 from shapely.geometry import box
 from sklearn.ensemble import BaggingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, PredefinedSplit, ShuffleSplit, StratifiedKFold
 from sklearn.model_selection import KFold as SklearnKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -25,8 +30,10 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import misoxr.evaluation.cross_validate as module
 from misoxr.clusters import cores, here
+from misoxr.cube.cutouts import read_cutouts
 from misoxr.errors import CheckpointError, MisoxrError, MisoxrWarning, PointsError, SpecError, StoreError, note
 from misoxr.estimators.baselines import Baseline, baseline
+from misoxr.evaluation.cache import squares_seen
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
 from misoxr.io.layout import open_maps
@@ -460,6 +467,53 @@ def test_names_numbers_and_splitters_of_others(scene):  # noqa: F811
     assert "KFold(n_splits=2" in other.about["cv"]
 
 
+class Halves:
+    """A splitter of others: by the median of x, by what a mask tells, or by any indices."""
+
+    def __init__(self, sides=None):
+        self.sides = sides
+
+    def split(self, X, y=None, groups=None):
+        self.seen = X
+        west = X[:, 0] <= np.median(X[:, 0])
+        yield self.sides or (np.flatnonzero(west), np.flatnonzero(~west))
+
+
+def test_splitters_of_others_get_x_and_y(scene):  # noqa: F811
+    """And no labels, whichever columns come first."""
+    cube, points = scene
+    points = labelled(points)[["permafrost", "taxonomy", "geometry"]]
+    cv = Halves()
+    found = cube.miso.cross_validate(CONTROL, points, cv=cv, progress=False).predictions
+    moved = points.to_crs("EPSG:3338")
+    assert type(cv.seen) is np.ndarray
+    np.testing.assert_array_equal(cv.seen, np.stack([moved.geometry.x, moved.geometry.y], axis=-1))
+    assert found.x.min() > np.median(cv.seen[:, 0])
+
+
+def test_splitters_that_were_made_for_other_points_are_refused(scene):  # noqa: F811
+    cube, points = scene
+    points = labelled(points)
+    count = len(points)
+
+    def run(cv):
+        return cube.miso.cross_validate(CONTROL, points, cv=cv, progress=False)
+
+    for other in (count + 5, count - 60):
+        with pytest.raises(PointsError, match=f"PredefinedSplit was made for {other} points, and there are {count}; make it for"):
+            run(PredefinedSplit(np.arange(other) % 3))
+    most = np.arange(count) % 3 - (np.arange(count) > 100)  # -1 always trains
+    assert (run(PredefinedSplit(most)).predictions.groupby("fold").size() > 0).all()
+    at = np.arange(count + 1)
+    for sides, index in (((at[:50], at[50:]), count), ((at[1:50] - 2, at[50:-1]), -1)):
+        with pytest.raises(PointsError, match=f"A fold of Halves holds index {index}, and there are {count} points"):
+            run(Halves(sides))
+    with pytest.raises(PointsError, match="is of bool; give indices, integers from 0"):
+        run(Halves((at[:-1] < 50, at[:-1] >= 50)))
+    some = run(ShuffleSplit(2, train_size=0.3, test_size=0.2, random_state=0))  # leaves points out on purpose
+    assert len(set(some.predictions.point)) < count
+
+
 def test_what_cannot_be_scored_is_refused(scene, spec, estimators):  # noqa: F811
     cube, points = scene
     points = labelled(points)
@@ -500,8 +554,9 @@ def test_what_cannot_be_scored_is_refused(scene, spec, estimators):  # noqa: F81
         run(spec, points, val=points, **options)
     with pytest.raises(SpecError, match="no pair"):
         run(("rf-11", "rf-coordinates"), points, **options)
-    with pytest.raises(SpecError, match="cannot split points by coordinates alone"):
-        run("rf-11", points, cv=GroupKFold(3), progress=False)
+    for cv in (GroupKFold(3), StratifiedKFold(3)):
+        with pytest.raises(SpecError, match="cannot split points by coordinates alone"):
+            run("rf-11", points, cv=cv, progress=False)
     with pytest.raises(PointsError, match="region is 'zone' and there are no regions"):
         run("rf-11", points, region="zone", **options)
 
@@ -697,18 +752,73 @@ def test_seeds_change_estimators(scene):  # noqa: F811
     assert not np.array_equal(one, other)
 
 
-def test_other_imagery_is_not_the_same_run(scene, tmp_path):  # noqa: F811
+def changed(cube, points, *, near, far):
+    """Return a cube that differs in one pixel in four, at least ``near`` pixels from all points, and at most ``far`` from one."""
+    at = np.stack([np.floor((1_500_000 - points.geometry.y) / 20), np.floor((points.geometry.x - 300_000) / 20)], axis=-1)
+    rows, columns = np.indices(cube.red.shape)
+    away = np.min([np.maximum(abs(rows - row), abs(columns - column)) for row, column in at], axis=0)
+    chosen = (away >= near) & (away <= far) & (rows % 2 == 0) & (columns % 2 == 0)
+    assert chosen.any()
+    return cube.assign(red=xr.where(chosen, cube.red * 1.5, cube.red).astype("float32").assign_attrs(cube.red.attrs))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "seen"),
+    [
+        (LogisticRegression(), 0),
+        (Baseline(DecisionTreeClassifier(), "neighbourhood"), 7),
+        (Baseline(DecisionTreeClassifier(), scaling="whiten"), 16),
+        ((DecisionTreeClassifier(), {"scaling": "log"}), 16),
+        ("miso", 16),
+    ],
+    ids=["pixel", "neighbourhood", "whitened", "scaled", "network"],
+)
+def test_other_imagery_where_a_model_sees_it_is_not_the_same_run(scene, spec, tmp_path, estimator, seen):  # noqa: F811
+    """Any pixel of what it sees counts, in any chunks; beyond, nothing does."""
     cube, points = scene
-    options = {"cv": CV, "store": tmp_path, "progress": False}
-    cube.miso.cross_validate(LogisticRegression(), labelled(points), **options)
-    rows = np.floor((1_500_000 - points.geometry.y) / 20).astype(int).to_numpy()
-    columns = np.floor((points.geometry.x - 300_000) / 20).astype(int).to_numpy()
-    elsewhere = np.ones(cube.red.shape, "float32")
-    elsewhere[rows, columns] = 0
-    for change in (1.1, 1 + 0.1 * elsewhere):  # everywhere, or but for the points' own pixels
-        other = cube.assign(red=(cube.red * change).assign_attrs(units="1"))
-        with pytest.raises(StoreError, match="model 'LogisticRegression'"):
-            other.miso.cross_validate(LogisticRegression(), labelled(points), **options)
+    points = (
+        labelled(points).cx[300_400:302_800, 1_497_200:1_499_600].iloc[::10]
+    )  # not at the edge, where squares reach further inward
+    estimator = (spec, {**FAST, "steps": 1}) if estimator == "miso" else estimator
+    cv = [(np.arange(0, len(points), 2), np.arange(1, len(points), 2))]
+
+    def run(cube):
+        like = {} if isinstance(estimator, tuple) and estimator[0] is spec else {"like": spec}
+        return cube.miso.cross_validate({"own": estimator}, points, cv=cv, store=tmp_path, progress=False, **like).predictions
+
+    first = run(cube).seconds
+    for same_for_it in (cube.chunk(y=48, x=37), changed(cube, points, near=seen + 1, far=8) if seen < 8 else cube.copy(deep=True)):
+        assert (run(same_for_it).seconds == first).all()
+    for near in {0, min(1, seen), min(3, seen), min(9, seen)}:
+        other = changed(cube, points, near=near, far=seen) if near else cube.assign(red=(cube.red * 1.1).assign_attrs(units="1"))
+        with pytest.raises(StoreError, match="model 'own'"):
+            run(other)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    size=st.integers(2, 16),
+    reach=st.none() | st.integers(0, 7),
+    seed=st.integers(0, 99),
+)
+def test_squares_hold_all_that_is_read_around_points(shape, size, reach, seed):
+    rng = np.random.default_rng(seed)
+    rows, columns = (rng.uniform(0, length, 5) for length in shape)
+    layer, cube = rng.integers(0, 2, 5), da.zeros((1, *shape), dtype="float32")
+    squares, side = squares_seen(rows, columns, layer, GeoBox(shape, Affine.identity(), 3338), reach, size)
+    held = np.zeros((2, *shape), dtype=bool)
+    for number, row, column in squares:
+        held[number, row : row + side, column : column + side] = True
+    read = np.zeros_like(held)
+    for number, row, column in zip(layer, rows.astype(int), columns.astype(int), strict=True):
+        around = size - 1 if reach is None else reach
+        read[number, max(0, row - around) : row + around + 1, max(0, column - around) : column + around + 1] = True
+    if reach is None:
+        with read_cutouts([cube, cube], rows, columns, size, layer=layer) as cutouts:
+            _, high, wide = cutouts.file.shape
+            for number, (row, column) in zip(cutouts.layers, cutouts.file.starts, strict=True):
+                read[number, row : row + high, column : column + wide] = True
+    assert not (read & ~held).any()
 
 
 def test_another_regressor_or_number_of_members_is_another_run(scene, spec, tmp_path):  # noqa: F811
