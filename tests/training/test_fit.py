@@ -249,7 +249,7 @@ def test_what_cannot_be_learnt_is_refused(scene, spec):
         cube.miso.fit(spec, points[points.permafrost == 1], **options)
     with pytest.raises(PointsError, match="fraction of 1.5"):
         cube.miso.fit(spec, points, val=1.5, **options)
-    with pytest.raises(SpecError, match="freeze is 'sat'"):
+    with pytest.raises(SpecError, match="freeze of Recipe is 'sat'"):
         cube.miso.fit(spec, points, freeze="sat", **options)
     far = points.copy()
     far.loc[0, "geometry"] = far.geometry[0].__class__(0, 0)
