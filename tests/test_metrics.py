@@ -374,12 +374,17 @@ def test_without_scikit_learn_the_error_says_how_to_install_it(monkeypatch):
 def test_of_two_classes_as_probable_the_later_counts_as_in_maps():
     equal = np.array([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4], [0.4, 0.2, 0.4], [0.25, 0.5, 0.25]], dtype="float32")
     np.testing.assert_array_equal(predicted_codes(DRAINAGE, equal), [1, 2, 2, 1])
-    maps = class_map(xr.DataArray(equal.T, dims=("drainage_class", "x")).chunk(), xr.DataArray(np.zeros(4, "uint8"), dims="x"))
+    maps = class_map(
+        xr.DataArray(equal.T, dims=("drainage_class", "x")).chunk(),
+        xr.DataArray(np.zeros(4, "uint8"), dims="x", attrs={"flag_values": np.arange(3)}),
+    )
     np.testing.assert_array_equal(maps, predicted_codes(DRAINAGE, equal))
     assert scores(DRAINAGE, [1, 2, 2, 1], equal)["accuracy"] == 1
     assert np.trace(confusion(DRAINAGE, [1, 2, 2, 1], equal)) == 4
     assert reliability(DRAINAGE, [1, 2, 2, 1], equal).frequency.dropna().eq(1).all()
     half = np.array([0.5, np.nextafter(np.float32(0.5), np.float32(0))], dtype="float32")
-    maps = class_map(xr.DataArray(half, dims="x").chunk(), xr.DataArray(np.zeros(2, "uint8"), dims="x"))
+    maps = class_map(
+        xr.DataArray(half, dims="x").chunk(), xr.DataArray(np.zeros(2, "uint8"), dims="x", attrs={"flag_values": np.arange(2)})
+    )
     np.testing.assert_array_equal(maps, predicted_codes(PERMAFROST, half))
     np.testing.assert_array_equal(maps, [1, 0])

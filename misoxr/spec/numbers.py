@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import xarray as xr
 
 from misoxr.errors import SpecError
 
@@ -38,9 +36,10 @@ def by_name(values: Any, what: str) -> Any:
     SpecError
         If a name occurs twice.
     """
-    if isinstance(values, xr.DataArray) and values.ndim == 1 and values.dims[0] in values.coords:
+    # By what they have: neither pandas nor xarray is imported here, for the network knows none of them.
+    if hasattr(values, "to_series") and len(getattr(values, "dims", ())) == 1 and values.dims[0] in values.coords:
         values = values.to_series()
-    if not isinstance(values, pd.Series):
+    if not hasattr(values, "index") or not hasattr(values, "to_dict") or values.ndim != 1:
         return values
     if values.index.has_duplicates:
         raise SpecError(f"{what} has {values.index[values.index.duplicated()][0]!r} twice in its index; give each name once.")
