@@ -39,7 +39,8 @@ def add(ds: xr.Dataset, resampling: str | Mapping[str, str] = "auto", **rasters:
         The image, with dimensions y and x and a CRS.
     resampling : str or mapping of name to str, optional
         "nearest", "bilinear" or "average", for all rasters or by name. "auto" takes nearest for classes and compass directions, average where a
-        raster's pixel is less than half the image's, and bilinear otherwise.
+        raster's pixel is less than half the image's, and bilinear otherwise. Whole numbers without units are taken for classes, with a warning,
+        unless their name is that of a quantity, such as ``elevation``.
     **rasters : path, URL, DataArray or Dataset
         A raster file: its band becomes ``name``, several become ``name_<description or number>``. Or a Zarr store ending in ``.zarr``, a NetCDF file, or data in
         hand: a DataArray becomes ``name``, one over (feature, y, x), such as an embedding, ``name_0``, ``name_1``, ..., and a Dataset's

@@ -169,7 +169,7 @@ def _candidates(item: Mapping[str, Any], sensor: Sensor) -> list[Named]:
 
 def _candidate(key: str, asset: Mapping[str, Any], sensor: Sensor) -> Named:
     listed = [bands for bands in map(partial(_bands_of, asset), ("bands", "eo:bands")) if bands]
-    one = all(len(bands) == 1 for bands in listed)
+    one = all(len(asset.get(field) or ()) <= 1 for field in ("bands", "eo:bands"))
     parts = [bands[0] for bands in listed] if one else []
     own, label = _text(parts + [asset] * one, "common_name"), _text(parts, "name")
     short = short_key(_in_file(asset, sensor) or key)

@@ -108,6 +108,18 @@ def test_items_across_the_antimeridian_are_found_on_either_side(tmp_path, crs, o
             open_stac(paths[1], bands="red", reduce="median", geobox=whole, bbox=(0, south, 10, north))
 
 
+def written(path, item):
+    """Write an item as a collection of JSON, or as a table."""
+    if path.suffix == ".json":
+        return write_collection(path, [item])
+
+    async def write() -> None:
+        await rustac.write(str(path), [item])
+
+    asyncio.run(write())
+    return path
+
+
 @pytest.mark.parametrize(
     ("asked", "found"),
     [
@@ -126,15 +138,7 @@ def test_items_across_the_antimeridian_are_found_on_either_side(tmp_path, crs, o
 def test_an_item_that_covers_an_interval_is_found_where_it_meets_what_is_asked_for(tmp_path, asked, found, kind):
     item = make_item(tmp_path, "a", "2021-02-01T00:00:00Z", seed=0)
     item["properties"] |= {"datetime": None, "start_datetime": "2021-02-01T00:00:00Z", "end_datetime": "2021-10-01T00:00:00Z"}
-    path = tmp_path / f"items.{kind}"
-    if kind == "json":
-        write_collection(path, [item])
-    else:
-
-        async def write() -> None:
-            await rustac.write(str(path), [item])
-
-        asyncio.run(write())
+    path = written(tmp_path / f"items.{kind}", item)
     if not found:
         with pytest.raises(CatalogError, match=r"No item matches|None of the 1 items"):
             open_stac(path, bands=BANDS, **GRID, **asked)
@@ -147,15 +151,7 @@ def test_an_item_that_covers_an_interval_is_found_where_it_meets_what_is_asked_f
 def test_an_open_end_is_after_all_that_is_asked_for(tmp_path, kind):
     item = make_item(tmp_path, "a", "2021-02-01T00:00:00Z", seed=0)
     item["properties"] |= {"datetime": None, "start_datetime": "2021-02-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
-    path = tmp_path / f"items.{kind}"
-    if kind == "json":
-        write_collection(path, [item])
-    else:
-
-        async def write() -> None:
-            await rustac.write(str(path), [item])
-
-        asyncio.run(write())
+    path = written(tmp_path / f"items.{kind}", item)
     for asked in ({"datetime": "2090"}, {"years": [2021, 2030], "season": ("06-01", "06-30")}, {"season": ("01-01", "01-02")}):
         assert open_stac(path, bands=BANDS, **GRID, **asked).sizes["time"] == 1
     with pytest.raises(CatalogError, match=r"No item matches|None of the 1 items"):
