@@ -2,7 +2,7 @@
 
     python benchmarks/predict.py [--preset miso-base] [--rows 2]
     python benchmarks/predict.py --golden ../shared/reference
-    python benchmarks/predict.py --host --preset miso-nano [--old CHECKOUT]
+    python benchmarks/predict.py --host --preset miso-nano [--old CHECKOUT] [--size 1024]
     python benchmarks/predict.py --compile --preset miso-nano
 
 Random weights and smooth noise. "Same settings" are the published windows (250 px every 125, Gaussian) on a tile of ``--rows`` x 2 crops: the
@@ -11,7 +11,7 @@ only where it is asked to, so it is timed without, and the location's answers ar
 are the preset's own windows and query: pixels a second inside a large map, against the published procedure at interval 2, which
 takes 1,521 of the crops timed here for a tile of 5,000 x 5,000 pixels. With ``--golden``, the full-size reference case is
 computed too: ``published_golden.npz``, with the weights of its ``published.py``.
-With ``--host``, a block of 1024 x 1024 pixels and two tasks is computed with the network, and with a network that does nothing and answers
+With ``--host``, a block of 1024 x 1024 pixels (``--size``) and two tasks is computed with the network, and with a network that does nothing and answers
 0: what is left is what is done beside the network. With ``--old``, another checkout of misoxr does the same, in turns with this one.
 With ``--compile``, the same block is computed as it is and with ``compile=True``, whose first call compiles; and from how many pixels on that pays.
 The last line is JSON.
@@ -113,10 +113,10 @@ def default_settings(preset: str) -> tuple[float, float]:
     return 4 * stride**2 / seconds, ((stride + ramp) / stride) ** 2
 
 
-def host(preset: str, rounds: int = 3) -> dict[str, float]:
+def host(preset: str, size: int, rounds: int = 3) -> dict[str, float]:
     """Map a block, with the network and with one that does nothing: nanoseconds a pixel of each, the least of some rounds."""
     spec = ModelSpec.preset(preset, tasks=(PERMAFROST, TAXONOMY))
-    cube = noise(spec, (1024, 1024))
+    cube = noise(spec, (size, size))
     maps = cube.miso.predict(random_model(spec, cube), device="cpu", precision="float32")
     answers, project, forward = maps[["permafrost_probability", "taxonomy_probability"]], Miso.project, Miso.forward
 
@@ -126,7 +126,7 @@ def host(preset: str, rounds: int = 3) -> dict[str, float]:
             start = time.perf_counter()
             answers.compute()
             times.append(time.perf_counter() - start)
-        return round(min(times[1:]) / 1024**2 * 1e9)
+        return round(min(times[1:]) / size**2 * 1e9)
 
     found = {"network": least()}
     Miso.project = lambda self, inputs: {}
@@ -162,12 +162,12 @@ def compiled(preset: str, rounds: int = 3) -> dict[str, float]:
     }
 
 
-def in_turns(preset: str, old: Path, turns: int = 3) -> None:
+def in_turns(preset: str, size: int, old: Path, turns: int = 3) -> None:
     """Measure another checkout and this one in processes of their own, in turns, and print both and their ratio."""
     found: dict[str, list[dict[str, float]]] = {"old": [], "new": []}
     for _ in range(turns):
         for name, root in (("old", old), ("new", Path(__file__).parents[1])):
-            code = f"import json, predict, warnings; warnings.simplefilter('ignore'); print(json.dumps(predict.host({preset!r})))"
+            code = f"import json, predict, warnings; warnings.simplefilter('ignore'); print(json.dumps(predict.host({preset!r}, {size})))"
             paths = os.pathsep.join(map(str, (root.resolve(), Path(__file__).parent)))
             done = subprocess.run(
                 [sys.executable, "-c", code],
@@ -179,7 +179,7 @@ def in_turns(preset: str, old: Path, turns: int = 3) -> None:
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
     least = {name: {kind: min(one[kind] for one in times) for kind in times[0]} for name, times in found.items()}
     ratios = {kind: round(least["old"][kind] / least["new"][kind], 2) for kind in least["old"]}
-    print(f"{preset}, nanoseconds a pixel, the least of {turns} turns; old, new, and their ratio")
+    print(f"{preset}, {size} x {size} pixels, nanoseconds a pixel, the least of {turns} turns; old, new, and their ratio")
     print(json.dumps({**least, "ratio": ratios}))
 
 
@@ -241,14 +241,15 @@ if __name__ == "__main__":
     parser.add_argument("--host", action="store_true", help="what is done beside the network")
     parser.add_argument("--compile", action="store_true", help="with compile=True and without")
     parser.add_argument("--old", type=Path, help="another checkout, for --host")
+    parser.add_argument("--size", type=int, default=1024, help="pixels of a side of the block, for --host")
     arguments = parser.parse_args()
     if arguments.host and arguments.old:
-        in_turns(arguments.preset, arguments.old)
+        in_turns(arguments.preset, arguments.size, arguments.old)
     elif arguments.compile:
         warnings.simplefilter("ignore")
         print(json.dumps(compiled(arguments.preset)))
     elif arguments.host:
         warnings.simplefilter("ignore")
-        print(json.dumps(host(arguments.preset)))
+        print(json.dumps(host(arguments.preset, arguments.size)))
     else:
         main(arguments.preset, arguments.rows, arguments.golden)
