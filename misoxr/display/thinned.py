@@ -12,16 +12,20 @@ import dask.base
 import numpy as np
 import xarray as xr
 
+from misoxr.cube.check import check_dataset
+from misoxr.cube.decode import coding_of, decoded
 from misoxr.cube.variables import APPLICABILITY, answers_in
 from misoxr.display.pictures import GREATEST
 from misoxr.errors import BandError, GridError, StoreError
-from misoxr.grid.geobox import extent, geobox_of, same_grid
+from misoxr.grid.geobox import extent, geobox_of, located, same_grid
 from misoxr.grid.halo import in_blocks
+from misoxr.grid.layers import squeezed
 from misoxr.io.layout import fill_of, open_maps
 from misoxr.io.plan import plan
 
 __all__ = [
     "Drawing",
+    "as_drawn",
     "counted",
     "drawn",
     "groups_of",
@@ -58,6 +62,27 @@ class Drawing:
 
     array: xr.DataArray
     note: str
+
+
+def as_drawn(maps: xr.Dataset) -> xr.Dataset:
+    """Return maps as they are drawn: without dimensions of length 1, on y and x, and as values where attributes tell nodata of floats or a scale.
+
+    Raises
+    ------
+    BandError
+        If what an attribute says of them is no number.
+    GridError
+        If the maps are no Dataset.
+    """
+    maps = squeezed(located(check_dataset(maps)))
+    meant = {}
+    for name, array in maps.data_vars.items():
+        if array.dtype.kind not in "fiu" or not {"y", "x"} <= set(array.dims):
+            continue
+        coding = coding_of(name, array.drop_encoding())
+        if (coding.scale, coding.offset) != (1.0, 0.0) or (array.dtype.kind == "f" and coding.nodata):
+            meant[name] = decoded(name, array)
+    return maps.assign(meant)
 
 
 def groups_of(maps: xr.Dataset) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.cube.decode import coding_of
+from misoxr.cube.decode import coding_of, flags_of
 from misoxr.cube.variables import FILL
 from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, note
 from misoxr.points.readers import is_missing, number_of
@@ -50,7 +50,7 @@ class Legend:
         SpecError
             If it has no name, no ``flag_values`` and ``flag_meanings``, or as many of one as not of the other.
         BandError
-            If it does not hold numbers.
+            If it does not hold numbers, or codes are none.
         """
         if array.name is None:
             raise SpecError("The map has no name, so its column of the reference is not known; name it: map.rename('permafrost').")
@@ -62,13 +62,13 @@ class Legend:
             )
         if array.dtype.kind not in "iuf":
             raise BandError(f"The map {name!r} holds {array.dtype}; give class codes, as uint8 with 255 for nodata.")
-        values, words = np.atleast_1d(array.attrs["flag_values"]).tolist(), str(array.attrs["flag_meanings"]).split()
+        values, words = flags_of(array)
         if len(values) != len(words) or len(set(values)) != len(values) or len(set(words)) != len(words):
             raise SpecError(f"The map {name!r} has flag_values {values} and flag_meanings {words}; give each class one of each.")
         # Whole numbers that declare no nodata have 255 for it, unless that is a class.
         usual = () if array.dtype.kind == "f" or FILL in values else (FILL,)
         fills = coding_of(name, array).nodata or usual
-        return cls(name, tuple(words), tuple(int(value) for value in values), fills)
+        return cls(name, tuple(words), tuple(values), fills)
 
     def numbers(self, block: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
         """Return the number of each pixel's class; behind them ``len(names)`` for nodata, and one more for what is no class."""

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from misoxr.clusters import computed
+from misoxr.cube.decode import decoded
 from misoxr.cube.variables import layers_by_flag
 from misoxr.errors import SpecError, gathered
 from misoxr.grid.geobox import located
@@ -110,6 +111,7 @@ def _layer(maps: xr.Dataset, name: str) -> _Layer:
         return _Layer(codes.data, legend, None)
     single = [dim for dim in beside.dims if beside.sizes[dim] == 1 and dim in ("time", *maps[name].dims) and dim not in ("y", "x")]
     beside = beside.squeeze(single, drop=True)
+    beside = decoded(beside.name, beside, beside.dtype.name if beside.dtype.kind == "f" else "float32")
     others = [dim for dim in beside.dims if dim not in ("y", "x") and (beside.sizes[dim] > 1 or dim in beside.indexes)]
     many = len(legend.names)
     if len(others) > 1 or (beside.sizes[others[0]] if others else 2) != many:

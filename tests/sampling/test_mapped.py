@@ -226,3 +226,14 @@ def test_probabilities_of_other_classes_are_refused():
         SpecError, match=r"order_probability has the classes \[.*'Spodosols'\], and 'order' the classes \[.*'others'\]"
     ):
         maps.miso.area()
+
+
+def test_nodata_and_scale_of_probabilities_are_read():
+    maps = maps_of()
+    expected = maps.miso.area()
+    plain = maps.permafrost_probability
+    filled = plain.fillna(-1).assign_attrs(plain.attrs, _FillValue=-1.0)
+    percent = (plain * 100).round().fillna(255).astype("uint8").assign_attrs(plain.attrs, scale_factor=0.01, _FillValue=255)
+    for other, close in ((filled, 1e-9), (percent, 0.02)):
+        found = maps.assign(permafrost_probability=other).miso.area()
+        pd.testing.assert_frame_equal(found, expected, rtol=close)
