@@ -750,3 +750,13 @@ def test_variables_that_share_their_data_are_all_written(tmp_path):
     to_zarr(cube.assign(other=cube.red), tmp_path / "cube.zarr", progress=False)
     for name in ("red", "other"):
         np.testing.assert_array_equal(open_maps(tmp_path / "cube.zarr")[name], cube.red)
+
+
+def test_the_memory_of_this_process_is_not_written_from_others(no_compute):
+    maps = make_cube((8, 6), SENTINEL2[:1])[["red"]].chunk({"y": 4})
+    with (
+        no_compute(),
+        dask.config.set(scheduler="processes"),
+        pytest.raises(StoreError, match="lies in the memory of this process"),
+    ):
+        to_zarr(maps, "memory://elsewhere/maps.zarr", progress=False)
