@@ -71,7 +71,7 @@ def read_points(
         Columns to rename to the tasks they label. Other columns are kept. For the authors' JSON,
         ``{"permafrost": "aksdb_pf1m_bin", "taxonomy": "tax_order"}`` by default, if it has these columns.
     x, y : str, optional
-        Columns of the coordinates; "lon"/"lat", "longitude"/"latitude" or "x"/"y" by default. "x"/"y" go first where ``crs`` is projected.
+        Columns of the coordinates; "lon"/"lat" (also "long" or "lng"), "longitude"/"latitude", "decimalLongitude"/"decimalLatitude" or "x"/"y" by default, in any case. "x"/"y" go first where ``crs`` is projected.
     date : str, optional
         Column of dates: datetimes, text in ISO 8601, or whole years, which are taken as their 1 January.
     accuracy : str, optional

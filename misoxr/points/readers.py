@@ -40,8 +40,14 @@ __all__ = [
     "with_crs",
 ]
 
-LONGITUDE_LATITUDE = (("lon", "lat"), ("longitude", "latitude"))
-"""Names of columns that are taken to be degrees in EPSG:4326."""
+LONGITUDE_LATITUDE = (
+    ("lon", "lat"),
+    ("longitude", "latitude"),
+    ("long", "lat"),
+    ("lng", "lat"),
+    ("decimallongitude", "decimallatitude"),  # Darwin Core's
+)
+"""Names of columns that are taken to be degrees in EPSG:4326, whatever their case."""
 
 AUTHORS_XY = ("x_3338", "y_3338")
 """Columns of EPSG:3338 coordinates in the MISO authors' point file."""

@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from misoxr.cube.decode import coding_of, flags_of
+from misoxr.cube.presets import MISSING
 from misoxr.cube.variables import FILL
 from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, note
 from misoxr.points.readers import is_missing, number_of
@@ -115,18 +116,23 @@ def has_classes(array: xr.DataArray) -> bool:
 def reference_classes(column: pd.Series, legend: Legend) -> tuple[Numbers, tuple[str, ...]]:
     """Return labels as numbers of classes, -1 where missing, and the names of all classes: the map's, then others of the reference.
 
-    Labels are names (a space may stand for "_"), or the map's codes. Where classes are named by numbers, numbers are names.
+    Labels are names (a space may stand for "_"), or the map's codes. Where classes are named by numbers, numbers are names. True and False are
+    the codes 1 and 0 of two classes.
 
     Raises
     ------
     PointsError
-        If there is no label, labels are names and codes, a number is no code, or no label is a class of the map.
+        If there is no label, labels are names and codes, a number is no code, or no label is a class of the map; if labels are True and False and
+        the codes are not 0 and 1; or if texts seem to stand for missing.
 
     Warns
     -----
     MisoxrWarning
         If the reference has classes that the map lacks.
     """
+    known = f"the map {legend.name!r} has the classes {dict(zip(legend.codes, legend.names, strict=True))}"
+    if set(legend.codes) != {0, 1} and any(isinstance(value, bool | np.bool_) for value in column):
+        raise PointsError(f"Labels of {legend.name!r} are True and False, and {known}. Write classes as the map has them.")
     labels = [None if is_missing(value) else plain(value) for value in column]
     seen = list(dict.fromkeys(label for label in labels if label is not None))
     if not seen:
@@ -134,7 +140,11 @@ def reference_classes(column: pd.Series, legend: Legend) -> tuple[Numbers, tuple
     by_name, by_code = legend.known()
     named, coded = ({label for label in seen if label in known} for known in (by_name, by_code))
     others = [label for label in seen if label not in named | coded]
-    known = f"the map {legend.name!r} has the classes {dict(zip(legend.codes, legend.names, strict=True))}"
+    if missing := [label for label in others if label in MISSING]:
+        raise PointsError(
+            f"{labels.count(missing[0])} labels of {legend.name!r} are the text {missing[0]!r}, which seems to stand for missing. Make it missing: "
+            f"reference[{legend.name!r}] = reference[{legend.name!r}].replace({missing[0]!r}, None). If it is a class, give it another name."
+        )
     alike = [label for label in others if str(label).casefold() in {name.casefold() for name in legend.names}]
     if alike:
         raise PointsError(

@@ -706,3 +706,10 @@ def test_multipoints_of_one_point_are_points(tmp_path):
     two = several.set_geometry([shapely.MultiPoint([one, (0, 0)]) for one in points.geometry], crs=points.crs)
     with pytest.raises(PointsError, match="'MultiPoint'"):
         read_points(two)
+
+
+@pytest.mark.parametrize("names", [("Long", "Lat"), ("lng", "lat"), ("decimalLongitude", "decimalLatitude"), ("LON", "LAT")])
+def test_usual_names_of_degrees_are_known(names):
+    found = read_points(pd.DataFrame({names[1]: [64.5, 65.0], names[0]: [-150.0, -149.0]}))
+    assert found.crs == "EPSG:4326"
+    assert list(found.geometry.x) == [-150.0, -149.0]
