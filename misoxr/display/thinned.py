@@ -19,7 +19,7 @@ from misoxr.display.pictures import GREATEST
 from misoxr.errors import BandError, GridError, StoreError
 from misoxr.grid.geobox import extent, geobox_of, located, same_grid
 from misoxr.grid.halo import in_blocks
-from misoxr.grid.layers import squeezed
+from misoxr.grid.layers import one_of, squeezed
 from misoxr.io.layout import fill_of, open_maps
 from misoxr.io.plan import plan
 
@@ -95,7 +95,7 @@ def groups_of(maps: xr.Dataset) -> dict[str, list[str]]:
     """
     names = [str(name) for name, array in maps.data_vars.items() if _is_drawn(array)]
     if not names:
-        raise BandError(f"There is no map (y, x) among {list(maps.data_vars)}; report on what predict or open_maps gives.")
+        raise BandError(f"There is no map (y, x) among {list(maps.data_vars)}; give what predict or open_maps gives.{one_of(maps)}")
     own = [name for name in names if name not in _LAST]
     flagged = [name for name in own if "flag_meanings" in maps[name].attrs]
     beside = {f"{task}_{end}": task for task in flagged for end in _ENDS if f"{task}_{end}" not in flagged}

@@ -16,7 +16,7 @@ import zarr
 from fsspec.implementations.memory import MemoryFileSystem
 
 from misoxr._version import __version__
-from misoxr.clusters import in_task
+from misoxr.clusters import in_task, is_closed
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid.geobox import geobox_of
 from misoxr.grid.geozarr import unreferenced
@@ -218,6 +218,8 @@ def _refuse(on_error: str, resources: Any, client: Any) -> None:
         raise StoreError(f"on_error is {on_error!r}; use 'raise' or 'mask'.")
     if client is not None and not hasattr(client, "scheduler_info"):
         raise StoreError(f"client is a {type(client).__name__}; give a distributed.Client.")
+    if is_closed(client):
+        raise StoreError("The client is closed; give one that runs, or leave client out to compute here.")
     if resources and client is None:
         raise StoreError(f"resources={dict(resources)} are those of a cluster's workers, and there is no client; start one first.")
 

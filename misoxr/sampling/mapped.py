@@ -14,7 +14,7 @@ from misoxr.cube.variables import layers_by_flag
 from misoxr.errors import SpecError, gathered
 from misoxr.grid.geobox import located
 from misoxr.grid.halo import in_blocks
-from misoxr.grid.layers import flat
+from misoxr.grid.layers import flat, one_of
 from misoxr.sampling.classes import Legend, has_classes
 from misoxr.sampling.counts import Ground, checked_unit, class_sums
 
@@ -82,7 +82,7 @@ def area(maps: xr.Dataset, by: gpd.GeoDataFrame | None = None, *, unit: str = "k
     if not layers:
         raise SpecError(
             f"There is no class map over y and x among {list(maps.data_vars)}; class maps have flag_values and flag_meanings. The mean and total "
-            "of a map of values are told by misoxr.sampling.mean."
+            f"of a map of values are told by misoxr.sampling.mean.{one_of(maps)}"
         )
     ground = Ground.of(maps, by)
     sums = computed(*(class_sums(one.codes, one.legend, ground, one.probability) for one in layers))

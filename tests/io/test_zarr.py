@@ -534,6 +534,8 @@ def test_with_and_without_a_client_it_is_the_same_map(tmp_path):
     to_zarr(maps, tmp_path / "maps.zarr", progress=False)
     with distributed.Client(n_workers=1, processes=False, dashboard_address=None) as client:
         to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
+    with pytest.raises(StoreError, match="The client is closed"):
+        to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
     with pytest.raises(StoreError, match="client is a str; give a distributed.Client"):
         to_zarr(maps, tmp_path / "maps.zarr", client="tcp://127.0.0.1:8786")
 

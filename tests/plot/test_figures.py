@@ -273,6 +273,11 @@ def test_a_cube_without_maps_is_refused(spec):
         plot(cube.red)
 
 
+def test_maps_of_several_times_tell_how_to_take_one(maps):
+    with pytest.raises(BandError, match=r"select one layer, such as maps\.isel\(time=0\)"):
+        plot(xr.concat([maps[["soil"]], maps[["soil"]]], "time"), variables=None)
+
+
 def test_maps_of_others_are_drawn_as_they_are_meant():
     ramp = np.linspace(10, 20, 1200, dtype="float32").reshape(30, 40)
     box = GeoBox((30, 40), Affine(0.01, 0, -150, 0, -0.01, 65), "EPSG:4326")

@@ -8,6 +8,7 @@ import pandas as pd
 import pyproj
 import pytest
 import shapely
+import xarray as xr
 
 import misoxr  # noqa: F401
 from misoxr.errors import BandError, GridError, PointsError, SpecError
@@ -201,6 +202,8 @@ def test_one_time_is_none():
     maps = maps_of()
     expected = maps.miso.area()
     pd.testing.assert_frame_equal(maps.expand_dims(time=[2020]).miso.area(), expected)
+    with pytest.raises(SpecError, match=r"select one layer, such as maps\.isel\(time=0\)"):
+        xr.concat([maps, maps], "time").miso.area()
     dated = maps.assign(permafrost_probability=maps.permafrost_probability.expand_dims(time=[2020]))
     pd.testing.assert_frame_equal(dated.miso.area(), expected)
 
