@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import dask.base
 
-__all__ = ["computed", "cores", "here", "holds_futures", "in_task", "kept", "shared_out", "take_share"]
+__all__ = ["computed", "cores", "here", "holds_futures", "in_task", "is_closed", "kept", "shared_out", "take_share"]
 
 LARGE = 2**22
 """Bytes from which cores share work: to begin threads takes as long as to copy a tenth of them."""
@@ -47,6 +47,11 @@ def holds_futures(*lazy: Any) -> bool:
     except ImportError:
         return False
     return bool(futures_of(list(lazy)))
+
+
+def is_closed(client: Any) -> bool:
+    """Return whether a client was closed, after which its cluster cannot be asked."""
+    return getattr(client, "status", "running") in ("closing", "closed")
 
 
 def kept(client: Any, make: Callable[[], Any]) -> Any:

@@ -27,6 +27,7 @@ __all__ = [
     "coding_of",
     "decode",
     "decoded",
+    "flags_of",
     "is_class",
     "is_guessed",
     "is_told",
@@ -303,6 +304,28 @@ def _numbers(name: Hashable, key: Hashable, value: Any) -> Iterator[float]:
             yield from _numbers(name, key, item)
     elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
         yield value.item() if isinstance(value, np.generic) else value
+
+
+def flags_of(array: xr.DataArray) -> tuple[list[int], list[str]]:
+    """Return the codes of a class map's flags and the names of its classes, without blanks; empty where none are told.
+
+    CF writes codes as numbers, and names as one text. In tags of GeoTIFFs codes are text, too; people also write lists of names.
+
+    Raises
+    ------
+    BandError
+        If a code is no whole number.
+    """
+    values = array.attrs.get("flag_values", ())
+    codes = list(_numbers(array.name, "flag_values", values))
+    if not all(math.isfinite(code) and code == int(code) for code in codes):
+        raise BandError(f"Variable {array.name!r} has flag_values {values!r}; codes of classes are whole numbers.")
+    told = array.attrs.get("flag_meanings", "")
+    told = [told] if isinstance(told, str) else np.ravel(np.asarray(told, dtype=object)).tolist()
+    if len(told) == 1:
+        text = str(told[0])
+        told = parted if len(parted := re.split(r"[,;]\s+", text)) == len(codes) else text.split()
+    return [int(code) for code in codes], ["_".join(str(name).split()) for name in told]
 
 
 def decode(values: Array, coding: Coding, dtype: str = "float32") -> Array:

@@ -18,7 +18,7 @@ from misoxr.errors import PointsError, SpecError, did_you_mean, note
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, Band, LocationSpec, ModelSpec, Task
 
-__all__ = ["bands_for", "lacking", "of_tasks", "spec_for"]
+__all__ = ["MISSING", "bands_for", "lacking", "of_tasks", "spec_for"]
 
 MISSING = ("nan", "None", "<NA>", "NaT", "NaN", "NA", "N/A", "n/a", "null", "NULL")
 """Texts that missing values become, by astype(str) and in tables."""
@@ -246,6 +246,12 @@ def _told_by(column: pd.Series, name: str) -> Task:
         raise SpecError(
             f"The labels of {name!r} are {words}; say which of them the probability speaks of, as the second one: "
             f"tasks=[Task({name!r}, 'binary', {tuple(words)})], with misoxr.spec.Task."
+        )
+    odd = labels[numbers.isna()]
+    if 0 < len(odd) < len(labels) / 2:
+        raise SpecError(
+            f"{len(odd)} of {len(labels)} labels of {name!r} are no numbers, such as {odd.iloc[0]!r}, and the others are. Write them as numbers, or make "
+            f"them missing: points[{name!r}] = pandas.to_numeric(points[{name!r}], errors='coerce')."
         )
     raise SpecError(
         f"The labels of {name!r}, such as {labels.iloc[0] if len(labels) else None!r}, tell no task: they are neither numbers, nor True and "

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from misoxr.cube.decode import flags_of
 from misoxr.errors import SpecError
 from misoxr.grid.halo import part_of
 from misoxr.metrics import most_probable
@@ -144,7 +145,7 @@ def class_map(probability: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
     SpecError
         As :func:`layers_by_flag`.
     """
-    flags = np.atleast_1d(like.attrs["flag_values"]).astype("int64")
+    flags = np.array(flags_of(like)[0], "int64")
     order, fill = np.argsort(flags), int(like.attrs.get("_FillValue", FILL))
     layers, listed = layers_by_flag(probability, like), np.arange(len(flags))
     drop = list(range(layers.ndim - like.ndim))
@@ -174,7 +175,7 @@ def layers_by_flag(probability: xr.DataArray, like: xr.DataArray) -> xr.DataArra
     SpecError
         If the layers are not those of the classes.
     """
-    flags, names = np.atleast_1d(like.attrs["flag_values"]).tolist(), str(like.attrs.get("flag_meanings", "")).split()
+    flags, names = flags_of(like)
     dims = [dim for dim in probability.dims if dim not in like.dims]
     layers = probability.transpose(*dims, *like.dims)
     many = layers.sizes[dims[0]] if dims else 2

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.decode import decoded
+from misoxr.cube.decode import decoded, flags_of
 from misoxr.display.scored import mapped_model
 from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_mean
 from misoxr.evaluation.scores import Scores
@@ -30,9 +30,7 @@ def classes_of(maps: xr.Dataset) -> dict[str, list[str]]:
 
 
 def _flags(maps: xr.Dataset) -> dict[str, list[str]]:
-    return {
-        str(name): str(one.attrs["flag_meanings"]).split() for name, one in maps.data_vars.items() if "flag_meanings" in one.attrs
-    }
+    return {str(name): flags_of(one)[1] for name, one in maps.data_vars.items() if "flag_meanings" in one.attrs}
 
 
 def tasks_of(maps: xr.Dataset, scores: Scores) -> list[Task]:

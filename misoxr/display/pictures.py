@@ -14,6 +14,7 @@ import pyproj
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
+from misoxr.cube.decode import flags_of
 from misoxr.display.tables import decimals_for, number
 from misoxr.errors import BandError, require
 from misoxr.io.layout import fill_of
@@ -178,9 +179,9 @@ def legend_of(array: xr.DataArray, beside: Sequence[xr.DataArray] = ()) -> Legen
 
 def _flagged(array: xr.DataArray) -> Legend:
     colors = require("matplotlib.colors", "plot")
-    names = _words(array.attrs.get("flag_meanings", "")).split()
+    codes, names = flags_of(array)
+    codes = codes if "flag_values" in array.attrs else list(range(len(names)))
     wanted = _words(array.attrs.get("flag_colors", "")).split()
-    codes = [int(code) for code in np.atleast_1d(array.attrs.get("flag_values", range(len(names))))]
     try:
         # A colour may say anything, and goes into the page: matplotlib reads it, and hands on three numbers.
         rgb = [colors.to_rgb(color) for color in wanted or _usual(str(array.name), len(names))]

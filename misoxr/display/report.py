@@ -11,7 +11,6 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr._version import __version__
-from misoxr.cube.check import check_dataset
 from misoxr.display import sections
 from misoxr.display.given import Tables, applicable_of, bands_of, model_of, tables_of, tasks_of
 from misoxr.display.page import Section, items, page, paragraph
@@ -20,6 +19,7 @@ from misoxr.display.scored import Scored
 from misoxr.display.tables import facts, number
 from misoxr.display.thinned import (
     Drawing,
+    as_drawn,
     counted,
     drawn,
     groups_of,
@@ -116,7 +116,8 @@ def report(
     """
     require("matplotlib", "plot")
     uri = _free(path, overwrite=overwrite)
-    box = geobox_of(check_dataset(maps))
+    maps = as_drawn(maps)
+    box = geobox_of(maps)
     maps = applicable_of(maps, applicability, box)
     groups = groups_of(maps)
     found = None if scores is None else Scored(scores, tasks_of(maps, scores), *model_of(maps, scores, model))

@@ -12,16 +12,20 @@ import dask.base
 import numpy as np
 import xarray as xr
 
+from misoxr.cube.check import check_dataset
+from misoxr.cube.decode import coding_of, decoded
 from misoxr.cube.variables import APPLICABILITY, answers_in
 from misoxr.display.pictures import GREATEST
 from misoxr.errors import BandError, GridError, StoreError
-from misoxr.grid.geobox import extent, geobox_of, same_grid
+from misoxr.grid.geobox import extent, geobox_of, located, same_grid
 from misoxr.grid.halo import in_blocks
+from misoxr.grid.layers import one_of, squeezed
 from misoxr.io.layout import fill_of, open_maps
 from misoxr.io.plan import plan
 
 __all__ = [
     "Drawing",
+    "as_drawn",
     "counted",
     "drawn",
     "groups_of",
@@ -60,6 +64,27 @@ class Drawing:
     note: str
 
 
+def as_drawn(maps: xr.Dataset) -> xr.Dataset:
+    """Return maps as they are drawn: without dimensions of length 1, on y and x, and as values where attributes tell nodata of floats or a scale.
+
+    Raises
+    ------
+    BandError
+        If what an attribute says of them is no number.
+    GridError
+        If the maps are no Dataset.
+    """
+    maps = squeezed(located(check_dataset(maps)))
+    meant = {}
+    for name, array in maps.data_vars.items():
+        if array.dtype.kind not in "fiu" or not {"y", "x"} <= set(array.dims):
+            continue
+        coding = coding_of(name, array.drop_encoding())
+        if (coding.scale, coding.offset) != (1.0, 0.0) or (array.dtype.kind == "f" and coding.nodata):
+            meant[name] = decoded(name, array)
+    return maps.assign(meant)
+
+
 def groups_of(maps: xr.Dataset) -> dict[str, list[str]]:
     """Return the names of the maps that a report draws, by task: its classes or values first, then what is said of them.
 
@@ -70,7 +95,7 @@ def groups_of(maps: xr.Dataset) -> dict[str, list[str]]:
     """
     names = [str(name) for name, array in maps.data_vars.items() if _is_drawn(array)]
     if not names:
-        raise BandError(f"There is no map (y, x) among {list(maps.data_vars)}; report on what predict or open_maps gives.")
+        raise BandError(f"There is no map (y, x) among {list(maps.data_vars)}; give what predict or open_maps gives.{one_of(maps)}")
     own = [name for name in names if name not in _LAST]
     flagged = [name for name in own if "flag_meanings" in maps[name].attrs]
     beside = {f"{task}_{end}": task for task in flagged for end in _ENDS if f"{task}_{end}" not in flagged}

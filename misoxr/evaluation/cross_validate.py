@@ -20,7 +20,7 @@ import xarray as xr
 from scipy.spatial import cKDTree
 
 from misoxr._version import __version__
-from misoxr.clusters import cores, here, holds_futures, kept, take_share
+from misoxr.clusters import cores, here, holds_futures, is_closed, kept, take_share
 from misoxr.cube.check import check, named
 from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
@@ -157,6 +157,8 @@ def cross_validate(
         raise SpecError(f"store is {store!r}; give a path or a URL.")
     if client is not None and not hasattr(client, "submit"):
         raise SpecError(f"client is {client!r}; give a distributed.Client.")
+    if is_closed(client):
+        raise SpecError("The client is closed; give one that runs, or leave client out to compute here.")
     processes = _processes(n_jobs, client)
     for name in settings:
         if name not in NETWORKS and (hint := did_you_mean(name, (*OWN, *NETWORKS))):

@@ -11,9 +11,8 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from misoxr.cube.check import check_dataset
 from misoxr.display.given import bands_of
-from misoxr.display.thinned import levels_of
+from misoxr.display.thinned import as_drawn, levels_of
 from misoxr.errors import MisoxrError, SpecError, did_you_mean, require
 from misoxr.explorer.blocks import Blocks, Raster
 from misoxr.explorer.layers import Layer, Level, composite_of, lattice, layers_of, rasters_of
@@ -230,7 +229,8 @@ def atlas_of(
         raise SpecError(f"height is {height!r}; give whole pixels from 100 to 5000.")
     if isinstance(variables, str):
         variables = [variables]
-    box, blocks = geobox_of(check_dataset(maps)), Blocks()
+    maps, beside = as_drawn(maps), as_drawn(beside) if isinstance(beside, xr.Dataset) else beside
+    box, blocks = geobox_of(maps), Blocks()
     if pyramid is not None and not isinstance(pyramid, str | os.PathLike):
         raise SpecError(f"pyramid is a {type(pyramid).__name__}; give the path of what maps.miso.to_pyramid wrote.")
     overviews = [] if pyramid is None else levels_of(maps, pyramid)[1:]

@@ -10,7 +10,7 @@ from misoxr.errors import SpecError
 from misoxr.grid.geobox import assign, geobox_of, located
 from misoxr.grid.halo import in_blocks
 
-__all__ = ["flat", "north_up", "squeezed"]
+__all__ = ["flat", "north_up", "one_of", "squeezed"]
 
 Layers = TypeVar("Layers", xr.DataArray, xr.Dataset)
 
@@ -18,6 +18,15 @@ Layers = TypeVar("Layers", xr.DataArray, xr.Dataset)
 def squeezed(array: Layers) -> Layers:
     """Drop dimensions of length 1, but for y and x."""
     return array.squeeze([dim for dim in array.dims if dim not in ("y", "x") and array.sizes[dim] == 1], drop=True)
+
+
+def one_of(ds: xr.Dataset) -> str:
+    """Say for an error how one of several layers is selected, where maps have some; nothing where they have none."""
+    for name, array in ds.data_vars.items():
+        others = [str(dim) for dim in array.dims if dim not in ("y", "x")]
+        if others and {"y", "x"} <= set(array.dims):
+            return f" {name!r} has dimensions {array.dims}: select one layer, such as maps.isel({others[0]}=0)."
+    return ""
 
 
 def flat(array: xr.DataArray, what: str = "The map") -> xr.DataArray:

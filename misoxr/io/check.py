@@ -325,7 +325,7 @@ def done_of_unfinished(place: str | Store) -> set[Block] | None:
 
 def _of_array(files: Files, array: ZarrArray, done: set[Block] | None, *, sealed: bool) -> Iterator[Fault]:
     """Yield what is wrong with an array's chunks; those that may well have no file are told together."""
-    dims, absent = array.metadata.dimension_names or (), 0
+    dims, absent = getattr(array.metadata, "dimension_names", None) or (), 0  # those of format 2 are attributes
     block = block_of(array) if done is not None and {"y", "x"} <= set(dims) else None
     if not is_summed(array):
         yield Fault(f"{array.path}/{METADATA}", UNSUMMED, "its chunks have no checksums")

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from misoxr.cube.decode import flags_of
 from misoxr.cube.variables import FILL
 from misoxr.errors import StoreError
 from misoxr.grid.halo import BLOCK
@@ -130,7 +131,7 @@ def _on_its_grid(array: xr.DataArray) -> bool:
 
 
 def _classes(array: xr.DataArray) -> Array:
-    return np.atleast_1d(np.asarray(array.attrs["flag_values"]))
+    return np.array(flags_of(array)[0])
 
 
 def _chunked(array: xr.DataArray) -> xr.DataArray:

@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rasterio._err import CPLE_BaseError
 from rasterio.dtypes import check_dtype
 
+from misoxr.cube.decode import flags_of
 from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of, with_mappings
 from misoxr.grid.geozarr import unreferenced
@@ -175,8 +176,7 @@ def _with_all_codes(maps: xr.Dataset, stage: str) -> xr.Dataset:
 
 def _palette(array: xr.DataArray) -> dict[int, tuple[int, ...]]:
     """Return the colours of a class map's codes; none where it has none, or is not of one band in uint8."""
-    codes = [int(code) for code in np.atleast_1d(array.attrs.get("flag_values", []))]
-    names, colors = (_words(array.attrs.get(key, "")).split() for key in ("flag_meanings", "flag_colors"))
+    (codes, names), colors = flags_of(array), _words(array.attrs.get("flag_colors", "")).split()
     if len(names) != len(codes) or len(colors) not in (0, len(codes)) or not all(map(_COLOR.fullmatch, colors)):
         raise BandError(
             f"{array.name!r} has flag_values {codes}, flag_meanings {names} and flag_colors {colors}; give a name for each value, and "
@@ -203,7 +203,7 @@ def _write(file: Path, maps: xr.Dataset, name: Hashable, pixels: Any, classes: s
     image = {"height": box.shape.y, "width": box.shape.x, "count": len(bands), "dtype": kind, "nodata": fill_of(array)}
     tiles = {"tiled": True, "blockxsize": side, "blockysize": side, "compress": "deflate", "zlevel": 1, "bigtiff": "if_safer"}
     with rasterio.open(plain, "w", driver="GTiff", crs=str(box.crs), transform=box.affine, **image, **tiles) as target:
-        attrs = {**maps.attrs, **array.attrs}
+        attrs = {**maps.attrs, **array.attrs} | ({"flag_meanings": flags_of(array)[1]} if "flag_meanings" in array.attrs else {})
         target.update_tags(**{str(key): _words(value) for key, value in attrs.items() if key not in _LEFT_OUT})
         target.descriptions = [str(band) for band in bands]
         target.units = [_words(array.attrs.get("units", ""))] * len(bands)

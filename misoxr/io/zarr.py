@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.base
+import dask.multiprocessing
 import numpy as np
 import xarray as xr
 import zarr
+from fsspec.implementations.memory import MemoryFileSystem
 
 from misoxr._version import __version__
-from misoxr.clusters import in_task
+from misoxr.clusters import in_task, is_closed
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid.geobox import geobox_of
 from misoxr.grid.geozarr import unreferenced
@@ -164,6 +166,11 @@ def _to_store(
 ) -> None:
     """Write a dataset to a store, or do what is left."""
     uri, system, path = located(store)
+    if isinstance(system, MemoryFileSystem) and _computes_elsewhere(client):
+        raise StoreError(
+            f"The store {uri} lies in the memory of this process, and its blocks are computed in other processes, which cannot write there; give "
+            "a path or the URL of a bucket."
+        )
     if not overwrite and reads_from(layout.ds, uri):
         raise StoreError(
             f"You opened this very store: the dataset is read from {uri}, onto which it would be written. If you have changed nothing, there "
@@ -211,6 +218,8 @@ def _refuse(on_error: str, resources: Any, client: Any) -> None:
         raise StoreError(f"on_error is {on_error!r}; use 'raise' or 'mask'.")
     if client is not None and not hasattr(client, "scheduler_info"):
         raise StoreError(f"client is a {type(client).__name__}; give a distributed.Client.")
+    if is_closed(client):
+        raise StoreError("The client is closed; give one that runs, or leave client out to compute here.")
     if resources and client is None:
         raise StoreError(f"resources={dict(resources)} are those of a cluster's workers, and there is no client; start one first.")
 
@@ -221,6 +230,13 @@ def _have_a_worker(client: Any, resources: Any) -> None:
 
     if client is not None and not client.scheduler_info(n_workers=-1)["workers"]:
         client.submit(choose_device, "auto", pure=False, resources=resources).result()
+
+
+def _computes_elsewhere(client: Any) -> bool:
+    """Return whether blocks are computed in other processes than this one."""
+    if client is not None:
+        return not all(address.startswith("inproc://") for address in client.scheduler_info(n_workers=-1)["workers"])
+    return not in_task() and dask.base.get_scheduler() is dask.multiprocessing.get
 
 
 def _active_client() -> Any:

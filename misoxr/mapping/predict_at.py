@@ -31,7 +31,7 @@ from misoxr.mapping.load import opened
 from misoxr.mapping.predict import pixel_bands
 from misoxr.mapping.provenance import attributes
 from misoxr.mapping.sets import errors_of, refuse_several, with_sets
-from misoxr.points.read import coordinates, read_points
+from misoxr.points.read import coordinates
 from misoxr.points.years import Years, date_of
 from misoxr.spec import ModelSpec, WindowSpec
 
@@ -76,7 +76,7 @@ def predict_at(
         As for :func:`misoxr.mapping.predict.predict`.
     points : GeoDataFrame, DataFrame, Dataset or mapping
         Where to answer: points; a table with columns as :func:`misoxr.read_points` takes them; or one-dimensional ``x`` and ``y``, in the CRS of
-        the cube by default. Dates are in a column "date", or ``date`` beside ``x`` and ``y``, of each or one of all.
+        the cube by default; a Dataset, such as other answers, may tell its own. Dates are in a column "date", or ``date`` beside ``x`` and ``y``, of each or one of all.
     crs : optional
         CRS of the points, where they carry none.
     tolerance : int, optional
@@ -119,7 +119,7 @@ def predict_at(
     geobox = first.geobox
     x, y, index = coordinates(points, geobox, crs)
     inside, rows, columns = _inside(geobox, x, y)
-    layer = years.matched(_dates(points, crs) if years.years else None, len(rows))
+    layer = years.matched(date_of(points) if years.years else None, len(rows))
     parts = []
     for number, cube in enumerate(years.cubes):
         mine = inside[layer[inside] == number]
@@ -174,11 +174,6 @@ def _asked(ds: xr.Dataset, found: Any, settings: Settings) -> _Asked:
         return gather(stack(cube, found.spec), job, found.spec, inside, rows, columns)
 
     return _Asked(job.geobox, chosen, found.spec, job.plan.y.spec, found.spec.members, by_network)
-
-
-def _dates(points: Any, crs: Any) -> Any:
-    """Return the dates of points, in the order of their coordinates; None where they have none."""
-    return date_of(read_points(points, crs=crs) if isinstance(points, pd.DataFrame) else points)
 
 
 def _inside(geobox: GeoBox, x: Floats, y: Floats) -> tuple[Integers, Floats, Floats]:

@@ -7,9 +7,9 @@ from typing import Any
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.check import check_dataset
+from misoxr.cube.decode import flags_of
 from misoxr.display.pictures import Legend, legend_of
-from misoxr.display.thinned import drawn, groups_of, read, same_scale, step_of
+from misoxr.display.thinned import as_drawn, drawn, groups_of, read, same_scale, step_of
 from misoxr.errors import BandError, did_you_mean
 from misoxr.grid.geobox import geobox_of
 from misoxr.plot.canvas import grid_of
@@ -68,7 +68,8 @@ def plot(maps: xr.Dataset, *, variables: Sequence[str] | None = None, image: xr.
     """
     if not isinstance(image, xr.Dataset | None):
         raise BandError(f"image is a {type(image).__name__}; give a Dataset with red, green and blue.")
-    names = _default(check_dataset(maps)) if variables is None else _named(maps, variables)
+    maps = as_drawn(maps)
+    names = _default(maps) if variables is None else _named(maps, variables)
     if image is not None:
         bands_of(image)
     box = geobox_of(maps)
@@ -106,7 +107,7 @@ def _default(maps: xr.Dataset) -> list[str]:
 def _is_left_out(maps: xr.Dataset, name: str, group: str) -> bool:
     """Whether a map is drawn only where it is named: a binary class map says less than its probability."""
     array = maps[name]
-    binary = len(str(array.attrs.get("flag_meanings", "")).split()) == 2
+    binary = len(flags_of(array)[1]) == 2
     return array.ndim > 2 or name.endswith(_BESIDE) or (bool(group) and binary and f"{name}_probability" in maps)
 
 

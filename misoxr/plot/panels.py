@@ -10,7 +10,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube.decode import decoded
 from misoxr.display.pictures import NODATA, Legend, floats_of, indices_of, legend_of, stretched
-from misoxr.display.thinned import drawn, step_of, thin
+from misoxr.display.thinned import as_drawn, drawn, step_of, thin
 from misoxr.errors import BandError, require
 from misoxr.grid.geobox import geobox_of
 from misoxr.plot.canvas import axes_of, plain
@@ -172,11 +172,14 @@ def bands_of(image: xr.Dataset) -> Sequence[xr.DataArray]:
 
 def _one(array: xr.DataArray, ending: str, ax: Any) -> Any:
     """Draw a map of any size on its own, as maps are drawn whose name has an ending."""
+    if not isinstance(array, xr.DataArray):
+        raise BandError(f"The map is a {type(array).__name__}; give one variable, such as maps.taxonomy.")
+    name = str(array.name)
+    array = as_drawn(array.to_dataset(name=name))[name]
     box = geobox_of(array)
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         raise BandError(f"{array.name!r} has dimensions {array.dims} and the type {array.dtype}; give a map (y, x) of numbers.")
-    name = str(array.name)
-    few = drawn(array.rename(name).to_dataset(), [name], SIDE)[name].array.compute()
+    few = drawn(array.to_dataset(), [name], SIDE)[name].array.compute()
     legend = legend_of(few.rename(f"{name}{ending}"))
     axis = axes_of(ax, Frame.of(box).size(WIDE, BESIDE))
     layer(few, legend, axis, box, step_of(array, SIDE))

@@ -39,7 +39,8 @@ def coordinates_of(points: Any, crs: Any = None) -> Floats:
         points[placed] = shapely.get_coordinates(geometry[placed])
     xy = np.asarray(points, dtype="float64")
     if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy):
-        raise PointsError(f"Points are split by coordinates of shape (point, 2); these have shape {xy.shape}.")
+        remedy = "" if not hasattr(points, "columns") else " A table has none that are known: give misoxr.read_points(table)."
+        raise PointsError(f"Points are split by coordinates of shape (point, 2); these have shape {xy.shape}.{remedy}")
     if missing := int((~np.isfinite(xy).all(axis=1)).sum()):
         raise PointsError(f"{missing} of {len(xy)} points have no finite coordinates; drop them (only points have any).")
     return xy

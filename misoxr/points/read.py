@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 from odc.geo.geobox import GeoBox
+from pyproj import CRS
 
 from misoxr.cube.join import mark_of
 from misoxr.errors import PointsError, gathered, note
-from misoxr.grid.geobox import beside, extent, pixels
+from misoxr.grid.geobox import beside, crs_of, extent, pixels
 from misoxr.paths import expanded
 from misoxr.points.clusters import polygon_of
 from misoxr.points.files import read_file
@@ -21,7 +22,7 @@ from misoxr.points.labels import codes
 from misoxr.points.polygons import names_of
 from misoxr.points.readers import (
     Depth,
-    check_geometry,
+    as_points,
     depth_of,
     located,
     renamed,
@@ -70,7 +71,7 @@ def read_points(
         Columns to rename to the tasks they label. Other columns are kept. For the authors' JSON,
         ``{"permafrost": "aksdb_pf1m_bin", "taxonomy": "tax_order"}`` by default, if it has these columns.
     x, y : str, optional
-        Columns of the coordinates; "lon"/"lat", "longitude"/"latitude" or "x"/"y" by default. "x"/"y" go first where ``crs`` is projected.
+        Columns of the coordinates; "lon"/"lat" (also "long" or "lng"), "longitude"/"latitude", "decimalLongitude"/"decimalLatitude" or "x"/"y" by default, in any case. "x"/"y" go first where ``crs`` is projected.
     date : str, optional
         Column of dates: datetimes, text in ISO 8601, or whole years, which are taken as their 1 January.
     accuracy : str, optional
@@ -122,8 +123,7 @@ def read_points(
     both = sorted(roles.keys() & labels.keys())
     if both:
         raise PointsError(f"labels and other arguments both fill the columns {both}; give those tasks other names.")
-    points = renamed(located(table, x, y, crs, records=records), {**labels, **roles})
-    check_geometry(points)
+    points = as_points(renamed(located(table, x, y, crs, records=records), {**labels, **roles}))
     if known is not None and "depth" not in roles:
         if "depth" in points.columns:
             raise PointsError(
@@ -176,7 +176,7 @@ def coordinates(
     Parameters
     ----------
     points : GeoDataFrame, DataFrame, Dataset or mapping
-        Points; a table as for :func:`read_points`; or ``x`` and ``y``, one-dimensional.
+        Points; a table as for :func:`read_points`; or ``x`` and ``y``, one-dimensional. A Dataset may have a CRS of its own.
     geobox : GeoBox
         The grid.
     crs : optional
@@ -195,8 +195,17 @@ def coordinates(
                 f"The points are a {type(points).__name__}; give a table, a GeoDataFrame (misoxr.read_points reads files), or "
                 'a mapping {"x": …, "y": …}.'
             )
-        if not {"x", "y"} <= set(points):
+        if not ("x" in points and "y" in points):
             raise PointsError(f"The points have {list(points)}; give x and y, a table or a GeoDataFrame.")
+        if isinstance(points, xr.Dataset) and points["x"].dims != points["y"].dims:
+            raise PointsError(
+                f"x lies along {points['x'].dims} and y along {points['y'].dims}, as on a grid; points have both along one dimension. "
+                "For a grid, use predict."
+            )
+        own = crs_of(points) if isinstance(points, xr.Dataset) else None
+        if own is not None and crs is not None and CRS(own) != CRS.from_user_input(crs):
+            raise PointsError(f"The points are in {CRS(own).name} and crs={crs!r} says otherwise; leave crs out.")
+        crs = own if crs is None else crs
         arrays = [np.asarray(points[name]) for name in ("x", "y")]
         if arrays[0].ndim != 1 or arrays[0].shape != arrays[1].shape:
             raise PointsError(
@@ -205,7 +214,9 @@ def coordinates(
             )
         points = pd.DataFrame({"x": arrays[0], "y": arrays[1]})
         crs = str(geobox.crs) if crs is None else crs
-    moved = read_points(points, crs=crs).to_crs(str(geobox.crs))
+    if not len(points):
+        raise PointsError("There are no points: the table has 0 rows.")
+    moved = as_points(located(points, None, None, crs)).to_crs(str(geobox.crs))  # labels do not matter
     return beside(geobox, moved.geometry.x), moved.geometry.y.to_numpy(), moved.index.to_numpy()
 
 

@@ -11,6 +11,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import shapely
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
@@ -23,7 +24,7 @@ __all__ = [
     "FILLS",
     "Depth",
     "agreed",
-    "check_geometry",
+    "as_points",
     "dates",
     "depth_of",
     "depths",
@@ -39,8 +40,14 @@ __all__ = [
     "with_crs",
 ]
 
-LONGITUDE_LATITUDE = (("lon", "lat"), ("longitude", "latitude"))
-"""Names of columns that are taken to be degrees in EPSG:4326."""
+LONGITUDE_LATITUDE = (
+    ("lon", "lat"),
+    ("longitude", "latitude"),
+    ("long", "lat"),
+    ("lng", "lat"),
+    ("decimallongitude", "decimallatitude"),  # Darwin Core's
+)
+"""Names of columns that are taken to be degrees in EPSG:4326, whatever their case."""
 
 AUTHORS_XY = ("x_3338", "y_3338")
 """Columns of EPSG:3338 coordinates in the MISO authors' point file."""
@@ -205,16 +212,26 @@ def renamed(points: gpd.GeoDataFrame, names: Mapping[str, str]) -> gpd.GeoDataFr
     return points.drop(columns=list(set(names.values()))).assign(**columns)
 
 
-def check_geometry(points: gpd.GeoDataFrame) -> None:
-    """Raise PointsError where a geometry is empty or no point."""
+def as_points(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return points, also where they are multipoints of one point each, as GIS programs save them.
+
+    Raises
+    ------
+    PointsError
+        If a geometry is empty or no point.
+    """
     empty = points.geometry.isna() | points.geometry.is_empty
     if empty.any():
         raise PointsError(f"{int(empty.sum())} of {len(points)} points have no coordinates; drop those rows first.")
     kinds = sorted(set(points.geom_type) - {"Point"})
+    if kinds == ["MultiPoint"] and (shapely.get_num_geometries(points.geometry) == 1).all():
+        single = gpd.GeoSeries(shapely.get_geometry(points.geometry, 0), points.index, crs=points.crs)
+        return points.assign(**{points.active_geometry_name: single})
     if kinds:
         raise PointsError(
             f"The geometries are {kinds}, not points; take one point of each with geometry.representative_point() of geopandas."
         )
+    return points
 
 
 def is_missing(value: Any) -> bool:

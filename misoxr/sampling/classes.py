@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.cube.decode import coding_of
+from misoxr.cube.decode import coding_of, flags_of
+from misoxr.cube.presets import MISSING
 from misoxr.cube.variables import FILL
 from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, note
 from misoxr.points.readers import is_missing, number_of
@@ -50,7 +51,7 @@ class Legend:
         SpecError
             If it has no name, no ``flag_values`` and ``flag_meanings``, or as many of one as not of the other.
         BandError
-            If it does not hold numbers.
+            If it does not hold numbers, or codes are none.
         """
         if array.name is None:
             raise SpecError("The map has no name, so its column of the reference is not known; name it: map.rename('permafrost').")
@@ -62,13 +63,13 @@ class Legend:
             )
         if array.dtype.kind not in "iuf":
             raise BandError(f"The map {name!r} holds {array.dtype}; give class codes, as uint8 with 255 for nodata.")
-        values, words = np.atleast_1d(array.attrs["flag_values"]).tolist(), str(array.attrs["flag_meanings"]).split()
+        values, words = flags_of(array)
         if len(values) != len(words) or len(set(values)) != len(values) or len(set(words)) != len(words):
             raise SpecError(f"The map {name!r} has flag_values {values} and flag_meanings {words}; give each class one of each.")
         # Whole numbers that declare no nodata have 255 for it, unless that is a class.
         usual = () if array.dtype.kind == "f" or FILL in values else (FILL,)
         fills = coding_of(name, array).nodata or usual
-        return cls(name, tuple(words), tuple(int(value) for value in values), fills)
+        return cls(name, tuple(words), tuple(values), fills)
 
     def numbers(self, block: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
         """Return the number of each pixel's class; behind them ``len(names)`` for nodata, and one more for what is no class."""
@@ -115,18 +116,23 @@ def has_classes(array: xr.DataArray) -> bool:
 def reference_classes(column: pd.Series, legend: Legend) -> tuple[Numbers, tuple[str, ...]]:
     """Return labels as numbers of classes, -1 where missing, and the names of all classes: the map's, then others of the reference.
 
-    Labels are names (a space may stand for "_"), or the map's codes. Where classes are named by numbers, numbers are names.
+    Labels are names (a space may stand for "_"), or the map's codes. Where classes are named by numbers, numbers are names. True and False are
+    the codes 1 and 0 of two classes.
 
     Raises
     ------
     PointsError
-        If there is no label, labels are names and codes, a number is no code, or no label is a class of the map.
+        If there is no label, labels are names and codes, a number is no code, or no label is a class of the map; if labels are True and False and
+        the codes are not 0 and 1; or if texts seem to stand for missing.
 
     Warns
     -----
     MisoxrWarning
         If the reference has classes that the map lacks.
     """
+    known = f"the map {legend.name!r} has the classes {dict(zip(legend.codes, legend.names, strict=True))}"
+    if set(legend.codes) != {0, 1} and any(isinstance(value, bool | np.bool_) for value in column):
+        raise PointsError(f"Labels of {legend.name!r} are True and False, and {known}. Write classes as the map has them.")
     labels = [None if is_missing(value) else plain(value) for value in column]
     seen = list(dict.fromkeys(label for label in labels if label is not None))
     if not seen:
@@ -134,7 +140,11 @@ def reference_classes(column: pd.Series, legend: Legend) -> tuple[Numbers, tuple
     by_name, by_code = legend.known()
     named, coded = ({label for label in seen if label in known} for known in (by_name, by_code))
     others = [label for label in seen if label not in named | coded]
-    known = f"the map {legend.name!r} has the classes {dict(zip(legend.codes, legend.names, strict=True))}"
+    if missing := [label for label in others if label in MISSING]:
+        raise PointsError(
+            f"{labels.count(missing[0])} labels of {legend.name!r} are the text {missing[0]!r}, which seems to stand for missing. Make it missing: "
+            f"reference[{legend.name!r}] = reference[{legend.name!r}].replace({missing[0]!r}, None). If it is a class, give it another name."
+        )
     alike = [label for label in others if str(label).casefold() in {name.casefold() for name in legend.names}]
     if alike:
         raise PointsError(

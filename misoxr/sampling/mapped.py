@@ -9,11 +9,12 @@ import pandas as pd
 import xarray as xr
 
 from misoxr.clusters import computed
+from misoxr.cube.decode import decoded
 from misoxr.cube.variables import layers_by_flag
 from misoxr.errors import SpecError, gathered
 from misoxr.grid.geobox import located
 from misoxr.grid.halo import in_blocks
-from misoxr.grid.layers import flat
+from misoxr.grid.layers import flat, one_of
 from misoxr.sampling.classes import Legend, has_classes
 from misoxr.sampling.counts import Ground, checked_unit, class_sums
 
@@ -81,7 +82,7 @@ def area(maps: xr.Dataset, by: gpd.GeoDataFrame | None = None, *, unit: str = "k
     if not layers:
         raise SpecError(
             f"There is no class map over y and x among {list(maps.data_vars)}; class maps have flag_values and flag_meanings. The mean and total "
-            "of a map of values are told by misoxr.sampling.mean."
+            f"of a map of values are told by misoxr.sampling.mean.{one_of(maps)}"
         )
     ground = Ground.of(maps, by)
     sums = computed(*(class_sums(one.codes, one.legend, ground, one.probability) for one in layers))
@@ -110,6 +111,7 @@ def _layer(maps: xr.Dataset, name: str) -> _Layer:
         return _Layer(codes.data, legend, None)
     single = [dim for dim in beside.dims if beside.sizes[dim] == 1 and dim in ("time", *maps[name].dims) and dim not in ("y", "x")]
     beside = beside.squeeze(single, drop=True)
+    beside = decoded(beside.name, beside, beside.dtype.name if beside.dtype.kind == "f" else "float32")
     others = [dim for dim in beside.dims if dim not in ("y", "x") and (beside.sizes[dim] > 1 or dim in beside.indexes)]
     many = len(legend.names)
     if len(others) > 1 or (beside.sizes[others[0]] if others else 2) != many:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from misoxr.cube.decode import decoded
 from misoxr.cube.scaling import is_far
 from misoxr.errors import BandError, PointsError, SpecError, gathered, note
 from misoxr.grid.layers import flat
@@ -156,6 +157,7 @@ def mean(
     checked_level(level)
     array = flat(map)
     _check(array)
+    array = decoded(array.name, array, array.dtype.name)
     name, ground = str(array.name), Ground.of(array, by)
     reference = _with_shares(reference, map, name, classes)
     sites = sites_of(reference, name, ground.geobox, assume_random).seen()

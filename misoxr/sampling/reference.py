@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.errors import PointsError, SpecError, note
 from misoxr.grid.geobox import extent, pixels
-from misoxr.points.readers import check_geometry, is_missing, require_columns, with_crs
+from misoxr.points.readers import as_points, is_missing, require_columns, with_crs
 
 __all__ = ["PROBABILITY", "STRATUM", "Sites", "agree", "sites_of"]
 
@@ -131,15 +131,18 @@ def sites_of(reference: Any, name: str, geobox: GeoBox, assume_random: bool) -> 
     require_columns(reference, [name, *drawn])
     if assume_random and drawn:
         raise SpecError(f"The reference tells how it was drawn, in {drawn}; leave out assume_random=True, or drop these columns.")
+    if PROBABILITY[:10] in reference and PROBABILITY not in reference:  # as Shapefiles cut it
+        raise PointsError(
+            f"The reference has a column {PROBABILITY[:10]!r}: its Shapefile cut {PROBABILITY!r}. Rename it, "
+            f"reference.rename(columns={{{PROBABILITY[:10]!r}: {PROBABILITY!r}}}), or keep sites in a GeoPackage."
+        )
     if not assume_random and len(drawn) < 2:
         raise PointsError(
             f"The reference has no column {STRATUM!r} and {PROBABILITY!r} both, so it is no probability sample that is known. Intervals hold "
             "for sites drawn at random: misoxr.sampling.stratified draws them. To take these sites as drawn at random, which pedons along "
             "roads are not, pass assume_random=True."
         )
-    points = with_crs(reference, None)
-    check_geometry(points)
-    points = points.to_crs(str(geobox.crs))
+    points = as_points(with_crs(reference, None)).to_crs(str(geobox.crs))
     with np.errstate(invalid="ignore"):
         rows, columns = pixels(geobox, points.geometry.x, points.geometry.y)
         inside = (rows >= 0) & (rows < geobox.shape.y) & (columns >= 0) & (columns < geobox.shape.x)

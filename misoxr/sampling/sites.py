@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.cube.decode import decoded
 from misoxr.cube.join import mark_of
 from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_mean, gathered, note
-from misoxr.grid.geobox import beside, crs_of, extent, geobox_of, pixels
+from misoxr.grid.geobox import beside, crs_of, extent, geobox_of, located, pixels
 from misoxr.grid.halo import in_blocks
 from misoxr.grid.layers import north_up, squeezed
 from misoxr.grid.resample import on_grid
@@ -138,7 +138,7 @@ def next_sites(
     >>> sites = misoxr.sampling.next_sites(maps, 20, method="uncertainty", existing=points)
     """
     _check_numbers(n, least_distance, cost_weight, candidates, random_state)
-    ds = squeezed(_dataset(maps))
+    ds = squeezed(located(_dataset(maps)))
     if method is None:
         method = _method(ds, by is not None or weight is not None)
     names, weights = _variables(ds, method, _listed("by", by), _listed("weight", weight))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.decode import PLAIN, coding_of, decode, decoded, is_class
+from misoxr.cube.decode import PLAIN, coding_of, decode, decoded, flags_of, is_class
 from misoxr.cube.stack import stack, stack_with_halo
 from misoxr.errors import BandError, MisoxrWarning
 from misoxr.grid.geobox import assign
@@ -282,3 +282,21 @@ def packed_counts(array: xr.DataArray) -> xr.DataArray:
 def test_coding_is_read_once_for_all_of_an_attribute_s_spellings():
     array = held([1, 2, 3], _FillValue=1, missing_value=[2, None], nodata="3")
     assert coding_of("red", array).nodata == (1, 2, 3)
+
+
+@pytest.mark.parametrize("values", [[0, 1, 7], (0.0, 1.0, 7.0), np.array([0, 1, 7], "uint8"), "0 1 7", "0, 1, 7", ["0", "1", "7"]])
+@pytest.mark.parametrize(
+    "meanings",
+    ["sandy_loam clay peat", ["sandy loam", "clay", "peat"], np.array(["sandy_loam", "clay", "peat"]), "sandy loam, clay, peat"],
+)
+def test_flags_are_read_in_every_form(values, meanings):
+    found = flags_of(held([0], flag_values=values, flag_meanings=meanings))
+    assert found == ([0, 1, 7], ["sandy_loam", "clay", "peat"])
+
+
+def test_flags_that_are_none_are_told():
+    assert flags_of(held([0])) == ([], [])
+    assert flags_of(held([0], flag_values=3, flag_meanings="silt,loam")) == ([3], ["silt,loam"])
+    for wrong in ("a b", [0.5, 1]):
+        with pytest.raises(BandError, match="flag_values"):
+            flags_of(held([0], flag_values=wrong))

@@ -154,3 +154,9 @@ def test_the_line_that_makes_numbers_of_texts_works(cube, points, texts):
 def test_names_of_classes_with_digits_are_classes(cube, points, labels):
     (task,) = spec_for("miso-nano", cube, points.assign(state=labels * 3), tasks=["state"]).tasks
     assert set(task.classes) == set(labels)
+
+
+def test_a_few_labels_that_are_no_numbers_are_told(cube, points):
+    censored = points.assign(soc=[*map(str, points.soc[:-1]), "<0.1"])
+    with pytest.raises(SpecError, match=r"1 of 12 labels of 'soc' are no numbers, such as '<0.1', .*errors='coerce'"):
+        spec_for("miso-nano", cube, censored, ["soc"])

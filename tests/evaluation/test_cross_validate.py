@@ -6,6 +6,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask.array as da
 import geopandas as gpd
@@ -676,6 +677,9 @@ def test_folds_and_seeds_as_others_write_them(scene, monkeypatch):  # noqa: F811
         cube.miso.cross_validate(CONTROL, points, cv=2, **options | {"store": 5})
     with pytest.raises(SpecError, match="client is 'local'; give a distributed.Client"):
         cube.miso.cross_validate(CONTROL, points, cv=2, client="local", **options)
+    closed = SimpleNamespace(submit=None, status="closed")
+    with pytest.raises(SpecError, match="The client is closed"):
+        cube.miso.cross_validate(CONTROL, points, cv=2, client=closed, **options)
     for jobs in (0, -2, 1.5, "all", True):
         with pytest.raises(SpecError, match="n_jobs is .*; give the number of folds to run at once, or -1"):
             cube.miso.cross_validate(CONTROL, points, cv=2, n_jobs=jobs, **options)

@@ -514,3 +514,13 @@ def test_the_extra_is_named_where_anywidget_is_missing(monkeypatch):
 def test_misoxr_explore_refuses_what_is_no_store(tmp_path):
     with pytest.raises(StoreError, match="no store of maps"):
         misoxr.explore(tmp_path / "none.zarr", wait=False, open_browser=False)
+
+
+def test_maps_of_others_are_shown_as_they_are_meant():
+    maps = make_maps()[["carbon"]]
+    filled = maps.fillna(-1).assign_attrs(maps.attrs)
+    filled["carbon"] = filled.carbon.where(filled.carbon > filled.carbon.median(), -1).assign_attrs(
+        maps.carbon.attrs, _FillValue=-1.0
+    )
+    layer = atlas_of(filled.expand_dims(band=[1])).layers["carbon"]
+    assert layer.legend.ends[0] >= 0

@@ -600,3 +600,30 @@ def test_overwrite_never_deletes_what_is_no_store(maps, tmp_path):
     shutil.rmtree(tmp_path / "home")
     to_pyramid(maps, tmp_path / "home", levels=1, overwrite=True, progress=False)
     assert (tmp_path / "home.new" / "thesis.txt").read_text() == "years of work"
+
+
+def test_class_maps_read_from_geotiffs_serve_every_verb(maps, tmp_path):
+    rioxarray = pytest.importorskip("rioxarray")
+    pytest.importorskip("matplotlib").use("Agg")
+    expected = maps[["permafrost"]].miso.area()
+    (path,) = maps.miso.to_cog(tmp_path / "first", variables=["permafrost"], blocksize=BLOCK, progress=False)
+    for masked in (False, True):
+        read = rioxarray.open_rasterio(path, masked=masked).to_dataset(name="permafrost")
+        assert read.miso.area().equals(expected)
+        assert read.miso.plot().axes[0].get_images()
+        read.miso.report(tmp_path / "report.html", overwrite=True)
+        flat = read.squeeze("band", drop=True)
+        flat.miso.to_pyramid(tmp_path / "pyramid.zarr", levels=1, overwrite=True, progress=False)
+        assert open_maps(tmp_path / "pyramid.zarr/0").miso.area().equals(expected)
+        (again,) = flat.miso.to_cog(tmp_path / "second", blocksize=BLOCK, overwrite=True, progress=False)
+        with rasterio.open(path) as one, rasterio.open(again) as other:
+            assert other.tags()["flag_values"] == one.tags()["flag_values"]
+            assert other.colormap(1) == one.colormap(1)
+
+
+def test_names_of_classes_in_a_list_are_one_tag(maps, tmp_path):
+    listed = maps[["permafrost"]].copy()
+    listed["permafrost"] = listed.permafrost.assign_attrs(flag_meanings=["no ice", "ice"])
+    (path,) = listed.miso.to_cog(tmp_path, blocksize=BLOCK, progress=False)
+    with rasterio.open(path) as file:
+        assert file.tags()["flag_meanings"] == "no_ice ice"

@@ -534,6 +534,8 @@ def test_with_and_without_a_client_it_is_the_same_map(tmp_path):
     to_zarr(maps, tmp_path / "maps.zarr", progress=False)
     with distributed.Client(n_workers=1, processes=False, dashboard_address=None) as client:
         to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
+    with pytest.raises(StoreError, match="The client is closed"):
+        to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
     with pytest.raises(StoreError, match="client is a str; give a distributed.Client"):
         to_zarr(maps, tmp_path / "maps.zarr", client="tcp://127.0.0.1:8786")
 
@@ -750,3 +752,13 @@ def test_variables_that_share_their_data_are_all_written(tmp_path):
     to_zarr(cube.assign(other=cube.red), tmp_path / "cube.zarr", progress=False)
     for name in ("red", "other"):
         np.testing.assert_array_equal(open_maps(tmp_path / "cube.zarr")[name], cube.red)
+
+
+def test_the_memory_of_this_process_is_not_written_from_others(no_compute):
+    maps = make_cube((8, 6), SENTINEL2[:1])[["red"]].chunk({"y": 4})
+    with (
+        no_compute(),
+        dask.config.set(scheduler="processes"),
+        pytest.raises(StoreError, match="lies in the memory of this process"),
+    ):
+        to_zarr(maps, "memory://elsewhere/maps.zarr", progress=False)

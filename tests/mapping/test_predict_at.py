@@ -261,3 +261,25 @@ def test_regressions_and_chosen_tasks(spec, cube, model):
     found = cube.miso.predict_at(depth, scattered(cube, 9), device="cpu").compute()
     assert found.organic_thickness.dims == ("point",)
     assert list(cube.miso.predict_at(model, scattered(cube, 9), tasks=["taxonomy"])) == ["taxonomy_probability", "taxonomy"]
+
+
+def test_answers_can_be_asked_again_and_tell_their_crs(cube, model):
+    x, y = scattered(cube, 30).values()
+    one = cube.miso.predict_at(model, {"x": x, "y": y}, device="cpu").compute()
+    place = gpd.GeoSeries(gpd.points_from_xy(x, y), crs="EPSG:3338").to_crs("EPSG:4326")
+    degrees = xr.Dataset(
+        {"x": ("site", place.x), "y": ("site", place.y)}, {"spatial_ref": ((), 0, {"crs_wkt": place.crs.to_wkt()})}
+    )
+    for other in (one, degrees):
+        found = cube.miso.predict_at(model, other, device="cpu").compute()
+        np.testing.assert_allclose(found.permafrost_probability, one.permafrost_probability, atol=1e-4)
+    with pytest.raises(PointsError, match="says otherwise; leave crs out"):
+        cube.miso.predict_at(model, degrees, crs="EPSG:3338")
+    with pytest.raises(PointsError, match=r"x lies along \('x',\) and y along \('y',\)"):
+        cube.miso.predict_at(model, cube)
+
+
+def test_labels_of_points_that_are_asked_do_not_matter(cube, model):
+    x, y = scattered(cube, 4).values()
+    frame = gpd.GeoDataFrame({"permafrost": [[0, 1], 1, "?", None]}, geometry=gpd.points_from_xy(x, y), crs="EPSG:3338")
+    assert cube.miso.predict_at(model, frame).sizes["point"] == 4

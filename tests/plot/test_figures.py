@@ -271,3 +271,26 @@ def test_a_cube_without_maps_is_refused(spec):
             plot(cube, image=image)
     with pytest.raises(GridError, match="DataArray"):
         plot(cube.red)
+
+
+def test_maps_of_several_times_tell_how_to_take_one(maps):
+    with pytest.raises(BandError, match=r"select one layer, such as maps\.isel\(time=0\)"):
+        plot(xr.concat([maps[["soil"]], maps[["soil"]]], "time"), variables=None)
+
+
+def test_maps_of_others_are_drawn_as_they_are_meant():
+    ramp = np.linspace(10, 20, 1200, dtype="float32").reshape(30, 40)
+    box = GeoBox((30, 40), Affine(0.01, 0, -150, 0, -0.01, 65), "EPSG:4326")
+    plain = assign(xr.Dataset({"soc": (("y", "x"), ramp)}), box)
+    filled = plain.copy(deep=True)
+    filled.soc[:5] = -1
+    filled.soc.attrs["nodata"] = -1
+    counts = plain.copy(deep=True)
+    counts["soc"] = (plain.soc * 10).round().astype("int16").assign_attrs(plain.soc.attrs, scale_factor=0.1)
+    single = plain.expand_dims(band=[1]).drop_vars("spatial_ref").rename(y="latitude", x="longitude")
+    for other in (filled, counts, single):
+        (picture,) = plot(other, variables=["soc"]).axes[0].images
+        assert 10 < picture.norm.vmin < 13
+        assert 19 < picture.norm.vmax < 20.1
+    (picture,) = misoxr.plot.values(filled.soc).images
+    assert picture.norm.vmin > 10

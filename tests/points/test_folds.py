@@ -555,3 +555,9 @@ def test_too_few_groups_get_a_length_that_gives_enough(kind):
     length, count = re.search(r"such as a \w+ of ([\d.e+]+), which gives (\d+),", str(told.value)).groups()
     assert int(count) >= 5
     assert len(list(kind(float(length)).split(xy))) == 5
+
+
+def test_a_table_without_places_is_told_to_be_read_first():
+    table = pd.DataFrame({"lon": [-150.0, -149.0], "lat": [64.0, 65.0], "permafrost": [0, 1]})
+    with pytest.raises(PointsError, match=r"give misoxr\.read_points\(table\)"):
+        list(BlockKFold(1000, 2).split(table))

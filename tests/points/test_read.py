@@ -694,3 +694,22 @@ def test_a_report_counts_points_that_share_a_pixel():
 def test_reports_that_cannot_be_made_are_refused(source, options, message):
     with pytest.raises(PointsError, match=message):
         report(source(), **options)
+
+
+def test_multipoints_of_one_point_are_points(tmp_path):
+    points = labelled()
+    several = points.set_geometry([shapely.MultiPoint([one]) for one in points.geometry], crs=points.crs)
+    several.to_file(tmp_path / "points.gpkg")
+    found = read_points(tmp_path / "points.gpkg", labels=LABELS)
+    assert found.geom_equals(points.geometry).all()
+    assert found.crs == points.crs
+    two = several.set_geometry([shapely.MultiPoint([one, (0, 0)]) for one in points.geometry], crs=points.crs)
+    with pytest.raises(PointsError, match="'MultiPoint'"):
+        read_points(two)
+
+
+@pytest.mark.parametrize("names", [("Long", "Lat"), ("lng", "lat"), ("decimalLongitude", "decimalLatitude"), ("LON", "LAT")])
+def test_usual_names_of_degrees_are_known(names):
+    found = read_points(pd.DataFrame({names[1]: [64.5, 65.0], names[0]: [-150.0, -149.0]}))
+    assert found.crs == "EPSG:4326"
+    assert list(found.geometry.x) == [-150.0, -149.0]

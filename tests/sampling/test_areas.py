@@ -446,3 +446,9 @@ def test_strata_whose_sites_all_agree_are_told():
     with pytest.warns(MisoxrWarning, match=r"All visited sites of strata agree: 0 \(45 sites\).*no length.*up to 3/n"):
         table = areas(matrix=[[45, 0], [10, 40]], pixels=[300_000, 700_000], pixel_area=900)
     assert table.users_se.iloc[0] == 0 < table.users_se.iloc[1]
+
+
+def test_a_column_that_a_shapefile_cut_is_told(example):
+    array, reference = example
+    with pytest.raises(PointsError, match=r"rename\(columns=\{'inclusion_': 'inclusion_probability'\}\)"):
+        areas(array, reference.rename(columns={"inclusion_probability": "inclusion_"}))

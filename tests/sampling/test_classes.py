@@ -87,3 +87,16 @@ def test_a_class_in_other_case_is_refused():
     """One capital letter would make a class of its own, and an area for it."""
     with pytest.raises(PointsError, match=r"\['Trees'\].*upper and lower case"):
         reference_classes(pd.Series(["trees", "Trees"]), legend())
+
+
+def test_truths_are_no_codes_but_0_and_1():
+    for codes, names in (((1, 2), "absent present"), ((0, 1, 2), "dry moist wet")):
+        with pytest.raises(PointsError, match="are True and False, and the map 'cover' has"):
+            reference_classes(pd.Series([True, True, None]), legend(codes=codes, names=names))
+
+
+@pytest.mark.parametrize("text", ["nan", "<NA>", "None", "NA"])
+def test_texts_for_missing_are_no_classes(text):
+    with pytest.raises(PointsError, match=rf"1 labels of 'cover' are the text '{text}', which seems to stand for missing"):
+        reference_classes(pd.Series(["trees", "very_wet", text]), legend())
+    assert reference_classes(pd.Series(["None", "trees"]), legend(names="trees None"))[0].tolist() == [1, 0]

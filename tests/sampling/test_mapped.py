@@ -8,6 +8,7 @@ import pandas as pd
 import pyproj
 import pytest
 import shapely
+import xarray as xr
 
 import misoxr  # noqa: F401
 from misoxr.errors import BandError, GridError, PointsError, SpecError
@@ -201,6 +202,8 @@ def test_one_time_is_none():
     maps = maps_of()
     expected = maps.miso.area()
     pd.testing.assert_frame_equal(maps.expand_dims(time=[2020]).miso.area(), expected)
+    with pytest.raises(SpecError, match=r"select one layer, such as maps\.isel\(time=0\)"):
+        xr.concat([maps, maps], "time").miso.area()
     dated = maps.assign(permafrost_probability=maps.permafrost_probability.expand_dims(time=[2020]))
     pd.testing.assert_frame_equal(dated.miso.area(), expected)
 
@@ -226,3 +229,14 @@ def test_probabilities_of_other_classes_are_refused():
         SpecError, match=r"order_probability has the classes \[.*'Spodosols'\], and 'order' the classes \[.*'others'\]"
     ):
         maps.miso.area()
+
+
+def test_nodata_and_scale_of_probabilities_are_read():
+    maps = maps_of()
+    expected = maps.miso.area()
+    plain = maps.permafrost_probability
+    filled = plain.fillna(-1).assign_attrs(plain.attrs, _FillValue=-1.0)
+    percent = (plain * 100).round().fillna(255).astype("uint8").assign_attrs(plain.attrs, scale_factor=0.01, _FillValue=255)
+    for other, close in ((filled, 1e-9), (percent, 0.02)):
+        found = maps.assign(permafrost_probability=other).miso.area()
+        pd.testing.assert_frame_equal(found, expected, rtol=close)

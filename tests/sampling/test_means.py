@@ -254,3 +254,13 @@ def test_values_like_fill_values_are_kept_where_others_are_near():
     array[-1, 0] = -99.0
     wide = array.where(array != array.max(), 200.0) - 100
     assert mean(wide, reference.assign(soc=reference.soc - 100)).notna().all(axis=None)
+
+
+@pytest.mark.parametrize("key", ["_FillValue", "nodata", "missing_value"])
+def test_nodata_of_the_map_counts_in_every_spelling(key):
+    array, truth, strata = carbon()
+    reference, *_ = drawn(array, truth, strata)
+    expected = mean(array, reference)
+    told = array.fillna(-1).assign_attrs({**array.attrs, key: -1.0})
+    pd.testing.assert_frame_equal(mean(told, reference), expected)
+    assert mean(told, reference).attrs == expected.attrs

@@ -466,3 +466,11 @@ def test_no_site_on_what_the_map_leaves_out(maps):
 def test_existing_points_that_lie_elsewhere_are_told(maps):
     with pytest.warns(MisoxrWarning, match="None of the 2 existing points lies on the map"):
         next_sites(maps, 3, existing=points([(0.0, 0.0), (1.0, 1.0)]))
+
+
+def test_latitudes_and_longitudes_are_y_and_x():
+    rows = np.random.default_rng(0).random((20, 30)).astype("float32")
+    coords = {"lat": 65 - 0.01 * np.arange(20), "lon": -150 + 0.01 * np.arange(30)}
+    ds = xr.Dataset({"elevation": (("lat", "lon"), rows)}, coords)
+    sites = next_sites(ds, 5)
+    assert (len(sites), sites.crs) == (5, "EPSG:4326")
