@@ -262,6 +262,8 @@ def test_rasters_that_do_not_fit_are_refused():
         add(ds, dem=layer().drop_vars(["x", "y"]).rename(y="up", x="along"))
     with pytest.raises(BandError, match=r"'rain' has dimensions \('month', 'y', 'x'\)"):
         add(ds, climate=assign(xr.Dataset({"rain": layer().expand_dims(month=3)}), BOX))
+    with pytest.raises(SpecError, match=r"'dem' is a list; .*join tiles before"):
+        add(ds, dem=[layer(), layer()])
     with pytest.raises(GridError, match="irregular"):
         add(ds, dem=layer().assign_coords(x=layer().x + np.arange(50) ** 2 * 0.01))
     with pytest.raises(GridError, match="no CRS"):
@@ -543,3 +545,11 @@ def test_fine_pixels_in_degrees_without_a_crs_are_told():
     near = assign(xr.Dataset({"red": (("y", "x"), np.ones((50, 50), "float32"))}), box_around(box))
     with pytest.warns(MisoxrWarning, match="has no CRS and is taken to be in EPSG:4326"):
         assert add(near, dem=plain.rename(y="lat", x="lon")).dem.notnull().all()
+
+
+def test_dimensions_of_length_1_are_dropped():
+    """As catalogues give the one time of an item, and NetCDF the one level or member."""
+    one = layer(units="m")
+    for more in (one.expand_dims(time=[np.datetime64("2020-07-01", "ns")]), one.expand_dims(band=[1], member=["r1"])):
+        np.testing.assert_array_equal(add(image(), dem=more).dem, one)
+        assert "time" not in add(image(), all=more.to_dataset(name="dem")).coords
