@@ -179,7 +179,7 @@ def coding_of(name: Hashable, array: xr.DataArray) -> Coding:
     is_scaled = kind == "f" and applied != (1.0, 0.0)
     of_class = is_class(name, array)
     scale, offset = (1.0, 0.0) if is_scaled or of_class else _scaling(name, found)
-    if kind == "f" and (scale, offset) != (1.0, 0.0):
+    if _stored(array).kind == "f" and (scale, offset) != (1.0, 0.0):
         keys = [key for key in array.attrs if _tells_scale(array, key)]
         note(
             f"{name!r} holds floats and has the attributes {keys}: it is taken for not yet scaled, and multiplied by {scale:g}, plus {offset:g}. "

@@ -280,7 +280,10 @@ def _joined(
 
 
 def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
-    if is_direction(name, array) or is_told(name, array):
+    if is_direction(name, array):
+        return "nearest"
+    if is_told(name, array):
+        _note_flags(name, array, smooth(geobox_of(array), geobox))
         return "nearest"
     if is_guessed(name, array):
         note(
@@ -289,6 +292,17 @@ def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
         )
         return "nearest"
     return smooth(geobox_of(array), geobox)
+
+
+def _note_flags(name: Hashable, array: xr.DataArray, otherwise: str) -> None:
+    """Warn of floats that were worked out of classes and kept their flags, where a share of a pixel would be an average."""
+    flags = [key for key in array.attrs if str(key).startswith("flag_")]
+    stored = {"dtype", "rasterio_dtype"} & set(array.encoding)
+    if flags and array.dtype.kind == "f" and not stored and otherwise == "average":
+        note(
+            f"{name!r} holds floats and has {flags}, and is taken for classes, of which the nearest is taken. If it is a share, as after "
+            f"(classes == 10).astype('float32'), remove these attributes, or choose: add(..., resampling={{{str(name)!r}: 'average'}})."
+        )
 
 
 def is_direction(name: Hashable, array: xr.DataArray) -> bool:

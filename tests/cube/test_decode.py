@@ -241,6 +241,7 @@ def packed(array: xr.DataArray, packing: str, dtype: str, order: str, offset: in
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
+@pytest.mark.filterwarnings("ignore:.*holds floats and has the attributes")
 def test_no_storage_changes_what_is_read(data):
     ds = TRUTH
     for name in TRUTH.data_vars:
