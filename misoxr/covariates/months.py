@@ -28,7 +28,7 @@ _WORD = re.compile(rf"(?:(?<![A-Za-z])(?i:{'|'.join(_NAMES)}))|(?:(?<=[a-z])(?:{
 """Names of months: at the beginning of a word, or with a capital within one, as in "tminJan"."""
 _DATE = re.compile(r"(?<!\d)(?:18|19|20|21)\d\d(0[1-9]|1[0-2])(?:[0-3]\d)?(?!\d)")
 """Months of dates without punctuation, such as 201907 or 20190715."""
-_PERIOD = r"second|sec|s|day|d|month|mon|mo|year|yr|y|a"
+_PERIOD = r"second|sec|s|hour|hr|h|day|d|month|mon|mo|year|yr|y|a"
 _RATE = re.compile(rf"(?P<amount>.+?)(?:(?:/|per)(?P<per>{_PERIOD})|(?P<power>{_PERIOD})-1)")
 
 
@@ -40,7 +40,7 @@ class Quantity(NamedTuple):
     most: float
 
 
-TEMPERATURE = Quantity("degC", -100.0, 70.0)
+TEMPERATURE = Quantity("degC", -90.0, 70.0)  # -99 and -99.9 are fill values
 PRECIPITATION = Quantity("mm", 0.0, 15_000.0)
 
 
@@ -84,7 +84,7 @@ def _in_order(what: str, source: Any) -> list[xr.DataArray]:
     if isinstance(source, list | tuple):
         layers = [_only(what, one) for one in source]
         names = [PurePosixPath(os.fspath(one)).name for one in source if isinstance(one, str | os.PathLike)]
-        told = _told(names) if len(names) == len(layers) else None
+        told = _told(names or [str(layer.name) for layer in layers]) or _by_times(layers)
         if len(names) == len(layers) == MONTHS and told is None:
             note(
                 f"The files of {what} do not tell their months by their names: {names[0]!r} is taken for January, and so on in the order given."
@@ -167,6 +167,16 @@ def _by_coordinate(what: str, array: xr.DataArray, dim: Hashable) -> list[int] |
     return [int(month) for month in months]
 
 
+def _by_times(layers: Sequence[xr.DataArray]) -> list[int] | None:
+    """Return the months that twelve layers tell, each by a time or a number from 1 to 12 of its own; None where they do not."""
+    for name in ("month", "time", "valid_time"):
+        held = [layer.coords[name] for layer in layers if name in layer.coords and layer.coords[name].size == 1]
+        told = [one.dt.month if one.dtype.kind == "M" or hasattr(one.values.item(), "calendar") else one for one in held]
+        if sorted(one.values.item() for one in told) == list(range(1, MONTHS + 1)):
+            return [int(one) for one in told]
+    return None
+
+
 def _told(names: Iterable[str]) -> list[int] | None:
     """Return the months that names tell: by words, dates, or the one number in them that goes from 1 to 12, or from 0 to 11; None where they do not."""
     texts, every = list(names), list(range(1, MONTHS + 1))
@@ -218,7 +228,7 @@ def _conversion(what: str, units: str, quantity: Quantity, days: float) -> tuple
 
 def _times(period: str, days: float) -> float:
     """Return how often a period fits into a month; 0 for a year, of which a month's share is not known."""
-    return {"s": 86_400 * days, "d": days, "m": 1.0}.get(period[0], 0.0)
+    return {"s": 86_400 * days, "h": 24 * days, "d": days, "m": 1.0}.get(period[0], 0.0)
 
 
 def _checked(values: npt.NDArray[Any], factor: float, summand: float, what: str, quantity: Quantity) -> npt.NDArray[np.float32]:

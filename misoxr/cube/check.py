@@ -5,6 +5,7 @@ from typing import Any
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
+from misoxr.cube.decode import note_unapplied
 from misoxr.cube.reductions import COUNTED
 from misoxr.errors import BandError, GridError, did_you_mean, note
 from misoxr.grid.geobox import geobox_of
@@ -82,6 +83,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
             raise BandError(
                 f"Band {band.name!r} holds numbers of observations and no values of the band; reduce it by another method than 'count'."
             )
+    note_unapplied(ds, [band.name for band in spec.bands if band.name in ds.data_vars])
     geobox = geobox_of(ds)
     if geobox.crs is not None and geobox.crs.geographic:
         raise GridError(

@@ -11,7 +11,8 @@ import xarray as xr
 from dask.base import is_dask_collection
 
 from misoxr.cube.check import check_dataset
-from misoxr.cube.decode import decoded, is_class, is_told, may_lack
+from misoxr.cube.decode import decoded, is_class, is_told, may_lack, note_unapplied
+from misoxr.cube.join import is_direction
 from misoxr.cube.reductions import COUNTED, Reduction, reduction_of, refuse_units
 from misoxr.cube.season import TIME, Days, days_of, first_days, in_season, note_without, season_years, span_of, years_of
 from misoxr.errors import BandError, GridError, SpecError, gathered, note
@@ -101,9 +102,11 @@ def composite(
     held = {name: array for name, array in cube.data_vars.items() if {"time", "y", "x"} <= set(array.dims) and name != OBSERVATIONS}
     if not held:
         raise BandError(f"No variable of {list(cube.data_vars)} has the dimensions time, y and x.")
+    note_unapplied(ds, held)
     values = {name: decoded(name, array) for name, array in held.items()}
     classes = [name for name, array in held.items() if is_class(name, array)]
     _note_bytes({name: held[name] for name in classes})
+    _note_directions([name for name in held if name not in classes and is_direction(name, held[name])])
     bands = [name for name in held if name not in classes] or classes
     if reduction.together:
         refuse_units({str(name): held[name].attrs.get("units") for name in held if name not in classes}, method)
@@ -177,6 +180,15 @@ def _count(bands: Sequence[xr.DataArray], before: xr.DataArray | None) -> xr.Var
     count.attrs = COUNTED | {"long_name": "times with at least one valid band"}
     count.encoding = {}
     return count
+
+
+def _note_directions(names: Sequence[Hashable]) -> None:
+    """Warn of compass directions, which no reduction knows to be on a circle."""
+    if names:
+        note(
+            f"{names} are directions, and are reduced as plain numbers: the mean of 359 and 1 is 180. Reduce their sine and cosine, "
+            f"or leave them out: ds.drop_vars({names})."
+        )
 
 
 def _note_bytes(classes: Mapping[Hashable, xr.DataArray]) -> None:

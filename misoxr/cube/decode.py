@@ -5,7 +5,7 @@ How values are stored is told by attributes or encoding, in several spellings. T
 
 import math
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from misoxr.errors import BandError, SpecError
+from misoxr.errors import BandError, SpecError, note
 from misoxr.spec import COVARIATES, SENTINEL2
 from misoxr.spec.numbers import alike
 
@@ -34,6 +34,7 @@ __all__ = [
     "is_whole",
     "may_lack",
     "meant_type",
+    "note_unapplied",
     "plain_key",
     "refuse_counts",
     "scale_of",
@@ -179,6 +180,12 @@ def coding_of(name: Hashable, array: xr.DataArray) -> Coding:
     is_scaled = kind == "f" and applied != (1.0, 0.0)
     of_class = is_class(name, array)
     scale, offset = (1.0, 0.0) if is_scaled or of_class else _scaling(name, found)
+    if _stored(array).kind == "f" and (scale, offset) != (1.0, 0.0):
+        keys = [key for key in array.attrs if _tells_scale(array, key)]
+        note(
+            f"{name!r} holds floats and has the attributes {keys}: it is taken for not yet scaled, and multiplied by {scale:g}, plus {offset:g}. "
+            f"If it is scaled already, as after raster * {scale:g}, remove them: for key in {keys}: del ds[{name!r}].attrs[key]."
+        )
     nodata: list[float] = [] if is_scaled else [value for key in FILLS for value in kept[key]]
     for key in found.keys() & set(NODATA):
         # What others than xarray call nodata is scaled by xarray as the rest is.
@@ -389,6 +396,31 @@ def _codes(work: Callable[[Array], Array], name: str, values: Array) -> Array:
             "from 0. If it is a measurement, give it a name of one."
         )
     return out
+
+
+def note_unapplied(ds: xr.Dataset, names: Iterable[Hashable]) -> None:
+    """Warn of whole numbers whose nodata or scale the dataset tells in place of them, as ``to_dataset("band")`` leaves a file's attributes.
+
+    Warns
+    -----
+    MisoxrWarning
+        If there are any. Nothing of it is applied.
+    """
+    idle = dict.fromkeys(("scalefactor", "scales"), 1.0) | dict.fromkeys(("addoffset", "offsets"), 0.0)
+    told = {}
+    for key, value in ds.attrs.items():
+        plain = plain_key(key)
+        with suppress(BandError):  # words
+            if (plain in NODATA or plain in idle) and any(number != idle.get(plain) for number in _numbers("", key, value)):
+                told[key] = value
+    bare = [name for name in names if ds[name].dtype.kind in "iu" and coding_of(name, ds[name]) == PLAIN] if told else []
+    if bare:
+        note(
+            f"{bare} hold whole numbers, and the dataset has the attributes {told}, as raster.to_dataset('band') leaves them. They are not applied: "
+            "nodata would be taken for data. Open the file with mask_and_scale=True, or write them down: "
+            f"for name in {bare}: ds[name].attrs.update({{key: ds.attrs[key] for key in {list(told)}}}).",
+            about="storage that the dataset tells",
+        )
 
 
 def may_lack(name: Hashable, array: xr.DataArray) -> bool:

@@ -10,7 +10,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.check import check_dataset
-from misoxr.cube.decode import decoded, is_guessed, is_told
+from misoxr.cube.decode import decoded, is_guessed, is_told, note_unapplied
 from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean, gathered, note
 from misoxr.grid.geobox import assign, crs_of, extent, geobox_of, located, with_mappings
 from misoxr.grid.halo import BLOCK
@@ -168,10 +168,11 @@ def layers_of(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
         }
         if not maps:
             raise BandError(f"The raster {label!r} has the variables {list(raster.data_vars)}, and none over y and x.")
+        note_unapplied(raster, maps)
         return {name: band for own, array in maps.items() for name, band in _bands(own, array).items()}
     if not isinstance(raster, xr.DataArray):
         remedy = (
-            "name each of several rasters: add(one=..., other=...)"
+            "name each of several rasters: add(one=..., other=...), and join tiles before, with rioxarray.merge.merge_arrays"
             if isinstance(raster, list | tuple)
             else "values alone have no grid"
         )
@@ -187,9 +188,14 @@ def _bands(label: Hashable, raster: xr.DataArray) -> dict[Hashable, xr.DataArray
         raster = raster if "feature" in raster.coords else raster.assign_coords(feature=range(raster.sizes["feature"]))
         raster = raster.rename(feature="band")
     if "band" not in raster.dims:
-        return {label: raster}
+        return {label: _flat(raster)}
     names = _band_names(raster)
-    return {label if len(names) == 1 else f"{label}_{name}": _band(raster, at) for at, name in enumerate(names)}
+    return {label if len(names) == 1 else f"{label}_{name}": _flat(_band(raster, at)) for at, name in enumerate(names)}
+
+
+def _flat(raster: xr.DataArray) -> xr.DataArray:
+    """Return a raster without dimensions of length 1, such as the one time of an item; their coordinates stay."""
+    return raster.squeeze([dim for dim in raster.dims if dim not in ("y", "x") and raster.sizes[dim] == 1])
 
 
 def open_raster(label: str, path: str) -> xr.Dataset | xr.DataArray:
@@ -274,7 +280,10 @@ def _joined(
 
 
 def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
-    if is_direction(name, array) or is_told(name, array):
+    if is_direction(name, array):
+        return "nearest"
+    if is_told(name, array):
+        _note_flags(name, array, smooth(geobox_of(array), geobox))
         return "nearest"
     if is_guessed(name, array):
         note(
@@ -283,6 +292,17 @@ def _resampling(name: Hashable, array: xr.DataArray, geobox: GeoBox) -> str:
         )
         return "nearest"
     return smooth(geobox_of(array), geobox)
+
+
+def _note_flags(name: Hashable, array: xr.DataArray, otherwise: str) -> None:
+    """Warn of floats that were worked out of classes and kept their flags, where a share of a pixel would be an average."""
+    flags = [key for key in array.attrs if str(key).startswith("flag_")]
+    stored = {"dtype", "rasterio_dtype"} & set(array.encoding)
+    if flags and array.dtype.kind == "f" and not stored and otherwise == "average":
+        note(
+            f"{name!r} holds floats and has {flags}, and is taken for classes, of which the nearest is taken. If it is a share, as after "
+            f"(classes == 10).astype('float32'), remove these attributes, or choose: add(..., resampling={{{str(name)!r}: 'average'}})."
+        )
 
 
 def is_direction(name: Hashable, array: xr.DataArray) -> bool:

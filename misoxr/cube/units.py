@@ -12,6 +12,7 @@ __all__ = ["ORIGINS", "canonical", "conversion", "factor_and_summand"]
 
 
 _TEMPERATURES = ("degc", "c", "°c", "celsius", "degreecelsius", "degcelsius", "degreec", "cel")
+_FAHRENHEITS = ("degf", "°f", "fahrenheit", "degreefahrenheit", "degfahrenheit", "degreef")
 _KELVINS = ("kelvin", "k", "degk", "degreek", "degreekelvin")
 
 
@@ -26,6 +27,7 @@ _SYNONYMS = {
     **dict.fromkeys(("mm", "millimeter", "millimetre", "mm/year", "mm/yr", "mm/a", "mmyr-1", "mmyear-1", "mma-1"), "mm"),
     **dict.fromkeys(("kgm-2", "kg/m2"), "mm"),
     **dict.fromkeys(_TEMPERATURES, "degC"),
+    **dict.fromkeys(_FAHRENHEITS, "degF"),
     **dict.fromkeys(_KELVINS, "K"),
     # Sums of temperatures above a threshold are sums of differences, which kelvins and degrees have in common.
     **dict.fromkeys(
@@ -34,6 +36,7 @@ _SYNONYMS = {
     **dict.fromkeys(("m2", "m²", "sqm", "squaremetre", "squaremeter", "metre2", "meter2"), "m2"),
     **dict.fromkeys(("km2", "km²", "sqkm", "squarekilometre", "squarekilometer"), "km2"),
     **dict.fromkeys(("ha", "hectare"), "ha"),
+    **dict.fromkeys(("in", "inch", "inches"), "in"),
     **dict.fromkeys(("ft", "feet", "foot"), "ft"),
     **dict.fromkeys(("usft", "us-ft", "ftus", "ussurveyfoot", "ussurveyfeet", "footus"), "ftUS"),
     **dict.fromkeys(("dm", "decimeter", "decimetre"), "dm"),
@@ -57,6 +60,7 @@ _QUANTITIES: Mapping[str, tuple[str, float, float]] = {
     "dm": ("length", 0.1, 0.0),
     "cm": ("length", 0.01, 0.0),
     "km": ("length", 1000.0, 0.0),
+    "in": ("length", 0.0254, 0.0),
     "ft": ("length", 0.3048, 0.0),
     "ftUS": ("length", 1200 / 3937, 0.0),
     "m2": ("area", 1.0, 0.0),
@@ -69,6 +73,7 @@ _QUANTITIES: Mapping[str, tuple[str, float, float]] = {
     "gon": ("angle", 0.9, 0.0),
     "K": ("temperature", 1.0, 0.0),
     "degC": ("temperature", 1.0, 273.15),
+    "degF": ("temperature", 5 / 9, 459.67 * 5 / 9),
 }
 """By units, their quantity, and the factor and summand that turn values into those of its first units."""
 

@@ -19,6 +19,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.dtypes import check_dtype
 
 from misoxr.cube.decode import flags_of
+from misoxr.cube.join import is_direction
 from misoxr.errors import BandError, GridError, MisoxrError, SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of, with_mappings
 from misoxr.grid.geozarr import unreferenced
@@ -65,7 +66,8 @@ def to_cog(
     variables : sequence of str, optional
         Which variables; by default all with dimensions y and x. True and False are written as 1 and 0, in uint8.
     classes : {"mode", "nearest"}, optional
-        How GDAL makes overviews of class maps and other integers. Overviews of other maps are means of valid pixels.
+        How GDAL makes overviews of class maps and other integers. Overviews of other maps are means of valid pixels, but of directions,
+        such as ``aspect``, those of the nearest.
     blocksize : int, optional
         Side of the tiles in pixels, a multiple of 16 of at least 128. Overviews go on until the map fits into a tile.
     overwrite : bool, optional
@@ -216,7 +218,7 @@ def _write(file: Path, maps: xr.Dataset, name: Hashable, pixels: Any, classes: s
         tags = {key for key, value in target.tags().items() if value}  # empty ones are not written
     _check_written(plain, tags)
     options = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES", "BIGTIFF": "IF_SAFER", "NUM_THREADS": CPU_COUNT, "BLOCKSIZE": side}
-    how = "average" if array.dtype.kind == "f" else classes
+    how = classes if array.dtype.kind != "f" else "nearest" if is_direction(name, array) else "average"
     rasterio.shutil.copy(plain, file, driver="COG", OVERVIEW_RESAMPLING=how.upper(), **options)
     _check_written(file, tags)
     plain.unlink()

@@ -13,6 +13,7 @@ import xarray as xr
 import zarr
 from fsspec.implementations.local import LocalFileSystem
 
+from misoxr.cube.join import is_direction
 from misoxr.cube.variables import class_map
 from misoxr.errors import SpecError, StoreError
 from misoxr.grid.geobox import assign, geobox_of
@@ -39,7 +40,7 @@ def coarser(ds: xr.Dataset, classes: str) -> xr.Dataset:
     sides = {dim: ds.chunksizes[dim][0] for dim in ("y", "x")}
     # Even chunks are halved one by one, and four together are a chunk again.
     even = ds.drop_vars(["y", "x"]).chunk({dim: side + side % 2 for dim, side in sides.items()})
-    data = {name: _half(array, classes) if is_map(array) else ds[name].variable for name, array in even.data_vars.items()}
+    data = {name: _half(name, array, classes) if is_map(array) else ds[name].variable for name, array in even.data_vars.items()}
     kept = {name: coord.variable for name, coord in ds.coords.items() if not {"y", "x"} & set(coord.dims)}
     out: xr.Dataset = assign(xr.Dataset(data, kept, ds.attrs), geobox_of(ds).zoom_out(2)).chunk(sides)
     return out.assign(_most_probable(out)) if classes == "probability" else out
@@ -54,10 +55,10 @@ def _most_probable(maps: xr.Dataset) -> dict[Hashable, xr.DataArray]:
     }
 
 
-def _half(array: xr.DataArray, classes: str) -> xr.Variable:
-    if array.dtype.kind == "f":
+def _half(name: Hashable, array: xr.DataArray, classes: str) -> xr.Variable:
+    if array.dtype.kind == "f" and not is_direction(name, array):
         data = array.coarsen(y=2, x=2, boundary="pad").mean().data
-    elif classes == "nearest":
+    elif array.dtype.kind == "f" or classes == "nearest":
         data = array.isel(y=slice(None, None, 2), x=slice(None, None, 2)).data
     else:
         fill, odd = fill_of(array), [(0, 0)] * (array.ndim - 2) + [(0, size % 2) for size in array.shape[-2:]]
@@ -105,7 +106,8 @@ def to_pyramid(
         Number of coarser levels; by default as many as make the map fit into 512 pixels.
     classes : {"mode", "nearest", "probability"}, optional
         How class maps are made coarser: the most frequent of four pixels' classes; the upper left one; or the most probable class of the mean
-        ``<task>_probability``, by the names of its classes. Other maps are means of valid pixels. Integers without ``flag_values`` are treated as classes, and so are True and
+        ``<task>_probability``, by the names of its classes. Other maps are means of valid pixels, but directions, such as
+        ``aspect``, which are those of the upper left pixel. Integers without ``flag_values`` are treated as classes, and so are True and
         False; where two pixels of four differ from two, the upper left one counts.
     overwrite : bool, optional
         Replace a Zarr store that exists, once the new one is complete. Otherwise a store that exists is an error.

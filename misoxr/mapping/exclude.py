@@ -10,8 +10,9 @@ import xarray as xr
 
 from misoxr.cube.variables import FILL
 from misoxr.errors import BandError, GridError, SpecError, note
-from misoxr.grid.geobox import crs_of, extent, geobox_of
+from misoxr.grid.geobox import crs_of, extent, geobox_of, located
 from misoxr.grid.halo import BLOCK
+from misoxr.grid.layers import squeezed
 from misoxr.grid.resample import covers, on_grid
 from misoxr.mapping.provenance import with_reasons
 
@@ -67,7 +68,7 @@ def _mask(reason: str, mask: Any) -> xr.DataArray:
         raise BandError(
             f"The mask {reason!r} holds {mask.dtype} and not True and False: compare its values with what is to be left out, such as raster == 80."
         )
-    flat: xr.DataArray = mask.squeeze([dim for dim in mask.dims if dim not in ("y", "x") and mask.sizes[dim] == 1], drop=True)
+    flat: xr.DataArray = squeezed(located(mask))
     if set(flat.dims) != {"y", "x"}:
         raise BandError(
             f"The mask {reason!r} has dimensions {flat.dims}, not (y, x); select or reduce the others first, such as by any()."

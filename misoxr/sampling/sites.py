@@ -339,7 +339,7 @@ def _cost_layer(cost: Any, box: GeoBox, chunks: tuple[int, int]) -> xr.DataArray
     """Return a raster of costs on a map's grid, by the nearest pixel, lazily."""
     if not isinstance(cost, xr.DataArray):
         raise SpecError(f"cost is a {type(cost).__name__}; give a DataArray with y, x and a CRS, or a GeoDataFrame of roads.")
-    flat = squeezed(cost)
+    flat = squeezed(located(cost))
     if set(flat.dims) != {"y", "x"}:
         raise BandError(f"The raster of costs has dimensions {flat.dims}, not (y, x); select or reduce the others first.")
     if crs_of(flat) is None:

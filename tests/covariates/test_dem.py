@@ -77,3 +77,22 @@ def test_pixels_in_feet_have_their_area_in_metres():
     box = GeoBox(z.shape, Affine(10, 0, 6_000_000, 0, -10, 2_000_000), "EPSG:2225")  # California, in US survey feet
     found = hydrology(assign(xr.DataArray(z, dims=("y", "x"), attrs={"units": "m"}), box), progress=False)
     np.testing.assert_allclose(found.catchment_area, np.array([[1, 2, 4, 1]]) * (10 * 1200 / 3937) ** 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("units", "fill"), [("m", -999), ("m", -32768), ("ft", -999), ("ft", -32768), ("ft", -32767), ("m", -9999)]
+)
+def test_undeclared_fill_values_are_refused_in_metres_and_in_feet(units, fill):
+    with pytest.raises(BandError, match="undeclared nodata value"):
+        opened(dem_of(np.where(Z == -9999, fill, Z).astype("float32"), units=units)).compute()
+
+
+def test_a_depth_of_the_sea_is_no_fill_value():
+    sea = np.array([[-999.0, -1000.0], [-640.0, -998.0]])
+    np.testing.assert_array_equal(opened(dem_of(sea)), sea)
+
+
+def test_the_one_time_of_a_dem_is_dropped():
+    np.testing.assert_array_equal(opened(dem_of().expand_dims(time=[np.datetime64("2020-01-01", "ns")])), LAND)
+    with pytest.raises(SpecError, match="merge_arrays"):
+        opened([dem_of(), dem_of()])

@@ -120,6 +120,7 @@ def test_what_is_simulated_stays_marked(which, temperature, rain, tmp_path):
         ("0.1 degC", MEANS * 10),
         ("0.1*K", (MEANS + 273.15) * 10),
         ("K/10", (MEANS + 273.15) * 10),
+        ("degF", MEANS * 1.8 + 32),
     ],
 )
 def test_temperatures_in_other_units(units, values, rain):
@@ -144,6 +145,8 @@ def test_temperatures_in_other_units(units, values, rain):
         ("kg m-2 s-1", 1 / np.array(DAYS) / 86_400),
         ("kg m**-2 s**-1", 1 / np.array(DAYS) / 86_400),
         ("mm/s", 1 / np.array(DAYS) / 86_400),
+        ("mm hr-1", 1 / np.array(DAYS) / 24),
+        ("inches", 1 / 25.4),
     ],
 )
 def test_precipitation_in_other_units(units, each, temperature):
@@ -160,13 +163,13 @@ def test_units_that_are_missing_or_wrong_are_passed(rain):
     np.testing.assert_allclose(found.annual_precipitation, 277, rtol=1e-5)
 
 
-@pytest.mark.parametrize("units", ["mm/year", "mm yr-1", "inch", "degC", "1"])
+@pytest.mark.parametrize("units", ["mm/year", "mm yr-1", "fathom", "degC", "1"])
 def test_other_units_of_precipitation_are_refused(units, temperature):
     with pytest.raises(BandError, match="precipitation is in .* need mm"):
         climate(temperature, normals(RAIN, units))
 
 
-@pytest.mark.parametrize("units", ["degF", "mm", "degC month", "degC*10", "degC/month"])
+@pytest.mark.parametrize("units", ["degR", "mm", "degC month", "degC*10", "degC/month"])
 def test_other_units_of_temperature_are_refused(units, rain):
     with pytest.raises(BandError, match="temperature is in .* need degC"):
         climate(normals(MEANS, units), rain)
@@ -175,8 +178,9 @@ def test_other_units_of_temperature_are_refused(units, rain):
 def test_values_that_no_month_on_earth_has_are_refused(temperature, rain):
     with pytest.raises(BandError, match=r"A month of temperature is 2\d\d.* degC.*Pass the units that hold"):
         climate(normals(MEANS + 273.15, "degC"), rain).compute()
-    with pytest.raises(BandError, match="A month of temperature is -9999 degC.*nodata value"):
-        climate(temperature.where(temperature.x > -149, -9999), rain).compute()
+    for fill in (-9999, -99.9, -99):
+        with pytest.raises(BandError, match=f"A month of temperature is {fill} degC.*nodata value"):
+            climate(temperature.where(temperature.x > -149, fill), rain).compute()
     with pytest.raises(BandError, match="A month of precipitation is -9999 mm"):
         climate(temperature, rain.where(rain.x > -149, -9999)).compute()
 
@@ -324,8 +328,24 @@ def test_files_whose_names_tell_no_month_are_in_the_order_given_and_it_is_told(t
     np.testing.assert_allclose(found.summer_warmth_index, expected_warmth(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("told", ["by number", "by time", "by a time of length 1", "by name"])
+def test_arrays_in_a_list_tell_their_months(told, temperature, rain):
+    layers = [temperature.isel(month=at, drop=True).rename("t") for at in range(12)]
+    if told == "by number":
+        layers = [layer.assign_coords(month=month) for month, layer in enumerate(layers, 1)]
+    elif told == "by name":
+        layers = [layer.rename(f"tavg_{month}") for month, layer in enumerate(layers, 1)]
+    else:
+        layers = [layer.assign_coords(time=np.datetime64(f"2001-{month:02}-15", "ns")) for month, layer in enumerate(layers, 1)]
+    if told == "by a time of length 1":
+        layers = [layer.expand_dims("time") for layer in layers]
+    found = climate(layers, rain, minimum=[layer - 5 for layer in layers[::-1]], units={"minimum": "degC"})
+    np.testing.assert_allclose(found.summer_warmth_index, expected_warmth(), rtol=1e-5)
+    np.testing.assert_allclose(found.january_minimum_temperature, -27 + STEP, rtol=1e-5)
+
+
 def test_arrays_in_a_list_are_in_the_order_of_the_list(temperature, rain):
-    found = climate([temperature.isel(month=at) for at in range(12)], rain).summer_warmth_index
+    found = climate([temperature.isel(month=at, drop=True) for at in range(12)], rain).summer_warmth_index
     np.testing.assert_allclose(found, expected_warmth(), rtol=1e-5)
     other = assign(temperature.isel(month=3).copy(), BOX.pad(1)[1:7, 0:8])
     with pytest.raises(GridError, match="Month 1 of temperature covers .* and month 4"):

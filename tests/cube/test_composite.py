@@ -473,3 +473,10 @@ def test_cubes_that_do_not_fit_are_refused():
         refused(image(GeoBox((5, 5), Affine(1e-4, 0, -150, 0, -1e-4, 64), "EPSG:4326")))
     with pytest.raises(GridError, match="irregular"):
         refused(image().assign_coords(y=image().y + np.arange(40) ** 2 * 0.01))
+
+
+def test_directions_are_told_to_be_reduced_as_numbers(no_compute):
+    days = pd.date_range("2020-07-01", periods=2)
+    towards = layer(units="degree").expand_dims(time=days)
+    with pytest.warns(MisoxrWarning, match=r"\['wind_direction'\] are directions, .*mean of 359 and 1 is 180"):
+        composite(xr.Dataset({"red": layer(units="1").expand_dims(time=days), "wind_direction": towards}))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.decode import PLAIN, coding_of, decode, decoded, flags_of, is_class
+from misoxr.cube.decode import PLAIN, coding_of, decode, decoded, flags_of, is_class, note_unapplied
 from misoxr.cube.stack import stack, stack_with_halo
 from misoxr.errors import BandError, MisoxrWarning
 from misoxr.grid.geobox import assign
@@ -86,12 +86,42 @@ def test_variables_are_decoded_wherever_they_tell_how(name, lazy):
     array, expected = STORED[name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "'red' holds floats and has the attributes")
         out = decoded("red", array.chunk(x=1) if lazy else array)
         np.testing.assert_allclose(out.values, expected, rtol=1e-6)
     assert out.dtype == "float32"
     assert out.encoding == {}
     assert decoded("red", out).equals(out)  # nothing is left to be done twice
     np.testing.assert_array_equal(decoded("red", out), out)
+
+
+def test_a_scale_that_stayed_beside_floats_is_told():
+    """Arithmetic keeps attributes: counts that were scaled by hand would be scaled again."""
+    counts = held([1500, 0], "uint16", scale_factor=1e-4, add_offset=0.0)
+    with pytest.warns(MisoxrWarning, match=r"\['scale_factor', 'add_offset'\].*If it is scaled already.*remove them"):
+        decoded("red", (counts * 1e-4).assign_attrs(counts.attrs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoded("red", counts)
+        decoded("red", held([1500.0, 0], scale_factor=1.0, add_offset=0.0))
+
+
+def test_nodata_that_only_the_dataset_tells_is_told():
+    """``open_rasterio(...).to_dataset("band")`` keeps a file's attributes at the dataset."""
+    counts = make_cube((8, 8), SPEC.bands[:1]).astype("uint16")
+    told = counts.assign_attrs(_FillValue=np.uint16(0), scale_factor=1e-4, add_offset=0.0)
+    image, words = (
+        make_cube((8, 8), SPEC.bands[1:2]),
+        r"\['red'\] hold whole numbers, .*'_FillValue': .*, 'scale_factor': 0.0001}.*not applied",
+    )
+    for verb in (lambda: image.miso.add(more=told), told.expand_dims(time=[np.datetime64("2020-07-01", "ns")]).miso.composite):
+        with pytest.warns(MisoxrWarning, match=words):
+            verb()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        note_unapplied(told.assign(red=told.red.assign_attrs(_FillValue=0)), ["red"])
+        note_unapplied(told.astype("float32"), ["red"])
+        note_unapplied(counts.assign_attrs(scale_factor=1.0, add_offset=0.0, nodata="none", NODATA="see the manual"), ["red"])
 
 
 def test_what_needs_nothing_costs_nothing():
@@ -211,6 +241,7 @@ def packed(array: xr.DataArray, packing: str, dtype: str, order: str, offset: in
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
+@pytest.mark.filterwarnings("ignore:.*holds floats and has the attributes")
 def test_no_storage_changes_what_is_read(data):
     ds = TRUTH
     for name in TRUTH.data_vars:

@@ -1,5 +1,7 @@
 """Rasters joined to a cube: names, resampling, nodata and scale, and what is refused."""
 
+import warnings
+
 import dask.array as da
 import numpy as np
 import pyproj
@@ -262,6 +264,8 @@ def test_rasters_that_do_not_fit_are_refused():
         add(ds, dem=layer().drop_vars(["x", "y"]).rename(y="up", x="along"))
     with pytest.raises(BandError, match=r"'rain' has dimensions \('month', 'y', 'x'\)"):
         add(ds, climate=assign(xr.Dataset({"rain": layer().expand_dims(month=3)}), BOX))
+    with pytest.raises(SpecError, match=r"'dem' is a list; .*join tiles before"):
+        add(ds, dem=[layer(), layer()])
     with pytest.raises(GridError, match="irregular"):
         add(ds, dem=layer().assign_coords(x=layer().x + np.arange(50) ** 2 * 0.01))
     with pytest.raises(GridError, match="no CRS"):
@@ -543,3 +547,27 @@ def test_fine_pixels_in_degrees_without_a_crs_are_told():
     near = assign(xr.Dataset({"red": (("y", "x"), np.ones((50, 50), "float32"))}), box_around(box))
     with pytest.warns(MisoxrWarning, match="has no CRS and is taken to be in EPSG:4326"):
         assert add(near, dem=plain.rename(y="lat", x="lon")).dem.notnull().all()
+
+
+def test_dimensions_of_length_1_are_dropped():
+    """As catalogues give the one time of an item, and NetCDF the one level or member."""
+    one = layer(units="m")
+    for more in (one.expand_dims(time=[np.datetime64("2020-07-01", "ns")]), one.expand_dims(band=[1], member=["r1"])):
+        np.testing.assert_array_equal(add(image(), dem=more).dem, one)
+        assert "time" not in add(image(), all=more.to_dataset(name="dem")).coords
+
+
+def test_shares_that_kept_the_flags_of_their_classes_are_told():
+    """Arithmetic keeps attributes: a share of forest would be that of one pixel."""
+    cover = layer(box_at(300_000, 1_500_000, 2, (200, 250))).round().astype("uint8")
+    cover.attrs |= {"flag_values": [0, 1], "flag_meanings": "grass forest"}
+    forest = (cover == 1).astype("float32").assign_attrs(cover.attrs)
+    with pytest.warns(
+        MisoxrWarning, match=r"'forest' holds floats and has \['flag_values', 'flag_meanings'\].*remove these attributes"
+    ):
+        add(image(), forest=forest)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MisoxrWarning)
+        share = add(image(), resampling={"forest": "average"}, forest=forest).forest
+        add(image(), cover=cover)
+    np.testing.assert_allclose(share[:40, :50], forest.coarsen(y=5, x=5).mean(), atol=1e-6)

@@ -20,6 +20,7 @@ import rasterio
 import rioxarray
 import xarray as xr
 import zarr
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from rio_cogeo import cog_validate
 
@@ -627,3 +628,15 @@ def test_names_of_classes_in_a_list_are_one_tag(maps, tmp_path):
     (path,) = listed.miso.to_cog(tmp_path, blocksize=BLOCK, progress=False)
     with rasterio.open(path) as file:
         assert file.tags()["flag_meanings"] == "no_ice ice"
+
+
+def test_directions_are_not_averaged_in_coarser_levels(tmp_path):
+    """The middle of 359 and 1 is no south."""
+    aspect = np.where(np.arange(1100) % 2, 359.0, 1.0)[None].repeat(520, 0).astype("float32")
+    box = GeoBox(aspect.shape, Affine(10, 0, 300_000, 0, -10, 1_500_000), "EPSG:3338")
+    ds = assign(xr.Dataset({"aspect": (("y", "x"), aspect, {"units": "degree"})}), box).chunk(y=260, x=550)
+    (path,) = ds.miso.to_cog(tmp_path / "cogs", blocksize=BLOCK, progress=False)
+    to_pyramid(ds, tmp_path / "pyramid.zarr", levels=2, progress=False)
+    for level in (0, 1):
+        assert set(np.unique(overview(Path(path), level))) <= {1.0, 359.0}
+        assert set(np.unique(open_maps(tmp_path / f"pyramid.zarr/{level + 1}").aspect)) <= {1.0, 359.0}
