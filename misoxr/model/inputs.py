@@ -26,7 +26,8 @@ class _Scaled(nn.Module):
         one = scaling.modalities[modality.name]
         for name in ("lower", "upper", "shift", "scale"):
             self.register_buffer(name, torch.tensor(getattr(one, name), dtype=torch.float32)[:, None, None])
-        whiten = None if one.whiten is None else torch.tensor(one.whiten, dtype=torch.float32)
+        # Whitening also divides by the scale, for each pass over windows takes its time.
+        whiten = None if one.whiten is None else torch.tensor(np.asarray(one.whiten) / np.asarray(one.scale), dtype=torch.float32)
         self.register_buffer("whiten", whiten)
         self.logs = _runs(one.log)
 
@@ -37,9 +38,10 @@ class _Scaled(nn.Module):
         out.add_(values, alpha=0)  # 0 times infinity is NaN
         for first, stop in self.logs:
             _take_log(out[:, first:stop])
-        out = out.sub_(self.shift).div_(self.scale).nan_to_num_(nan=0.0)
+        out.sub_(self.shift)
         if self.whiten is None:
-            return out
+            return out.div_(self.scale).nan_to_num_(nan=0.0)
+        out.nan_to_num_(nan=0.0)
         # A product for each window: one for all would round as their number has it.
         whitened = torch.bmm(self.whiten.expand(len(out), -1, -1), out.flatten(2))
         return whitened.view(out.shape)

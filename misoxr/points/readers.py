@@ -92,10 +92,13 @@ def located(table: pd.DataFrame, x: str | None, y: str | None, crs: Any, *, reco
 
 
 def _on_earth(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Refuse latitudes beyond the poles."""
-    _, south, _, north = points.total_bounds
-    if points.crs.is_geographic and max(-south, north) > 90:
-        raise PointsError(f"Latitudes reach from {south:.10g} to {north:.10g} degrees; are x and y swapped, or is the CRS another?")
+    """Refuse latitudes beyond the poles, and longitudes of more than one turn and a half, such as a fill value of -9999."""
+    west, south, east, north = points.total_bounds
+    for what, low, high, most in (("Latitudes", south, north, 90), ("Longitudes", west, east, 540)):
+        if points.crs.is_geographic and max(-low, high) > most:
+            raise PointsError(
+                f"{what} reach from {low:.10g} to {high:.10g} degrees; are x and y swapped, is the CRS another, or do values such as -9999 stand for missing?"
+            )
     return points
 
 
