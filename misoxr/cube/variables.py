@@ -115,11 +115,16 @@ def conformal_in(maps: xr.Dataset) -> list[str]:
 
 
 def _layer(layers: da.Array, dims: Sequence[Hashable], task: Task, words: str) -> xr.DataArray:
-    attrs: dict[str, Any] = {"long_name": words + (task.long_name or task.name), "units": task.units}
+    attrs: dict[str, Any] = {"long_name": words + (task.long_name or task.name), "units": task.units} | _depth(task)
     if task.kind != "multiclass":
         return xr.DataArray(part_of(layers, 0), dims=dims, attrs=attrs)
     coordinate = xr.Variable(task.dim, np.asarray(task.classes, dtype=object), {"long_name": f"class of {task.name}"})
     return xr.DataArray(layers, dims=(task.dim, *dims), coords={task.dim: coordinate}, attrs=attrs)
+
+
+def _depth(task: Task) -> dict[str, float]:
+    """Return the attribute that tells down to which depth a task's labels hold, in m; none where it has none."""
+    return {} if task.depth is None else {"depth": task.depth}
 
 
 def _classes(probability: xr.DataArray, task: Task) -> xr.DataArray:

@@ -37,7 +37,7 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
     Raises
     ------
     SpecError
-        If there is none, or they differ in variables, classes or units, or answer at other places.
+        If there is none, or they differ in variables, classes, units or depth, or answer at other places.
 
     Examples
     --------
@@ -61,6 +61,12 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
                 raise SpecError(
                     f"The models answer {name!r} in {units[0]!r} and in {units[1]!r}; only answers in the same units can be averaged. Fit the models "
                     "to labels in the same units."
+                )
+            depths = [one.attrs.get("depth") for one in (variable, other[name])]
+            if None not in depths and depths[0] != depths[1]:
+                raise SpecError(
+                    f"The models answer {name!r} within {depths[0]:g} m and within {depths[1]:g} m of the surface; only answers for the same depth can be "
+                    "averaged."
                 )
     out, tasks = first.copy(), {one.name: one for one in answers_in(first)}
     for name, variable in first.data_vars.items():
