@@ -22,10 +22,8 @@ __all__ = ["Cell", "cell_of", "is_in_degrees", "opened"]
 ELEVATION = Band("elevation", "m")
 LOWEST, HIGHEST = -11_500.0, 9_000.0
 """Elevations of the Earth are within, m."""
-FILLS = (-9999.0, -32768.0, -32767.0)
-"""Fill values that might pass for elevations, in metres or in feet."""
-SHORE = -450.0
-"""No dry land lies lower, m: where nothing else does, -999 is a fill value and no depth of the sea."""
+NEAR = 100.0
+"""Metres by which a fill value lies apart from all elevations: no depth of the sea stands so alone."""
 STRETCHED = 0.05
 """By how much a metre of the CRS may miss a metre on the ground without a word."""
 
@@ -111,10 +109,12 @@ def _checked(values: npt.NDArray[Any], factor: float, what: str) -> npt.NDArray[
     endless = np.isinf(metres)
     if endless.any():
         metres = np.where(endless, np.nan, metres)
-    strange = (metres < LOWEST) | (metres > HIGHEST) | np.isin(values, FILLS)
-    void = values == -999
-    if void.any() and not (metres[~void] < SHORE).any():
-        strange |= void
+    strange = (metres < LOWEST) | (metres > HIGHEST) | (values == -9999)
+    # Beyond those, fill values might pass for elevations in metres or feet. In smaller units they are as good as any.
+    for fill in (-999, -32767, -32768) if factor > 0.3 else ():
+        void = values == fill
+        if void.any() and not (np.abs(metres[~void] - fill * factor) < NEAR).any():
+            strange |= void
     if strange.any():
         raise BandError(
             f"{what} has elevations of {metres[strange].flat[0]:g} m, which must be an undeclared nodata value. Declare it, for example with "

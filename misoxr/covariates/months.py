@@ -172,7 +172,7 @@ def _by_times(layers: Sequence[xr.DataArray]) -> list[int] | None:
     for name in ("month", "time", "valid_time"):
         held = [layer.coords[name] for layer in layers if name in layer.coords and layer.coords[name].size == 1]
         told = [one.dt.month if one.dtype.kind == "M" or hasattr(one.values.item(), "calendar") else one for one in held]
-        if sorted(one.values.item() for one in told) == list(range(1, MONTHS + 1)):
+        if len(told) == MONTHS and {one.values.item() for one in told} == set(range(1, MONTHS + 1)):
             return [int(one) for one in told]
     return None
 

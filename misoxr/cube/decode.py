@@ -184,7 +184,9 @@ def coding_of(name: Hashable, array: xr.DataArray) -> Coding:
         keys = [key for key in array.attrs if _tells_scale(array, key)]
         note(
             f"{name!r} holds floats and has the attributes {keys}: it is taken for not yet scaled, and multiplied by {scale:g}, plus {offset:g}. "
-            f"If it is scaled already, as after raster * {scale:g}, remove them: for key in {keys}: del ds[{name!r}].attrs[key]."
+            f"That is right after raster.where(...). If it is scaled already, as after raster * {scale:g}, remove them from it and from others like it: "
+            f"for key in {keys}: del ds[{name!r}].attrs[key].",
+            about=f"floats that are multiplied by {scale:g}, plus {offset:g}",
         )
     nodata: list[float] = [] if is_scaled else [value for key in FILLS for value in kept[key]]
     for key in found.keys() & set(NODATA):
@@ -307,7 +309,7 @@ def _numbers(name: Hashable, key: Hashable, value: Any) -> Iterator[float]:
                 except ValueError:
                     raise BandError(f"Variable {name!r} has {key} {value!r}, which is no number; correct the attribute.") from None
     elif isinstance(value, np.ndarray | tuple | list):
-        for item in value.tolist() if isinstance(value, np.ndarray) else value:
+        for item in np.ravel(value).tolist() if isinstance(value, np.ndarray) else value:
             yield from _numbers(name, key, item)
     elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
         yield value.item() if isinstance(value, np.generic) else value
@@ -324,15 +326,25 @@ def flags_of(array: xr.DataArray) -> tuple[list[int], list[str]]:
         If a code is no whole number.
     """
     values = array.attrs.get("flag_values", ())
+    if isinstance(values, str):
+        values = re.sub(r"(?i)(?<=\d)u?[bsl]\b", "", values)  # CDL's types
+    elif not isinstance(values, bytes):
+        listed = np.ravel(np.asarray(values, dtype=object)).tolist()
+        values = [int(one) if isinstance(one, bool | np.bool_) else one for one in listed]
     codes = list(_numbers(array.name, "flag_values", values))
     if not all(math.isfinite(code) and code == int(code) for code in codes):
         raise BandError(f"Variable {array.name!r} has flag_values {values!r}; codes of classes are whole numbers.")
-    told = array.attrs.get("flag_meanings", "")
-    told = [told] if isinstance(told, str) else np.ravel(np.asarray(told, dtype=object)).tolist()
+    told = np.ravel(np.asarray(array.attrs.get("flag_meanings", ""), dtype=object)).tolist()
     if len(told) == 1:
-        text = str(told[0])
-        told = parted if len(parted := re.split(r"[,;]\s+", text)) == len(codes) else text.split()
+        told = _names(told[0].decode(errors="replace") if isinstance(told[0], bytes) else str(told[0] or ""), len(codes))
     return [int(code) for code in codes], ["_".join(str(name).split()) for name in told]
+
+
+def _names(text: str, count: int) -> list[str]:
+    """Part a text into names of classes: by commas with blanks behind them, by blanks, or by commas, whichever gives so many."""
+    text = re.sub(r"['\"()\[\]]", "", text) if text[:1] in ("[", "(") else text
+    parts = [re.split(mark, text.strip(" ,;")) for mark in (r"[,;]\s+", r"\s+", r"[,;]")]
+    return next((names for names in parts if len(names) == count and all(names)), text.split())
 
 
 def decode(values: Array, coding: Coding, dtype: str = "float32") -> Array:
@@ -411,13 +423,20 @@ def note_unapplied(ds: xr.Dataset, names: Iterable[Hashable]) -> None:
     for key, value in ds.attrs.items():
         plain = plain_key(key)
         with suppress(BandError):  # words
-            if (plain in NODATA or plain in idle) and any(number != idle.get(plain) for number in _numbers("", key, value)):
+            numbers = [number for number in _numbers("", key, value) if math.isfinite(number)] if plain in {*NODATA, *idle} else []
+            if any(number != idle.get(plain) for number in numbers):
                 told[key] = value
-    bare = [name for name in names if ds[name].dtype.kind in "iu" and coding_of(name, ds[name]) == PLAIN] if told else []
+    is_nodata = any(plain_key(key) in NODATA for key in told)
+    bare = [
+        name
+        for name in (names if told else ())
+        # Classes are never scaled.
+        if ds[name].dtype.kind in "iu" and (is_nodata or not is_class(name, ds[name])) and coding_of(name, ds[name]) == PLAIN
+    ]
     if bare:
         note(
-            f"{bare} hold whole numbers, and the dataset has the attributes {told}, as raster.to_dataset('band') leaves them. They are not applied: "
-            "nodata would be taken for data. Open the file with mask_and_scale=True, or write them down: "
+            f"{bare} hold whole numbers, and the dataset has the attributes {told}, as raster.to_dataset('band') leaves them. They are not applied to "
+            "these bands. Open the file with mask_and_scale=True, or write them down: "
             f"for name in {bare}: ds[name].attrs.update({{key: ds.attrs[key] for key in {list(told)}}}).",
             about="storage that the dataset tells",
         )

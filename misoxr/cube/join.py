@@ -22,9 +22,9 @@ __all__ = ["Raster", "add", "chunks_of_image", "is_direction", "layers_of", "mar
 _NETCDF = (".nc", ".nc4", ".cdf")
 _DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading")
 _NO_DIRECTIONS = re.compile(
-    r"\b(area|capacity|components?|count|density|std|strength)\b|\b(depth|distance|height|length|speed|temperature|thickness)\s*[,;(]"
+    r"\b(area|capacity|components?|cos|cosine|count|density|entropy|lower|probability|sd|sin|sine|std|strength|upper)\b|\b(depth|distance|height|length|speed|temperature|thickness)\s*[,;(]"
 )
-"""What is measured along a direction, or by means of some: an area that drains by flow directions, a component of the wind."""
+"""What is measured along a direction, or told of one: an area that drains by flow directions, a component of the wind, a sine."""
 
 Raster = str | os.PathLike[str] | xr.DataArray | xr.Dataset
 

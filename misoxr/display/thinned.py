@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from misoxr.cube.check import check_dataset
-from misoxr.cube.decode import coding_of, decoded
+from misoxr.cube.decode import coding_of, decoded, is_class
 from misoxr.cube.variables import APPLICABILITY, answers_in
 from misoxr.display.pictures import GREATEST
 from misoxr.errors import BandError, GridError, StoreError
@@ -64,8 +64,8 @@ class Drawing:
     note: str
 
 
-def as_drawn(maps: xr.Dataset) -> xr.Dataset:
-    """Return maps as they are drawn: without dimensions of length 1, on y and x, and as values where attributes tell nodata of floats or a scale.
+def as_drawn(maps: xr.Dataset, variables: Sequence[str] | None = None) -> xr.Dataset:
+    """Return maps as they are drawn: without dimensions of length 1, on y and x, and as values where nodata or a scale are told; of some ``variables`` alone.
 
     Raises
     ------
@@ -77,11 +77,17 @@ def as_drawn(maps: xr.Dataset) -> xr.Dataset:
     maps = squeezed(located(check_dataset(maps)))
     meant = {}
     for name, array in maps.data_vars.items():
-        if array.dtype.kind not in "fiu" or not {"y", "x"} <= set(array.dims):
+        drawn = variables is None or name in variables
+        if not drawn or array.dtype.kind not in "fiu" or not {"y", "x"} <= set(array.dims):
             continue
-        coding = coding_of(name, array.drop_encoding())
-        if (coding.scale, coding.offset) != (1.0, 0.0) or (array.dtype.kind == "f" and coding.nodata):
-            meant[name] = decoded(name, array)
+        coding, whole = coding_of(name, array), array.dtype.kind != "f"
+        if whole and is_class(name, array):
+            ends = np.iinfo(array.dtype)
+            fills = [value for value in coding.nodata if ends.min <= value <= ends.max]
+            if fills and "_FillValue" not in array.attrs:
+                meant[name] = array.assign_attrs(_FillValue=array.dtype.type(fills[0]))
+        elif coding.nodata or (coding.scale, coding.offset) != (1.0, 0.0):
+            meant[name] = decoded(name, array, "float32" if whole else array.dtype.name)
     return maps.assign(meant)
 
 

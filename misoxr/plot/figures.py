@@ -68,7 +68,7 @@ def plot(maps: xr.Dataset, *, variables: Sequence[str] | None = None, image: xr.
     """
     if not isinstance(image, xr.Dataset | None):
         raise BandError(f"image is a {type(image).__name__}; give a Dataset with red, green and blue.")
-    maps = as_drawn(maps)
+    maps = as_drawn(maps, variables)
     names = _default(maps) if variables is None else _named(maps, variables)
     if image is not None:
         bands_of(image)

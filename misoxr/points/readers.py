@@ -96,9 +96,8 @@ def _on_earth(points: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     west, south, east, north = points.total_bounds
     for what, low, high, most in (("Latitudes", south, north, 90), ("Longitudes", west, east, 540)):
         if points.crs.is_geographic and max(-low, high) > most:
-            raise PointsError(
-                f"{what} reach from {low:.10g} to {high:.10g} degrees; are x and y swapped, is the CRS another, or do values such as -9999 stand for missing?"
-            )
+            why = "do some stand for missing" if max(-low, high) > 540 else "are x and y swapped"
+            raise PointsError(f"{what} reach from {low:.10g} to {high:.10g} degrees; {why}, or is the CRS another?")
     return points
 
 

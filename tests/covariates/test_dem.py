@@ -90,6 +90,10 @@ def test_undeclared_fill_values_are_refused_in_metres_and_in_feet(units, fill):
 def test_a_depth_of_the_sea_is_no_fill_value():
     sea = np.array([[-999.0, -1000.0], [-640.0, -998.0]])
     np.testing.assert_array_equal(opened(dem_of(sea)), sea)
+    shallow = np.array([[-999.0, -997.0], [-990.0, -1003.0]])
+    for units, metres in (("cm", 0.01), ("dm", 0.1), ("ft", 0.3048)):
+        np.testing.assert_allclose(opened(dem_of(shallow, units=units)), shallow * metres)
+    np.testing.assert_allclose(opened(dem_of(np.array([[-32767.0, 100.0]]), units="cm")), [[-327.67, 1.0]], rtol=1e-6)
 
 
 def test_the_one_time_of_a_dem_is_dropped():

@@ -480,3 +480,6 @@ def test_directions_are_told_to_be_reduced_as_numbers(no_compute):
     towards = layer(units="degree").expand_dims(time=days)
     with pytest.warns(MisoxrWarning, match=r"\['wind_direction'\] are directions, .*mean of 359 and 1 is 180"):
         composite(xr.Dataset({"red": layer(units="1").expand_dims(time=days), "wind_direction": towards}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        composite(xr.Dataset({name: towards.assign_attrs(units="1") for name in ("cos_aspect", "aspect_sine", "aspect_sd")}))

@@ -121,6 +121,8 @@ def test_nodata_that_only_the_dataset_tells_is_told():
         warnings.simplefilter("error")
         note_unapplied(told.assign(red=told.red.assign_attrs(_FillValue=0)), ["red"])
         note_unapplied(told.astype("float32"), ["red"])
+        note_unapplied(counts.assign_attrs(_FillValue=np.nan), ["red"])
+        note_unapplied(counts.rename(red="scl").assign_attrs(scale_factor=1e-4), ["scl"])
         note_unapplied(counts.assign_attrs(scale_factor=1.0, add_offset=0.0, nodata="none", NODATA="see the manual"), ["red"])
 
 
@@ -325,7 +327,14 @@ def test_flags_are_read_in_every_form(values, meanings):
     assert found == ([0, 1, 7], ["sandy_loam", "clay", "peat"])
 
 
+@pytest.mark.parametrize("values", [[False, True], np.array([False, True]), "0b, 1b", b"0 1"])
+@pytest.mark.parametrize("meanings", ["dry,wet", "dry, wet,", b"dry wet", "['dry', 'wet']"])
+def test_two_flags_are_read_in_other_forms(values, meanings):
+    assert flags_of(held([0], flag_values=values, flag_meanings=meanings)) == ([0, 1], ["dry", "wet"])
+
+
 def test_flags_that_are_none_are_told():
+    assert flags_of(held([0], flag_values=np.array(3), flag_meanings=None)) == ([3], [])
     assert flags_of(held([0])) == ([], [])
     assert flags_of(held([0], flag_values=3, flag_meanings="silt,loam")) == ([3], ["silt,loam"])
     for wrong in ("a b", [0.5, 1]):

@@ -287,8 +287,10 @@ def test_maps_of_others_are_drawn_as_they_are_meant():
     filled.soc.attrs["nodata"] = -1
     counts = plain.copy(deep=True)
     counts["soc"] = (plain.soc * 10).round().astype("int16").assign_attrs(plain.soc.attrs, scale_factor=0.1)
+    whole = counts.assign(soc=plain.soc.round().astype("int16").assign_attrs(plain.soc.attrs, nodata=-9999))
+    whole.soc[:5] = -9999
     single = plain.expand_dims(band=[1]).drop_vars("spatial_ref").rename(y="latitude", x="longitude")
-    for other in (filled, counts, single):
+    for other in (filled, counts, whole, single):
         (picture,) = plot(other, variables=["soc"]).axes[0].images
         assert 10 < picture.norm.vmin < 13
         assert 19 < picture.norm.vmax < 20.1

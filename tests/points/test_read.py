@@ -269,7 +269,7 @@ def test_points_that_are_none_are_refused():
     right = lonlat.rename(columns={"lon": "lat", "lat": "lon"})
     for source, options, message in (
         (lonlat, {}, "Latitudes reach from -150 to -149 degrees; are x and y swapped"),
-        (right.assign(lon=[-9999.0, -150.0]), {}, "Longitudes reach from -9999 to -150 degrees.*stand for missing"),
+        (right.assign(lon=[-9999.0, -150.0]), {}, "Longitudes reach from -9999 to -150 degrees; do some stand for missing"),
         ([1, 2], {}, "points are a list; give a table"),
         (right, {"labels": ["pf"]}, r"labels is \['pf'\]; give the column of each task"),
         (right, {"x": "lon", "y": "lat", "crs": "alaska"}, "crs='alaska' is not known"),
