@@ -20,7 +20,7 @@ from misoxr.paths import expanded
 __all__ = ["Raster", "add", "chunks_of_image", "is_direction", "layers_of", "mark_of", "note_uncovered", "open_raster", "smooth"]
 
 _NETCDF = (".nc", ".nc4", ".cdf")
-_DIRECTIONS = re.compile(r"aspect|direction|azimuth|bearing|heading")
+_DIRECTIONS = re.compile(r"aspect|(?<!bi)direction(?!al)|azimuth|bearing|heading")
 _NO_DIRECTIONS = re.compile(
     r"\b(area|capacity|components?|cos|cosine|count|density|entropy|lower|probability|sd|sin|sine|std|strength|upper)\b|\b(depth|distance|height|length|speed|temperature|thickness)\s*[,;(]"
 )

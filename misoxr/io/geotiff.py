@@ -66,8 +66,8 @@ def to_cog(
     variables : sequence of str, optional
         Which variables; by default all with dimensions y and x. True and False are written as 1 and 0, in uint8.
     classes : {"mode", "nearest"}, optional
-        How GDAL makes overviews of class maps and other integers. Overviews of other maps are means of valid pixels, but of directions,
-        such as ``aspect``, those of the nearest.
+        How GDAL makes overviews of class maps and other integers. Overviews of other maps are means of valid pixels. Directions, such as
+        ``aspect``, take the nearest.
     blocksize : int, optional
         Side of the tiles in pixels, a multiple of 16 of at least 128. Overviews go on until the map fits into a tile.
     overwrite : bool, optional

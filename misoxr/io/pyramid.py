@@ -106,8 +106,8 @@ def to_pyramid(
         Number of coarser levels; by default as many as make the map fit into 512 pixels.
     classes : {"mode", "nearest", "probability"}, optional
         How class maps are made coarser: the most frequent of four pixels' classes; the upper left one; or the most probable class of the mean
-        ``<task>_probability``, by the names of its classes. Other maps are means of valid pixels, but directions, such as
-        ``aspect``, which are those of the upper left pixel. Integers without ``flag_values`` are treated as classes, and so are True and
+        ``<task>_probability``, by the names of its classes. Other maps are means of valid pixels. Directions, such as
+        ``aspect``, take the upper left pixel. Integers without ``flag_values`` are treated as classes, and so are True and
         False; where two pixels of four differ from two, the upper left one counts.
     overwrite : bool, optional
         Replace a Zarr store that exists, once the new one is complete. Otherwise a store that exists is an error.

@@ -483,3 +483,4 @@ def test_directions_are_told_to_be_reduced_as_numbers(no_compute):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         composite(xr.Dataset({name: towards.assign_attrs(units="1") for name in ("cos_aspect", "aspect_sine", "aspect_sd")}))
+        composite(xr.Dataset({"red": towards.assign_attrs(units="1", standard_name="surface_bidirectional_reflectance")}))

@@ -367,6 +367,9 @@ def test_classes_by_their_name_are_not_mixed():
         ("strength", "bearing capacity of soil"),
         ("u10", "u component of wind (eastward direction)"),
         ("snow", "snow depth, corrected for wind direction"),
+        ("b04", "surface_bidirectional_reflectance"),
+        ("b08", "hemispherical-directional reflectance"),
+        ("cosine", "cosine of aspect"),
     ],
 )
 def test_what_is_measured_by_directions_is_none(name, words):
