@@ -63,9 +63,9 @@ def averaged(answers: Sequence[xr.Dataset]) -> xr.Dataset:
                     "to labels in the same units."
                 )
             depths = [one.attrs.get("depth") for one in (variable, other[name])]
-            if None not in depths and depths[0] != depths[1]:
+            if None not in depths and len(set(map(str, depths))) > 1:  # text, where a GeoTIFF tells it
                 raise SpecError(
-                    f"The models answer {name!r} within {depths[0]:g} m and within {depths[1]:g} m of the surface; only answers for the same depth can be "
+                    f"The models answer {name!r} within {depths[0]} m and within {depths[1]} m of the surface; only answers for the same depth can be "
                     "averaged."
                 )
     out, tasks = first.copy(), {one.name: one for one in answers_in(first)}

@@ -112,9 +112,8 @@ def _channels(modality: Modality, bands: Tensor) -> Tensor:
     """Expand raw bands (B, band, ...) to channels: circular bands become sine and cosine, 0 and 0 where negative, NaN where infinite."""
     if modality.channels == len(modality.bands):
         return bands
-    if (
-        bands.device.type == "cpu" and bands.dtype == torch.float32 and not bands.requires_grad
-    ):  # by NumPy, in two thirds of the time
+    if bands.device.type == "cpu" and bands.dtype == torch.float32 and not bands.requires_grad:
+        # By NumPy, in two thirds of the time.
         return torch.from_numpy(channels(modality, bands.numpy().swapaxes(0, 1))).transpose(0, 1)
     parts = []
     for band, values in zip(modality.bands, bands.unbind(1), strict=True):

@@ -84,7 +84,7 @@ def test_answers_in_other_units_are_not_averaged(spec):
 def test_answers_for_other_depths_are_not_averaged(spec):
     cube = make_cube((40, 50), spec.bands)
     several = [make_model(replace(spec, tasks=(replace(PERMAFROST, depth=depth),))) for depth in (1.0, 0.5)]
-    with pytest.raises(SpecError, match="answer 'permafrost_probability' within 1 m and within 0.5 m"):
+    with pytest.raises(SpecError, match="answer 'permafrost_probability' within 1.0 m and within 0.5 m"):
         cube.miso.predict(several)
     unknown = make_model(replace(spec, tasks=(replace(PERMAFROST, depth=None),)))
     maps = cube.miso.predict([several[0], unknown])
