@@ -439,11 +439,12 @@ class _Way:
         """Encode some groups of windows: they are cut and scaled together, and each enters the network by itself."""
         groups, size, way = item
         numbers, network = range(groups[0].start, groups[-1].stop), self.model.network
+        dtype = network.dtype
         inputs = self.model.inputs(_filled(self.crop(numbers), size * len(groups)), *way)
         sample, xy, weight = self.points(numbers)
         xy, weight, found, first = moved(xy, *way), weight / len(self.ways) if len(self.ways) > 1 else weight, [], 0
         for place, group in zip(range(0, size * len(groups), size), groups, strict=True):
-            cells = network.project({name: values[place : place + size].to(network.dtype) for name, values in inputs.items()})
+            cells = network.project({name: values[place : place + size].to(dtype) for name, values in inputs.items()})
             mine = slice(first, first + sum(self.counts[group.start : group.stop]))
             found.append(_Group(cells, sample[mine] - place if place else sample[mine], xy[mine], weight[mine]))
             first = mine.stop

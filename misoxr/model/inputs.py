@@ -32,19 +32,19 @@ class _Scaled(nn.Module):
         self.logs = _runs(one.log)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Scale channels (B, channel, y, x), 0 where missing: NaN or infinite."""
-        out = torch.maximum(values, self.lower)  # three times faster than clamp
-        torch.minimum(out, self.upper, out=out)
-        out.add_(values, alpha=0)  # 0 times infinity is NaN
+        """Scale channels (B, channel, y, x) in place, 0 where missing: NaN or infinite. Those that are whitened are returned in new memory."""
+        values.add_(values, alpha=0)  # 0 times infinity is NaN
+        torch.maximum(values, self.lower, out=values)  # three times faster than clamp
+        torch.minimum(values, self.upper, out=values)
         for first, stop in self.logs:
-            _take_log(out[:, first:stop])
-        out.sub_(self.shift)
+            _take_log(values[:, first:stop])
+        values.sub_(self.shift)
         if self.whiten is None:
-            return out.div_(self.scale).nan_to_num_(nan=0.0)
-        out.nan_to_num_(nan=0.0)
+            return values.div_(self.scale).nan_to_num_(nan=0.0)
+        values.nan_to_num_(nan=0.0)
         # A product for each window: one for all would round as their number has it.
-        whitened = torch.bmm(self.whiten.expand(len(out), -1, -1), out.flatten(2))
-        return whitened.view(out.shape)
+        whitened = torch.bmm(self.whiten.expand(len(values), -1, -1), values.flatten(2))
+        return whitened.view(values.shape)
 
 
 def _take_log(values: Tensor) -> None:
@@ -84,6 +84,7 @@ class Inputs(nn.Module):
         """Augment and scale raw windows (B, band, y, x), NaN where missing: (B, channel, y, x) by modality.
 
         Windows are mirrored east to west, then rotated anticlockwise by quarters, and with them the directions of circular bands.
+        They are written to: what is scaled lies where they were.
         """
         # Of values far from 0, bfloat16 would keep three digits.
         with torch.autocast(windows.device.type, enabled=False):

@@ -153,6 +153,15 @@ def test_numpy_backed_cubes_work_and_stay_lazy(cube, model):
     assert maps.permafrost.compute().shape == (61, 47)
 
 
+@pytest.mark.parametrize("side", [16, 40])
+def test_a_cube_in_memory_is_not_written_to(model, spec, side):
+    """Windows are scaled where they were cut to, one or several of them."""
+    cube = make_cube((side, side), spec.bands)
+    before = cube.copy(deep=True)
+    cube.miso.predict(model, device="cpu").compute()
+    xr.testing.assert_identical(cube, before)
+
+
 def test_no_valid_input_is_nan_to_the_end(cube, model, whole):
     holed = cube.copy(deep=True)
     for name in ("red", "nir"):
