@@ -42,7 +42,7 @@ from query import remaining
 from misoxr.grid.windows import plan
 from misoxr.model import field
 from misoxr.model.checkpoint import Model, resolve
-from misoxr.model.inference import choose_device, choose_precision, fetch, send
+from misoxr.model.devices import choose_device, choose_precision, fetch, send
 from misoxr.model.network import Miso
 from misoxr.spec import PERMAFROST, TAXONOMY, ModelSpec
 

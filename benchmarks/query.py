@@ -20,7 +20,8 @@ import torch
 from plain import crop_points, encode, plain_answer, plain_query
 from torch import Tensor
 
-from misoxr.model.inference import Run, block_size, inference
+from misoxr.model.devices import Run, inference
+from misoxr.model.inference import block_size
 from misoxr.model.network import Miso
 from misoxr.model.query import neighbours
 from misoxr.spec import PERMAFROST, ModelSpec

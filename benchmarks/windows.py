@@ -25,7 +25,8 @@ from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling
 from misoxr.grid.windows import plan
 from misoxr.model.checkpoint import Model
-from misoxr.model.inference import answer, inference
+from misoxr.model.devices import inference
+from misoxr.model.inference import answer
 from misoxr.model.network import Miso
 from misoxr.spec import WindowSpec
 

@@ -174,7 +174,7 @@ def main(directory: Path) -> None:
 
 def model_device() -> str:
     """The device that prediction took."""
-    from misoxr.model.inference import choose_device
+    from misoxr.model.devices import choose_device
 
     return choose_device("auto")
 

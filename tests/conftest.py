@@ -24,9 +24,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, and each process of the test
 ORIGIN = (300_000.0, 1_500_000.0)
 
 if "MISOXR_TEST_CORES" in os.environ:
-    from misoxr.model import inference
+    from misoxr.model import devices
 
-    inference._cores = lambda: int(os.environ["MISOXR_TEST_CORES"])
+    devices._cores = lambda: int(os.environ["MISOXR_TEST_CORES"])
 
 
 LONG = (

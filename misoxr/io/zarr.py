@@ -226,7 +226,7 @@ def _refuse(on_error: str, resources: Any, client: Any) -> None:
 
 def _have_a_worker(client: Any, resources: Any) -> None:
     """Wait for a cluster's first worker, which an adaptive cluster starts for a task: workers tell what device and files they have."""
-    from misoxr.model.inference import choose_device
+    from misoxr.model.devices import choose_device
 
     if client is not None and not client.scheduler_info(n_workers=-1)["workers"]:
         client.submit(choose_device, "auto", pure=False, resources=resources).result()
@@ -308,7 +308,7 @@ def _resolved(provenance: dict[str, Any], client: Any) -> dict[str, Any]:
 
 def _device(client: Any) -> str:
     """Return what "auto" stands for here, or on a client's workers; "auto" where they differ."""
-    from misoxr.model.inference import choose_device
+    from misoxr.model.devices import choose_device
 
     found = {choose_device("auto")} if client is None else set(client.run(choose_device, "auto").values())
     kinds = {device.partition(":")[0] for device in found}

@@ -61,8 +61,8 @@ class Job:
     def answer(self, source: "Source", positions: "Positions") -> Array:
         """Answer at positions, or embed them: (layer, N), NaN where there is no valid input."""
         from misoxr.model.checkpoint import resolve  # here: a map by fitted estimators needs no torch
+        from misoxr.model.devices import choose_device, choose_precision
         from misoxr.model.field import answer_positions
-        from misoxr.model.inference import choose_device, choose_precision
 
         device = choose_device(self.device)
         precision = choose_precision(self.precision, device)
@@ -179,7 +179,7 @@ class Settings:
 
 def prepared(ds: xr.Dataset, model: "Model", settings: Settings) -> tuple[xr.Dataset, Job, list[Task]]:
     """Check everything that metadata tell, and return the cube by its names, the blocks' job and the tasks."""
-    from misoxr.model.inference import choose_device, choose_precision
+    from misoxr.model.devices import choose_device, choose_precision
 
     spec, chosen = model.spec, settings.tasks_of(model.spec)
     if settings.location and spec.location is None:

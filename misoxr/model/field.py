@@ -20,7 +20,8 @@ from misoxr.errors import BandError
 from misoxr.grid.geobox import locations
 from misoxr.grid.windows import Axis, Plan
 from misoxr.model.checkpoint import Model
-from misoxr.model.inference import Run, answer, fetch, inference, joined, locate, place, send
+from misoxr.model.devices import Run, fetch, inference, place, send
+from misoxr.model.inference import answer, joined, locate
 from misoxr.spec import ModelSpec
 
 __all__ = ["Block", "Crops", "Grid", "Positions", "Scatter", "Source", "Window", "answer_positions"]
@@ -387,7 +388,7 @@ def answer_positions(
     positions : Positions
         Where to answer.
     device, precision, batch_size : str, dtype, int, optional
-        As for :func:`misoxr.model.inference.inference`.
+        As for :func:`misoxr.model.devices.inference`.
     geobox : GeoBox, optional
         Grid of the dataset, for the answers of the location head, too; a model without imagery needs it.
     embeds : bool, optional

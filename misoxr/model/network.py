@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from misoxr.errors import SpecError
-from misoxr.model.encoder import Encoder, Shape, shape_of
-from misoxr.model.location import LocationEncoder
+from misoxr.model.encoder import Encoder, LocationEncoder, Shape, shape_of
 from misoxr.model.query import Cells, Neighbours, neighbours
 from misoxr.spec import ModelSpec
 

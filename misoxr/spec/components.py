@@ -437,7 +437,7 @@ class LocationSpec:
     dropout : float
         Dropout of the encoder's layers in training.
     encoding : {"grid", "theory", "nerf"}
-        How a location becomes numbers; see ``misoxr.model.location.LocationEncoder``.
+        How a location becomes numbers; see ``misoxr.model.encoder.LocationEncoder``.
 
     Examples
     --------

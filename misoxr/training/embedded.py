@@ -26,8 +26,8 @@ from misoxr.estimators.pixel_model import PixelModel
 from misoxr.grid.geobox import lattice_offset
 from misoxr.grid.windows import plan
 from misoxr.model.checkpoint import Model, resolve
+from misoxr.model.devices import choose_device, choose_precision
 from misoxr.model.field import Crops, Scatter, answer_positions
-from misoxr.model.inference import choose_device, choose_precision
 from misoxr.points.censoring import Censored, observed
 from misoxr.points.folds import separate
 from misoxr.points.labelled import Labelled

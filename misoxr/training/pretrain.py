@@ -24,7 +24,7 @@ from misoxr.cube.presets import spec_for
 from misoxr.cube.scaling import Scaling, valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.errors import BandError, SpecError, did_you_mean, flush, gathered, note
-from misoxr.model.inference import choose_device, choose_precision
+from misoxr.model.devices import choose_device, choose_precision
 from misoxr.model.network import Miso
 from misoxr.model.pretrained import Pretrained
 from misoxr.paths import expanded, write

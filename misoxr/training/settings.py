@@ -13,7 +13,7 @@ from misoxr.cube.scaling import METHODS, ModalityScaling, Scaling
 from misoxr.errors import GridError, PointsError, SpecError, did_you_mean
 from misoxr.estimators.baselines import check_transfer
 from misoxr.estimators.fitting import check_labels
-from misoxr.model.inference import choose_device, choose_precision
+from misoxr.model.devices import choose_device, choose_precision
 from misoxr.model.pretrained import encoders_of
 from misoxr.model.published import check_backbone
 from misoxr.points.folds import separate

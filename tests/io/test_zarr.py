@@ -32,7 +32,7 @@ from misoxr.io import blocks
 from misoxr.io.layout import layout_of, open_maps
 from misoxr.io.zarr import _plan, to_zarr
 from misoxr.mapping.predict import predict
-from misoxr.model.inference import choose_device
+from misoxr.model.devices import choose_device
 from misoxr.records import bars
 from misoxr.records.ledger import COMPLETE, Ledger, progress_of
 from misoxr.spec import SENTINEL2

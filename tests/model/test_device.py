@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from misoxr.cube.scaling import Scaling
 from misoxr.grid.geobox import geobox_of
 from misoxr.grid.windows import plan
-from misoxr.model import checkpoint, field, inference
+from misoxr.model import checkpoint, devices, field, inference
 from misoxr.model.checkpoint import Model
 from misoxr.model.network import Miso
 from misoxr.spec import ALASKA, PERMAFROST, TAXONOMY, LossSpec, ModelSpec, Task, WindowSpec
@@ -51,18 +51,18 @@ def without_memory(monkeypatch):
     told = {"reset_peak_memory_stats": None, "memory_allocated": 0, "max_memory_allocated": 2**20, "empty_cache": None}
     for name, value in (told | {"memory_reserved": 0, "mem_get_info": (2**28, 2**34)}).items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    inference._TAKEN.clear()
+    devices._TAKEN.clear()
 
 
 @pytest.fixture
 def cuda(monkeypatch):
     """Give a device that is none, and what is carried to it and back."""
-    monkeypatch.setattr(inference, "_stream", lambda device: type("Stream", (), {"synchronize": lambda self: None})())
+    monkeypatch.setattr(devices, "_stream", lambda device: type("Stream", (), {"synchronize": lambda self: None})())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
     without_memory(monkeypatch)
-    monkeypatch.setattr(inference, "choose_device", lambda device: DEVICE)
+    monkeypatch.setattr(devices, "choose_device", lambda device: DEVICE)
     monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
     transfers = Transfers()
 
@@ -126,7 +126,7 @@ def test_a_block_goes_to_the_device_once_and_its_answer_comes_back_once(cuda, mo
     maps = (holed(cube) if holes else cube).miso.predict(model, device="cuda", precision=precision, location=kind != "members")
     monkeypatch.setattr(checkpoint, "resolve", lambda *_, **__: model)
     with cuda() as transfers:
-        move(model, inference.choose_precision(precision, DEVICE))
+        move(model, devices.choose_precision(precision, DEVICE))
         transfers.count.clear()
         found = maps.permafrost_probability.compute(scheduler="synchronous")
     assert found.dtype == ("float64" if precision == "float64" else "float32")
@@ -235,7 +235,7 @@ class Played(inference.Run):
 def played(monkeypatch):
     """Give what answers on the CPU as on a card."""
     without_memory(monkeypatch)
-    monkeypatch.setattr(inference.torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
 
     @contextmanager
     def held(device, precision, batch_size=None, room=0):
@@ -335,9 +335,9 @@ def test_arrays_are_sent_as_bytes_one_behind_another():
         np.array([True, False]),
         np.arange(3, dtype="int32"),
     ]
-    buffer, parts = inference.packed(arrays, pin=False)
+    buffer, parts = devices.packed(arrays, pin=False)
     assert all(part.bytes.start % 16 == 0 for part in parts)
-    for array, tensor in zip(arrays, inference.unpacked(buffer, parts), strict=True):
+    for array, tensor in zip(arrays, devices.unpacked(buffer, parts), strict=True):
         np.testing.assert_array_equal(tensor.numpy(), array)
         assert tensor.numpy().dtype == array.dtype
 

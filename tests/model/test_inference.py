@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from misoxr.model import inference
+from misoxr.model import devices, inference
 from misoxr.model.network import Miso
 from tests.conftest import make_cube
 
@@ -39,7 +39,7 @@ def entering(monkeypatch, cores, call):
         return locate(network, location)
 
     with monkeypatch.context() as patched:
-        patched.setattr(inference, "_cores", lambda: cores)
+        patched.setattr(devices, "_cores", lambda: cores)
         for name, function in (("project", projected), ("forward", answered), ("locate", located)):
             patched.setattr(Miso, name, function)
         found = call()
@@ -90,7 +90,7 @@ def test_groups_fit_a_cores_cache(spec, side, size):
 
 
 def run_on(pool, workers=2):
-    return inference.Run("cpu", torch.float32, workers, pool)
+    return devices.Run("cpu", torch.float32, workers, pool)
 
 
 def test_who_waits_works_and_results_come_in_order():

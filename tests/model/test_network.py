@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from misoxr.errors import SpecError
-from misoxr.model.encoder import Encoder, shape_of
+from misoxr.model.encoder import Encoder, LocationEncoder, shape_of
 from misoxr.model.inference import activate
-from misoxr.model.location import LocationEncoder
 from misoxr.model.losses import contrast, contrasts, learnt, task_loss, total_loss
 from misoxr.model.network import Miso
 from misoxr.model.query import neighbours

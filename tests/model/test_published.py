@@ -14,8 +14,7 @@ from misoxr import Model
 from misoxr.cube.scaling import Scaling
 from misoxr.errors import CheckpointError, SpecError
 from misoxr.grid.geobox import geobox_of, locations
-from misoxr.model.encoder import Encoder
-from misoxr.model.location import LocationEncoder
+from misoxr.model.encoder import Encoder, LocationEncoder
 from misoxr.model.losses import contrast
 from misoxr.model.network import Miso
 from misoxr.model.published import WINDOWS, load_backbone, load_published
