@@ -155,6 +155,12 @@ def _by_coordinate(what: str, array: xr.DataArray, dim: Hashable) -> list[int] |
     if coordinate.dtype.kind == "M" or hasattr(values[0], "calendar"):
         counted = coordinate.dt.year.values * MONTHS + coordinate.dt.month.values - 1
         months = (counted % MONTHS + 1).tolist() if np.ptp(counted) == MONTHS - 1 else []
+        bounds = coordinate.attrs.get("bounds", coordinate.encoding.get("bounds"))
+        if bounds and counted.min() % MONTHS == 1 and not np.any(coordinate.dt.day != 1):
+            note(
+                f"The times of {what} run from 1 February to 1 January, and may be the ends of months. Their {bounds!r} would tell: "
+                "give the Dataset that has them."
+            )
     elif coordinate.dtype.kind in "iuf":
         months = values.tolist()
     else:
@@ -198,6 +204,12 @@ def _told(names: Iterable[str]) -> list[int] | None:
 def _physical(what: str, layer: xr.DataArray, quantity: Quantity, units: str | None, days: float) -> xr.DataArray:
     """Return a month's layer in the quantity's units."""
     told = units if units is not None else layer.attrs.get("units")
+    step = str(layer.attrs.get("GRIB_stepType", ""))
+    if units is None and quantity is PRECIPITATION and step.startswith("avg") and not _rate(str(told)):
+        raise BandError(
+            f"{what} is in {told!r}, and its GRIB_stepType {step!r} says that it is a mean. Pass the time that it is of: "
+            f"units={{{what!r}: '{told}/day'}} for ERA5's monthly means, '{told}/hour' for those by hour of day."
+        )
     factor, summand = _conversion(what, "" if told is None else str(told).strip(), quantity, days)
     plain = in_blocks(decoded(what, layer).transpose("y", "x"))
     work = partial(_checked, factor=factor, summand=summand, what=what, quantity=quantity)
@@ -214,7 +226,7 @@ def _conversion(what: str, units: str, quantity: Quantity, days: float) -> tuple
     share, plain = (float(part[1] or 0.1), part[2].strip()) if part else (1.0, units)
     each = 1.0
     if quantity is PRECIPITATION:
-        rate = _RATE.fullmatch(re.sub(r"[\s_^]|\*\*", "", plain.lower()))
+        rate = _rate(plain)
         if rate:
             plain, each = rate["amount"], _times(rate["per"] or rate["power"], days)
     known = factor_and_summand(canonical(plain), quantity.units) if each else None
@@ -224,6 +236,11 @@ def _conversion(what: str, units: str, quantity: Quantity, days: float) -> tuple
             f"what holds: units={{{what!r}: ...}}."
         )
     return known[0] * share * each, known[1]
+
+
+def _rate(units: str) -> re.Match[str] | None:
+    """Return the amount and the period of a rate, None of other units."""
+    return _RATE.fullmatch(re.sub(r"[\s_^]|\*\*", "", units.lower()))
 
 
 def _times(period: str, days: float) -> float:

@@ -220,6 +220,42 @@ def test_months_are_told_by_coordinates(temperature, rain):
         np.testing.assert_allclose(january, -22 + STEP, rtol=1e-6)
 
 
+def at_their_ends(array, name):
+    """A Dataset whose months have the time at which they end, as climate models write them, with bounds."""
+    ends = pd.date_range("2001-02-01", periods=12, freq="MS")
+    bounds = np.stack([pd.date_range("2001-01-01", periods=12, freq="MS"), ends], axis=1)
+    ds = array.rename(month="time").assign_coords(time=("time", ends, {"bounds": "time_bnds"})).to_dataset(name=name)
+    return ds.assign(time_bnds=(("time", "nbnd"), bounds))
+
+
+def test_months_that_have_the_time_of_their_end_are_told_by_bounds(tmp_path, rain, temperature):
+    expected = climate(temperature, rain, minimum=normals(COLD, "degC")).compute()
+    warm, cold, wet = (at_their_ends(one, "t") for one in (temperature, normals(COLD, "degC"), rain))
+    warm.to_netcdf(tmp_path / "warm.nc")
+    cold.to_zarr(tmp_path / "cold.zarr", consolidated=False)
+    for minimum in (cold, str(tmp_path / "cold.zarr")):
+        xr.testing.assert_allclose(climate(str(tmp_path / "warm.nc"), wet, minimum=minimum), expected)
+    parts = [cold.isel(time=[at]) for at in (5, 0, *range(1, 5), *range(6, 12))]
+    np.testing.assert_allclose(climate(warm, wet, minimum=parts).january_minimum_temperature, -28.25 + STEP, rtol=1e-6)
+
+
+def test_bounds_that_an_array_has_lost_are_told(temperature, rain):
+    with pytest.warns(MisoxrWarning, match="may be the ends of months. Their 'time_bnds' would tell: give the Dataset"):
+        climate(at_their_ends(temperature, "t").t, rain)
+
+
+def test_means_of_amounts_need_their_time(temperature):
+    """As ERA5 writes monthly means of total precipitation: metres, and of a day."""
+    daily = normals(RAIN / 1000 / np.array(DAYS), "m", 0 * STEP)
+    daily.attrs["GRIB_stepType"] = "avgad"
+    with pytest.raises(BandError, match=r"in 'm', and its GRIB_stepType 'avgad' says that it is a mean.*'precipitation': 'm/day'"):
+        climate(temperature, daily)
+    found = climate(temperature, daily, units={"precipitation": "m/day"})
+    np.testing.assert_allclose(found.annual_precipitation, 277, rtol=1e-5)
+    daily.attrs["units"] = "m day-1"  # a rate needs nothing
+    np.testing.assert_allclose(climate(temperature, daily).annual_precipitation, 277, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
