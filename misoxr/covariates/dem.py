@@ -1,5 +1,6 @@
 """Read a DEM: elevations in metres with NaN as nodata, lazily, and the size of its cells on the ground."""
 
+import re
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +27,10 @@ NEAR = 100.0
 """Metres by which a fill value lies apart from all elevations: no depth of the sea stands so alone."""
 STRETCHED = 0.05
 """By how much a metre of the CRS may miss a metre on the ground without a word."""
+
+
+_ABOVE = re.compile(r"(?<=\w)\s*(\babove\b.*|\((?!.*\b(survey|us|depth|below|down)\b).*\))$", re.IGNORECASE)
+"""What units of elevations say of where they are counted from: "m above EGM2008", "metres (EGM96)"."""
 
 
 class Cell(NamedTuple):
@@ -91,7 +96,7 @@ def _metres(array: xr.DataArray, crs: str, what: str) -> float:
     told = str(array.attrs.get("positive", "")).lower() or (vertical[0].direction if vertical else "")
     sign = -1.0 if told == "down" else 1.0
     try:
-        known = conversion(units, ELEVATION)
+        known = conversion(_ABOVE.sub("", units) if isinstance(units, str) else units, ELEVATION)
     except BandError:
         raise BandError(
             f"{what} is in {units!r}, and elevations are needed in metres. Convert it, and set its attribute units to 'm'."

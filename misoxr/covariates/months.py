@@ -32,6 +32,10 @@ _PERIOD = r"second|sec|s|hour|hr|h|day|d|month|mon|mo|year|yr|y|a"
 _RATE = re.compile(rf"(?P<amount>.+?)(?:(?:/|per)(?P<per>{_PERIOD})|(?P<power>{_PERIOD})-1)")
 
 
+_WATER = re.compile(r"\s*\b(of\s+)?(water[\s_-]*equivalent|w\.?e\b\.?)", re.IGNORECASE)
+"""What units of precipitation say of water; rates and sums may follow."""
+
+
 class Quantity(NamedTuple):
     """What normals measure: the units that they are turned into, and between what values of a month they lie on Earth."""
 
@@ -136,6 +140,12 @@ def _sorted(what: str, layers: Sequence[xr.DataArray], told: Sequence[int] | Non
 def _split(what: str, array: xr.DataArray) -> list[xr.DataArray]:
     """Return the twelve layers of an array along its dimension of months."""
     others = [dim for dim in array.dims if dim not in ("y", "x") and array.sizes[dim] > 1]
+    more = [dim for dim in others if array.sizes[dim] != MONTHS]
+    if len(more) == len(others) - 1 > 0:
+        raise BandError(
+            f"{what} has the dimensions {dict(array.sizes)}, and {more} beside its months. Select or reduce them first, such as "
+            f".isel({more[0]}=0), or .max({more[0]!r}) where they fill each other's gaps."
+        )
     if len(others) != 1 or array.sizes[others[0]] != MONTHS:
         raise BandError(
             f"{what} has the dimensions {dict(array.sizes)}; give twelve months. Of several years, take the mean first: "
@@ -226,6 +236,7 @@ def _conversion(what: str, units: str, quantity: Quantity, days: float) -> tuple
     share, plain = (float(part[1] or 0.1), part[2].strip()) if part else (1.0, units)
     each = 1.0
     if quantity is PRECIPITATION:
+        plain = _WATER.sub("", plain)
         rate = _rate(plain)
         if rate:
             plain, each = rate["amount"], _times(rate["per"] or rate["power"], days)
@@ -240,7 +251,7 @@ def _conversion(what: str, units: str, quantity: Quantity, days: float) -> tuple
 
 def _rate(units: str) -> re.Match[str] | None:
     """Return the amount and the period of a rate, None of other units."""
-    return _RATE.fullmatch(re.sub(r"[\s_^]|\*\*", "", units.lower()))
+    return _RATE.fullmatch(re.sub(r"[\s_^.*·]", "", units.lower()))
 
 
 def _times(period: str, days: float) -> float:

@@ -117,6 +117,8 @@ def test_what_is_simulated_stays_marked(which, temperature, rain, tmp_path):
         ("kelvin", MEANS + 273.15),
         ("Celsius", MEANS),
         ("°C", MEANS),
+        ("℃", MEANS),
+        ("deg. C", MEANS),
         ("0.1 degC", MEANS * 10),
         ("0.1*K", (MEANS + 273.15) * 10),
         ("K/10", (MEANS + 273.15) * 10),
@@ -147,6 +149,11 @@ def test_temperatures_in_other_units(units, values, rain):
         ("mm/s", 1 / np.array(DAYS) / 86_400),
         ("mm hr-1", 1 / np.array(DAYS) / 24),
         ("inches", 1 / 25.4),
+        ("m of water equivalent", 0.001),
+        ("mm w.e.", 1),
+        ("m of water equivalent per day", 1e-3 / np.array(DAYS)),
+        ("kg.m-2.s-1", 1 / np.array(DAYS) / 86_400),
+        ("mm*day-1", 1 / np.array(DAYS)),
     ],
 )
 def test_precipitation_in_other_units(units, each, temperature):
@@ -263,6 +270,10 @@ def test_means_of_amounts_need_their_time(temperature):
         (lambda a: a.isel(month=slice(11)), "dimensions {'month': 11"),
         (lambda a: a.isel(month=0), r"dimensions \{'y': 6, 'x': 8\}"),
         (lambda a: a.expand_dims(model=3), "dimensions {'model': 3"),
+        (
+            lambda a: a.expand_dims(expver=2),
+            r"and \['expver'\] beside its months. Select or reduce them first, such as .isel\(expver=0\)",
+        ),
         (lambda a: a.assign_coords(month=range(12)), r"does not tell twelve months of a year: \[0, 1.*range\(1, 13\)"),
         (lambda a: a.assign_coords(month=[1] * 12), "does not tell twelve months"),
         (

@@ -328,6 +328,14 @@ def test_a_vertical_crs_tells_the_units():
     np.testing.assert_allclose(terrain(source).elevation, hills() * (1200 / 3937), rtol=1e-6)
 
 
+@pytest.mark.parametrize("units", ["m above EGM2008", "metres (EGM96)", "m a.s.l.", "meters above mean sea level"])
+def test_units_may_tell_where_elevations_are_counted_from(units):
+    np.testing.assert_array_equal(terrain(dem(hills(), units=units)).elevation, terrain(dem(hills())).elevation)
+    for other in ("m (depth)", "hPa above ground"):
+        with pytest.raises(BandError, match="elevations are needed in metres"):
+            terrain(dem(hills(), units=other))
+
+
 def test_depths_are_elevations_below_zero():
     expected = terrain(dem(-hills())).compute()
     depth = dem(hills())

@@ -375,6 +375,13 @@ def test_times_of_any_kind_are_dates(times):
         composite(ds, years=2030)
 
 
+def test_dates_of_another_name_are_told():
+    dates = pd.date_range("2021-06-01", periods=2)
+    ds = xr.concat([image()] * 2, "valid_time").assign_coords(valid_time=dates)
+    with pytest.raises(GridError, match=r"no time to reduce; rename its dates: ds.rename\(valid_time='time'\)"):
+        composite(ds)
+
+
 def test_a_month_that_has_the_time_of_its_end_is_told_by_its_bounds():
     ends = pd.date_range("2021-06-01", periods=4, freq="MS")  # May to August
     ds = xr.concat([image() * 0 + at for at in range(5, 9)], "time").assign_coords(time=("time", ends, {"bounds": "time_bnds"}))
