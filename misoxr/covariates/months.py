@@ -88,7 +88,14 @@ def _in_order(what: str, source: Any) -> list[xr.DataArray]:
     if isinstance(source, list | tuple):
         layers = [_only(what, one) for one in source]
         names = [PurePosixPath(os.fspath(one)).name for one in source if isinstance(one, str | os.PathLike)]
-        told = _told(names or [str(layer.name) for layer in layers]) or _by_times(layers)
+        named, timed = _told(names or [str(layer.name) for layer in layers]), _by_times(layers)
+        if names and named and timed and named != timed:
+            at = next(at for at in range(MONTHS) if named[at] != timed[at])
+            raise BandError(
+                f"The file {names[at]!r} of {what} is of month {named[at]} by its name, and of month {timed[at]} by its time. Rename the files, "
+                'or give arrays that tell: array.drop_vars("time").assign_coords(month=1).'
+            )
+        told = named or timed
         if len(names) == len(layers) == MONTHS and told is None:
             note(
                 f"The files of {what} do not tell their months by their names: {names[0]!r} is taken for January, and so on in the order given."

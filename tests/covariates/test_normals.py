@@ -366,6 +366,21 @@ def test_twelve_files_in_any_order(name, tmp_path, rain):
         np.testing.assert_allclose(found.january_minimum_temperature, -22 + STEP, rtol=1e-5)
 
 
+def test_files_whose_names_and_times_tell_other_months_are_refused(tmp_path, temperature, rain):
+    """Numbers of runs are none of months."""
+    times = pd.date_range("2001-01-16", periods=12, freq="30D")
+    parts = [temperature.isel(month=at).expand_dims(time=times[[at]]).to_dataset(name="t") for at in range(12)]
+    runs, right = ([tmp_path / f"run{(at + shift) % 12 + 1:02d}.nc" for at in range(12)] for shift in (6, 0))
+    for path, part in zip(runs, parts, strict=True):
+        part.to_netcdf(path)
+    with pytest.raises(BandError, match="file 'run07.nc' of temperature is of month 7 by its name, and of month 1 by its time"):
+        climate(runs, rain)
+    for path, part in zip(right, parts, strict=True):
+        part.to_netcdf(path)
+    found = climate(right[::-1], rain).summer_warmth_index
+    np.testing.assert_allclose(found, climate(temperature, rain).summer_warmth_index, rtol=1e-6)
+
+
 def test_files_whose_names_tell_no_month_are_in_the_order_given_and_it_is_told(tmp_path, rain):
     paths = [bands(tmp_path / f"{name}.tif", [value + STEP], None) for name, value in zip("abcdefghijkl", MEANS, strict=True)]
     with pytest.warns(
