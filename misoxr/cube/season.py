@@ -164,7 +164,7 @@ def span_of(days: Days) -> str:
 def with_middles(ds: xr.Dataset) -> xr.Dataset:
     """Return a dataset in which no time is the end of its own bounds, but their middle: the end of a month lies in the next one."""
     for name, times in ds.coords.items():
-        bounds = ds.variables.get(times.attrs.get("bounds", times.encoding.get("bounds")))
+        bounds = ds.variables.get(str(times.attrs.get("bounds", times.encoding.get("bounds"))))
         if times.ndim != 1 or bounds is None or bounds.shape != (times.size, 2) or not (_are_dates(times) and _are_dates(bounds)):
             continue
         first, last = bounds.values.T
