@@ -1,5 +1,6 @@
 """Read a DEM: elevations in metres with NaN as nodata, lazily, and the size of its cells on the ground."""
 
+import re
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +27,10 @@ NEAR = 100.0
 """Metres by which a fill value lies apart from all elevations: no depth of the sea stands so alone."""
 STRETCHED = 0.05
 """By how much a metre of the CRS may miss a metre on the ground without a word."""
+
+
+_ABOVE = re.compile(r"(?<=\w)\s*(\babove\b.*|\((?!.*\b(survey|us|depth|below|down)\b).*\))$", re.IGNORECASE)
+"""What units of elevations say of where they are counted from: "m above EGM2008", "metres (EGM96)"."""
 
 
 class Cell(NamedTuple):
@@ -86,21 +91,22 @@ def opened(dem: Raster, what: str = "The DEM") -> xr.DataArray:
 
 
 def _metres(array: xr.DataArray, crs: str, what: str) -> float:
-    """Return what turns elevations into metres: by the attribute, else by the vertical axis of the CRS."""
-    units = array.attrs.get("units")
+    """Return what turns elevations into metres, upward: by the attributes, else by the vertical axis of the CRS."""
+    units, vertical = array.attrs.get("units"), pyproj.CRS(crs).axis_info[2:]
+    told = str(array.attrs.get("positive", "")).lower() or (vertical[0].direction if vertical else "")
+    sign = -1.0 if told == "down" else 1.0
     try:
-        known = conversion(units, ELEVATION)
+        known = conversion(_ABOVE.sub("", units) if isinstance(units, str) else units, ELEVATION)
     except BandError:
         raise BandError(
             f"{what} is in {units!r}, and elevations are needed in metres. Convert it, and set its attribute units to 'm'."
         ) from None
     if known is not None:
-        return known[0]
-    vertical = pyproj.CRS(crs).axis_info[2:]
+        return sign * known[0]
     if vertical:
-        return float(vertical[0].unit_conversion_factor)
+        return sign * float(vertical[0].unit_conversion_factor)
     note(f"{what} has no units and is taken to be in metres. Write them down: its attrs['units'] = 'm'.")
-    return 1.0
+    return sign
 
 
 def _checked(values: npt.NDArray[Any], factor: float, what: str) -> npt.NDArray[Any]:
@@ -111,7 +117,7 @@ def _checked(values: npt.NDArray[Any], factor: float, what: str) -> npt.NDArray[
         metres = np.where(endless, np.nan, metres)
     strange = (metres < LOWEST) | (metres > HIGHEST) | (values == -9999)
     # Beyond those, fill values might pass for elevations in metres or feet. In smaller units they are as good as any.
-    for fill in (-999, -32767, -32768) if factor > 0.3 else ():
+    for fill in (-999, -32767, -32768) if abs(factor) > 0.3 else ():
         void = values == fill
         if void.any() and not (np.abs(metres[~void] - fill * factor) < NEAR).any():
             strange |= void

@@ -32,6 +32,10 @@ _PERIOD = r"second|sec|s|hour|hr|h|day|d|month|mon|mo|year|yr|y|a"
 _RATE = re.compile(rf"(?P<amount>.+?)(?:(?:/|per)(?P<per>{_PERIOD})|(?P<power>{_PERIOD})-1)")
 
 
+_WATER = re.compile(r"\s*\b(of\s+)?(water[\s_-]*equivalent|w\.?e\b\.?)", re.IGNORECASE)
+"""What units of precipitation say of water; rates and sums may follow."""
+
+
 class Quantity(NamedTuple):
     """What normals measure: the units that they are turned into, and between what values of a month they lie on Earth."""
 
@@ -84,7 +88,14 @@ def _in_order(what: str, source: Any) -> list[xr.DataArray]:
     if isinstance(source, list | tuple):
         layers = [_only(what, one) for one in source]
         names = [PurePosixPath(os.fspath(one)).name for one in source if isinstance(one, str | os.PathLike)]
-        told = _told(names or [str(layer.name) for layer in layers]) or _by_times(layers)
+        named, timed = _told(names or [str(layer.name) for layer in layers]), _by_times(layers)
+        if names and named and timed and named != timed:
+            at = next(at for at in range(MONTHS) if named[at] != timed[at])
+            raise BandError(
+                f"The file {names[at]!r} of {what} is of month {named[at]} by its name, and of month {timed[at]} by its time. Rename the files, "
+                'or give arrays that tell: array.drop_vars("time").assign_coords(month=1).'
+            )
+        told = named or timed
         if len(names) == len(layers) == MONTHS and told is None:
             note(
                 f"The files of {what} do not tell their months by their names: {names[0]!r} is taken for January, and so on in the order given."
@@ -136,6 +147,12 @@ def _sorted(what: str, layers: Sequence[xr.DataArray], told: Sequence[int] | Non
 def _split(what: str, array: xr.DataArray) -> list[xr.DataArray]:
     """Return the twelve layers of an array along its dimension of months."""
     others = [dim for dim in array.dims if dim not in ("y", "x") and array.sizes[dim] > 1]
+    more = [dim for dim in others if array.sizes[dim] != MONTHS]
+    if len(more) == len(others) - 1 > 0:
+        raise BandError(
+            f"{what} has the dimensions {dict(array.sizes)}, and {more} beside its months. Select or reduce them first, such as "
+            f".isel({more[0]}=0), or .max({more[0]!r}) where they fill each other's gaps."
+        )
     if len(others) != 1 or array.sizes[others[0]] != MONTHS:
         raise BandError(
             f"{what} has the dimensions {dict(array.sizes)}; give twelve months. Of several years, take the mean first: "
@@ -155,6 +172,12 @@ def _by_coordinate(what: str, array: xr.DataArray, dim: Hashable) -> list[int] |
     if coordinate.dtype.kind == "M" or hasattr(values[0], "calendar"):
         counted = coordinate.dt.year.values * MONTHS + coordinate.dt.month.values - 1
         months = (counted % MONTHS + 1).tolist() if np.ptp(counted) == MONTHS - 1 else []
+        bounds = coordinate.attrs.get("bounds", coordinate.encoding.get("bounds"))
+        if bounds and counted.min() % MONTHS == 1 and not np.any(coordinate.dt.day != 1):
+            note(
+                f"The times of {what} run from 1 February to 1 January, and may be the ends of months. Their {bounds!r} would tell: "
+                "give the Dataset that has them."
+            )
     elif coordinate.dtype.kind in "iuf":
         months = values.tolist()
     else:
@@ -198,6 +221,12 @@ def _told(names: Iterable[str]) -> list[int] | None:
 def _physical(what: str, layer: xr.DataArray, quantity: Quantity, units: str | None, days: float) -> xr.DataArray:
     """Return a month's layer in the quantity's units."""
     told = units if units is not None else layer.attrs.get("units")
+    step = str(layer.attrs.get("GRIB_stepType", ""))
+    if units is None and quantity is PRECIPITATION and step.startswith("avg") and not _rate(str(told)):
+        raise BandError(
+            f"{what} is in {told!r}, and its GRIB_stepType {step!r} says that it is a mean. Pass the time that it is of: "
+            f"units={{{what!r}: '{told}/day'}} for ERA5's monthly means, '{told}/hour' for those by hour of day."
+        )
     factor, summand = _conversion(what, "" if told is None else str(told).strip(), quantity, days)
     plain = in_blocks(decoded(what, layer).transpose("y", "x"))
     work = partial(_checked, factor=factor, summand=summand, what=what, quantity=quantity)
@@ -214,7 +243,8 @@ def _conversion(what: str, units: str, quantity: Quantity, days: float) -> tuple
     share, plain = (float(part[1] or 0.1), part[2].strip()) if part else (1.0, units)
     each = 1.0
     if quantity is PRECIPITATION:
-        rate = _RATE.fullmatch(re.sub(r"[\s_^]|\*\*", "", plain.lower()))
+        plain = _WATER.sub("", plain)
+        rate = _rate(plain)
         if rate:
             plain, each = rate["amount"], _times(rate["per"] or rate["power"], days)
     known = factor_and_summand(canonical(plain), quantity.units) if each else None
@@ -224,6 +254,11 @@ def _conversion(what: str, units: str, quantity: Quantity, days: float) -> tuple
             f"what holds: units={{{what!r}: ...}}."
         )
     return known[0] * share * each, known[1]
+
+
+def _rate(units: str) -> re.Match[str] | None:
+    """Return the amount and the period of a rate, None of other units."""
+    return _RATE.fullmatch(re.sub(r"[\s_^.*·]", "", units.lower()))
 
 
 def _times(period: str, days: float) -> float:

@@ -86,7 +86,9 @@ def composite(
     """
     geobox = geobox_of(check_dataset(ds))
     if "time" not in ds.dims or "time" not in ds.coords:
-        raise GridError(f"The dataset has dimensions {tuple(ds.dims)} and no time to reduce; it may be a composite already.")
+        dates = [str(dim) for dim in ds.dims if dim in ds.coords and (ds[dim].dtype.kind == "M" or dim in ("t", "valid_time"))]
+        remedy = f"rename its dates: ds.rename({dates[0]}='time')" if dates else "it may be a composite already"
+        raise GridError(f"The dataset has dimensions {tuple(ds.dims)} and no time to reduce; {remedy}.")
     reduction = reduction_of(method)
     if by not in (None, "year"):
         raise SpecError(f"by={by!r} is unknown; use 'year', or leave it out for one image.")

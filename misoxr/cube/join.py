@@ -11,6 +11,7 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import decoded, is_guessed, is_told, note_unapplied
+from misoxr.cube.season import with_middles
 from misoxr.errors import AssetError, BandError, GridError, SpecError, did_you_mean, gathered, note
 from misoxr.grid.geobox import assign, crs_of, extent, geobox_of, located, with_mappings
 from misoxr.grid.halo import BLOCK
@@ -160,7 +161,7 @@ def layers_of(label: str, raster: Any) -> dict[Hashable, xr.DataArray]:
     if isinstance(raster, xr.Dataset | xr.DataArray):
         raster = located(raster)
     if isinstance(raster, xr.Dataset):
-        raster = with_mappings(raster)
+        raster = with_middles(with_mappings(raster))
         box = geobox_of(raster)
         mark = mark_of(raster.attrs)
         maps = {

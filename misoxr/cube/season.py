@@ -15,7 +15,18 @@ import xarray as xr
 from misoxr.errors import SpecError, note
 from misoxr.spec.components import check as check_spec
 
-__all__ = ["TIME", "Days", "days_of", "first_days", "in_season", "note_without", "season_years", "span_of", "years_of"]
+__all__ = [
+    "TIME",
+    "Days",
+    "days_of",
+    "first_days",
+    "in_season",
+    "note_without",
+    "season_years",
+    "span_of",
+    "with_middles",
+    "years_of",
+]
 
 Integers = npt.NDArray[np.int64]
 
@@ -150,8 +161,26 @@ def span_of(days: Days) -> str:
     )
 
 
+def with_middles(ds: xr.Dataset) -> xr.Dataset:
+    """Return a dataset in which no time is the end of its own bounds, but their middle: the end of a month lies in the next one."""
+    for name, times in ds.coords.items():
+        bounds = ds.variables.get(str(times.attrs.get("bounds", times.encoding.get("bounds"))))
+        if times.ndim != 1 or bounds is None or bounds.shape != (times.size, 2) or not (_are_dates(times) and _are_dates(bounds)):
+            continue
+        first, last = bounds.values.T
+        ends = times.values >= last
+        if ends.any():
+            ds = ds.assign_coords({name: (times.dims, np.where(ends, first + (last - first) / 2, times.values), times.attrs)})
+    return ds
+
+
+def _are_dates(times: xr.DataArray | xr.Variable) -> bool:
+    return times.dtype.kind == "M" or (times.dtype.kind == "O" and all(hasattr(one, "calendar") for one in times.values.ravel()))
+
+
 def days_of(ds: xr.Dataset) -> Days:
     """Return the days of a cube's times, which may have a time zone, be of another calendar (cftime), or text."""
+    ds = with_middles(ds)
     index = ds.indexes.get("time")
     values = ds["time"].values
     dayfirst = _dayfirst(values)

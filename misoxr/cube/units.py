@@ -11,7 +11,7 @@ from misoxr.spec import Band
 __all__ = ["ORIGINS", "canonical", "conversion", "factor_and_summand"]
 
 
-_TEMPERATURES = ("degc", "c", "°c", "celsius", "degreecelsius", "degcelsius", "degreec", "cel")
+_TEMPERATURES = ("degc", "c", "°c", "℃", "celsius", "degreecelsius", "degcelsius", "degreec", "cel")
 _FAHRENHEITS = ("degf", "°f", "fahrenheit", "degreefahrenheit", "degfahrenheit", "degreef")
 _KELVINS = ("kelvin", "k", "degk", "degreek", "degreekelvin")
 
@@ -30,9 +30,7 @@ _SYNONYMS = {
     **dict.fromkeys(_FAHRENHEITS, "degF"),
     **dict.fromkeys(_KELVINS, "K"),
     # Sums of temperatures above a threshold are sums of differences, which kelvins and degrees have in common.
-    **dict.fromkeys(
-        (f"{one}{sign}month" for one in (*_TEMPERATURES, *_KELVINS) for sign in ("", "*", ".", "·", "-")), "degC month"
-    ),
+    **dict.fromkeys((f"{one}{sign}month" for one in (*_TEMPERATURES, *_KELVINS) for sign in ("", "-")), "degC month"),
     **dict.fromkeys(("m2", "m²", "sqm", "squaremetre", "squaremeter", "metre2", "meter2"), "m2"),
     **dict.fromkeys(("km2", "km²", "sqkm", "squarekilometre", "squarekilometer"), "km2"),
     **dict.fromkeys(("ha", "hectare"), "ha"),
@@ -44,7 +42,7 @@ _SYNONYMS = {
     **dict.fromkeys(("km", "kilometer", "kilometre"), "km"),
     **dict.fromkeys(("%", "percent"), "%"),
 }
-"""Units by their spellings: small letters, without blanks, underscores, signs of powers and the plural's s."""
+"""Units by their spellings: small letters, without blanks, dots, underscores, signs of powers and products and the plural's s."""
 
 
 _UNKNOWN = ("", "none", "null", "nan", "n/a", "na", "unknown", "?")
@@ -135,7 +133,7 @@ def _remedy(have: str, want: str) -> str:
 
 def canonical(units: str) -> str:
     """Return the usual spelling of units."""
-    plain = re.sub(r"[\s_^]|\*\*", "", units.lower())
+    plain = re.sub(r"[\s_^.*·]", "", units.lower())
     one = plain.replace("degrees", "degree")
     single = one.removesuffix("s") if len(one) > 3 else one  # "ms" is no metre
     return next((_SYNONYMS[text] for text in (plain, one, single) if text in _SYNONYMS), units.strip())

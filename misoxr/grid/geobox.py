@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Hashable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,8 @@ _ANGLES = ("rad", "radian", "radians", "microradian", "microradians")
 
 GRID_TOLERANCE = 1e-3
 """Largest departure from a regular grid, and between two equal grids, in pixels."""
+ROUNDED = 0.05
+"""Part of a pixel by which its coordinates may be rounded."""
 
 
 def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
@@ -91,6 +93,13 @@ def _mappings(array: xr.DataArray) -> list[Hashable]:
     return [name for name, _ in sorted(pairs, key=lambda pair: not {"x", "y"} & set(pair[1].split()))]
 
 
+def _lost_mapping(obj: xr.Dataset | xr.DataArray) -> str:
+    """Say how to keep the grid mapping that an array names, and that was left behind when it was selected."""
+    arrays = [obj] if isinstance(obj, xr.DataArray) else list(obj.data_vars.values())
+    lost = next((name for array in arrays for name in _mappings(array) if name and _variable(obj, name) is None), None)
+    return f" Its grid mapping {lost!r} was left behind: give the Dataset that has it, ds[[name, {lost!r}]]." if lost else ""
+
+
 def with_mappings(ds: xr.Dataset) -> xr.Dataset:
     """Return a dataset with the variables that tell its CRS as coordinates, which a selection of variables keeps."""
     names = {name for array in ds.data_vars.values() for name in _mappings(array)}
@@ -123,7 +132,7 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
     Parameters
     ----------
     obj : Dataset or DataArray
-        Coordinates y and x are pixel centres, regular to a thousandth of a pixel; the CRS is in ``spatial_ref``. Where their units are
+        Coordinates y and x are pixel centres, regular to a thousandth of a pixel and to their rounding; the CRS is in ``spatial_ref``. Where their units are
         kilometres, and those of the CRS metres, they are converted.
 
     Raises
@@ -139,7 +148,9 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
             )
     crs = crs_of(obj)
     if crs is None:
-        raise GridError('The dataset carries no CRS. Write one, for example with ds.rio.write_crs("EPSG:3338") of rioxarray.')
+        raise GridError(
+            f'The dataset carries no CRS.{_lost_mapping(obj)} Write one, for example with ds.rio.write_crs("EPSG:3338") of rioxarray.'
+        )
     try:
         factors = _factors([obj.coords[dim] for dim in ("y", "x")], crs)
     except pyproj.exceptions.CRSError as error:
@@ -148,7 +159,7 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
     if not (y.size and x.size):
         raise GridError(f"The dataset has {y.size} x {x.size} pixels; give one that is not empty.")
     transform = _written_transform(obj, y, x) or _transform_of(
-        y, x, [_rounding(obj.coords[dim]) * factor for dim, factor in zip(("y", "x"), factors, strict=True)]
+        y, x, [partial(_rounding, obj.coords[dim], factor) for dim, factor in zip(("y", "x"), factors, strict=True)]
     )
     try:
         return GeoBox((y.size, x.size), transform, crs)
@@ -214,7 +225,7 @@ def _written_transform(obj: xr.Dataset | xr.DataArray, y: npt.NDArray[np.float64
     return affine if agree else None
 
 
-def _transform_of(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], rounding: Sequence[float]) -> Affine:
+def _transform_of(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], rounding: Sequence[Callable[[], float]]) -> Affine:
     steps = []
     for name, values, off in zip(("y", "x"), (y, x), rounding, strict=True):
         if values.size < 2:
@@ -225,7 +236,7 @@ def _transform_of(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], roundi
         if step == 0 or not np.isfinite(step):
             raise GridError(f"The {name!r} coordinates do not advance; give pixel centres of a regular grid.")
         error = np.abs(values - (values[0] + step * np.arange(values.size))).max() / abs(step)
-        if error > GRID_TOLERANCE + off / abs(step):
+        if error > GRID_TOLERANCE and error > GRID_TOLERANCE + off() / abs(step):
             raise GridError(
                 f"The {name!r} coordinates are irregular, by up to {error:.3g} pixels; put the data on a regular grid first."
             )
@@ -234,9 +245,21 @@ def _transform_of(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], roundi
     return Affine(dx, 0.0, x[0] - dx / 2, 0.0, dy, y[0] - dy / 2)
 
 
-def _rounding(coordinate: xr.DataArray) -> float:
-    """Return how far two coordinates in single precision may be off by rounding, as longitudes often are; 0 for others."""
-    return float(np.spacing(np.abs(coordinate.values).max())) if coordinate.dtype == np.dtype("float32") else 0.0
+def _rounding(coordinate: xr.DataArray, factor: float) -> float:
+    """Return how far two coordinates may be off by rounding, in the CRS's units: in single precision, or to decimals of which a few make a pixel.
+
+    Longitudes are often in single precision, and stay rounded where their type is changed.
+    """
+    values = np.asarray(coordinate.values, dtype="float64")
+    single = values.astype("float32")
+    found = float(np.spacing(np.abs(single).max())) if (single == values).all() else 0.0
+    step = abs(values[-1] - values[0]) / (values.size - 1)
+    digits = next((unit for unit in 10.0 ** -np.arange(9) if unit <= ROUNDED * step and _are_multiples(values, unit)), 0.0)
+    return max(found if coordinate.dtype == single.dtype else min(found, ROUNDED * step), digits) * factor
+
+
+def _are_multiples(values: npt.NDArray[np.float64], unit: float) -> bool:
+    return bool((np.abs(values / unit - np.round(values / unit)) <= 1e-15 * np.abs(values / unit) + 1e-9).all())
 
 
 def same_grid(one: GeoBox, other: GeoBox) -> bool:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.cube.season import first_days
+from misoxr.cube.season import first_days, with_middles
 from misoxr.cube.stack import stack
 from misoxr.errors import PointsError, SpecError, note
 from misoxr.points.readers import dates, require_once
@@ -69,7 +69,7 @@ class Years:
         if tolerance is not None and (not is_whole(tolerance) or tolerance < 0):
             raise SpecError(f"tolerance is {tolerance!r}; give a whole number of years, 0 or more.")
         timed = any("time" in ds[band.name].dims for band in spec.bands if band.name in ds.data_vars)
-        index = ds.indexes.get("time") if timed else None
+        index = with_middles(ds).indexes.get("time") if timed else None
         if not isinstance(index, pd.DatetimeIndex) or not len(index) or not index.year.is_unique or index.hasnans:
             if tolerance is not None:
                 raise SpecError(f"tolerance is {tolerance} years, and the cube has no time in each year; leave it out.")

@@ -51,12 +51,15 @@ class Named:
         """Common name: the item's own, unless the instrument knows a narrower one."""
         return self.usual if self.own is None or self.usual in BROADER.get(self.own, ()) else self.own
 
-    def rank(self, band: str, short: str) -> tuple[float, ...] | None:
-        """Return how well the asset fits a band and its short key, smaller is better; None where it does not.
+    def rank(self, band: str, short: str, usual: str | None = None) -> tuple[float, ...] | None:
+        """Return how well the asset fits a band, its short key, and its instrument's common name for it, smaller is better; None where it does not.
 
         GeoTIFF goes before JPEG 2000; then the common name, key, band's name, another spelling of the key, and the instrument's; fine pixels first.
         """
-        fits = (self.own == band, self.key == band, self.label == band, self.short == short, self.common == band)
+        fits = (
+            *(self.own == band, self.key == band, self.label == band, self.short == short),
+            self.common is not None and self.common in (band, usual),
+        )
         if True not in fits or (self.picture and self.short != short):
             return None
         return int(self.jpeg), fits.index(True), self.pixel
@@ -79,9 +82,11 @@ def named_assets(item: Mapping[str, Any], bands: Iterable[str], sensor: Sensor |
     BandError
         If several assets have a name, and are not the same band in several forms.
     """
-    candidates, chosen = _candidates(item, sensor or sensor_of(item)), {}
+    sensor = sensor or sensor_of(item)
+    candidates, chosen = _candidates(item, sensor), {}
     for band in bands:
-        ranked = [(rank, one) for one in candidates if (rank := one.rank(band, short_key(band))) is not None]
+        short = short_key(band)
+        ranked = [(rank, one) for one in candidates if (rank := one.rank(band, short, sensor.bands.get(short))) is not None]
         least = min((rank for rank, _ in ranked), default=None)
         best = sorted((one for rank, one in ranked if rank == least), key=lambda one: one.key)
         if len({one.label or one.short for one in best}) > 1:

@@ -22,7 +22,10 @@ OFFSET = ("raster:offset", "offset", "add_offset")
 NODATA = ("nodata", "raster:nodata", "file:nodata", "nodata_value", "nodatavals", "_FillValue")
 DATA_TYPE = ("data_type", "raster:data_type", "file:data_type")
 UNITS = ("unit", "raster:unit", "file:unit", "units")
-COMMON = ("raster:scale", "raster:offset", "nodata", "data_type", "unit")
+COMMON = (
+    *("raster:scale", "raster:offset", "nodata", "raster:nodata", "file:nodata"),
+    *("data_type", "raster:data_type", "file:data_type", "unit", "raster:unit", "file:unit"),
+)
 """Properties of an item that hold for all its assets."""
 LARGEST = 1.0
 """A scale or an offset of reflectance beyond it is one of something else."""

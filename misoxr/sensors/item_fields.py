@@ -1,12 +1,17 @@
 """Check the types of the fields of an item's JSON, which may come from a stranger."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from misoxr.errors import CatalogError
 
-__all__ = ["checked", "mappings", "name_of"]
+__all__ = ["checked", "in_json", "is_nan", "mappings", "name_of"]
 
 
 def name_of(item: Mapping[str, Any]) -> str:
@@ -35,6 +40,31 @@ def checked(item: Any) -> dict[str, Any]:
     return dict(item)
 
 
+def in_json(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item in hand with what NumPy and pandas hold as JSON has it: in its own fields, its properties and its assets."""
+    plain = {key: _in_json(value) for key, value in item.items()}
+    if _is_object(plain.get("properties")):
+        plain["properties"] = {key: _in_json(value) for key, value in plain["properties"].items()}
+    assets: Any = plain.get("assets")
+    if _is_object(assets) and all(map(_is_object, assets.values())):
+        plain["assets"] = {key: {field: _in_json(value) for field, value in asset.items()} for key, asset in assets.items()}
+    return plain
+
+
+def _in_json(value: Any) -> Any:
+    """Return an array as a list, a time as text, and what is missing as None."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind != "M":
+        value = value.tolist()
+    if is_nan(value):
+        return None
+    return pd.Timestamp(value).isoformat() if isinstance(value, datetime | np.datetime64) else value
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value is what pandas has where there is none."""
+    return value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+
+
 def mappings(values: Any) -> bool:
     """Whether values are a list of JSON objects."""
     return isinstance(values, list | tuple) and all(map(_is_object, values))
@@ -53,7 +83,8 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_epsg(value: Any) -> bool:
-    return isinstance(value, Integral | str) and not isinstance(value, bool)
+    whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())  # of a column that lacks some
+    return (whole or isinstance(value, str)) and not isinstance(value, bool)
 
 
 def _check(what: str, fields: Mapping[str, Any], types: Iterable[tuple[str, Callable[[Any], bool], str]]) -> None:

@@ -12,7 +12,7 @@ from misoxr.assets.hrefs import is_remote, redact, resolve
 from misoxr.assets.inside import names_inside
 from misoxr.errors import AssetError, CatalogError, MisoxrError, did_you_mean
 from misoxr.paths import expanded
-from misoxr.sensors.item_fields import checked, name_of
+from misoxr.sensors.item_fields import checked, in_json, name_of
 from misoxr.stac.filters import Filters, time_of
 from misoxr.stac.found import Found, Walk, content_of, features_of, is_http, json_of, links_of, self_link, short
 from misoxr.stac.search import answered, asked, guarded, refuse_query, searched
@@ -230,7 +230,7 @@ def _in_hand(items: Any, inside: bool) -> Iterator[Found]:
             plain = item.to_dict(include_self_link=False, transform_hrefs=False)
             base = item.get_self_href()
         elif isinstance(item, Mapping):
-            plain = dict(item)
+            plain = in_json(item)
             base = self_link(plain)
         else:
             raise CatalogError(f"The catalogue holds a {type(item).__name__}; give an address, a path, or STAC items.")

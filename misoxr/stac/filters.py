@@ -28,7 +28,7 @@ OPEN = pd.Timestamp("2200-01-01")
 MOST_DEGREES = 3600
 """Degrees of longitude that are surely a mistake."""
 
-_MOMENT = re.compile(r"(19|20|21)\d\d-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?)?\s?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
+_MOMENT = re.compile(r"(19|20|21)\d\d-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?)?\s?([Zz]|[+-]\d\d(:?\d\d)?)?", re.ASCII)
 """A date, or date and time, as of RFC 3339; pandas would also read "now", or a day without a year."""
 
 

@@ -15,7 +15,7 @@ from misoxr.assets.hrefs import CLOUD, HTTP, is_remote, redact, without_secrets
 from misoxr.assets.http import DOCUMENT, follow, http_session, megabytes, patience, seconds
 from misoxr.assets.inside import Reach
 from misoxr.errors import CatalogError
-from misoxr.sensors.item_fields import checked, mappings
+from misoxr.sensors.item_fields import checked, is_nan, mappings
 
 __all__ = ["Found", "Walk", "content_of", "features_of", "is_http", "item_of_row", "json_of", "links_of", "self_link", "short"]
 
@@ -217,14 +217,14 @@ def item_of_row(row: Mapping[str, Any]) -> dict[str, Any]:
         item["geometry"] = shapely.geometry.mapping(shapely.from_wkb(item["geometry"]))
     if isinstance(item.get("bbox"), Mapping):
         item["bbox"] = [item["bbox"][key] for key in ("xmin", "ymin", "xmax", "ymax")]
-    item["properties"] = {key: _plain(value) for key, value in row.items() if key not in FIELDS and value is not None}
+    item["properties"] = {key: _plain(value) for key, value in row.items() if not (key in FIELDS or value is None or is_nan(value))}
     return {"type": "Feature", **item}
 
 
 def _plain(value: Any) -> Any:
     """Return a value as JSON has it: without what other rows have and this one lacks, and times as text."""
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items() if entry is not None}
+        return {key: _plain(entry) for key, entry in value.items() if not (entry is None or is_nan(entry))}
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
     return value.isoformat() if hasattr(value, "isoformat") else value

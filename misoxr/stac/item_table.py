@@ -60,7 +60,7 @@ def is_table(catalog: Any) -> bool:
 
 @dataclass(frozen=True)
 class ItemTable:
-    """The items of a table that pass the filters, in order of time and id.
+    """The items of a table that pass the filters, in order of time and id; those that make one time, in the order in which they fill it.
 
     Attributes
     ----------
@@ -272,7 +272,9 @@ def open_table(
         raise CatalogError(
             f"None of the {len(index)} items of the table matches: {filters}. Widen the search, or check the names of the collections."
         )
-    found = index[keep].sort_values(["time", "id"], kind="stable")
+    # as moments_of has it: of one second, the last id goes first
+    found = index[keep].assign(second=index["time"].dt.floor("s") if groupby else index["time"])
+    found = found.sort_values(["second", "id"], ascending=[True, not groupby], kind="stable").drop(columns="second")
     reading = partial(_found, uri, copy, modifier=modifier, inside=bool(reach.inside))
     item_of = None if modifier is None else lambda row: reading(row).item
     with _reading(uri, "its columns are of other types"):

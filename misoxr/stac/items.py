@@ -233,14 +233,16 @@ def of_orbit(scenes: Sequence[Scene], orbit: str | None) -> list[Scene]:
 def moments_of(scenes: Iterable[Scene], groupby: str | None, meridian: float) -> list[Moment]:
     """Group scenes into times, in order of time and id; solar days are counted on from a meridian.
 
-    Of one day, each sensor and each direction of a radar's flight makes a time of its own: they are observations that differ.
+    Of one day, each sensor and each direction of a radar's flight makes a time of its own: they are observations that differ. Of one
+    second, the last id fills it first: ids end with version and date of processing, so that a scene which was processed again is the new one.
     """
 
     def day(scene: Scene) -> Any:
         return scene.time if groupby is None else scene.solar_day(meridian)
 
     groups: dict[Any, list[Scene]] = {}
-    for scene in sorted(scenes, key=lambda scene: (day(scene), scene.time, scene.id)):
+    ordered = sorted(scenes, key=lambda scene: scene.id, reverse=groupby is not None)
+    for scene in sorted(ordered, key=lambda scene: (day(scene), scene.time.floor("s"))):
         key = (scene.time, scene.id, scene.collection) if groupby is None else (day(scene), scene.source)
         groups.setdefault(key, []).append(scene)
     return [Moment(group[0].time, tuple(group)) for group in groups.values()]
@@ -384,7 +386,7 @@ def _grid(item: Mapping[str, Any], asset: Mapping[str, Any]) -> GeoBox | None:
 
 def _crs(fields: Mapping[str, Any], name: str) -> CRS | None:
     """Return the CRS that the projection extension declares."""
-    epsg = str(fields.get("proj:epsg") or "").strip().upper().removeprefix("EPSG:")
+    epsg = str(fields.get("proj:epsg") or "").strip().upper().removeprefix("EPSG:").removesuffix(".0")
     declared = fields.get("proj:code") or (f"EPSG:{epsg}" if epsg else None) or fields.get("proj:wkt2")
     try:
         if declared is None and isinstance(fields.get("proj:projjson"), Mapping):

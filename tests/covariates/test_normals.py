@@ -117,6 +117,8 @@ def test_what_is_simulated_stays_marked(which, temperature, rain, tmp_path):
         ("kelvin", MEANS + 273.15),
         ("Celsius", MEANS),
         ("°C", MEANS),
+        ("℃", MEANS),
+        ("deg. C", MEANS),
         ("0.1 degC", MEANS * 10),
         ("0.1*K", (MEANS + 273.15) * 10),
         ("K/10", (MEANS + 273.15) * 10),
@@ -147,6 +149,11 @@ def test_temperatures_in_other_units(units, values, rain):
         ("mm/s", 1 / np.array(DAYS) / 86_400),
         ("mm hr-1", 1 / np.array(DAYS) / 24),
         ("inches", 1 / 25.4),
+        ("m of water equivalent", 0.001),
+        ("mm w.e.", 1),
+        ("m of water equivalent per day", 1e-3 / np.array(DAYS)),
+        ("kg.m-2.s-1", 1 / np.array(DAYS) / 86_400),
+        ("mm*day-1", 1 / np.array(DAYS)),
     ],
 )
 def test_precipitation_in_other_units(units, each, temperature):
@@ -220,6 +227,42 @@ def test_months_are_told_by_coordinates(temperature, rain):
         np.testing.assert_allclose(january, -22 + STEP, rtol=1e-6)
 
 
+def at_their_ends(array, name):
+    """A Dataset whose months have the time at which they end, as climate models write them, with bounds."""
+    ends = pd.date_range("2001-02-01", periods=12, freq="MS")
+    bounds = np.stack([pd.date_range("2001-01-01", periods=12, freq="MS"), ends], axis=1)
+    ds = array.rename(month="time").assign_coords(time=("time", ends, {"bounds": "time_bnds"})).to_dataset(name=name)
+    return ds.assign(time_bnds=(("time", "nbnd"), bounds))
+
+
+def test_months_that_have_the_time_of_their_end_are_told_by_bounds(tmp_path, rain, temperature):
+    expected = climate(temperature, rain, minimum=normals(COLD, "degC")).compute()
+    warm, cold, wet = (at_their_ends(one, "t") for one in (temperature, normals(COLD, "degC"), rain))
+    warm.to_netcdf(tmp_path / "warm.nc")
+    cold.to_zarr(tmp_path / "cold.zarr", consolidated=False)
+    for minimum in (cold, str(tmp_path / "cold.zarr")):
+        xr.testing.assert_allclose(climate(str(tmp_path / "warm.nc"), wet, minimum=minimum), expected)
+    parts = [cold.isel(time=[at]) for at in (5, 0, *range(1, 5), *range(6, 12))]
+    np.testing.assert_allclose(climate(warm, wet, minimum=parts).january_minimum_temperature, -28.25 + STEP, rtol=1e-6)
+
+
+def test_bounds_that_an_array_has_lost_are_told(temperature, rain):
+    with pytest.warns(MisoxrWarning, match="may be the ends of months. Their 'time_bnds' would tell: give the Dataset"):
+        climate(at_their_ends(temperature, "t").t, rain)
+
+
+def test_means_of_amounts_need_their_time(temperature):
+    """As ERA5 writes monthly means of total precipitation: metres, and of a day."""
+    daily = normals(RAIN / 1000 / np.array(DAYS), "m", 0 * STEP)
+    daily.attrs["GRIB_stepType"] = "avgad"
+    with pytest.raises(BandError, match=r"in 'm', and its GRIB_stepType 'avgad' says that it is a mean.*'precipitation': 'm/day'"):
+        climate(temperature, daily)
+    found = climate(temperature, daily, units={"precipitation": "m/day"})
+    np.testing.assert_allclose(found.annual_precipitation, 277, rtol=1e-5)
+    daily.attrs["units"] = "m day-1"  # a rate needs nothing
+    np.testing.assert_allclose(climate(temperature, daily).annual_precipitation, 277, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -227,6 +270,10 @@ def test_months_are_told_by_coordinates(temperature, rain):
         (lambda a: a.isel(month=slice(11)), "dimensions {'month': 11"),
         (lambda a: a.isel(month=0), r"dimensions \{'y': 6, 'x': 8\}"),
         (lambda a: a.expand_dims(model=3), "dimensions {'model': 3"),
+        (
+            lambda a: a.expand_dims(expver=2),
+            r"and \['expver'\] beside its months. Select or reduce them first, such as .isel\(expver=0\)",
+        ),
         (lambda a: a.assign_coords(month=range(12)), r"does not tell twelve months of a year: \[0, 1.*range\(1, 13\)"),
         (lambda a: a.assign_coords(month=[1] * 12), "does not tell twelve months"),
         (
@@ -317,6 +364,21 @@ def test_twelve_files_in_any_order(name, tmp_path, rain):
         found = climate(several, rain, minimum=several, units={"temperature": "degC", "minimum": "degC"}).compute()
         np.testing.assert_allclose(found.summer_warmth_index, expected_warmth(), rtol=1e-5)
         np.testing.assert_allclose(found.january_minimum_temperature, -22 + STEP, rtol=1e-5)
+
+
+def test_files_whose_names_and_times_tell_other_months_are_refused(tmp_path, temperature, rain):
+    """Numbers of runs are none of months."""
+    times = pd.date_range("2001-01-16", periods=12, freq="30D")
+    parts = [temperature.isel(month=at).expand_dims(time=times[[at]]).to_dataset(name="t") for at in range(12)]
+    runs, right = ([tmp_path / f"run{(at + shift) % 12 + 1:02d}.nc" for at in range(12)] for shift in (6, 0))
+    for path, part in zip(runs, parts, strict=True):
+        part.to_netcdf(path)
+    with pytest.raises(BandError, match="file 'run07.nc' of temperature is of month 7 by its name, and of month 1 by its time"):
+        climate(runs, rain)
+    for path, part in zip(right, parts, strict=True):
+        part.to_netcdf(path)
+    found = climate(right[::-1], rain).summer_warmth_index
+    np.testing.assert_allclose(found, climate(temperature, rain).summer_warmth_index, rtol=1e-6)
 
 
 def test_files_whose_names_tell_no_month_are_in_the_order_given_and_it_is_told(tmp_path, rain):

@@ -328,6 +328,28 @@ def test_a_vertical_crs_tells_the_units():
     np.testing.assert_allclose(terrain(source).elevation, hills() * (1200 / 3937), rtol=1e-6)
 
 
+@pytest.mark.parametrize("units", ["m above EGM2008", "metres (EGM96)", "m a.s.l.", "meters above mean sea level"])
+def test_units_may_tell_where_elevations_are_counted_from(units):
+    np.testing.assert_array_equal(terrain(dem(hills(), units=units)).elevation, terrain(dem(hills())).elevation)
+    for other in ("m (depth)", "hPa above ground"):
+        with pytest.raises(BandError, match="elevations are needed in metres"):
+            terrain(dem(hills(), units=other))
+
+
+def test_depths_are_elevations_below_zero():
+    expected = terrain(dem(-hills())).compute()
+    depth = dem(hills())
+    depth.attrs["positive"] = "down"
+    below = dem(hills(), crs=pyproj.CRS("EPSG:3338+5715").to_wkt())  # depth below mean sea level, m
+    bare = below.copy()
+    del bare.attrs["units"]
+    for one in (depth, below, bare):
+        np.testing.assert_array_equal(terrain(one).elevation, expected.elevation)
+        np.testing.assert_array_equal(terrain(one).aspect, expected.aspect)
+    below.attrs["positive"] = "up"
+    np.testing.assert_array_equal(terrain(below).elevation, -expected.elevation)
+
+
 def test_unknown_units_are_noted_and_wrong_ones_refused():
     source = dem(hills())
     del source.attrs["units"]

@@ -375,6 +375,26 @@ def test_times_of_any_kind_are_dates(times):
         composite(ds, years=2030)
 
 
+def test_dates_of_another_name_are_told():
+    dates = pd.date_range("2021-06-01", periods=2)
+    ds = xr.concat([image()] * 2, "valid_time").assign_coords(valid_time=dates)
+    with pytest.raises(GridError, match=r"no time to reduce; rename its dates: ds.rename\(valid_time='time'\)"):
+        composite(ds)
+
+
+def test_a_month_that_has_the_time_of_its_end_is_told_by_its_bounds():
+    ends = pd.date_range("2021-06-01", periods=4, freq="MS")  # May to August
+    ds = xr.concat([image() * 0 + at for at in range(5, 9)], "time").assign_coords(time=("time", ends, {"bounds": "time_bnds"}))
+    bounds = np.stack([ends - pd.DateOffset(months=1), ends], axis=1)
+    summer = ("06-01", "08-31")
+    bare = composite(ds, summer, method="mean")
+    told = composite(ds.assign(time_bnds=(("time", "nv"), bounds)), summer, method="mean")
+    begins = composite(ds.assign(time_bnds=(("time", "nv"), bounds + np.timedelta64(31, "D"))), summer, method="mean")
+    for found, month in ((bare, 6), (told, 7), (begins, 6)):
+        assert (found["red"] == month).all()
+        assert (found["observations"] == 3).all()
+
+
 @pytest.mark.parametrize("times", [[2019, 2020], [0.5, 1.5], ["soon", "later"], pd.DatetimeIndex(["2020-07-01", "NaT"])])
 def test_times_that_are_no_dates_are_refused(times):
     with pytest.raises(SpecError, match="2 times of the cube.*are not dates.*pd.to_datetime"):

@@ -233,6 +233,27 @@ def test_longitudes_in_single_precision_are_regular():
         geobox_of(array.assign_coords(x=x + np.float32(0.01 * step) * (np.arange(1000) == 500)))
 
 
+@pytest.mark.parametrize("stored", [lambda x: x.astype("float32"), lambda x: np.round(x, 5), lambda x: np.round(x, 4)])
+def test_rounded_coordinates_are_regular(stored):
+    """Single precision whose type was changed, and decimals of a text: a grid of 7.5 seconds."""
+    step = 1 / 480
+    x, y = (stored(first + step * np.arange(count)).astype("float64") for first, count in ((-149.9, 500), (60, 20)))
+    array = xr.DataArray(np.zeros((20, 500)), dims=("y", "x"), coords={"y": y, "x": x}, attrs={"crs": "EPSG:4326"})
+    box = geobox_of(array)
+    centres = box.affine.c + box.affine.a * (np.arange(500) + 0.5)
+    assert 1e-3 * step < np.abs(x - centres).max() < 0.05 * step
+    with pytest.raises(GridError, match="irregular"):
+        geobox_of(array.assign_coords(x=x + 0.07 * step * (np.arange(500) == 250)))
+    with pytest.raises(GridError, match="irregular"):  # two decimals are a large part of a pixel
+        geobox_of(array.assign_coords(x=np.round(x, 2)))
+
+
+def test_a_grid_mapping_that_was_left_behind_is_named():
+    array = xr.DataArray(np.zeros((2, 2)), {"y": [2.0, 1.0], "x": [1.0, 2.0]}, ("y", "x"), attrs={"grid_mapping": "lambert"})
+    with pytest.raises(GridError, match=r"no CRS. Its grid mapping 'lambert' was left behind: .*ds\[\[name, 'lambert'\]\]"):
+        geobox_of(array)
+
+
 def test_a_crs_that_is_told_by_parameters_alone():
     """Daymet's grid mapping; one that lacks parameters is no CRS."""
     parameters = {

@@ -142,6 +142,13 @@ def test_winters_that_do_not_tell_their_season_are_taken_to_go_over_new_year(yea
             Years.of(late, spec)
 
 
+def test_years_that_have_the_time_of_their_end_are_told_by_bounds(yearly, spec):
+    ends = pd.to_datetime([f"{year + 1}-01-01" for year in yearly.time.dt.year.values])
+    ds = yearly.assign_coords(time=("time", ends, {"bounds": "time_bnds"}))
+    ds = ds.assign(time_bnds=(("time", "nv"), np.stack([ends - pd.DateOffset(years=1), ends], axis=1)))
+    assert Years.of(ds, spec).years == YEARS
+
+
 def test_points_that_belong_to_no_year_are_told(yearly, spec):
     years = Years.of(yearly, spec)
     words = "1 of 4 points have no date, and 2 are dated more than 5 years from the composites of the years 2017, 2020, 2023"

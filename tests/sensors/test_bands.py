@@ -51,6 +51,13 @@ PLAIN = dict.fromkeys(["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "
         (item(properties={"platform": "landsat-8"}, B08="pan", B05="nir08"), {"nir": None, "nir08": "B05", "pan": "B08"}),
         (item(collection="sentinel-2-l2a", B8A="rededge", B05="rededge"), {"nir08": "B8A", "rededge071": "B05"}),
         (item(collection="sentinel-2-l2a", B05="red", B04="rededge071"), {"red": "B05", "rededge071": "B04"}),
+        # Earth Search's keys are common names
+        (
+            item(collection="sentinel-2-l2a", red="red", nir="nir", nir08="nir08"),
+            {"B04": "red", "B8": "nir", "B8A": "nir08", "B05": None},
+        ),
+        (item(collection="hls2-l30", red="red", nir="nir08"), {"B04": "red", "B05": "nir", "B8A": None}),
+        (item(red="red"), {"B04": None}),
     ],
     ids=lambda made: f"{made['id']} {made['collection']} {made['properties']}" if "assets" in made else "",
 )

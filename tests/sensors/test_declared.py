@@ -57,7 +57,8 @@ def spellings(draw: st.DrawFn, scale: float, offset: float, nodata: float) -> tu
             elif where == "asset":
                 asset[spelt] = spelt_value
             elif where == "item":
-                properties["nodata" if tag == "nodata" else f"raster:{tag}"] = spelt_value
+                own = st.sampled_from(["nodata", "raster:nodata", "file:nodata"])
+                properties[draw(own) if tag == "nodata" else f"raster:{tag}"] = spelt_value
             else:
                 tags[tag] = value
     return item(properties=properties, **asset), tags

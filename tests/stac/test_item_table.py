@@ -158,6 +158,23 @@ def test_an_open_end_is_after_all_that_is_asked_for(tmp_path, kind):
         open_stac(path, bands=BANDS, **GRID, datetime="2020")
 
 
+def test_codes_and_times_as_other_tools_write_them(tables, tmp_path):
+    """Codes are floats where a row lacks one, and databases write times without the minutes of their zone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(tables[1])
+    rows = table.num_rows
+    told = [name for name in table.column_names if name in ("proj:code", "proj:epsg", "datetime")]
+    table = table.drop_columns(told).append_column("proj:epsg", pa.array([32605.0] * (rows - 1) + [float("nan")]))
+    times = [f"{time:%Y-%m-%d %H:%M:%S}+00" for time in pq.read_table(tables[1])["datetime"].to_pylist()]
+    pq.write_table(table.append_column("datetime", pa.array(times)), tmp_path / "items.parquet")
+    for folder in "abcdef":
+        shutil.copytree(tables[1].parent / folder, tmp_path / folder)
+    asked = {"bands": BANDS, "datetime": "2020"}
+    xr.testing.assert_equal(open_stac(tmp_path / "items.parquet", **asked).compute(), open_stac(tables[1], **asked).compute())
+
+
 def test_time_cubes_come_from_tables_too(tables):
     one, other = (open_stac(path, bands="red", datetime="2020", **GRID) for path in tables)
     xr.testing.assert_equal(one.red.compute(), other.red.compute())

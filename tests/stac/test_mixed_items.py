@@ -24,6 +24,7 @@ def opened(request, tmp_path):
         (write_collection if request.param == "hand" else write_table)(path, list(items))
         return open_stac(path, **options)
 
+    open_items.table = request.param == "table"
     return open_items
 
 
@@ -152,6 +153,34 @@ def test_sensors_of_one_solar_day_are_observations_of_their_own(tmp_path, opened
     assert int(cube.observations[8, 8]) == 4
     # 750 counts of both, and 0.2 of two sensors that are not known
     assert float(cube.red[8, 8]) == pytest.approx((0.075 * 2 + 0.2 * 2) / 4)
+
+
+TWICE = {
+    "baselines": [
+        f"S2B_MSIL2A_20220701T213529_{rest}" for rest in ("N0212_R086_T05WNR_20220702T003500", "N0500_R086_T05WNR_20230502T003500")
+    ],
+    "numbers": ["S2B_5WNR_20220701_0_L2A", "S2B_5WNR_20220701_1_L2A"],
+    "real time": ["LC09_L2SP_067015_20220701_02_RT", "LC09_L2SP_067015_20220701_02_T1"],
+    "dates": [f"LC09_L2SP_067015_20220701_{day}_02_T1_SR" for day in ("20220703", "20230405")],
+}
+
+
+@pytest.mark.parametrize("names", TWICE.values(), ids=TWICE)
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_a_scene_that_was_processed_again_the_new_one_goes_first(tmp_path, opened, names, first):
+    # a time may change by some milliseconds
+    moments = ("2022-07-01T21:35:29.100Z", "2022-07-01T21:35:29.102Z")
+    red = {"eo:bands": [{"common_name": "red"}]}
+    items = [
+        made(tmp_path, name, "mine", {"red": (full(value, "float32"), None, red)}, time=time)
+        for name, value, time in zip(names, (0.1, 0.2), moments if first else moments[::-1], strict=True)
+    ]
+    ways = [{"reduce": "mean"}] if opened.table else [{"reduce": "mean"}, {}, {"engine": "odc"}]
+    for way in ways:
+        cube = opened(*(items if first else items[::-1]), bands="red", mask=None, **GRID, **way)
+        np.testing.assert_allclose(cube.red, 0.2, rtol=1e-6)
+    both = opened(*items, bands="red", mask=None, groupby=None, **MEAN)
+    np.testing.assert_allclose(both.red, 0.15, rtol=1e-6)
 
 
 def test_a_description_of_no_item_is_refused(tmp_path, opened):

@@ -735,6 +735,20 @@ def test_items_in_hand_read_local_files_only_beside_themselves(tmp_path):
         open_stac([pystac.Item.from_file(tmp_path / "a.json")], bands="red")
 
 
+def test_items_that_went_through_pandas_are_items(service):
+    """A column of codes is one of floats where an item lacks it, and what is missing is NaN; lists are arrays, and times no text."""
+    items, expected = items_of(service), given(items_of(service), bands=["red", "nir"], reduce="median")
+    for item in items:
+        item["properties"] |= {"eo:cloud_cover": float("nan"), "proj:shape": np.nan, "end_datetime": pd.NaT, "proj:epsg": 32605.0}
+        item["properties"].pop("proj:code", None)
+        item["properties"]["datetime"] = pd.Timestamp(item["properties"]["datetime"])
+        item["bbox"] = np.array(item["bbox"])
+        for asset in item["assets"].values():
+            asset |= {key: np.array(asset[key]) for key in ("proj:transform", "proj:shape") if key in asset}
+            asset["proj:epsg"] = float("nan")
+    xr.testing.assert_equal(given(items, bands=["red", "nir"], reduce="median").compute(), expected.compute())
+
+
 def test_a_grid_without_code_needs_the_other_engine(service):
     crs = pyproj.CRS("EPSG:3338").to_dict() | {"lat_0": 51}
     box = GeoBox((50, 50), Affine(100, 0, 0, 0, -100, 0), pyproj.CRS(crs).to_wkt())
