@@ -219,7 +219,8 @@ def _transform_of(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], roundi
     for name, values, off in zip(("y", "x"), (y, x), rounding, strict=True):
         if values.size < 2:
             raise GridError(
-                f"The dataset has {values.size} pixel along {name!r} and no GeoTransform, so its pixel size is unknown."
+                f"The dataset has {values.size} pixel along {name!r} and no GeoTransform of its own, so its pixel size is unknown; "
+                "take two pixels or more along it."
             )
         step = (values[-1] - values[0]) / (values.size - 1)
         if step == 0 or not np.isfinite(step):

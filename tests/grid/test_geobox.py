@@ -173,7 +173,7 @@ def test_bad_grids_are_refused_with_the_reason():
         geobox_of(grid([3.0, 2.0, 1.0], [1.0, 2.0, 3.5], crs="EPSG:3338"))
     with pytest.raises(GridError, match="do not advance"):
         geobox_of(grid([2.0, 2.0], [1.0, 2.0], crs="EPSG:3338"))
-    with pytest.raises(GridError, match="pixel size is unknown"):
+    with pytest.raises(GridError, match="pixel size is unknown; take two pixels or more"):
         geobox_of(grid([2.0], [1.0, 2.0], crs="EPSG:3338"))
     with pytest.raises(GridError, match="no 'y' coordinate"):
         geobox_of(xr.DataArray(np.zeros((2, 2)), dims=("lat", "lon")))
