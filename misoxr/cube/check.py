@@ -85,10 +85,14 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
             )
     note_unapplied(ds, [band.name for band in spec.bands if band.name in ds.data_vars])
     geobox = geobox_of(ds)
+    # A specification made for this very dataset has its pixel size, in whatever units.
+    own = abs(abs(geobox.affine.a) / spec.pixel_size - 1) <= 1e-3
+    pixels = "pixels in metres" if own else f"pixels of {spec.pixel_size:g} m"
+    line = f"ds.rio.reproject(ds.rio.estimate_utm_crs(){'' if own else f', resolution={spec.pixel_size:g}'})"
     if geobox.crs is not None and geobox.crs.geographic:
         raise GridError(
-            f"The dataset is in degrees ({geobox.crs.proj.name}), the wrong CRS for pixels of {spec.pixel_size:g} m; "
-            f"reproject it to a projected CRS, such as UTM: ds.rio.reproject(ds.rio.estimate_utm_crs(), resolution={spec.pixel_size:g})."
+            f"The dataset is in degrees ({geobox.crs.proj.name}), the wrong CRS for {pixels}; "
+            f"reproject it to a projected CRS, such as UTM: {line}."
         )
     if geobox.affine.e > 0 or geobox.affine.a < 0:
         raise GridError(
@@ -98,8 +102,8 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     axis = geobox.crs.proj.axis_info[0] if geobox.crs is not None else None
     if axis is not None and axis.unit_conversion_factor != 1:
         raise GridError(
-            f"The dataset's CRS counts in {axis.unit_name}, the wrong CRS for pixels of {spec.pixel_size:g} m; "
-            "reproject it to one in metres, such as UTM: ds.rio.reproject(ds.rio.estimate_utm_crs())."
+            f"The dataset's CRS counts in {axis.unit_name}, the wrong CRS for {pixels}; "
+            f"reproject it to one in metres, such as UTM: {line}."
         )
     for size in (abs(geobox.affine.a), abs(geobox.affine.e)):
         if abs(size / spec.pixel_size - 1) > 1e-3:

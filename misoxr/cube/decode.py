@@ -17,6 +17,7 @@ import xarray as xr
 from misoxr.errors import BandError, SpecError, note
 from misoxr.spec import COVARIATES, SENTINEL2
 from misoxr.spec.numbers import alike
+from misoxr.spec.words import flag_word
 
 __all__ = [
     "PLAIN",
@@ -57,6 +58,8 @@ RANGES = (*VALID, "actualrange")
 ABSENT = ("", "none", "null", "nan", "na", "n/a")
 """What stands for no value in text."""
 
+LISTED = re.compile(r"""[\[(](['"]|[^\[\]()]*[\])]\s*$)""")
+"""The names of classes as Python writes a list. Names, too, may begin with a bracket, such as pandas' "(0, 10]"."""
 _CLASS_KEYS = re.compile(
     r"(?!(n|num|number_of)_)(.*[_:])?(flag_(values|masks|meanings|colors|names|descriptions)|classes|bitfields|categories|class_\d+(_names?)?"
     r"|(class(es|ification)?|categor(y|ies))_?(names?|values?|labels?|colou?rs?|codes?|meanings?|descriptions?|definitions?|map|palette|table|legend))",
@@ -337,12 +340,13 @@ def flags_of(array: xr.DataArray) -> tuple[list[int], list[str]]:
     told = np.ravel(np.asarray(array.attrs.get("flag_meanings", ""), dtype=object)).tolist()
     if len(told) == 1:
         told = _names(told[0].decode(errors="replace") if isinstance(told[0], bytes) else str(told[0] or ""), len(codes))
-    return [int(code) for code in codes], ["_".join(str(name).split()) for name in told]
+    return [int(code) for code in codes], [flag_word(name) for name in told]
 
 
 def _names(text: str, count: int) -> list[str]:
     """Part a text into names of classes: by commas with blanks behind them, by blanks, or by commas, whichever gives so many."""
-    text = re.sub(r"['\"()\[\]]", "", text) if text[:1] in ("[", "(") else text
+    if LISTED.match(text):
+        text = re.sub(r"['\"()\[\]]", "", text)
     parts = [re.split(mark, text.strip(" ,;")) for mark in (r"[,;]\s+", r"\s+", r"[,;]")]
     return next((names for names in parts if len(names) == count and all(names)), text.split())
 

@@ -17,6 +17,7 @@ from misoxr.cube.decode import is_class
 from misoxr.errors import PointsError, SpecError, did_you_mean, note
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import COVARIATES, PERMAFROST, SENTINEL2, TAXONOMY, Band, LocationSpec, ModelSpec, Task
+from misoxr.spec.words import trimmed
 
 __all__ = ["MISSING", "bands_for", "lacking", "of_tasks", "spec_for"]
 
@@ -188,7 +189,7 @@ def _refuse_texts(labels: pd.Series, name: str) -> None:
     """Refuse texts that would become classes and seem to be none: missing values, quantities, and a class in several spellings."""
     texts = [label for label in labels if isinstance(label, str) and label.strip()]
     column, otherwise = f"points[{name!r}]", f"If they are classes, give misoxr.spec.Task({name!r}, kind, classes)."
-    counts = Counter(text.strip() for text in texts)
+    counts = Counter(trimmed(text) for text in texts)
     for word in MISSING:
         if word in counts:
             raise PointsError(
@@ -207,7 +208,7 @@ def _refuse_texts(labels: pd.Series, name: str) -> None:
         spellings.setdefault(re.sub(r"[\s_]+", "", text).casefold(), []).append(text)
     several = {text: same[0] for same in spellings.values() for text in same[1:]}
     if several:
-        raw = {text: several[text.strip()] for text in sorted(set(texts)) if text.strip() in several}
+        raw = {text: several[trimmed(text)] for text in sorted(set(texts)) if trimmed(text) in several}
         raise PointsError(
             f"The labels of {name!r} write a class in several ways: {[same for same in spellings.values() if len(same) > 1][:10]}. Write each in "
             f"one: {column} = {column}.replace({raw}). {otherwise}"
@@ -239,7 +240,7 @@ def _told_by(column: pd.Series, name: str) -> Task:
             f"tasks=[Task({name!r}, 'regression')], or Task({name!r}, 'multiclass', classes), with misoxr.spec.Task."
         )
     _refuse_texts(labels, name)
-    words = sorted({label.strip() for label in labels if isinstance(label, str) and label.strip()})
+    words = sorted({trimmed(label) for label in labels if isinstance(label, str) and label.strip()})
     if len(words) > 2 and numbers.isna().all() and labels.map(lambda label: isinstance(label, str)).all():
         return Task(name, "multiclass", tuple(words))
     if len(words) == 2:

@@ -13,6 +13,7 @@ from misoxr.errors import SpecError
 from misoxr.grid.halo import part_of
 from misoxr.metrics import most_probable
 from misoxr.spec import ModelSpec, Task
+from misoxr.spec.words import flag_word
 
 __all__ = [
     "APPLICABILITY",
@@ -133,7 +134,7 @@ def _classes(probability: xr.DataArray, task: Task) -> xr.DataArray:
     attrs: dict[str, Any] = {
         "long_name": task.long_name or task.name,
         "flag_values": np.arange(len(task.classes), dtype="uint8"),
-        "flag_meanings": " ".join(name.replace(" ", "_") for name in task.classes),
+        "flag_meanings": " ".join(flag_word(name) for name in task.classes),
     }
     if task.colors:
         attrs["flag_colors"] = " ".join(task.colors)
@@ -204,7 +205,7 @@ def layers_by_flag(probability: xr.DataArray, like: xr.DataArray) -> xr.DataArra
 def _names_along(layers: xr.DataArray, dim: Hashable) -> list[str] | npt.NDArray[Any]:
     """Return the names of layers as flags spell them, or their numbers."""
     values = layers[dim].values
-    return values if values.dtype.kind in "iufb" else ["_".join(str(value).split()) for value in values]
+    return values if values.dtype.kind in "iufb" else [flag_word(value) for value in values]
 
 
 def _most_probable(probability: Array, *, codes: npt.NDArray[Any], fill: int, binary: bool) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_
 from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import extent, geobox_of, same_grid
 from misoxr.spec import Task
+from misoxr.spec.words import flag_word
 
 __all__ = ["Tables", "applicable_of", "bands_of", "classes_of", "model_of", "tables_of", "tasks_of"]
 
@@ -50,7 +51,7 @@ def tasks_of(maps: xr.Dataset, scores: Scores) -> list[Task]:
             "scored. Give the scores of the mapped tasks."
         )
     for task in tasks:
-        ours, theirs = classes.get(task.name, []), [name.replace(" ", "_") for name in task.classes]
+        ours, theirs = classes.get(task.name, []), [flag_word(name) for name in task.classes]
         if ours != theirs:
             raise PointsError(
                 f"The scores of {task.name!r} are of the classes {theirs}, and its map of {ours}; give the scores of the mapped classes."
@@ -204,5 +205,5 @@ def _belongs(frame: pd.DataFrame, names: list[str]) -> bool:
 def _labels(frame: pd.DataFrame) -> list[str]:
     """Return the classes that a table has rows of, as ``flag_meanings`` spells them."""
     level = "class" if "class" in frame.index.names else -1
-    found = dict.fromkeys(str(label).replace(" ", "_") for label in frame.index.get_level_values(level))
+    found = dict.fromkeys(flag_word(label) for label in frame.index.get_level_values(level))
     return [label for label in found if label not in _NO_CLASS]

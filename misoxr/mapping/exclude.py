@@ -15,6 +15,7 @@ from misoxr.grid.halo import BLOCK
 from misoxr.grid.layers import squeezed
 from misoxr.grid.resample import covers, on_grid
 from misoxr.mapping.provenance import with_reasons
+from misoxr.spec.words import flag_word
 
 __all__ = ["NAME", "masks_of", "without"]
 
@@ -48,7 +49,7 @@ def masks_of(exclude: Any) -> dict[str, xr.DataArray]:
         raise SpecError(f"exclude has {len(exclude)} masks; at most {FILL - 1} are told apart.")
     masks: dict[str, xr.DataArray] = {}
     for reason, mask in exclude.items():
-        word = "_".join(reason.split()) if isinstance(reason, str) else ""
+        word = flag_word(reason) if isinstance(reason, str) else ""
         if not word or word in masks:
             raise SpecError(f"exclude has the reason {reason!r}; give each mask a name of its own, such as 'water'.")
         if word == KEPT:

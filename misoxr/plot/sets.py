@@ -7,6 +7,7 @@ import xarray as xr
 from misoxr.display.pictures import NODATA, legend_of
 from misoxr.display.thinned import thin
 from misoxr.errors import require
+from misoxr.spec.words import flag_word
 
 __all__ = ["combined", "is_set"]
 
@@ -51,7 +52,7 @@ def combined(maps: xr.Dataset, name: str, side: int) -> xr.DataArray:
     attrs = {
         "long_name": f"prediction set of {maps[task].attrs.get('long_name', task) if task in maps else task}",
         "flag_values": list(range(len(names))),
-        "flag_meanings": " ".join(one.replace(" ", "_") for one in names),
+        "flag_meanings": " ".join(flag_word(one) for one in names),
         "flag_colors": " ".join(colors),
         "_FillValue": np.uint8(NODATA),
     }

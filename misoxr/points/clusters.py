@@ -7,6 +7,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import shapely
+import xarray as xr
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -37,6 +38,11 @@ def coordinates_of(points: Any, crs: Any = None) -> Floats:
         placed = (shapely.get_type_id(geometry) == shapely.GeometryType.POINT) & ~shapely.is_empty(geometry)
         points = np.full((len(geometry), 2), np.nan)
         points[placed] = shapely.get_coordinates(geometry[placed])
+    if isinstance(points, xr.Dataset):
+        raise PointsError(
+            "A Dataset is no list of places; give coordinates (point, 2), such as its pixel centres: "
+            "np.stack(np.meshgrid(ds.x, ds.y), axis=-1).reshape(-1, 2)."
+        )
     xy = np.asarray(points, dtype="float64")
     if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy):
         remedy = "" if not hasattr(points, "columns") else " A table has none that are known: give misoxr.read_points(table)."

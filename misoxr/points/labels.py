@@ -14,6 +14,7 @@ import pandas as pd
 from misoxr.errors import PointsError
 from misoxr.points.readers import is_missing, number_of, refuse_fills
 from misoxr.spec import Task
+from misoxr.spec.words import trimmed
 
 __all__ = ["codes", "named"]
 
@@ -29,7 +30,7 @@ class _Legend:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.names = {name.strip(): code for code, name in enumerate(task.classes)}
+        self.names = {trimmed(name): code for code, name in enumerate(task.classes)}
         self.truths = {TRUTHS[name.lower()]: code for name, code in self.names.items() if name.lower() in TRUTHS}
         self.numbers: defaultdict[Decimal, list[int]] = defaultdict(list)
         for name, code in self.names.items():
@@ -46,8 +47,8 @@ class _Legend:
         same = self.numbers.get(number, []) if number is not None else []
         if len(same) > 1:
             return np.nan, "several"
-        if isinstance(value, str) and value.strip() in self.names:
-            return float(self.names[value.strip()]), "name"
+        if isinstance(value, str) and trimmed(value) in self.names:
+            return float(self.names[trimmed(value)]), "name"
         if truth is not None and self.truths:
             return (float(self.truths[truth]), "name") if truth in self.truths else (np.nan, "unknown")
         if number is None or (truth is not None and self.task.kind != "binary"):
@@ -169,6 +170,6 @@ def named(column: pd.Series, task: Task | str) -> pd.Series:
         code = np.nan if legend is None else legend.read(value)[0]
         if legend is not None and np.isfinite(code):
             return legend.task.classes[int(code)]
-        return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value).strip()
+        return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else trimmed(str(value))
 
     return pd.Series([words(value) for value in _cells(column)], dtype=object)

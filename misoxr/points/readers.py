@@ -332,7 +332,7 @@ def settled(points: gpd.GeoDataFrame, tasks: list[str], roles: Mapping[str, str]
 
 
 def dates(column: pd.Series) -> pd.Series:
-    """Read dates: datetimes, text in ISO 8601, or whole numbers of years (1 January).
+    """Read dates: datetimes, text in ISO 8601, or whole numbers of years (1 January); a period counts by its first day.
 
     Returns
     -------
@@ -359,6 +359,8 @@ def _date(value: Any) -> Any:
         return value.strip() if value.strip()[:1].isdigit() else None
     if isinstance(value, datetime.date | np.datetime64):
         return value
+    if isinstance(value, pd.Period):
+        return value.start_time
     if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and float(value).is_integer():
         return str(int(value))
     return None

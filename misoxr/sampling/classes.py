@@ -15,6 +15,7 @@ from misoxr.cube.presets import MISSING
 from misoxr.cube.variables import FILL
 from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, note
 from misoxr.points.readers import is_missing, number_of
+from misoxr.spec.words import flag_word
 
 __all__ = ["Legend", "classes_named", "has_classes", "plain", "reference_classes"]
 
@@ -175,7 +176,7 @@ def classes_named(values: Iterable[Any], legend: Legend) -> Numbers | None:
 def plain(value: Any) -> str | Decimal:
     """Return a label as a number where it is one, also as text, else as a class map spells names."""
     number = Decimal(int(value)) if isinstance(value, bool | np.bool_) else number_of(value)
-    return number if number is not None else "_".join(str(value).split())
+    return number if number is not None else flag_word(value)
 
 
 def _shown(labels: Iterable[Any]) -> list[Any]:

@@ -131,7 +131,7 @@ def mean(
     Warns
     -----
     MisoxrWarning
-        As :func:`misoxr.sampling.areas`.
+        As :func:`misoxr.sampling.areas`; and if all sites of a stratum have one value, or one difference from the map.
 
     Notes
     -----
@@ -151,7 +151,7 @@ def mean(
     >>> at = np.random.default_rng(0).choice(image.slope.size, 30, replace=False)
     >>> rows, columns = np.unravel_index(at, image.slope.shape)
     >>> places = gpd.points_from_xy(image.x[columns], image.y[rows], crs="EPSG:3338")
-    >>> drawn = {"slope": 5.0 + image.slope.values[rows, columns], "stratum": "all", "inclusion_probability": 30 / image.slope.size}
+    >>> drawn = {"slope": 5.0 + 0.9 * image.slope.values[rows, columns], "stratum": "all", "inclusion_probability": 30 / image.slope.size}
     >>> table = misoxr.sampling.mean(image.slope, gpd.GeoDataFrame(drawn, geometry=places))
     """
     checked_level(level)
@@ -171,9 +171,21 @@ def mean(
         note(
             f"{few} of {len(seen.weights)} strata have one site only, so there are no standard errors; visit at least two of each."
         )
+    if sure := [str(sites.strata[at]) for at in _agreeing(seen)]:
+        note(
+            f"All visited sites of strata have one value, or one difference from the map: {', '.join(sure[:10])}{', ...' if len(sure) > 10 else ''}. "
+            "So nothing tells how these strata vary, and intervals are too short, or have no length. Visit more of their sites."
+        )
     table = _by_region(seen, region, sums, ground, level, _is_share(array, seen))
     table.attrs |= {**_units(array), "level": level, "assumption": ASSUMED if assume_random else DRAWN}
     return table.assign(assumed_random=True) if assume_random else table
+
+
+def _agreeing(seen: Seen) -> npt.NDArray[np.intp]:
+    """Return the strata of two sites or more that all have one value, or one difference from the map, and were not visited whole."""
+    rows = pd.DataFrame({"value": seen.truth, "difference": seen.truth - seen.mapped}).groupby(seen.stratum)
+    alike = (rows.max() == rows.min()).any(axis=1) & (rows.size() > 1)
+    return np.asarray(np.flatnonzero(alike & (np.broadcast_to(seen.drawn, len(seen.weights)) < 1)), np.intp)
 
 
 def tuned(seen: Seen) -> float:

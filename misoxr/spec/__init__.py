@@ -2,7 +2,7 @@
 
 ``components`` has bands, tasks, encoders and windows; ``model`` the whole :class:`ModelSpec`; ``presets`` the named models and the paper's bands;
 ``recipe`` the settings of training, ``pretraining`` those before it; ``build`` reads them from JSON; ``standardisation`` scales a regression's labels; ``numbers`` says what a
-number is, and what is rounding.
+number is, and what is rounding; ``words`` spells names of classes.
 """
 
 from misoxr.spec.components import Band, EncoderSpec, LocationSpec, LossSpec, Modality, Task, WindowSpec

@@ -12,6 +12,7 @@ import pyproj
 
 from misoxr.errors import SpecError
 from misoxr.spec.numbers import is_number, is_whole
+from misoxr.spec.words import flag_word
 
 __all__ = [
     "Augmentation",
@@ -293,7 +294,7 @@ class Task:
             all(isinstance(name, str) for name in self.classes),
             f"The classes of task {self.name!r} are {self.classes}; give their names as text, such as {tuple(map(str, self.classes))}.",
         )
-        names = {name.strip().replace(" ", "_") for name in self.classes}
+        names = {flag_word(name) for name in self.classes}
         check(
             len(names) == len(self.classes),
             f"Task {self.name!r} names a class twice: {self.classes}; maps write blanks as '_'. Rename one.",

@@ -85,6 +85,12 @@ class ModelSpec:
                 clash is None,
                 f"A map of the task {one.name!r} has {clash!r}, which is a task's name, too; give that task another name.",
             )
+            other = next((task for task in self.tasks if _at_odds(one, task)), one)
+            check(
+                other is one,
+                f"The tasks {one.name!r} and {other.name!r} have different classes along one dimension, {one.class_dim!r}. "
+                "Give one of them another dim=.",
+            )
         whole = is_whole(self.members) and self.members >= 1
         check(whole, f"members is {self.members!r}; it must be a whole number, 1 or more.")
         check(
@@ -203,6 +209,11 @@ class ModelSpec:
             location=location or ALASKA,
             losses=_losses(parts, modalities) if losses is None else losses,
         )
+
+
+def _at_odds(one: Task, other: Task) -> bool:
+    """Return whether two tasks have classes of their own along one dimension: a map could not hold both."""
+    return "regression" not in (one.kind, other.kind) and one.class_dim == other.class_dim and one.classes != other.classes
 
 
 def _losses(parts: Mapping[str, Any], modalities: Sequence[Modality]) -> LossSpec:

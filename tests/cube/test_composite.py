@@ -1,6 +1,7 @@
 """Composites in time, rasters joined to a cube, and the check of a cube against a model."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -491,6 +492,10 @@ def test_cubes_that_do_not_fit_are_refused():
         refused(image(GeoBox((5, 5), Affine(10, 0, 1e6, 0, -10, 1e6), "EPSG:2964")))
     with pytest.raises(GridError, match="in degrees .*wrong CRS.*estimate_utm_crs"):
         refused(image(GeoBox((5, 5), Affine(1e-4, 0, -150, 0, -1e-4, 64), "EPSG:4326")))
+    for step, crs, told in ((1e-4, "EPSG:4326", "in degrees"), (1, "+proj=stere +lat_0=90 +units=km", "counts in kilometre")):
+        own, grid = replace(SPEC, pixel_size=step), GeoBox((5, 5), Affine(step, 0, 9, 0, -step, 64), crs)
+        with pytest.raises(GridError, match=rf"{told}.* for pixels in metres; .*estimate_utm_crs\(\)\)\.$"):
+            check(image(grid), own)
     with pytest.raises(GridError, match="irregular"):
         refused(image().assign_coords(y=image().y + np.arange(40) ** 2 * 0.01))
 

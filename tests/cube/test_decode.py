@@ -333,6 +333,11 @@ def test_two_flags_are_read_in_other_forms(values, meanings):
     assert flags_of(held([0], flag_values=values, flag_meanings=meanings)) == ([0, 1], ["dry", "wet"])
 
 
+@pytest.mark.parametrize("names", [["(0,_10]", "(10,_20]", "(20,_30]"], ["(dry)", "moist_(a)", "[b]"], ["[0,1)", "[1,2)", "[2,3]"]])
+def test_names_with_brackets_are_no_lists(names):
+    assert flags_of(held([0], flag_values=[0, 1, 2], flag_meanings=" ".join(names))) == ([0, 1, 2], names)
+
+
 def test_flags_that_are_none_are_told():
     assert flags_of(held([0], flag_values=np.array(3), flag_meanings=None)) == ([3], [])
     assert flags_of(held([0])) == ([], [])

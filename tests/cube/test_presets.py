@@ -156,6 +156,12 @@ def test_names_of_classes_with_digits_are_classes(cube, points, labels):
     assert set(task.classes) == set(labels)
 
 
+def test_accents_written_in_two_ways_tell_one_class(cube, points):
+    texts = ["\u00e9t\u00e9", "e\u0301te\u0301", "sec", "gel"]
+    (task,) = spec_for("miso-nano", cube, points.assign(state=texts * 3), tasks=["state"]).tasks
+    assert task.classes == ("gel", "sec", "\u00e9t\u00e9")
+
+
 def test_a_few_labels_that_are_no_numbers_are_told(cube, points):
     censored = points.assign(soc=[*map(str, points.soc[:-1]), "<0.1"])
     with pytest.raises(SpecError, match=r"1 of 12 labels of 'soc' are no numbers, such as '<0.1', .*errors='coerce'"):

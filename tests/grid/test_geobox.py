@@ -173,7 +173,7 @@ def test_bad_grids_are_refused_with_the_reason():
         geobox_of(grid([3.0, 2.0, 1.0], [1.0, 2.0, 3.5], crs="EPSG:3338"))
     with pytest.raises(GridError, match="do not advance"):
         geobox_of(grid([2.0, 2.0], [1.0, 2.0], crs="EPSG:3338"))
-    with pytest.raises(GridError, match="pixel size is unknown"):
+    with pytest.raises(GridError, match="pixel size is unknown; take two pixels or more"):
         geobox_of(grid([2.0], [1.0, 2.0], crs="EPSG:3338"))
     with pytest.raises(GridError, match="no 'y' coordinate"):
         geobox_of(xr.DataArray(np.zeros((2, 2)), dims=("lat", "lon")))
@@ -274,3 +274,16 @@ def test_a_crs_that_is_told_by_parameters_alone():
     )
     array = array.assign_coords(lambert=((), 0, {"grid_mapping_name": "polar_stereographic"}))
     assert crs_of(array) is None
+
+
+@pytest.mark.parametrize("cut", [{"y": slice(3, 4)}, {"x": slice(5, 6)}, {"y": slice(0, 1)}, {"x": slice(-1, None)}])
+def test_one_row_or_column_of_a_grid_keeps_its_pixel_size(cut):
+    whole = assign(
+        xr.Dataset({"red": (("y", "x"), np.zeros((6, 8)))}), GeoBox((6, 8), Affine(20, 0, 3e5, 0, -10, 1e6), "EPSG:3338")
+    )
+    part = whole.isel(cut)
+    found = geobox_of(part)
+    assert (found.shape, found.affine.a, found.affine.e) == (part.red.shape, 20, -10)
+    assert found.affine * (0.5, 0.5) == (part.x.values[0], part.y.values[0])
+    with pytest.raises(GridError, match="pixel size is unknown"):
+        geobox_of(whole.isel(x=slice(0, 6)).coarsen(y=6, x=3).mean())  # the written pixel size is no more true

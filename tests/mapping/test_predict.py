@@ -99,6 +99,17 @@ def test_names_dims_and_attributes(whole, model, cube):
     np.testing.assert_allclose(whole.taxonomy_probability.sum("taxon"), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "names", [("sol\u00a0brun", "a  b", "a\tc"), ("(0, 10]", "(10, 20]", "(20, 30]"), ("e\u0301te\u0301", "sec", "gel")]
+)
+def test_maps_know_their_classes_however_they_are_named(spec, cube, names):
+    ground = Task("ground", "multiclass", names)
+    maps = cube.miso.predict(make_model(replace(spec, tasks=(ground,))), device="cpu")
+    table = maps.miso.area().loc["ground"]
+    assert list(table.counted[:3] > 0) == list(table.expected[:3] > 0) == [True] * 3
+    np.testing.assert_allclose(table.expected[:3].sum(), table.counted[:3].sum())
+
+
 def test_classes_follow_probabilities(whole):
     np.testing.assert_array_equal(whole.taxonomy, whole.taxonomy_probability.argmax("taxon"))
     np.testing.assert_array_equal(whole.permafrost, whole.permafrost_probability >= 0.5)

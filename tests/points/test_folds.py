@@ -8,6 +8,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -555,6 +556,17 @@ def test_too_few_groups_get_a_length_that_gives_enough(kind):
     length, count = re.search(r"such as a \w+ of ([\d.e+]+), which gives (\d+),", str(told.value)).groups()
     assert int(count) >= 5
     assert len(list(kind(float(length)).split(xy))) == 5
+
+
+def test_targets_that_are_a_dataset_get_a_line_that_works():
+    ds = xr.Dataset(coords={"y": [30.0, 20.0, 10.0], "x": [5.0, 15.0]})
+    xy = np.random.default_rng(0).uniform(0, 30, (40, 2))
+    with pytest.raises(PointsError, match="A Dataset is no list of places") as told:
+        list(KNNDM(ds, 3).split(xy))
+    line = str(told.value).split(": ")[1].removesuffix(".")
+    targets = eval(line, {"np": np, "ds": ds})
+    assert sorted(map(tuple, targets)) == [(x, y) for x in (5, 15) for y in (10, 20, 30)]
+    assert len(list(KNNDM(targets, 3).split(xy))) == 3
 
 
 def test_a_table_without_places_is_told_to_be_read_first():

@@ -156,6 +156,15 @@ def test_names_of_classes_are_text():
         Task("state", "binary", ("dry", "dry "))
 
 
+def test_accents_written_in_two_ways_are_one_class():
+    """Programs write é as one character, or as e and an accent: both look alike."""
+    one, two = "\u00e9t\u00e9", "e\u0301te\u0301"
+    for task in (Task("state", "binary", ("sec", one)), Task("state", "binary", ("sec", two))):
+        np.testing.assert_array_equal(encoded(task, [one, "sec", two, None]), [1, 0, 1, np.nan])
+    with pytest.raises(SpecError, match="names a class twice"):
+        Task("state", "multiclass", ("sec", one, two))
+
+
 def test_reading_and_reporting_keep_the_names(tmp_path):
     """A column of a CSV with a gap comes as floats, with the names of its task all the same."""
     table = pd.DataFrame({"lon": [-150.0, -149.0, -148.0], "lat": 65.0, "class": ["1", "3", None]})

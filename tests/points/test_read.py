@@ -494,6 +494,7 @@ def test_dates_accuracies_and_ids_survive_every_format(tmp_path, ending):
         (["2015-07-01T22:00-08:00", np.datetime64("2015-07-02"), None], ["2015-07-02", "2015-07-02", "NaT"]),
         (pd.to_datetime(["2015-07-01T22:00"] * 3).tz_localize("America/Anchorage"), ["2015-07-02"] * 3),
         ([[2015, 2015], [None, "2016-01-01"], []], ["2015-01-01", "2016-01-01", "NaT"]),
+        (pd.PeriodIndex(["2015-07", "2016-01", None], freq="M"), ["2015-07-01", "2016-01-01", "NaT"]),
     ],
 )
 def test_dates_are_years_iso_8601_or_datetimes(values, days):

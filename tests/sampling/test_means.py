@@ -150,9 +150,9 @@ def test_intervals_of_shares_end_at_0_and_1():
     array, truth, strata = carbon()
     probability = (array * 0 + 0.02).rename("frozen_probability")
     reference, *_ = drawn(array, truth, strata)
-    table = mean(
-        probability, reference.rename(columns={"soc": "frozen_probability"}).assign(frozen_probability=1.0 * (np.arange(65) == 3))
-    )
+    seen = reference.rename(columns={"soc": "frozen_probability"}).assign(frozen_probability=1.0 * (np.arange(65) == 3))
+    with pytest.warns(MisoxrWarning, match="one value, or one difference from the map: lower"):
+        table = mean(probability, seen)
     assert (table[["mean_lower", "total_lower"]] == 0).all(axis=None)
     assert (table.mean_upper < 0.2).all()
     values = mean(array, reference.assign(soc=-reference.soc))
@@ -264,3 +264,13 @@ def test_nodata_of_the_map_counts_in_every_spelling(key):
     told = array.fillna(-1).assign_attrs({**array.attrs, key: -1.0})
     pd.testing.assert_frame_equal(mean(told, reference), expected)
     assert mean(told, reference).attrs == expected.attrs
+
+
+@pytest.mark.parametrize("told", ["truth", "difference"])
+def test_strata_whose_sites_all_agree_are_told(told):
+    """Their variance is 0 in the sample, and not on the ground."""
+    array, truth, strata = carbon()
+    truth = np.where(strata == 0, {"truth": 3.0, "difference": array.values}[told], truth)
+    reference, *_ = drawn(array, truth, strata)
+    with pytest.warns(MisoxrWarning, match=r"one value, or one difference from the map: upper\. So nothing tells .*Visit more"):
+        mean(array, reference)

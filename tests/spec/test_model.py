@@ -107,6 +107,11 @@ def test_tasks_may_have_names_that_no_map_makes_of_another():
     assert [task.name for task in of_tasks("carbon", "regression", "carbon_entropy").tasks] == ["carbon_entropy", "carbon"]
 
 
+def test_tasks_of_the_same_classes_may_have_one_dimension():
+    tasks = TAXONOMY, replace(TAXONOMY, name="subsoil")
+    assert ModelSpec.preset("miso-nano", tasks=tasks).tasks == tasks
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -122,6 +127,10 @@ def test_tasks_may_have_names_that_no_map_makes_of_another():
         (lambda: of_tasks("ice", "binary", "ice_location_probability"), "has 'ice_location_probability'"),
         (lambda: of_tasks("soil", "multiclass", "soil_entropy"), "has 'soil_entropy'"),
         (lambda: of_tasks("soil", "multiclass", "soil_class"), "has 'soil_class'"),
+        (
+            lambda: ModelSpec.preset("miso-nano", tasks=(TAXONOMY, Task("relief", "multiclass", ("a", "b", "c"), dim="taxon"))),
+            "tasks 'taxonomy' and 'relief' have different classes along one dimension, 'taxon'. Give one of them another dim=",
+        ),
         (lambda: ModelSpec.preset("miso-nano", pixel_size=0), "must be positive"),
         (lambda: ModelSpec.preset("miso-nano").task("peat"), "no task 'peat'"),
         (lambda: WindowSpec(64, 64, 64), "no overlap"),
