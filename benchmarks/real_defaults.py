@@ -107,7 +107,7 @@ def main(name: str, seeds: int, store: Path | None, csv: Path | None, processes:
     table["seconds"] = scores.summary().seconds
     print(table.round(3).to_string())
     if csv is not None:
-        whole[(whole.fold == "pooled") & whole["class"].isna()].round(4).to_csv(csv, index=False)
+        whole[(whole.fold == "pooled") & (whole["class"] == "")].round(4).to_csv(csv, index=False)
     with pd.option_context("display.width", 200, "display.max_colwidth", 80):
         print(scores)
 

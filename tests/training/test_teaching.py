@@ -23,7 +23,7 @@ from misoxr.estimators.baselines import Baseline, baseline
 from misoxr.grid.geobox import geobox_of
 from misoxr.model.losses import task_loss
 from misoxr.points.labelled import Labelled
-from misoxr.spec import PERMAFROST, TAXONOMY, Recipe, Task, WindowSpec
+from misoxr.spec import PERMAFROST, TAXONOMY, ModelSpec, Recipe, Task, WindowSpec
 from misoxr.training import teaching
 from misoxr.training.settings import described
 from misoxr.training.teaching import taught, teachers_of
@@ -390,6 +390,15 @@ def test_a_schedule_of_steps_does_not_depend_on_the_number_of_points(spec):
     assert {6 * steps_of(recipe, count, 1) for count in (20, 200, 5000)} == {recipe.steps}
     assert steps_of(recipe, 200, 2) == recipe.steps // 12
     assert Recipe.of(spec, taught=True, max_epochs=1).steps == 0
+
+
+def test_imagery_alone_is_turned_and_learnt_from_for_longer():
+    whole, imagery = ModelSpec.preset("miso-nano"), ModelSpec.preset("miso-nano", cov=[])
+    assert (Recipe.of(whole, taught=True).steps, Recipe.of(whole, taught=True).augment) == (600, "mirror")
+    assert (Recipe.of(imagery, taught=True).steps, Recipe.of(imagery, taught=True).augment) == (1500, "dihedral")
+    assert Recipe.of(imagery, taught=True, max_epochs=1).steps == 0
+    assert Recipe.of(imagery, taught=True, steps=8).steps == 8
+    assert Recipe.of(imagery, taught=False) == Recipe.of(whole, taught=False)
 
 
 @pytest.mark.parametrize("teacher", [[], "rf-99", 7, ["rf-11", tiny_spec()], False, "miso-nano"])
