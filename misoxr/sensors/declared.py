@@ -13,7 +13,7 @@ from misoxr.sensors.item_fields import mappings, name_of
 from misoxr.sensors.known import CODES, OPTICAL, UNITLESS, is_sentinel2, sensor_of, usual_counts
 from misoxr.sensors.masks import BY_KEY
 from misoxr.sensors.sensor import Counts, Flags, Mask, Sensor, short_key
-from misoxr.sensors.sentinel2 import taken_off
+from misoxr.sensors.sentinel2 import left_on, taken_off
 
 __all__ = ["COMMON", "DATA_TYPE", "OFFSET", "SCALE", "UNITS", "Content", "content_of"]
 
@@ -115,8 +115,11 @@ def content_of(item: Mapping[str, Any], band: Named, sensor: Sensor | None = Non
         usual = Counts()
     if plain:
         scale = offset = None  # tools write this where they know nothing, so the file or the product may know more
-    if optical and taken_off(item) and is_sentinel2(item, sensor):
-        offset = 0.0
+    if optical and is_sentinel2(item, sensor):
+        if taken_off(item):
+            offset = 0.0
+        elif offset == 0 and left_on(item):
+            offset = None  # a catalogue's template says 0 of every item; the baseline tells
     reflectance = optical and (told or usual is None)
     encoding = Encoding(scale, offset, nodata, data_type, usual, reflectance)
     if reflectance:

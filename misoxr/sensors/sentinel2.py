@@ -10,7 +10,7 @@ from typing import Any
 from misoxr.errors import CatalogError
 from misoxr.sensors.item_fields import name_of
 
-__all__ = ["offset_of", "taken_off"]
+__all__ = ["left_on", "offset_of", "taken_off"]
 
 OFFSET = -0.1
 """Reflectance of what baseline 04.00 and later add to counts."""
@@ -26,8 +26,17 @@ _PRODUCT = re.compile(r"(?<![A-Z0-9])S2[A-D]?_\w*?_N(\d\d)\.?(\d\d)(?!\d)", re.I
 
 def taken_off(item: Mapping[str, Any]) -> bool:
     """Return whether the catalogue says that it has taken the offset off, by a flag or by its collection's name."""
-    flags = [str(value).lower() for _, value in _named(item, "boaoffsetapplied")]
+    flags = _flags(item)
     return "true" in flags or (not flags and bool(_HARMONIZED.search(str(item.get("collection")))))
+
+
+def left_on(item: Mapping[str, Any]) -> bool:
+    """Return whether the catalogue says that counts of a baseline with the offset still have it."""
+    return "false" in _flags(item) and not taken_off(item) and offset_of(item) < 0
+
+
+def _flags(item: Mapping[str, Any]) -> list[str]:
+    return [str(value).lower() for _, value in _named(item, "boaoffsetapplied")]
 
 
 def offset_of(item: Mapping[str, Any]) -> float:

@@ -113,6 +113,8 @@ def sentinel2(draw: st.DrawFn, raised: bool) -> dict[str, Any]:
     if way in ("property", "flag") and not raised and draw(st.booleans()):  # such catalogues may declare an offset all the same
         properties["earthsearch:boa_offset_applied"] = True
         made["assets"][key]["raster:bands"] = [{"scale": 1e-4, "offset": -0.1, "data_type": "uint16"}]
+    elif way == "flag" and raised and draw(st.booleans()):  # and others declare none, in the same words for every item
+        made["assets"][key]["raster:bands"] = [{"scale": 1e-4, "offset": 0, "data_type": "uint16"}]
     return made | {"properties": properties}
 
 
@@ -354,6 +356,13 @@ def test_an_offset_of_counts_that_is_to_be_added():
     np.testing.assert_allclose(read(made, np.array([1500], "uint16")), 0.05, atol=1e-7)
     with pytest.raises(CatalogError, match="boa_add_offset 'all', a number of counts is needed".replace(",", ";")):
         content(item("sentinel-2-l2a", properties={"boa_add_offset": "all"}, **RED))
+
+
+@pytest.mark.parametrize("baseline", ["03.01", "99.99", None])
+def test_a_declared_offset_of_0_is_believed_where_no_baseline_contradicts_it(baseline):
+    properties = {"earthsearch:boa_offset_applied": False} | ({} if baseline is None else {"s2:processing_baseline": baseline})
+    made = item("sentinel-2-l2a", properties=properties, **RED, raster__bands=[{"scale": 1e-4, "offset": 0}])
+    np.testing.assert_allclose(read(made, np.uint16([0, 1500])), [np.nan, 0.15], rtol=1e-6)
 
 
 @pytest.mark.parametrize("baseline", ["99.99", "N9999"])
