@@ -248,6 +248,11 @@ def _told_by(column: pd.Series, name: str) -> Task:
             f"The labels of {name!r} are {words}; say which of them the probability speaks of, as the second one: "
             f"tasks=[Task({name!r}, 'binary', {tuple(words)})], with misoxr.spec.Task."
         )
+    if labels.map(lambda label: isinstance(label, pd.Interval)).any():
+        raise SpecError(
+            f"The labels of {name!r} are intervals, such as {labels.iloc[0]}. Make them words, which are classes: "
+            f"points[{name!r}] = points[{name!r}].astype('string')."
+        )
     odd = labels[numbers.isna()]
     if 0 < len(odd) < len(labels) / 2:
         raise SpecError(

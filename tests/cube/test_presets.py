@@ -166,3 +166,14 @@ def test_a_few_labels_that_are_no_numbers_are_told(cube, points):
     censored = points.assign(soc=[*map(str, points.soc[:-1]), "<0.1"])
     with pytest.raises(SpecError, match=r"1 of 12 labels of 'soc' are no numbers, such as '<0.1', .*errors='coerce'"):
         spec_for("miso-nano", cube, censored, ["soc"])
+
+
+def test_the_line_that_makes_classes_of_intervals_works(cube, points):
+    values = np.linspace(0, 29, len(points))
+    intervals = points.assign(depth=pd.cut(values, [0, 10, 20, 30]))
+    with pytest.raises(SpecError, match=r"are intervals.*astype\('string'\)"):
+        spec_for("miso-nano", cube, intervals, tasks=["depth"])
+    words = intervals.assign(depth=intervals.depth.astype("string"))
+    (task,) = spec_for("miso-nano", cube, words, tasks=["depth"]).tasks
+    assert (task.kind, task.classes) == ("multiclass", tuple(words.depth.dropna().unique()))
+    assert len(task.classes) == 3
