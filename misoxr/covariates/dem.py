@@ -29,8 +29,13 @@ STRETCHED = 0.05
 """By how much a metre of the CRS may miss a metre on the ground without a word."""
 
 
-_ABOVE = re.compile(r"(?<=\w)\s*(\babove\b.*|\((?!.*\b(survey|us|depth|below|down)\b).*\))$", re.IGNORECASE)
-"""What units of elevations say of where they are counted from: "m above EGM2008", "metres (EGM96)"."""
+_ABOVE = re.compile(
+    r"(?<=\w)\s*(\babove\b.*|\((above|international|egm|navd|ngvd|cgvd|evrf|wgs|a?msl|geoid|ellips|orthom|mean sea|sea level)[^()]*\))$",
+    re.IGNORECASE,
+)
+"""What units of elevations say of where they are counted from: "m above EGM2008", "metres (EGM96)"; and of which foot."""
+_DEPTH = re.compile(r"(^|_)depth(_|$)", re.IGNORECASE)
+"""In CF's standard names of depths, such as "sea_floor_depth_below_geoid"."""
 
 
 class Cell(NamedTuple):
@@ -93,7 +98,10 @@ def opened(dem: Raster, what: str = "The DEM") -> xr.DataArray:
 def _metres(array: xr.DataArray, crs: str, what: str) -> float:
     """Return what turns elevations into metres, upward: by the attributes, else by the vertical axis of the CRS."""
     units, vertical = array.attrs.get("units"), pyproj.CRS(crs).axis_info[2:]
-    told = str(array.attrs.get("positive", "")).lower() or (vertical[0].direction if vertical else "")
+    told = str(array.attrs.get("positive", "")).lower()
+    told = told or (
+        "down" if _DEPTH.search(str(array.attrs.get("standard_name", ""))) else vertical[0].direction if vertical else ""
+    )
     sign = -1.0 if told == "down" else 1.0
     try:
         known = conversion(_ABOVE.sub("", units) if isinstance(units, str) else units, ELEVATION)

@@ -89,7 +89,9 @@ def _in_order(what: str, source: Any) -> list[xr.DataArray]:
         layers = [_only(what, one) for one in source]
         names = [PurePosixPath(os.fspath(one)).name for one in source if isinstance(one, str | os.PathLike)]
         named, timed = _told(names or [str(layer.name) for layer in layers]), _by_times(layers)
-        if names and named and timed and named != timed:
+        if (
+            names and named and timed and named != timed and [month % MONTHS + 1 for month in named] != timed
+        ):  # not the ends of months
             at = next(at for at in range(MONTHS) if named[at] != timed[at])
             raise BandError(
                 f"The file {names[at]!r} of {what} is of month {named[at]} by its name, and of month {timed[at]} by its time. Rename the files, "
@@ -223,9 +225,10 @@ def _physical(what: str, layer: xr.DataArray, quantity: Quantity, units: str | N
     told = units if units is not None else layer.attrs.get("units")
     step = str(layer.attrs.get("GRIB_stepType", ""))
     if units is None and quantity is PRECIPITATION and step.startswith("avg") and not _rate(str(told)):
+        unit = told or "m"
         raise BandError(
             f"{what} is in {told!r}, and its GRIB_stepType {step!r} says that it is a mean. Pass the time that it is of: "
-            f"units={{{what!r}: '{told}/day'}} for ERA5's monthly means, '{told}/hour' for those by hour of day."
+            f"units={{{what!r}: '{unit}/day'}} for ERA5's monthly means, '{unit}/hour' for those by hour of day."
         )
     factor, summand = _conversion(what, "" if told is None else str(told).strip(), quantity, days)
     plain = in_blocks(decoded(what, layer).transpose("y", "x"))

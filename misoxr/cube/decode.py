@@ -346,6 +346,9 @@ def flags_of(array: xr.DataArray) -> tuple[list[int], list[str]]:
 def _names(text: str, count: int) -> list[str]:
     """Part a text into names of classes: by commas with blanks behind them, by blanks, or by commas, whichever gives so many."""
     if LISTED.match(text):
+        quoted = [name for _, name in re.findall(r"""(['"])(.*?)\1""", text)]
+        if len(quoted) == count:
+            return quoted
         text = re.sub(r"['\"()\[\]]", "", text)
     parts = [re.split(mark, text.strip(" ,;")) for mark in (r"[,;]\s+", r"\s+", r"[,;]")]
     return next((names for names in parts if len(names) == count and all(names)), text.split())

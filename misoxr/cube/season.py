@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from numbers import Real
 from reprlib import repr as short
 from typing import Any, NamedTuple
@@ -162,15 +162,20 @@ def span_of(days: Days) -> str:
 
 
 def with_middles(ds: xr.Dataset) -> xr.Dataset:
-    """Return a dataset in which no time is the end of its own bounds, but their middle: the end of a month lies in the next one."""
+    """Return a dataset in which no time is the end of its own bounds, but their middle: the end of a month lies in the next one.
+
+    CF's bounds of a climatology go from the first year to the last: their end is taken back by a day.
+    """
     for name, times in ds.coords.items():
-        bounds = ds.variables.get(str(times.attrs.get("bounds", times.encoding.get("bounds"))))
+        told = times.attrs | {key: value for key, value in times.encoding.items() if key in ("bounds", "climatology")}
+        bounds = ds.variables.get(str(told.get("climatology", told.get("bounds"))))
         if times.ndim != 1 or bounds is None or bounds.shape != (times.size, 2) or not (_are_dates(times) and _are_dates(bounds)):
             continue
         first, last = bounds.values.T
         ends = times.values >= last
         if ends.any():
-            ds = ds.assign_coords({name: (times.dims, np.where(ends, first + (last - first) / 2, times.values), times.attrs)})
+            within = last - timedelta(days=1) if "climatology" in told else first + (last - first) / 2
+            ds = ds.assign_coords({name: (times.dims, np.where(ends, within, times.values), times.attrs)})
     return ds
 
 

@@ -217,10 +217,6 @@ def _written_transform(obj: xr.Dataset | xr.DataArray, y: npt.NDArray[np.float64
         return None
     if affine.b or affine.d:
         raise GridError(_ROTATED.format(affine=affine))
-    if min(y.size, x.size) == 1 < max(y.size, x.size) and affine.a and affine.e:
-        # One row or column of a grid: the others' steps show that the pixel size is still true.
-        column, row = np.rint([(x[0] - affine.c) / affine.a - 0.5, (y[0] - affine.f) / affine.e - 0.5]).tolist()
-        affine *= Affine.translation(column, row)
     expected_x = affine.c + affine.a * (np.arange(x.size) + 0.5)
     expected_y = affine.f + affine.e * (np.arange(y.size) + 0.5)
     agree = np.abs(x - expected_x).max(initial=0) <= GRID_TOLERANCE * abs(affine.a) and np.abs(y - expected_y).max(

@@ -184,7 +184,8 @@ def mean(
 def _agreeing(seen: Seen) -> npt.NDArray[np.intp]:
     """Return the strata of two sites or more that all have one value, or one difference from the map, and were not visited whole."""
     rows = pd.DataFrame({"value": seen.truth, "difference": seen.truth - seen.mapped}).groupby(seen.stratum)
-    alike = (rows.max() == rows.min()).any(axis=1) & (rows.size() > 1)
+    rounding = 1e-6 * np.abs(np.concatenate([seen.truth, seen.mapped])).max()  # a map may be in single precision
+    alike = (rows.max() - rows.min() <= rounding).any(axis=1) & (rows.size() > 1)
     return np.asarray(np.flatnonzero(alike & (np.broadcast_to(seen.drawn, len(seen.weights)) < 1)), np.intp)
 
 

@@ -23,7 +23,7 @@ NODATA = ("nodata", "raster:nodata", "file:nodata", "nodata_value", "nodatavals"
 DATA_TYPE = ("data_type", "raster:data_type", "file:data_type")
 UNITS = ("unit", "raster:unit", "file:unit", "units")
 COMMON = (
-    *("raster:scale", "raster:offset", "nodata", "raster:nodata", "file:nodata"),
+    *("raster:scale", "raster:offset", *NODATA),
     *("data_type", "raster:data_type", "file:data_type", "unit", "raster:unit", "file:unit"),
 )
 """Properties of an item that hold for all its assets."""

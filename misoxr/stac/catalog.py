@@ -227,7 +227,7 @@ def _in_hand(items: Any, inside: bool) -> Iterator[Found]:
         )
     for item in items:
         if hasattr(item, "to_dict") and hasattr(item, "get_self_href"):
-            plain = item.to_dict(include_self_link=False, transform_hrefs=False)
+            plain = in_json(item.to_dict(include_self_link=False, transform_hrefs=False))
             base = item.get_self_href()
         elif isinstance(item, Mapping):
             plain = in_json(item)

@@ -276,14 +276,11 @@ def test_a_crs_that_is_told_by_parameters_alone():
     assert crs_of(array) is None
 
 
-@pytest.mark.parametrize("cut", [{"y": slice(3, 4)}, {"x": slice(5, 6)}, {"y": slice(0, 1)}, {"x": slice(-1, None)}])
-def test_one_row_or_column_of_a_grid_keeps_its_pixel_size(cut):
-    whole = assign(
-        xr.Dataset({"red": (("y", "x"), np.zeros((6, 8)))}), GeoBox((6, 8), Affine(20, 0, 3e5, 0, -10, 1e6), "EPSG:3338")
-    )
-    part = whole.isel(cut)
-    found = geobox_of(part)
-    assert (found.shape, found.affine.a, found.affine.e) == (part.red.shape, 20, -10)
-    assert found.affine * (0.5, 0.5) == (part.x.values[0], part.y.values[0])
-    with pytest.raises(GridError, match="pixel size is unknown"):
-        geobox_of(whole.isel(x=slice(0, 6)).coarsen(y=6, x=3).mean())  # the written pixel size is no more true
+@pytest.mark.parametrize("cut", [{"y": slice(3, 4)}, {"x": slice(5, 6)}])
+def test_one_row_or_column_is_refused_where_its_pixel_size_is_not_sure(cut):
+    """A row that was cut out, and the mean of three rows, look the same."""
+    grid = GeoBox((6, 8), Affine(20, 0, 3e5, 0, -10, 1e6), "EPSG:3338")
+    whole = assign(xr.Dataset({"red": (("y", "x"), np.zeros((6, 8)))}), grid)
+    for part in (whole.isel(cut), whole.isel(y=slice(0, 3)).coarsen(y=3).mean()):
+        with pytest.raises(GridError, match="pixel size is unknown; take two pixels or more"):
+            geobox_of(part)
