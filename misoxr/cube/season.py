@@ -174,7 +174,8 @@ def with_middles(ds: xr.Dataset) -> xr.Dataset:
         first, last = bounds.values.T
         ends = times.values >= last
         if ends.any():
-            within = last - timedelta(days=1) if "climatology" in told else first + (last - first) / 2
+            day = np.timedelta64(1, "D") if last.dtype.kind == "M" else timedelta(days=1)  # of cftime
+            within = last - day if "climatology" in told else first + (last - first) / 2
             ds = ds.assign_coords({name: (times.dims, np.where(ends, within, times.values), times.attrs)})
     return ds
 

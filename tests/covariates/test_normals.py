@@ -246,6 +246,17 @@ def test_months_that_have_the_time_of_their_end_are_told_by_bounds(tmp_path, rai
     np.testing.assert_allclose(climate(warm, wet, minimum=parts).january_minimum_temperature, -28.25 + STEP, rtol=1e-6)
 
 
+def test_bounds_of_a_climatology_go_from_the_first_year_to_the_last(rain, temperature):
+    def thirty_years(array, name):
+        ds = at_their_ends(array, name)
+        bounds = ds.time_bnds.values - [np.timedelta64(365 * 29 + 8, "D"), np.timedelta64(0, "D")]  # 1972 to 2001
+        ds["time"].attrs = {"climatology": "time_bnds"}
+        return ds.assign(time_bnds=(("time", "nbnd"), bounds))
+
+    found = climate(thirty_years(temperature, "t"), thirty_years(rain, "p"), minimum=thirty_years(normals(COLD, "degC"), "t"))
+    xr.testing.assert_allclose(found.compute(), climate(temperature, rain, minimum=normals(COLD, "degC")).compute())
+
+
 def test_bounds_that_an_array_has_lost_are_told(temperature, rain):
     with pytest.warns(MisoxrWarning, match="may be the ends of months. Their 'time_bnds' would tell: give the Dataset"):
         climate(at_their_ends(temperature, "t").t, rain)
@@ -259,6 +270,9 @@ def test_means_of_amounts_need_their_time(temperature):
         climate(temperature, daily)
     found = climate(temperature, daily, units={"precipitation": "m/day"})
     np.testing.assert_allclose(found.annual_precipitation, 277, rtol=1e-5)
+    del daily.attrs["units"]
+    with pytest.raises(BandError, match=r"in None, .*'precipitation': 'm/day'"):
+        climate(temperature, daily)
     daily.attrs["units"] = "m day-1"  # a rate needs nothing
     np.testing.assert_allclose(climate(temperature, daily).annual_precipitation, 277, rtol=1e-5)
 
@@ -375,8 +389,12 @@ def test_files_whose_names_and_times_tell_other_months_are_refused(tmp_path, tem
         part.to_netcdf(path)
     with pytest.raises(BandError, match="file 'run07.nc' of temperature is of month 7 by its name, and of month 1 by its time"):
         climate(runs, rain)
-    for path, part in zip(right, parts, strict=True):
+    ends = pd.date_range("2001-02-01", periods=12, freq="MS")
+    for path, part, end in zip(right, parts, ends, strict=True):
+        part.assign_coords(time=[end]).to_netcdf(tmp_path / f"end_{path.name}")  # of the end of the month that its name tells
         part.to_netcdf(path)
+    named = [tmp_path / f"end_{path.name}" for path in right]
+    xr.testing.assert_allclose(climate(named, rain).summer_warmth_index, climate(right, rain).summer_warmth_index)
     found = climate(right[::-1], rain).summer_warmth_index
     np.testing.assert_allclose(found, climate(temperature, rain).summer_warmth_index, rtol=1e-6)
 

@@ -331,7 +331,7 @@ def test_a_vertical_crs_tells_the_units():
 @pytest.mark.parametrize("units", ["m above EGM2008", "metres (EGM96)", "m a.s.l.", "meters above mean sea level"])
 def test_units_may_tell_where_elevations_are_counted_from(units):
     np.testing.assert_array_equal(terrain(dem(hills(), units=units)).elevation, terrain(dem(hills())).elevation)
-    for other in ("m (depth)", "hPa above ground"):
+    for other in ("m (depth)", "m (x 0.1)", "m (tenths)", "hPa above ground"):
         with pytest.raises(BandError, match="elevations are needed in metres"):
             terrain(dem(hills(), units=other))
 
@@ -341,9 +341,10 @@ def test_depths_are_elevations_below_zero():
     depth = dem(hills())
     depth.attrs["positive"] = "down"
     below = dem(hills(), crs=pyproj.CRS("EPSG:3338+5715").to_wkt())  # depth below mean sea level, m
+    named = dem(hills()).assign_attrs(standard_name="sea_floor_depth_below_mean_sea_level")
     bare = below.copy()
     del bare.attrs["units"]
-    for one in (depth, below, bare):
+    for one in (depth, below, bare, named):
         np.testing.assert_array_equal(terrain(one).elevation, expected.elevation)
         np.testing.assert_array_equal(terrain(one).aspect, expected.aspect)
     below.attrs["positive"] = "up"

@@ -336,6 +336,7 @@ def test_two_flags_are_read_in_other_forms(values, meanings):
 @pytest.mark.parametrize("names", [["(0,_10]", "(10,_20]", "(20,_30]"], ["(dry)", "moist_(a)", "[b]"], ["[0,1)", "[1,2)", "[2,3]"]])
 def test_names_with_brackets_are_no_lists(names):
     assert flags_of(held([0], flag_values=[0, 1, 2], flag_meanings=" ".join(names))) == ([0, 1, 2], names)
+    assert flags_of(held([0], flag_values=[0, 1, 2], flag_meanings=str(names))) == ([0, 1, 2], names)
 
 
 def test_flags_that_are_none_are_told():
