@@ -132,8 +132,8 @@ def geobox_of(obj: xr.Dataset | xr.DataArray) -> GeoBox:
     Parameters
     ----------
     obj : Dataset or DataArray
-        Coordinates y and x are pixel centres, regular to a thousandth of a pixel and to their rounding; the CRS is in ``spatial_ref``. Where their units are
-        kilometres, and those of the CRS metres, they are converted.
+        Coordinates y and x are pixel centres, regular to a thousandth of a pixel. Rounding to decimals may add a twentieth. The CRS is in
+        ``spatial_ref``. Where their units are kilometres, and those of the CRS metres, they are converted.
 
     Raises
     ------
