@@ -98,10 +98,13 @@ def opened(dem: Raster, what: str = "The DEM") -> xr.DataArray:
 def _metres(array: xr.DataArray, crs: str, what: str) -> float:
     """Return what turns elevations into metres, upward: by the attributes, else by the vertical axis of the CRS."""
     units, vertical = array.attrs.get("units"), pyproj.CRS(crs).axis_info[2:]
-    told = str(array.attrs.get("positive", "")).lower()
-    told = told or (
-        "down" if _DEPTH.search(str(array.attrs.get("standard_name", ""))) else vertical[0].direction if vertical else ""
-    )
+    told = str(array.attrs.get("positive", "")).lower() or (vertical[0].direction if vertical else "")
+    if not told and _DEPTH.search(standard := str(array.attrs.get("standard_name", ""))):
+        told = "down"
+        note(
+            f"{what} has the standard_name {standard!r}: its values are taken for depths, and elevations are below zero. If it has elevations, "
+            "say so: its attrs['positive'] = 'up'."
+        )
     sign = -1.0 if told == "down" else 1.0
     try:
         known = conversion(_ABOVE.sub("", units) if isinstance(units, str) else units, ELEVATION)
