@@ -25,6 +25,7 @@ __all__ = [
     "is_far",
     "note_counts",
     "refuse_fill",
+    "refuse_fills_of",
     "valid_pixels",
 ]
 
@@ -290,6 +291,20 @@ def refuse_fill(band: Band, values: Array) -> None:
     known = values[np.isfinite(values) & ~np.isin(values, np.array(USUAL_FILLS, "float32"))]
     if len(known):
         _refuse_beyond(band, values, float(known.min()), float(known.max()), "the pixels that are learnt from")
+
+
+def refuse_fills_of(spec: ModelSpec, ranges: Mapping[str, tuple[float, float]], bands: Array) -> None:
+    """Refuse raw bands (band, ...) with a usual fill value, far from the ranges that were learnt from, by name.
+
+    Raises
+    ------
+    BandError
+        If a band has such a value.
+    """
+    for band, values in zip(spec.bands, bands, strict=True):
+        low, high = ranges.get(band.name, (0.0, 0.0))
+        if band.kind == "linear" and low < high:
+            _refuse_beyond(band, values, low, high, "a block")
 
 
 def note_counts(spec: ModelSpec, bands: Array) -> None:

@@ -17,7 +17,7 @@ from dask.delayed import delayed
 from odc.geo.geobox import GeoBox
 
 from misoxr.cube.features import Features, features, features_at, scaled, width
-from misoxr.cube.scaling import Scaling, valid_pixels
+from misoxr.cube.scaling import Scaling, refuse_fills_of, valid_pixels
 from misoxr.errors import CheckpointError, MisoxrError, SpecError, require
 from misoxr.estimators.baselines import no_prevalence
 from misoxr.estimators.files import pack, unpack
@@ -311,6 +311,8 @@ def _answer(block: Array, model: PixelModel, *, raw: bool) -> Array:
     answers = out.reshape(outputs, -1)
     mask = valid_pixels(model.spec, block) if raw else block[-1] > 0
     seen = (block if raw else block[:-1]).reshape(-1, mask.size)
+    if model.features == "pixel" and model.scaling is None:  # a scaling refuses what it is given
+        refuse_fills_of(model.spec, model.ranges, seen)
 
     def answer(pixels: npt.NDArray[np.intp]) -> None:
         table = scaled(seen[:, pixels], model.spec, model.scaling) if raw else seen[:, pixels]

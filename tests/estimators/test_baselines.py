@@ -833,6 +833,18 @@ def test_fill_values_that_nothing_declares_are_not_learnt(scene, name):  # noqa:
         holes.miso.fit(name, points)
 
 
+@pytest.mark.parametrize("name", ["rf-11", "rf-neighbourhood"])
+def test_fill_values_that_nothing_declares_are_not_mapped(scene, name):  # noqa: F811
+    cube, points = scene
+    fitted = cube.miso.fit(name, points)
+    holes = cube.assign(elevation=cube.elevation.where(np.arange(cube.sizes["x"]) > 1, -9999))
+    with pytest.raises(BandError, match="Band 'elevation' is -9999 in .*write_nodata"):
+        holes.miso.predict(fitted).compute()
+    with pytest.raises(BandError, match="Band 'elevation' is -9999 in .*write_nodata"):
+        holes.miso.predict_at(fitted, {"x": [float(cube.x[0])], "y": [float(cube.y[0])]}).compute()
+    cube.miso.predict(fitted).compute()
+
+
 def test_estimators_say_why_they_have_no_with_prevalence(spec):
     with pytest.raises(SpecError, match=r"Forest\(\) has no with_prevalence: it takes shares of the classes for granted"):
         PixelModel(spec, {task.name: None for task in spec.tasks}, record={"estimator": "Forest()"}).with_prevalence(permafrost=0.3)
