@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
 
@@ -34,6 +35,8 @@ __all__ = [
 
 _UNREADABLE = 'The CRS {crs!r} cannot be read ({error}); write one, for example with .rio.write_crs("EPSG:3338") of rioxarray.'
 _ROTATED = "The grid is rotated ({affine!r}); reproject it onto a north-up grid first."
+_CRS_KEYS = ("crs", "proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
+"""Attributes that tell a CRS."""
 _LATITUDES, _LONGITUDES = ("lat", "latitude"), ("lon", "longitude", "long")
 
 DATUMS = 0.002
@@ -63,7 +66,8 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
     """Return the CRS as WKT (or authority code), or None where the object carries none.
 
     Looked for in the CF grid mapping (``spatial_ref`` or the variable that ``grid_mapping`` names; as WKT, else by its parameters), then in an ``epsg`` or
-    ``proj:epsg`` coordinate (stackstac), then in ``attrs["crs"]``.
+    ``proj:epsg`` coordinate (stackstac), then in the attributes ``crs`` and ``proj:code``, ``proj:epsg``, ``proj:wkt2`` or ``proj:projjson``
+    (GeoZarr) of the object and of its variables.
     """
     arrays = [obj] if isinstance(obj, xr.DataArray) else list(obj.data_vars.values())
     for name in [*(name for array in arrays for name in _mappings(array)), "spatial_ref", "crs"]:
@@ -77,11 +81,21 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
     for name in ("epsg", "proj:epsg"):
         if name in obj.coords and obj.coords[name].size == 1 and obj.coords[name].dtype.kind in "iu":
             return f"EPSG:{int(obj.coords[name])}"
-    value = obj.attrs.get("crs")
-    if isinstance(value, Mapping):  # as rasterio wrote it once: {"init": "epsg:3338"}
-        value = value.get("init")
-    code = str(value or "")
-    return f"EPSG:{code}" if code.isdecimal() else code or None
+    told = (one.attrs[key] for one in (obj, *arrays) for key in _CRS_KEYS if one.attrs.get(key))
+    return next((crs for crs in map(_declared_crs, told) if crs), None)
+
+
+def _declared_crs(value: Any) -> str | None:
+    """Return the CRS that an attribute tells: a code, WKT or PROJ JSON; None where it tells none."""
+    if isinstance(value, Mapping):
+        if "init" in value:  # as rasterio wrote it once: {"init": "epsg:3338"}
+            value = value["init"]
+        else:
+            with suppress(pyproj.exceptions.CRSError):
+                return str(pyproj.CRS.from_json_dict(dict(value)).to_wkt())
+            return None
+    code = str(value)
+    return f"EPSG:{code}" if code.isdecimal() else code
 
 
 def _mappings(array: xr.DataArray) -> list[Hashable]:

@@ -155,12 +155,22 @@ def test_rasterio_and_odc_read_the_same_grid():
 
 @pytest.mark.parametrize(
     ("coords", "attrs"),
-    [({"epsg": 3338}, {}), ({"proj:epsg": 3338}, {}), ({}, {"crs": "EPSG:3338"})],
+    [
+        ({"epsg": 3338}, {}),
+        ({"proj:epsg": 3338}, {}),
+        ({}, {"crs": "EPSG:3338"}),
+        ({}, {"proj:code": "EPSG:3338"}),
+        ({}, {"proj:epsg": 3338}),
+        ({}, {"proj:wkt2": pyproj.CRS(3338).to_wkt()}),
+        ({}, {"proj:projjson": pyproj.CRS(3338).to_json_dict()}),
+        ({}, {"crs": pyproj.CRS(3338).to_json_dict()}),
+    ],
 )
 def test_the_crs_is_found_where_other_packages_leave_it(coords, attrs):
     array = xr.DataArray(np.zeros((2, 2)), {"y": [15.0, 5.0], "x": [5.0, 15.0], **coords}, ("y", "x"), attrs=attrs)
-    assert crs_of(array) == "EPSG:3338"
-    assert geobox_of(array).crs.epsg == 3338
+    assert pyproj.CRS(crs_of(array)) == pyproj.CRS(3338)
+    for one in (array, array.to_dataset(name="red"), array.drop_attrs().to_dataset(name="red").assign_attrs(attrs)):
+        assert geobox_of(one).crs.epsg == 3338
 
 
 def test_bad_grids_are_refused_with_the_reason():
