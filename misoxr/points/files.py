@@ -15,6 +15,7 @@ import re
 import shutil
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import shapely.geometry
 from misoxr.assets.hrefs import HTTP, redact, without_secrets
 from misoxr.assets.http import follow, http_session, megabytes
 from misoxr.assets.parquet import most_of, unpacked
-from misoxr.errors import PointsError, StoreError, require
+from misoxr.errors import PointsError, StoreError, note, require
 from misoxr.paths import workspace, writing
 
 __all__ = ["read_file"]
@@ -169,7 +170,7 @@ def _read_plain(path: Path, ending: str, aside: Path, name: str, identity: str) 
         if ending in (".csv", ".tsv"):
             return _separated(file, "," if ending == ".csv" else "\t", name, identity), False
         if ending in (".json", ".geojson") or head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
-            return _json(json.load(file), name, identity)
+            return _json(_loaded(file, name), name, identity)
     raise PointsError(
         f"The points {name!r} are refused: their bytes are none of GeoPackage, GeoJSON, Shapefile, FlatGeobuf, Parquet or a zip archive of "
         "one, and their name does not end in .csv, .tsv or .json. Open other formats with geopandas.read_file, and give the table."
@@ -204,6 +205,11 @@ def _separated(file: Any, separator: str, name: str, identity: str) -> pd.DataFr
     names = {column: str(column).strip() for column in table.columns}
     if len(set(names.values())) < len(names):
         raise PointsError(f"The points {name!r} have columns that differ by blanks alone: {list(names)}. Rename all but one.")
+    several = [bare for bare, count in Counter(value.strip() for value in lines[0]).items() if bare and count > 1]
+    if several:
+        note(
+            f"The points {name!r} have several columns {several}: the first is taken, and the next is called {several[0] + '.1'!r}."
+        )
     for column, bare in names.items():
         if bare == identity and pd.api.types.is_numeric_dtype(table[column]):
             text = read(**options, dtype={column: str})[column]
@@ -352,6 +358,18 @@ def _parquet_size(source: Any, left: int) -> int:
         size = sum(int(batch.nbytes) for batch in unpacked(file, pq.ParquetFile(file), most, refusal))
         file.seek(0)
     return size
+
+
+def _loaded(file: Any, name: str) -> Any:
+    """Return what a JSON file holds; refuse several values, one a line."""
+    try:
+        return json.load(file)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+        raise PointsError(
+            f"The points {name!r} hold more than one JSON value, as GeoJSON by lines does. Read them with geopandas.read_file(path), and give the table."
+        ) from error
 
 
 def _json(content: Any, name: str, identity: str) -> tuple[pd.DataFrame, bool]:

@@ -1,7 +1,7 @@
 """Read labelled points, encode their labels, and place them on a grid."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import geopandas as gpd
@@ -112,6 +112,14 @@ def read_points(
         raise PointsError(f"labels is {labels!r}; give the column of each task, such as {{'permafrost': 'pf'}}.")
     known, unit = depth_of(depth)
     named = {"date": date, "accuracy": accuracy, "depth": known if isinstance(known, str) else None, "id": id}
+    for name, column in {
+        "x": x,
+        "y": y,
+        **named,
+        **{f"labels[{task!r}]": column for task, column in (labels or {}).items()},
+    }.items():
+        if not isinstance(column, Hashable):
+            raise PointsError(f"{name} is {column!r}; give the name of one column.")
     roles = {name: column for name, column in named.items() if column is not None}
     table, records = (
         (source, False) if isinstance(source, pd.DataFrame) else read_file(expanded(source), "id" if id is None else id)

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from servers import range_server
 
-from misoxr.errors import PointsError
+from misoxr.errors import MisoxrWarning, PointsError
 from misoxr.points import read_points
 
 ENDINGS = ["gpkg", "geojson", "shp", "fgb", "csv", "parquet", "json"]
@@ -340,12 +340,19 @@ SEMICOLONS = "site;lon;lat\nGröße;-150,5;64,5\nb;-151,25;65\n"
         ("a.csv", "lon,lat,soil\n-150,64,Größe\n".encode("utf-16"), r"in UTF-16.*encoding='utf-16'\)"),
         ("a.csv", "lon,lat,soc\n-150,64,1,5,2\n-150,64,1,5,2\n", "have 3 columns, and a line of 5 values"),
         ("a.csv", "lon,lat ,lat\n-150,64,64\n", "columns that differ by blanks alone"),
+        ("a.geojsonl", '{"type": "Feature"}\n' * 2, r"more than one JSON value, .* geopandas\.read_file\(path\), and give"),
         ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", r"workbook of Excel.*pandas\.read_excel\(path\)"),
     ],
 )
 def test_tables_in_another_form_are_told_with_the_line_that_reads_them(tmp_path, name, content, message):
     with pytest.raises(PointsError, match=message):
         read_points(written(tmp_path, content, name))
+
+
+def test_several_columns_of_a_name_are_told(tmp_path):
+    path = written(tmp_path, "lon,lat,pf,pf,,\n-150,64,0,1,,\n-151,65,1,1,,\n")
+    with pytest.warns(MisoxrWarning, match=r"several columns \['pf'\]: the first is taken, and the next is called 'pf\.1'"):
+        right(read_points(path))
 
 
 def test_separators_in_words_are_no_separators(tmp_path):
