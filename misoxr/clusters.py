@@ -3,13 +3,15 @@
 import multiprocessing
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from asyncio import CancelledError
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import dask.base
 
-__all__ = ["computed", "cores", "here", "holds_futures", "in_task", "is_closed", "kept", "shared_out", "take_share"]
+__all__ = ["computed", "cores", "here", "holds_futures", "in_task", "is_closed", "kept", "shared_out", "take_share", "while_open"]
 
 LARGE = 2**22
 """Bytes from which cores share work: to begin threads takes as long as to copy a tenth of them."""
@@ -52,6 +54,17 @@ def holds_futures(*lazy: Any) -> bool:
 def is_closed(client: Any) -> bool:
     """Return whether a client was closed, after which its cluster cannot be asked."""
     return getattr(client, "status", "running") in ("closing", "closed")
+
+
+@contextmanager
+def while_open(client: Any, closed: Exception) -> Iterator[None]:
+    """Raise ``closed`` where something fails since the client was closed meanwhile: distributed raises errors of many kinds."""
+    try:
+        yield
+    except (Exception, CancelledError) as error:
+        if not is_closed(client):
+            raise
+        raise closed from error
 
 
 def kept(client: Any, make: Callable[[], Any]) -> Any:

@@ -20,7 +20,7 @@ import xarray as xr
 from scipy.spatial import cKDTree
 
 from misoxr._version import __version__
-from misoxr.clusters import cores, here, holds_futures, is_closed, kept, take_share
+from misoxr.clusters import cores, here, holds_futures, is_closed, kept, take_share, while_open
 from misoxr.cube.check import check, named
 from misoxr.cube.features import values_at
 from misoxr.cube.scaling import valid_pixels
@@ -414,10 +414,14 @@ def _run(
         return
     from distributed import as_completed
 
-    cube = kept(client, held)  # not sent along with each fold
-    futures = {client.submit(_answers, cube, *arguments(unit), pure=False): unit for unit in units}
-    for future, answers in as_completed(futures, with_results=True):
-        yield futures[future], answers
+    closed = SpecError(
+        "The client was closed before all folds were done. Start one, and call again: with store=, folds that are done are kept."
+    )
+    with while_open(client, closed):
+        cube = kept(client, held)  # not sent along with each fold
+        futures = {client.submit(_answers, cube, *arguments(unit), pure=False): unit for unit in units}
+        for future, answers in as_completed(futures, with_results=True):
+            yield futures[future], answers
 
 
 def _beside(

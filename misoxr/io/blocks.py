@@ -22,7 +22,7 @@ from dask.callbacks import Callback
 from dask.highlevelgraph import HighLevelGraph
 from dask.system import CPU_COUNT
 
-from misoxr.clusters import here, in_task, kept
+from misoxr.clusters import here, in_task, is_closed, kept
 from misoxr.errors import AssetError, StoreError
 from misoxr.grid.halo import MANY
 from misoxr.io.check import with_empty_chunks
@@ -382,7 +382,8 @@ class ClusterRunner(Runner):
                 if len(self._blocks) <= enough:
                     return
         except BaseException:
-            self._client.cancel(list(self._blocks))
+            if not is_closed(self._client):
+                self._client.cancel(list(self._blocks))
             raise
 
 

@@ -18,8 +18,8 @@ from misoxr.spec.numbers import is_number
 
 __all__ = ["numbers", "refuse_names", "spelt", "storable"]
 
-RESERVED = ("provenance", "progress")
-"""Groups that a store has beside its variables."""
+RESERVED = ("provenance", "progress", "zarr.json")
+"""What a store has beside its variables."""
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """Numbers that JSON lacks, by what Zarr calls them among fill values."""
 _OF_STORED = ("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "dtype", "_Unsigned", "_ARRAY_DIMENSIONS")

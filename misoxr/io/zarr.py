@@ -16,7 +16,7 @@ import zarr
 from fsspec.implementations.memory import MemoryFileSystem
 
 from misoxr._version import __version__
-from misoxr.clusters import in_task, is_closed
+from misoxr.clusters import in_task, is_closed, while_open
 from misoxr.errors import MisoxrError, StoreError
 from misoxr.grid.geobox import geobox_of
 from misoxr.grid.geozarr import unreferenced
@@ -139,17 +139,21 @@ def write(
     """Write a dataset as :func:`to_zarr` does, within a bar that is there."""
     client = client or _active_client()
     _refuse(on_error, resources, client)
-    _have_a_worker(client, resources)
-    layout = layout_of(ds, compact=compact)
-    for name in layout.blocked if on_error == "mask" else ():
-        layout.nodata(name)
-    plan, runner = _plan(layout, client, compact=compact), runner_of(client, resources)
-    settings: Any = {"overwrite": overwrite, "resume": resume, "mask": on_error == "mask"}
-    if isinstance(store, str | os.PathLike):
-        _to_store(store, layout, plan, runner, bar, client, **settings)
-    else:
-        _reach(client, layout)
-        to_repository(store, layout, plan, runner, bar, **settings)
+    closed = StoreError(
+        "The client was closed before all blocks were written. Start one, and call again: blocks that are written are kept."
+    )
+    with while_open(client, closed):
+        _have_a_worker(client, resources)
+        layout = layout_of(ds, compact=compact)
+        for name in layout.blocked if on_error == "mask" else ():
+            layout.nodata(name)
+        plan, runner = _plan(layout, client, compact=compact), runner_of(client, resources)
+        settings: Any = {"overwrite": overwrite, "resume": resume, "mask": on_error == "mask"}
+        if isinstance(store, str | os.PathLike):
+            _to_store(store, layout, plan, runner, bar, client, **settings)
+        else:
+            _reach(client, layout)
+            to_repository(store, layout, plan, runner, bar, **settings)
 
 
 def _to_store(

@@ -954,3 +954,13 @@ def test_one_bar_counts_folds_and_tells_the_time_left(scene, tmp_path, capsys): 
     assert err.count("\n") == first.count("\n") == 1
     assert "6/6 fits" in err.rpartition("\r")[2]
     assert "0 s left" in err.rpartition("\r")[2]
+
+
+def test_a_client_that_is_closed_meanwhile_is_told(scene, monkeypatch):  # noqa: F811
+    distributed = pytest.importorskip("distributed")
+    cube, points = scene
+    with distributed.Client(n_workers=1, processes=False, dashboard_address=None, set_as_default=False) as client:
+        there = module.kept
+        monkeypatch.setattr(module, "kept", lambda *arguments: client.close() or there(*arguments))
+        with pytest.raises(SpecError, match="client was closed before all folds were done. Start one"):
+            cube.miso.cross_validate(CONTROL, labelled(points), cv=2, client=client, progress=False)

@@ -49,7 +49,7 @@ def written(ds: xr.Dataset, path: Path) -> xr.Dataset:
 # Names
 
 
-@pytest.mark.parametrize("name", ["B4/B8", "a\\b", ".", "..", "", "__x", "provenance", "../up", "/root"])
+@pytest.mark.parametrize("name", ["B4/B8", "a\\b", ".", "..", "", "__x", "provenance", "zarr.json", "../up", "/root"])
 @pytest.mark.parametrize("verb", ["to_zarr", "to_cog", "to_pyramid", "plan"])
 def test_a_name_that_is_a_path_is_refused_before_anything_is_written(name, verb, tmp_path, no_compute):
     ds = cube().assign({name: cube().red})

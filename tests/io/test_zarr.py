@@ -27,6 +27,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tqdm.std import tqdm
 
 import misoxr.io.replace as replace_module
+import misoxr.io.zarr as module
 from misoxr.errors import AssetError, MisoxrWarning, StoreError
 from misoxr.io import blocks
 from misoxr.io.layout import layout_of, open_maps
@@ -538,6 +539,25 @@ def test_with_and_without_a_client_it_is_the_same_map(tmp_path):
         to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
     with pytest.raises(StoreError, match="client is a str; give a distributed.Client"):
         to_zarr(maps, tmp_path / "maps.zarr", client="tcp://127.0.0.1:8786")
+
+
+def test_a_client_that_is_closed_meanwhile_is_told(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    spec = tiny_spec()
+    maps = predict(make_cube((32, 32), spec.bands), make_model(spec)).chunk({"y": 16})
+    for name in ("_have_a_worker", "_staged", "write_blocks"):
+        with (
+            distributed.Client(n_workers=1, processes=False, dashboard_address=None, set_as_default=False) as client,
+            monkeypatch.context() as patch,
+        ):
+            there = getattr(module, name)
+            patch.setattr(
+                module, name, lambda *arguments, there=there, client=client, **named: client.close() or there(*arguments, **named)
+            )
+            with pytest.raises(StoreError, match="client was closed before all blocks were written. Start one, and call again"):
+                to_zarr(maps, tmp_path / "maps.zarr", client=client, progress=False)
+    to_zarr(maps, tmp_path / "maps.zarr", progress=False)
+    assert open_maps(tmp_path / "maps.zarr").permafrost.notnull().any()
 
 
 def test_a_cluster_that_starts_workers_on_demand_writes_and_resumes(tmp_path):
