@@ -158,7 +158,7 @@ def _split(what: str, array: xr.DataArray) -> list[xr.DataArray]:
     if len(others) != 1 or array.sizes[others[0]] != MONTHS:
         raise BandError(
             f"{what} has the dimensions {dict(array.sizes)}; give twelve months. Of several years, take the mean first: "
-            '.groupby("time.month").mean().'
+            '.groupby("time.month").mean(). Before that, sum the amounts of days to months: .resample(time="MS").sum(min_count=28).'
         )
     array = array.squeeze([dim for dim in array.dims if dim not in ("y", "x") and array.sizes[dim] == 1], drop=True)
     layers = [array.isel({others[0]: at}, drop=True) for at in range(MONTHS)]

@@ -1,5 +1,6 @@
 """Check a cube against a model, by its metadata."""
 
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import xarray as xr
@@ -11,7 +12,7 @@ from misoxr.errors import BandError, GridError, did_you_mean, note
 from misoxr.grid.geobox import geobox_of
 from misoxr.spec import ModelSpec
 
-__all__ = ["check", "check_dataset", "named"]
+__all__ = ["along", "check", "check_dataset", "named"]
 
 
 def check_dataset(ds: Any) -> xr.Dataset:
@@ -20,6 +21,24 @@ def check_dataset(ds: Any) -> xr.Dataset:
         return ds
     remedy = ", such as array.to_dataset(name=...)" if isinstance(ds, xr.DataArray) else ""
     raise GridError(f"The cube is a {type(ds).__name__}; give a Dataset with a variable for each band{remedy}.")
+
+
+def along(ds: xr.Dataset, names: Iterable[str]) -> str:
+    """Say how to give each band a variable of its own, where some of the names lie along a dimension of one variable; else nothing."""
+    for name, array in ds.data_vars.items():
+        for dim in set(array.dims) & set(array.coords):
+            if {str(value) for value in array.coords[dim].values.tolist()} & set(names):
+                rest = f".merge(ds.drop_vars({name!r}))" if len(ds.data_vars) > 1 else ""
+                return f" {name!r} has them along {dim!r}; give each a variable of its own: ds[{name!r}].to_dataset({dim!r}){rest}."
+    return ""
+
+
+def _renaming(dims: tuple[Hashable, ...]) -> str:
+    """Say how two dimensions of other names become y and x."""
+    if len(dims) != 2 or {"y", "x"} & set(dims):
+        return ""
+    first, last = sorted(dims, key=lambda dim: str(dim).lower().startswith(("x", "lon", "east", "col")))
+    return f"if these are its rows and columns, ds.rename({{{first!r}: 'y', {last!r}: 'x'}}); else "
 
 
 def named(ds: xr.Dataset, spec: ModelSpec) -> xr.Dataset:
@@ -53,8 +72,8 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     missing = [name for name in needed if name not in ds.data_vars]
     if missing:
         raise BandError(
-            f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}.{did_you_mean(missing[0], map(str, ds.data_vars))} "
-            "Rename its variables, or join the rasters with ds.miso.add."
+            f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}.{did_you_mean(missing[0], map(str, ds.data_vars))}"
+            f"{along(ds, missing) or ' Rename its variables, or join the rasters with ds.miso.add.'}"
         )
     _refuse_parts(ds, spec)
     for band in spec.bands:
@@ -72,7 +91,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
             )
         if set(dims) != {"y", "x"}:
             raise BandError(
-                f"Band {band.name!r} has dimensions {dims}; all bands must share one grid (y, x): join it with ds.miso.add."
+                f"Band {band.name!r} has dimensions {dims}; all bands must share one grid (y, x): {_renaming(dims)}join it with ds.miso.add."
             )
         if band.name in ds.data_vars and ds[band.name].dtype.kind not in "fiub":
             raise BandError(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from misoxr.cube.check import check_dataset
+from misoxr.cube.check import along, check_dataset
 from misoxr.cube.decode import is_class
 from misoxr.errors import PointsError, SpecError, did_you_mean, note
 from misoxr.grid.geobox import geobox_of
@@ -77,6 +77,8 @@ def spec_for(
     extent = (float(bounds.left), float(bounds.bottom), float(bounds.right), float(bounds.top))
     chosen = None if points is None else _tasks(points) if tasks is None else _asked(tasks, points)
     if not sat + cov:
+        if remedy := along(ds, known):
+            raise SpecError(f"None of the dataset's variables {list(map(str, ds.data_vars))} is among a preset's bands.{remedy}")
         said = "" if chosen is None else f", tasks=[{', '.join(map(_line, chosen))}]"
         offered = unused or [str(one) for one in others] or ["name"]
         bands = ", ".join(f"misoxr.spec.Band({one!r}, {str(ds.get(one, ds).attrs.get('units', '1'))!r})" for one in offered)

@@ -72,7 +72,7 @@ def in_season(
     """
     inside = np.ones(len(times.year), dtype=bool)
     if season is not None:
-        first, last = (_month_day(text) for text in _pair(season))
+        first, last = _ends(season)
         place = _places(times)
         inside = (place >= first) & (place <= last) if first <= last else (place >= first) | (place <= last)
     if years is not None:
@@ -85,7 +85,7 @@ def season_years(times: pd.DatetimeIndex | Days, season: tuple[str, str] | None 
     year: Integers = np.asarray(times.year, dtype="int64")
     if season is None:
         return year
-    first, last = (_month_day(text) for text in _pair(season))
+    first, last = _ends(season)
     wrapped: Integers = year - (_places(times) <= last) * (first > last)
     return wrapped
 
@@ -132,6 +132,12 @@ def years_of(years: Any) -> list[int]:
 def _places(times: pd.DatetimeIndex | Days) -> Integers:
     places: Integers = np.asarray(times.month, dtype="int64") * 100 + np.asarray(times.day, dtype="int64")
     return places
+
+
+def _ends(season: Any) -> tuple[int, int]:
+    """Return the first and last day as month * 100 + day; 29 February ends the month also where that has 30 days, as in a year of 360."""
+    first, last = (_month_day(text) for text in _pair(season))
+    return first, 230 if last == 229 else last
 
 
 def _pair(season: Any) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.cube.season import first_days, with_middles
+from misoxr.cube.season import Days, days_of, first_days
 from misoxr.cube.stack import stack
 from misoxr.errors import PointsError, SpecError, note
 from misoxr.points.readers import dates, require_once
@@ -69,16 +69,16 @@ class Years:
         if tolerance is not None and (not is_whole(tolerance) or tolerance < 0):
             raise SpecError(f"tolerance is {tolerance!r}; give a whole number of years, 0 or more.")
         timed = any("time" in ds[band.name].dims for band in spec.bands if band.name in ds.data_vars)
-        index = with_middles(ds).indexes.get("time") if timed else None
-        if not isinstance(index, pd.DatetimeIndex) or not len(index) or not index.year.is_unique or index.hasnans:
+        days = _days_of(ds) if timed else None
+        if days is None or not len(days.year) or len(set(days.year)) < len(days.year):
             if tolerance is not None:
                 raise SpecError(f"tolerance is {tolerance} years, and the cube has no time in each year; leave it out.")
             return cls((ds,))
-        order = np.argsort(index.year)
+        order = np.argsort(days.year)
         cubes = tuple(ds.isel(time=int(number), drop=True) for number in order)
-        years = tuple(int(index.year[number]) for number in order)
+        years = tuple(int(days.year[number]) for number in order)
         return cls(
-            cubes, years, TOLERANCE if tolerance is None else int(tolerance), _season_of(index, ds["time"].attrs.get("season"))
+            cubes, years, TOLERANCE if tolerance is None else int(tolerance), _season_of(days, ds["time"].attrs.get("season"))
         )
 
     def stacked(self, spec: ModelSpec) -> list[da.Array]:
@@ -149,7 +149,15 @@ class Years:
         return year
 
 
-def _season_of(times: pd.DatetimeIndex, told: Any) -> tuple[str, str]:
+def _days_of(ds: xr.Dataset) -> Days | None:
+    """Return the days of a cube's times, None where they are no dates, or some are missing."""
+    try:
+        return days_of(ds) if "time" in ds.coords else None
+    except SpecError:
+        return None
+
+
+def _season_of(times: Days, told: Any) -> tuple[str, str]:
     """Return the season that times of composites tell, or what is taken for it: by the calendar, or over new year."""
     if told is not None:
         found = re.fullmatch(r"(\S+) to (\S+)", str(told))
@@ -158,7 +166,7 @@ def _season_of(times: pd.DatetimeIndex, told: Any) -> tuple[str, str]:
         for day in found.groups():
             first_days([2000], (day, day))  # refuses what is no day
         return found[1], found[2]
-    starts = sorted(set(times.strftime("%m-%d")))
+    starts = sorted({f"{month:02d}-{day:02d}" for month, day in zip(times.month, times.day, strict=True)})
     if starts == ["12-31"] or int(starts[0][:2]) < LATE:
         return "01-01", "12-31"
     note(

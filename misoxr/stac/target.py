@@ -41,7 +41,10 @@ def given_grid(geobox: Any, like: Any, crs: Any, resolution: float | None) -> Ge
         raise GridError(f"The grid is a {type(grid).__name__}; geobox is an odc.geo GeoBox, like is a Dataset or DataArray.")
     affine = grid.affine
     if grid.crs is None or affine.b or affine.d or affine.a <= 0 or affine.e >= 0:
-        raise GridError(f"The grid {grid!r} is not north-up with a CRS; sort y descending, or reproject it first.")
+        raise GridError(
+            f"The grid, with the transform {tuple(affine)[:6]} and {'no' if grid.crs is None else 'a'} CRS, is not north-up with a CRS; "
+            'sort y descending, such as like.sortby("y", ascending=False), or reproject it first.'
+        )
     return grid
 
 

@@ -17,7 +17,7 @@ from misoxr.cube.check import check
 from misoxr.cube.composite import composite
 from misoxr.cube.join import add
 from misoxr.cube.reductions import reduce_time
-from misoxr.cube.season import first_days, in_season, season_years
+from misoxr.cube.season import Days, first_days, in_season, season_years
 from misoxr.errors import BandError, GridError, MisoxrWarning, SpecError
 from misoxr.grid.geobox import assign, geobox_of, same_grid
 from misoxr.spec import ModelSpec
@@ -74,6 +74,12 @@ def test_a_wrapping_season_is_the_complement_of_the_rest_of_the_year(one, other)
 def test_a_day_that_is_none_is_refused(season):
     with pytest.raises(SpecError, match="not a day of the year"):
         in_season(DAYS, season)
+
+
+def test_february_ends_with_its_last_day_in_every_calendar():
+    days = Days(*(np.array(part) for part in ([2019] * 3, [2, 2, 3], [28, 30, 1])))  # of years of 360 days
+    assert in_season(days, ("12-01", "02-29")).tolist() == [True, True, False]
+    assert season_years(days, ("12-01", "02-29"))[:2].tolist() == [2018, 2018]
 
 
 @pytest.mark.parametrize("season", ["06-20", ("06-20",)])
@@ -480,6 +486,17 @@ def test_cubes_that_do_not_fit_are_refused():
         refused(time_cube())
     with pytest.raises(BandError, match=r"'nir' has dimensions \('y20', 'x20'\).*share one grid"):
         refused(image().assign(nir=(("y20", "x20"), np.zeros((20, 25)))))
+    for dims in (("lat", "lon"), ("longitude", "latitude")):
+        rows, columns = sorted(dims)
+        with pytest.raises(BandError, match=rf"ds\.rename\({{'{rows}': 'y', '{columns}': 'x'}}\); else join"):
+            refused(image().transpose(*(("y", "x") if dims[0] == "lat" else ("x", "y"))).rename(y=rows, x=columns))
+    alone = image()[["red", "nir"]].to_array("band").to_dataset(name="bands")
+    with pytest.raises(BandError, match=r"'bands' has them along 'band'; .* ds\['bands'\]\.to_dataset\('band'\)\.$"):
+        refused(alone)
+    beside = alone.assign(elevation=layer(units="m"))
+    with pytest.raises(BandError, match=r"\.to_dataset\('band'\)\.merge\(ds\.drop_vars\('bands'\)\)\.$"):
+        refused(beside)
+    refused(beside["bands"].to_dataset("band").merge(beside.drop_vars("bands")))
     with pytest.raises(BandError, match=r"'elevation' has dimensions \('y', 'x', 'level'\)"):
         refused(image().assign(elevation=layer().expand_dims(level=2, axis=2)))
     with pytest.raises(GridError, match="no CRS"):

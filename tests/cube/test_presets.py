@@ -177,3 +177,12 @@ def test_the_line_that_makes_classes_of_intervals_works(cube, points):
     (task,) = spec_for("miso-nano", cube, words, tasks=["depth"]).tasks
     assert (task.kind, task.classes) == ("multiclass", tuple(words.depth.dropna().unique()))
     assert len(task.classes) == 3
+
+
+def test_bands_along_a_dimension_are_told(cube, points):
+    alone = cube[["red", "nir"]].to_array("band").to_dataset(name="bands")
+    with pytest.raises(
+        SpecError, match=r"preset's bands\. 'bands' has them along 'band'; .*ds\['bands'\]\.to_dataset\('band'\)\.$"
+    ):
+        spec_for("miso-nano", alone, points)
+    spec_for("miso-nano", alone["bands"].to_dataset("band"), points)

@@ -1,6 +1,9 @@
 """Yearly composites: points are matched to the nearest year, and learnt from and answered in it."""
 
 import warnings
+from datetime import UTC, datetime
+from functools import partial
+from types import SimpleNamespace
 
 import geopandas as gpd
 import numpy as np
@@ -89,6 +92,14 @@ def test_the_nearest_year_within_a_tolerance(yearly, spec, date, tolerance, year
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert matched([date, "2020-07-01"], yearly, spec, tolerance) == [year, 2020]
+
+
+@pytest.mark.parametrize(
+    "day", [SimpleNamespace, partial(datetime, tzinfo=UTC), lambda year, month, day: f"{year}-{month:02}-{day:02}"]
+)
+def test_times_of_any_kind_are_years(yearly, spec, day):
+    times = np.array([day(year=time.year, month=time.month, day=time.day) for time in yearly.indexes["time"]], dtype=object)
+    assert matched(["2020-01-01", "2023"], yearly.assign_coords(time=("time", times)), spec) == [2020, 2023]
 
 
 def test_of_two_years_the_earlier(yearly, spec):
