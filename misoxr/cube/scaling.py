@@ -22,7 +22,9 @@ __all__ = [
     "ModalityScaling",
     "Scaling",
     "channels",
+    "fill_beyond",
     "is_far",
+    "limits_beside_fills",
     "note_counts",
     "refuse_fill",
     "refuse_fills_of",
@@ -288,9 +290,26 @@ def refuse_fill(band: Band, values: Array) -> None:
     """
     if band.kind != "linear":
         return
+    if limits := limits_beside_fills(values):
+        _refuse_beyond(band, values, *limits, "the pixels that are learnt from")
+
+
+def limits_beside_fills(values: Array) -> tuple[float, float] | None:
+    """Return the least and the greatest of values that are no usual fill value; None where there are none."""
     known = values[np.isfinite(values) & ~np.isin(values, np.array(USUAL_FILLS, "float32"))]
-    if len(known):
-        _refuse_beyond(band, values, float(known.min()), float(known.max()), "the pixels that are learnt from")
+    return (float(known.min()), float(known.max())) if len(known) else None
+
+
+def fill_beyond(values: Array, low: float, high: float) -> tuple[float, float] | None:
+    """Return a usual fill value that lies far beyond two limits, and the share of the values that it has; None where none is among them."""
+    least, most = np.fmin.reduce(values, axis=None, initial=np.inf), np.fmax.reduce(values, axis=None, initial=-np.inf)
+    for fill in USUAL_FILLS:
+        if not is_far(fill, low, high) or not least <= np.float32(fill) <= most:
+            continue
+        is_fill = values == np.float32(fill)
+        if is_fill.any():
+            return fill, float(is_fill.mean())
+    return None
 
 
 def refuse_fills_of(spec: ModelSpec, ranges: Mapping[str, tuple[float, float]], bands: Array) -> None:
@@ -334,16 +353,12 @@ def is_far(fill: float, low: float, high: float) -> bool:
 
 def _refuse_beyond(band: Band, values: Array, low: float, high: float, where: str) -> None:
     """Refuse usual fill values that lie far beyond what a band holds."""
-    least, most = np.fmin.reduce(values, axis=None, initial=np.inf), np.fmax.reduce(values, axis=None, initial=-np.inf)
-    for fill in USUAL_FILLS:
-        if not is_far(fill, low, high) or not least <= np.float32(fill) <= most:
-            continue
-        is_fill = values == np.float32(fill)
-        if is_fill.any():
-            raise BandError(
-                f"Band {band.name!r} is {fill:g} in {is_fill.mean():.2%} of {where}, and {low:g} to {high:g} elsewhere. If it is nodata, declare it "
-                f"where the raster is read: raster.rio.write_nodata({fill:g}), or ds[{band.name!r}] = ds[{band.name!r}].where(ds[{band.name!r}] != {fill:g})."
-            )
+    if found := fill_beyond(values, low, high):
+        fill, share = found
+        raise BandError(
+            f"Band {band.name!r} is {fill:g} in {share:.2%} of {where}, and {low:g} to {high:g} elsewhere. If it is nodata, declare it "
+            f"where the raster is read: raster.rio.write_nodata({fill:g}), or ds[{band.name!r}] = ds[{band.name!r}].where(ds[{band.name!r}] != {fill:g})."
+        )
 
 
 def _fit_modality(modality: Modality, values: Array, method: str) -> ModalityScaling:

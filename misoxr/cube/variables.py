@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from misoxr.cube.decode import flags_of
+from misoxr.cube.decode import coding_of, flags_of
 from misoxr.errors import SpecError
 from misoxr.grid.halo import part_of
 from misoxr.metrics import most_probable
@@ -20,6 +20,7 @@ __all__ = [
     "FILL",
     "Answer",
     "answers_in",
+    "class_fills",
     "class_map",
     "conformal_in",
     "entropy",
@@ -33,6 +34,12 @@ FILL = 255
 """Fill value of class maps."""
 APPLICABILITY = ("applicable", "dissimilarity_index", "local_point_density")
 """Maps of where a model is to be believed, which belong to no task."""
+
+
+def class_fills(name: Hashable, array: xr.DataArray) -> tuple[float, ...]:
+    """Return what stands for nodata in a class map, beside NaN: whole numbers that declare none have 255 for it, unless that is a class."""
+    usual = () if array.dtype.kind == "f" or FILL in flags_of(array)[0] else (float(FILL),)
+    return coding_of(name, array).nodata or usual
 
 
 class Answer(NamedTuple):

@@ -36,6 +36,7 @@ from misoxr.evaluation.scores import Scores
 from misoxr.grid.geobox import geobox_of
 from misoxr.io.replace import located
 from misoxr.model.files import put
+from misoxr.spec.components import check_flags
 
 __all__ = ["report"]
 
@@ -100,7 +101,8 @@ def report(
     PointsError
         If the scores are of other tasks or classes than the maps, or ``model`` is not among them.
     SpecError
-        If tables are of other classes than the maps, ``model`` is given without scores, or applicability is given twice.
+        If tables are of other classes than the maps, ``model`` is given without scores, applicability is given twice, or an argument is of
+        another kind.
     StoreError
         If the file exists or cannot be written, the pyramid cannot be read or is of other maps, or lazy maps would take more than two minutes to be read or computed.
     MissingDependencyError
@@ -115,6 +117,9 @@ def report(
     >>> maps.miso.report("report.html", image=image, title="Permafrost and soils of the Tanana")
     """
     require("matplotlib", "plot")
+    check_flags(overwrite=overwrite)
+    if not isinstance(title, str | None):
+        raise SpecError(f"title is {title!r}; give a text, or leave it out.")
     uri = _free(path, overwrite=overwrite)
     maps = as_drawn(maps)
     box = geobox_of(maps)

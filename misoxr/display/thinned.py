@@ -1,7 +1,7 @@
 """What a report draws of maps of any size: pixels thinned block by block, or a coarser level of a pyramid, and what that takes."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
@@ -14,9 +14,9 @@ import xarray as xr
 
 from misoxr.cube.check import check_dataset
 from misoxr.cube.decode import coding_of, decoded, is_class
-from misoxr.cube.variables import APPLICABILITY, answers_in
+from misoxr.cube.variables import APPLICABILITY, answers_in, class_fills
 from misoxr.display.pictures import GREATEST
-from misoxr.errors import BandError, GridError, StoreError
+from misoxr.errors import BandError, GridError, SpecError, StoreError
 from misoxr.grid.geobox import extent, geobox_of, located, same_grid
 from misoxr.grid.halo import in_blocks
 from misoxr.grid.layers import one_of, squeezed
@@ -31,6 +31,7 @@ __all__ = [
     "groups_of",
     "level_of",
     "levels_of",
+    "names_in",
     "read",
     "refuse_long",
     "same_scale",
@@ -64,6 +65,22 @@ class Drawing:
     note: str
 
 
+def names_in(variables: Any) -> list[str] | None:
+    """Return the names of variables that are to be drawn, of one or several; None where all are.
+
+    Raises
+    ------
+    SpecError
+        If they are no names, or there is none.
+    """
+    if variables is None:
+        return None
+    found = [variables] if isinstance(variables, str) or not isinstance(variables, Iterable) else list(variables)
+    if not found or not all(isinstance(name, str) for name in found):
+        raise SpecError(f"variables is {variables!r}; give the name of a variable, or several names, or leave it out for all.")
+    return [str(name) for name in found]
+
+
 def as_drawn(maps: xr.Dataset, variables: Sequence[str] | None = None) -> xr.Dataset:
     """Return maps as they are drawn: without dimensions of length 1, on y and x, and as values where nodata or a scale are told; of some ``variables`` alone.
 
@@ -83,7 +100,8 @@ def as_drawn(maps: xr.Dataset, variables: Sequence[str] | None = None) -> xr.Dat
         coding, whole = coding_of(name, array), array.dtype.kind != "f"
         if whole and is_class(name, array):
             ends = np.iinfo(array.dtype)
-            fills = [value for value in coding.nodata if ends.min <= value <= ends.max]
+            told = class_fills(name, array) if "flag_meanings" in array.attrs else coding.nodata
+            fills = [value for value in told if ends.min <= value <= ends.max]
             if fills and "_FillValue" not in array.attrs:
                 meant[name] = array.assign_attrs(_FillValue=array.dtype.type(fills[0]))
         elif coding.nodata or (coding.scale, coding.offset) != (1.0, 0.0):
@@ -174,9 +192,13 @@ def levels_of(maps: xr.Dataset, pyramid: str | os.PathLike[str]) -> list[xr.Data
     ------
     GridError
         If the pyramid is of another grid than the maps.
+    SpecError
+        If it is no path.
     StoreError
         If it cannot be read, or is of other maps on the same grid.
     """
+    if not isinstance(pyramid, str | os.PathLike):
+        raise SpecError(f"pyramid is a {type(pyramid).__name__}; give the path of what maps.miso.to_pyramid wrote.")
     box, found = geobox_of(maps), open_maps(f"{os.fspath(pyramid)}/0")
     if not same_grid(geobox_of(found), box):
         raise GridError(

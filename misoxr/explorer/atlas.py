@@ -12,13 +12,14 @@ import pyproj
 import xarray as xr
 
 from misoxr.display.given import bands_of
-from misoxr.display.thinned import as_drawn, levels_of
+from misoxr.display.thinned import as_drawn, levels_of, names_in
 from misoxr.errors import MisoxrError, SpecError, did_you_mean, require
 from misoxr.explorer.blocks import Blocks, Raster
 from misoxr.explorer.layers import Layer, Level, composite_of, lattice, layers_of, rasters_of
 from misoxr.explorer.tiles import DEEPEST, Tile
 from misoxr.grid.geobox import geobox_of
 from misoxr.io.layout import fill_of
+from misoxr.spec.numbers import is_whole
 
 __all__ = ["Answer", "Atlas", "atlas_of"]
 
@@ -225,14 +226,11 @@ def atlas_of(
 ) -> Atlas:
     """Lay out maps as layers of a page, without reading them; the parameters are those of :func:`misoxr.explorer.notebook.explore`."""
     require("matplotlib", "plot")
-    if isinstance(height, bool) or not isinstance(height, int) or not 100 <= height <= 5000:
+    if not is_whole(height) or not 100 <= height <= 5000:
         raise SpecError(f"height is {height!r}; give whole pixels from 100 to 5000.")
-    if isinstance(variables, str):
-        variables = [variables]
+    variables = names_in(variables)
     maps, beside = as_drawn(maps), as_drawn(beside) if isinstance(beside, xr.Dataset) else beside
     box, blocks = geobox_of(maps), Blocks()
-    if pyramid is not None and not isinstance(pyramid, str | os.PathLike):
-        raise SpecError(f"pyramid is a {type(pyramid).__name__}; give the path of what maps.miso.to_pyramid wrote.")
     overviews = [] if pyramid is None else levels_of(maps, pyramid)[1:]
     layers = layers_of(maps, overviews, blocks, variables)
     own = maps if {"red", "green", "blue"} <= set(maps.data_vars) and maps["red"].ndim == 2 else None
@@ -253,7 +251,7 @@ def atlas_of(
     for layer in layers.values():
         if "flag_meanings" in layer.variable.attrs and not layer.is_composite:
             layer.legend  # noqa: B018  tells what is wrong with it
-    about = _about(layers, first, other, basemap, height, simulated=any(bool(one.attrs.get("simulated")) for one in sources))
+    about = _about(layers, first, other, basemap, int(height), simulated=any(bool(one.attrs.get("simulated")) for one in sources))
     sets = _sets(maps, layers, blocks) | (_sets(beside, layers, blocks, BESIDE) if isinstance(beside, xr.Dataset) else {})
     return Atlas(layers, blocks, {**about, "title": _title(maps)}, sets)
 

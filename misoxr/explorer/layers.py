@@ -135,7 +135,7 @@ class Layer:
         out = floats(values, fill)
         if out.ndim == 1:
             return out
-        drawn: Floats = out.max(axis=0) if self.number is None else out[self.number]
+        drawn: Floats = np.fmax.reduce(out, axis=0) if self.number is None else out[self.number]
         return drawn
 
     # ---- colours

@@ -20,6 +20,7 @@ from misoxr.explorer.layers import COMPOSITE
 from misoxr.explorer.page import html, policy, script, style
 from misoxr.explorer.workers import Workers
 from misoxr.io.layout import open_maps
+from misoxr.spec.numbers import is_whole
 
 if TYPE_CHECKING:
     from icechunk import Repository
@@ -52,6 +53,8 @@ class Served:
         self.atlas, self.workers = atlas, Workers()
         self.clicked: dict[str, Any] = {}
         self.path = f"/{secrets.token_urlsafe(9)}/"
+        if not is_whole(port):
+            raise SpecError(f"port is {port!r}; give a whole number, or leave it out to take a free one.")
         try:
             self._server = ThreadingHTTPServer((HOST, port), _handler(self))
         except (OSError, OverflowError) as error:
@@ -110,6 +113,10 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 60
+
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # the page was closed
+                super().handle()
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)

@@ -40,7 +40,7 @@ def axes_of(ax: Any, size: tuple[float, float]) -> Any:
     """Return the axes that are given, or those of a new figure of pyplot of a size in inches."""
     if ax is not None:
         return ax
-    return require("matplotlib.pyplot", "plot").subplots(figsize=size, layout="constrained")[1]
+    return require("matplotlib.pyplot", "plot").subplots(figsize=size, layout="compressed")[1]
 
 
 def plain(text: Any) -> str:

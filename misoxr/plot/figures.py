@@ -9,12 +9,12 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube.decode import flags_of
 from misoxr.display.pictures import Legend, legend_of
-from misoxr.display.thinned import as_drawn, drawn, groups_of, read, same_scale, step_of
+from misoxr.display.thinned import as_drawn, drawn, groups_of, names_in, read, same_scale, step_of
 from misoxr.errors import BandError, did_you_mean
 from misoxr.grid.geobox import geobox_of
 from misoxr.plot.canvas import grid_of
 from misoxr.plot.cartography import Frame, furnish
-from misoxr.plot.panels import LONGEST, SIDE, bands_of, layer, true_colour
+from misoxr.plot.panels import LONGEST, SIDE, bands_of, layer, room, true_colour
 from misoxr.plot.sets import combined, is_set
 
 __all__ = ["plot"]
@@ -59,7 +59,7 @@ def plot(maps: xr.Dataset, *, variables: Sequence[str] | None = None, image: xr.
     GridError
         If the maps have no regular grid or CRS.
     SpecError
-        If matplotlib does not know an argument.
+        If ``variables`` are no names, or matplotlib does not know an argument.
 
     Examples
     --------
@@ -68,13 +68,13 @@ def plot(maps: xr.Dataset, *, variables: Sequence[str] | None = None, image: xr.
     """
     if not isinstance(image, xr.Dataset | None):
         raise BandError(f"image is a {type(image).__name__}; give a Dataset with red, green and blue.")
+    variables = names_in(variables)
     maps = as_drawn(maps, variables)
     names = _default(maps) if variables is None else _named(maps, variables)
     if image is not None:
         bands_of(image)
     box = geobox_of(maps)
-    longest = [length for name in names for length in _lengths(maps, name)]
-    canvas, axes = _canvas(box, len(names) + (image is not None), max([4, *longest]), figure)
+    canvas, axes = _canvas(box, len(names) + (image is not None), [_legend(maps, name) for name in names], figure)
     if image is not None:
         true_colour(image, axes.pop(0))
     for name, axis, (few, legend) in zip(names, axes, _read(maps, names), strict=True):
@@ -113,18 +113,15 @@ def _is_left_out(maps: xr.Dataset, name: str, group: str) -> bool:
 
 def _named(maps: xr.Dataset, variables: Sequence[str]) -> list[str]:
     """Return the names of maps to draw; refuse those that are none."""
-    names = [variables] if isinstance(variables, str) else list(variables)
     known = list(map(str, maps.data_vars))
-    for name in names:
+    for name in variables:
         if name not in known:
             raise BandError(f"There is no variable {name!r} among {known}.{did_you_mean(str(name), known)}")
         array = maps[name]
         third = is_set(array) or str(name).endswith("_probability")
         if not {"y", "x"} <= set(array.dims) or array.ndim > 2 + third or array.dtype.kind not in "fiub":
             raise BandError(f"{name!r} has dimensions {array.dims} and the type {array.dtype}; name maps (y, x) of numbers.")
-    if not names:
-        raise BandError(f"variables is empty; name maps among {known}, or leave it out.")
-    return names
+    return list(variables)
 
 
 def _read(maps: xr.Dataset, names: Sequence[str]) -> list[tuple[xr.DataArray, Legend]]:
@@ -143,21 +140,23 @@ def _read(maps: xr.Dataset, names: Sequence[str]) -> list[tuple[xr.DataArray, Le
     return found
 
 
-def _lengths(maps: xr.Dataset, name: str) -> list[int]:
-    """Return how many letters the names in a map's legend have, before it is read; those of sets are several classes' names."""
+def _legend(maps: xr.Dataset, name: str) -> list[str]:
+    """Return names as long as those in a map's legend, before it is read; those of sets are several classes' names."""
     if is_set(maps[name]):
-        return [LONGEST]
-    return [len(one) for one in legend_of(maps[name]).names] if "flag_meanings" in maps[name].attrs else []
+        return ["x" * LONGEST]
+    return list(legend_of(maps[name]).names) if "flag_meanings" in maps[name].attrs else []
 
 
-def _canvas(box: GeoBox, count: int, longest: int, given: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """Return a figure with so many axes, in rows of three at the most, wide enough for maps and legends."""
+def _canvas(box: GeoBox, count: int, legends: Sequence[Sequence[str]], given: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """Return a figure with so many axes, in rows of three at the most, wide and high enough for maps and legends."""
     columns = count if count <= ACROSS else 2 if count == 4 else ACROSS
     rows = ceil(count / columns)
-    width, height = Frame.of(box).size(WIDTH, 1.2 + 0.067 * min(longest, LONGEST))
-    height = max(height, TALLEST) if longest >= LONGEST else height
+    rooms = [room(names) for names in legends]
+    width, height = Frame.of(box).size(WIDTH, max([beside for beside, _ in rooms], default=room([])[0]))
+    has_lines = any(len(name) >= LONGEST for names in legends for name in names)
+    height = max([height, *(least for _, least in rooms), *([TALLEST] if has_lines else [])])
     size = columns * width, rows * height
-    options = {"figsize": size, "layout": "constrained"}
+    options = {"figsize": size, "layout": "compressed"}
     canvas, axes = grid_of(rows, columns, options, given, ["variables", "image"])
     flat = list(axes.ravel())
     for spare in flat[count:]:

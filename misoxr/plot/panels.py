@@ -16,7 +16,7 @@ from misoxr.grid.geobox import geobox_of
 from misoxr.plot.canvas import axes_of, plain
 from misoxr.plot.cartography import Frame, furnish
 
-__all__ = ["BESIDE", "LONGEST", "SIDE", "WIDE", "bands_of", "classes", "layer", "probability", "true_colour", "values"]
+__all__ = ["BESIDE", "LONGEST", "SIDE", "WIDE", "bands_of", "classes", "layer", "probability", "room", "true_colour", "values"]
 
 SIDE = 800
 """Rows or columns that a picture has, at the most: maps of any size are thinned to them."""
@@ -24,8 +24,8 @@ EMPTY = {"facecolor": "#f6f6f6", "edgecolor": "#b5b5b5", "hatch": "////", "linew
 """What stands where there are no data."""
 WIDE, BESIDE = 5.0, 2.1
 """Of the picture of one map, and its legend, in inches."""
-LONGEST = 30
-"""Letters in a line of a legend, at the most."""
+LONGEST, ROWS = 30, 20
+"""Letters in a line of a legend, and names in a column, at the most."""
 
 
 def classes(array: xr.DataArray, ax: Any = None) -> Any:
@@ -181,7 +181,9 @@ def _one(array: xr.DataArray, ending: str, ax: Any) -> Any:
         raise BandError(f"{array.name!r} has dimensions {array.dims} and the type {array.dtype}; give a map (y, x) of numbers.")
     few = drawn(array.to_dataset(), [name], SIDE)[name].array.compute()
     legend = legend_of(few.rename(f"{name}{ending}"))
-    axis = axes_of(ax, Frame.of(box).size(WIDE, BESIDE))
+    beside, least = room(legend.names)
+    wide, high = Frame.of(box).size(WIDE, max(BESIDE, beside))
+    axis = axes_of(ax, (wide, max(high, least)))
     layer(few, legend, axis, box, step_of(array, SIDE))
     furnish(axis, box)
     return axis
@@ -229,7 +231,14 @@ def layer(few: xr.DataArray, legend: Legend, axis: Any, box: GeoBox, step: int) 
     if (indices == NODATA).any():
         handles.append(patches.Patch(**EMPTY, label="no data"))
     box_of_key = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0, "frameon": False, "fontsize": 8}
-    axis.legend(handles=handles, ncols=1 + (len(handles) - 1) // 20, **box_of_key)
+    axis.legend(handles=handles, ncols=1 + (len(handles) - 1) // ROWS, **box_of_key)
+
+
+def room(names: Sequence[str]) -> tuple[float, float]:
+    """Return width and height, in inches, that a legend of names takes beside a map: all of its columns, and the labels of the map's axis."""
+    columns = 1 + len(names) // ROWS  # with one more name, of what has no data
+    longest = min(max(map(len, names), default=0), LONGEST)
+    return 0.6 + columns * (0.65 + 0.067 * max(longest, 4)), 0.7 + 0.17 * min(len(names) + 1, ROWS)
 
 
 def title_of(array: xr.DataArray) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "Drawn",
     "Hashes",
     "Integers",
+    "Layer",
     "Question",
     "SITES",
     "VALIDATION",

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from misoxr.cube.decode import coding_of, flags_of
+from misoxr.cube.decode import flags_of
 from misoxr.cube.presets import MISSING
-from misoxr.cube.variables import FILL
+from misoxr.cube.variables import FILL, class_fills
 from misoxr.errors import BandError, PointsError, SpecError, did_you_mean, note
 from misoxr.points.readers import is_missing, number_of
 from misoxr.spec.words import flag_word
@@ -67,10 +67,7 @@ class Legend:
         values, words = flags_of(array)
         if len(values) != len(words) or len(set(values)) != len(values) or len(set(words)) != len(words):
             raise SpecError(f"The map {name!r} has flag_values {values} and flag_meanings {words}; give each class one of each.")
-        # Whole numbers that declare no nodata have 255 for it, unless that is a class.
-        usual = () if array.dtype.kind == "f" or FILL in values else (FILL,)
-        fills = coding_of(name, array).nodata or usual
-        return cls(name, tuple(words), tuple(values), fills)
+        return cls(name, tuple(words), tuple(values), class_fills(name, array))
 
     def numbers(self, block: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
         """Return the number of each pixel's class; behind them ``len(names)`` for nodata, and one more for what is no class."""

@@ -242,7 +242,9 @@ def _block_fills(values: Array, *, fills: Sequence[float]) -> Array:
     known = values[np.isfinite(values)]
     counts = np.zeros(len(fills))
     low, high = known.min(initial=np.inf), known.max(initial=-np.inf)
-    for at, fill in enumerate(np.asarray(fills, values.dtype)):
+    with np.errstate(over="ignore"):  # in half precision, large ones are infinite, and none of the values
+        own = np.asarray(fills, values.dtype)
+    for at, fill in enumerate(own):
         if low <= fill <= high:
             is_fill = known == fill
             counts[at] = is_fill.sum()

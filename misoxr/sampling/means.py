@@ -1,5 +1,6 @@
 """Mean and total of a quantity over a map, from reference sites that were drawn at random and from the map beside them."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ TUNED = 15
 """Sites from which lambda is estimated; with fewer it is 1."""
 PROBABILITY = "_probability"
 """What the name of a probability adds to that of its task."""
+_PER_AREA = re.compile(r"(?<!\S)m(?:\*\*|\^)?-2(?!\S)|\s*/\s*m(?:\*\*|\^)?2(?!\S)|(?<!\S)m⁻²(?!\S)|\s*/\s*m²(?!\S)")
+"""Per square metre, as units are written."""
 CLASSES = ("absent", "present")
 """Classes of a binary task, by default."""
 
@@ -276,8 +279,9 @@ def _seen(sites: Sites, mapped: Floats, ground: Ground, sums: Any) -> Seen:
         )
     numbers = [number_of(value) for value in sites.labels]
     if None in numbers:
+        wrong = sites.labels.iloc[numbers.index(None)]
         raise PointsError(
-            f"Values of {sites.labels.name!r} are no numbers, such as {sites.labels.iloc[numbers.index(None)]!r}; write numbers."
+            f"Values of {sites.labels.name!r} are no numbers, such as {repr(wrong) if isinstance(wrong, str) else wrong}; write numbers."
         )
     refuse_fills(
         np.array(numbers, "float64"), str(sites.labels.name), f"values of {sites.labels.name!r} at the sites", table="reference"
@@ -350,6 +354,6 @@ def _table(found: dict[str, Estimate], area: float, level: float, region: str, i
 def _units(array: xr.DataArray) -> dict[Any, Any]:
     """Return the units of the mean, and of the total: what is per square metre loses that, anything else is times square metres."""
     units = str(array.attrs.get("units", ""))
-    parts = units.split()
-    total = " ".join(part for part in parts if part != "m-2") if "m-2" in parts else f"{units} m2".removeprefix("1 ")
+    parts = _PER_AREA.split(units)
+    total = " ".join(filter(None, map(str.strip, parts))) if len(parts) > 1 else f"{units} m2".removeprefix("1 ")
     return {"units": units, "total_units": (total or "1").strip()}

@@ -67,7 +67,7 @@ class Sites:
         Warns
         -----
         MisoxrWarning
-            If some have none.
+            If some have none, or several lie in one pixel.
         """
         missing = np.array([is_missing(value) for value in self.labels], bool)
         if missing.any():
@@ -80,7 +80,14 @@ class Sites:
             raise PointsError(
                 f"Strata have no site with a label in {self.labels.name!r}: {empty[:10]}. Visit some of their sites, or merge strata."
             )
-        return self.only(~missing)
+        seen = self.only(~missing)
+        shared = pd.MultiIndex.from_arrays([seen.rows, seen.columns]).duplicated(keep=False)
+        if shared.any():
+            note(
+                f"{shared.sum()} of {len(seen)} sites share a pixel of the map with another, such as {seen.labels.index[shared][0]}. Each counts as drawn on "
+                "its own: if they are one place, intervals are too short. Keep one row of each place."
+            )
+        return seen
 
     def check_on_map(self, valid: npt.NDArray[np.bool_]) -> "Sites":
         """Return the sites where the map has an answer: all of a probability sample, some of others.

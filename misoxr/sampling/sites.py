@@ -1,6 +1,6 @@
 """Choose where to sample next: sites that cover the covariates, or lie where a map does not know."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import geopandas as gpd
@@ -13,13 +13,14 @@ from odc.geo.geobox import GeoBox
 
 from misoxr.cube.decode import decoded
 from misoxr.cube.join import mark_of
+from misoxr.cube.scaling import fill_beyond, limits_beside_fills
 from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_mean, gathered, note
 from misoxr.grid.geobox import beside, crs_of, extent, geobox_of, located, pixels
 from misoxr.grid.halo import in_blocks
 from misoxr.grid.layers import north_up, squeezed
 from misoxr.grid.resample import on_grid
 from misoxr.points.clusters import coordinates_of
-from misoxr.sampling.candidates import SITES, Drawn, Question, centres, degrees_of, key_of, layer_of, read
+from misoxr.sampling.candidates import SITES, Drawn, Layer, Question, centres, degrees_of, key_of, layer_of, read
 from misoxr.sampling.methods import METHODS, Method, Pool, covariates_of, is_degrees, ranks, uncertainties_of
 from misoxr.sampling.regions import Regions, regions_on
 from misoxr.sampling.searches import Spacing
@@ -115,7 +116,8 @@ def next_sites(
     SpecError
         If an argument is not valid, or does not belong to the method.
     BandError
-        If a variable is missing or cannot be used, or none tells what the method needs.
+        If a variable is missing or cannot be used, or none tells what the method needs; or if a variable or the cost has a usual fill value,
+        such as -9999, far from all others.
     GridError
         If there is no regular grid or CRS, a cost raster has no CRS or does not overlap, or distances are asked for in degrees.
     PointsError
@@ -162,6 +164,7 @@ def next_sites(
     question = Question(candidates, key_of(random_state, SITES), box.shape.x, numbers)
     found, values, known = read(layers, question, area)
     _refuse_few(found, n, list(layers))
+    _refuse_fills(values, known)
     _say_what_lacks(found, list(layers))
     xy = centres(found.index, box)
     price = values.get(COST) if roads is None else _distances(roads, xy)
@@ -246,6 +249,22 @@ def _refuse_few(found: Drawn, n: int, names: Sequence[str]) -> None:
         f"Only {found.valid} pixels can be chosen, and n is {n}: a site needs all of {list(names)}, the area of within, and a pixel without an "
         f"existing point. Fewest pixels, {found.each[least]}, have {names[least]!r}; name others in by=, or ask for fewer sites."
     )
+
+
+def _refuse_fills(drawn: Mapping[str, Layer], known: Mapping[str, Layer]) -> None:
+    """Refuse usual fill values, far from all other values: sites would be chosen on pixels without data."""
+    for name in drawn:
+        values = np.concatenate([drawn[name], known[name]], axis=-1)
+        limits = limits_beside_fills(values)
+        found = None if limits is None else fill_beyond(values, *limits)
+        if limits is None or found is None:
+            continue
+        (low, high), (fill, share) = limits, found
+        what, raster = ("The cost", "cost") if name == COST else (f"Variable {name!r}", f"maps[{name!r}]")
+        raise BandError(
+            f"{what} is {fill:g} in {share:.2%} of the pixels that were drawn, and {low:g} to {high:g} elsewhere. If it is nodata, make it "
+            f"missing: {raster} = {raster}.where({raster} != {fill:g})."
+        )
 
 
 def _say_what_lacks(found: Drawn, names: Sequence[str]) -> None:

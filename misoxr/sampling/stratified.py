@@ -158,7 +158,7 @@ def sample_size(map: "xr.DataArray | Mapping[str, float]", expected_accuracy: Ac
     Raises
     ------
     SpecError
-        If a number is not valid, or an accuracy is missing.
+        If a number is not valid, an accuracy is missing, or all are 0 or 1.
 
     References
     ----------
@@ -182,6 +182,7 @@ def sample_size(map: "xr.DataArray | Mapping[str, float]", expected_accuracy: Ac
         _say_what_is_there(found, legend, legend)
         names, shares = legend.names, found.counts[: len(legend.names)].astype("float64")
     deviations = _deviations(_accuracies(expected_accuracy, names), names, shares > 0)
+    _refuse_sure(shares * deviations)
     return math.ceil((float(shares @ deviations) / float(shares.sum()) / standard_error) ** 2 - ROUNDING)
 
 
@@ -327,6 +328,12 @@ def _deviations(accuracies: Floats, names: Sequence[str], present: npt.NDArray[n
     return np.where(present, np.sqrt(np.nan_to_num(accuracies * (1 - accuracies))), 0.0)
 
 
+def _refuse_sure(amounts: Floats) -> None:
+    """Refuse accuracies that leave no stratum (stratum,) any error."""
+    if not amounts.any():
+        raise SpecError("expected_accuracy is 0 or 1 in all strata, which leaves nothing to estimate; give what may be wrong.")
+
+
 def _sites_of(n: int, pixels: Integers, allocation: str, accuracy: Floats | None, least: int, names: Legend) -> Integers:
     """Return the number of sites of each stratum."""
     floor = np.minimum(pixels, least)
@@ -336,8 +343,7 @@ def _sites_of(n: int, pixels: Integers, allocation: str, accuracy: Floats | None
         )
     if accuracy is not None:
         amounts = pixels * _deviations(accuracy, names.names, pixels > 0)
-        if not amounts.any():
-            raise SpecError("expected_accuracy is 0 or 1 in all strata, which leaves nothing to estimate; give what may be wrong.")
+        _refuse_sure(amounts)
     else:
         amounts = pixels.astype("float64") if allocation == "proportional" else (pixels > 0).astype("float64")
     many = allocated(n, amounts, floor, pixels)

@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from misoxr.clusters import computed
 from misoxr.cube.check import check, named
 from misoxr.cube.features import feature_names, features, features_at, values_at
-from misoxr.cube.scaling import Scaling, channels, valid_pixels
+from misoxr.cube.scaling import Scaling, channels, refuse_fill, valid_pixels
 from misoxr.cube.stack import stack
 from misoxr.errors import SpecError, did_you_mean
 from misoxr.estimators.embedded import EmbeddedModel
@@ -98,6 +98,7 @@ def layers_of(ds: xr.Dataset, model: Any, space: Space) -> Layers:
     kind: Literal["neighbourhood"] = "neighbourhood"
 
     def at(rows: Any, columns: Any) -> Array:
+        _bands_at(spec, bands, rows, columns)
         (found,) = computed(features_at(kind, scaling, spec, bands, geobox, rows, columns))
         table: Array = found
         return table
@@ -109,7 +110,7 @@ def _by_band(spec: ModelSpec, geobox: GeoBox, bands: da.Array) -> Layers:
     """Lay the bands of a model out, in its units; directions as sine and cosine, for 359 degrees are near to 1."""
     if all(band.kind != "circular" for band in spec.bands):
         names = tuple(band.name for band in spec.bands)
-        return Layers(names, geobox, bands, partial(valid_pixels, spec), partial(values_at, bands))
+        return Layers(names, geobox, bands, partial(valid_pixels, spec), partial(_bands_at, spec, bands))
     pairs = [(band.name, suffix) for band in spec.bands for suffix in (("_sin", "_cos") if band.kind == "circular" else ("",))]
     seen = da.map_blocks(
         _channels, bands, spec=spec, chunks=((len(pairs),), *bands.chunks[1:]), dtype="float32", meta=np.empty((0, 0, 0), "float32")
@@ -117,9 +118,17 @@ def _by_band(spec: ModelSpec, geobox: GeoBox, bands: da.Array) -> Layers:
     names = tuple(f"{name}{suffix}" for name, suffix in pairs)
 
     def at(rows: Any, columns: Any) -> Array:
-        return _channels(values_at(bands, rows, columns), spec)
+        return _channels(_bands_at(spec, bands, rows, columns), spec)
 
     return Layers(names, geobox, seen, partial(_has_channels, spec=spec), at, bands=tuple(name for name, _ in pairs))
+
+
+def _bands_at(spec: ModelSpec, bands: da.Array, rows: Any, columns: Any) -> Array:
+    """Compute bands (band, point) at positions, and refuse usual fill values: distances between points would follow from these alone."""
+    values = values_at(bands, rows, columns)
+    for band, own in zip(spec.bands, values, strict=True):
+        refuse_fill(band, own)
+    return values
 
 
 def _channels(bands: Array, spec: ModelSpec) -> Array:

@@ -416,6 +416,8 @@ def test_layers_can_be_chosen_and_compared():
     ("arguments", "message"),
     [
         ({"variables": ["carbn"]}, "variables has 'carbn'.*carbon"),
+        ({"variables": []}, "variables is .*give the name of a variable"),
+        ({"variables": 5}, "variables is 5"),
         ({"beside": "carbn"}, "beside is 'carbn'.*carbon"),
         ({"beside": 3}, "beside is a int"),
         ({"height": 20}, "height is 20"),
@@ -522,3 +524,32 @@ def test_maps_of_others_are_shown_as_they_are_meant():
     filled["carbon"] = maps.carbon.where(maps.carbon > maps.carbon.median(), -1).assign_attrs(maps.carbon.attrs, _FillValue=-1.0)
     layer = atlas_of(filled.expand_dims(band=[1])).layers["carbon"]
     assert layer.legend.ends[0] >= 0
+
+
+def test_undeclared_nodata_of_classes_is_no_data_where_one_clicks():
+    from pyproj import Transformer
+
+    def clicked(maps, column):
+        place = 300_000 + 20 * (column + 0.5), 1_500_000 - 20 * 150.5
+        lon, lat = Transformer.from_crs("EPSG:3338", "EPSG:4326", always_xy=True).transform(*place)
+        return atlas_of(maps).answer({"kind": "click", "lon": lon, "lat": lat})[0]["values"]["moisture"]
+
+    maps = make_maps()[["moisture"]]
+    del maps.moisture.attrs["_FillValue"]
+    assert clicked(maps, 20) is None
+    assert clicked(maps, 200) == "moist"
+    maps.moisture.attrs["flag_values"] = [0, 1, 255]  # where it is a class, it stays one
+    assert clicked(maps, 20) == "wet"
+
+
+def test_the_greatest_probability_is_that_of_the_classes_that_have_one():
+    maps = make_maps()
+    maps["moisture_probability"] = maps.moisture_probability.where(maps.wetness != "dry")
+    tile = tile_at(*middle(Ground(BOX)), WHOLE)
+    assert rgba(atlas_of(maps).answer(request("moisture_probability", tile)))[..., 3].any()
+
+
+def test_the_height_may_be_a_number_of_numpy():
+    height = atlas_of(make_maps(), height=np.int64(400)).about["height"]
+    assert type(height) is int
+    assert height == 400

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import struct
 import threading
 import time
 import urllib.error
@@ -252,6 +254,25 @@ def test_a_pyramid_is_explored_and_a_store_beside(tmp_path, store):
             misoxr.explore(store, port=served.port, wait=False, open_browser=False)
     with misoxr.explore(store, wait=False, open_browser=False, beside="carbon") as served:
         assert served.atlas.about["other"] == "carbon"
+
+
+@pytest.mark.parametrize("port", ["8765", True, 8765.0, None])
+def test_ports_are_whole_numbers(store, port):
+    with pytest.raises(SpecError, match="port is .*; give a whole number"):
+        misoxr.explore(store, port=port, wait=False, open_browser=False)
+
+
+def test_a_page_that_is_closed_leaves_no_traceback(store, capfd):
+    """A browser resets its open connections."""
+    with misoxr.explore(store, wait=False, open_browser=False) as served:
+        for _ in range(3):
+            page = socket.create_connection(("127.0.0.1", served.port))
+            page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            page.sendall(f"GET {served.path} HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n\r\n".encode())
+            page.recv(100)
+            page.close()
+        assert get(served.url)[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_basemap_is_asked_of_its_own_host_alone(store):

@@ -87,8 +87,9 @@ def test_maps_are_drawn_by_name_in_the_order_given(maps):
     for wrong, words in {"soils": "Did you mean", "spatial_ref": "no variable", "soil_set_sizes": "soil_set_size"}.items():
         with pytest.raises(BandError, match=words):
             maps.miso.plot(variables=[wrong])
-    with pytest.raises(BandError, match="empty"):
-        maps.miso.plot(variables=[])
+    for wrong in ([], 5, [5]):
+        with pytest.raises(SpecError, match="give the name of a variable"):
+            maps.miso.plot(variables=wrong)
     with pytest.raises(SpecError, match=r"cannot take \{'figsiz': 3\}.* plot itself takes variables, image"):
         maps.miso.plot(figsiz=3)
 
@@ -296,3 +297,19 @@ def test_maps_of_others_are_drawn_as_they_are_meant():
         assert 19 < picture.norm.vmax < 20.1
     (picture,) = misoxr.plot.values(filled.soc).images
     assert picture.norm.vmin > 10
+
+
+@pytest.mark.parametrize("count", [3, 21, 70])
+def test_legends_of_many_classes_lie_on_the_figure(count):
+    codes = np.arange(4800).reshape(60, 80) % count
+    attrs = {"flag_values": np.arange(count, dtype="uint8"), "flag_meanings": " ".join(f"Class_number_{at}" for at in range(count))}
+    box = GeoBox((60, 80), Affine(30, 0, 400_000, 0, -30, 7_200_000), "EPSG:32606")
+    maps = assign(xr.Dataset({"kind": (("y", "x"), codes.astype("uint8"), attrs)}), box)
+    for figure in (plot(maps), misoxr.plot.classes(maps.kind).figure):
+        figure.draw_without_rendering()
+        whole, (wide, high) = figure.get_tightbbox(), figure.get_size_inches()
+        assert whole.x0 >= 0
+        assert whole.y0 >= 0
+        assert whole.x1 <= wide
+        assert whole.y1 <= high
+        assert figure.axes[0].get_position().width * wide > 2

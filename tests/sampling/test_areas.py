@@ -452,3 +452,16 @@ def test_a_column_that_a_shapefile_cut_is_told(example):
     array, reference = example
     with pytest.raises(PointsError, match=r"rename\(columns=\{'inclusion_': 'inclusion_probability'\}\)"):
         areas(array, reference.rename(columns={"inclusion_probability": "inclusion_"}))
+
+
+def test_sites_that_share_a_pixel_are_told(example):
+    """A place that stands in the table twice would count as two."""
+    array, reference = example
+    twice = pd.concat([reference, reference[:3]], ignore_index=True).drop(columns=["stratum", "inclusion_probability"])
+    with pytest.warns(
+        MisoxrWarning, match="6 of 643 sites share a pixel of the map with another, such as 0.*Keep one row of each place"
+    ):
+        areas(array, twice, assume_random=True)
+    moved = reference.assign(geometry=[reference.geometry.iloc[0], *reference.geometry[:-1]])
+    with pytest.warns(MisoxrWarning, match="2 of 640 sites share a pixel"):
+        areas(array, moved)

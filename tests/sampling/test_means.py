@@ -1,5 +1,7 @@
 """Means and totals from a map and sites: by hand, by polygons, in degrees, for any chunks, and bad input."""
 
+import warnings
+
 import dask
 import geopandas as gpd
 import numpy as np
@@ -274,3 +276,54 @@ def test_strata_whose_sites_all_agree_are_told(told):
     reference, *_ = drawn(array, truth + 1e-8 * np.random.default_rng(0).normal(size=truth.shape), strata)  # of rounding alone
     with pytest.warns(MisoxrWarning, match=r"one value, or one difference from the map: upper\. So nothing tells .*Visit more"):
         mean(array, reference)
+
+
+def test_sites_that_share_a_pixel_are_told():
+    array, truth, strata = carbon()
+    reference, *_ = drawn(array, truth, strata)
+    plain = reference.drop(columns=["stratum", "inclusion_probability"])
+    with pytest.warns(MisoxrWarning, match="130 of 130 sites share a pixel"):
+        mean(array, pd.concat([plain, plain]), assume_random=True)
+
+
+@pytest.mark.parametrize(
+    ("units", "total"),
+    [
+        ("kg m-2", "kg"),
+        ("kg m^-2", "kg"),
+        ("kg m**-2", "kg"),
+        ("kg/m2", "kg"),
+        ("kg / m^2", "kg"),
+        ("kg m⁻²", "kg"),
+        ("kg/m²", "kg"),
+        ("m-2", "1"),
+        ("W m-2 K-1", "W K-1"),
+        ("1", "m2"),
+        ("m", "m m2"),
+        ("kg m-3", "kg m-3 m2"),
+        ("kg/m3", "kg/m3 m2"),
+        ("kg/m2/a", "kg/m2/a m2"),
+    ],
+)
+def test_what_is_per_square_metre_loses_that_in_the_total(units, total):
+    array, truth, strata = carbon()
+    reference, *_ = drawn(array, truth, strata)
+    assert mean(array.assign_attrs(units=units), reference).attrs["total_units"] == total
+
+
+@pytest.mark.parametrize(("value", "shown"), [(np.inf, "inf"), (True, "True"), ("4,5", "'4,5'")])
+def test_values_that_are_no_numbers_are_shown_as_they_are_written(value, shown):
+    array, truth, strata = carbon()
+    reference, *_ = drawn(array, truth, strata)
+    wrong = reference.assign(soc=[value, *reference.soc[1:]] if isinstance(value, str) else value)
+    with pytest.raises(PointsError, match=f"are no numbers, such as {shown}; write numbers"):
+        mean(array, wrong)
+
+
+def test_a_map_in_half_precision_gives_no_other_warning():
+    array, truth, strata = carbon()
+    reference, *_ = drawn(array, truth, strata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = mean(array.astype("float16"), reference)
+    assert found.loc["difference", "mean"] == pytest.approx(mean(array, reference).loc["difference", "mean"], rel=1e-3)

@@ -474,3 +474,27 @@ def test_latitudes_and_longitudes_are_y_and_x():
     ds = xr.Dataset({"elevation": (("lat", "lon"), rows)}, coords)
     sites = next_sites(ds, 5)
     assert (len(sites), sites.crs) == (5, "EPSG:4326")
+
+
+@pytest.mark.parametrize("method", ["kmeans", "clhs"])
+def test_fill_values_of_covariates_and_uncertainties_are_refused(maps, method):
+    """Sites would be chosen on pixels without data."""
+    image = plain_image()
+    filled = image.assign(nir=image.nir.where(np.arange(SHAPE[0])[:, None] < 40, -9999))
+    with pytest.raises(
+        BandError, match=r"Variable 'nir' is -9999 in 3\d\.\d\d% of the pixels .* maps\['nir'\]\.where\(maps\['nir'\] != -9999\)"
+    ):
+        next_sites(filled, 5, method=method, **FEW)
+    sites = next_sites(filled.assign(nir=filled.nir.where(filled.nir != -9999)), 5, method=method, **FEW)
+    assert (sites.nir > -1).all()
+    with pytest.raises(BandError, match="Variable 'carbon_std' is -32768"):
+        next_sites(maps.assign(carbon_std=maps.carbon_std.where(maps.y > maps.y.mean(), -32768)), 5, method="uncertainty", **FEW)
+
+
+def test_fill_values_of_a_cost_are_refused(maps):
+    """They would be the cheapest pixels."""
+    cost = (100 * maps.slope).where(maps.x > maps.x.mean(), -32768).astype("int16")
+    with pytest.raises(BandError, match=r"The cost is -32768 in .* make it missing: cost = cost\.where\(cost != -32768\)"):
+        next_sites(plain_image(), 5, cost=cost, **FEW)
+    sites = next_sites(plain_image(), 5, cost=cost.where(cost != -32768), **FEW)
+    assert (sites.cost >= 0).all()

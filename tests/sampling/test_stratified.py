@@ -217,6 +217,9 @@ def test_the_sample_size_of_a_map(change):
         sample_size(change, {"gain": 0.5, "loss": 0.5}, 0.02)
     with pytest.raises(SpecError, match="standard_error is 0"):
         sample_size(change, expected, 0)
+    for sure in (1.0, dict.fromkeys(NAMES, 0)):
+        with pytest.raises(SpecError, match="0 or 1 in all strata, which leaves nothing to estimate"):
+            sample_size(change, sure, 0.02)
     with pytest.raises(SpecError, match="give the share of each class"):
         sample_size({"a": -1}, 0.5, 0.1)
     with pytest.raises(SpecError, match="map has 'a' twice in its index"):

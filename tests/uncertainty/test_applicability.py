@@ -416,3 +416,11 @@ def test_maps_take_it_in_without_a_word(cube, model, points, tmp_path):
     stored = misoxr.open_maps(tmp_path / "applies.zarr")
     assert list(stored.data_vars) == list(applies.data_vars)
     assert list(maps.merge(stored).data_vars) == list(both.data_vars)
+
+
+@pytest.mark.parametrize("space", ["bands", "neighbourhood"])
+def test_fill_values_at_training_points_are_refused(cube, model, points, space):
+    filled = cube.assign(elevation=cube.elevation.where(cube.x > cube.x.median(), -9999))
+    for verb in (applicability, training_dissimilarity):
+        with pytest.raises(BandError, match=r"Band 'elevation' is -9999 in .* declare it where the raster is read"):
+            verb(filled, forest(model.spec), points, space=space)
