@@ -24,7 +24,7 @@ from misoxr.sampling.candidates import SITES, Drawn, Layer, Question, centres, d
 from misoxr.sampling.methods import METHODS, Method, Pool, covariates_of, is_degrees, ranks, uncertainties_of
 from misoxr.sampling.regions import Regions, regions_on
 from misoxr.sampling.searches import Spacing
-from misoxr.spec.numbers import is_number, is_whole
+from misoxr.spec.numbers import in_full, is_number, is_whole
 
 __all__ = ["next_sites"]
 
@@ -262,8 +262,8 @@ def _refuse_fills(drawn: Mapping[str, Layer], known: Mapping[str, Layer]) -> Non
         (low, high), (fill, share) = limits, found
         what, raster = ("The cost", "cost") if name == COST else (f"Variable {name!r}", f"maps[{name!r}]")
         raise BandError(
-            f"{what} is {fill:g} in {share:.2%} of the pixels that were drawn, and {low:g} to {high:g} elsewhere. If it is nodata, make it "
-            f"missing: {raster} = {raster}.where({raster} != {fill:g})."
+            f"{what} is {in_full(fill)} in {share:.2%} of the pixels that were drawn, and {low:g} to {high:g} elsewhere. If it is nodata, make it "
+            f"missing: {raster} = {raster}.where({raster} != {in_full(fill)})."
         )
 
 
