@@ -11,7 +11,7 @@ import shapely
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.decode import decoded
+from misoxr.cube.decode import decoded, is_class
 from misoxr.cube.join import mark_of
 from misoxr.cube.scaling import fill_beyond, limits_beside_fills
 from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_mean, gathered, note
@@ -164,7 +164,7 @@ def next_sites(
     question = Question(candidates, key_of(random_state, SITES), box.shape.x, numbers)
     found, values, known = read(layers, question, area)
     _refuse_few(found, n, list(layers))
-    _refuse_fills(values, known)
+    _refuse_fills(ds, values, known)
     _say_what_lacks(found, list(layers))
     xy = centres(found.index, box)
     price = values.get(COST) if roads is None else _distances(roads, xy)
@@ -251,10 +251,14 @@ def _refuse_few(found: Drawn, n: int, names: Sequence[str]) -> None:
     )
 
 
-def _refuse_fills(drawn: Mapping[str, Layer], known: Mapping[str, Layer]) -> None:
-    """Refuse usual fill values, far from all other values: sites would be chosen on pixels without data."""
+def _refuse_fills(ds: xr.Dataset, drawn: Mapping[str, Layer], known: Mapping[str, Layer]) -> None:
+    """Refuse usual fill values, far from all other values: sites would be chosen on pixels without data. Codes of classes may be any."""
+    own = [np.atleast_2d(layer) for name, layer in known.items() if name not in (COST, "excluded")]
+    whole = np.logical_and.reduce([np.isfinite(layer).all(axis=0) for layer in own])
     for name in drawn:
-        values = np.concatenate([drawn[name], known[name]], axis=-1)
+        if name != COST and is_class(name, ds[name]):
+            continue
+        values = np.concatenate([drawn[name], known[name][..., whole]], axis=-1)
         limits = limits_beside_fills(values)
         found = None if limits is None else fill_beyond(values, *limits)
         if limits is None or found is None:
