@@ -156,9 +156,12 @@ def _split(what: str, array: xr.DataArray) -> list[xr.DataArray]:
             f".isel({more[0]}=0), or .max({more[0]!r}) where they fill each other's gaps."
         )
     if len(others) != 1 or array.sizes[others[0]] != MONTHS:
+        days = (
+            ' Sum amounts of days to months before that: .resample(time="MS").sum(min_count=28).' if what == "precipitation" else ""
+        )
         raise BandError(
             f"{what} has the dimensions {dict(array.sizes)}; give twelve months. Of several years, take the mean first: "
-            '.groupby("time.month").mean(). Before that, sum the amounts of days to months: .resample(time="MS").sum(min_count=28).'
+            f'.groupby("time.month").mean().{days}'
         )
     array = array.squeeze([dim for dim in array.dims if dim not in ("y", "x") and array.sizes[dim] == 1], drop=True)
     layers = [array.isel({others[0]: at}, drop=True) for at in range(MONTHS)]

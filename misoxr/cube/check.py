@@ -33,9 +33,9 @@ def along(ds: xr.Dataset, names: Iterable[str]) -> str:
     return ""
 
 
-def _renaming(dims: tuple[Hashable, ...]) -> str:
-    """Say how two dimensions of other names become y and x."""
-    if len(dims) != 2 or {"y", "x"} & set(dims):
+def _renaming(ds: xr.Dataset, dims: tuple[Hashable, ...]) -> str:
+    """Say how two dimensions of other names become y and x, where the dataset has neither of these."""
+    if len(dims) != 2 or {"y", "x"} & set(ds.dims):
         return ""
     first, last = sorted(dims, key=lambda dim: str(dim).lower().startswith(("x", "lon", "east", "col")))
     return f"if these are its rows and columns, ds.rename({{{first!r}: 'y', {last!r}: 'x'}}); else "
@@ -91,7 +91,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
             )
         if set(dims) != {"y", "x"}:
             raise BandError(
-                f"Band {band.name!r} has dimensions {dims}; all bands must share one grid (y, x): {_renaming(dims)}join it with ds.miso.add."
+                f"Band {band.name!r} has dimensions {dims}; all bands must share one grid (y, x): {_renaming(ds, dims)}join it with ds.miso.add."
             )
         if band.name in ds.data_vars and ds[band.name].dtype.kind not in "fiub":
             raise BandError(

@@ -13,7 +13,7 @@ from misoxr.cube.units import ORIGINS, canonical
 from misoxr.errors import BandError, CheckpointError, SpecError, note
 from misoxr.spec import SENTINEL2, Band, Modality, ModelSpec
 from misoxr.spec.build import build
-from misoxr.spec.numbers import is_rounding
+from misoxr.spec.numbers import in_full, is_rounding
 
 __all__ = [
     "METHODS",
@@ -356,8 +356,8 @@ def _refuse_beyond(band: Band, values: Array, low: float, high: float, where: st
     if found := fill_beyond(values, low, high):
         fill, share = found
         raise BandError(
-            f"Band {band.name!r} is {fill:g} in {share:.2%} of {where}, and {low:g} to {high:g} elsewhere. If it is nodata, declare it "
-            f"where the raster is read: raster.rio.write_nodata({fill:g}), or ds[{band.name!r}] = ds[{band.name!r}].where(ds[{band.name!r}] != {fill:g})."
+            f"Band {band.name!r} is {in_full(fill)} in {share:.2%} of {where}, and {low:g} to {high:g} elsewhere. If it is nodata, declare it where the "
+            f"raster is read: raster.rio.write_nodata({in_full(fill)}), or ds[{band.name!r}] = ds[{band.name!r}].where(ds[{band.name!r}] != {in_full(fill)})."
         )
 
 

@@ -311,11 +311,13 @@ def _answer(block: Array, model: PixelModel, *, raw: bool) -> Array:
     answers = out.reshape(outputs, -1)
     mask = valid_pixels(model.spec, block) if raw else block[-1] > 0
     seen = (block if raw else block[:-1]).reshape(-1, mask.size)
-    if model.features == "pixel" and model.scaling is None:  # a scaling refuses what it is given
-        refuse_fills_of(model.spec, model.ranges, seen)
+    plain = model.features == "pixel" and model.scaling is None  # a scaling refuses what it is given
 
     def answer(pixels: npt.NDArray[np.intp]) -> None:
-        table = scaled(seen[:, pixels], model.spec, model.scaling) if raw else seen[:, pixels]
+        table = seen[:, pixels]
+        if plain:
+            refuse_fills_of(model.spec, model.ranges, table)
+        table = scaled(table, model.spec, model.scaling) if raw else table
         answers[:, pixels] = model.answer(table.T).T
 
     in_slabs(answer, np.flatnonzero(mask))

@@ -81,21 +81,31 @@ def crs_of(obj: xr.Dataset | xr.DataArray) -> str | None:
     for name in ("epsg", "proj:epsg"):
         if name in obj.coords and obj.coords[name].size == 1 and obj.coords[name].dtype.kind in "iu":
             return f"EPSG:{int(obj.coords[name])}"
-    told = (one.attrs[key] for one in (obj, *arrays) for key in _CRS_KEYS if one.attrs.get(key))
-    return next((crs for crs in map(_declared_crs, told) if crs), None)
+    own, *others = (_declared_crs(one.attrs) for one in (obj, *arrays))
+    return own or next((crs for crs in others if crs and _is_readable(crs)), None)
 
 
-def _declared_crs(value: Any) -> str | None:
-    """Return the CRS that an attribute tells: a code, WKT or PROJ JSON; None where it tells none."""
-    if isinstance(value, Mapping):
-        if "init" in value:  # as rasterio wrote it once: {"init": "epsg:3338"}
-            value = value["init"]
-        else:
+def _declared_crs(attrs: Mapping[Any, Any]) -> str | None:
+    """Return the CRS that attributes tell: a code, WKT or PROJ JSON; None where they tell none."""
+    for value in (attrs[key] for key in _CRS_KEYS if attrs.get(key)):
+        if isinstance(value, Mapping) and "init" not in value:
             with suppress(pyproj.exceptions.CRSError):
                 return str(pyproj.CRS.from_json_dict(dict(value)).to_wkt())
-            return None
-    code = str(value)
-    return f"EPSG:{code}" if code.isdecimal() else code
+            continue
+        # As rasterio wrote it once: {"init": "epsg:3338"}.
+        code = str((value["init"] or "") if isinstance(value, Mapping) else value)
+        if code:
+            return f"EPSG:{code}" if code.isdecimal() else code
+    return None
+
+
+def _is_readable(crs: str) -> bool:
+    """Return whether text is a CRS: what variables call theirs may be a remark."""
+    try:
+        pyproj.CRS(crs)
+    except pyproj.exceptions.CRSError:
+        return False
+    return True
 
 
 def _mappings(array: xr.DataArray) -> list[Hashable]:

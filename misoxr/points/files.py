@@ -207,9 +207,7 @@ def _separated(file: Any, separator: str, name: str, identity: str) -> pd.DataFr
         raise PointsError(f"The points {name!r} have columns that differ by blanks alone: {list(names)}. Rename all but one.")
     several = [bare for bare, count in Counter(value.strip() for value in lines[0]).items() if bare and count > 1]
     if several:
-        note(
-            f"The points {name!r} have several columns {several}: the first is taken, and the next is called {several[0] + '.1'!r}."
-        )
+        note(f"The points {name!r} have several columns {several}: the first is taken. Rename those of which another is meant.")
     for column, bare in names.items():
         if bare == identity and pd.api.types.is_numeric_dtype(table[column]):
             text = read(**options, dtype={column: str})[column]
@@ -368,7 +366,8 @@ def _loaded(file: Any, name: str) -> Any:
         if error.msg != "Extra data":
             raise
         raise PointsError(
-            f"The points {name!r} hold more than one JSON value, as GeoJSON by lines does. Read them with geopandas.read_file(path), and give the table."
+            f"The points {name!r} hold more than one JSON value. Read GeoJSON by lines with geopandas.read_file(path), and records by lines with "
+            "pandas.read_json(path, lines=True), and give the table."
         ) from error
 
 

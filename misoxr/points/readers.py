@@ -18,7 +18,7 @@ from pyproj.exceptions import CRSError
 from misoxr.cube.scaling import USUAL_FILLS, is_far
 from misoxr.cube.units import canonical
 from misoxr.errors import PointsError, note
-from misoxr.spec.numbers import is_number
+from misoxr.spec.numbers import in_full, is_number
 
 __all__ = [
     "FILLS",
@@ -423,8 +423,8 @@ def refuse_fills(
         if count and is_far(fill, 0.0 if is_length else low, high):
             beside = f", and the others {low:g} to {high:g}" if len(others) else ""
             raise PointsError(
-                f"{count} of {len(values)} {what} are {fill:g}{beside}. If it stands for unknown, make it missing: "
-                f"{table}[{column!r}] = {table}[{column!r}].replace({fill:g}, float('nan'))."
+                f"{count} of {len(values)} {what} are {in_full(fill)}{beside}. If it stands for unknown, make it missing: "
+                f"{table}[{column!r}] = {table}[{column!r}].replace({in_full(fill)}, float('nan'))."
             )
 
 

@@ -29,6 +29,7 @@ from misoxr.sampling.estimators import (
     variance,
 )
 from misoxr.sampling.reference import Sites, agree, sites_of
+from misoxr.spec.numbers import in_full
 
 __all__ = ["Estimate", "Seen", "estimated", "mean", "tuned"]
 
@@ -264,8 +265,8 @@ def _refuse_fills(name: str, found: Floats, pixels: int) -> None:
     for fill, count in zip(FILLS, counts, strict=True):
         if count and low <= high and is_far(fill, low, high):
             raise BandError(
-                f"The map {name!r} is {fill:g} in {count / pixels:.2%} of its pixels, and {low:g} to {high:g} elsewhere. If it is nodata, make "
-                f"it missing: map.where(map != {fill:g})."
+                f"The map {name!r} is {in_full(fill)} in {count / pixels:.2%} of its pixels, and {low:g} to {high:g} elsewhere. If it is nodata, make "
+                f"it missing: map.where(map != {in_full(fill)})."
             )
 
 

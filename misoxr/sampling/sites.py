@@ -11,7 +11,7 @@ import shapely
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from misoxr.cube.decode import decoded
+from misoxr.cube.decode import decoded, is_class
 from misoxr.cube.join import mark_of
 from misoxr.cube.scaling import fill_beyond, limits_beside_fills
 from misoxr.errors import BandError, GridError, PointsError, SpecError, did_you_mean, gathered, note
@@ -24,7 +24,7 @@ from misoxr.sampling.candidates import SITES, Drawn, Layer, Question, centres, d
 from misoxr.sampling.methods import METHODS, Method, Pool, covariates_of, is_degrees, ranks, uncertainties_of
 from misoxr.sampling.regions import Regions, regions_on
 from misoxr.sampling.searches import Spacing
-from misoxr.spec.numbers import is_number, is_whole
+from misoxr.spec.numbers import in_full, is_number, is_whole
 
 __all__ = ["next_sites"]
 
@@ -164,7 +164,7 @@ def next_sites(
     question = Question(candidates, key_of(random_state, SITES), box.shape.x, numbers)
     found, values, known = read(layers, question, area)
     _refuse_few(found, n, list(layers))
-    _refuse_fills(values, known)
+    _refuse_fills(ds, values, known)
     _say_what_lacks(found, list(layers))
     xy = centres(found.index, box)
     price = values.get(COST) if roads is None else _distances(roads, xy)
@@ -251,10 +251,14 @@ def _refuse_few(found: Drawn, n: int, names: Sequence[str]) -> None:
     )
 
 
-def _refuse_fills(drawn: Mapping[str, Layer], known: Mapping[str, Layer]) -> None:
-    """Refuse usual fill values, far from all other values: sites would be chosen on pixels without data."""
+def _refuse_fills(ds: xr.Dataset, drawn: Mapping[str, Layer], known: Mapping[str, Layer]) -> None:
+    """Refuse usual fill values, far from all other values: sites would be chosen on pixels without data. Codes of classes may be any."""
+    own = [np.atleast_2d(layer) for name, layer in known.items() if name not in (COST, "excluded")]
+    whole = np.logical_and.reduce([np.isfinite(layer).all(axis=0) for layer in own])
     for name in drawn:
-        values = np.concatenate([drawn[name], known[name]], axis=-1)
+        if name != COST and is_class(name, ds[name]):
+            continue
+        values = np.concatenate([drawn[name], known[name][..., whole]], axis=-1)
         limits = limits_beside_fills(values)
         found = None if limits is None else fill_beyond(values, *limits)
         if limits is None or found is None:
@@ -262,8 +266,8 @@ def _refuse_fills(drawn: Mapping[str, Layer], known: Mapping[str, Layer]) -> Non
         (low, high), (fill, share) = limits, found
         what, raster = ("The cost", "cost") if name == COST else (f"Variable {name!r}", f"maps[{name!r}]")
         raise BandError(
-            f"{what} is {fill:g} in {share:.2%} of the pixels that were drawn, and {low:g} to {high:g} elsewhere. If it is nodata, make it "
-            f"missing: {raster} = {raster}.where({raster} != {fill:g})."
+            f"{what} is {in_full(fill)} in {share:.2%} of the pixels that were drawn, and {low:g} to {high:g} elsewhere. If it is nodata, make it "
+            f"missing: {raster} = {raster}.where({raster} != {in_full(fill)})."
         )
 
 

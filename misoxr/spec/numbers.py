@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from misoxr.errors import SpecError
 
-__all__ = ["alike", "by_name", "is_number", "is_rounding", "is_whole", "mixed"]
+__all__ = ["alike", "by_name", "in_full", "is_number", "is_rounding", "is_whole", "mixed"]
 
 STEPS = 4
 """Steps between neighbouring floats, within which a deviation is rounding: a value goes through a few operations before it is met."""
@@ -26,6 +26,11 @@ def is_whole(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Return whether a value is a real number, Python's or NumPy's."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def in_full(number: float) -> str:
+    """Write a number with all its digits, such as "-9999": a line with a rounded fill value would not find it."""
+    return repr(float(number)).removesuffix(".0")
 
 
 def by_name(values: Any, what: str) -> Any:

@@ -40,10 +40,14 @@ def given_grid(geobox: Any, like: Any, crs: Any, resolution: float | None) -> Ge
     if not isinstance(grid, GeoBox):
         raise GridError(f"The grid is a {type(grid).__name__}; geobox is an odc.geo GeoBox, like is a Dataset or DataArray.")
     affine = grid.affine
-    if grid.crs is None or affine.b or affine.d or affine.a <= 0 or affine.e >= 0:
+    if grid.crs is None:
+        raise GridError("The grid has no CRS; give a GeoBox that has one.")
+    if affine.b or affine.d:
+        raise GridError(f"The grid is not north-up: its transform {tuple(affine)[:6]} is rotated. Reproject it first.")
+    if affine.a <= 0 or affine.e >= 0:
         raise GridError(
-            f"The grid, with the transform {tuple(affine)[:6]} and {'no' if grid.crs is None else 'a'} CRS, is not north-up with a CRS; "
-            'sort y descending, such as like.sortby("y", ascending=False), or reproject it first.'
+            f"The grid is not north-up: its transform is {tuple(affine)[:6]}. Let x ascend and y descend: "
+            'like.sortby("x").sortby("y", ascending=False), or turn the GeoBox with flipx() and flipy().'
         )
     return grid
 

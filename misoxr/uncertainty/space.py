@@ -98,9 +98,10 @@ def layers_of(ds: xr.Dataset, model: Any, space: Space) -> Layers:
     kind: Literal["neighbourhood"] = "neighbourhood"
 
     def at(rows: Any, columns: Any) -> Array:
-        _bands_at(spec, bands, rows, columns)
         (found,) = computed(features_at(kind, scaling, spec, bands, geobox, rows, columns))
         table: Array = found
+        if scaling is None:  # a scaling refuses what it is given
+            _refuse_fills(spec, table[: len(spec.bands)])
         return table
 
     return Layers(feature_names(kind, scaling, spec), geobox, features(kind, scaling, spec, bands, geobox), _is_marked, at)
@@ -124,11 +125,16 @@ def _by_band(spec: ModelSpec, geobox: GeoBox, bands: da.Array) -> Layers:
 
 
 def _bands_at(spec: ModelSpec, bands: da.Array, rows: Any, columns: Any) -> Array:
-    """Compute bands (band, point) at positions, and refuse usual fill values: distances between points would follow from these alone."""
+    """Compute bands (band, point) at positions, without usual fill values."""
     values = values_at(bands, rows, columns)
-    for band, own in zip(spec.bands, values, strict=True):
-        refuse_fill(band, own)
+    _refuse_fills(spec, values)
     return values
+
+
+def _refuse_fills(spec: ModelSpec, values: Array) -> None:
+    """Refuse usual fill values in bands (band, point) of valid points: distances between points would follow from these alone."""
+    for band, own in zip(spec.bands, values[:, valid_pixels(spec, values)], strict=True):
+        refuse_fill(band, own)
 
 
 def _channels(bands: Array, spec: ModelSpec) -> Array:

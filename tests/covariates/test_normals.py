@@ -280,7 +280,7 @@ def test_means_of_amounts_need_their_time(temperature):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda a: xr.concat([a, a], "month"), r"dimensions \{'month': 24.*groupby.*sum the amounts of days.*resample"),
+        (lambda a: xr.concat([a, a], "month"), r"dimensions \{'month': 24.*groupby\(\"time.month\"\)\.mean\(\)\.$"),
         (lambda a: a.isel(month=slice(11)), "dimensions {'month': 11"),
         (lambda a: a.isel(month=0), r"dimensions \{'y': 6, 'x': 8\}"),
         (lambda a: a.expand_dims(model=3), "dimensions {'model': 3"),
@@ -302,6 +302,12 @@ def test_means_of_amounts_need_their_time(temperature):
 def test_what_is_not_twelve_months_is_refused(change, words, temperature, rain):
     with pytest.raises(BandError, match=words):
         climate(change(temperature), rain)
+
+
+def test_amounts_of_days_are_summed_before_their_mean(temperature, rain):
+    """A temperature is never summed."""
+    with pytest.raises(BandError, match=r"groupby.* Sum amounts of days to months before that: \.resample"):
+        climate(temperature, xr.concat([rain, rain], "month"))
 
 
 # Files

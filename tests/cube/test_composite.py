@@ -484,7 +484,7 @@ def test_cubes_that_do_not_fit_are_refused():
         refused(image().rename(nir="blue"))
     with pytest.raises(BandError, match=r"\('time', 'y', 'x'\); reduce the time with ds.miso.composite"):
         refused(time_cube())
-    with pytest.raises(BandError, match=r"'nir' has dimensions \('y20', 'x20'\).*share one grid"):
+    with pytest.raises(BandError, match=r"'nir' has dimensions \('y20', 'x20'\).*share one grid \(y, x\): join it"):  # y is taken
         refused(image().assign(nir=(("y20", "x20"), np.zeros((20, 25)))))
     for dims in (("lat", "lon"), ("longitude", "latitude")):
         rows, columns = sorted(dims)

@@ -1,6 +1,7 @@
 """Scaling: units, circular bands, whitening, missing values, and what a checkpoint keeps of it."""
 
 import json
+import re
 from dataclasses import replace
 
 import dask.array as da
@@ -595,7 +596,16 @@ def test_what_is_no_embedding_is_not_decoded():
 
 
 @pytest.mark.parametrize(
-    ("fill", "values"), [(-9999, (100, 1500)), (-32768, (-40, 30)), (65535, (0, 1)), (-9999, (0, 1e7)), (1e20, (5, 5))]
+    ("fill", "values"),
+    [
+        (-9999, (100, 1500)),
+        (-32768, (-40, 30)),
+        (65535, (0, 1)),
+        (-9999, (0, 1e7)),
+        (1e20, (5, 5)),
+        (-3.4028234663852886e38, (0, 1)),
+        (9.969209968386869e36, (0, 1)),
+    ],
 )
 def test_a_fill_value_that_nothing_declares_is_refused(fill, values):
     """One pixel in a thousand is enough: it would be the limit of a channel, or far from all else."""
@@ -603,8 +613,10 @@ def test_a_fill_value_that_nothing_declares_is_refused(fill, values):
     pixels = np.random.default_rng(0).uniform(*values, (1, 5000)).astype("float32")
     Scaling.fit(spec, pixels)
     pixels[0, ::1000] = fill
-    with pytest.raises(BandError, match=r"Band 'dem' is .* in 0\.10% of the pixels that are learnt from.*write_nodata"):
+    with pytest.raises(BandError, match=r"Band 'dem' is .* in 0\.10% of the pixels that are learnt from.*write_nodata") as refused:
         Scaling.fit(spec, pixels)
+    told = float(re.search(r"!= (\S+)\)", str(refused.value))[1])
+    Scaling.fit(spec, np.where(pixels != told, pixels, np.nan))
 
 
 def test_numbers_amid_others_are_no_fill_values():

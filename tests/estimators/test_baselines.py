@@ -845,6 +845,16 @@ def test_fill_values_that_nothing_declares_are_not_mapped(scene, name):  # noqa:
     cube.miso.predict(fitted).compute()
 
 
+def test_fill_values_where_nothing_is_mapped_are_no_matter(scene):  # noqa: F811
+    """A DEM may go beyond the imagery."""
+    cube, points = scene
+    fitted, outside = cube.miso.fit("rf-11", points), np.arange(cube.sizes["x"]) < 2
+    images = [band.name for part in fitted.spec.modalities if part.required for band in part.bands]
+    part = cube.assign({name: cube[name].where(~outside) for name in images})
+    maps = part.assign(elevation=part.elevation.where(~outside, -9999)).miso.predict(fitted).compute()
+    xr.testing.assert_equal(maps, part.miso.predict(fitted).compute())
+
+
 def test_estimators_say_why_they_have_no_with_prevalence(spec):
     with pytest.raises(SpecError, match=r"Forest\(\) has no with_prevalence: it takes shares of the classes for granted"):
         PixelModel(spec, {task.name: None for task in spec.tasks}, record={"estimator": "Forest()"}).with_prevalence(permafrost=0.3)

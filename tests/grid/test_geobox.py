@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from misoxr.errors import GridError
-from misoxr.grid.geobox import assign, crs_of, geobox_of, lattice_offset, locations, pixels, same_grid, with_mappings
+from misoxr.grid.geobox import assign, crs_of, geobox_of, lattice_offset, located, locations, pixels, same_grid, with_mappings
 from misoxr.spec import ALASKA
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden.safetensors"
@@ -171,6 +171,14 @@ def test_the_crs_is_found_where_other_packages_leave_it(coords, attrs):
     assert pyproj.CRS(crs_of(array)) == pyproj.CRS(3338)
     for one in (array, array.to_dataset(name="red"), array.drop_attrs().to_dataset(name="red").assign_attrs(attrs)):
         assert geobox_of(one).crs.epsg == 3338
+
+
+def test_a_remark_of_a_variable_is_no_crs():
+    grid = xr.Dataset({"t": (("lat", "lon"), np.zeros((2, 2)), {"crs": "unknown"})}, {"lat": [2.0, 1.0], "lon": [1.0, 2.0]})
+    assert crs_of(grid) is None
+    assert geobox_of(located(grid)).crs.epsg == 4326
+    with pytest.raises(GridError, match="The CRS 'unknown' cannot be read"):
+        geobox_of(located(grid.assign_attrs(crs="unknown")))
 
 
 def test_bad_grids_are_refused_with_the_reason():

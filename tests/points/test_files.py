@@ -340,7 +340,11 @@ SEMICOLONS = "site;lon;lat\nGröße;-150,5;64,5\nb;-151,25;65\n"
         ("a.csv", "lon,lat,soil\n-150,64,Größe\n".encode("utf-16"), r"in UTF-16.*encoding='utf-16'\)"),
         ("a.csv", "lon,lat,soc\n-150,64,1,5,2\n-150,64,1,5,2\n", "have 3 columns, and a line of 5 values"),
         ("a.csv", "lon,lat ,lat\n-150,64,64\n", "columns that differ by blanks alone"),
-        ("a.geojsonl", '{"type": "Feature"}\n' * 2, r"more than one JSON value, .* geopandas\.read_file\(path\), and give"),
+        (
+            "a.geojsonl",
+            '{"type": "Feature"}\n' * 2,
+            r"more than one JSON value\. .* geopandas\.read_file\(path\), .*lines=True\), and give",
+        ),
         ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", r"workbook of Excel.*pandas\.read_excel\(path\)"),
     ],
 )
@@ -351,7 +355,7 @@ def test_tables_in_another_form_are_told_with_the_line_that_reads_them(tmp_path,
 
 def test_several_columns_of_a_name_are_told(tmp_path):
     path = written(tmp_path, "lon,lat,pf,pf,,\n-150,64,0,1,,\n-151,65,1,1,,\n")
-    with pytest.warns(MisoxrWarning, match=r"several columns \['pf'\]: the first is taken, and the next is called 'pf\.1'"):
+    with pytest.warns(MisoxrWarning, match=r"several columns \['pf'\]: the first is taken\. Rename those"):
         right(read_points(path))
 
 

@@ -498,3 +498,17 @@ def test_fill_values_of_a_cost_are_refused(maps):
         next_sites(plain_image(), 5, cost=cost, **FEW)
     sites = next_sites(plain_image(), 5, cost=cost.where(cost != -32768), **FEW)
     assert (sites.cost >= 0).all()
+
+
+def test_numbers_that_stand_for_no_pixel_that_counts_are_no_fill_values():
+    """Codes of classes, and values where an existing site has no image."""
+    image = plain_image()
+    gone = image.x > image.x.quantile(0.9)
+    image = image.assign({name: image[name].where(~gone) for name in image.data_vars})
+    filled = image.assign(nir=image.nir.where(~gone, -9999))
+    existing = gpd.GeoDataFrame(geometry=gpd.points_from_xy(image.x[[0, -1]], image.y[[0, -1]]), crs="EPSG:3338")
+    sites = next_sites(filled, 5, existing=existing, **FEW)
+    assert sites.equals(next_sites(image, 5, existing=existing, **FEW))
+    kind = xr.where(image.y > image.y.mean(), -9999, 1).expand_dims(x=image.x).transpose("y", "x")
+    classes = image.assign(kind=kind.assign_attrs(flag_values=[-9999, 1], flag_meanings="water land"))
+    assert len(next_sites(classes, 5, method="clhs", **FEW)) == 5

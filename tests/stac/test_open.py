@@ -369,8 +369,9 @@ def test_a_grid_across_the_antimeridian_is_searched_there(tmp_path):
         (
             {"geobox": GeoBox((2, 2), Affine(1, 0, 0, 0, 1, 0), "EPSG:3338")},
             GridError,
-            r"transform \(1.0, .* not north-up .*sortby",
+            r"not north-up: its transform is \(1.0, .*sortby.*flipy",
         ),
+        ({"geobox": GeoBox((2, 2), Affine(1, 0, 0, 0, -1, 0), None)}, GridError, "has no CRS"),
         ({"geobox": GeoBox((2, 2), Affine(1, 0, 0, 0, -1, 0), "EPSG:3338"), "crs": 3338}, GridError, "given twice"),
         ({"geobox": GeoBox((2, 2), Affine(1, 0, 9e6, 0, -1, 0), "EPSG:32605")}, CatalogError, "No item matches|meets the grid"),
         ({"bbox": (0, 0, 1, 1), "intersects": shapely.box(0, 0, 1, 1)}, CatalogError, "Both bbox and intersects"),

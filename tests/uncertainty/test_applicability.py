@@ -424,3 +424,13 @@ def test_fill_values_at_training_points_are_refused(cube, model, points, space):
     for verb in (applicability, training_dissimilarity):
         with pytest.raises(BandError, match=r"Band 'elevation' is -9999 in .* declare it where the raster is read"):
             verb(filled, forest(model.spec), points, space=space)
+
+
+@pytest.mark.parametrize("space", ["bands", "neighbourhood"])
+def test_fill_values_at_points_that_are_not_valid_are_no_matter(cube, model, points, space):
+    """They are left out, as where a model learns."""
+    there = cube.x < cube.x.quantile(0.7)
+    images = [band.name for part in model.spec.modalities if part.required for band in part.bands]
+    part = cube.assign({name: cube[name].where(there) for name in images})
+    with pytest.warns(MisoxrWarning, match="points"):
+        training_dissimilarity(part.assign(elevation=cube.elevation.where(there, -9999)), forest(model.spec), points, space=space)
