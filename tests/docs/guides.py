@@ -89,6 +89,7 @@ def make(folder: Path, servers: ExitStack) -> Data:
             "https://planetarycomputer.microsoft.com/api/stac/v1": "planetary.json",
             "import planetary_computer\n": "\n",
             "planetary_computer.sign": "None",
+            "n_jobs=-1": "n_jobs=1",  # other processes would not train for few steps alone
         },
     )
 
