@@ -72,7 +72,7 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     missing = [name for name in needed if name not in ds.data_vars]
     if missing:
         raise BandError(
-            f"The dataset lacks {missing}, which model {spec.name!r} needs; it has {list(ds.data_vars)}.{did_you_mean(missing[0], map(str, ds.data_vars))}"
+            f"The dataset lacks {missing}, which the model needs; it has {list(ds.data_vars)}.{did_you_mean(missing[0], map(str, ds.data_vars))}"
             f"{along(ds, missing) or ' Rename its variables, or join the rasters with ds.miso.add.'}"
         )
     _refuse_parts(ds, spec)
@@ -127,14 +127,13 @@ def check(ds: xr.Dataset, spec: ModelSpec) -> GeoBox:
     for size in (abs(geobox.affine.a), abs(geobox.affine.e)):
         if abs(size / spec.pixel_size - 1) > 1e-3:
             raise GridError(
-                f"The dataset's pixels are {size:g} m and model {spec.name!r} reads pixels of {spec.pixel_size:g} m; "
+                f"The dataset's pixels are {size:g} m, and the model reads pixels of {spec.pixel_size:g} m; "
                 "open the imagery at the model's resolution, or train a model for this one."
             )
     absent = [band.name for band in spec.bands if band.name not in ds.data_vars]
     if absent:
         note(
-            f"The dataset lacks the optional bands {absent} of model {spec.name!r}, which enter as the network's zero. "
-            "Join them with ds.miso.add under these names."
+            f"The dataset lacks the optional bands {absent} of the model, so they are missing at every pixel. Join them with ds.miso.add under these names."
         )
     return geobox
 

@@ -501,7 +501,7 @@ def test_cubes_that_do_not_fit_are_refused():
         refused(image().assign(elevation=layer().expand_dims(level=2, axis=2)))
     with pytest.raises(GridError, match="no CRS"):
         refused(image().drop_vars("spatial_ref"))
-    with pytest.raises(GridError, match="pixels are 20 m and model 'miso-nano' reads pixels of 10 m"):
+    with pytest.raises(GridError, match="pixels are 20 m, and the model reads pixels of 10 m"):
         refused(image(box_at(0, 0, 20, (5, 5))))
     with pytest.raises(GridError, match="not north-up.*sortby"):
         refused(image().isel(y=slice(None, None, -1)))
