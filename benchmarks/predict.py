@@ -2,7 +2,7 @@
 
     python benchmarks/predict.py [--preset miso-base] [--rows 2]
     python benchmarks/predict.py --golden ../shared/reference
-    python benchmarks/predict.py --host --preset miso-nano [--old CHECKOUT] [--size 1024]
+    python benchmarks/predict.py --host --preset miso-nano [--old CHECKOUT] [--size 1024] [--zeros]
     python benchmarks/predict.py --compile --preset miso-nano
 
 Random weights and smooth noise. "Same settings" are the published windows (250 px every 125, Gaussian) on a tile of ``--rows`` x 2 crops: the
@@ -12,7 +12,7 @@ are the preset's own windows and query: pixels a second inside a large map, agai
 takes 1,521 of the crops timed here for a tile of 5,000 x 5,000 pixels. With ``--golden``, the full-size reference case is
 computed too: ``published_golden.npz``, with the weights of its ``published.py``.
 With ``--host``, a block of 1024 x 1024 pixels (``--size``) and two tasks is computed with the network, and with a network that does nothing and answers
-0: what is left is what is done beside the network. With ``--old``, another checkout of misoxr does the same, in turns with this one.
+0: what is left is what is done beside the network. With ``--zeros``, it alone is measured. With ``--old``, another checkout of misoxr does the same, in turns with this one.
 With ``--compile``, the same block is computed as it is and with ``compile=True``, whose first call compiles; and from how many pixels on that pays.
 The last line is JSON.
 """
@@ -112,8 +112,8 @@ def default_settings(preset: str) -> tuple[float, float]:
     return 4 * stride**2 / seconds, ((stride + ramp) / stride) ** 2
 
 
-def host(preset: str, size: int, rounds: int = 3) -> dict[str, float]:
-    """Map a block, with the network and with one that does nothing: nanoseconds a pixel of each, the least of some rounds."""
+def host(preset: str, size: int, rounds: int = 3, *, zeros: bool = False) -> dict[str, float]:
+    """Map a block, with the network and with one that does nothing, or with this alone: nanoseconds a pixel of each, the least of some rounds."""
     spec = ModelSpec.preset(preset, tasks=(PERMAFROST, TAXONOMY))
     cube = noise(spec, (size, size))
     maps = cube.miso.predict(random_model(spec, cube), device="cpu", precision="float32")
@@ -127,7 +127,7 @@ def host(preset: str, size: int, rounds: int = 3) -> dict[str, float]:
             times.append(time.perf_counter() - start)
         return round(min(times[1:]) / size**2 * 1e9)
 
-    found = {"network": least()}
+    found = {} if zeros else {"network": least()}
     Miso.project = lambda self, inputs: {}
     nothing = torch.zeros(1, 1)
     Miso.forward = lambda self, cells, sample, points: {task.name: nothing.expand(len(points), task.outputs) for task in spec.tasks}
@@ -161,12 +161,13 @@ def compiled(preset: str, rounds: int = 3) -> dict[str, float]:
     }
 
 
-def in_turns(preset: str, size: int, old: Path, turns: int = 3) -> None:
+def in_turns(preset: str, size: int, old: Path, turns: int = 3, *, zeros: bool = False) -> None:
     """Measure another checkout and this one in processes of their own, in turns, and print both and their ratio."""
     found: dict[str, list[dict[str, float]]] = {"old": [], "new": []}
     for _ in range(turns):
         for name, root in (("old", old), ("new", Path(__file__).parents[1])):
-            code = f"import json, predict, warnings; warnings.simplefilter('ignore'); print(json.dumps(predict.host({preset!r}, {size})))"
+            measured = f"print(json.dumps(predict.host({preset!r}, {size}, zeros={zeros})))"
+            code = f"import json, predict, warnings; warnings.simplefilter('ignore'); {measured}"
             paths = os.pathsep.join(map(str, (root.resolve(), Path(__file__).parent)))
             done = subprocess.run(
                 [sys.executable, "-c", code],
@@ -241,16 +242,17 @@ if __name__ == "__main__":
     parser.add_argument("--golden", type=Path, help="folder of published.py and published_golden.npz")
     parser.add_argument("--host", action="store_true", help="what is done beside the network")
     parser.add_argument("--compile", action="store_true", help="with compile=True and without")
+    parser.add_argument("--zeros", action="store_true", help="with the network that does nothing alone, for --host")
     parser.add_argument("--old", type=Path, help="another checkout, for --host")
     parser.add_argument("--size", type=int, default=1024, help="pixels of a side of the block, for --host")
     arguments = parser.parse_args()
     if arguments.host and arguments.old:
-        in_turns(arguments.preset, arguments.size, arguments.old)
+        in_turns(arguments.preset, arguments.size, arguments.old, zeros=arguments.zeros)
     elif arguments.compile:
         warnings.simplefilter("ignore")
         print(json.dumps(compiled(arguments.preset)))
     elif arguments.host:
         warnings.simplefilter("ignore")
-        print(json.dumps(host(arguments.preset, arguments.size)))
+        print(json.dumps(host(arguments.preset, arguments.size, zeros=arguments.zeros)))
     else:
         main(arguments.preset, arguments.rows, arguments.golden)
