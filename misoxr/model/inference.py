@@ -27,6 +27,8 @@ Floats = npt.NDArray[np.float64]
 
 _BLOCK = {"cpu": 2**18, "cuda": 2**26}
 """Points answered at once, times the widest layer: few enough for a core's cache, many enough to fill a GPU."""
+_FEWEST = 512
+"""Points answered at once, at the least: each time takes some microseconds of Python, and a wide layer has left the cache anyway."""
 _GROUP = 2**14
 """Pixels that a CPU's core encodes at once, where windows are small; a larger window is encoded by itself."""
 _PIXELS = 2**16
@@ -70,7 +72,7 @@ def activate(
 def block_size(network: Miso, kind: str) -> int:
     """Return how many points go through a network at once on a kind of device."""
     widest = max(module.out_features for module in network.modules() if isinstance(module, nn.Linear))
-    return max(256, min(_BLOCK[kind] // widest, 65536) // ROWS * ROWS)
+    return max(_FEWEST, min(_BLOCK[kind] // widest, 65536) // ROWS * ROWS)
 
 
 def group_size(spec: ModelSpec, batch_size: int | None = None) -> int:
