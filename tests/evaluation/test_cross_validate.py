@@ -335,9 +335,9 @@ def test_folds_run_beside_each_other(scene, estimators, found, tmp_path):  # noq
     pixelwise = {name: estimators[name] for name in ("logistic", "control")}
     options = {"cv": CV, "seeds": (0, 1), "progress": False, "n_jobs": 2}
     here = found.predictions.assign(region=None)
-    for one in (cube, lazy.assign_coords(cube.coords)):
+    for one, jobs in ((cube, 2), (lazy.assign_coords(cube.coords), -1)):
         expected = replace(found, predictions=here[here.model != "miso"].reset_index(drop=True))
-        same(one.miso.cross_validate(pixelwise, points, **options), expected)
+        same(one.miso.cross_validate(pixelwise, points, **options | {"n_jobs": jobs}), expected)
     there = cube.miso.cross_validate({"miso": estimators["miso"]}, points, **options)
     network = replace(found, predictions=here[here.model == "miso"].reset_index(drop=True))
     same(there, network, atol=1e-3)  # other numbers of threads round otherwise
